@@ -1,0 +1,2 @@
+"""XCiT, ConViT, GC ViT and Twins: every size, every task, any image size."""
+

@@ -1,0 +1,251 @@
+"""XCiT: Cross-Covariance Image Transformers (El-Nouby et al. 2021, arXiv:2106.09681).
+
+Attention mixes channels instead of tokens, so its cost is linear in the number of patches.
+
+Shapes: B batch, H W token grid, N = H * W patches, C width, D = C // heads.
+Source of every number: facebookresearch/xcit@82f5291 xcit.py.
+"""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tetravit.backbones.base import Backbone
+from tetravit.layers.class_attention import ClassAttention
+from tetravit.layers.drop_path import DropPath
+from tetravit.layers.mlp import Mlp
+from tetravit.layers.position import FourierPosition
+
+
+class ConvStem(nn.Sequential):
+    """Images -> patches (B, C, H, W) by 3 x 3 convolutions of stride 2, the width doubling to C."""
+
+    def __init__(self, in_chans: int, dim: int, patch_size: int) -> None:
+        if patch_size not in (8, 16):
+            raise ValueError(f"patch_size of XCiT is 8 or 16; got {patch_size!r}.")
+        steps = {8: 3, 16: 4}[patch_size]
+        widths = [in_chans, *(dim // 2**i for i in reversed(range(steps)))]
+        layers: list[nn.Module] = []
+        for i in range(steps):
+            conv = nn.Conv2d(widths[i], widths[i + 1], 3, stride=2, padding=1, bias=False)
+            layers += [nn.Sequential(conv, nn.BatchNorm2d(widths[i + 1])), nn.GELU()]
+        super().__init__(*layers[:-1])
+
+
+class CrossCovarianceAttention(nn.Module):
+    """Each head mixes its D channels through a D x D map (Sec. 3.2)."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim must be a multiple of num_heads; got dim={dim}, num_heads={num_heads}.")
+        self.num_heads = num_heads
+        self.temperature = nn.Parameter(torch.ones(num_heads, 1, 1))
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 4, 1)  # (B, heads, D, N)
+        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)  # unit length over the tokens
+        attn = (q @ k.mT * self.temperature).softmax(dim=-1)  # (B, heads, D, D)
+        x = (attn @ v).permute(0, 3, 1, 2).flatten(2)  # (B, N, C)
+        return self.proj(x)
+
+
+class LocalPatchInteraction(nn.Module):
+    """Two depthwise 3 x 3 convolutions let neighbouring patches talk (Sec. 3.3)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.norm = nn.BatchNorm2d(dim)
+        self.conv2 = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        x = x.mT.unflatten(2, grid)  # (B, C, H, W), a channels-last view of the tokens
+        x = self.conv2(self.norm(F.gelu(self.conv1(x))))
+        return x.flatten(2).mT  # (B, N, C)
+
+
+class Block(nn.Module):
+    """Mix channels, then neighbours, then features; each step scaled and residual (Fig. 1)."""
+
+    def __init__(self, dim: int, num_heads: int, layer_scale: float, drop_path: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim, eps=1e-6) for _ in range(3))
+        self.attn = CrossCovarianceAttention(dim, num_heads)
+        self.local = LocalPatchInteraction(dim)
+        self.mlp = Mlp(dim, 4 * dim)
+        self.gamma1, self.gamma2, self.gamma3 = (nn.Parameter(torch.full((dim,), layer_scale)) for _ in range(3))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        x = x + self.drop_path(self.gamma1 * self.attn(self.norm1(x)))
+        x = x + self.drop_path(self.gamma3 * self.local(self.norm3(x), grid))
+        x = x + self.drop_path(self.gamma2 * self.mlp(self.norm2(x)))
+        return x
+
+
+class ClassBlock(nn.Module):
+    """The class token reads the patches; the patches only pass the norms (Sec. 3.4, "class attention").
+
+    The released weights were trained with a residual that starts after `norm2`, and with patches that are
+    added to themselves. Both are kept: other arithmetic gives other logits.
+    norm_patches: whether `norm2` also acts on the patches (all models but the nano ones).
+    """
+
+    def __init__(self, dim: int, num_heads: int, layer_scale: float, *, norm_patches: bool) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
+        self.attn = ClassAttention(dim, num_heads)
+        self.mlp = Mlp(dim, 4 * dim)
+        self.gamma1, self.gamma2 = (nn.Parameter(torch.full((dim,), layer_scale)) for _ in range(2))
+        self.norm_patches = norm_patches
+
+    def forward(self, token: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Class token (B, 1, C) and patches (B, N, C) -> both, after the block."""
+        seen = self.norm1(patches)
+        token = self._read(token, seen)
+        patches = patches + self.gamma1 * seen
+        if self.norm_patches:
+            patches = self.norm2(patches)
+        return token, 2 * patches
+
+    def token(self, token: Tensor, patches: Tensor) -> Tensor:
+        """The class token alone: all that the last block has to compute for an embedding."""
+        return self._read(token, self.norm1(patches))
+
+    def _read(self, token: Tensor, seen: Tensor) -> Tensor:
+        token = token + self.gamma1 * self.attn(self.norm1(token), seen)
+        token = self.norm2(token)
+        return token + self.gamma2 * self.mlp(token)
+
+
+class XCiT(Backbone):
+    """A column of equal blocks, then two in which a class token reads the patches.
+
+    Every level has the stride of the patches; a side that they do not divide is padded, so that a map has
+    ceil(Hi / patch_size) rows. `image_size` is accepted for the sake of the contract: nothing depends on it.
+
+    Raises:
+        ValueError: for a patch size other than 8 or 16, a width that the heads or the stem do not divide.
+    """
+
+    def __init__(
+        self,
+        *,
+        patch_size: int = 16,
+        dim: int = 384,
+        depth: int = 12,
+        num_heads: int = 8,
+        layer_scale: float = 1.0,
+        norm_patches: bool = True,
+        image_size: int | tuple[int, int] = 224,
+        in_chans: int = 3,
+        drop_path: float = 0.0,
+        out_blocks: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__(in_chans)
+        self.out_blocks = out_blocks or {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}.get(depth, (depth - 1,))
+        self.channels = (dim,) * len(self.out_blocks)
+        self.strides = (patch_size,) * len(self.out_blocks)
+        self.embed_dim = dim
+        self.patch_embed = ConvStem(in_chans, dim, patch_size)
+        self.pos_embed = FourierPosition(dim)
+        self.blocks = nn.ModuleList(Block(dim, num_heads, layer_scale, drop_path) for _ in range(depth))
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.class_blocks = nn.ModuleList(
+            ClassBlock(dim, num_heads, layer_scale, norm_patches=norm_patches) for _ in range(2)
+        )
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The authors' initialisation: normal of deviation 0.02 in linear layers, PyTorch's own elsewhere."""
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def no_weight_decay(self) -> set[str]:
+        return {"cls_token"}
+
+    def stages(self) -> list[list[nn.Module]]:
+        stem: list[nn.Module] = [self.patch_embed, self.pos_embed]
+        return [stem, *([block] for block in self.blocks), [*self.class_blocks, self.norm]]
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        x, grid = self._embed(images)
+        maps = []
+        for i, block in enumerate(self.blocks):
+            x = self.run(block, x, grid)
+            if i in self.out_blocks:
+                maps.append(x.mT.unflatten(2, grid))  # (B, C, H, W)
+        return maps
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        token, patches = self._read(self._patches(images), keep_patches=True)
+        return self.norm(torch.cat((token, patches), dim=1))  # (B, 1 + N, C)
+
+    def pool(self, features: Tensor) -> Tensor:
+        return features[:, 0]
+
+    def forward(self, images: Tensor) -> Tensor:
+        token, _ = self._read(self._patches(images), keep_patches=False)
+        return self.norm(token[:, 0])
+
+    def class_attention(self, images: Tensor) -> Tensor:
+        """How the class token weighs the patches in the last block (B, heads, H, W); it also weighs itself."""
+        patches, grid = self._embed(images)
+        for block in self.blocks:
+            patches = block(patches, grid)
+        first, last = self.class_blocks
+        token, patches = first(self.cls_token.expand(len(images), -1, -1), patches)
+        attn = last.attn.attention(last.norm1(token), last.norm1(patches))  # type: ignore[operator]
+        return attn[..., 1:].unflatten(2, grid)
+
+    def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Images -> patches with their positions (B, N, C), and the grid."""
+        self.check(images)
+        x = self.patch_embed(images)  # (B, C, H, W)
+        grid = (x.shape[2], x.shape[3])
+        return x.flatten(2).mT + self.pos_embed(grid), grid
+
+    def _patches(self, images: Tensor) -> Tensor:
+        x, grid = self._embed(images)
+        for block in self.blocks:
+            x = self.run(block, x, grid)
+        return x
+
+    def _read(self, patches: Tensor, *, keep_patches: bool) -> tuple[Tensor, Tensor]:
+        """Let the class token read: it, and the patches, which the last block leaves out where not asked for."""
+        token = self.cls_token.expand(len(patches), -1, -1)
+        first, last = self.class_blocks
+        token, patches = first(token, patches)
+        if keep_patches:
+            return last(token, patches)  # type: ignore[no-any-return]
+        return last.token(token, patches), patches  # type: ignore[operator]
+
+
+# fmt: off
+VARIANTS = {  # facebookresearch/xcit@82f5291 xcit.py
+    "xcit_nano_12_p16":   partial(XCiT, patch_size=16, dim=128, depth=12, num_heads=4,  norm_patches=False),
+    "xcit_nano_12_p8":    partial(XCiT, patch_size=8,  dim=128, depth=12, num_heads=4,  norm_patches=False),
+    "xcit_tiny_12_p16":   partial(XCiT, patch_size=16, dim=192, depth=12, num_heads=4),
+    "xcit_tiny_12_p8":    partial(XCiT, patch_size=8,  dim=192, depth=12, num_heads=4),
+    "xcit_tiny_24_p16":   partial(XCiT, patch_size=16, dim=192, depth=24, num_heads=4,  layer_scale=1e-5),
+    "xcit_tiny_24_p8":    partial(XCiT, patch_size=8,  dim=192, depth=24, num_heads=4,  layer_scale=1e-5),
+    "xcit_small_12_p16":  partial(XCiT, patch_size=16, dim=384, depth=12, num_heads=8),
+    "xcit_small_12_p8":   partial(XCiT, patch_size=8,  dim=384, depth=12, num_heads=8),
+    "xcit_small_24_p16":  partial(XCiT, patch_size=16, dim=384, depth=24, num_heads=8,  layer_scale=1e-5),
+    "xcit_small_24_p8":   partial(XCiT, patch_size=8,  dim=384, depth=24, num_heads=8,  layer_scale=1e-5),
+    "xcit_medium_24_p16": partial(XCiT, patch_size=16, dim=512, depth=24, num_heads=8,  layer_scale=1e-5),
+    "xcit_medium_24_p8":  partial(XCiT, patch_size=8,  dim=512, depth=24, num_heads=8,  layer_scale=1e-5),
+    "xcit_large_24_p16":  partial(XCiT, patch_size=16, dim=768, depth=24, num_heads=16, layer_scale=1e-5),
+    "xcit_large_24_p8":   partial(XCiT, patch_size=8,  dim=768, depth=24, num_heads=16, layer_scale=1e-5),
+}
+# fmt: on
+ALIASES: dict[str, str] = {}

@@ -1,0 +1,1 @@
+"""What detectors share: anchors, box coding, matching, sampling, pooling, pasting."""

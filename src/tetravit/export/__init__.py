@@ -1,0 +1,1 @@
+"""A model to another format, with proof that it answers the same; one target per file."""

@@ -1,0 +1,1 @@
+"""Fast forms of operations, each beside its plain reference."""

@@ -1,0 +1,1 @@
+"""Pieces that two families share; a piece used once stays in its family's file."""

@@ -1,0 +1,55 @@
+"""What depends on the image size but not on the image is computed once per size, in evaluation."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+Value = TypeVar("Value")
+
+
+class SizeCache:
+    """Remembers the last few results of a computation that depends on sizes and parameters alone.
+
+    It steps aside wherever remembering could change a result: while gradients are recorded, while a graph is
+    captured (compile, export, trace), on the meta device. A changed parameter, device or type is noticed by
+    its storage and version. Copies and pickles of a model start with an empty cache.
+    """
+
+    def __init__(self, entries: int = 8, limit_mib: int = 64) -> None:
+        self.entries, self.limit_mib = entries, limit_mib
+        self._kept: OrderedDict[Hashable, Any] = OrderedDict()
+
+    def get(self, key: Hashable, sources: Iterable[Tensor], compute: Callable[[], Value]) -> Value:
+        """`compute()`, or what it gave before for the same `key` and unchanged `sources`."""
+        sources = tuple(sources)
+        if torch.is_grad_enabled() or capturing() or any(s.is_inference() or s.is_meta for s in sources):
+            return compute()
+        key = (key, *((s.data_ptr(), s._version, s.dtype, s.device) for s in sources))
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        value = compute()
+        if _mib(value) <= self.limit_mib:
+            self._kept[key] = value
+            if len(self._kept) > self.entries:
+                self._kept.popitem(last=False)
+        return value
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return type(self)(self.entries, self.limit_mib)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[int, int]]:
+        return type(self), (self.entries, self.limit_mib)
+
+
+def capturing() -> bool:
+    """Whether a graph is being captured, so that Python may not remember anything."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+
+
+def _mib(value: Any) -> float:
+    tensors = [value] if isinstance(value, Tensor) else [v for v in value if isinstance(v, Tensor)]
+    return sum(t.numel() * t.element_size() for t in tensors) / 2**20

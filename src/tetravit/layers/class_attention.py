@@ -1,0 +1,39 @@
+"""A class token reads the patches (CaiT, Touvron et al. 2021, arXiv:2103.17239; used by XCiT).
+
+Shapes: B batch, N patches, C width, D = C // heads.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ClassAttention(nn.Module):
+    """Only the class token asks, so one query per image and head is all there is to compute."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim must be a multiple of num_heads; got dim={dim}, num_heads={num_heads}.")
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, token: Tensor, patches: Tensor) -> Tensor:
+        """Normed class token (B, 1, C) and patches (B, N, C) -> what the token read (B, 1, C)."""
+        q, k, v = self._heads(token, patches)
+        x = F.scaled_dot_product_attention(q, k, v)  # (B, heads, 1, D)
+        return self.proj(x.transpose(1, 2).flatten(2))
+
+    def attention(self, token: Tensor, patches: Tensor) -> Tensor:
+        """The weights with which the token reads itself and the patches (B, heads, 1 + N)."""
+        q, k, _ = self._heads(token, patches)
+        return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1).squeeze(2)
+
+    def _heads(self, token: Tensor, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, heads, 1, D), keys and values (B, heads, 1 + N, D)."""
+        q = self.q(token).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        kv = self.kv(torch.cat((token, patches), dim=1)).unflatten(2, (2, self.num_heads, -1))
+        k, v = kv.permute(2, 0, 3, 1, 4)
+        return q, k, v

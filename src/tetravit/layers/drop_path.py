@@ -1,0 +1,32 @@
+"""Stochastic depth (Huang et al. 2016, arXiv:1603.09382): a residual branch is skipped per sample."""
+
+from torch import Tensor, nn
+
+
+class DropPath(nn.Module):
+    """Drop the branch of a sample with probability `rate`; scale the kept ones so that the mean stays.
+
+    Raises:
+        ValueError: if `rate` is not in [0, 1).
+    """
+
+    def __init__(self, rate: float = 0.0) -> None:
+        super().__init__()
+        if not 0.0 <= rate < 1.0:
+            raise ValueError(f"drop_path is a probability in [0, 1); got {rate!r}.")
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.rate == 0.0 or not self.training:
+            return x
+        keep = 1.0 - self.rate
+        mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep).div_(keep)
+        return x * mask
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate:.3g}"
+
+
+def linear_rates(rate: float, depth: int) -> list[float]:
+    """Stochastic depth that grows linearly from 0 at the first of `depth` blocks to `rate` at the last."""
+    return [rate * i / max(depth - 1, 1) for i in range(depth)]

@@ -1,0 +1,51 @@
+"""Images -> class scores."""
+
+from typing import Self
+
+from torch import Tensor, nn
+
+from tetravit.backbones.base import Backbone
+from tetravit.heads.classify import Embedding, LinearHead
+
+
+class Classifier(nn.Module):
+    """A backbone and a linear head: images (B, in_chans, Hi, Wi) -> logits (B, K).
+
+    With `num_classes=0` the answer is the embedding (B, embed_dim).
+
+    Raises:
+        ValueError: if `num_classes` is negative.
+    """
+
+    def __init__(self, backbone: Backbone, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.reset_head(num_classes)
+
+    def reset_head(self, num_classes: int) -> None:
+        """A fresh head for another number of classes; 0 for none."""
+        if num_classes < 0:
+            raise ValueError(f"num_classes is 0 (embeddings) or more; got {num_classes}.")
+        self.num_classes = num_classes
+        dim = self.backbone.embed_dim
+        self.head: nn.Module = LinearHead(dim, num_classes) if num_classes else Embedding()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.backbone(images))
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """Images -> normed tokens (B, N, C) before pooling."""
+        return self.backbone.forward_features(images)
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """Images -> the backbone's own maps, shallow to deep."""
+        return self.backbone.feature_maps(images)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that are never decayed, beyond biases and norms."""
+        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+
+    def set_grad_checkpointing(self, mode: bool = True) -> Self:
+        """Recompute the backbone's blocks in the backward pass: less memory, about a third more time."""
+        self.backbone.set_grad_checkpointing(mode)
+        return self

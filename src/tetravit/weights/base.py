@@ -1,0 +1,126 @@
+"""Names of tensors: one table per layout says how a checkpoint's names and shapes become ours, and back."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+# What a placeholder of a template stands for.
+PLACEHOLDERS = {"i": r"\d+", "j": r"\d+", "k": r"\d+", "p": r"weight|bias", "rest": r".+"}
+
+Side = str | Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One line of a key map: their name, our name.
+
+    A side is a template ("blocks.{i}.attn.{rest}"), or several with the share each has of the rows of one
+    larger tensor ({"attn.q.{p}": 1, "attn.kv.{p}": 2}): the tensors of one side, put together, are those of
+    the other. kernel: the side that writes a matrix as a 1 x 1 convolution.
+    """
+
+    theirs: Side
+    ours: Side
+    kernel: Literal["theirs", "ours"] | None = None
+
+
+class KeyMap:
+    """Rules, tried in order, that name every tensor of a layout; usable in both directions.
+
+    dropped: patterns of entries that carry no weights (index buffers), left out on reading.
+    """
+
+    def __init__(self, *rules: Rule, dropped: tuple[str, ...] = ()) -> None:
+        self.rules = tuple(_Compiled(rule) for rule in rules)
+        self.dropped = tuple(re.compile(pattern) for pattern in dropped)
+
+    def to_ours(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict in their layout -> the same in ours. What no rule names keeps its name."""
+        kept = {key: value for key, value in state.items() if not any(p.fullmatch(key) for p in self.dropped)}
+        return _translate(kept, [(rule.theirs, rule.ours, rule.to_ours) for rule in self.rules])
+
+    def to_theirs(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict in our layout -> the same in theirs."""
+        return _translate(state, [(rule.ours, rule.theirs, rule.to_theirs) for rule in self.rules])
+
+
+class _Compiled:
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.theirs, self.ours = _Parts(rule.theirs), _Parts(rule.ours)
+
+    def to_ours(self, x: Tensor) -> Tensor:
+        return _kernel(x, {"ours": "add", "theirs": "remove", None: "keep"}[self.rule.kernel])
+
+    def to_theirs(self, x: Tensor) -> Tensor:
+        return _kernel(x, {"theirs": "add", "ours": "remove", None: "keep"}[self.rule.kernel])
+
+
+class _Parts:
+    """The templates of one side, with the share of rows each holds."""
+
+    def __init__(self, side: Side) -> None:
+        self.shares = {side: 1} if isinstance(side, str) else dict(side)
+
+    @cached_property
+    def patterns(self) -> list[re.Pattern[str]]:
+        return [re.compile(_pattern(template)) for template in self.shares]
+
+    def match(self, key: str) -> dict[str, str] | None:
+        """The values of the placeholders where `key` is one of the parts, else None."""
+        found = next((f for p in self.patterns if (f := p.fullmatch(key))), None)
+        return found.groupdict() if found else None
+
+    def names(self, values: Mapping[str, str]) -> list[str]:
+        return [template.format(**values) for template in self.shares]
+
+
+def _translate(
+    state: Mapping[str, Tensor], steps: list[tuple[_Parts, _Parts, Callable[[Tensor], Tensor]]]
+) -> dict[str, Tensor]:
+    remaining, out = dict(state), {}
+    for key in state:
+        if key not in remaining:
+            continue  # already taken as a part of an earlier tensor
+        for source, target, change in steps:
+            values = source.match(key)
+            if values is None or not all(name in remaining for name in source.names(values)):
+                continue
+            whole = [remaining.pop(name) for name in source.names(values)]
+            names = target.names(values)
+            if len(whole) == 1 == len(names):
+                out[names[0]] = change(whole[0])
+                break
+            tensor = change(torch.cat(whole) if len(whole) > 1 else whole[0])
+            shares = list(target.shares.values())
+            unit = tensor.shape[0] // sum(shares)
+            for name, part in zip(names, tensor.split([unit * s for s in shares]), strict=True):
+                out[name] = part.clone() if len(names) > 1 else part
+            break
+        else:
+            out[key] = remaining.pop(key) if key in remaining else state[key]
+    return out
+
+
+def _pattern(template: str) -> str:
+    pieces = re.split(r"\{(\w+)\}", template)
+    seen: set[str] = set()
+    pattern = re.escape(pieces[0])
+    for name, text in zip(pieces[1::2], pieces[2::2], strict=True):
+        pattern += f"(?P={name})" if name in seen else f"(?P<{name}>{PLACEHOLDERS[name]})"
+        pattern += re.escape(text)
+        seen.add(name)
+    return pattern
+
+
+def _kernel(x: Tensor, change: str) -> Tensor:
+    if change == "add" and x.ndim == 2:
+        return x[:, :, None, None]
+    if change == "remove" and x.ndim == 4:
+        return x.flatten(1)
+    return x
