@@ -1,2 +1,52 @@
 """XCiT, ConViT, GC ViT and Twins: every size, every task, any image size."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tetravit.backbones import Backbone as Backbone
+    from tetravit.models import Classifier as Classifier
+    from tetravit.models import create_backbone as create_backbone
+    from tetravit.models import create_model as create_model
+    from tetravit.models import list_models as list_models
+    from tetravit.models import load as load
+    from tetravit.recipe import Recipe as Recipe
+    from tetravit.structures import Batch as Batch
+    from tetravit.structures import Detections as Detections
+    from tetravit.structures import Preprocess as Preprocess
+    from tetravit.structures import Sample as Sample
+    from tetravit.structures import Target as Target
+
+_HOMES = {
+    "Backbone": "tetravit.backbones",
+    "Batch": "tetravit.structures",
+    "Classifier": "tetravit.models",
+    "Detections": "tetravit.structures",
+    "Preprocess": "tetravit.structures",
+    "Recipe": "tetravit.recipe",
+    "Sample": "tetravit.structures",
+    "Target": "tetravit.structures",
+    "create_backbone": "tetravit.models",
+    "create_model": "tetravit.models",
+    "list_models": "tetravit.models",
+    "load": "tetravit.models",
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported when it is first used: `import tetravit` alone does not load torch."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("tetravit")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tetravit' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,1 +1,128 @@
-"""The verbs; one file per verb: parse, call, print."""
+"""The command `tetravit`; one file per verb: parse, call, print.
+
+Standard output is data, standard error is talk. Here a mistake becomes a line and an exit code.
+Nothing here may import torch: `tetravit --help` answers at once. A verb imports what it needs when it runs.
+"""
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from tetravit.cli.benchmark import benchmark
+from tetravit.cli.copy import copy
+from tetravit.cli.evaluate import evaluate
+from tetravit.cli.list import list_
+from tetravit.cli.predict import predict
+from tetravit.cli.show import show
+from tetravit.cli.train import train
+
+MISTAKE = 2  # exit code of whatever the user can put right
+UsageError: Any = typer.BadParameter.__base__  # typer's own, whichever copy of click it carries
+
+VERBS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "predict": predict,
+    "benchmark": benchmark,
+    "list": list_,
+    "show": show,
+    "copy": copy,
+}
+
+app = typer.Typer(
+    name="tetravit",
+    help="XCiT, ConViT, GC ViT and Twins: train, evaluate, predict, measure.",
+    epilog="First steps: `tetravit train digits`, then `tetravit list models`.",
+    rich_markup_mode=None,  # rich takes longer to load than the help takes to print
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        print(f"tetravit {version('tetravit')}")
+        raise typer.Exit()
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    trace: Annotated[
+        bool, typer.Option("--traceback", help="Show where in the code a mistake was noticed.")
+    ] = False,
+) -> None:
+    context.obj = {"traceback": trace}
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def tell(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Turn a user's mistake inside `verb` into one line on standard error and exit code 2.
+
+    A mistake is a `ValueError` (so is every error of this package that a user can cause) or what the
+    operating system refuses. Anything else is our fault and keeps its traceback.
+    """
+
+    def wrap(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> None:
+            try:
+                function(*args, **kwargs)
+                sys.stdout.flush()
+            except BrokenPipeError:  # the reader of our output has left: `tetravit list models | head`
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise typer.Exit(1) from None
+            except (ValueError, OSError) as error:
+                if _wants_traceback():
+                    traceback.print_exc()
+                print(f"tetravit {verb}: {one_line(error)}", file=sys.stderr)
+                raise typer.Exit(MISTAKE) from None
+
+        return run
+
+    return wrap
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, as one line."""
+    details = getattr(error, "errors", None)
+    if callable(details) and hasattr(error, "error_count"):  # pydantic
+        first = details()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        return f"{place}: {first['msg']}." if place else f"{first['msg']}."
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        return f"{place}{error.strerror}."
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _wants_traceback() -> bool:
+    return "--traceback" in sys.argv[1:]
+
+
+for name, verb in VERBS.items():
+    app.command(name)(tell(name)(verb))
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line `args` (None: this process's own) and leave with its exit code."""
+    try:
+        code = app(args=args, prog_name="tetravit", standalone_mode=False)
+    except UsageError as error:
+        command = error.ctx.command_path if error.ctx else "tetravit"
+        print(f"{command}: {error.format_message()} See `{command} --help`.", file=sys.stderr)
+        sys.exit(MISTAKE)
+    except typer.Abort:
+        sys.exit(130)
+    sys.exit(code or 0)

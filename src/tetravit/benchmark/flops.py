@@ -1,0 +1,90 @@
+"""Parameters and multiply-adds of a model, counted without computing anything.
+
+`python -m tetravit.benchmark.flops` counts every model at its paper's size and rewrites counts.json, which
+`tetravit list models` prints; a test compares the two.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tetravit.backbones import VARIANTS
+from tetravit.models import create_model, list_models, resolve
+
+TABLE = Path(__file__).parent / "counts.json"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of one image of `image_size` pixels a side.
+
+    macs: multiply-adds in convolutions, matrix products and attention; what papers print as "FLOPs" or "G".
+    flops: operations, 2 per multiply-add, as PyTorch's counter has them.
+    """
+
+    image_size: int
+    params: int
+    macs: int
+
+    @property
+    def flops(self) -> int:
+        return 2 * self.macs
+
+
+def paper_size(name: str) -> int:
+    """The side in pixels of the images for which a model is defined."""
+    row = VARIANTS[resolve(name)]
+    return int(row.keywords.get("image_size", 224))
+
+
+def count(name: str, *, image_size: int | None = None, num_classes: int = 1000) -> Counts:
+    """Count a model by name at `image_size` pixels a side; None: the paper's.
+
+    Raises:
+        ValueError: if there is no such model.
+    """
+    side = image_size or paper_size(name)
+    with torch.device("meta"):  # shapes only
+        model = create_model(name, num_classes=num_classes, image_size=side).eval()
+        images = torch.empty(1, 3, side, side)
+    return Counts(side, sum(p.numel() for p in model.parameters()), count_macs(model, images))
+
+
+def count_macs(model: nn.Module, images: torch.Tensor) -> int:
+    """Multiply-adds of `model(images)`: half of what PyTorch's counter calls floating-point operations."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    for parameter in trained:  # the counter trips over views of parameters that want gradients
+        parameter.requires_grad_(False)
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(images)
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+    return int(counter.get_total_flops()) // 2
+
+
+@cache
+def table() -> dict[str, Counts]:
+    """The counts that come with the package, by model name."""
+    return {name: Counts(**row) for name, row in json.loads(TABLE.read_text()).items()}
+
+
+def counts(name: str) -> Counts:
+    """What is known of a model at its paper's size: from the table, or counted where it is not in there."""
+    return table().get(resolve(name)) or count(name)
+
+
+def write_table() -> None:
+    rows = {name: asdict(count(name)) for name in list_models()}
+    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items())
+    TABLE.write_text(f"{{\n{lines}\n}}\n")
+
+
+if __name__ == "__main__":
+    write_table()

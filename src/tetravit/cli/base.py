@@ -1,0 +1,78 @@
+"""What the verbs share: how they print, what the menus are called, what the shell completes.
+
+Nothing here imports torch.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+WIDE = 240  # columns of a table that goes into a pipe or a file: nothing is cut
+PACKAGE = Path(__file__).parents[1]
+
+MENUS = {  # kind: package, table of its rows
+    "heads": ("tetravit.heads", "HEADS"),
+    "datasets": ("tetravit.data.datasets", "DATASETS"),
+    "transforms": ("tetravit.data.transforms", "TRANSFORMS"),
+    "tasks": ("tetravit.tasks", "TASKS"),
+    "exports": ("tetravit.export", "TARGETS"),
+}
+KINDS = ("models", "recipes", *MENUS)
+
+
+def print_rows(rows: Iterable[Mapping[str, Any]]) -> None:
+    """One JSON object per line."""
+    for row in rows:
+        print(json.dumps(row, ensure_ascii=False), flush=True)
+
+
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    title: str | None = None,
+    right: Sequence[str] = (),
+) -> None:
+    """A table on standard output; the columns named in `right` hold numbers and align right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", no_wrap=column in right)
+    for row in rows:
+        table.add_row(*("-" if cell is None else str(cell) for cell in row))
+    width = None if sys.stdout.isatty() else WIDE
+    Console(file=sys.stdout, width=width, markup=False, highlight=False).print(table)
+
+
+def say(text: str) -> None:
+    """A line of talk on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def recipe_files() -> dict[str, Path]:
+    """Recipes that come with the package: "digits", "xcit/imagenet", ... -> file."""
+    folder = PACKAGE / "recipes"
+    return {
+        file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.toml"))
+    }
+
+
+def complete_kinds(incomplete: str) -> list[str]:
+    """Kinds of names that begin with what is typed, for the shell."""
+    return [kind for kind in KINDS if kind.startswith(incomplete)]
+
+
+def complete_models(incomplete: str) -> list[str]:
+    """Model names that begin with what is typed, for the shell."""
+    table = json.loads((PACKAGE / "benchmark" / "counts.json").read_text())
+    return [name for name in table if name.startswith(incomplete)]
+
+
+def complete_recipes(incomplete: str) -> list[str]:
+    """Names of recipes that begin with what is typed, for the shell."""
+    return [name for name in recipe_files() if name.startswith(incomplete)]

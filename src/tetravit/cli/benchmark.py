@@ -1,0 +1,6 @@
+"""`tetravit benchmark`."""
+
+
+def benchmark() -> None:
+    """Placeholder."""
+    raise ValueError("not here yet")

@@ -1,0 +1,6 @@
+"""`tetravit evaluate`."""
+
+
+def evaluate() -> None:
+    """Placeholder."""
+    raise ValueError("not here yet")

@@ -1,0 +1,6 @@
+"""`tetravit predict`."""
+
+
+def predict() -> None:
+    """Placeholder."""
+    raise ValueError("not here yet")

@@ -1,0 +1,6 @@
+"""`tetravit train`."""
+
+
+def train() -> None:
+    """Placeholder."""
+    raise ValueError("not here yet")

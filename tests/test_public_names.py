@@ -1,0 +1,60 @@
+"""The names users may rely on. A change of this list is a line in CHANGELOG.md."""
+
+import ast
+import subprocess
+import sys
+
+import pytest
+
+import tetravit
+
+PUBLIC = [
+    "Backbone",
+    "Batch",
+    "Classifier",
+    "Detections",
+    "Preprocess",
+    "Recipe",
+    "Sample",
+    "Target",
+    "__version__",
+    "create_backbone",
+    "create_model",
+    "list_models",
+    "load",
+]
+
+
+def test_the_list_is_the_promise():
+    assert sorted(tetravit.__all__) == dir(tetravit) == PUBLIC
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_name_is_there(name):
+    assert getattr(tetravit, name) is not None
+
+
+def test_type_checkers_see_the_same_names():
+    """The imports under TYPE_CHECKING name what `__getattr__` finds, at the same place."""
+    with open(tetravit.__file__) as file:
+        tree = ast.parse(file.read())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen = {alias.asname: node.module for node in block.body for alias in node.names}
+    assert seen == tetravit._HOMES
+
+
+def test_another_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match=r"^module 'tetravit' has no attribute 'creat_model'$"):
+        tetravit.creat_model  # noqa: B018
+
+
+@pytest.mark.parametrize("code", ["import tetravit", "import tetravit.cli", "import tetravit; dir(tetravit)"])
+def test_importing_loads_no_torch(code):
+    heavy = "{'torch', 'torchvision', 'numpy', 'pydantic', 'rich', 'matplotlib', 'PIL'} & sys.modules.keys()"
+    found = subprocess.run(
+        [sys.executable, "-c", f"import sys; {code}; print({heavy} or '')"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == ""
