@@ -1,0 +1,78 @@
+"""1,797 handwritten digits, 8 x 8 pixels, inside the package: real images without a download.
+
+The test part of "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak, 1998, UCI Machine Learning
+Repository, doi:10.24432/C50P49, CC BY 4.0), in the order in which scikit-learn ships it. Values 0..16 are stored
+as value * 255 / 16. The scans come in one sheet of 45 per row, their labels in a text file.
+
+Of the scans of one class, in order, the third of every five is held out: 1,438 to train, 359 to validate. Both parts
+hold digits of the same 13 writers, so the score speaks of new scans, not of new hands.
+"""
+
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tetravit.data.datasets.base import Split, check_split, keep_fraction, no_root
+from tetravit.data.decode import decode
+from tetravit.structures import Sample
+
+SIDE = 8
+PER_ROW = 45
+
+
+class Digits:
+    """The embedded digits; images (3, 8, 8).
+
+    Args:
+        root: None; the set has no folder.
+        split: "train" or "val".
+        fraction: keep the first share of each class, in (0, 1]; the validation part is always whole.
+
+    Raises:
+        ValueError: for a root, an unknown split or a fraction outside (0, 1].
+    """
+
+    num_classes = 10
+    class_names = tuple("0123456789")
+
+    def __init__(self, root: Path | None, split: Split, *, fraction: float = 1.0) -> None:
+        check_split(split)
+        no_root("digits", root)
+        images, labels = read_all()
+        self.split = split
+        kept = np.flatnonzero(_held_out(labels) == (split == "val"))
+        if split == "train":
+            kept = kept[keep_fraction(labels[kept], fraction)]
+        self.numbers = kept  # position of each scan in the whole set
+        self.images = torch.from_numpy(images[kept])[:, None].repeat(1, 3, 1, 1)  # (n, 3, 8, 8)
+        self.labels = labels[kept]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Sample:
+        name = f"digits/{self.split}/{self.numbers[index]}"
+        return Sample(self.images[index], int(self.labels[index]), name)
+
+
+def read_all() -> tuple[np.ndarray, np.ndarray]:
+    """All scans, uint8 (1797, 8, 8), and their labels, int64 (1797,)."""
+    folder = files(__package__)
+    labels = np.array([int(c) for c in (folder / "digits.txt").read_text().split()[0]])
+    sheet = decode((folder / "digits.png").read_bytes(), name="digits.png")[0].numpy()  # (320, 360)
+    tiles = sheet.reshape(-1, SIDE, PER_ROW, SIDE).swapaxes(1, 2).reshape(-1, SIDE, SIDE)
+    return tiles[: len(labels)], labels
+
+
+def _held_out(labels: np.ndarray) -> np.ndarray:
+    """True where a scan is the third, eighth, thirteenth, ... of its class."""
+    rank = np.zeros(len(labels), dtype=np.int64)
+    for label in range(10):
+        mine = labels == label
+        rank[mine] = np.arange(mine.sum())
+    return rank % 5 == 2
+
+
+DATASETS = {"digits": Digits}

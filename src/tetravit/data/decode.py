@@ -1,0 +1,188 @@
+"""A file of any common image format -> RGB pixels, upright, 8 bits; or one line that says why not.
+
+torchvision decodes the everyday JPEG and PNG; Pillow decodes everything else and has the last word on whatever
+torchvision refuses. Choices: transparency is laid over white; CMYK is converted without its colour profile, and
+profiles are ignored, as in the training of every published model; of several pages or frames the first is
+taken; 16 bits are scaled, not cut; float pixels are read as 0..1, or as 0..255 where they exceed 1.
+
+Shapes: H, W pixels of the upright image.
+"""
+
+import io
+import os
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+
+MAX_PIXELS = 200_000_000  # the largest phone cameras stay below
+_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000", "TGA", "AVIF")  # none runs a program
+_UINT16_STEP = 257  # 65535 / 255
+
+
+class BadImage(ValueError):
+    """An image that cannot be read: `name` says which, `cause` why."""
+
+    def __init__(self, name: str, cause: str) -> None:
+        super().__init__(name, cause)
+        self.name = name
+        self.cause = cause
+
+    def __str__(self) -> str:
+        return f"Cannot read image {self.name!r}: {self.cause}."
+
+
+def decode(
+    source: str | os.PathLike[str] | bytes,
+    *,
+    name: str | None = None,
+    layout: Literal["contiguous", "decoded"] = "contiguous",
+) -> Tensor:
+    """Read an image as uint8 RGB (3, H, W), turned upright as its EXIF data says.
+
+    Args:
+        source: path of a file, or its bytes.
+        name: what to call the image in a message; None: the path.
+        layout: `contiguous` in memory, or as `decoded`: pixel by pixel, which crops and resizes faster.
+
+    Raises:
+        BadImage: if the file cannot be read, holds no image, breaks off, or has more than `MAX_PIXELS`
+            (seen in its header, before any pixel is decoded).
+    """
+    if isinstance(source, bytes):
+        data, name = source, name or "(bytes)"
+    else:
+        name = name or os.fspath(source)
+        try:
+            data = Path(source).read_bytes()
+        except OSError as error:
+            raise BadImage(name, (error.strerror or str(error)).lower()) from None
+    if not data:
+        raise BadImage(name, "the file is empty")
+    pixels = _decode(data, name)
+    return pixels.contiguous() if layout == "contiguous" else pixels
+
+
+def _decode(data: bytes, name: str) -> Tensor:
+    fast = _jpeg_path(data, name) or _png_path(data, name)
+    if fast is not None:
+        try:
+            return fast(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+        except RuntimeError:
+            pass  # Pillow decides, and its words are clearer
+    return _with_pillow(data, name)
+
+
+Decoder = Callable[[Tensor], Tensor]
+
+
+def _jpeg_path(data: bytes, name: str) -> Decoder | None:
+    """The fast decoder for a grey or three-channel JPEG; None for other files."""
+    if not data.startswith(b"\xff\xd8\xff"):
+        return None
+    i = 2
+    while i + 10 <= len(data) and data[i] == 0xFF:
+        marker = data[i + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
+            height, width = (int.from_bytes(data[j : j + 2], "big") for j in (i + 5, i + 7))
+            _check_pixels(width, height, name)
+            return _rgb8 if data[i + 4] == 8 and data[i + 9] in (1, 3) else None
+        if marker == 0xFF:  # padding
+            i += 1
+        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # no payload
+            i += 2
+        else:
+            i += 2 + int.from_bytes(data[i + 2 : i + 4], "big")
+    return None
+
+
+def _png_path(data: bytes, name: str) -> Decoder | None:
+    """The fast decoder for a plain 8-bit PNG and the exact one for 16 bits; None for other files."""
+    if not data.startswith(b"\x89PNG\r\n\x1a\n") or data[12:16] != b"IHDR":
+        return None
+    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    _check_pixels(width, height, name)
+    bits, colour = data[24], data[25]
+    if b"tRNS" in data or b"eXIf" in data:  # transparency, orientation: Pillow
+        return None
+    if bits == 16:
+        return _rgb16
+    return _rgb8 if bits == 8 and colour in (0, 2) else None
+
+
+def _rgb8(data: Tensor) -> Tensor:
+    return decode_image(data, mode=ImageReadMode.RGB, apply_exif_orientation=True)
+
+
+def _rgb16(data: Tensor) -> Tensor:
+    pixels = decode_image(data, mode=ImageReadMode.UNCHANGED)  # (1 to 4, H, W) uint16
+    pixels = pixels.to(torch.float32) / (_UINT16_STEP * 255)
+    if len(pixels) in (2, 4):
+        alpha = pixels[-1:]
+        pixels = pixels[:-1] * alpha + (1 - alpha)
+    return (pixels * 255).round().to(torch.uint8).expand(3, -1, -1)
+
+
+def _with_pillow(data: bytes, name: str) -> Tensor:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata is no news about the pixels
+            image: Image.Image = Image.open(io.BytesIO(data), formats=_formats())
+            _check_pixels(*image.size, name)
+            image.load()
+            image = ImageOps.exif_transpose(image)
+            array = _rgb(image)
+    except BadImage:
+        raise
+    except UnidentifiedImageError:
+        raise BadImage(name, f"it is not an image (it begins with {data[:12]!r})") from None
+    except Image.DecompressionBombError:
+        raise BadImage(name, f"it has more than {MAX_PIXELS // 10**6} million pixels") from None
+    except Exception as error:  # a broken file makes decoders raise OSError, SyntaxError, struct.error, ...
+        raise BadImage(name, (str(error) or type(error).__name__).rstrip(".")) from error
+    return torch.from_numpy(array).permute(2, 0, 1)
+
+
+@cache
+def _formats() -> list[str]:
+    """Those of `_FORMATS` that this build of Pillow knows."""
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def _check_pixels(width: int, height: int, name: str) -> None:
+    if width * height > MAX_PIXELS:
+        raise BadImage(name, f"{width} x {height} pixels are more than {MAX_PIXELS // 10**6} million")
+
+
+def _rgb(image: Image.Image) -> np.ndarray:
+    """Pillow's image of any mode -> uint8 (H, W, 3)."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return np.repeat(_scaled(np.asarray(image))[..., None], 3, axis=2)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.array(image.convert("RGB"))
+
+
+def _scaled(values: np.ndarray) -> np.ndarray:
+    """Grey values of 16 or 32 bits, or floats -> uint8.
+
+    Raises:
+        ValueError: if they lie outside the range that their type is read as.
+    """
+    low, high = float(values.min()), float(values.max())
+    if values.dtype.kind == "f":
+        limit, scale = (1.0, 255.0) if high <= 1 else (255.0, 1.0)
+    else:
+        limit, scale = 65535.0, 1 / _UINT16_STEP
+    if not (low >= 0 and high <= limit):  # NaN fails too
+        raise ValueError(f"its values run from {low:g} to {high:g}; 0 to {limit:g} can be read")
+    return np.rint(values.astype(np.float32) * scale).astype(np.uint8)
