@@ -1,1 +1,1 @@
-"""What detectors share: anchors, box coding, matching, sampling, pooling, pasting."""
+"""What detectors share: anchors, box coding, matching, sampling, suppression, pooling and pasting."""

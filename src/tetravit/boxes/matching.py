@@ -1,0 +1,45 @@
+"""Which ground-truth box, if any, each candidate box is held to.
+
+Shapes: M ground-truth boxes, N candidates.
+Source: mmdet 2.28.2 MaxIoUAssigner.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.ops import box_iou
+
+BACKGROUND = -1
+IGNORED = -2
+
+
+@dataclass(frozen=True)
+class Matcher:
+    """By overlap: from `positive` up the best ground truth, below `negative` background, ignored between.
+
+    least: a ground truth also gets its own best candidates (all that tie) where their overlap is at least this
+    and above 0, whatever else those candidates overlap more; None: it does not. Where two ground truths claim
+    one candidate the later gets it.
+    """
+
+    positive: float
+    negative: float
+    least: float | None = None
+
+    def __call__(self, truths: Tensor, boxes: Tensor) -> Tensor:
+        """Ground-truth boxes (M, 4) and candidates (N, 4) -> per candidate a row of `truths`, BACKGROUND or IGNORED."""
+        matches = torch.full((len(boxes),), IGNORED, device=boxes.device)
+        if not len(truths) or not len(boxes):
+            return matches.fill_(BACKGROUND)
+        iou = box_iou(truths, boxes)  # (M, N)
+        best, row = iou.max(dim=0)
+        matches = torch.where(best < self.negative, BACKGROUND, matches)
+        matches = torch.where(best >= self.positive, row, matches)
+        if self.least is None:
+            return matches
+        peak = iou.max(dim=1, keepdim=True).values
+        claims = (iou == peak) & (peak >= self.least) & (peak > 0)  # (M, N)
+        order = torch.arange(1, len(truths) + 1, device=boxes.device)[:, None]
+        last = (claims * order).max(dim=0).values - 1
+        return torch.where(last >= 0, last, matches)

@@ -1,0 +1,44 @@
+"""The part of a feature map, or of a mask, that lies in a box.
+
+Shapes: R regions (image index, x1, y1, x2, y2); sizes in pixels of the canvas.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.ops import roi_align
+
+FINEST_SIDE = 56  # pixels: regions with smaller (geometric mean) sides than twice this read the finest level
+
+
+def region_levels(boxes: Tensor, num_levels: int) -> Tensor:
+    """Which level each box (..., 4) is read from: the finest for small ones, one coarser per doubled side.
+
+    Source: Feature Pyramid Networks, arXiv:1612.03144, eq. 1, as in mmdet 2.28.2 SingleRoIExtractor.
+    """
+    side = ((boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])).sqrt()
+    return (side / FINEST_SIDE + 1e-6).log2().floor().clamp(0, num_levels - 1).long()
+
+
+def pool_regions(maps: Sequence[Tensor], strides: Sequence[int], regions: Tensor, size: int) -> Tensor:
+    """Maps (B, C, H, W) and regions (R, 5) -> features (R, C, size, size), each region from its own level.
+
+    A region has no area on the levels it does not belong to, so that pooling there costs and gives nothing and
+    the sum over levels is the answer: no shape depends on the data.
+    """
+    level = region_levels(regions[:, 1:], len(maps))
+    pooled = []
+    for i, (x, stride) in enumerate(zip(maps, strides, strict=True)):
+        here = regions * torch.cat(
+            (torch.ones_like(level)[:, None], (level == i)[:, None].expand(-1, 4)), dim=1
+        )
+        pooled.append(roi_align(x, here.to(x.dtype), size, 1 / stride, sampling_ratio=-1, aligned=True))
+    return torch.stack(pooled).sum(dim=0)
+
+
+def crop_masks(masks: Tensor, rows: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """Masks (M, Hi, Wi) and boxes (R, 4) on the masks `rows` (R,) -> 0 or 1 targets (R, size, size)."""
+    regions = torch.cat((rows[:, None].to(boxes), boxes), dim=1)
+    share = roi_align(masks[:, None].to(boxes), regions, size, 1.0, sampling_ratio=-1, aligned=True)
+    return (share[:, 0] >= 0.5).to(boxes)
