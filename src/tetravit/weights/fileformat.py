@@ -1,9 +1,9 @@
 """Our one-file format: safetensors whose header says everything that is needed to use the weights.
 
 A file is 8 bytes with the length of the header, the header (JSON), and the tensors, one after another, as
-safetensors defines it: every program that reads safetensors reads these files too. What is ours is the metadata:
-an entry "tetravit" (a `Header` as JSON) and an entry "sha256" over it. The header is written in one spelling
-only, so that any other spelling of it is a changed byte.
+safetensors defines it: every program that reads safetensors reads these files too. What is ours is the
+metadata: an entry "tetravit" (a `Header` as JSON) and an entry "sha256" over it. The header is written in one
+spelling only, so that any other spelling of it is a changed byte.
 
 Tensors are not copied on reading: they are views of the mapped file, private to the process.
 """
@@ -94,7 +94,7 @@ class Header:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read `to_json`; a missing field or one of another type raises some ValueError, TypeError or KeyError."""
+        """Read `to_json`; a missing field or a wrong type raises some ValueError, TypeError or KeyError."""
         table = json.loads(text)
         if table.pop("format") != FORMAT or set(table) != {f.name for f in fields(cls)}:
             raise ValueError("other fields")
@@ -260,7 +260,7 @@ def read_index(path: str | Path) -> Index:
 
 
 def map_tensors(path: str | Path, index: Index) -> dict[str, Tensor]:
-    """The tensors of a safetensors file as views of the mapped file; one that starts off its alignment is copied."""
+    """The tensors of a safetensors file as views of the mapped file, copied where they are not aligned."""
     whole = map_file(path, index.size)
     start = 8 + len(index.raw)
     tensors = {}
