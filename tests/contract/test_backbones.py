@@ -1,0 +1,216 @@
+"""Every backbone keeps its promise. A new family is covered the moment it offers VARIANTS."""
+
+import copy
+import inspect
+import pickle
+import re
+from functools import cache
+
+import pytest
+import torch
+
+from tetravit.backbones import ALIASES, VARIANTS, Backbone
+from tetravit.benchmark.flops import count, paper_size, table
+from tetravit.models import create_backbone, create_model, family, list_models, resolve
+
+PYRAMID = (4, 8, 16, 32)
+
+
+@cache
+def on_meta(name: str, **options: object) -> Backbone:
+    """Shapes only: every size of every family in seconds, without memory."""
+    with torch.device("meta"):
+        return create_model(name, **options).backbone.eval()
+
+
+def smallest() -> list[str]:
+    """The model of fewest parameters of each family."""
+    best: dict[str, tuple[int, str]] = {}
+    for name in VARIANTS:
+        size = sum(p.numel() for p in on_meta(name).parameters())
+        best[family(name)] = min(best.get(family(name), (size, name)), (size, name))
+    return sorted(name for _, name in best.values())
+
+
+SMALLEST = smallest()
+
+
+@pytest.fixture(scope="module", params=SMALLEST)
+def small(request) -> Backbone:
+    torch.manual_seed(0)
+    return create_model(request.param).backbone.eval()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_maps_and_embeddings_have_the_promised_shapes(name):
+    model = on_meta(name)
+    images = torch.empty(2, 3, 224, 224, device="meta")
+    for got, channels, stride in zip(model.feature_maps(images), model.channels, model.strides, strict=True):
+        assert got.shape == (2, channels, 224 // stride, 224 // stride)
+    features = model.forward_features(images)
+    assert features.ndim == 3
+    assert features.shape[::2] == (2, model.embed_dim)
+    assert model.pool(features).shape == (2, model.embed_dim)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_rectangles_give_a_pyramid_of_four_levels(name):
+    with torch.device("meta"):
+        model = create_backbone(name).eval()
+        maps = model(torch.empty(1, 3, 256, 384))
+    assert model.strides == PYRAMID
+    assert [m.shape for m in maps] == [
+        (1, c, 256 // s, 384 // s) for c, s in zip(model.channels, PYRAMID, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_constructors_take_the_common_options_by_name(name):
+    parameters = inspect.signature(VARIANTS[name].func).parameters
+    assert {"image_size", "in_chans", "drop_path"} <= parameters.keys()
+    assert all(p.kind is p.KEYWORD_ONLY for p in parameters.values())
+    assert issubclass(VARIANTS[name].func, Backbone)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_other_channels_and_image_sizes(name):
+    model = on_meta(name, in_chans=1, image_size=(192, 256), drop_path=0.1)
+    assert model(torch.empty(2, 1, 192, 256, device="meta")).shape == (2, model.embed_dim)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_names_of_undecayed_parameters_exist(name):
+    model = on_meta(name)
+    assert model.no_weight_decay() <= dict(model.named_parameters()).keys()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_stages_hold_every_parameter_once(name):
+    model = on_meta(name)
+    staged = [id(p) for group in model.stages() for module in group for p in module.parameters()]
+    inside = {id(p) for module in model.children() for p in module.parameters()}
+    assert len(staged) == len(set(staged))
+    assert set(staged) == inside
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_table_of_counts_has_the_right_parameters(name):
+    model = on_meta(name)
+    head = 1000 * (model.embed_dim + 1)
+    assert table()[name].params == sum(p.numel() for p in model.parameters()) + head
+    assert table()[name].image_size == paper_size(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_table_of_counts_has_the_right_multiply_adds(name):
+    assert table()[name] == count(name)
+
+
+def test_the_table_of_counts_has_no_other_models():
+    assert list(table()) == list_models()
+
+
+@pytest.mark.parametrize("alias", ALIASES)
+def test_aliases_resolve_to_models(alias):
+    assert resolve(alias) in VARIANTS
+    assert alias not in VARIANTS
+
+
+def test_an_unknown_name_suggests_the_nearest():
+    with pytest.raises(
+        ValueError, match=r"^Unknown model 'xcit_nano_p16'\. Did you mean 'xcit_nano_12_p16'\?$"
+    ):
+        resolve("xcit_nano_p16")
+
+
+def test_every_parameter_gets_a_gradient(small):
+    model = copy.deepcopy(small).train()
+    images = torch.randn(2, 3, 64, 96)
+    (model(images).square().sum() + sum(m.square().sum() for m in model.feature_maps(images))).backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_evaluation_repeats_itself_to_the_bit(small):
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.equal(small(images), small(images))
+        first, second = small.feature_maps(images), small.feature_maps(images)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_an_image_is_worth_the_same_alone_and_in_a_batch(small):
+    images = torch.randn(3, 3, 64, 96)
+    with torch.no_grad():
+        alone = torch.cat([small(image[None]) for image in images])
+        torch.testing.assert_close(small(images), alone, atol=1e-5, rtol=1e-4)
+
+
+def test_the_size_may_change_from_call_to_call(small):
+    """What a call leaves behind must not change the next one."""
+    first, second = torch.randn(1, 3, 64, 64), torch.randn(1, 3, 96, 160)
+    fresh = copy.deepcopy(small)
+    with torch.no_grad():
+        expected = fresh(second)
+        small(first)
+        assert torch.equal(small(second), expected)
+
+
+def test_copies_and_pickles_answer_alike(small):
+    images = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        expected = small(images)
+        for twin in (copy.deepcopy(small), pickle.loads(pickle.dumps(small))):
+            assert torch.equal(twin(images), expected)
+
+
+def test_checkpointed_blocks_give_the_same_gradients(small):
+    images = torch.randn(1, 3, 64, 64)
+    gradients = []
+    for mode in (False, True):
+        model = copy.deepcopy(small).train()
+        model.set_grad_checkpointing(mode)
+        model(images).square().sum().backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_frozen_stages_stay_as_they_are(small):
+    model = copy.deepcopy(small)
+    model.freeze(2)
+    model.train()
+    frozen = [module for group in model.stages()[:2] for module in group]
+    assert not any(p.requires_grad for module in frozen for p in module.parameters())
+    assert not any(module.training for module in frozen)
+    assert any(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(3, 64, 64), r"^images must be \(B, 3, Hi, Wi\); got \(3, 64, 64\)\.$"),
+        (torch.zeros(1, 1, 64, 64), r"^images must be \(B, 3, Hi, Wi\); got \(1, 1, 64, 64\)\.$"),
+        (
+            torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+            r"^images must be float, normalized; got torch\.uint8\. Use model\.preprocess\.$",
+        ),
+        (torch.zeros(1, 3, 31, 64), r"^images must be at least 32 pixels high and wide; got 31 x 64\.$"),
+    ],
+    ids=["rank", "channels", "integers", "small"],
+)
+def test_what_no_backbone_can_read_is_refused(small, images, message):
+    for call in (small, small.forward_features, small.feature_maps):
+        with pytest.raises(ValueError, match=message):
+            call(images)
+
+
+@pytest.mark.parametrize("size", [31, 0, -1, (224,), (224, 16), 224.0, float("nan"), "224", True])
+@pytest.mark.parametrize("name", SMALLEST)
+def test_an_impossible_image_size_is_refused(name, size):
+    with pytest.raises(
+        ValueError, match=r"^image_size is a side in pixels from 32 up, or \(height, width\); got "
+    ):
+        create_model(name, image_size=size)
