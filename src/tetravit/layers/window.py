@@ -1,0 +1,101 @@
+"""Square windows of a channel-last map of any size, and back; what does not fit is padded with zeros.
+
+Views and one copy do it where sizes are known. A program exported for every height and width must not compare
+sizes (whether 7 divides them, whether there is one window or more), so there both ways are a gather of tokens
+whose indices are computed inside the program. The numbers are the same.
+
+Shapes: B batch, H W token grid, Hp Wp the same padded to whole windows, C width, w window side, nW windows
+per image, L = nW * w * w places in them.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Grid = tuple[int, int]
+
+
+def windows(x: Tensor, size: int) -> tuple[Tensor, Grid]:
+    """Cut a map into square windows, padding right and bottom with zeros where they do not fit.
+
+    Args:
+        x: feature map (B, H, W, C).
+        size: window side w, in tokens.
+
+    Returns:
+        Windows (B * nW, w * w, C), image by image and row by row; the padded grid (Hp, Wp) that `join` needs.
+
+    Raises:
+        ValueError: if `size` is below 1.
+
+    Source: Twins, arXiv:2104.13840, locally-grouped self-attention; padding as in
+    Meituan-AutoML/Twins@c1ff671 detection/gvt.py, so that detection sizes work.
+    """
+    if size < 1:
+        raise ValueError(f"A window side is at least 1 token; got size={size}.")
+    H, W = x.shape[1:3]
+    padded = (H + -H % size, W + -W % size)
+    if _symbolic((H, W)):
+        return _gather_windows(x, size), padded
+    x = F.pad(x, (0, 0, 0, padded[1] - W, 0, padded[0] - H))  # (B, Hp, Wp, C)
+    x = x.unflatten(2, (-1, size)).unflatten(1, (-1, size)).transpose(2, 3)  # (B, Hp/w, Wp/w, w, w, C)
+    return x.flatten(3, 4).flatten(0, 2), padded
+
+
+def join(windows: Tensor, size: int, padded: Grid, grid: Grid) -> Tensor:
+    """Put windows back in their places and cut off the padding: the inverse of `windows`.
+
+    Args:
+        windows: (B * nW, w * w, C), in the order of `windows`.
+        size: window side w, in tokens.
+        padded: grid (Hp, Wp) that `windows` returned.
+        grid: grid (H, W) of the map that was cut.
+
+    Returns:
+        Feature map (B, H, W, C).
+    """
+    if _symbolic(grid):
+        return _gather_map(windows, size, grid)
+    rows, columns = padded[0] // size, padded[1] // size
+    x = windows.view(-1, rows, columns, size, size, windows.shape[-1]).transpose(
+        2, 3
+    )  # (B, Hp/w, w, Wp/w, w, C)
+    return x.flatten(3, 4).flatten(1, 2)[:, : grid[0], : grid[1]]
+
+
+def padding(grid: Grid, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which places of the windows lie below the map, and which to its right: two masks (nW, w * w)."""
+    row, column = _places(grid, size, device)
+    return (row >= grid[0]).view(-1, size * size), (column >= grid[1]).view(-1, size * size)
+
+
+def _symbolic(grid: Grid) -> bool:
+    """Whether a program for every size is being exported, where sizes are symbols."""
+    return torch.compiler.is_exporting() and not all(type(side) is int for side in grid)
+
+
+def _places(grid: Grid, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Row and column in the padded map of each place in the windows, two (L,)."""
+    rows, columns = ((side + size - 1) // size for side in grid)
+    place = torch.arange(rows * columns * size**2, device=device)
+    window, inside = place // size**2, place % size**2
+    return window // columns * size + inside // size, window % columns * size + inside % size
+
+
+def _gather_windows(x: Tensor, size: int) -> Tensor:
+    H, W, C = x.shape[1:]
+    row, column = _places((H, W), size, x.device)
+    token = row.clamp(max=H - 1) * W + column.clamp(max=W - 1)
+    inside = ((row < H) & (column < W)).to(x.dtype)
+    x = x.flatten(1, 2).index_select(1, token) * inside[:, None]  # (B, L, C)
+    return x.flatten(0, 1).view(-1, size * size, C)  # flat first: a view must not compare B with B * nW
+
+
+def _gather_map(x: Tensor, size: int, grid: Grid) -> Tensor:
+    rows, columns = ((side + size - 1) // size for side in grid)
+    token = torch.arange(grid[0] * grid[1], device=x.device)
+    row, column = token // grid[1], token % grid[1]
+    window = row // size * columns + column // size
+    place = window * size**2 + row % size * size + column % size
+    x = x.flatten(0, 1).view(-1, rows * columns * size**2, x.shape[-1])  # (B, L, C)
+    return x.index_select(1, place).unflatten(1, grid)
