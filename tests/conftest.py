@@ -68,4 +68,6 @@ def golden_names() -> list[str]:
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
-    torch.set_num_threads(max(1, torch.get_num_threads() if "PYTEST_XDIST_WORKER" not in __import__("os").environ else 1))
+    torch.set_num_threads(
+        max(1, torch.get_num_threads() if "PYTEST_XDIST_WORKER" not in __import__("os").environ else 1)
+    )

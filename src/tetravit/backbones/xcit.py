@@ -19,6 +19,9 @@ from tetravit.layers.mlp import Mlp
 from tetravit.layers.position import FourierPosition
 
 
+OUT_BLOCKS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}  # depth: the blocks whose outputs dense heads read
+
+
 class ConvStem(nn.Sequential):
     """Images -> patches (B, C, H, W) by 3 x 3 convolutions of stride 2, the width doubling to C."""
 
@@ -47,8 +50,9 @@ class CrossCovarianceAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 4, 1)  # (B, heads, D, N)
-        q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)  # unit length over the tokens
+        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 4, 1)  # (3, B, heads, D, N)
+        q, k = F.normalize(qkv[:2].contiguous(), dim=-1)  # unit length over the tokens, now side by side
+        v = qkv[2]
         attn = (q @ k.mT * self.temperature).softmax(dim=-1)  # (B, heads, D, D)
         x = (attn @ v).permute(0, 3, 1, 2).flatten(2)  # (B, N, C)
         return self.proj(x)
@@ -78,14 +82,15 @@ class Block(nn.Module):
         self.attn = CrossCovarianceAttention(dim, num_heads)
         self.local = LocalPatchInteraction(dim)
         self.mlp = Mlp(dim, 4 * dim)
-        self.gamma1, self.gamma2, self.gamma3 = (nn.Parameter(torch.full((dim,), layer_scale)) for _ in range(3))
+        self.gamma1, self.gamma2, self.gamma3 = (
+            nn.Parameter(torch.full((dim,), layer_scale)) for _ in range(3)
+        )
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        x = x + self.drop_path(self.gamma1 * self.attn(self.norm1(x)))
-        x = x + self.drop_path(self.gamma3 * self.local(self.norm3(x), grid))
-        x = x + self.drop_path(self.gamma2 * self.mlp(self.norm2(x)))
-        return x
+        x = torch.addcmul(x, self.gamma1, self.drop_path(self.attn(self.norm1(x))))
+        x = torch.addcmul(x, self.gamma3, self.drop_path(self.local(self.norm3(x), grid)))
+        return torch.addcmul(x, self.gamma2, self.drop_path(self.mlp(self.norm2(x))))
 
 
 class ClassBlock(nn.Module):
@@ -148,9 +153,11 @@ class XCiT(Backbone):
         out_blocks: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__(in_chans)
-        self.out_blocks = out_blocks or {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}.get(depth, (depth - 1,))
-        self.channels = (dim,) * len(self.out_blocks)
-        self.strides = (patch_size,) * len(self.out_blocks)
+        if out_blocks is None:
+            out_blocks = OUT_BLOCKS.get(depth, (depth - 1,))
+        self.out_blocks = out_blocks
+        self.channels = (dim,) * len(out_blocks)
+        self.strides = (patch_size,) * len(out_blocks)
         self.embed_dim = dim
         self.patch_embed = ConvStem(in_chans, dim, patch_size)
         self.pos_embed = FourierPosition(dim)
@@ -203,14 +210,15 @@ class XCiT(Backbone):
         for block in self.blocks:
             patches = block(patches, grid)
         first, last = self.class_blocks
-        token, patches = first(self.cls_token.expand(len(images), -1, -1), patches)
-        attn = last.attn.attention(last.norm1(token), last.norm1(patches))  # type: ignore[operator]
+        token, patches = first(self.cls_token.expand(images.shape[0], -1, -1), patches)
+        assert isinstance(last, ClassBlock)
+        attn = last.attn.attention(last.norm1(token), last.norm1(patches))
         return attn[..., 1:].unflatten(2, grid)
 
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Images -> patches with their positions (B, N, C), and the grid."""
         self.check(images)
-        x = self.patch_embed(images)  # (B, C, H, W)
+        x = self.patch_embed(images.contiguous(memory_format=torch.channels_last))  # (B, C, H, W)
         grid = (x.shape[2], x.shape[3])
         return x.flatten(2).mT + self.pos_embed(grid), grid
 
@@ -222,7 +230,7 @@ class XCiT(Backbone):
 
     def _read(self, patches: Tensor, *, keep_patches: bool) -> tuple[Tensor, Tensor]:
         """Let the class token read: it, and the patches, which the last block leaves out where not asked for."""
-        token = self.cls_token.expand(len(patches), -1, -1)
+        token = self.cls_token.expand(patches.shape[0], -1, -1)
         first, last = self.class_blocks
         token, patches = first(token, patches)
         if keep_patches:

@@ -24,12 +24,18 @@ class Pyramid(nn.Module):
         ValueError: if there are not four levels, or their strides cannot be resampled.
     """
 
-    def __init__(self, channels: Sequence[int], strides: Sequence[int], map_norm: float | None = None) -> None:
+    def __init__(
+        self, channels: Sequence[int], strides: Sequence[int], map_norm: float | None = None
+    ) -> None:
         super().__init__()
         if len(channels) != 4 or any(s not in (4, 8, 16, 32) for s in strides):
-            raise ValueError(f"A pyramid needs four levels with strides among 4, 8, 16, 32; got {tuple(strides)}.")
+            raise ValueError(
+                f"A pyramid needs four levels with strides among 4, 8, 16, 32; got {tuple(strides)}."
+            )
         self.channels, self.strides = tuple(channels), STRIDES
-        self.levels = nn.ModuleList(_resample(c, s, t) for c, s, t in zip(channels, strides, STRIDES, strict=True))
+        self.levels = nn.ModuleList(
+            _resample(c, s, t) for c, s, t in zip(channels, strides, STRIDES, strict=True)
+        )
         self.norms = nn.ModuleList(MapNorm(c, eps=map_norm) if map_norm else nn.Identity() for c in channels)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:

@@ -47,7 +47,7 @@ class SizeCache:
 
 def capturing() -> bool:
     """Whether a graph is being captured, so that Python may not remember anything."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
 def _mib(value: Any) -> float:

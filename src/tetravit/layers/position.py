@@ -27,7 +27,9 @@ class FourierPosition(nn.Module):
         """Token grid (H, W) -> encodings (1, H * W, C)."""
         weight, bias = self.proj.weight, self.proj.bias
         assert bias is not None
-        return self._cache.get(grid, (weight, bias), lambda: F.linear(self.waves(grid), weight.flatten(1), bias))
+        return self._cache.get(
+            grid, (weight, bias), lambda: F.linear(self.waves(grid), weight.flatten(1), bias)
+        )
 
     def waves(self, grid: tuple[int, int]) -> Tensor:
         """Fixed sines and cosines (1, H * W, 2 * num_frequencies), rows first; in float32 until the last step."""
