@@ -1,0 +1,305 @@
+"""ConViT: vision transformers with soft convolutional inductive biases (d'Ascoli et al. 2021, arXiv:2103.10697).
+
+Gated positional self-attention starts as a convolution, and each head learns how far to leave it.
+
+Shapes: B batch, H W token grid, N = H * W patches (+ 1 once the class token is there), C width, D = C // heads.
+Source of every number: facebookresearch/convit@0a9340a convit.py and models.py.
+"""
+
+import math
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tetravit.backbones.base import Backbone
+from tetravit.layers.cache import SizeCache
+from tetravit.layers.drop_path import DropPath, linear_rates
+from tetravit.layers.mlp import Mlp
+from tetravit.layers.vit import Block, ClassToken, Grid, LearnedPosition, PatchEmbed
+
+
+def offsets(grid: Grid, device: torch.device | None = None) -> Tensor:
+    """From each patch (row) to each patch (column): dx, dy and dx^2 + dy^2 in patches (N, N, 3), float32."""
+    y, x = (torch.arange(side, device=device, dtype=torch.float32) for side in grid)
+    y, x = y[:, None].expand(grid).flatten(), x[None].expand(grid).flatten()  # (N,)
+    dy, dx = y[None] - y[:, None], x[None] - x[:, None]
+    return torch.stack((dx, dy, dx**2 + dy**2), dim=-1)
+
+
+class GatedPositionalAttention(nn.Module):
+    """Each head blends what patches contain with where they are (GPSA, eq. 6 and 7).
+
+    The positional score of a head, a dx + b dy + c (dx^2 + dy^2), is a term in dx plus a term in dy. Its
+    softmax over the grid is therefore one over the columns times one over the rows, and the N x N positional
+    map is never formed: the values are mixed down the columns, then along the rows. Nothing of it depends on the image.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim must be a multiple of num_heads; got dim={dim}, num_heads={num_heads}.")
+        self.num_heads = num_heads
+        self.qk = nn.Linear(dim, 2 * dim, bias=False)
+        self.v = nn.Linear(dim, dim, bias=False)
+        self.proj = nn.Linear(dim, dim)
+        self.pos_proj = nn.Linear(3, num_heads)
+        self.gating_param = nn.Parameter(torch.ones(num_heads))
+        self._cache = SizeCache()
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        q, k = self._queries_keys(x)
+        v = self.v(x).unflatten(2, (self.num_heads, -1))  # (B, N, heads, D)
+        content = F.scaled_dot_product_attention(q, k, v.transpose(1, 2)).transpose(1, 2)  # (B, N, heads, D)
+        # The authors divide the blended rows by their sums. Both softmaxes sum to 1, so the sums are 1 up to
+        # rounding: leaving that out moves no output by 1e-12 in float64 (see the tests).
+        gate = self.gating_param.sigmoid()[:, None].to(content.dtype)
+        x = torch.lerp(content, self._positional(v, grid), gate)
+        return self.proj(x.flatten(2))
+
+    def init_local(self, strength: float) -> None:
+        """Start as a convolution: head by head, attend at one of the offsets of a sqrt(heads)-wide kernel.
+
+        Heads beyond the largest square keep random positions. strength: alpha, how sharply (Sec. 3, eq. 5).
+        """
+        nn.init.eye_(self.v.weight)
+        side = math.isqrt(self.num_heads)
+        place = torch.arange(side, dtype=torch.float32, device=self.pos_proj.weight.device) - (side - 1) / 2
+        centre = torch.cartesian_prod(place, place)  # (side * side, 2): x, y of each head
+        with torch.no_grad():
+            self.pos_proj.weight[: side * side, :2] = 2 * centre
+            self.pos_proj.weight[: side * side, 2] = -1
+            self.pos_proj.weight *= strength
+
+    def gates(self) -> Tensor:
+        """The share of position in each head (heads,), in (0, 1)."""
+        return self.gating_param.sigmoid()
+
+    def attention(self, x: Tensor, grid: Grid) -> Tensor:
+        """The blended weights in full, step by step as in the paper (B, heads, N, N): for study and for tests."""
+        q, k = self._queries_keys(x)
+        content = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+        gate = self.gates()[:, None, None]
+        attn = (1 - gate) * content + gate * self.positional_map(grid).to(content.dtype)
+        return attn / attn.sum(dim=-1, keepdim=True)
+
+    def positional_map(self, grid: Grid) -> Tensor:
+        """The positional part in full (heads, N, N): rows ask, columns answer."""
+        weight = self.pos_proj.weight
+        table = offsets(grid, weight.device).to(weight.dtype)
+        return self.pos_proj(table).permute(2, 0, 1).softmax(dim=-1)
+
+    def _queries_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys, (B, heads, N, D) each."""
+        q, k = self.qk(x).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return q, k
+
+    def _positional(self, v: Tensor, grid: Grid) -> Tensor:
+        """Values (B, N, heads, D) -> what each patch reads by position, in the same layout."""
+        sources = (self.pos_proj.weight, self.pos_proj.bias)
+        rows, columns = self._cache.get(grid, sources, lambda: self._axes(grid))
+        B, _, heads, D = v.shape
+        H, W = grid
+        x = v.unflatten(1, grid).permute(3, 1, 0, 4, 2).reshape(heads, H, B * D * W)
+        x = torch.bmm(rows.to(v.dtype), x).view(heads, H * B * D, W)
+        x = torch.bmm(x, columns.mT.to(v.dtype)).view(heads, H, B, D, W)
+        return x.permute(2, 1, 4, 0, 3).flatten(1, 2)
+
+    def _axes(self, grid: Grid) -> tuple[Tensor, Tensor]:
+        """The two factors of the positional map: over rows (heads, H, H) and over columns (heads, W, W).
+
+        In float32 or better: squares of distances leave the exact range of 16 bits from 16 patches on.
+        """
+        dtype = torch.promote_types(self.pos_proj.weight.dtype, torch.float32)
+        dx, dy, square = self.pos_proj.weight.to(dtype)[:, :, None, None].unbind(1)  # (heads, 1, 1)
+        bias = self.pos_proj.bias.to(dtype)[
+            :, None, None
+        ]  # cancels in the softmax; kept so that it has a gradient
+
+        def distances(side: int) -> Tensor:
+            place = torch.arange(side, device=square.device, dtype=dtype)
+            return place[None] - place[:, None]  # key minus query
+
+        y, x = distances(grid[0]), distances(grid[1])
+        return (dy * y + square * y**2 + bias).softmax(dim=-1), (dx * x + square * x**2).softmax(dim=-1)
+
+
+class LocalBlock(nn.Module):
+    """Mix patches by gated positional attention, then features; each step normed first and residual."""
+
+    def __init__(self, dim: int, num_heads: int, *, drop_path: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
+        self.attn = GatedPositionalAttention(dim, num_heads)
+        self.mlp = Mlp(dim, 4 * dim)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x), grid))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def attention(self, x: Tensor, grid: Grid) -> Tensor:
+        """The attention weights for patches (B, N, C), as they enter the block (B, heads, N, N)."""
+        return self.attn.attention(self.norm1(x), grid)
+
+
+class ConViT(Backbone):
+    """Blocks of gated positional attention over the patches, then plain ones that a class token joins.
+
+    Every level of `feature_maps` has the stride of the patches; an image side that they do not divide is
+    padded with zeros, so that a map has ceil(Hi / patch_size) rows.
+
+    num_gpsa: blocks with positional attention ("local_up_to_layer"); the class token comes in after them.
+    locality_strength: alpha of the convolutional initialisation; None: random positions and values instead.
+    image_size: side or (height, width) of the images whose grid the position embeddings are learned for.
+
+    Raises:
+        ValueError: for a width that the heads do not divide, no block left for the class token, a negative
+            `locality_strength`.
+    """
+
+    def __init__(
+        self,
+        *,
+        patch_size: int = 16,
+        dim: int = 432,
+        depth: int = 12,
+        num_heads: int = 9,
+        num_gpsa: int = 10,
+        locality_strength: float | None = 1.0,
+        image_size: int | tuple[int, int] = 224,
+        in_chans: int = 3,
+        drop_path: float = 0.0,
+        out_blocks: tuple[int, ...] | None = None,
+    ) -> None:
+        super().__init__(in_chans)
+        if not 0 <= num_gpsa < depth:
+            raise ValueError(
+                f"num_gpsa is between 0 and {depth - 1}: the class token needs a block to read in; got {num_gpsa}."
+            )
+        if locality_strength is not None and not 0 <= locality_strength < math.inf:
+            raise ValueError(f"locality_strength is 0 or more, or None; got {locality_strength!r}.")
+        self.num_gpsa, self.locality_strength = num_gpsa, locality_strength
+        self.out_blocks = out_blocks or {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}.get(depth, (depth - 1,))
+        self.channels = (dim,) * len(self.out_blocks)
+        self.strides = (patch_size,) * len(self.out_blocks)
+        self.embed_dim = dim
+        self.patch_embed = PatchEmbed(in_chans, dim, patch_size)
+        self.pos_embed = LearnedPosition(dim, self.patch_embed.grid(image_size))
+        rates = linear_rates(drop_path, depth)
+        local = (LocalBlock(dim, num_heads, drop_path=rate) for rate in rates[:num_gpsa])
+        plain = (Block(dim, num_heads, qkv_bias=False, drop_path=rate) for rate in rates[num_gpsa:])
+        self.blocks = nn.ModuleList((*local, *plain))
+        self.cls_token = ClassToken(dim)
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The authors' initialisation: normal of deviation 0.02, then each positional head at its offset."""
+        nn.init.trunc_normal_(self.pos_embed.table, std=0.02)
+        nn.init.trunc_normal_(self.cls_token.token, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        if self.locality_strength is not None:
+            for attn in self._gated():
+                attn.init_local(self.locality_strength)
+
+    def no_weight_decay(self) -> set[str]:
+        return {"pos_embed.table", "cls_token.token"}
+
+    def stages(self) -> list[list[nn.Module]]:
+        groups: list[list[nn.Module]] = [[block] for block in self.blocks]
+        groups[self.num_gpsa].insert(0, self.cls_token)
+        return [[self.patch_embed, self.pos_embed], *groups, [self.norm]]
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        x, grid = self._embed(images)
+        maps = []
+        for i in range(len(self.blocks)):
+            x = self._step(i, x, grid)
+            if i in self.out_blocks:
+                patches = x if i < self.num_gpsa else x[:, 1:]
+                maps.append(patches.mT.unflatten(2, grid))  # (B, C, H, W)
+        return maps
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        x, grid = self._embed(images)
+        for i in range(len(self.blocks)):
+            x = self._step(i, x, grid)
+        return self.norm(x)  # (B, 1 + N, C)
+
+    def pool(self, features: Tensor) -> Tensor:
+        return features[:, 0]
+
+    def forward(self, images: Tensor) -> Tensor:
+        x, grid = self._embed(images)
+        last = len(self.blocks) - 1
+        for i in range(last):
+            x = self._step(i, x, grid)
+        return self.norm(self._step(last, x, grid, num_queries=1)[:, 0])  # the last block for one token alone
+
+    def gates(self) -> Tensor:
+        """The share of position in each head of each gated block (num_gpsa, heads), in (0, 1)."""
+        gates = [attn.gates() for attn in self._gated()]
+        return torch.stack(gates) if gates else self.pos_embed.table.new_empty(0, 0)
+
+    def attention_maps(self, images: Tensor) -> list[Tensor]:
+        """How tokens (rows) weigh tokens in each block, as the image passes through: (B, heads, N, N) each.
+
+        From block `num_gpsa` on the class token is the first of N.
+        """
+        x, grid = self._embed(images)
+        maps = []
+        for i, block in enumerate(self.blocks):
+            if i < self.num_gpsa:
+                maps.append(block.attention(x, grid))  # type: ignore[operator]
+            else:
+                maps.append(block.attention(self._joined(i, x)))  # type: ignore[operator]
+            x = self._step(i, x, grid)
+        return maps
+
+    def class_attention(self, images: Tensor) -> Tensor:
+        """How the class token weighs the patches in the last block (B, heads, H, W); it also weighs itself."""
+        x, grid = self._embed(images)
+        last = len(self.blocks) - 1
+        for i in range(last):
+            x = self._step(i, x, grid)
+        attn = self.blocks[last].attention(self._joined(last, x))  # type: ignore[operator]
+        return attn[:, :, 0, 1:].unflatten(2, grid)
+
+    def _embed(self, images: Tensor) -> tuple[Tensor, Grid]:
+        """Images -> patches with their positions (B, N, C), and the grid."""
+        self.check(images)
+        x = self.patch_embed(images)  # (B, C, H, W)
+        grid = (x.shape[2], x.shape[3])
+        return x.flatten(2).mT + self.pos_embed(grid), grid
+
+    def _step(self, i: int, x: Tensor, grid: Grid, num_queries: int | None = None) -> Tensor:
+        """Block `i`, before the first plain one the class token."""
+        if i < self.num_gpsa:
+            return self.run(self.blocks[i], x, grid)
+        return self.run(self.blocks[i], self._joined(i, x), num_queries)
+
+    def _joined(self, i: int, x: Tensor) -> Tensor:
+        """What plain block `i` reads: the class token comes in at the first one."""
+        return self.cls_token(x) if i == self.num_gpsa else x
+
+    def _gated(self) -> list[GatedPositionalAttention]:
+        return [block.attn for block in self.blocks[: self.num_gpsa]]  # type: ignore[misc]
+
+
+# fmt: off
+VARIANTS = {  # facebookresearch/convit@0a9340a models.py: 48 channels a head, 64 in the plus models
+    "convit_tiny":       partial(ConViT, dim=192,  num_heads=4),
+    "convit_tiny_plus":  partial(ConViT, dim=256,  num_heads=4),
+    "convit_small":      partial(ConViT, dim=432,  num_heads=9),
+    "convit_small_plus": partial(ConViT, dim=576,  num_heads=9),
+    "convit_base":       partial(ConViT, dim=768,  num_heads=16),
+    "convit_base_plus":  partial(ConViT, dim=1024, num_heads=16),
+}
+# fmt: on
+ALIASES: dict[str, str] = {}

@@ -1,0 +1,149 @@
+"""Pieces of the plain vision transformer (Dosovitskiy et al. 2021, arXiv:2010.11929) that ConViT and DeiT share.
+
+Shapes: B batch, H W token grid, N tokens, C width, D = C // heads.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tetravit.layers.cache import SizeCache
+from tetravit.layers.drop_path import DropPath
+from tetravit.layers.mlp import Mlp
+from tetravit.layers.position import resize_grid
+
+Grid = tuple[int, int]
+
+
+class PatchEmbed(nn.Conv2d):
+    """Images -> patches (B, C, ceil(Hi / patch_size), ceil(Wi / patch_size)), each through one linear map.
+
+    A side that patches do not divide is continued with zeros (the mean colour of a normalized image) on the
+    right and below, so every pixel is seen; a side that they divide is left as it is.
+    """
+
+    def __init__(self, in_chans: int, dim: int, patch_size: int) -> None:
+        if patch_size < 1:
+            raise ValueError(f"patch_size is 1 pixel or more; got {patch_size!r}.")
+        super().__init__(in_chans, dim, patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        below, right = -images.shape[2] % self.stride[0], -images.shape[3] % self.stride[1]
+        return super().forward(F.pad(images, (0, right, 0, below)))
+
+    def grid(self, image_size: int | tuple[int, int]) -> Grid:
+        """Rows and columns of patches in an image of this side, or (height, width)."""
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        return -(-height // self.stride[0]), -(-width // self.stride[1])
+
+
+class LearnedPosition(nn.Module):
+    """One learned vector per cell of a token grid; other grids get them by bicubic interpolation.
+
+    grid: the (H, W) for which the vectors are learned; there they are used untouched.
+    num_prefix: vectors in front for tokens that have no place in the image, which stay as they are.
+
+    Source: facebookresearch/deit README, "Fine-tuning": bicubic interpolation of the position embeddings.
+    """
+
+    def __init__(self, dim: int, grid: Grid, num_prefix: int = 0) -> None:
+        super().__init__()
+        self.grid, self.num_prefix = grid, num_prefix
+        self.table = nn.Parameter(torch.zeros(1, num_prefix + grid[0] * grid[1], dim))
+        self._cache = SizeCache()
+
+    def forward(self, grid: Grid) -> Tensor:
+        """Token grid (H, W) -> position vectors (1, num_prefix + H * W, C)."""
+        return self._cache.get(grid, (self.table,), lambda: self._resize(self.table, self.grid, grid))
+
+    def fit(self, table: Tensor) -> Tensor:
+        """A table learned for another, square grid (1, num_prefix + n * n, C) -> one that fits this module.
+
+        Raises:
+            ValueError: if the table does not belong to a square grid.
+        """
+        side = math.isqrt(table.shape[1] - self.num_prefix)
+        if side * side != table.shape[1] - self.num_prefix:
+            raise ValueError(
+                f"A table of positions has n * n + {self.num_prefix} rows for a square grid; got {table.shape[1]}."
+            )
+        return self._resize(table, (side, side), self.grid)
+
+    def _resize(self, table: Tensor, old: Grid, new: Grid) -> Tensor:
+        prefix, cells = table[:, : self.num_prefix], table[:, self.num_prefix :]
+        cells = resize_grid(cells.mT.unflatten(2, old), new).flatten(2).mT  # by way of (1, C, H, W)
+        return torch.cat((prefix, cells), dim=1)
+
+    def extra_repr(self) -> str:
+        return f"grid={self.grid}, num_prefix={self.num_prefix}"
+
+
+class ClassToken(nn.Module):
+    """A learned token put in front of the patches (B, N, C) -> (B, 1 + N, C)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 1, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat((self.token.expand(x.shape[0], -1, -1), x), dim=1)
+
+
+class SelfAttention(nn.Module):
+    """Every token reads every token, by scaled dot products.
+
+    Raises:
+        ValueError: for a width that the heads do not divide.
+    """
+
+    def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim must be a multiple of num_heads; got dim={dim}, num_heads={num_heads}.")
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
+        """Tokens (B, N, C) -> what they read; of the first `num_queries` tokens alone where a count is given."""
+        if num_queries is None:
+            q, k, v = self._heads(x, self.qkv.weight, self.qkv.bias)
+        else:
+            dim, bias = x.shape[2], self.qkv.bias
+            split = (None, None) if bias is None else (bias[:dim], bias[dim:])
+            (q,) = self._heads(x[:, :num_queries], self.qkv.weight[:dim], split[0])
+            k, v = self._heads(x, self.qkv.weight[dim:], split[1])
+        x = F.scaled_dot_product_attention(q, k, v)  # (B, heads, N, D)
+        return self.proj(x.transpose(1, 2).flatten(2))
+
+    def attention(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, C) -> the weights with which each (row) reads the others (B, heads, N, N)."""
+        q, k, _ = self._heads(x, self.qkv.weight, self.qkv.bias)
+        return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+
+    def _heads(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
+        """As many projections as `weight` holds, each (B, heads, N, D)."""
+        parts = F.linear(x, weight, bias).unflatten(2, (-1, self.num_heads, x.shape[2] // self.num_heads))
+        return parts.permute(2, 0, 3, 1, 4).unbind()
+
+
+class Block(nn.Module):
+    """Mix tokens, then features; each step normed first and residual."""
+
+    def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool, drop_path: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
+        self.attn = SelfAttention(dim, num_heads, qkv_bias=qkv_bias)
+        self.mlp = Mlp(dim, 4 * dim)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
+        """Tokens (B, N, C) -> the same after the block; the first `num_queries` alone where a count is given."""
+        x = x[:, :num_queries] + self.drop_path(self.attn(self.norm1(x), num_queries))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def attention(self, x: Tensor) -> Tensor:
+        """The attention weights for tokens (B, N, C), as they enter the block (B, heads, N, N)."""
+        return self.attn.attention(self.norm1(x))
