@@ -23,7 +23,19 @@ from torch import Tensor
 from torchvision.io import ImageReadMode, decode_image
 
 MAX_PIXELS = 200_000_000  # the largest phone cameras stay below
-_FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "JPEG2000", "TGA", "AVIF")  # none runs a program
+_FORMATS = (
+    "JPEG",
+    "MPO",
+    "PNG",
+    "GIF",
+    "WEBP",
+    "TIFF",
+    "BMP",
+    "PPM",
+    "JPEG2000",
+    "TGA",
+    "AVIF",
+)  # none runs a program
 _UINT16_STEP = 257  # 65535 / 255
 
 

@@ -15,9 +15,12 @@ from tetravit.data.datasets.base import Split, check_split, keep_fraction
 from tetravit.data.decode import decode
 from tetravit.structures import Sample
 
-EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .jp2 .tga .avif".split()
-)
+# fmt: off
+EXTENSIONS = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".jp2", ".tga", ".avif",
+))
+# fmt: on
 LAYOUT = "ROOT/train/CLASS/IMAGE and ROOT/val/CLASS/IMAGE"
 
 
@@ -45,7 +48,9 @@ class ImageFolder:
         self.folder = self.root / split
         self.folders = class_folders(self.root, split)
         _check_agreement(self.root, split, self.folders)
-        self.class_names = _read_names(Path(names), self.folders) if names is not None else tuple(self.folders)
+        self.class_names = (
+            _read_names(Path(names), self.folders) if names is not None else tuple(self.folders)
+        )
         self._paths, self._ends, self._labels = _scan(self.folder, self.folders)
         kept = keep_fraction(self._labels, fraction)
         self._kept = kept if split == "train" and len(kept) < len(self._labels) else None
@@ -122,7 +127,9 @@ def _check_agreement(root: Path, split: str, names: list[str]) -> None:
     only_here, only_there = sorted(set(names) - there), sorted(there - set(names))
     if only_here or only_there:
         parts = [f"only in {s}: {_some(n)}" for s, n in ((split, only_here), (other, only_there)) if n]
-        raise ValueError(f"train and val of {str(root)!r} hold different classes; {'; '.join(sorted(parts))}.")
+        raise ValueError(
+            f"train and val of {str(root)!r} hold different classes; {'; '.join(sorted(parts))}."
+        )
 
 
 def _some(names: list[str], limit: int = 5) -> str:
@@ -132,7 +139,7 @@ def _some(names: list[str], limit: int = 5) -> str:
 
 def _scan(folder: Path, names: list[str]) -> tuple[bytes, np.ndarray, np.ndarray]:
     """Paths below `folder` end to end, where each ends, and its class."""
-    paths, ends, labels = bytearray(), [], []
+    paths, ends, labels = bytearray(), list[int](), list[int]()
     for label, name in enumerate(names):
         before = len(ends)
         try:

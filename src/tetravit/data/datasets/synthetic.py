@@ -1,4 +1,4 @@
-"""Images made from nothing, for dry runs, benchmarks and tests: a pattern per class under noise, so a model can learn.
+"""Images made from nothing, for dry runs, benchmarks and tests: a pattern per class under noise.
 
 Image i of a split is always the same.
 """

@@ -1,0 +1,480 @@
+"""Samples in an order that depends on the seed alone.
+
+Sample k of epoch e, its place in the order and its augmentation, is a function of (seed, e, k). So the batches are the
+same for any number of workers, for any number of ranks (their union), and from whichever step one starts: to resume,
+nothing needs to be restored but the step.
+"""
+
+import hashlib
+import inspect
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from torch import Tensor
+
+from tetravit.data.augment import parse
+from tetravit.data.datasets import DATASETS, Dataset
+from tetravit.data.decode import BadImage
+from tetravit.data.preprocess import eval_transform
+from tetravit.data.stream import Stream
+from tetravit.registry import pick, suggestion
+from tetravit.structures import Batch, Preprocess, Sample
+
+LOG = logging.getLogger("tetravit.data")
+MAX_WORKERS = 8
+
+Transform = Callable[[Tensor], Tensor]
+OnBad = Literal["error", "skip"]
+
+
+class DataConfig(BaseModel):
+    """Section [data] of a recipe."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    root: Path | None = None
+    image_size: int = Field(224, ge=1)  # pixels
+    batch_size: int = Field(ge=1)  # over all ranks and accumulated steps
+    val_batch_size: int | None = Field(None, ge=1)  # per rank; None: as batch_size
+    repeats: int = Field(1, ge=1)  # views of each drawn image
+    augment: str = "crop | flip"
+    mix: str = ""
+    workers: int | Literal["auto"] = "auto"  # per rank
+    crop: float = Field(0.875, gt=0, le=1)  # evaluation: share of the resized image that is seen
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"  # evaluation
+    on_bad: OnBad = "error"
+    bad_limit: float = Field(0.001, ge=0, le=1)  # share of bad images above which "skip" gives up
+    options: dict[str, Any] = Field(default_factory=dict)  # arguments of the data set
+
+    @field_validator("workers")
+    @classmethod
+    def _workers(cls, value: Any) -> Any:
+        if isinstance(value, int) and value < 0:
+            raise ValueError(f"workers is auto, or 0 or more; got {value}.")
+        return value
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How images are prepared for evaluation, and by users of the trained weights."""
+        return Preprocess(size=self.image_size, crop=self.crop, interpolation=self.interpolation)
+
+
+def build_dataset(config: DataConfig, split: Literal["train", "val"]) -> Dataset:
+    """The data set that a config names.
+
+    Raises:
+        ValueError: for an unknown name or option, or a root without the images it should hold.
+    """
+    row = pick(DATASETS, config.name, "data set")
+    known = [p for p in inspect.signature(row).parameters if p not in ("root", "split")]
+    for option in config.options:
+        if option not in known:
+            raise ValueError(
+                f"The data set {config.name!r} has no option {option!r}.{suggestion(option, known)}"
+            )
+    dataset: Dataset = row(config.root, split, **config.options)
+    return dataset
+
+
+def make_train_loader(
+    config: DataConfig,
+    *,
+    seed: int,
+    rank: int = 0,
+    world_size: int = 1,
+    accumulate: int = 1,
+    pin_memory: bool = False,
+) -> "TrainLoader":
+    """The training batches that a config describes.
+
+    Raises:
+        ValueError: for anything in the config that cannot be had.
+    """
+    dataset = build_dataset(config, "train")
+    return TrainLoader(
+        dataset,
+        parse(config.augment, size=config.image_size),
+        batch_size=config.batch_size,
+        accumulate=accumulate,
+        repeats=config.repeats,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+        workers=resolve_workers(config.workers, dataset),
+        mix=config.mix,
+        on_bad=config.on_bad,
+        bad_limit=config.bad_limit,
+        pin_memory=pin_memory,
+    )
+
+
+def make_eval_loader(
+    config: DataConfig,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    split: Literal["train", "val"] = "val",
+    preprocess: Preprocess | None = None,
+    pin_memory: bool = False,
+) -> "EvalLoader":
+    """One rank's share of the evaluation batches that a config describes; `preprocess` replaces the config's.
+
+    Raises:
+        ValueError: for anything in the config that cannot be had.
+    """
+    dataset = build_dataset(config, split)
+    return EvalLoader(
+        dataset,
+        eval_transform(preprocess or config.preprocess),
+        batch_size=config.val_batch_size or max(1, config.batch_size // world_size),
+        rank=rank,
+        world_size=world_size,
+        workers=resolve_workers(config.workers, dataset),
+        on_bad=config.on_bad,
+        bad_limit=config.bad_limit,
+        pin_memory=pin_memory,
+    )
+
+
+def resolve_workers(workers: int | Literal["auto"], dataset: Dataset) -> int:
+    """`auto`: none for a set in memory; else this rank's cores, one kept back, at most MAX_WORKERS."""
+    if workers != "auto":
+        return workers
+    if getattr(dataset, "in_memory", False):
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(MAX_WORKERS, cores // ranks_here - 1))
+
+
+class TrainLoader:
+    """Training batches of one rank, from any step on, without end.
+
+    Args:
+        dataset: the images.
+        transform: image uint8 (3, Hi, Wi) -> float tensor; draws from torch's global generator only.
+        batch_size: images of one optimisation step, over all ranks and accumulated micro-batches.
+        accumulate: micro-batches per step.
+        repeats: views of each drawn image, side by side in the order; an epoch draws as many samples as the set has
+            images, of a 1 / repeats part of them (repeated augmentation, Hoffer et al. 2020).
+        seed: decides everything that is random here.
+        rank, world_size: which share of every micro-batch is ours: positions rank, rank + world_size, ...
+        workers: processes that prepare batches; 0: this one.
+        mix: the text of mixup and cutmix, which need an even number of images.
+        on_bad: what an unreadable image does: raise its `BadImage`, or give its place to the next in the order.
+        bad_limit: share of the images above which "skip" gives up; one bad image is always let pass.
+        pin_memory: batches in page-locked memory.
+
+    `bad` maps the names of skipped images to the causes.
+
+    Raises:
+        ValueError: if the batch does not divide, the set is smaller than a batch, or `mix` meets an odd number.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        transform: Transform,
+        *,
+        batch_size: int,
+        accumulate: int = 1,
+        repeats: int = 1,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        mix: str | None = None,
+        on_bad: OnBad = "error",
+        bad_limit: float = 0.001,
+        pin_memory: bool = False,
+    ) -> None:
+        if batch_size % (world_size * accumulate):
+            raise ValueError(
+                f"The batch must divide over ranks and accumulated steps; got batch_size={batch_size},"
+                f" {world_size} ranks, accumulate={accumulate}."
+            )
+        if len(dataset) < batch_size:
+            raise ValueError(
+                f"The training set has {len(dataset)} images, fewer than one batch of {batch_size}."
+            )
+        share = batch_size // (world_size * accumulate)
+        if mix and share % 2:
+            raise ValueError(
+                f"mix pairs images, so each rank needs an even number at a time; got batch_size={batch_size},"
+                f" {world_size} ranks, accumulate={accumulate}: {share}."
+            )
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.accumulate = accumulate
+        self.workers = workers
+        self.pin_memory = pin_memory
+        self.steps_per_epoch = len(dataset) // batch_size
+        self.samples_per_epoch = self.steps_per_epoch * batch_size
+        order = _Order(len(dataset), repeats, seed)
+        self._prepare = _PrepareTrain(
+            _Reader(dataset, transform, on_bad), order, batch_size, accumulate, rank, world_size
+        )
+        self._bad = _BadCount(on_bad, bad_limit, len(dataset))
+        self._stream: Stream[_Result] | None = None
+
+    @property
+    def bad(self) -> dict[str, str]:
+        return self._bad.causes
+
+    def batches(self, start: int = 0) -> Iterator[list[Batch]]:
+        """The micro-batches of step `start`, of the next, and so on for ever, across epochs.
+
+        Raises:
+            BadImage: for an unreadable image, if such are errors.
+            ValueError: if more images are unreadable than allowed, or those of a batch differ in size.
+        """
+        self.close()
+        jobs = ((step, micro) for step in itertools.count(start) for micro in range(self.accumulate))
+        self._stream = stream = Stream(self._prepare, jobs, self.workers, self.pin_memory)
+        while stream is self._stream:
+            yield [self._bad.check(next(stream)) for _ in range(self.accumulate)]
+
+    def close(self) -> None:
+        """Stop the workers; iterators handed out before end."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
+
+
+class EvalLoader:
+    """This rank's images, each once, in order: positions rank, rank + world_size, ...
+
+    Unreadable images are errors, or are left out and listed in `bad`. The arguments are those of `TrainLoader`;
+    `batch_size` is this rank's own, and the last batch may be smaller.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        transform: Transform,
+        *,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        on_bad: OnBad = "error",
+        bad_limit: float = 0.001,
+        pin_memory: bool = False,
+    ) -> None:
+        self.dataset = dataset
+        self.total = len(dataset)
+        self.workers = workers
+        self.pin_memory = pin_memory
+        mine = range(rank, self.total, world_size)
+        self._parts = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
+        self._prepare = _PrepareEval(_Reader(dataset, transform, on_bad))
+        self._bad = _BadCount(on_bad, bad_limit, self.total)
+
+    @property
+    def bad(self) -> dict[str, str]:
+        return self._bad.causes
+
+    def __len__(self) -> int:
+        """Batches of this rank."""
+        return len(self._parts)
+
+    def __iter__(self) -> Iterator[Batch]:
+        stream = Stream(
+            self._prepare, iter(self._parts), min(self.workers, len(self._parts)), self.pin_memory
+        )
+        try:
+            for result in stream:
+                batch = self._bad.check(result)
+                if len(batch):
+                    yield batch
+        finally:
+            stream.close()
+
+
+# What happens in a worker
+
+
+@dataclass
+class _Result:
+    """A batch, or the reason why there is none; and the images that were passed over."""
+
+    batch: Batch | None
+    bad: list[BadImage]
+    error: ValueError | None = None
+
+    def pin_memory(self) -> Self:
+        return replace(self, batch=self.batch and self.batch.pin_memory())
+
+
+class _Order:
+    """Which image stands at position k of epoch e."""
+
+    def __init__(self, size: int, repeats: int, seed: int) -> None:
+        self.size = size
+        self.repeats = repeats
+        self.seed = seed
+        self._epoch = -1
+        self._permutation = np.empty(0, dtype=np.int64)
+
+    def image(self, epoch: int, position: int, shift: int = 0) -> int:
+        """Number of the image; `shift` > 0: of the image drawn that many places later."""
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch, -1))
+            self._permutation, self._epoch = torch.randperm(self.size, generator=generator).numpy(), epoch
+        return int(self._permutation[(position // self.repeats + shift) % self.size])
+
+
+def mixed_seed(*numbers: int) -> int:
+    """A well-mixed 63-bit seed from several integers."""
+    text = "/".join(map(str, numbers)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+class _Reader:
+    """Reads an image and transforms it."""
+
+    def __init__(self, dataset: Dataset, transform: Transform, on_bad: OnBad) -> None:
+        self.dataset = dataset
+        self.transform = transform
+        self.on_bad = on_bad
+
+    def try_read(self, index: int, bad: list[BadImage]) -> Sample | None:
+        """The sample as the data set has it; None, and a new entry in `bad`, where it may be passed over."""
+        try:
+            return self.dataset[index]
+        except BadImage as error:
+            if self.on_bad == "error":
+                raise
+            bad.append(error)
+            return None
+
+
+class _PrepareTrain:
+    """(step, micro-batch) -> this rank's share of it."""
+
+    def __init__(
+        self, reader: _Reader, order: _Order, batch_size: int, accumulate: int, rank: int, world_size: int
+    ) -> None:
+        self.reader = reader
+        self.order = order
+        self.batch_size = batch_size
+        self.steps_per_epoch = order.size // batch_size
+        self.micro_size = batch_size // accumulate
+        self.rank = rank
+        self.world_size = world_size
+
+    def __call__(self, job: tuple[int, int]) -> _Result:
+        step, micro = job
+        epoch, step = divmod(step, self.steps_per_epoch)
+        first = step * self.batch_size + micro * self.micro_size
+        bad: list[BadImage] = []
+        samples, indices = [], []
+        try:
+            with _own_randomness() as reseed:
+                for k in range(first + self.rank, first + self.micro_size, self.world_size):
+                    sample, index = self._read(epoch, k, bad)
+                    reseed(mixed_seed(self.order.seed, epoch, k))
+                    sample.image = self.reader.transform(sample.image)
+                    samples.append(sample)
+                    indices.append(index)
+            return _Result(collate(samples, indices), bad)
+        except ValueError as error:  # BadImage too: carried to the parent as it is
+            return _Result(None, bad, error)
+
+    def _read(self, epoch: int, k: int, bad: list[BadImage]) -> tuple[Sample, int]:
+        for shift in range(self.order.size):
+            index = self.order.image(epoch, k, shift)
+            sample = self.reader.try_read(index, bad)
+            if sample is not None:
+                return sample, index
+        raise bad[-1]
+
+
+class _PrepareEval:
+    """Indices -> a batch of those that can be read."""
+
+    def __init__(self, reader: _Reader) -> None:
+        self.reader = reader
+
+    def __call__(self, job: Sequence[int]) -> _Result:
+        bad: list[BadImage] = []
+        samples, indices = [], []
+        try:
+            for index in job:
+                sample = self.reader.try_read(index, bad)
+                if sample is not None:
+                    sample.image = self.reader.transform(sample.image)
+                    samples.append(sample)
+                    indices.append(index)
+            batch = collate(samples, indices) if samples else Batch(torch.empty(0))
+            return _Result(batch, bad)
+        except ValueError as error:
+            return _Result(None, bad, error)
+
+
+def collate(samples: Sequence[Sample], indices: Sequence[int]) -> Batch:
+    """Samples of one size -> a batch; class indices become a tensor, other targets stay a list.
+
+    Raises:
+        ValueError: if the images differ in shape.
+    """
+    shapes = {tuple(s.image.shape) for s in samples}
+    if len(shapes) > 1:
+        a, b = sorted(shapes)[:2]
+        raise ValueError(
+            f"The images of a batch must have one size; got {a} and {b}. Let data.augment crop or resize."
+        )
+    targets: Any = [s.target for s in samples]
+    if isinstance(targets[0], int):
+        targets = torch.tensor(targets)
+    return Batch(
+        torch.stack([s.image for s in samples]), targets, None, [s.name for s in samples], list(indices)
+    )
+
+
+@contextmanager
+def _own_randomness() -> Iterator[Callable[[int], Any]]:
+    """Hand out `seed(n)` for torch's global generator; afterwards the generator is as it was."""
+    state = torch.get_rng_state()
+    try:
+        yield torch.default_generator.manual_seed
+    finally:
+        torch.set_rng_state(state)
+
+
+# What happens in the parent
+
+
+class _BadCount:
+    """Collects unreadable images; raises when there are too many."""
+
+    def __init__(self, on_bad: OnBad, limit: float, total: int) -> None:
+        self.on_bad = on_bad
+        self.limit = limit
+        self.total = total
+        self.causes: dict[str, str] = {}
+
+    def check(self, result: _Result) -> Batch:
+        for bad in result.bad:
+            if bad.name not in self.causes:
+                LOG.warning("%s It is skipped.", bad)
+            self.causes[bad.name] = bad.cause
+        if result.bad and len(self.causes) > max(1, int(self.limit * self.total)):
+            raise ValueError(
+                f"{len(self.causes)} of {self.total} images cannot be read, more than"
+                f" data.bad_limit={self.limit:g} allows; the last: {result.bad[-1]}"
+            )
+        if result.error is not None:
+            raise result.error
+        assert result.batch is not None
+        return result.batch

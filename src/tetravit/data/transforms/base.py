@@ -1,0 +1,127 @@
+"""What the augmentations share: a short way for a lone image, the way to Pillow, checks of arguments.
+
+An image is uint8 RGB (3, Hi, Wi) until `normalize` makes it float. All randomness comes from torch's global generator.
+"""
+
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode, v2
+
+from tetravit.registry import suggestion
+
+INTERPOLATIONS = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
+FILL = (124, 116, 104)  # the mean colour of ImageNet: what comes in from outside the image
+
+
+class Transform(v2.Transform):
+    """A torchvision transform that skips the bookkeeping for structures when it gets one plain image."""
+
+    normalized: ClassVar[bool] = (
+        False  # True: works on the normalized float image, so `normalize` comes before it
+    )
+
+    def forward(self, *inputs: Any) -> Any:
+        if len(inputs) == 1 and type(inputs[0]) is Tensor:
+            return self.transform(inputs[0], self.make_params([inputs[0]]))
+        return super().forward(*inputs)
+
+
+class ImageTransform(Transform):
+    """A transform of pixels that boxes and masks cannot follow."""
+
+    def check_inputs(self, flat_inputs: list[Any]) -> None:
+        if any(isinstance(x, (tv_tensors.BoundingBoxes, tv_tensors.Mask)) for x in flat_inputs):
+            raise ValueError(f"{type(self).__name__} moves pixels only; boxes and masks cannot follow it.")
+
+
+class PillowTransform(ImageTransform):
+    """A transform carried out by Pillow, as in the papers' code: give `pillow`."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if not isinstance(inpt, Tensor):
+            return inpt
+        return from_pillow(self.pillow(to_pillow(inpt), params))
+
+    def pillow(self, image: Image.Image, params: dict[str, Any]) -> Image.Image:
+        raise NotImplementedError
+
+
+def to_pillow(image: Tensor) -> Image.Image:
+    """uint8 (3, Hi, Wi) -> Pillow; no copy where the tensor lies pixel by pixel."""
+    return Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+
+
+def from_pillow(image: Image.Image) -> Tensor:
+    """Pillow RGB -> uint8 (3, Hi, Wi), pixel by pixel in memory."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+
+
+def uniform(low: float, high: float) -> float:
+    """A number between `low` and `high`."""
+    return low + (high - low) * float(torch.rand(()))
+
+
+def chance(p: float) -> bool:
+    """True with probability `p`."""
+    return bool(torch.rand(()) < p)
+
+
+def randint(high: int) -> int:
+    """An integer in [0, high)."""
+    return int(torch.randint(high, ()))
+
+
+def check_probability(name: str, p: Any) -> float:
+    """Raises: ValueError if `p` is no number from 0 to 1."""
+    if not _is_number(p) or not 0 <= p <= 1:
+        raise ValueError(f"{name} takes a probability from 0 to 1; got {p!r}.")
+    return float(p)
+
+
+def check_size(name: str, size: Any) -> int:
+    """Raises: ValueError if `size` is no whole number of pixels."""
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise ValueError(f"{name} takes a size in pixels from 1 up; got {size!r}.")
+    return size
+
+
+def check_range(name: str, what: str, value: Any, low: float, high: float) -> tuple[float, float]:
+    """Raises: ValueError if `value` is no pair (from, to) within `low`..`high`."""
+    pair = isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_is_number, value))
+    if not pair or not low <= value[0] <= value[1] <= high:
+        limits = f"{low:g} to {high:g}" if math.isfinite(high) else f"{low:g} up"
+        raise ValueError(f"{name} takes {what} as (from, to), {limits}; got {value!r}.")
+    return float(value[0]), float(value[1])
+
+
+def check_number(name: str, what: str, value: Any, low: float, high: float = math.inf) -> float:
+    """Raises: ValueError if `value` is no number within `low`..`high`."""
+    if not _is_number(value) or not low <= value <= high:
+        limits = f"{low:g} to {high:g}" if math.isfinite(high) else f"{low:g} up"
+        raise ValueError(f"{name} takes {what}, {limits}; got {value!r}.")
+    return float(value)
+
+
+def check_interpolation(name: str, value: Any) -> str:
+    """Raises: ValueError if `value` is not bicubic, bilinear or random (either, per image)."""
+    known = [*INTERPOLATIONS, "random"]
+    if value not in known:
+        raise ValueError(f"{name} has no interpolation {value!r}.{suggestion(str(value), known)}")
+    return str(value)
+
+
+def draw_interpolation(name: str) -> InterpolationMode:
+    """The mode called `name`; for "random" one of the two."""
+    if name == "random":
+        name = ("bilinear", "bicubic")[randint(2)]
+    return INTERPOLATIONS[name]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

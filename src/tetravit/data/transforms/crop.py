@@ -1,0 +1,132 @@
+"""Cut and resize: random crops to train, resizing and centre crops to evaluate."""
+
+import math
+from typing import Any
+
+from torchvision.transforms.v2 import functional as F
+
+from tetravit.data.transforms.base import (
+    Transform,
+    check_interpolation,
+    check_range,
+    check_size,
+    draw_interpolation,
+    randint,
+    uniform,
+)
+
+ATTEMPTS = 10
+
+
+class RandomResizedCrop(Transform):
+    """A random part of the image, resized to a square (Szegedy et al. 2014, as in timm).
+
+    Args:
+        size: side of the result.
+        scale: share of the area that is kept, (from, to).
+        ratio: width / height of the part, (from, to); drawn evenly in its logarithm.
+        interpolation: "bicubic", "bilinear" or "random" (either, per image).
+
+    Raises:
+        ValueError: for a size below 1, a range that is none, an unknown interpolation.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        scale: tuple[float, float] = (0.08, 1.0),
+        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        interpolation: str = "bicubic",
+    ) -> None:
+        super().__init__()
+        self.size = check_size("crop", size)
+        self.scale = check_range("crop", "scale", scale, 0.0, 1.0)
+        self.ratio = check_range("crop", "ratio", ratio, 0.01, 100.0)
+        self.interpolation = check_interpolation("crop", interpolation)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = v2_size(flat_inputs)
+        top, left, h, w = self._box(height, width)
+        return {
+            "top": top,
+            "left": left,
+            "height": h,
+            "width": w,
+            "interpolation": draw_interpolation(self.interpolation),
+        }
+
+    def _box(self, height: int, width: int) -> tuple[int, int, int, int]:
+        for _ in range(ATTEMPTS):
+            area = height * width * uniform(*self.scale)
+            ratio = math.exp(uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if 0 < w <= width and 0 < h <= height:
+                return randint(height - h + 1), randint(width - w + 1), h, w
+        # nothing fits: the largest part in the middle whose ratio is allowed
+        ratio = min(max(width / height, self.ratio[0]), self.ratio[1])
+        w, h = min(width, max(1, round(height * ratio))), min(height, max(1, round(width / ratio)))
+        return (height - h) // 2, (width - w) // 2, h, w
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return F.resized_crop(inpt, **params, size=[self.size, self.size], antialias=True)
+
+
+class PadCrop(Transform):
+    """Pad all sides by `pad` zeros and cut a random square of `size`: the crop of small images."""
+
+    def __init__(self, size: int, pad: int = 4) -> None:
+        super().__init__()
+        self.size = check_size("pad_crop", size)
+        self.pad = check_size("pad_crop", pad)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = v2_size(flat_inputs)
+        spare = (height + 2 * self.pad - self.size, width + 2 * self.pad - self.size)
+        if min(spare) < 0:
+            raise ValueError(
+                f"pad_crop({self.size}, {self.pad}) does not fit an image of {height} x {width} pixels."
+            )
+        return {"top": randint(spare[0] + 1), "left": randint(spare[1] + 1)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        inpt = F.pad(inpt, [self.pad] * 4)
+        return F.crop(inpt, params["top"], params["left"], self.size, self.size)
+
+
+class Resize(Transform):
+    """Resize to a square of `size`, whatever the shape was; keep="ratio": the short side to `size`."""
+
+    def __init__(self, size: int, interpolation: str = "bicubic", keep: str = "square") -> None:
+        super().__init__()
+        if keep not in ("square", "ratio"):
+            raise ValueError(f"resize takes keep as one of square, ratio; got {keep!r}.")
+        self.size = check_size("resize", size)
+        self.keep = keep
+        self.interpolation = check_interpolation("resize", interpolation)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        return {"interpolation": draw_interpolation(self.interpolation)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        size = [self.size] if self.keep == "ratio" else [self.size, self.size]
+        return F.resize(inpt, size, antialias=True, **params)
+
+
+class CenterCrop(Transform):
+    """Cut a square of `size` from the middle; where the image is smaller, zeros are added around it."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = check_size("center_crop", size)
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return F.center_crop(inpt, [self.size, self.size])
+
+
+def v2_size(flat_inputs: list[Any]) -> tuple[int, int]:
+    """(height, width) of the image among the inputs."""
+    height, width = F.get_size(flat_inputs[0])
+    return height, width
+
+
+TRANSFORMS = {"crop": RandomResizedCrop, "pad_crop": PadCrop, "resize": Resize, "center_crop": CenterCrop}

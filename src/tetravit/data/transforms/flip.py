@@ -1,0 +1,24 @@
+"""Mirror the image."""
+
+from typing import Any
+
+from torchvision.transforms.v2 import functional as F
+
+from tetravit.data.transforms.base import Transform, chance, check_probability
+
+
+class Flip(Transform):
+    """Swap left and right with probability `p`."""
+
+    def __init__(self, p: float = 0.5) -> None:
+        super().__init__()
+        self.p = check_probability("flip", p)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        return {"flip": chance(self.p)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return F.horizontal_flip(inpt) if params["flip"] else inpt
+
+
+TRANSFORMS = {"flip": Flip}

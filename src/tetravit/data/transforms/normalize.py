@@ -1,0 +1,36 @@
+"""From bytes to what a model reads."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tetravit.data.transforms.base import Transform
+from tetravit.structures import IMAGENET_MEAN, IMAGENET_STD
+
+
+class Normalize(Transform):
+    """uint8 (or float in [0, 1]) -> float32 (x - mean) / std per channel, x in [0, 1], contiguous."""
+
+    normalized = True
+
+    def __init__(self, mean: Sequence[float] = IMAGENET_MEAN, std: Sequence[float] = IMAGENET_STD) -> None:
+        super().__init__()
+        if len(mean) != len(std) or min(std) <= 0:
+            raise ValueError(
+                f"normalize takes one mean and one std above 0 per channel; got {mean!r}, {std!r}."
+            )
+        self.mean = torch.tensor(mean).view(-1, 1, 1)
+        self.std = torch.tensor(std).view(-1, 1, 1)
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if not isinstance(inpt, Tensor):
+            return inpt
+        x = inpt.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+        if not inpt.is_floating_point():
+            x.div_(255)
+        return x.sub_(self.mean).div_(self.std)
+
+
+TRANSFORMS = {"normalize": Normalize}
