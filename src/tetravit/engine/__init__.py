@@ -1,1 +1,1 @@
-"""How steps are repeated: the loop, optimizers, schedules, checkpoints; knows no task by name."""
+"""How steps are repeated: the loop, optimizers, averages, checkpoints, ranks, logs. Knows no task by name."""

@@ -1,0 +1,302 @@
+"""Checkpoints that survive a kill at any instant: one folder per kept step, complete or absent.
+
+    RUN/checkpoints/step_002000/
+        model.safetensors  ema.safetensors  optimizer.safetensors  state.json
+        MANIFEST.json      step, run, and the size and sha256 of every other file; written last
+
+A folder is written under a temporary name, every file flushed to the disk, then renamed. Older ones go only
+after that. Nothing is pickled.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import safetensors.torch
+from torch import Tensor
+
+FORMAT = 1
+MANIFEST = "MANIFEST.json"
+
+
+class BadCheckpoint(ValueError):
+    """A checkpoint folder that is not what its manifest says; the text names the file."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete, verified checkpoint."""
+
+    path: Path
+    step: int
+    state: dict[str, Any]
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """One of its files (`model`, `ema`, `optimizer`), on the CPU."""
+        return safetensors.torch.load_file(self.path / f"{name}.safetensors")
+
+    def has(self, name: str) -> bool:
+        return (self.path / f"{name}.safetensors").is_file()
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    keep: how many of the newest stay, at least 2: the last one may be the one that is being written.
+    say: where warnings go.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        run_id: str,
+        keep: int = 3,
+        on_full: Literal["warn", "stop"] = "warn",
+        say: Callable[[str], None] = print,
+    ) -> None:
+        if keep < 2:
+            raise ValueError(f"keep is 2 or more, as the newest checkpoint may be in the making; got {keep}.")
+        self.folder = run_dir / "checkpoints"
+        self.run_id, self.keep, self.on_full, self.say = run_id, keep, on_full, say
+
+    def prepare(self) -> None:
+        """Make the folder, and remove what interrupted saves and removals left behind."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for rest in self.folder.glob(".*"):
+            shutil.rmtree(rest, ignore_errors=True)
+
+    def steps(self) -> list[int]:
+        """The steps that have a folder, oldest first."""
+        names = [re.fullmatch(r"step_(\d+)", p.name) for p in self.folder.glob("step_*")]
+        return sorted(int(name[1]) for name in names if name)
+
+    def save(
+        self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+    ) -> Path | None:
+        """Write the checkpoint of `step` (steps done); None if there was no room and the run goes on.
+
+        Raises:
+            OSError: if it could not be written and `on_full` is `stop`. The older checkpoints are whole.
+        """
+        final = self.folder / f"step_{step:06d}"
+        temporary = self.folder / f".writing_{final.name}"
+        try:
+            self._write(temporary, step, tensors, state)
+            self._publish(temporary, final)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if self.on_full == "stop":
+                raise
+            kept = f"{_name(self.steps()[-1])} is kept" if self.steps() else "there is no older one"
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            self.say(f"Could not save {final.name}: {reason}; {kept} and the run goes on.")
+            return None
+        self._prune()
+        return final
+
+    def latest(self, *, on_corrupt: Literal["previous", "stop"] = "previous") -> Checkpoint | None:
+        """The newest checkpoint that is complete and unchanged; None if there is none at all.
+
+        Raises:
+            BadCheckpoint: if none is whole, or if the newest is not and `on_corrupt` is `stop`.
+        """
+        faults: list[str] = []
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                found = read(self.folder / _name(step), run_id=self.run_id)
+            except BadCheckpoint as error:
+                if on_corrupt == "stop":
+                    raise
+                faults.append(str(error))
+                continue
+            if faults:
+                lost = steps[-1] - step
+                self.say(f"{' '.join(faults)} Going on from {_name(step)}, {lost} steps earlier.")
+            return found
+        if faults:
+            raise BadCheckpoint(f"No checkpoint in {self.folder} is whole: {' '.join(faults)}")
+        return None
+
+    def _write(
+        self, folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+    ) -> None:
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.mkdir(folder)
+        files = {}
+        for name, group in tensors.items():
+            plain = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in group.items()}
+            files[f"{name}.safetensors"] = write_file(
+                folder / f"{name}.safetensors", safetensors.torch.save(plain)
+            )
+        files["state.json"] = write_file(folder / "state.json", _json({"step": step, **state}))
+        body = {"format": FORMAT, "run": self.run_id, "step": step, "files": files}
+        write_file(folder / MANIFEST, _signed(body))
+        sync_folder(folder)
+
+    def _publish(self, temporary: Path, final: Path) -> None:
+        """Give the finished folder its name. One that is there already (a damaged one, redone) makes way."""
+        if final.exists():
+            os.rename(final, self.folder / f".old_{final.name}")
+        os.rename(temporary, final)
+        sync_folder(self.folder)
+        shutil.rmtree(self.folder / f".old_{final.name}", ignore_errors=True)
+
+    def _prune(self) -> None:
+        """Remove all but the newest `keep`; renamed first, so that no half-removed folder looks like a whole one."""
+        for step in self.steps()[: -self.keep]:
+            trash = self.folder / f".old_{_name(step)}"
+            try:
+                os.rename(self.folder / _name(step), trash)
+                shutil.rmtree(trash)
+            except OSError as error:
+                self.say(f"Could not remove {_name(step)}: {error.strerror}; it stays.")
+
+
+def read(folder: Path, *, run_id: str | None = None) -> Checkpoint:
+    """A checkpoint, after checking every byte of it against its manifest.
+
+    Raises:
+        BadCheckpoint: naming the file that is missing, cut, changed, or from elsewhere.
+    """
+    where = folder.name
+    try:
+        raw = (folder / MANIFEST).read_bytes()
+    except FileNotFoundError:
+        raise BadCheckpoint(f"{where} is incomplete: it has no {MANIFEST}.") from None
+    except OSError as error:
+        raise BadCheckpoint(f"{where}/{MANIFEST} cannot be read: {error.strerror}.") from None
+    manifest = _verified(raw, where)
+    if manifest["format"] != FORMAT:
+        raise BadCheckpoint(f"{where} has format {manifest['format']}; this version reads format {FORMAT}.")
+    if _name(manifest["step"]) != where:
+        raise BadCheckpoint(f"{where} holds the files of {_name(manifest['step'])}.")
+    if run_id is not None and manifest["run"] != run_id:
+        raise BadCheckpoint(f"{where} belongs to another run ({manifest['run']}).")
+    for name, entry in manifest["files"].items():
+        try:
+            size, digest = _digest(folder / name)
+        except FileNotFoundError:
+            raise BadCheckpoint(f"{where} is incomplete: {name} is missing.") from None
+        except OSError as error:
+            raise BadCheckpoint(f"{where}/{name} cannot be read: {error.strerror}.") from None
+        if size != entry["bytes"]:
+            raise BadCheckpoint(f"{where}/{name} has {size} bytes instead of {entry['bytes']}.")
+        if digest != entry["sha256"]:
+            raise BadCheckpoint(f"{where}/{name} has changed since it was written (sha256 differs).")
+    return Checkpoint(folder, manifest["step"], json.loads((folder / "state.json").read_bytes()))
+
+
+def write_file(path: Path, data: bytes) -> dict[str, Any]:
+    """Write and flush to the disk; returns size and sha256."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(file, view[: 1 << 24]) :]
+        os.fsync(file)
+    finally:
+        os.close(file)
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Put a whole file in the place of another, or leave the other one whole."""
+    temporary = path.with_name(f".writing_{path.name}")
+    try:
+        write_file(temporary, data)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush the names inside a folder, so that a rename survives a power cut."""
+    file = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def check_room(run_dir: Path, needed_mib: float) -> None:
+    """Refuse a folder that cannot be written or a disk without room, before any work is done.
+
+    Raises:
+        ValueError: naming the folder and the reason.
+    """
+    probe = run_dir / ".probe"
+    made = [p for p in (run_dir, *run_dir.parents) if not p.exists()]
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_file(probe, b"tetravit")
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise ValueError(f"{run_dir} cannot be written: {reason}.") from None
+    finally:
+        _forget(probe, made)
+    free_mib = (
+        shutil.disk_usage(next(p for p in (run_dir, *run_dir.absolute().parents) if p.exists())).free / 2**20
+    )
+    if free_mib < needed_mib:
+        raise ValueError(
+            f"{run_dir} needs about {needed_mib:.0f} MiB for checkpoints; its disk has {free_mib:.0f} MiB free."
+        )
+
+
+def size_mib(*groups: Mapping[str, Tensor]) -> float:
+    """What tensors take on the disk."""
+    return sum(t.numel() * t.element_size() for group in groups for t in group.values()) / 2**20
+
+
+def _forget(probe: Path, made: list[Path]) -> None:
+    """Take away the probe and the folders made for it; the run makes them again when it starts."""
+    try:
+        probe.unlink(missing_ok=True)
+        for folder in made:
+            folder.rmdir()
+    except OSError:
+        return  # nothing was made, or something else moved in meanwhile
+
+
+def _name(step: int) -> str:
+    return f"step_{step:06d}"
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, indent=1).encode()
+
+
+def _signed(body: dict[str, Any]) -> bytes:
+    return _json({**body, "sha256": hashlib.sha256(_json(body)).hexdigest()})
+
+
+def _verified(raw: bytes, where: str) -> dict[str, Any]:
+    """The manifest, if its bytes are exactly those that were written."""
+    try:
+        manifest: dict[str, Any] = json.loads(raw)
+        manifest.pop("sha256")
+        intact = _signed(manifest) == raw
+    except (ValueError, KeyError, AttributeError, TypeError):
+        intact = False
+    if not intact:
+        raise BadCheckpoint(f"{where}/{MANIFEST} has changed since it was written.")
+    return manifest
+
+
+def _digest(path: Path) -> tuple[int, str]:
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        return size, hashlib.file_digest(file, "sha256").hexdigest()
+
+
+__all__ = ["BadCheckpoint", "Checkpoint", "Checkpoints", "check_room", "read", "replace_file", "size_mib"]

@@ -1,0 +1,62 @@
+"""Averaged weights: a slow copy of the model that is evaluated beside it."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+class Ema:
+    """An exponential moving average of parameters and float buffers; counters are copied as they are.
+
+    decay: share of the old average that a step keeps. warmup: `on` bounds it by (1 + step) / (10 + step), so
+    that the first steps, far from the end of training, are soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float, warmup: Literal["on", "off"] = "on") -> None:
+        self.decay, self.warmup = decay, warmup
+        self._live = dict(model.state_dict(keep_vars=True))
+        self._kept = {name: value.detach().clone() for name, value in self._live.items()}
+        self._floats = [name for name, value in self._live.items() if value.is_floating_point()]
+        self._others = [name for name in self._live if name not in set(self._floats)]
+
+    def at(self, step: int) -> float:
+        """The decay after optimisation step `step`, counted from 0."""
+        return min(self.decay, (1 + step) / (10 + step)) if self.warmup == "on" else self.decay
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move the average towards the model as it is after optimisation step `step`."""
+        kept = [self._kept[name] for name in self._floats]
+        torch._foreach_lerp_(kept, [self._live[name].detach() for name in self._floats], 1.0 - self.at(step))
+        for name in self._others:
+            self._kept[name].copy_(self._live[name])
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside, the model holds the average; outside again exactly what it held. No second copy is made."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def state(self) -> dict[str, Tensor]:
+        """The average under the model's own names."""
+        return dict(self._kept)
+
+    @torch.no_grad()
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take over an average that `state` gave."""
+        for name, value in self._kept.items():
+            value.copy_(state[name])
+
+    @torch.no_grad()
+    def _swap(self) -> None:
+        for name, kept in self._kept.items():
+            live = self._live[name].detach()
+            held = live.clone()
+            live.copy_(kept)
+            kept.copy_(held)

@@ -1,0 +1,305 @@
+"""What a run says while it runs: reporters, and the running means they are told."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+from torch import Tensor
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is about to run, as (label, text) lines, and the numbers that a progress bar needs."""
+
+    lines: Sequence[tuple[str, str]]
+    total_steps: int
+    steps_per_epoch: int
+    first_step: int = 0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended. lines: what to print about it, the next command to try included."""
+
+    steps: int
+    best: float | None
+    best_step: int | None
+    seconds: float
+    run_dir: Path | None = None
+    lines: Sequence[str] = field(default_factory=list)
+
+
+class Reporter:
+    """Somebody who listens to a run. Every method may be left out; none can stop the run by failing.
+
+    A record is a flat dict: "step" (steps done), "epoch", then numbers by name. Its "timing" entry holds what
+    differs between two runs of the same recipe: "images_per_s", "seconds", "left_s".
+    """
+
+    name = ""
+
+    def start(self, plan: Plan) -> None:
+        """Before the first step."""
+
+    def step(self, record: Record) -> None:
+        """Means over the last few steps."""
+
+    def evaluated(self, record: Record) -> None:
+        """Scores of an evaluation; those of averaged weights begin with "ema_"."""
+
+    def note(self, text: str) -> None:
+        """A warning, in one line."""
+
+    def finish(self, summary: Summary) -> None:
+        """After the last step."""
+
+    def stop(self) -> None:
+        """The run ends without a summary: release the terminal, close files."""
+
+    def mark(self) -> Any:
+        """Where the log stands, to be saved with a checkpoint; None where nothing is kept."""
+
+    def rewind(self, mark: Any) -> None:
+        """Forget what came after `mark`."""
+
+
+class Reporters(Reporter):
+    """Several reporters as one. The first failure of each is noted, later ones are not."""
+
+    def __init__(self, members: Sequence[Reporter]) -> None:
+        self.members = list(members)
+        self._failed: set[int] = set()
+
+    def start(self, plan: Plan) -> None:
+        self._tell("start", plan)
+
+    def step(self, record: Record) -> None:
+        self._tell("step", record)
+
+    def evaluated(self, record: Record) -> None:
+        self._tell("evaluated", record)
+
+    def note(self, text: str) -> None:
+        self._tell("note", text)
+
+    def finish(self, summary: Summary) -> None:
+        self._tell("finish", summary)
+
+    def stop(self) -> None:
+        self._tell("stop")
+
+    def mark(self) -> dict[str, Any]:
+        return {
+            m.name: mark for m, mark in zip(self.members, self._tell("mark"), strict=True) if mark is not None
+        }
+
+    def rewind(self, mark: Mapping[str, Any]) -> None:
+        for member in self.members:
+            if member.name in mark:
+                self._call(member, "rewind", mark[member.name])
+
+    def _tell(self, what: str, *values: Any) -> list[Any]:
+        return [self._call(member, what, *values) for member in self.members]
+
+    def _call(self, member: Reporter, what: str, *values: Any) -> Any:
+        try:
+            return getattr(member, what)(*values)
+        except Exception as error:
+            if id(member) not in self._failed:
+                self._failed.add(id(member))
+                self.note(
+                    f"{type(member).__name__} failed and the run goes on: {type(error).__name__}: {error}"
+                )
+            return None
+
+
+class JsonLines(Reporter):
+    """`metrics.jsonl`: one object per record, the same to the byte in every run of a recipe; `timing.jsonl`
+    beside it holds what is not."""
+
+    name = "jsonl"
+
+    def __init__(self, run_dir: Path) -> None:
+        self.paths = {"metrics": run_dir / "metrics.jsonl", "timing": run_dir / "timing.jsonl"}
+
+    def start(self, plan: Plan) -> None:
+        for path in self.paths.values():
+            path.touch()
+
+    def step(self, record: Record) -> None:
+        self._write("step", record)
+
+    def evaluated(self, record: Record) -> None:
+        self._write("evaluation", record)
+
+    def mark(self) -> dict[str, int]:
+        return {name: _flushed(path) for name, path in self.paths.items()}
+
+    def rewind(self, mark: Mapping[str, int]) -> None:
+        for name, path in self.paths.items():
+            if path.exists() and path.stat().st_size > mark[name]:
+                os.truncate(path, mark[name])
+
+    def _write(self, event: str, record: Record) -> None:
+        shared = {"event": event, "step": record["step"]}
+        timing = {**shared, **record.get("timing", {})}
+        metrics = {**shared, **{key: value for key, value in record.items() if key != "timing"}}
+        for path, line in ((self.paths["metrics"], metrics), (self.paths["timing"], timing)):
+            with path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+
+class Console(Reporter):
+    """The terminal: a live bar with loss, accuracy, images/s and time left; plain lines where there is none."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self.stream = stream or sys.stderr
+        self._bar: Any = None
+        self._task: Any = None
+        self._total = 0
+
+    def start(self, plan: Plan) -> None:
+        width = max((len(label) for label, _ in plan.lines), default=0)
+        for label, text in plan.lines:
+            self._print(f"  {label:<{width}}  {text}")
+        self._total = plan.total_steps
+        if not self.stream.isatty():
+            return
+        from rich.console import Console as Terminal
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._bar = Progress(
+            TextColumn("{task.completed}/{task.total}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.description}"),
+            console=Terminal(file=self.stream),
+            refresh_per_second=4,
+        )
+        self._task = self._bar.add_task("", total=plan.total_steps, completed=plan.first_step)
+        self._bar.start()
+
+    def step(self, record: Record) -> None:
+        text = f"epoch {record['epoch']:.1f}  {_numbers(record)}"
+        timing = record.get("timing", {})
+        if timing:
+            text += f"  {timing['images_per_s']:.0f} images/s  {_clock(timing['left_s'])} left"
+        if self._bar is None:
+            self._print(f"step {record['step']}/{self._total}  {text}")
+        else:
+            self._bar.update(self._task, completed=record["step"], description=text)
+
+    def evaluated(self, record: Record) -> None:
+        self._print(f"step {record['step']}/{self._total}  epoch {record['epoch']:.1f}  {_numbers(record)}")
+
+    def note(self, text: str) -> None:
+        self._print(f"Warning: {text}")
+
+    def finish(self, summary: Summary) -> None:
+        self.stop()
+        for line in summary.lines:
+            self._print(line)
+
+    def stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _print(self, text: str) -> None:
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False, highlight=False)
+        else:
+            print(text, file=self.stream, flush=True)
+
+
+class Meter:
+    """Running means of what steps give, summed on the device: nothing waits until `means` is asked."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._dtype = torch.float32 if device.type == "mps" else torch.float64
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    @torch.no_grad()
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        for name, value in values.items():
+            value = value.detach().to(self._dtype)
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._count += 1
+
+    def take(self) -> dict[str, Any]:
+        """Sums and their count as plain numbers; the meter starts again."""
+        state = self.state()
+        self._sums, self._count = {}, 0
+        return state
+
+    def state(self) -> dict[str, Any]:
+        names = list(self._sums)
+        values = torch.stack([self._sums[n] for n in names]).tolist() if names else []
+        return {"sums": dict(zip(names, values, strict=True)), "count": self._count}
+
+    def load(self, state: Mapping[str, Any], device: torch.device) -> None:
+        self._sums = {k: torch.tensor(v, dtype=self._dtype, device=device) for k, v in state["sums"].items()}
+        self._count = state["count"]
+
+
+def pooled(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The meters of several ranks as one."""
+    names = dict.fromkeys(name for state in states for name in state["sums"])
+    sums = {name: sum(state["sums"].get(name, 0.0) for state in states) for name in names}
+    return {"sums": sums, "count": sum(state["count"] for state in states)}
+
+
+class Clock:
+    """Images per second since the last look, and the time left."""
+
+    def __init__(self, before_s: float) -> None:
+        self._before_s, self._start = before_s, time.perf_counter()
+        self._looked, self._images = self._start, 0
+
+    def count(self, images: int) -> None:
+        self._images += images
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began, time before a resume included."""
+        return self._before_s + time.perf_counter() - self._start
+
+    def look(self, steps_left: int, steps: int) -> dict[str, float]:
+        now = time.perf_counter()
+        passed_s = max(now - self._looked, 1e-9)
+        rate = self._images / passed_s
+        self._looked, self._images = now, 0
+        left_s = passed_s / max(steps, 1) * steps_left
+        return {"images_per_s": round(rate, 1), "seconds": round(self.seconds, 1), "left_s": round(left_s, 1)}
+
+    def skip(self) -> None:
+        """Leave out what passed since the last look (an evaluation)."""
+        self._looked, self._images = time.perf_counter(), 0
+
+
+def _flushed(path: Path) -> int:
+    """The size of a file once its content is on the disk."""
+    if not path.exists():
+        return 0
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+        return os.fstat(file.fileno()).st_size
+
+
+def _numbers(record: Record) -> str:
+    hidden = ("step", "epoch", "timing", "event")
+    return "  ".join(f"{name} {value:.4g}" for name, value in record.items() if name not in hidden)
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

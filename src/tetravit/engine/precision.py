@@ -1,0 +1,70 @@
+"""Number formats of a training step: autocast, and the loss scale that fp16 needs."""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Precision = Literal["auto", "float32", "bf16", "fp16"]
+
+
+def chosen(precision: Precision, device: torch.device) -> Precision:
+    """What `auto` means here: bf16 on a GPU that computes in it, else float32."""
+    if precision != "auto":
+        return precision
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """The context in which forward passes run."""
+    if precision in ("float32", "auto"):
+        return nullcontext()
+    return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
+
+
+class LossScale:
+    """Keeps fp16 gradients away from zero: halved when they overflow, doubled after `patience` good steps.
+
+    Everything stays on the device: no step waits for it. With `active="no"` the scale is 1 for ever.
+    """
+
+    def __init__(self, device: torch.device, active: Literal["yes", "no"], patience: int = 2000) -> None:
+        self.active = active == "yes"
+        self.patience = patience
+        self._scale = torch.full((), 2.0**16 if self.active else 1.0, device=device)
+        self._good = torch.zeros((), device=device)
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """What to call `backward` on."""
+        return loss * self._scale if self.active else loss
+
+    @torch.no_grad()
+    def unscale(self, gradients: list[Tensor]) -> None:
+        """Bring accumulated gradients back to their true size."""
+        if self.active and gradients:
+            torch._foreach_mul_(gradients, 1.0 / self._scale)
+
+    @property
+    def excuse(self) -> Tensor:
+        """Whether gradients that are not finite may be the scale's doing."""
+        return self._scale > 1.0
+
+    @torch.no_grad()
+    def update(self, overflow: Tensor) -> None:
+        """`overflow`: 1 where this step's gradients were not finite and the step is left out, else 0."""
+        if not self.active:
+            return
+        self._good = torch.where(overflow > 0, 0.0, self._good + 1)
+        grow = self._good >= self.patience
+        self._scale = torch.where(
+            overflow > 0, self._scale * 0.5, torch.where(grow, self._scale * 2.0, self._scale)
+        )
+        self._good = torch.where(grow, 0.0, self._good)
+
+    def state(self) -> dict[str, float]:
+        return {"scale": self._scale.item(), "good": self._good.item()}
+
+    def load(self, state: dict[str, float]) -> None:
+        self._scale.fill_(state["scale"])
+        self._good.fill_(state["good"])

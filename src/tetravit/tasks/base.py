@@ -1,0 +1,77 @@
+"""The contract of every task: what one step means, and how good the weights are."""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.distributed as dist
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from tetravit.structures import Batch
+
+
+class TaskConfig(BaseModel):
+    """The `[task]` section of a recipe: `name`, and what the task of that name adds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+
+
+class Task(nn.Module):
+    """A model, and what to do with it in a step.
+
+    model: what is saved, averaged and exported. A task may hold other modules that only training needs
+    (a teacher, a projection head): they are part of a checkpoint, not of the saved weights.
+    Config: the task's section of a recipe. watch: the score that picks the best weights; `higher` or `lower`
+    is better. findings: what the last `score` saw beyond numbers, as plain data for a report.
+    """
+
+    Config: ClassVar[type[TaskConfig]] = TaskConfig
+    watch: ClassVar[str] = ""
+    best_is: ClassVar[Literal["higher", "lower"]] = "higher"
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.findings: dict[str, Any] = {}
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """The scalar "loss" of a micro-batch on the model's device, and scalars to log beside it."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The same as `step`: what a wrapper that averages gradients calls."""
+        return self.step(batch)
+
+    def after_step(self, progress: float) -> None:
+        """Once the weights have moved; `progress` of the run in (0, 1]."""
+
+    def score(self, loader: Iterable[Batch]) -> dict[str, float]:
+        """How good the model is on a set, over all ranks. Called in evaluation mode, without gradients."""
+        raise NotImplementedError
+
+    def better(self, value: float, than: float) -> bool:
+        """Whether one value of the watched score beats another."""
+        return value > than if self.best_is == "higher" else value < than
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+
+def over_ranks(value: Tensor) -> Tensor:
+    """The sum of a tensor over all ranks."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(value)
+    return value
+
+
+def from_ranks(value: list[Any]) -> list[Any]:
+    """The lists of all ranks, one after another; plain data."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, value)
+    return [entry for part in parts for entry in part]
