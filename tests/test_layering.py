@@ -9,8 +9,8 @@ import pytest
 import tetravit
 
 ORDER = [
-    *("registry", "structures", "kernels", "layers", "boxes", "backbones", "heads", "weights", "models"),
-    *("data", "metrics", "tasks", "engine", "recipe", "optimize"),
+    *("registry", "structures", "kernels", "layers", "boxes", "backbones", "heads", "weights"),
+    *("data", "metrics", "models", "tasks", "engine", "recipe", "optimize"),
     *("train", "evaluate", "predict", "report", "benchmark", "export", "explain", "studies"),
     *("cli", "__main__"),
 ]

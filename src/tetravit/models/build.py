@@ -3,6 +3,7 @@
 import fnmatch
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from tetravit.backbones import ALIASES, VARIANTS, Backbone
@@ -58,8 +59,14 @@ def create_model(
     Raises:
         ValueError: unknown name or option, or a value the model cannot have.
     """
+    name = resolve(name)
     backbone = build_backbone(name, image_size=image_size, in_chans=in_chans, drop_path=drop_path, **options)
-    return Classifier(backbone, num_classes)
+    given = {"image_size": image_size, "in_chans": in_chans, "drop_path": drop_path, **options}
+    model = Classifier(backbone, num_classes, name=name, options={k: v for k, v in given.items() if v is not None})
+    if image_size is not None:
+        side = image_size if isinstance(image_size, int) else min(image_size)
+        model.input = replace(model.input, size=side)
+    return model
 
 
 def create_backbone(

@@ -1,11 +1,14 @@
 """Images -> class scores."""
 
-from typing import Self
+from collections.abc import Mapping
+from typing import Any, Self
 
 from torch import Tensor, nn
 
 from tetravit.backbones.base import Backbone
+from tetravit.data.preprocess import preprocess
 from tetravit.heads.classify import Embedding, LinearHead
+from tetravit.structures import Preprocess
 
 
 class Classifier(nn.Module):
@@ -13,13 +16,21 @@ class Classifier(nn.Module):
 
     With `num_classes=0` the answer is the embedding (B, embed_dim).
 
+    name, options: the arguments of `create_model` that build it again. class_names: one per class, where
+    known. input: what its weights expect of a picture; `preprocess` does it.
+
     Raises:
         ValueError: if `num_classes` is negative.
     """
 
-    def __init__(self, backbone: Backbone, num_classes: int) -> None:
+    def __init__(
+        self, backbone: Backbone, num_classes: int, *, name: str = "", options: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.name, self.options = name, dict(options or {})
+        self.class_names: tuple[str, ...] = ()
+        self.input = Preprocess()
         self.reset_head(num_classes)
 
     def reset_head(self, num_classes: int) -> None:
@@ -27,11 +38,20 @@ class Classifier(nn.Module):
         if num_classes < 0:
             raise ValueError(f"num_classes is 0 (embeddings) or more; got {num_classes}.")
         self.num_classes = num_classes
+        self.class_names = ()
         dim = self.backbone.embed_dim
         self.head: nn.Module = LinearHead(dim, num_classes) if num_classes else Embedding()
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.backbone(images))
+
+    def preprocess(self, image: Any) -> Tensor:
+        """A picture (path, Pillow image, array, tensor) -> float (3, Hi, Wi), as the weights were trained for.
+
+        Raises:
+            ValueError: if the picture cannot be read, or is not one.
+        """
+        return preprocess(image, self.input)
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Images -> normed tokens (B, N, C) before pooling."""

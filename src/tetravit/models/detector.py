@@ -1,0 +1,193 @@
+"""Images -> objects: boxes, classes and, with the heads that give them, masks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tetravit.boxes.pasting import paste_masks
+from tetravit.heads import HEADS
+from tetravit.models.build import Size, create_backbone
+from tetravit.models.pyramid import PyramidBackbone
+from tetravit.registry import pick
+from tetravit.structures import Batch, Detections, Target
+
+PADDING = 32  # sides of a batch are padded to multiples of this many pixels
+DETECTORS = ("cascade", "mask_rcnn", "retinanet")
+
+Masks = Literal["none", "pasted", "probabilities"]
+
+
+class Predictions(NamedTuple):
+    """Detections of a batch in one shape, best first, filling last."""
+
+    boxes: Tensor  # (B, P, 4) in pixels of the padded batch
+    scores: Tensor  # (B, P)
+    labels: Tensor  # (B, P) int64
+    valid: Tensor  # (B, P) bool: not filling
+    masks: Tensor | None  # (B, P, 28, 28) probabilities in the frames of the boxes; None: the head has none
+
+
+class Detector(nn.Module):
+    """A backbone with its adapter and a detection head.
+
+    Call it for tensors of fixed shape (export), `detect` for one record per image, `loss` to train.
+    """
+
+    def __init__(self, backbone: PyramidBackbone, head: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.pyramid, self.head = backbone.backbone, backbone.pyramid, head
+        self.num_classes: int = head.num_classes  # type: ignore[assignment]
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """Images -> the four maps at strides 4, 8, 16, 32 that the head reads."""
+        return self.pyramid(self.backbone.feature_maps(images))  # type: ignore[no-any-return]
+
+    def forward(self, images: Tensor, sizes: Tensor) -> Predictions:
+        """Images (B, C, Hi, Wi), sides multiples of 32, and their true sizes (B, 2) -> detections and masks."""
+        outputs = self.head(self.feature_maps(images))
+        picked = self.head.decode(outputs, sizes)  # type: ignore[operator]
+        masks = None
+        if self.head.has_masks:
+            masks = self.head.mask_probabilities(outputs, picked.boxes, picked.labels)  # type: ignore[operator]
+        return Predictions(*picked, masks)
+
+    @torch.no_grad()
+    def detect(
+        self,
+        images: Tensor,
+        image_sizes: Sequence[Sequence[int]] | Tensor | None = None,
+        *,
+        output_sizes: Sequence[Sequence[int]] | Tensor | None = None,
+        masks: Masks = "none",
+        threshold: float = 0.0,
+    ) -> list[Detections]:
+        """Find the objects of a batch.
+
+        Args:
+            images: (B, C, Hi, Wi) normalized, each image in the upper left corner, zeros elsewhere.
+            image_sizes: height and width of each image without its padding; None: there is none.
+            output_sizes: height and width of the pictures that boxes and masks are to fit, before they were
+                resized for the model, say; None: `image_sizes`.
+            masks: "pasted": bool masks of the output size; "probabilities": (M, 28, 28) in the frames of the
+                boxes, for `boxes.pasting.paste_masks`; "none": no masks.
+            threshold: detections with lower scores are left out, beyond those the head drops.
+
+        Raises:
+            ValueError: for sizes that do not fit the batch, or masks of a head that predicts none.
+        """
+        sizes = self._sizes(images, image_sizes, "image_sizes")
+        if (sizes > sizes.new_tensor(images.shape[2:])).any():
+            raise ValueError(
+                f"image_sizes must lie within the batch's {images.shape[2]} x {images.shape[3]} pixels;"
+                f" got {sizes.tolist()}."
+            )
+        out = sizes if output_sizes is None else self._sizes(images, output_sizes, "output_sizes")
+        if masks not in ("none", "pasted", "probabilities"):
+            raise ValueError(f"masks is one of none, pasted, probabilities; got {masks!r}.")
+        if masks != "none" and not self.head.has_masks:
+            raise ValueError(f"A {type(self.head).__name__} predicts no masks; use head='mask_rcnn' or 'cascade'.")
+        outputs = self.head(self.feature_maps(pad(images)))
+        picked = self.head.decode(outputs, sizes)  # type: ignore[operator]
+        probabilities = [None] * len(images)
+        if masks != "none":
+            probabilities = self.head.mask_probabilities(outputs, picked.boxes, picked.labels)  # type: ignore
+        scale = (out / sizes).flip(1).repeat(1, 2)  # (B, 4)
+        found = []
+        for i, size in enumerate(out.tolist()):
+            keep = picked.valid[i] & (picked.scores[i] >= threshold)
+            boxes = picked.boxes[i, keep] * scale[i]
+            mask = probabilities[i]
+            if mask is not None:
+                mask = mask[keep]
+                if masks == "pasted":
+                    mask = paste_masks(mask, boxes, (size[0], size[1]))
+            found.append(Detections(boxes, picked.scores[i, keep], picked.labels[i, keep], mask))
+        return found
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """The head's losses, whose sum is to be minimised.
+
+        Crowds and boxes without a finite, positive area count as background.
+
+        Raises:
+            ValueError: for a label that the head does not have.
+        """
+        targets = [self._usable(target, batch, i) for i, target in enumerate(batch.targets)]
+        sizes = self._sizes(batch.images, batch.sizes, "sizes")
+        outputs = self.head(self.feature_maps(pad(batch.images)))
+        return self.head.loss(outputs, targets, sizes)  # type: ignore[operator, no-any-return]
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that are never decayed, beyond biases and norms."""
+        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+
+    def set_grad_checkpointing(self, mode: bool = True) -> Self:
+        """Recompute the backbone's blocks in the backward pass: less memory, about a third more time."""
+        self.backbone.set_grad_checkpointing(mode)
+        return self
+
+    def _sizes(self, images: Tensor, sizes: Any, name: str) -> Tensor:
+        if sizes is None:
+            return torch.tensor([images.shape[2:]] * len(images), device=images.device)
+        given = torch.as_tensor(sizes, device=images.device)
+        if given.shape != (len(images), 2) or (given < 1).any():
+            raise ValueError(
+                f"{name} holds a height and a width in pixels for each of the {len(images)} images; got {sizes!r}."
+            )
+        return given
+
+    def _usable(self, target: Target, batch: Batch, i: int) -> Target:
+        keep = target.boxes.isfinite().all(dim=1) & (target.boxes[:, 2:] > target.boxes[:, :2]).all(dim=1)
+        if target.crowd is not None:
+            keep &= ~target.crowd
+        labels = target.labels[keep]
+        wrong = labels[(labels < 0) | (labels >= self.num_classes)]
+        if len(wrong):
+            name = batch.names[i] if i < len(batch.names) else f"image {i} of the batch"
+            raise ValueError(
+                f"labels are 0 to {self.num_classes - 1} for num_classes={self.num_classes};"
+                f" got {int(wrong[0])} in {name}."
+            )
+        masks = None if target.masks is None else target.masks[keep]
+        return replace(target, boxes=target.boxes[keep], labels=labels, masks=masks, crowd=None, area=None)
+
+
+def create_detector(
+    name: str,
+    *,
+    head: str = "mask_rcnn",
+    num_classes: int = 80,
+    image_size: Size | None = None,
+    in_chans: int = 3,
+    drop_path: float | None = None,
+    head_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Detector:
+    """Build a detector by name.
+
+    Args:
+        name: a backbone, one of `list_models()`, or an alias.
+        head: "retinanet" (boxes), "mask_rcnn" or "cascade" (boxes and masks).
+        num_classes: classes of the head; there is no class for the background.
+        image_size, in_chans, drop_path, options: as in `create_backbone`.
+        head_options: other arguments of the head's constructor (score_threshold, max_detections, ...).
+
+    Raises:
+        ValueError: unknown name or option, or a value the model cannot have.
+    """
+    backbone = create_backbone(
+        name, task="detect", image_size=image_size, in_chans=in_chans, drop_path=drop_path, **options
+    )
+    row = pick({key: HEADS[key] for key in DETECTORS}, head, "detection head")
+    if num_classes < 1:
+        raise ValueError(f"num_classes of a detector is 1 or more; got {num_classes!r}.")
+    return Detector(backbone, row(backbone.channels, backbone.strides, num_classes=num_classes, **head_options or {}))
+
+
+def pad(images: Tensor) -> Tensor:
+    """Images with zeros right and below, up to multiples of 32 pixels."""
+    return F.pad(images, (0, -images.shape[3] % PADDING, 0, -images.shape[2] % PADDING))
