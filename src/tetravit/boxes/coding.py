@@ -14,7 +14,8 @@ LARGEST_STEP = math.log(1000 / 16)  # a box grows or shrinks at most 62.5-fold: 
 
 @dataclass(frozen=True)
 class BoxCoder:
-    """Offsets (dx, dy, dw, dh): the shift of the centre in sides of the reference, the log ratio of the sides.
+    """Offsets (dx, dy, dw, dh): the shift of the centre in sides of the reference, the log ratio
+    of the sides.
 
     stds: what each offset is divided by, so that targets have about unit spread.
     """

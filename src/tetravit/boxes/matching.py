@@ -18,9 +18,9 @@ IGNORED = -2
 class Matcher:
     """By overlap: from `positive` up the best ground truth, below `negative` background, ignored between.
 
-    least: a ground truth also gets its own best candidates (all that tie) where their overlap is at least this
-    and above 0, whatever else those candidates overlap more; None: it does not. Where two ground truths claim
-    one candidate the later gets it.
+    least: a ground truth also gets its own best candidates (all that tie) where their overlap is at least
+    this and above 0, whatever else those candidates overlap more; None: it does not. Where two ground truths
+    claim one candidate the later gets it.
     """
 
     positive: float
@@ -28,7 +28,7 @@ class Matcher:
     least: float | None = None
 
     def __call__(self, truths: Tensor, boxes: Tensor) -> Tensor:
-        """Ground-truth boxes (M, 4) and candidates (N, 4) -> per candidate a row of `truths`, BACKGROUND or IGNORED."""
+        """Truths (M, 4) and candidates (N, 4) -> per candidate a row of `truths`, BACKGROUND or IGNORED."""
         matches = torch.full((len(boxes),), IGNORED, device=boxes.device)
         if not len(truths) or not len(boxes):
             return matches.fill_(BACKGROUND)

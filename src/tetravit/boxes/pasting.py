@@ -12,7 +12,7 @@ THRESHOLD = 0.5
 
 
 def paste_masks(probabilities: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Mask probabilities (M, h, w) in boxes (M, 4) -> bool masks (M, Hi, Wi) of an image of `size` (Hi, Wi)."""
+    """Mask probabilities (M, h, w) in boxes (M, 4) -> bool masks (M, Hi, Wi) of an image of that `size`."""
     masks = torch.zeros((len(boxes), *size), dtype=torch.bool, device=boxes.device)
     for mask, probability, box, (x1, y1, x2, y2) in zip(
         masks, probabilities, boxes, reach(boxes, size), strict=True
@@ -45,7 +45,7 @@ def paste(probability: Tensor, box: Tensor, window: tuple[int, int, int, int]) -
 
 
 def _weights(start: int, stop: int, low: Tensor, high: Tensor, cells: int) -> Tensor:
-    """How much each pixel of an axis takes of each cell: linear between cell centres, nothing beyond. (n, cells)"""
+    """How much each pixel of an axis takes of each cell (n, cells): linear between centres, none beyond."""
     pixels = torch.arange(start, max(start, stop), device=low.device, dtype=low.dtype) + 0.5
     position = (pixels - low) / (high - low).clamp(min=1e-6) * cells - 0.5
     centres = torch.arange(cells, device=low.device, dtype=low.dtype)

@@ -24,8 +24,8 @@ def region_levels(boxes: Tensor, num_levels: int) -> Tensor:
 def pool_regions(maps: Sequence[Tensor], strides: Sequence[int], regions: Tensor, size: int) -> Tensor:
     """Maps (B, C, H, W) and regions (R, 5) -> features (R, C, size, size), each region from its own level.
 
-    A region has no area on the levels it does not belong to, so that pooling there costs and gives nothing and
-    the sum over levels is the answer: no shape depends on the data.
+    A region has no area on the levels it does not belong to, so that pooling there costs and gives nothing
+    and the sum over levels is the answer: no shape depends on the data.
     """
     level = region_levels(regions[:, 1:], len(maps))
     pooled = []

@@ -13,7 +13,7 @@ from tetravit.boxes.matching import BACKGROUND
 
 @dataclass(frozen=True)
 class Sampler:
-    """At most `num` candidates, at most `fraction` of them positive; what positives leave goes to negatives."""
+    """At most `num` candidates, at most `fraction` of them positive; negatives fill what positives leave."""
 
     num: int
     fraction: float

@@ -1,9 +1,12 @@
 """Choosing among candidate boxes: the best by score, and of those that overlap only the best.
 
-Nothing here has a shape that depends on the data, so the same code serves eager runs and exported graphs.
+In an exported graph no shape depends on the data: what is missing is filled up. An eager run leaves the filling
+away where that saves work, and lets torchvision suppress.
 
 Shapes: B images, G independent groups (the levels of an image, say), K candidates, P picked.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,14 +16,20 @@ from torchvision.ops import nms
 FILLING = -1.0  # the score of a row that stands for nothing
 
 
+class Picked(NamedTuple):
+    """The final boxes of each image, best first; rows that are not `valid` are filling at the end."""
+
+    boxes: Tensor  # (B, P, 4)
+    scores: Tensor  # (B, P)
+    labels: Tensor  # (B, P) int64
+    valid: Tensor  # (B, P) bool
+
+
 def best(scores: Tensor, num: int) -> tuple[Tensor, Tensor]:
     """The highest `num` scores (..., N) of each row and where they stand, best first.
 
-    Scores are at least 0, or FILLING. Of fewer than `num` an eager run gives all; a graph, which does not know
-    how many there will be, fills up.
+    Scores are at least 0, or FILLING. Where there are fewer than `num`, FILLING follows.
     """
-    if not torch.compiler.is_exporting():
-        return scores.topk(min(num, scores.shape[-1]))
     values, index = F.pad(scores, (0, num), value=FILLING).topk(num)
     return values, index.clamp(max=scores.shape[-1] - 1)
 
@@ -28,6 +37,23 @@ def best(scores: Tensor, num: int) -> tuple[Tensor, Tensor]:
 def rows(table: Tensor, index: Tensor) -> Tensor:
     """Rows `index` (..., K) of a table (..., N, C) -> (..., K, C)."""
     return table.gather(-2, index[..., None].expand(*index.shape, table.shape[-1]))
+
+
+def pick(boxes: Tensor, scores: Tensor, labels: Tensor, *, threshold: float, num: int) -> Picked:
+    """Of candidates (B, K), best first, FILLING where there is none, the best `num` survivors of each image."""
+    kept = survivors(boxes, scores > FILLING, threshold, labels)
+    values, index = best(torch.where(kept, scores, FILLING), num)
+    valid = values > FILLING
+    count = used(valid)
+    picked = Picked(rows(boxes, index), values.clamp(min=0), labels.gather(1, index), valid)
+    return Picked(*(part[:, :count] for part in picked))
+
+
+def used(valid: Tensor) -> int:
+    """How many columns of `valid` (B, P), filling last, an eager run needs: those with a valid row, at least 1."""
+    if torch.compiler.is_exporting():
+        return valid.shape[1]
+    return max(1, int(valid.sum(dim=1).max()))
 
 
 def survivors(boxes: Tensor, valid: Tensor, threshold: float, labels: Tensor | None = None) -> Tensor:
@@ -56,7 +82,7 @@ def survivors(boxes: Tensor, valid: Tensor, threshold: float, labels: Tensor | N
 
 
 def rivals(boxes: Tensor, threshold: float, labels: Tensor | None = None) -> Tensor:
-    """Which candidate would suppress which: bool (G, K, K), true at [g, i, j] where i is better and overlaps j."""
+    """Which candidate would suppress which: bool (G, K, K), at [g, i, j] that i is better and overlaps j."""
     low = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
     high = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
     common = (high - low).clamp(min=0).prod(dim=-1)  # (G, K, K)
@@ -71,8 +97,8 @@ def fixed_point(rivals: Tensor, valid: Tensor) -> Tensor:
     """The greedy choice as a loop that a graph can hold: `rivals` (G, K, K), `valid` (G, K) -> bool (G, K).
 
     A candidate stays unless one that stays suppresses it. Rounds start from all valid ones; each settles for
-    good at least the first candidate whose betters are settled, so they end, and only the greedy choice stands
-    still. Chains of overlaps are short: a handful of rounds is usual.
+    good at least the first candidate whose betters are settled, so they end, and only the greedy choice
+    stands still. Chains of overlaps are short: a handful of rounds is usual.
     """
     weights = rivals.float()
 

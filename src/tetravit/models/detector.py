@@ -89,7 +89,9 @@ class Detector(nn.Module):
         if masks not in ("none", "pasted", "probabilities"):
             raise ValueError(f"masks is one of none, pasted, probabilities; got {masks!r}.")
         if masks != "none" and not self.head.has_masks:
-            raise ValueError(f"A {type(self.head).__name__} predicts no masks; use head='mask_rcnn' or 'cascade'.")
+            raise ValueError(
+                f"A {type(self.head).__name__} predicts no masks; use head='mask_rcnn' or 'cascade'."
+            )
         outputs = self.head(self.feature_maps(pad(images)))
         picked = self.head.decode(outputs, sizes)  # type: ignore[operator]
         probabilities = [None] * len(images)
@@ -185,7 +187,9 @@ def create_detector(
     row = pick({key: HEADS[key] for key in DETECTORS}, head, "detection head")
     if num_classes < 1:
         raise ValueError(f"num_classes of a detector is 1 or more; got {num_classes!r}.")
-    return Detector(backbone, row(backbone.channels, backbone.strides, num_classes=num_classes, **head_options or {}))
+    return Detector(
+        backbone, row(backbone.channels, backbone.strides, num_classes=num_classes, **head_options or {})
+    )
 
 
 def pad(images: Tensor) -> Tensor:

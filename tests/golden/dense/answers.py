@@ -6,9 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
-
 from dense import weights
+from torch import Tensor
 
 FOLDER = Path(__file__).parent
 

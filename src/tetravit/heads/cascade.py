@@ -1,0 +1,55 @@
+"""Cascade Mask R-CNN: three looks, each at better boxes (Cai and Vasconcelos 2018, arXiv:1712.00726).
+
+Source of every number: GC ViT's configuration for mmdet 2.19.
+"""
+
+from collections.abc import Sequence
+
+from tetravit.boxes.coding import BoxCoder
+from tetravit.boxes.matching import Matcher
+from tetravit.heads.parts.two_stage import Look, TwoStage
+
+LOOKS = (
+    Look(BoxCoder((0.1, 0.1, 0.2, 0.2)), Matcher(positive=0.5, negative=0.5), weight=1.0),
+    Look(BoxCoder((0.05, 0.05, 0.1, 0.1)), Matcher(positive=0.6, negative=0.6), weight=0.5),
+    Look(BoxCoder((0.033, 0.033, 0.067, 0.067)), Matcher(positive=0.7, negative=0.7), weight=0.25),
+)
+
+
+class Cascade(TwoStage):
+    """Three looks with convolutional box branches, losses on decoded boxes, a mask branch per look.
+
+    Class scores and masks are means over the looks, boxes those of the last.
+    score_threshold: detections below are dropped. overlap: the largest between two detections of a class.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        *,
+        num_classes: int,
+        score_threshold: float = 0.05,
+        overlap: float = 0.5,
+        max_detections: int = 100,
+        num_proposals: int = 1000,
+    ) -> None:
+        super().__init__(
+            channels,
+            strides,
+            num_classes=num_classes,
+            looks=LOOKS,
+            num_convs=4,
+            num_layers=1,
+            box_loss="giou",
+            proposal_beta=1 / 9,
+            proposal_border=0,
+            train_proposals=2000,
+            num_proposals=num_proposals,
+            score_threshold=score_threshold,
+            overlap=overlap,
+            max_detections=max_detections,
+        )
+
+
+HEADS = {"cascade": Cascade}

@@ -1,0 +1,214 @@
+"""Detection in two stages: propose regions, then look at each, once (Mask R-CNN) or several times (Cascade).
+
+Shapes: B images, P proposals or detections of an image, R regions of all images, K classes.
+Source of every rule: mmdet 2.28.2 TwoStageDetector, StandardRoIHead, CascadeRoIHead.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tetravit.boxes.coding import BoxCoder, clip
+from tetravit.boxes.losses import giou, smooth_l1
+from tetravit.boxes.matching import Matcher
+from tetravit.boxes.pooling import crop_masks, pool_regions
+from tetravit.boxes.sampling import Sampler
+from tetravit.boxes.suppression import FILLING, Picked, best, pick, rows
+from tetravit.heads.parts.dense import Dense
+from tetravit.heads.parts.fpn import FPN
+from tetravit.heads.parts.proposals import ProposalNetwork
+from tetravit.heads.parts.regions import BoxBranch, MaskBranch, of_class
+from tetravit.structures import Target
+
+BOX_SIDE, MASK_SIDE = 7, 14  # cells of a pooled region
+GRAPH_CANDIDATES = 1000  # class-wise candidates that compete in an exported graph
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at the regions: how boxes are coded and matched, and what its losses weigh."""
+
+    coder: BoxCoder
+    matcher: Matcher
+    weight: float = 1.0
+
+
+@dataclass
+class Sampled:
+    """The regions of one image that take part in a loss: positives first."""
+
+    boxes: Tensor  # (R, 4)
+    labels: Tensor  # (R,), K for background
+    rows: Tensor  # (positives,): which ground truth each positive is held to
+    is_truth: Tensor  # (R,) bool: the box is a ground-truth box itself
+
+
+class TwoStage(nn.Module):
+    """Feature pyramid, region proposals, one box branch and one mask branch per look.
+
+    num_proposals: regions per image that are looked at; train_proposals: the same in training, before sampling.
+    """
+
+    has_masks = True
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        *,
+        num_classes: int,
+        looks: Sequence[Look],
+        num_convs: int,
+        num_layers: int,
+        box_loss: Literal["l1", "giou"],
+        proposal_beta: float = 0.0,
+        proposal_border: int | None = None,
+        train_proposals: int = 1000,
+        num_proposals: int = 1000,
+        score_threshold: float = 0.05,
+        overlap: float = 0.5,
+        max_detections: int = 100,
+        width: int = 256,
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.looks, self.box_loss = num_classes, tuple(looks), box_loss
+        self.score_threshold, self.overlap, self.max_detections = score_threshold, overlap, max_detections
+        self.num_proposals, self.train_proposals, self.train_candidates = num_proposals, train_proposals, 2000
+        self.sampler = Sampler(512, 0.25)
+        self.strides = tuple(strides)
+        self.neck = FPN(channels, width, extra="pool")
+        self.rpn = ProposalNetwork(
+            width, (*strides, 2 * strides[-1]), beta=proposal_beta, border=proposal_border
+        )
+        self.boxes = nn.ModuleList(
+            BoxBranch(width, num_classes, num_convs=num_convs, num_layers=num_layers) for _ in looks
+        )
+        self.masks = nn.ModuleList(MaskBranch(width, num_classes) for _ in looks)
+
+    def forward(self, maps: Sequence[Tensor]) -> Dense:
+        """Maps at `strides` -> the pyramid, and what the proposal network says of every anchor."""
+        return self.rpn(self.neck(maps))  # type: ignore[no-any-return]
+
+    def look(self, i: int, levels: list[Tensor], regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Regions (R, 5) -> logits (R, K + 1) and offsets (R, K, 4) of look `i`."""
+        return self.boxes[i](pool_regions(levels[:-1], self.strides, regions, BOX_SIDE))  # type: ignore[no-any-return]
+
+    def decode(self, dense: Dense, sizes: Tensor) -> Picked:
+        """Boxes in pixels of the canvas; `sizes` (B, 2) are the images' height and width."""
+        boxes, _, valid = self.rpn.propose(dense, sizes, before=1000, after=self.num_proposals)
+        logits: list[Tensor] = []
+        for i, look in enumerate(self.looks):
+            logit, delta = (x.float() for x in self.look(i, dense.levels, as_regions(boxes)))
+            logits.append(logit)
+            if i + 1 < len(self.looks):
+                delta = of_class(delta, logit[:, :-1].argmax(dim=1)).view(boxes.shape)
+                boxes = clip(look.coder.decode(boxes, delta), sizes)
+        scores = (sum(logits) / len(logits)).softmax(dim=1).view(*valid.shape, -1)[..., :-1]  # (B, P, K)
+        wanted = (scores > self.score_threshold) & valid[..., None]
+        if torch.compiler.is_exporting():
+            count = GRAPH_CANDIDATES
+        else:
+            count = max(1, int(wanted.flatten(1).sum(dim=1).max()))
+        score, index = best(torch.where(wanted, scores, FILLING).flatten(1), count)
+        deltas = rows(delta.reshape(len(boxes), -1, 4), index)
+        found = clip(look.coder.decode(rows(boxes, index // self.num_classes), deltas), sizes)
+        return pick(found, score, index % self.num_classes, threshold=self.overlap, num=self.max_detections)
+
+    def mask_probabilities(self, dense: Dense, boxes: Tensor, labels: Tensor) -> Tensor:
+        """The masks of boxes (B, P, 4) with their labels (B, P): (B, P, 28, 28), each in the frame of its box."""
+        features = pool_regions(dense.levels[:-1], self.strides, as_regions(boxes), MASK_SIDE)
+        masks = [of_class(branch(features), labels.flatten()).float().sigmoid() for branch in self.masks]
+        return (sum(masks) / len(masks)).unflatten(0, labels.shape)
+
+    def loss(self, dense: Dense, targets: Sequence[Target], sizes: Tensor) -> dict[str, Tensor]:
+        """The weighted losses, whose sum is to be minimised; boxes of `targets` in pixels of the canvas."""
+        losses = self.rpn.loss(dense, targets, sizes)
+        boxes, _, valid = self.rpn.propose(
+            dense, sizes, before=self.train_candidates, after=self.train_proposals
+        )
+        proposals = [box[keep] for box, keep in zip(boxes, valid, strict=True)]
+        for i, look in enumerate(self.looks):
+            pairs = zip(targets, proposals, strict=True)
+            sampled = [self.sample(look.matcher, target, boxes) for target, boxes in pairs]
+            regions = listed([s.boxes for s in sampled])
+            logits, deltas = self.look(i, dense.levels, regions)
+            name = f"_{i + 1}" if len(self.looks) > 1 else ""
+            parts = self.box_losses(look, sampled, targets, logits, deltas)
+            parts["loss_mask"] = self.mask_loss(i, dense, sampled, targets)
+            losses |= {f"{key}{name}": look.weight * value for key, value in parts.items()}
+            if i + 1 < len(self.looks):
+                proposals = self.refine(look, sampled, logits, deltas, sizes)
+        return losses
+
+    @torch.no_grad()
+    def sample(self, matcher: Matcher, target: Target, proposals: Tensor) -> Sampled:
+        """Match the proposals (P, 4) of an image, its ground truth in front of them, and draw the regions."""
+        count = len(target.boxes)
+        boxes = torch.cat((target.boxes, proposals))
+        own = torch.arange(count, device=boxes.device)
+        matches = torch.cat((own, matcher(target.boxes, proposals)))
+        positive, negative = self.sampler(matches)
+        taken = torch.cat((positive, negative))
+        found = target.labels[matches[positive]]
+        labels = torch.cat((found, found.new_full((len(negative),), self.num_classes)))
+        return Sampled(boxes[taken], labels, matches[positive], taken < count)
+
+    def box_losses(
+        self, look: Look, sampled: list[Sampled], targets: Sequence[Target], logits: Tensor, deltas: Tensor
+    ) -> dict[str, Tensor]:
+        """Classes of all regions and boxes of the positive ones, both per region."""
+        labels = torch.cat([s.labels for s in sampled])
+        count = max(len(labels), 1)
+        positive = (labels < self.num_classes).nonzero().flatten()
+        boxes = torch.cat([s.boxes for s in sampled])[positive]
+        pairs = zip(targets, sampled, strict=True)
+        truths = torch.cat([target.boxes[s.rows] for target, s in pairs])
+        delta = of_class(deltas[positive], labels[positive]).float()
+        if self.box_loss == "giou":
+            box = 10 * giou(look.coder.decode(boxes, delta), truths)
+        else:
+            box = smooth_l1(delta, look.coder.encode(boxes, truths), 0.0)
+        score = F.cross_entropy(logits.float(), labels, reduction="sum")
+        return {"loss_class": score / count, "loss_box": box / count}
+
+    def mask_loss(self, i: int, dense: Dense, sampled: list[Sampled], targets: Sequence[Target]) -> Tensor:
+        """Binary cross-entropy of the true class's mask, per cell of the positives of images that have masks."""
+        boxes, labels, wanted = [], [], []
+        for s, target in zip(sampled, targets, strict=True):
+            count = len(s.rows) if target.masks is not None else 0
+            boxes.append(s.boxes[:count])
+            labels.append(s.labels[:count])
+            if target.masks is not None:
+                wanted.append(crop_masks(target.masks, s.rows, s.boxes[:count], 2 * MASK_SIDE))
+        features = pool_regions(dense.levels[:-1], self.strides, listed(boxes), MASK_SIDE)
+        logits = of_class(self.masks[i](features), torch.cat(labels)).float()
+        if not logits.numel():
+            return logits.sum()  # 0, with a gradient for every parameter
+        return F.binary_cross_entropy_with_logits(logits, torch.cat(wanted))
+
+    @torch.no_grad()
+    def refine(
+        self, look: Look, sampled: list[Sampled], logits: Tensor, deltas: Tensor, sizes: Tensor
+    ) -> list[Tensor]:
+        """The sampled regions moved by this look's offsets: the next look's proposals, without ground truth."""
+        labels = torch.cat([s.labels for s in sampled])
+        labels = torch.where(labels < self.num_classes, labels, logits[:, :-1].argmax(dim=1))
+        delta = of_class(deltas, labels).float().split([len(s.boxes) for s in sampled])
+        moved = [look.coder.decode(s.boxes, d) for s, d in zip(sampled, delta, strict=True)]
+        clipped = [clip(box[None], size[None])[0] for box, size in zip(moved, sizes, strict=True)]
+        return [box[~s.is_truth] for box, s in zip(clipped, sampled, strict=True)]
+
+
+def as_regions(boxes: Tensor) -> Tensor:
+    """Boxes (B, P, 4) -> regions (B * P, 5), the image's index in front."""
+    image = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)
+    return torch.cat((image[:, None, None].expand(*boxes.shape[:2], 1), boxes), dim=2).flatten(0, 1)
+
+
+def listed(boxes: Sequence[Tensor]) -> Tensor:
+    """One tensor of boxes (P, 4) per image -> regions (R, 5)."""
+    return torch.cat([F.pad(box, (1, 0), value=i) for i, box in enumerate(boxes)])

@@ -1,0 +1,127 @@
+"""RetinaNet: classes and boxes straight from every anchor, with the focal loss (Lin et al. 2017, arXiv:1708.02002).
+
+Shapes: A anchors per cell, K classes, N anchors of a level.
+Source of every number: Twins' configuration for mmdet 2.8.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tetravit.boxes.anchors import AnchorGrid
+from tetravit.boxes.coding import BoxCoder, clip
+from tetravit.boxes.losses import focal, smooth_l1
+from tetravit.boxes.matching import IGNORED, Matcher
+from tetravit.boxes.suppression import FILLING, Picked, best, pick, rows
+from tetravit.heads.parts.dense import Dense, match_anchors, per_anchor
+from tetravit.heads.parts.fpn import FPN
+from tetravit.structures import Target
+
+SCALES = tuple(4 * 2 ** (i / 3) for i in range(3))
+GRAPH_CANDIDATES = 1000  # class-wise candidates that compete in an exported graph
+
+
+class RetinaNet(nn.Module):
+    """Levels at strides 8 to 128; two towers of four convolutions, shared by the levels.
+
+    The finest map (stride 4) is not read. score_threshold: detections below are dropped. overlap: the largest
+    between two detections of a class. num_candidates: how many of a level compete.
+    """
+
+    has_masks = False
+    matcher = Matcher(positive=0.5, negative=0.4, least=0.0)
+    coder = BoxCoder()
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        *,
+        num_classes: int,
+        score_threshold: float = 0.05,
+        overlap: float = 0.5,
+        max_detections: int = 100,
+        num_candidates: int = 1000,
+        width: int = 256,
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.num_candidates = num_classes, num_candidates
+        self.score_threshold, self.overlap, self.max_detections = score_threshold, overlap, max_detections
+        self.neck = FPN(channels[1:], width, extra="conv")
+        self.grid = AnchorGrid((*strides[1:], 2 * strides[-1], 4 * strides[-1]), SCALES)
+        self.score_convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(4))
+        self.delta_convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(4))
+        self.score = nn.Conv2d(width, self.grid.num_anchors * num_classes, 3, padding=1)
+        self.delta = nn.Conv2d(width, self.grid.num_anchors * 4, 3, padding=1)
+        for conv in (*self.score_convs, *self.delta_convs, self.score, self.delta):
+            nn.init.normal_(conv.weight, std=0.01)
+            nn.init.zeros_(conv.bias)
+        nn.init.constant_(self.score.bias, -math.log(99))  # every class starts with probability 0.01
+
+    def forward(self, maps: Sequence[Tensor]) -> Dense:
+        """Maps at strides 4, 8, 16, 32 -> the pyramid, and logits and offsets of every anchor."""
+        levels = self.neck(maps[1:])
+        logits = [self.score(_tower(self.score_convs, x)) for x in levels]
+        deltas = [self.delta(_tower(self.delta_convs, x)) for x in levels]
+        return Dense(levels, logits, deltas)
+
+    def decode(self, dense: Dense, sizes: Tensor) -> Picked:
+        """Boxes in pixels of the canvas; `sizes` (B, 2) are the images' height and width."""
+        boxes, scores, labels = [], [], []
+        for anchors, logits, deltas in zip(self.grid(dense.logits), dense.logits, dense.deltas, strict=True):
+            box, score, label = self._candidates(
+                anchors, per_anchor(logits, self.num_classes), per_anchor(deltas, 4)
+            )
+            boxes.append(box)
+            scores.append(score)
+            labels.append(label)
+        all_scores = torch.cat(scores, dim=1)
+        if torch.compiler.is_exporting():
+            count = GRAPH_CANDIDATES
+        else:
+            count = max(1, int((all_scores > FILLING).sum(dim=1).max()))
+        score, index = best(all_scores, count)
+        found = clip(rows(torch.cat(boxes, dim=1), index), sizes)
+        label = torch.cat(labels, dim=1).gather(1, index)
+        return pick(found, score, label, threshold=self.overlap, num=self.max_detections)
+
+    def loss(self, dense: Dense, targets: Sequence[Target], sizes: Tensor) -> dict[str, Tensor]:
+        """Focal and L1 loss, both per positive anchor of the batch; boxes in pixels of the canvas."""
+        anchors, matches = match_anchors(self.grid, dense, targets, sizes, self.matcher)
+        logits = torch.cat([per_anchor(x, self.num_classes) for x in dense.logits], dim=1)  # (B, N, K)
+        deltas = torch.cat([per_anchor(x, 4) for x in dense.deltas], dim=1)  # (B, N, 4)
+        score, box, count = logits.new_zeros(()).float(), logits.new_zeros(()).float(), 0
+        for target, match, logit, delta in zip(targets, matches, logits, deltas, strict=True):
+            positive = (match >= 0).nonzero().flatten()
+            labels = torch.full_like(match, self.num_classes)
+            labels[positive] = target.labels[match[positive]]
+            taken = match != IGNORED
+            score = score + focal(logit[taken], labels[taken])
+            wanted = self.coder.encode(anchors[positive], target.boxes[match[positive]])
+            box = box + smooth_l1(delta[positive], wanted, 0.0)
+            count += max(len(positive), 1)
+        return {"loss_class": score / count, "loss_box": box / count}
+
+    def _candidates(self, anchors: Tensor, logits: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The best pairs of anchor and class of a level: boxes (B, n, 4), scores (B, n), labels (B, n).
+
+        The best n pairs belong to the n anchors with the best single classes: only those are sorted.
+        """
+        _, index = best(logits.amax(dim=2).float().sigmoid(), self.num_candidates)
+        scores = rows(logits, index).float().sigmoid()  # (B, n, K)
+        scores = torch.where(scores > self.score_threshold, scores, FILLING)
+        score, pair = best(scores.flatten(1), self.num_candidates)
+        index = index.gather(1, pair // self.num_classes)
+        return self.coder.decode(anchors[index], rows(deltas.float(), index)), score, pair % self.num_classes
+
+
+def _tower(convs: nn.ModuleList, x: Tensor) -> Tensor:
+    for conv in convs:
+        x = F.relu(conv(x))
+    return x
+
+
+HEADS = {"retinanet": RetinaNet}
