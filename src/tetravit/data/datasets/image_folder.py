@@ -1,8 +1,8 @@
 """Images sorted into folders: ROOT/train/CLASS/... and ROOT/val/CLASS/..., the layout of ImageNet.
 
-Class numbers follow the sorted folder names. Images may lie deeper inside a class folder; names that begin with a
-dot are passed over. All paths live in one byte string, so that a million images cost no Python objects and workers
-share the memory.
+Class numbers follow the sorted folder names. Images may lie deeper inside a class folder; names that begin
+with a dot are passed over. All paths live in one byte string, so that a million images cost no Python
+objects and workers share the memory.
 """
 
 import os
@@ -34,9 +34,12 @@ class ImageFolder:
         names: a text file of lines `FOLDER what people call it`; None: the folders' names serve.
 
     Raises:
-        ValueError: if a folder is missing or empty, there are fewer than two classes, or the class folders of train
+        ValueError: if a folder is missing or empty, there are fewer than two classes, or the class folders
+        of train
             and val differ.
     """
+
+    needs_root = True
 
     def __init__(
         self, root: Path | None, split: Split, *, fraction: float = 1.0, names: str | Path | None = None
