@@ -62,7 +62,9 @@ def create_model(
     name = resolve(name)
     backbone = build_backbone(name, image_size=image_size, in_chans=in_chans, drop_path=drop_path, **options)
     given = {"image_size": image_size, "in_chans": in_chans, "drop_path": drop_path, **options}
-    model = Classifier(backbone, num_classes, name=name, options={k: v for k, v in given.items() if v is not None})
+    model = Classifier(
+        backbone, num_classes, name=name, options={k: v for k, v in given.items() if v is not None}
+    )
     if image_size is not None:
         side = image_size if isinstance(image_size, int) else min(image_size)
         model.input = replace(model.input, size=side)

@@ -6,7 +6,6 @@ from typing import Any, Self
 from torch import Tensor, nn
 
 from tetravit.backbones.base import Backbone
-from tetravit.data.preprocess import preprocess
 from tetravit.heads.classify import Embedding, LinearHead
 from tetravit.structures import Preprocess
 
@@ -24,7 +23,12 @@ class Classifier(nn.Module):
     """
 
     def __init__(
-        self, backbone: Backbone, num_classes: int, *, name: str = "", options: Mapping[str, Any] | None = None
+        self,
+        backbone: Backbone,
+        num_classes: int,
+        *,
+        name: str = "",
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -51,6 +55,8 @@ class Classifier(nn.Module):
         Raises:
             ValueError: if the picture cannot be read, or is not one.
         """
+        from tetravit.data.preprocess import preprocess  # torchvision loads only where a picture is read
+
         return preprocess(image, self.input)
 
     def forward_features(self, images: Tensor) -> Tensor:

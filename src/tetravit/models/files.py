@@ -24,7 +24,9 @@ def describe(model: Classifier, *, recipe: str = "", licence: str = "", source: 
     )
 
 
-def save(model: Classifier, path: str | Path, *, recipe: str = "", licence: str = "", source: str = "") -> Header:
+def save(
+    model: Classifier, path: str | Path, *, recipe: str = "", licence: str = "", source: str = ""
+) -> Header:
     """Write `model` to one file, whole or not at all; `load(path)` gives it back.
 
     Args:
@@ -55,10 +57,10 @@ def read_model(path: Path) -> Classifier:
     expected = model.state_dict()
     wrong = sorted(k for k in expected.keys() | tensors.keys() if _shape(expected, k) != _shape(tensors, k))
     if wrong:
-        raise BadFile(f"{path} does not hold a {header.model}: {len(wrong)} tensors differ, the first {wrong[0]!r}.")
-    model.load_state_dict(tensors, assign=True)
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
+        raise BadFile(
+            f"{path} does not hold a {header.model}: {len(wrong)} tensors differ, the first {wrong[0]!r}."
+        )
+    model.load_state_dict(tensors)  # copies: the tensors are views of one mapped file
     model.class_names, model.input = header.class_names, header.preprocess
     return model.eval()
 

@@ -28,4 +28,6 @@ def load(source: str | Path) -> Classifier:
         return read_model(path)
     if isinstance(source, Path) or path.suffix or "/" in source:
         raise ValueError(f"There is no file or run folder {str(source)!r}.")
-    raise ValueError(f"There is no file, run folder or published model {source!r}.{suggestion(source, list_models())}")
+    raise ValueError(
+        f"There is no file, run folder or published model {source!r}.{suggestion(source, list_models())}"
+    )
