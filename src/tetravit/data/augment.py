@@ -27,12 +27,13 @@ class Augment:
 def parse(text: str, *, size: int | None = None) -> Augment:
     """Read an augmentation.
 
-    `normalize` need not be written: it is put before the first step that works on normalized values (`erase`), or
-    at the end.
+    `normalize` need not be written: it is put before the first step that works on normalized values
+    (`erase`), or at the end.
 
     Args:
         text: names of `TRANSFORMS` with literal arguments, joined by |.
-        size: side in pixels for the steps that take one and are written without (`crop`); None: it must be written.
+        size: side in pixels for the steps that take one and are written without (`crop`); None: it must be
+            written.
 
     Raises:
         ValueError: for an unknown name, arguments a step does not take, or a text that does not read.

@@ -1,4 +1,4 @@
-"""Reads `crop(224) | flip | erase(p=0.2)`: names with literal arguments, joined by bars. Nothing is evaluated."""
+"""Reads `crop(224) | flip | erase(p=0.2)`: names with literal arguments, joined by bars; nothing is run."""
 
 import ast
 import inspect

@@ -1,9 +1,10 @@
 """A file of any common image format -> RGB pixels, upright, 8 bits; or one line that says why not.
 
-torchvision decodes the everyday JPEG and PNG; Pillow decodes everything else and has the last word on whatever
-torchvision refuses. Choices: transparency is laid over white; CMYK is converted without its colour profile, and
-profiles are ignored, as in the training of every published model; of several pages or frames the first is
-taken; 16 bits are scaled, not cut; float pixels are read as 0..1, or as 0..255 where they exceed 1.
+torchvision decodes the everyday JPEG and PNG; Pillow decodes everything else and has the last word on
+whatever torchvision refuses. Choices: transparency is laid over white; CMYK is converted without its colour
+profile, and profiles are ignored, as in the training of every published model; of several pages or frames
+the first is taken; 16 bits are scaled, not cut; float pixels are read as 0..1, or as 0..255 where they
+exceed 1.
 
 Shapes: H, W pixels of the upright image.
 """

@@ -1,8 +1,8 @@
 """Samples in an order that depends on the seed alone.
 
-Sample k of epoch e, its place in the order and its augmentation, is a function of (seed, e, k). So the batches are the
-same for any number of workers, for any number of ranks (their union), and from whichever step one starts: to resume,
-nothing needs to be restored but the step.
+Sample k of epoch e, its place in the order and its augmentation, is a function of (seed, e, k). So the
+batches are the same for any number of workers, for any number of ranks (their union), and from whichever
+step one starts: to resume, nothing needs to be restored but the step.
 """
 
 import hashlib
@@ -165,20 +165,22 @@ class TrainLoader:
         transform: image uint8 (3, Hi, Wi) -> float tensor; draws from torch's global generator only.
         batch_size: images of one optimisation step, over all ranks and accumulated micro-batches.
         accumulate: micro-batches per step.
-        repeats: views of each drawn image, side by side in the order; an epoch draws as many samples as the set has
-            images, of a 1 / repeats part of them (repeated augmentation, Hoffer et al. 2020).
+        repeats: views of each drawn image, side by side in the order; an epoch draws as many samples as the
+            set has images, of a 1 / repeats part of them (repeated augmentation, Hoffer et al. 2020).
         seed: decides everything that is random here.
         rank, world_size: which share of every micro-batch is ours: positions rank, rank + world_size, ...
         workers: processes that prepare batches; 0: this one.
         mix: the text of mixup and cutmix, which need an even number of images.
-        on_bad: what an unreadable image does: raise its `BadImage`, or give its place to the next in the order.
+        on_bad: what an unreadable image does: raise its `BadImage`, or give its place to the next in the
+            order.
         bad_limit: share of the images above which "skip" gives up; one bad image is always let pass.
         pin_memory: batches in page-locked memory.
 
     `bad` maps the names of skipped images to the causes.
 
     Raises:
-        ValueError: if the batch does not divide, the set is smaller than a batch, or `mix` meets an odd number.
+        ValueError: if the batch does not divide, the set is smaller than a batch, or `mix` meets an odd
+        number.
     """
 
     def __init__(
@@ -254,8 +256,8 @@ class TrainLoader:
 class EvalLoader:
     """This rank's images, each once, in order: positions rank, rank + world_size, ...
 
-    Unreadable images are errors, or are left out and listed in `bad`. The arguments are those of `TrainLoader`;
-    `batch_size` is this rank's own, and the last batch may be smaller.
+    Unreadable images are errors, or are left out and listed in `bad`. The arguments are those of
+    `TrainLoader`; `batch_size` is this rank's own, and the last batch may be smaller.
     """
 
     def __init__(

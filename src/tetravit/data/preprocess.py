@@ -26,8 +26,8 @@ def preprocess(image: str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
     """Any picture -> float (3, size, size).
 
     Args:
-        image: a path; a Pillow image; an array (Hi, Wi, 3) or (Hi, Wi), a tensor (3, Hi, Wi) or (1, Hi, Wi), each
-            uint8 or float in [0, 1].
+        image: a path; a Pillow image; an array (Hi, Wi, 3) or (Hi, Wi), a tensor (3, Hi, Wi) or (1, Hi,
+            Wi), each uint8 or float in [0, 1].
         p: what the weights expect.
 
     Raises:

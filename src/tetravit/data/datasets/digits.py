@@ -1,11 +1,12 @@
 """1,797 handwritten digits, 8 x 8 pixels, inside the package: real images without a download.
 
-The test part of "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak, 1998, UCI Machine Learning
-Repository, doi:10.24432/C50P49, CC BY 4.0), in the order in which scikit-learn ships it. Values 0..16 are stored
-as value * 255 / 16. The scans come in one sheet of 45 per row, their labels in a text file.
+The test part of "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak, 1998, UCI Machine
+Learning Repository, doi:10.24432/C50P49, CC BY 4.0), in the order in which scikit-learn ships it. Values
+0..16 are stored as value * 255 / 16. The scans come in one sheet of 45 per row, their labels in a text
+file.
 
-Of the scans of one class, in order, the third of every five is held out: 1,438 to train, 359 to validate. Both parts
-hold digits of the same 13 writers, so the score speaks of new scans, not of new hands.
+Of the scans of one class, in order, the third of every five is held out: 1,438 to train, 359 to validate.
+Both parts hold digits of the same 13 writers, so the score speaks of new scans, not of new hands.
 """
 
 from importlib.resources import files
@@ -34,6 +35,7 @@ class Digits:
         ValueError: for a root, an unknown split or a fraction outside (0, 1].
     """
 
+    in_memory = True  # no worker is worth its cost
     num_classes = 10
     class_names = tuple("0123456789")
 

@@ -1,6 +1,7 @@
 """What the augmentations share: a short way for a lone image, the way to Pillow, checks of arguments.
 
-An image is uint8 RGB (3, Hi, Wi) until `normalize` makes it float. All randomness comes from torch's global generator.
+An image is uint8 RGB (3, Hi, Wi) until `normalize` makes it float. All randomness comes from torch's global
+generator.
 """
 
 import math
@@ -16,7 +17,6 @@ from torchvision.transforms import InterpolationMode, v2
 from tetravit.registry import suggestion
 
 INTERPOLATIONS = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
-FILL = (124, 116, 104)  # the mean colour of ImageNet: what comes in from outside the image
 
 
 class Transform(v2.Transform):
@@ -70,6 +70,11 @@ def uniform(low: float, high: float) -> float:
 def chance(p: float) -> bool:
     """True with probability `p`."""
     return bool(torch.rand(()) < p)
+
+
+def sign() -> int:
+    """1 or -1."""
+    return 1 if chance(0.5) else -1
 
 
 def randint(high: int) -> int:

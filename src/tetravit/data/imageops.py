@@ -1,0 +1,133 @@
+"""The operations of RandAugment and AutoAugment on Pillow images, and how a level, 0 to 10, becomes their argument.
+
+An operation is `(image, value, resample) -> image`; a level function `(level, sign) -> value`, where sign,
+1 or -1, turns what has a direction. Names and arithmetic follow timm (data/auto_augment.py, 1.0), from
+which the published models of all four families were trained.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+
+MAX_LEVEL = 10.0
+FILL = (124, 116, 104)  # the mean colour of ImageNet: what comes in from outside the image
+Operation = Callable[[Image.Image, float, Image.Resampling], Image.Image]
+Level = Callable[[float, int], float]
+
+
+def apply(name: str, image: Image.Image, level: float, sign: int, resample: Image.Resampling) -> Image.Image:
+    """Operation `name` at `level`, in 0..10."""
+    operation, value = OPERATIONS[name]
+    return operation(image, value(level, sign), resample)
+
+
+def _affine(image: Image.Image, value: float, resample: Image.Resampling, matrix: Callable) -> Image.Image:
+    return image.transform(
+        image.size, Image.Transform.AFFINE, matrix(value, *image.size), resample=resample, fillcolor=FILL
+    )
+
+
+_shear_x = partial(_affine, matrix=lambda v, w, h: (1, v, 0, 0, 1, 0))
+_shear_y = partial(_affine, matrix=lambda v, w, h: (1, 0, 0, v, 1, 0))
+_translate_x = partial(_affine, matrix=lambda v, w, h: (1, 0, v * w, 0, 1, 0))
+_translate_y = partial(_affine, matrix=lambda v, w, h: (1, 0, 0, 0, 1, v * h))
+
+
+def _rotate(image: Image.Image, value: float, resample: Image.Resampling) -> Image.Image:
+    return image.rotate(value, resample=resample, fillcolor=FILL)
+
+
+def _auto_contrast(image: Image.Image, value: float, resample: Image.Resampling) -> Image.Image:
+    return ImageOps.autocontrast(image)
+
+
+def _equalize(image: Image.Image, value: float, resample: Image.Resampling) -> Image.Image:
+    return ImageOps.equalize(image)
+
+
+def _invert(image: Image.Image, value: float, resample: Image.Resampling) -> Image.Image:
+    return ImageOps.invert(image)
+
+
+def _posterize(image: Image.Image, value: float, resample: Image.Resampling) -> Image.Image:
+    return image if value >= 8 else ImageOps.posterize(image, int(value))
+
+
+def _solarize(image: Image.Image, value: float, resample: Image.Resampling) -> Image.Image:
+    return ImageOps.solarize(image, int(value))
+
+
+def _solarize_add(image: Image.Image, value: float, resample: Image.Resampling) -> Image.Image:
+    table = [min(255, i + int(value)) if i < 128 else i for i in range(256)]
+    return image.point(table * 3)
+
+
+def _enhance(image: Image.Image, value: float, resample: Image.Resampling, kind: Callable) -> Image.Image:
+    enhanced: Image.Image = kind(image).enhance(value)
+    return enhanced
+
+
+def _none(level: float, sign: int) -> float:
+    return 0.0
+
+
+def _signed(limit: float) -> Level:
+    return lambda level, sign: sign * (level / MAX_LEVEL) * limit
+
+
+def _to_gray_and_back(level: float, sign: int) -> float:
+    return (level / MAX_LEVEL) * 1.8 + 0.1
+
+
+def _away_from_one(level: float, sign: int) -> float:
+    return max(0.1, 1.0 + sign * (level / MAX_LEVEL) * 0.9)
+
+
+def _bits(level: float, sign: int) -> float:
+    return int((level / MAX_LEVEL) * 4)
+
+
+def _threshold(level: float, sign: int) -> float:
+    return min(256, int((level / MAX_LEVEL) * 256))
+
+
+_KINDS = {
+    "Color": ImageEnhance.Color,
+    "Contrast": ImageEnhance.Contrast,
+    "Brightness": ImageEnhance.Brightness,
+    "Sharpness": ImageEnhance.Sharpness,
+}
+
+OPERATIONS: dict[str, tuple[Operation, Level]] = {
+    "AutoContrast": (_auto_contrast, _none),
+    "Equalize": (_equalize, _none),
+    "Invert": (_invert, _none),
+    "Rotate": (_rotate, _signed(30.0)),
+    "PosterizeOriginal": (_posterize, lambda level, sign: _bits(level, sign) + 4),
+    "PosterizeIncreasing": (_posterize, lambda level, sign: 4 - _bits(level, sign)),
+    "Solarize": (_solarize, _threshold),
+    "SolarizeIncreasing": (_solarize, lambda level, sign: 256 - _threshold(level, sign)),
+    "SolarizeAdd": (_solarize_add, lambda level, sign: min(128, int((level / MAX_LEVEL) * 110))),
+    "ShearX": (_shear_x, _signed(0.3)),
+    "ShearY": (_shear_y, _signed(0.3)),
+    "TranslateXRel": (_translate_x, _signed(0.45)),
+    "TranslateYRel": (_translate_y, _signed(0.45)),
+    **{name: (partial(_enhance, kind=kind), _to_gray_and_back) for name, kind in _KINDS.items()},
+    **{f"{name}Increasing": (partial(_enhance, kind=kind), _away_from_one) for name, kind in _KINDS.items()},
+}
+
+
+def blur(image: Image.Image, radius: float) -> Image.Image:
+    """Gaussian blur; radius in pixels."""
+    return image.filter(ImageFilter.GaussianBlur(radius))
+
+
+def gray(image: Image.Image) -> Image.Image:
+    """Brightness alone, in three equal channels."""
+    return image.convert("L").convert("RGB")
+
+
+def clip_level(level: float) -> float:
+    """A drawn level, held within 0..10."""
+    return max(0.0, min(level, MAX_LEVEL))
