@@ -80,7 +80,7 @@ class Job:
     optimizer: Optimizer
     rate: Callable[[int], float]
     total_steps: int
-    config: RunConfig = field(default_factory=RunConfig)
+    config: RunConfig = field(default_factory=lambda: RunConfig())
     world: World = field(default_factory=lambda: World(torch.device("cpu")))
     clip: float = 0.0
     ema: Ema | None = None

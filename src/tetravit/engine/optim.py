@@ -77,7 +77,7 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
 
 def pack(optimizer: Optimizer, model: nn.Module) -> State:
     """What the optimizer remembers, as tensors named by parameter ("backbone.norm.weight/exp_avg")."""
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}/{key}": value
         for parameter, entry in optimizer.state.items()

@@ -1,0 +1,324 @@
+"""A run as typed data: read a TOML recipe, apply overrides, check every name and type, write it back."""
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal, Self, get_args, get_origin
+
+import tomli_w
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from tetravit.data.augment import parse
+from tetravit.data.calls import parse_calls
+from tetravit.data.datasets import DATASETS
+from tetravit.data.loader import DataConfig
+from tetravit.engine.loop import RunConfig
+from tetravit.engine.optim import OptimConfig
+from tetravit.models import resolve
+from tetravit.registry import pick, suggestion
+from tetravit.tasks import TASKS, TaskConfig
+
+Table = dict[str, Any]
+
+
+class ModelConfig(BaseModel):
+    """The `[model]` section: a row of the menu, and what is changed about it.
+
+    weights: a file or published name to start from; None: from scratch. options: other arguments of the
+    backbone's constructor ("depth", "layer_scale", ...).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    drop_path: float | None = Field(None, ge=0, lt=1)
+    weights: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        return resolve(name)
+
+
+class Recipe(BaseModel):
+    """Everything that decides a run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(ge=1)
+    task: SerializeAsAny[TaskConfig]
+    model: ModelConfig
+    data: DataConfig
+    optim: OptimConfig = Field(default_factory=lambda: OptimConfig())
+    run: RunConfig = Field(default_factory=lambda: RunConfig())
+
+    @field_validator("task", mode="before")
+    @classmethod
+    def _task(cls, section: Any) -> Any:
+        """The section is read by the task that it names."""
+        if isinstance(section, TaskConfig) or not isinstance(section, Mapping) or "name" not in section:
+            return section
+        name = section["name"]
+        if name not in TASKS:
+            raise ValueError(f"task.name takes one of {', '.join(sorted(TASKS))}; got {name!r}.")
+        return TASKS[name].Config.model_validate_json(json.dumps(section), strict=True)
+
+    @model_validator(mode="after")
+    def _names(self) -> Self:
+        pick(DATASETS, self.data.name, "data set")
+        parse(self.data.augment, size=self.data.image_size)
+        if self.data.mix:
+            parse_calls(self.data.mix, "A mix")
+        if self.optim.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"optim.warmup_epochs is at most epochs; got {self.optim.warmup_epochs} of {self.epochs}."
+            )
+        return self
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, apply `section.key=value` overrides, check every name and type.
+
+    A `[variants.NAME]` table in the file holds what the source changes for that model only. It counts more
+    than the rest of the file and less than an override.
+
+    Raises:
+        ValueError: in one line, for a file that does not read, or anything in it that is not known.
+        OSError: if there is no such file.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not TOML: {error}.") from None
+    return loads(text, overrides, name=str(path))
+
+
+def loads(text: str, overrides: Sequence[str] = (), *, name: str = "The recipe") -> Recipe:
+    """`load` for a text that is already read; `name` is what to call it in a message.
+
+    Raises:
+        ValueError: as `load`.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{name} is not TOML: {error}.") from None
+    changes: Table = {}
+    for override in overrides:
+        _set(changes, *_split(override))
+    variants = table.pop("variants", {})
+    model = _model_name(_merged(table, changes))
+    if isinstance(variants, Mapping):
+        own = next((v for k, v in variants.items() if model is not None and _same_model(k, model)), {})
+        table = _merged(table, own)
+    return validated(_merged(table, changes))
+
+
+def validated(table: Mapping[str, Any]) -> Recipe:
+    """A table as read from TOML -> a recipe.
+
+    Raises:
+        ValueError: in one line, with the dotted path of the first thing that is wrong.
+    """
+    try:
+        return Recipe.model_validate_json(json.dumps(table, default=str), strict=True)
+    except ValidationError as error:
+        raise ValueError(_message(error, table)) from None
+
+
+def dump(recipe: Recipe) -> str:
+    """Write the recipe with every default filled in; `load` reads it back to an equal one."""
+    return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
+
+
+def list_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name ("xcit/imagenet")."""
+    root = Path(str(files("tetravit") / "recipes"))
+    return {p.relative_to(root).with_suffix("").as_posix(): p for p in sorted(root.rglob("*.toml"))}
+
+
+def find(name_or_path: str | Path) -> Path:
+    """The file of a recipe: one of `list_recipes()`, or a path.
+
+    Raises:
+        ValueError: if there is neither.
+    """
+    path, known = Path(name_or_path), list_recipes()
+    if str(name_or_path) in known:
+        return known[str(name_or_path)]
+    if path.suffix == ".toml":
+        if not path.is_file():
+            raise ValueError(f"There is no recipe file {str(path)!r}.")
+        return path
+    return pick(known, str(name_or_path), "recipe")
+
+
+def _split(override: str) -> tuple[list[str], Any]:
+    """`section.key=value` -> keys and the value as TOML reads it, or else as a bare string."""
+    path, equals, text = override.partition("=")
+    keys = [key.strip() for key in path.split(".")]
+    if not equals or not all(keys):
+        raise ValueError(f"An override reads section.key=value; got {override!r}.")
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return keys, text
+    return keys, table["value"] if len(table) == 1 else text
+
+
+def _set(table: Table, keys: Sequence[str], value: Any) -> None:
+    for key in keys[:-1]:
+        inner = table.setdefault(key, {})
+        if not isinstance(inner, dict):
+            inner = table[key] = {}
+        table = inner
+    table[keys[-1]] = value
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Table:
+    """Both tables in one; where both have a value, `above` counts. Its other tables are joined."""
+    result = dict(below)
+    for key, value in above.items():
+        under = result.get(key)
+        both = isinstance(under, Mapping) and isinstance(value, Mapping)
+        result[key] = _merged(under, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def _model_name(table: Mapping[str, Any]) -> str | None:
+    section = table.get("model")
+    name = section.get("name") if isinstance(section, Mapping) else None
+    return name if isinstance(name, str) else None
+
+
+def _same_model(a: str, b: str) -> bool:
+    return a == b or resolve(a) == resolve(b)
+
+
+# From pydantic's words to the house's
+
+TYPES = {
+    "int_type": "int",
+    "int_from_float": "int",
+    "float_type": "float",
+    "string_type": "str",
+    "bool_type": "bool",
+    "path_type": "str",
+    "tuple_type": "list",
+    "list_type": "list",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "model_attributes_type": "a table",
+}
+BOUNDS = {
+    "greater_than_equal": ("ge", "at least"),
+    "greater_than": ("gt", "above"),
+    "less_than_equal": ("le", "at most"),
+    "less_than": ("lt", "below"),
+}
+
+
+def _message(error: ValidationError, table: Mapping[str, Any]) -> str:
+    """The first error, in one line; what is not known counts before what is missing."""
+    found = error.errors(include_url=False)
+    found.sort(key=lambda e: e["type"] == "missing")
+    first = found[0]
+    path = _path(first["loc"])
+    together = [e for e in found if _path(e["loc"]) == path]
+    kind, value = first["type"], first["input"]
+    if kind == "extra_forbidden":
+        return f"Unknown recipe key {path!r}.{_near_key(path)}"
+    if kind == "missing":
+        if isinstance(value, list):
+            return f"{_path(first['loc'][:-1])} has too few values; got {value!r}."
+        return f"The recipe lacks {path}."
+    if kind == "too_long":
+        return f"{path} takes {first['ctx']['max_length']} values; got {len(_given(table, path))}."
+    if kind == "value_error":
+        return str(first["ctx"]["error"])
+    if kind in BOUNDS:
+        key, words = BOUNDS[kind]
+        return f"{path} is {words} {first['ctx'][key]:g}; got {value!r}."
+    types = list(dict.fromkeys(TYPES[e["type"]] for e in together if e["type"] in TYPES))
+    choices = [c for e in together if e["type"] == "literal_error" for c in _choices(path)]
+    if choices:
+        takes = [*types, f"one of {', '.join(map(str, choices))}" if len(choices) > 1 else str(choices[0])]
+        got = f"{value!r} ({_kind(value)})" if types else repr(value)
+        return f"{path} takes {' or '.join(takes)}; got {got}."
+    if types:
+        return f"{path} takes {' or '.join(types)}; got {value!r} ({_kind(value)})."
+    return f"{path}: {first['msg']}; got {value!r}."
+
+
+def _path(loc: Sequence[int | str]) -> str:
+    """The dotted path of an error without pydantic's marks for the members of a union."""
+    parts = [str(part) for part in loc]
+    marked = len(loc) > 2 and isinstance(loc[2], str) and loc[1] != "options"
+    return ".".join(parts[:2] if marked else parts)
+
+
+def _given(table: Mapping[str, Any], path: str) -> Any:
+    value: Any = table
+    for part in path.split("."):
+        value = value[part]
+    return value
+
+
+def _sections() -> dict[str, type[BaseModel]]:
+    sections = {n: f.annotation for n, f in Recipe.model_fields.items()}
+    return {n: a for n, a in sections.items() if isinstance(a, type) and issubclass(a, BaseModel)}
+
+
+def _known() -> Iterator[tuple[str, Any]]:
+    """Every key of a recipe with its type."""
+    for name, info in Recipe.model_fields.items():
+        if name == "task":
+            classes = [TaskConfig, *(task.Config for task in TASKS.values())]
+        elif name in _sections():
+            classes = [_sections()[name]]
+        else:
+            yield name, info.annotation
+            continue
+        for model in classes:
+            yield from ((f"{name}.{key}", inner.annotation) for key, inner in model.model_fields.items())
+
+
+def _near_key(path: str) -> str:
+    """The nearest key of the same section, or of any."""
+    known = dict.fromkeys(name for name, _ in _known())
+    section, _, key = path.rpartition(".")
+    same = [name for name in known if name.rpartition(".")[0] == section]
+    near = suggestion(path, same)
+    if "Did you mean" in near:
+        return near
+    elsewhere = [name for name in known if name.rpartition(".")[2] == key] if key else []
+    if elsewhere:
+        return f" Did you mean {elsewhere[0]!r}?"
+    return suggestion(path, [*known, *_sections(), "task"]) or near
+
+
+def _choices(path: str) -> list[Any]:
+    """The values of a closed choice, also inside a union."""
+    annotations = [annotation for name, annotation in _known() if name == path]
+    return [
+        c
+        for a in annotations
+        for part in (a, *get_args(a))
+        if get_origin(part) is Literal
+        for c in get_args(part)
+    ]
+
+
+def _kind(value: Any) -> str:
+    return {"dict": "table"}.get(type(value).__name__, type(value).__name__)

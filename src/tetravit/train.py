@@ -1,0 +1,450 @@
+"""A recipe becomes objects, the engine runs them, a run folder remains.
+
+RUN/recipe.toml        everything, defaults included; repeats the run
+RUN/run.json           version, commit, machine, command line, how it ended
+RUN/metrics.jsonl      means and scores, the same in every run of the recipe; timing.jsonl: what is not
+RUN/checkpoints/       what a resumed run continues from
+RUN/best.safetensors   the weights with the best score; evaluation.json: what they get wrong
+RUN/last.safetensors   the weights of the last step
+RUN/report.html        curves and pictures
+"""
+
+import importlib.util
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from tetravit.data.datasets import DATASETS
+from tetravit.data.loader import EvalLoader, TrainLoader, make_eval_loader, make_train_loader
+from tetravit.engine import distributed, optim
+from tetravit.engine.checkpoint import Checkpoint, Checkpoints, check_room, replace_file, size_mib
+from tetravit.engine.distributed import World
+from tetravit.engine.ema import Ema
+from tetravit.engine.guard import NotFinite
+from tetravit.engine.lock import Lock
+from tetravit.engine.log import Console, JsonLines, Plan, Reporter, Reporters, Summary
+from tetravit.engine.loop import Job, Progress, fit
+from tetravit.engine.precision import chosen
+from tetravit.engine.schedule import warmup_cosine
+from tetravit.engine.signals import Interrupted
+from tetravit.models import create_model
+from tetravit.recipe import Recipe, dump, load
+from tetravit.tasks import TASKS, Task
+from tetravit.weights.fileformat import Header, package_version, save
+
+# What may change when a run is resumed, because it changes no number beyond rounding.
+FREE = {"data": {"root", "workers", "val_batch_size"}, "run": None}
+FIXED = {"run": {"seed"}}
+
+
+def train(
+    recipe: Recipe | None = None,
+    run_dir: str | Path | None = None,
+    *,
+    resume: str | Path | None = None,
+    reporters: Sequence[Reporter] | None = None,
+    on_corrupt: Literal["previous", "stop"] = "previous",
+    dry_run: bool = False,
+) -> Summary:
+    """Run a recipe, or continue a run.
+
+    Args:
+        recipe: what to run; None with `resume`: the recipe of that run.
+        run_dir: where to leave the run; None: a new folder below `runs`, named after date, model and data.
+        resume: folder of a run to continue, from its newest whole checkpoint.
+        reporters: who is told, on rank 0; None: the terminal.
+        on_corrupt: whether a damaged newest checkpoint gives way to the one before it, or ends the command.
+        dry_run: build everything, tell the plan, write nothing.
+
+    Raises:
+        ValueError: for anything the user wrote that cannot be; nothing has been written then.
+        BadCheckpoint: if no checkpoint of a run to resume is whole.
+        NotFinite: for a NaN or infinite loss; `bad_step.json` in the run folder names the images.
+        Interrupted: after a signal, with everything saved.
+    """
+    recipe, folder = _chosen(recipe, run_dir, resume)
+    told = Reporters([Console()] if reporters is None else reporters)
+    with ExitStack() as stack:
+        world = stack.enter_context(distributed.world(recipe.run.device))
+        stack.enter_context(_kernels(recipe.run.kernels))
+        if not world.leads:
+            told = Reporters([])
+        folder = Path(world.from_lead(str(folder)))
+        run = _Run(recipe, folder, world, told)
+        stack.callback(run.loader.close)
+        run.check_room()
+        if dry_run:
+            told.start(run.plan())
+            told.stop()
+            return Summary(0, None, None, 0.0, lines=["Nothing was written: a dry run."])
+        if world.leads:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(run.lock)
+        return run.run(resumed=resume is not None, on_corrupt=on_corrupt)
+
+
+class _Run:
+    """The objects of one run. Building them writes nothing."""
+
+    def __init__(self, recipe: Recipe, folder: Path, world: World, told: Reporters) -> None:
+        self.recipe, self.folder, self.world, self.told = recipe, folder, world, told
+        self.lock = Lock(folder)
+        data, run = recipe.data, recipe.run
+        if data.root is None and getattr(DATASETS[data.name], "needs_root", False):
+            raise ValueError("The recipe lacks data.root.")
+        ranks = {"rank": world.rank, "world_size": world.size, "pin_memory": world.device.type == "cuda"}
+        self.loader: TrainLoader = make_train_loader(data, seed=run.seed, accumulate=run.accumulate, **ranks)
+        self.validation: EvalLoader = make_eval_loader(data, **ranks)
+        self.num_classes = self.loader.dataset.num_classes
+        self.class_names = tuple(self.loader.dataset.class_names)
+
+        torch.manual_seed(run.seed)
+        model = create_model(
+            recipe.model.name,
+            num_classes=self.num_classes,
+            image_size=data.image_size,
+            drop_path=recipe.model.drop_path,
+            **recipe.model.options,
+        )
+        if recipe.model.weights:
+            _start_from(recipe.model.weights, model, told)
+        self.task: Task = TASKS[recipe.task.name](
+            model, recipe.task, num_classes=self.num_classes, mix=data.mix
+        )  # type: ignore[call-arg]
+        memory_format = torch.channels_last if run.memory_format == "channels_last" else torch.preserve_format
+        self.task.to(world.device, memory_format=memory_format)
+        self.ema = Ema(model, recipe.optim.ema, recipe.optim.ema_warmup) if recipe.optim.ema else None
+        self.total_steps = recipe.epochs * self.loader.steps_per_epoch
+        self.peak = recipe.optim.peak(data.batch_size)
+
+    def check_room(self) -> None:
+        """Refuse a folder that cannot take the run, before anything is written."""
+        if self.world.leads:
+            state = self.task.state_dict()
+            per_step = (3 + (self.ema is not None)) * size_mib(state)
+            check_room(self.folder, (self.recipe.run.keep + 1) * per_step + 2 * size_mib(state))
+
+    def plan(self, first_step: int = 0) -> Plan:
+        """What is about to run, in words."""
+        recipe, steps = self.recipe, self.loader.steps_per_epoch
+        data, settings, run = recipe.data, recipe.optim, recipe.run
+        params = sum(p.numel() for p in self.task.model.parameters())
+        images = f"{len(self.loader.dataset):,} images to train on, {self.validation.total:,} held out"
+        micro = data.batch_size // (self.world.size * run.accumulate)
+        device = str(self.world.device)
+        if self.world.device.type == "cpu":
+            device += f", {torch.get_num_threads()} threads"
+        averaged = f", averaged with decay {settings.ema:g}" if self.ema else ""
+        lines = [
+            ("model", f"{recipe.model.name}, {params / 1e6:.2f} M parameters, {self.num_classes} classes"),
+            ("data", f"{data.name}: {images}, {data.image_size} x {data.image_size} pixels"),
+            ("steps", f"{recipe.epochs} epochs of {steps}: {self.total_steps:,} steps"),
+            (
+                "batch",
+                f"{data.batch_size} = {self.world.size} x {run.accumulate} x {micro} (ranks, parts, images)",
+            ),
+            (
+                "rate",
+                f"{self.peak:g} after {settings.warmup_epochs * steps} steps, {settings.name}{averaged}",
+            ),
+            ("device", f"{device}, {chosen(run.precision, self.world.device)}"),
+            ("folder", str(self.folder)),
+        ]
+        if first_step:
+            lines.append(("resumed", f"after step {first_step:,}"))
+        return Plan(lines, self.total_steps, steps, first_step)
+
+    def run(self, *, resumed: bool, on_corrupt: Literal["previous", "stop"]) -> Summary:
+        """Train, and leave the run folder behind."""
+        leads = self.world.leads
+        if leads:
+            self.told.members.append(JsonLines(self.folder))
+        record = self.world.from_lead(_opened(self.folder, self.recipe, self.world) if leads else None)
+        checkpoints = Checkpoints(
+            self.folder,
+            run_id=record["id"],
+            keep=self.recipe.run.keep,
+            on_full=self.recipe.run.on_full,
+            say=self.told.note,
+        )
+        found: Checkpoint | None = None
+        if leads:
+            checkpoints.prepare()
+            found = checkpoints.latest(on_corrupt=on_corrupt) if resumed else None
+            if found is None:
+                self.told.rewind({JsonLines.name: {"metrics": 0, "timing": 0}})
+        found = self.world.from_lead(found)
+        job = self._job(checkpoints, found)
+        self.told.start(self.plan(found.step if found else 0))
+        status = "failed"
+        try:
+            progress = fit(job)
+            status = "finished"
+        except Interrupted:
+            status = "interrupted"
+            raise
+        except NotFinite as error:
+            if leads:
+                bad = {"step": error.step, "what": error.what, "names": error.names}
+                replace_file(self.folder / "bad_step.json", json.dumps(bad, indent=1).encode())
+            raise
+        finally:
+            self.told.stop()
+            if leads:
+                with suppress(OSError):  # the error under way says more
+                    _write_json(self.folder / "run.json", {**record, "end": _now(), "status": status})
+        return self._finished(progress)
+
+    def _job(self, checkpoints: Checkpoints, found: Checkpoint | None) -> Job:
+        steps, settings = self.loader.steps_per_epoch, self.recipe.optim
+        rate = partial(
+            warmup_cosine,
+            total=self.total_steps,
+            warmup=settings.warmup_epochs * steps,
+            peak=self.peak,
+            start=settings.warmup_lr,
+            floor=settings.min_lr,
+        )
+        return Job(
+            task=self.task,
+            loader=self.loader,
+            optimizer=optim.build(self.task, settings),
+            rate=rate,
+            total_steps=self.total_steps,
+            config=self.recipe.run,
+            world=self.world,
+            clip=settings.clip,
+            ema=self.ema,
+            validation=self.validation,
+            checkpoints=checkpoints,
+            resume=found,
+            reporters=self.told,
+            on_best=self._keep_best,
+            on_log=self.lock.beat if self.world.leads else lambda: None,
+            how_to_continue=f"tetravit train --resume {shlex.quote(str(self.folder))}",
+        )
+
+    def _keep_best(self, record: dict[str, Any]) -> None:
+        """The model holds the best weights so far: write them, and what they get wrong."""
+        if not self.world.leads:
+            return
+        findings = {**record, "class_names": self.class_names, **self.task.findings}
+        try:
+            self._write_weights("best.safetensors", f"step {record['step']}, {record['weights']} weights")
+            replace_file(self.folder / "evaluation.json", json.dumps(findings).encode())
+        except OSError as error:
+            if self.recipe.run.on_full == "stop":
+                raise
+            self.told.note(f"Could not write best.safetensors: {error.strerror}; the run goes on.")
+
+    def _write_weights(self, name: str, source: str) -> None:
+        recipe = self.recipe
+        header = Header(
+            model=recipe.model.name,
+            options={**recipe.model.options, "image_size": recipe.data.image_size},
+            task=recipe.task.name,
+            num_classes=self.num_classes,
+            class_names=self.class_names,
+            preprocess=recipe.data.preprocess,
+            recipe=dump(recipe),
+            source=f"trained here: {source}",
+        )
+        save(self.folder / name, self.task.model.state_dict(), header)
+
+    def _finished(self, progress: Progress) -> Summary:
+        lines: list[str] = []
+        if self.world.leads:
+            self._write_weights("last.safetensors", f"step {progress.done}, raw weights")
+            lines = self._closing_lines(progress)
+        summary = Summary(
+            progress.done, progress.best, progress.best_step, round(progress.seconds, 1), self.folder, lines
+        )
+        if self.world.leads:
+            _report(self.folder, self.told)
+        self.told.finish(summary)
+        return summary
+
+    def _closing_lines(self, progress: Progress) -> list[str]:
+        minutes, seconds = divmod(round(progress.seconds), 60)
+        took = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+        best = self.folder / "best.safetensors"
+        if progress.best is None:
+            return [f"Trained {progress.done:,} steps in {took}: {self.folder}"]
+        share = f"{100 * progress.best:.1f} % {self.task.watch}"
+        return [
+            f"Reached {share} on {self.validation.total:,} held-out images in {took}: {best}",
+            f"Next: tetravit predict {shlex.quote(str(best))} IMAGE",
+        ]
+
+
+def _chosen(
+    recipe: Recipe | None, run_dir: str | Path | None, resume: str | Path | None
+) -> tuple[Recipe, Path]:
+    """The recipe and the folder, after checking that they go together."""
+    if resume is None:
+        if recipe is None:
+            raise ValueError("train takes a recipe, or a run to resume; got neither.")
+        folder = Path(run_dir) if run_dir is not None else _fresh(recipe)
+        if (folder / "recipe.toml").exists():
+            raise ValueError(
+                f"{folder} already holds a run. Continue it with --resume {folder}, or take another folder."
+            )
+        return recipe, folder
+    folder = Path(resume)
+    if run_dir is not None and Path(run_dir) != folder:
+        raise ValueError(f"A resumed run stays in its folder {folder}; got {run_dir}.")
+    if not (folder / "recipe.toml").is_file() or not (folder / "run.json").is_file():
+        raise ValueError(f"{folder} is not the folder of a run: it has no recipe.toml and run.json.")
+    kept = load(folder / "recipe.toml")
+    if recipe is not None:
+        _check_same(kept, recipe)
+    return recipe or kept, folder
+
+
+def _check_same(kept: Recipe, wanted: Recipe) -> None:
+    """A resumed run keeps what decides its numbers."""
+    old, new = _flat(kept.model_dump(mode="json")), _flat(wanted.model_dump(mode="json"))
+    for path in sorted(old.keys() | new.keys()):
+        section, _, key = path.partition(".")
+        free = FREE.get(section, set())
+        if free is None:
+            free = {key} - FIXED.get(section, set())
+        if old.get(path) != new.get(path) and key not in free:
+            raise ValueError(f"A resumed run keeps {path}: it is {old.get(path)!r}; got {new.get(path)!r}.")
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _fresh(recipe: Recipe) -> Path:
+    """A name below `runs` that nothing has yet."""
+    name = f"{datetime.now():%Y-%m-%d}_{recipe.model.name}_{recipe.data.name}"
+    folders = (Path("runs") / (name if i == 1 else f"{name}_{i}") for i in range(1, 10_000))
+    return next(folder for folder in folders if not folder.exists())
+
+
+def _opened(folder: Path, recipe: Recipe, world: World) -> dict[str, Any]:
+    """Write run.json and then recipe.toml, whose presence says that the folder holds a run."""
+    path = folder / "run.json"
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    record = {
+        "id": kept.get("id", uuid.uuid4().hex),
+        "version": package_version(),
+        **_commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": _device_name(world.device),
+        "host": platform.node(),
+        "world_size": world.size,
+        "seed": recipe.run.seed,
+        "command": shlex.join(sys.argv),
+        "start": kept.get("start", _now()),
+        "resumed": [*kept.get("resumed", []), *([_now()] if kept else [])],
+        "status": "running",
+    }
+    _write_json(path, record)
+    replace_file(folder / "recipe.toml", dump(recipe).encode())
+    if folder.parent.name == "runs":
+        _point_latest(folder)
+    return record
+
+
+def _point_latest(folder: Path) -> None:
+    """`runs/latest` leads to the newest run; where links cannot be made, it is left out."""
+    link, new = folder.parent / "latest", folder.parent / f".latest_{os.getpid()}"
+    with suppress(OSError):
+        if link.exists() and not link.is_symlink():
+            return
+        new.symlink_to(folder.name)
+        os.replace(new, link)
+
+
+def _commit() -> dict[str, Any]:
+    """Commit and state of the source tree; None where the package was installed from elsewhere."""
+
+    def git(*words: str) -> str:
+        here = Path(__file__).parent
+        return subprocess.run(
+            ["git", "-C", here, *words], capture_output=True, text=True, check=True, timeout=5
+        ).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) not in Path(__file__).parents[2:3]:
+            return {"commit": None, "dirty": None}
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.processor() or platform.machine()}, {os.cpu_count()} cores)"
+
+
+@contextmanager
+def _kernels(kind: Literal["repeatable", "fastest"]) -> Iterator[None]:
+    """Ask torch for kernels that give the same bits every time; afterwards all is as it was."""
+    if kind == "fastest":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    fill, benchmark = torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = fill
+        torch.backends.cudnn.benchmark = benchmark
+
+
+def _start_from(source: str, model: torch.nn.Module, told: Reporters) -> None:
+    """Begin with weights of a file or a published name instead of random ones."""
+    from tetravit.weights.read import load_into
+
+    told.note(str(load_into(model, source)))
+
+
+def _report(folder: Path, told: Reporters) -> None:
+    """report.html, where the module that writes it is there; a fault in it costs no run."""
+    if importlib.util.find_spec("tetravit.report") is None:
+        return
+    try:
+        importlib.import_module("tetravit.report").write(folder)
+    except Exception as error:
+        told.note(f"report.html was not written: {type(error).__name__}: {error}")
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    replace_file(path, json.dumps(value, indent=1).encode())
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
