@@ -1,0 +1,400 @@
+"""GC ViT: Global Context Vision Transformers (Hatamizadeh et al. 2023, arXiv:2206.09959).
+
+Blocks attend within windows. In every second one the queries are not the window's own: they come from the
+whole image, shrunk to the size of one window, so that each window is read from the same global point of view.
+
+Shapes: B batch, H W token grid, C width, w window side, N = w * w, nW windows per image, D = C // heads.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tetravit.backbones.base import Backbone
+from tetravit.layers.drop_path import DropPath, linear_rates
+from tetravit.layers.mlp import Mlp
+from tetravit.layers.relative_bias import RelativeBias, attention_weights, biased_attention
+from tetravit.layers.window import join, windows
+
+STAGES = 4
+Layout = Literal["map", "windows"]
+QUERY_CONVS = (3, 2, 1, 1)  # per stage: as many as halvings lead from the stage's grid to one window at 224
+
+
+class SqueezeExcite(nn.Module):
+    """Weigh the channels of a map (B, H, W, C) by their means over it (Hu et al. 2018, arXiv:1709.01507)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, dim // 4, bias=False)
+        self.fc2 = nn.Linear(dim // 4, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate = self.fc2(F.gelu(self.fc1(x.mean(dim=(1, 2))))).sigmoid()  # (B, C)
+        return x * gate[:, None, None]
+
+
+class FusedMBConv(nn.Module):
+    """Neighbours, then channels, on top of the map (B, H, W, C): the paper's modified Fused-MBConv.
+
+    It neither widens nor normalises, whatever its name says.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(dim, dim, 3, padding=1, groups=dim, bias=False)
+        self.se = SqueezeExcite(dim)
+        self.pointwise = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        near = _convolve(self.depthwise, x)
+        return x + self.pointwise(self.se(F.gelu(near)))
+
+
+class Downsample(nn.Module):
+    """A map (B, H, W, C) -> (B, H / 2, W / 2, out_dim), rounded up."""
+
+    def __init__(self, dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.conv = FusedMBConv(dim)
+        self.reduction = nn.Conv2d(dim, out_dim, 3, stride=2, padding=1, bias=False)
+        self.norm2 = nn.LayerNorm(out_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm2(_convolve(self.reduction, self.conv(self.norm1(x))))
+
+
+class PatchEmbed(nn.Module):
+    """Images (B, in_chans, Hi, Wi) -> a map (B, Hi / 4, Wi / 4, C), rounded up, by overlapping steps of 2."""
+
+    def __init__(self, in_chans: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, dim, 3, stride=2, padding=1)
+        self.conv_down = Downsample(dim, dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.conv_down(_convolve(self.proj, images.permute(0, 2, 3, 1).contiguous()))
+
+
+class GlobalQuery(nn.Module):
+    """A stage's map (B, H, W, C) -> the queries (B, heads, N, D) that all windows of an image share.
+
+    Where the halvings do not end at one window, as at other sizes than the paper's, the map is resized to it;
+    at the size of a window bicubic resizing is the identity, bit for bit.
+    """
+
+    def __init__(self, dim: int, num_heads: int, window_size: int, *, num_convs: int, num_pools: int) -> None:
+        super().__init__()
+        self.num_heads, self.window_size, self.num_pools = num_heads, window_size, num_pools
+        self.convs = nn.ModuleList(FusedMBConv(dim) for _ in range(num_convs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, conv in enumerate(self.convs):
+            x = conv(x)
+            if i < self.num_pools:
+                x = F.max_pool2d(x.permute(0, 3, 1, 2), 3, stride=2, padding=1).permute(0, 2, 3, 1)
+        x = F.interpolate(x.permute(0, 3, 1, 2), size=(self.window_size,) * 2, mode="bicubic")  # (B, C, w, w)
+        return x.flatten(2).unflatten(1, (self.num_heads, -1)).mT
+
+
+class WindowAttention(nn.Module):
+    """What both kinds of attention share: heads, a bias for every offset within the window, a projection."""
+
+    def __init__(self, dim: int, num_heads: int, window_size: int) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim must be a multiple of num_heads; got dim={dim}, num_heads={num_heads}.")
+        self.num_heads = num_heads
+        self.bias = RelativeBias(window_size, num_heads)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, query: Tensor) -> Tensor:
+        """Normed windows (B, nW, N, C) and global queries (B, heads, N, D) -> what was read (B, nW, N, C)."""
+        q, k, v = self.heads(x, query)
+        read = biased_attention(q, k, v, self.bias(q.dtype))  # (B * nW, heads, N, D)
+        return self.proj(read.transpose(1, 2).reshape(x.shape))
+
+    def weights(self, x: Tensor, query: Tensor) -> Tensor:
+        """How much each query takes from each token of its window (B * nW, heads, N, N)."""
+        q, k, _ = self.heads(x, query)
+        return attention_weights(q, k, self.bias(q.dtype))
+
+    def heads(self, x: Tensor, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (B * nW, heads, N, D)."""
+        raise NotImplementedError
+
+
+class LocalAttention(WindowAttention):
+    """The tokens of a window ask each other."""
+
+    def __init__(self, dim: int, num_heads: int, window_size: int) -> None:
+        super().__init__(dim, num_heads, window_size)
+        self.qkv = nn.Linear(dim, 3 * dim)
+
+    def heads(self, x: Tensor, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = _split(self.qkv(x), 3, self.num_heads)
+        return q, k, v
+
+
+class GlobalAttention(WindowAttention):
+    """The global queries of an image ask the tokens of each of its windows."""
+
+    def __init__(self, dim: int, num_heads: int, window_size: int) -> None:
+        super().__init__(dim, num_heads, window_size)
+        self.kv = nn.Linear(dim, 2 * dim)
+
+    def heads(self, x: Tensor, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        k, v = _split(self.kv(x), 2, self.num_heads)
+        return query[:, None].expand(-1, x.shape[1], -1, -1, -1).flatten(0, 1), k, v
+
+
+class Block(nn.Module):
+    """Attention within windows, then an MLP; both residual."""
+
+    gamma1: Tensor | None
+    gamma2: Tensor | None
+
+    def __init__(
+        self,
+        attn: WindowAttention,
+        dim: int,
+        *,
+        mlp_ratio: float,
+        layer_scale: float | None,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attn = attn
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+        for name in ("gamma1", "gamma2"):
+            self.register_parameter(name, None if layer_scale is None else _constant(dim, layer_scale))
+
+    def forward(self, x: Tensor, query: Tensor, layout: Layout) -> Tensor:
+        """A map (B, H, W, C) or its windows (B, nW, N, C) -> the same, after the block."""
+        read = self._read_map if layout == "map" else self.attn
+        x = x + self.drop_path(_scale(read(self.norm1(x), query), self.gamma1))
+        return x + self.drop_path(_scale(self.mlp(self.norm2(x)), self.gamma2))
+
+    def _read_map(self, x: Tensor, query: Tensor) -> Tensor:
+        """Cut, attend, put back. The padding is zero behind the norm and seen by all: its keys are a bias."""
+        w = self.attn.bias.window_size
+        x_windows, padded = windows(x, w)  # (B * nW, N, C)
+        x_windows = x_windows.view(len(x), (padded[0] // w) * (padded[1] // w), w * w, x.shape[3])
+        return join(self.attn(x_windows, query).flatten(0, 1), w, padded, (x.shape[1], x.shape[2]))
+
+
+class Level(nn.Module):
+    """A stage: blocks that attend locally and globally in turns, and the step to the next stage, if any."""
+
+    def __init__(self, query: GlobalQuery, blocks: Sequence[Block], downsample: Downsample | None) -> None:
+        super().__init__()
+        self.query = query
+        self.blocks = nn.ModuleList(blocks)
+        self.downsample = downsample
+
+
+class GCViT(Backbone):
+    """Four stages at strides 4, 8, 16, 32, the width doubling from one to the next.
+
+    Any size: a map that its windows do not divide is padded right and bottom in front of each attention, and
+    the global queries are resized to a window, as in the authors' detection release. Maps come out raw; the
+    last one is normed for the embedding.
+
+    Args:
+        dim: width of the first stage.
+        depths, num_heads: of the four stages.
+        mlp_ratio: hidden width of the MLPs, as a multiple of the stage's.
+        layer_scale: start of the learned factors on both branches of a block; None: no factors.
+        image_size: what windows follow, by its shorter side: 1/32 of it, 1/16 in the third stage, rounded up.
+        window_size: sides of the windows of the four stages, in tokens, whatever the image size.
+        query_pooling: whether the third stage's queries come from its own grid ("keep") or from half of it
+            ("pool"); None: kept where its windows are larger than those of the last stage.
+        in_chans: channels of the images.
+        drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
+
+    Raises:
+        ValueError: for tables that do not have four entries, windows below 1 token, or a width that the heads
+            do not divide.
+
+    Source: facts of NVlabs/GCVit@8e1941f (not its code, whose licence is another). The authors' training
+    decays the bias tables too: the keyword that was to spare them is never read.
+    """
+
+    map_norm = 1e-5
+    task_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "detect": {"window_size": (24, 24, 24, 24)},
+        "segment": {"window_size": (24, 24, 24, 24)},
+    }
+
+    def __init__(
+        self,
+        *,
+        dim: int = 64,
+        depths: Sequence[int] = (3, 4, 19, 5),
+        num_heads: Sequence[int] = (2, 4, 8, 16),
+        mlp_ratio: float = 3.0,
+        layer_scale: float | None = None,
+        image_size: int | tuple[int, int] = 224,
+        window_size: Sequence[int] | None = None,
+        query_pooling: Literal["keep", "pool"] | None = None,
+        in_chans: int = 3,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__(in_chans)
+        sides = tuple(_windows_for(image_size) if window_size is None else window_size)
+        _check_stages(depths=depths, num_heads=num_heads, window_size=sides)
+        if query_pooling is None:
+            query_pooling = "keep" if sides[2] > sides[3] else "pool"
+        if query_pooling not in ("keep", "pool"):
+            raise ValueError(f"query_pooling is 'keep', 'pool' or None; got {query_pooling!r}.")
+        num_pools = (3, 2, 0 if query_pooling == "keep" else 1, 0)
+        widths = [dim * 2**i for i in range(STAGES)]
+
+        self.window_size = sides
+        self.channels, self.strides, self.embed_dim = tuple(widths), (4, 8, 16, 32), widths[-1]
+        self.patch_embed = PatchEmbed(in_chans, dim)
+        self.levels = nn.ModuleList()
+        rates = iter(linear_rates(drop_path, sum(depths)))
+        for i, (width, heads, side) in enumerate(zip(widths, num_heads, sides, strict=True)):
+            kinds = [(LocalAttention, GlobalAttention)[j % 2] for j in range(depths[i])]
+            blocks = [
+                Block(
+                    kind(width, heads, side),
+                    width,
+                    mlp_ratio=mlp_ratio,
+                    layer_scale=layer_scale,
+                    drop_path=next(rates),
+                )
+                for kind in kinds
+            ]
+            query = GlobalQuery(width, heads, side, num_convs=QUERY_CONVS[i], num_pools=num_pools[i])
+            self.levels.append(Level(query, blocks, Downsample(width, 2 * width) if i < STAGES - 1 else None))
+        self.norm = nn.LayerNorm(self.embed_dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The authors' initialisation: normal of deviation 0.02 in linear layers, PyTorch's own elsewhere."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear) and not name.endswith("pointwise"):  # by nature a convolution
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def stages(self) -> list[list[nn.Module]]:
+        *levels, last = self.levels
+        return [[self.patch_embed], *([level] for level in levels), [last, self.norm]]
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        return [x.permute(0, 3, 1, 2) for x in self._levels(images)]
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        return self.norm(self._levels(images)[-1]).flatten(1, 2)  # (B, N, C)
+
+    def pool(self, features: Tensor) -> Tensor:
+        return features.mean(dim=1)
+
+    def _levels(self, images: Tensor) -> list[Tensor]:
+        """Images -> what each stage hands out, before the step to the next one (B, H, W, C)."""
+        self.check(images)
+        x = self.run(self.patch_embed, images)
+        maps = []
+        for level, w in zip(cast(Iterable[Level], self.levels), self.window_size, strict=True):
+            x = self._blocks(level, x, w)
+            maps.append(x)
+            if level.downsample is not None:
+                x = self.run(level.downsample, x)
+        return maps
+
+    def _blocks(self, level: Level, x: Tensor, w: int) -> Tensor:
+        """A stage's map (B, H, W, C) through its blocks.
+
+        All windows of a stage are alike, so a map that they divide is cut once and joined once. Whether they
+        do is known where the size is; a graph for any size is captured in the form that always holds.
+        """
+        query = self.run(level.query, x)
+        grid = (x.shape[1], x.shape[2])
+        divides = grid[0] % w == 0 and grid[1] % w == 0
+        if not (isinstance(divides, bool) and divides):
+            for block in level.blocks:
+                x = self.run(block, x, query, "map")
+            return x
+        x_windows, padded = windows(x, w)
+        x_windows = x_windows.view(len(x), (grid[0] // w) * (grid[1] // w), w * w, x.shape[3])
+        for block in level.blocks:
+            x_windows = self.run(block, x_windows, query, "windows")
+        return join(x_windows.flatten(0, 1), w, padded, grid)
+
+
+def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    """A convolution of a map (B, H, W, C); the permuted view is what PyTorch calls channels-last, no copy."""
+    return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def _split(x: Tensor, parts: int, num_heads: int) -> tuple[Tensor, ...]:
+    """Projected windows (B, nW, N, parts * C) -> as many (B * nW, heads, N, D)."""
+    return x.flatten(0, 1).unflatten(2, (parts, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+
+
+def _constant(dim: int, value: float) -> nn.Parameter:
+    return nn.Parameter(torch.full((dim,), value))
+
+
+def _scale(x: Tensor, gamma: Tensor | None) -> Tensor:
+    return x if gamma is None else gamma * x
+
+
+def _windows_for(image_size: int | tuple[int, int]) -> tuple[int, ...]:
+    """(7, 7, 14, 7) at 224 pixels, (12, 12, 24, 12) at 384, (16, 16, 32, 16) at 512."""
+    side = image_size if isinstance(image_size, int) else min(image_size)
+    return tuple(-(-side // stride) for stride in (32, 32, 16, 32))
+
+
+def _check_stages(**tables: Sequence[int]) -> None:
+    """Each table has one whole number from 1 up per stage."""
+    for name, table in tables.items():
+        if len(table) != STAGES or any(not isinstance(n, int) or n < 1 for n in table):
+            raise ValueError(
+                f"{name} is {STAGES} whole numbers from 1 up, one per stage; got {tuple(table)}."
+            )
+
+
+_large = partial(
+    GCViT, dim=192, depths=(3, 4, 19, 5), num_heads=(6, 12, 24, 48), mlp_ratio=2.0, layer_scale=1e-5
+)
+# fmt: off
+VARIANTS = {  # NVlabs/GCVit@8e1941f, one factory each
+    "gcvit_xxtiny":    partial(GCViT, dim=64,  depths=(2, 2, 6, 2),  num_heads=(2, 4, 8, 16)),
+    "gcvit_xtiny":     partial(GCViT, dim=64,  depths=(3, 4, 6, 5),  num_heads=(2, 4, 8, 16)),
+    "gcvit_tiny":      partial(GCViT, dim=64,  depths=(3, 4, 19, 5), num_heads=(2, 4, 8, 16)),
+    "gcvit_tiny2":     partial(GCViT, dim=64,  depths=(3, 4, 29, 5), num_heads=(2, 4, 8, 16)),
+    "gcvit_small":     partial(GCViT, dim=96,  depths=(3, 4, 19, 5), num_heads=(3, 6, 12, 24),
+                               mlp_ratio=2.0, layer_scale=1e-5),
+    "gcvit_small2":    partial(GCViT, dim=96,  depths=(3, 4, 23, 5), num_heads=(3, 6, 12, 24),
+                               layer_scale=1e-5),
+    "gcvit_base":      partial(GCViT, dim=128, depths=(3, 4, 19, 5), num_heads=(4, 8, 16, 32),
+                               mlp_ratio=2.0, layer_scale=1e-5),
+    "gcvit_large":     _large,
+    "gcvit_large_384": partial(_large, image_size=384),
+    "gcvit_large_512": partial(_large, image_size=512),
+}
+# fmt: on
+ALIASES = {
+    "gc_vit_xxtiny": "gcvit_xxtiny",
+    "gc_vit_xtiny": "gcvit_xtiny",
+    "gc_vit_tiny": "gcvit_tiny",
+    "gc_vit_tiny2": "gcvit_tiny2",
+    "gc_vit_small": "gcvit_small",
+    "gc_vit_small2": "gcvit_small2",
+    "gc_vit_base": "gcvit_base",
+    "gc_vit_large": "gcvit_large",
+    "gc_vit_large_224_21k": "gcvit_large",
+    "gc_vit_large_384_21k": "gcvit_large_384",
+    "gc_vit_large_512_21k": "gcvit_large_512",
+}

@@ -1,0 +1,111 @@
+"""GC ViT: how the authors' and timm's tensor names become ours, and bias tables for other windows."""
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from tetravit.layers.relative_bias import RelativeBias, resize_table
+from tetravit.weights.base import KeyMap, Rule
+
+STAGES, MOST_BLOCKS, MOST_CONVS = 4, 64, 3
+
+
+def resize_tables(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """A state dict in our layout whose bias tables fit the windows of `model`, the others as they are.
+
+    Args:
+        state: names and tensors as in `model.state_dict()`, trained with any windows.
+        model: a GC ViT, or anything that holds one.
+
+    Raises:
+        ValueError: if a table does not belong to a square window.
+
+    Source: NVlabs/GCVit@8e1941f, detection backbone.
+    """
+    resized = dict(state)
+    for name, module in model.named_modules():
+        key = f"{name}.table"
+        if isinstance(module, RelativeBias) and key in state and len(state[key]) != len(module.table):
+            resized[key] = resize_table(state[key], module.window_size)
+    return resized
+
+
+def _official_conv(theirs: str, ours: str) -> list[Rule]:
+    """The tensors of one Fused-MBConv under the authors' numbers."""
+    return [
+        Rule(f"{theirs}.conv.0.weight", f"{ours}.depthwise.weight"),
+        Rule(f"{theirs}.conv.2.fc.0.weight", f"{ours}.se.fc1.weight"),
+        Rule(f"{theirs}.conv.2.fc.2.weight", f"{ours}.se.fc2.weight"),
+        Rule(f"{theirs}.conv.3.weight", f"{ours}.pointwise.weight", kernel="theirs"),
+    ]
+
+
+def _timm_conv(theirs: str, ours: str) -> list[Rule]:
+    """The tensors of one Fused-MBConv in timm, where each of them is a convolution."""
+    return [
+        Rule(f"{theirs}.conv_dw.weight", f"{ours}.depthwise.weight"),
+        Rule(f"{theirs}.se.fc1.weight", f"{ours}.se.fc1.weight", kernel="theirs"),
+        Rule(f"{theirs}.se.fc2.weight", f"{ours}.se.fc2.weight", kernel="theirs"),
+        Rule(f"{theirs}.conv_pw.weight", f"{ours}.pointwise.weight", kernel="theirs"),
+    ]
+
+
+def _global(levels: str) -> list[Rule]:
+    """Every second block has keys and values only; both layouts call them what the others call all three."""
+    return [
+        Rule(f"{levels}.{{i}}.blocks.{j}.attn.qkv.{{p}}", f"backbone.levels.{{i}}.blocks.{j}.attn.kv.{{p}}")
+        for j in range(1, MOST_BLOCKS, 2)
+    ]
+
+
+_OURS = "backbone.levels.{i}"
+
+LAYOUTS = {
+    "gcvit": {
+        "official": KeyMap(
+            *_official_conv("patch_embed.conv_down", "backbone.patch_embed.conv_down.conv"),
+            *_official_conv("levels.{i}.downsample", f"{_OURS}.downsample.conv"),
+            *_official_conv("levels.{i}.q_global_gen.to_q_global.{k}", f"{_OURS}.query.convs.{{k}}"),
+            Rule(
+                "levels.{i}.blocks.{j}.attn.relative_position_bias_table",
+                f"{_OURS}.blocks.{{j}}.attn.bias.table",
+            ),
+            *_global("levels"),
+            Rule("head.{p}", "head.{p}"),
+            Rule("{rest}", "backbone.{rest}"),
+            dropped=(r".*\.relative_position_index",),
+        ),
+        "timm": KeyMap(
+            Rule("stem.conv1.{p}", "backbone.patch_embed.proj.{p}"),
+            *_timm_conv("stem.down.conv_block", "backbone.patch_embed.conv_down.conv"),
+            Rule("stem.down.{rest}", "backbone.patch_embed.conv_down.{rest}"),
+            *(
+                rule
+                for i in range(STAGES - 1)  # timm begins a stage with the step that ends the one before it
+                for rule in (
+                    *_timm_conv(
+                        f"stages.{i + 1}.downsample.conv_block", f"backbone.levels.{i}.downsample.conv"
+                    ),
+                    Rule(f"stages.{i + 1}.downsample.{{rest}}", f"backbone.levels.{i}.downsample.{{rest}}"),
+                )
+            ),
+            *(
+                rule
+                for k in range(MOST_CONVS)
+                for rule in _timm_conv(
+                    f"stages.{{i}}.global_block.blocks.conv{k + 1}", f"{_OURS}.query.convs.{k}"
+                )
+            ),
+            Rule(
+                "stages.{i}.blocks.{j}.attn.rel_pos.relative_position_bias_table",
+                f"{_OURS}.blocks.{{j}}.attn.bias.table",
+            ),
+            *_global("stages"),
+            Rule("stages.{i}.blocks.{j}.ls1.gamma", f"{_OURS}.blocks.{{j}}.gamma1"),
+            Rule("stages.{i}.blocks.{j}.ls2.gamma", f"{_OURS}.blocks.{{j}}.gamma2"),
+            Rule("stages.{i}.blocks.{j}.{rest}", f"{_OURS}.blocks.{{j}}.{{rest}}"),
+            Rule("stages.3.norm.{p}", "backbone.norm.{p}"),
+            Rule("head.fc.{p}", "head.{p}"),
+        ),
+    }
+}
