@@ -5,7 +5,8 @@ Nothing here imports torch.
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,21 @@ def print_table(
 def say(text: str) -> None:
     """A line of talk on standard error."""
     print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress(unit: str) -> Iterator[Callable[[int], object]]:
+    """Count on standard error while something runs; silent where nobody watches. Yields what to tell the count."""
+    if not sys.stderr.isatty():
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.completed} " + unit), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda count: bar.advance(task, count)
 
 
 def recipe_files() -> dict[str, Path]:

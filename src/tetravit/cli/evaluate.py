@@ -1,6 +1,60 @@
-"""`tetravit evaluate`."""
+"""`tetravit evaluate`: one row of results."""
+
+from typing import Annotated, Any
+
+import typer
+
+from tetravit.cli.base import print_rows, print_table, progress, say
+from tetravit.registry import pick
+
+SPLITS = ("val", "train")
 
 
-def evaluate() -> None:
-    """Placeholder."""
-    raise ValueError("not here yet")
+def evaluate(
+    weights: Annotated[str, typer.Argument(help="A run folder, a weights file, or a published name.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SECTION.KEY=VALUE]...", help="Other data than the weights' own recipe names."
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(help="val or train.")] = "val",
+    batch: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Images per call of the model.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Score weights on a data set."""
+    pick(dict.fromkeys(SPLITS), split, "split")
+    from tetravit.evaluate import evaluate as score
+
+    overrides = [*(changes or []), *([f"data.val_batch_size={batch}"] if batch else [])]
+    with progress("images") as advance:
+        result = score(weights, overrides, split=split, device=device, on_batch=advance)  # type: ignore[arg-type]
+    for name, cause in result.bad.items():
+        say(f"tetravit evaluate: {name}: {cause}; passed over.")
+    row: dict[str, Any] = {
+        "weights": result.weights,
+        "data": result.data,
+        "split": result.split,
+        "images": result.images,
+        **result.scores,
+        "bad": len(result.bad),
+        "seconds": round(result.seconds, 3),
+        "images_per_s": round(result.images_per_s, 1),
+        "device": result.device,
+    }
+    if as_json:
+        print_rows([row])
+        return
+    shown = {**row, **{name: _share(name, value) for name, value in result.scores.items()}}
+    shown |= {"seconds": f"{result.seconds:.1f}", "images_per_s": f"{result.images_per_s:.0f}"}
+    columns = [name for name in shown if name != "bad" or result.bad]
+    print_table(
+        [name.replace("images_per_s", "images/s") for name in columns], [[shown[name] for name in columns]]
+    )
+
+
+def _share(name: str, value: float) -> str:
+    return f"{value:.4f}" if name == "loss" else f"{100 * value:.2f} %"

@@ -1,0 +1,135 @@
+"""Curves as inline SVG: no library, no network, colours from the page's style sheet."""
+
+import html
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+Point = tuple[float, float]
+Scale = Callable[[float], float]  # a value -> its place in the picture
+WIDTH, HEIGHT = 560, 260
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 34  # margins around the plot
+
+
+@dataclass(frozen=True)
+class Series:
+    """One curve. tone: which colour of the style sheet (1, 2, ...). cloud: unsmoothed points drawn faintly."""
+
+    name: str
+    points: Sequence[Point]
+    tone: int = 1
+    cloud: Sequence[Point] = field(default=())
+
+
+def line_chart(series: Sequence[Series], *, unit: str = "", log: bool = False) -> str:
+    """Curves over the step as one SVG element; `unit` follows the numbers of the vertical axis."""
+    every = [p for s in series for p in (*s.points, *s.cloud)]
+    xs = [x for x, _ in every]
+    low_x, high_x = min(xs), max(xs)
+    # The curves set the range; a cloud of single steps may go beyond and is held at the edge.
+    ys = [y for s in series for _, y in s.points]
+    y_ticks = log_ticks(min(ys), max(ys)) if log else ticks(min(ys), max(ys), 5)
+    low_y, high_y = min(y_ticks[0], *ys), max(y_ticks[-1], *ys)
+
+    def across(x: float) -> float:
+        return LEFT + (x - low_x) / ((high_x - low_x) or 1) * (WIDTH - LEFT - RIGHT)
+
+    def up(y: float) -> float:
+        y = min(max(y, low_y), high_y)
+        a, b, c = (math.log10(v) for v in (low_y, y, high_y)) if log else (low_y, y, high_y)
+        return HEIGHT - BOTTOM - (b - a) / ((c - a) or 1) * (HEIGHT - TOP - BOTTOM)
+
+    parts = [_grid(y_ticks, up, unit), _feet(ticks(low_x, high_x, 6), low_x, high_x, across)]
+    for s in series:
+        if s.cloud:
+            parts.append(f'<path class="cloud tone{s.tone}" d="{_path(s.cloud, across, up)}"/>')
+        parts.append(f'<path class="curve tone{s.tone}" d="{_path(s.points, across, up)}"/>')
+        if len(s.points) == 1:
+            x, y = s.points[0]
+            parts.append(f'<circle class="dot tone{s.tone}" cx="{across(x):.1f}" cy="{up(y):.1f}" r="3"/>')
+    data = [
+        {
+            "name": s.name,
+            "tone": s.tone,
+            "points": [[round(across(x), 1), round(up(y), 1), x, number(y) + unit] for x, y in s.points],
+        }
+        for s in series
+    ]
+    return (
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"'
+        f" data-series='{html.escape(json.dumps(data), quote=True)}'>{''.join(parts)}</svg>"
+    )
+
+
+def smooth(points: Sequence[Point], *, keep: int = 200) -> list[Point]:
+    """Running mean of about a fortieth of the points, thinned to `keep`."""
+    half = max(1, len(points) // 80)
+    values = [y for _, y in points]
+    means = [
+        (x, sum(values[max(0, i - half) : i + half + 1]) / len(values[max(0, i - half) : i + half + 1]))
+        for i, (x, _) in enumerate(points)
+    ]
+    return thin(means, keep)
+
+
+def thin(points: Sequence[Point], keep: int) -> list[Point]:
+    """At most about `keep` points, evenly taken, the last one always."""
+    step = max(1, math.ceil(len(points) / keep))
+    taken = list(points[::step])
+    return taken if not points or taken[-1] == points[-1] else [*taken, points[-1]]
+
+
+def ticks(low: float, high: float, count: int) -> list[float]:
+    """About `count` round numbers from below `low` to above `high`."""
+    if high <= low:
+        low, high = low - (abs(low) or 1) * 0.1, high + (abs(high) or 1) * 0.1
+    rough = (high - low) / count
+    magnitude = 10 ** math.floor(math.log10(rough))
+    step = next(m * magnitude for m in (1, 2, 2.5, 5, 10) if m * magnitude >= rough * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, last + 1)]
+
+
+def log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten around the range; also their doubles and fives where it spans less than two decades."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    factors = (1, 2, 5) if last - first <= 2 else (1,)
+    grid = [f * 10.0**e for e in range(first, last + 1) for f in factors]
+    below = max((t for t in grid if t <= low), default=grid[0])
+    above = min((t for t in grid if t >= high), default=grid[-1])
+    return [t for t in grid if below <= t <= above] if above > below else [below, below * 10]
+
+
+def number(value: float) -> str:
+    """A number as short as it can be read: 4 significant digits, no trailing zeros."""
+    if value and (abs(value) < 1e-3 or abs(value) >= 1e6):
+        mantissa, _, exponent = f"{value:.1e}".partition("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
+
+
+def _path(points: Sequence[Point], across: Scale, up: Scale) -> str:
+    return "M" + "L".join(f"{across(x):.1f} {up(y):.1f}" for x, y in points)
+
+
+def _grid(values: Sequence[float], up: Scale, unit: str) -> str:
+    lines = []
+    for value in values:
+        y = up(value)
+        lines.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        at = f'x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end"'
+        lines.append(f'<text class="tick" {at}>{number(value)}{unit}</text>')
+    return "".join(lines)
+
+
+def _feet(values: Sequence[float], low: float, high: float, across: Scale) -> str:
+    y = HEIGHT - BOTTOM + 18
+    marks = [
+        f'<text class="tick" x="{across(v):.1f}" y="{y}" text-anchor="middle">{number(v)}</text>'
+        for v in values
+        if low <= v <= high
+    ]
+    return "".join(marks)
