@@ -34,8 +34,7 @@ class Result:
     """One row of a table of results.
 
     scores: by name, shares in 0..1. seconds: with the reading of the images. bad: images that could not be read
-    and were passed over, with their causes. findings: what a report draws, as the task leaves it. dataset: what
-    was scored.
+    and were passed over, with their causes. findings: what a report draws, as the task leaves it.
     """
 
     weights: str
@@ -47,7 +46,6 @@ class Result:
     device: str
     bad: dict[str, str] = field(default_factory=dict)
     findings: dict[str, Any] = field(default_factory=dict)
-    dataset: Any = None
 
     @property
     def images_per_s(self) -> float:
@@ -93,7 +91,6 @@ def score(
         device=str(device),
         bad=dict(loader.bad),
         findings=judge.findings,
-        dataset=loader.dataset,
     )
 
 

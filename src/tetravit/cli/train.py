@@ -1,6 +1,64 @@
-"""`tetravit train`."""
+"""`tetravit train`: run a recipe, or go on with a run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tetravit.cli.base import complete_recipes, say
 
 
-def train() -> None:
-    """Placeholder."""
-    raise ValueError("not here yet")
+def train(
+    recipe: Annotated[
+        str | None,
+        typer.Argument(
+            help="A name from `tetravit list recipes`, or a TOML file.", autocompletion=complete_recipes
+        ),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SECTION.KEY=VALUE]...", help="What to change about the recipe: optim.lr=1e-3"
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Continue the run in this folder, to the same bits.")
+    ] = None,
+    into: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where to leave the run; a new folder in runs by default."),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="With --resume: stop at a damaged checkpoint, take no older one.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, print the whole recipe, train nothing.")
+    ] = False,
+) -> None:
+    """Train what a recipe says, or continue a run."""
+    changes = list(changes or [])
+    if recipe is not None and resume is not None and "=" in recipe:
+        recipe, changes = None, [recipe, *changes]  # `--resume RUN data.workers=4` names no recipe
+    if recipe is None and resume is None:
+        raise ValueError(
+            "train takes a recipe, or --resume RUN. `tetravit list recipes` shows what there is."
+        )
+    if strict and resume is None:
+        raise ValueError("--strict goes with --resume RUN.")
+
+    from tetravit.engine.signals import Interrupted
+    from tetravit.recipe import dump, find, load
+    from tetravit.train import train as run
+
+    chosen = None
+    if recipe is not None:
+        chosen = load(find(recipe), changes)
+    elif changes and resume is not None:
+        chosen = load(resume / "recipe.toml", changes)
+    if dry_run and chosen is not None:
+        print(dump(chosen), end="")
+    try:
+        run(chosen, into, resume=resume, on_corrupt="stop" if strict else "previous", dry_run=dry_run)
+    except Interrupted as stop:
+        say(str(stop))
+        raise typer.Exit(stop.exit_code) from None

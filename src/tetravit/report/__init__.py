@@ -7,7 +7,6 @@ import base64
 import io
 import json
 import tomllib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from tetravit.data.loader import build_dataset
+from tetravit.recipe import validated
 from tetravit.report.page import Picture, page
 
 NAME = "report.html"
+SMALL = 64  # pixels; below, an image is enlarged with its pixels showing
 PICTURE_SIDE = 224  # pixels; larger images are shrunk, so that the file stays small
 
 
@@ -26,7 +28,8 @@ PICTURE_SIDE = 224  # pixels; larger images are shrunk, so that the file stays s
 class Run:
     """What a run folder says.
 
-    steps, evaluations: records of metrics.jsonl. timing: records of timing.jsonl.
+    steps, evaluations: records of metrics.jsonl. timing: records of timing.jsonl. evaluation: what the best
+    weights score and what they get wrong.
     """
 
     folder: Path
@@ -36,6 +39,7 @@ class Run:
     steps: list[dict[str, Any]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     timing: list[dict[str, Any]] = field(default_factory=list)
+    evaluation: dict[str, Any] = field(default_factory=dict)
 
 
 def read(folder: Path) -> Run:
@@ -48,73 +52,68 @@ def read(folder: Path) -> Run:
     if not recipe.is_file():
         raise ValueError(f"{str(folder)!r} is no run folder: it has no recipe.toml.")
     text = recipe.read_text(encoding="utf-8")
-    info = folder / "run.json"
     rows = _lines(folder / "metrics.jsonl")
     return Run(
         folder=folder,
         recipe=tomllib.loads(text),
         recipe_text=text,
-        info=json.loads(info.read_text()) if info.is_file() else {},
+        info=_object(folder / "run.json"),
         steps=[row for row in rows if row.get("event") == "step"],
         evaluations=[row for row in rows if row.get("event") == "evaluation"],
         timing=_lines(folder / "timing.jsonl"),
+        evaluation=_object(folder / "evaluation.json"),
     )
 
 
-def write(folder: str | Path, findings: Mapping[str, Any] | None = None, dataset: Any = None) -> Path:
-    """Write report.html into a run folder.
-
-    Args:
-        folder: the run folder.
-        findings: what the task saw when it scored the best weights; None: they are scored now, where they are.
-        dataset: the set that was scored, for names and pictures; given with `findings`.
-
-    Returns:
-        The file.
+def write(folder: str | Path) -> Path:
+    """Write report.html into a run folder, and return the file.
 
     Raises:
-        ValueError: if the folder is no run folder, or its weights or data are not what its recipe says.
+        ValueError: if the folder is no run folder.
     """
     folder = Path(folder)
     run = read(folder)
-    if findings is None and (folder / "best.safetensors").is_file():
-        from tetravit.evaluate import evaluate
-
-        result = evaluate(folder)
-        findings, dataset = result.findings, result.dataset
-    pictures = _pictures(findings or {}, dataset)
-    classes = [str(name) for name in getattr(dataset, "class_names", [])]
     file = folder / NAME
     partial = file.with_suffix(".partial")
-    partial.write_text(page(run, findings or {}, classes, pictures), encoding="utf-8")
+    partial.write_text(page(run, _pictures(run)), encoding="utf-8")
     return partial.replace(file)
 
 
-def _pictures(findings: Mapping[str, Any], dataset: Any) -> list[Picture]:
-    """The most confident mistakes, with their images."""
-    pictures = []
-    for mistake in findings.get("mistakes", []):
-        image = dataset[mistake["index"]].image
-        pictures.append(
-            Picture(
-                source=data_uri(image),
-                name=mistake["name"],
-                said=str(dataset.class_names[mistake["predicted"]]),
-                truth=str(dataset.class_names[mistake["label"]]),
-                confidence=mistake["confidence"],
-                small=max(image.shape[1:]) < 64,
-            )
+def _pictures(run: Run) -> list[Picture]:
+    """The most confident mistakes with their images; none where the data has gone since."""
+    mistakes = run.evaluation.get("mistakes")
+    if not mistakes:
+        return []
+    try:
+        dataset = build_dataset(validated(run.recipe).data, "val")
+        images = [dataset[mistake["index"]].image for mistake in mistakes]
+    except (ValueError, OSError, IndexError):
+        return []
+    names = run.evaluation["class_names"]
+    return [
+        Picture(
+            source=data_uri(image),
+            name=mistake["name"],
+            said=str(names[mistake["predicted"]]),
+            truth=str(names[mistake["label"]]),
+            confidence=mistake["confidence"],
+            small=max(image.shape[1:]) < SMALL,
         )
-    return pictures
+        for mistake, image in zip(mistakes, images, strict=True)
+    ]
 
 
 def data_uri(image: Tensor) -> str:
     """Pixels uint8 (3, H, W) -> an address that holds the picture itself: PNG where small, else JPEG."""
     picture = Image.fromarray(image.permute(1, 2, 0).contiguous().to(torch.uint8).numpy())
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-    buffer, kind = io.BytesIO(), "png" if max(picture.size) < 64 else "jpeg"
+    buffer, kind = io.BytesIO(), "png" if max(picture.size) < SMALL else "jpeg"
     picture.save(buffer, kind, **({"quality": 82} if kind == "jpeg" else {}))
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _object(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -34,14 +34,14 @@ class Picture:
     small: bool
 
 
-def page(run: Run, findings: Mapping[str, Any], classes: Sequence[str], pictures: Sequence[Picture]) -> str:
+def page(run: Run, pictures: Sequence[Picture]) -> str:
     """The whole document."""
     parts = [
         _header(run),
-        _tiles(run, findings),
+        _tiles(run),
         _curves(run),
-        _confusion(findings, classes),
-        _gallery(pictures, findings),
+        _confusion(run.evaluation),
+        _gallery(pictures, run.evaluation),
         _commands(run),
         _pair(_recipe(run), _environment(run)),
     ]
@@ -64,42 +64,32 @@ def _header(run: Run) -> str:
     return f'<header><h1>{escape(title(run))}</h1><p class="sub">{line}</p></header>'
 
 
-def _tiles(run: Run, findings: Mapping[str, Any]) -> str:
+def _tiles(run: Run) -> str:
     tiles: list[tuple[str, str, str]] = []
-    best = _best(run)
-    if best:
-        weights = "averaged weights" if best[0] else "weights"
-        record, prefix = best[1], best[0]
-        step = f"{weights} of step {record['step']:,}"
-        tiles.append(("Top-1 accuracy", _percent(record[f"{prefix}top1"]), step))
-        if record.get(f"{prefix}top5", 1) < 1:
-            tiles.append(("Top-5 accuracy", _percent(record[f"{prefix}top5"]), "of the same weights"))
-        if f"{prefix}loss" in record:
-            tiles.append(("Validation loss", number(record[f"{prefix}loss"]), "of the same weights"))
-    if findings.get("count"):
-        count = findings["count"]
-        wrong = round((1 - best[1][f"{best[0]}top1"]) * count) if best else len(findings.get("mistakes", []))
-        tiles.append(("Mistakes", f"{wrong:,}", f"of {count:,} images"))
+    best = run.evaluation
+    if "top1" in best:
+        weights = "averaged weights" if best.get("weights") == "ema" else "weights"
+        tiles.append(("Top-1 accuracy", _percent(best["top1"]), f"{weights} of step {best['step']:,}"))
+    if best.get("top5", 1) < 1:
+        tiles.append(("Top-5 accuracy", _percent(best["top5"]), "of the same weights"))
+    if "loss" in best:
+        tiles.append(("Validation loss", number(best["loss"]), "of the same weights"))
+    if "top1" in best and best.get("count"):
+        wrong = round((1 - best["top1"]) * best["count"])
+        tiles.append(("Mistakes", f"{wrong:,}", f"of {best['count']:,} images"))
     if run.steps:
         last = run.steps[-1]
         tiles.append(("Steps", f"{last['step']:,}", f"{last['epoch']:.4g} epochs"))
-    rates = [row["images_per_s"] for row in run.timing if row.get("images_per_s")]
-    seconds = max((row.get("seconds", 0.0) for row in run.timing if row.get("event") == "step"), default=0.0)
+    rates = sorted(row["images_per_s"] for row in run.timing if row.get("images_per_s"))
     if rates:
-        middle = sorted(rates)[len(rates) // 2]
-        tiles.append(("Time", duration(seconds), f"{middle:,.0f} images/s, median"))
+        seconds = max(row["seconds"] for row in run.timing if "images_per_s" in row)
+        tiles.append(("Time", duration(seconds), f"{rates[len(rates) // 2]:,.0f} images/s, median"))
     cells = [
         f'<div class="tile{" first" if i == 0 else ""}"><div class="label">{escape(label)}</div>'
         f'<div class="value">{escape(value)}</div><div class="detail">{escape(detail)}</div></div>'
         for i, (label, value, detail) in enumerate(tiles)
     ]
     return f'<div class="tiles">{"".join(cells)}</div>'
-
-
-def _best(run: Run) -> tuple[str, dict[str, Any]] | None:
-    """The evaluation with the highest top-1, and whose weights had it: "" or "ema_"."""
-    found = [(p, row) for row in run.evaluations for p in ("", "ema_") if f"{p}top1" in row]
-    return max(found, key=lambda pair: pair[1][f"{pair[0]}top1"], default=None)
 
 
 def _curves(run: Run) -> str:
@@ -150,10 +140,11 @@ def _points(rows: Iterable[Mapping[str, Any]], name: str, times: float = 1) -> l
     ]
 
 
-def _confusion(findings: Mapping[str, Any], classes: Sequence[str]) -> str:
-    table = findings.get("confusion")
-    if not table or not classes:
+def _confusion(evaluation: Mapping[str, Any]) -> str:
+    table = evaluation.get("confusion")
+    if not table:
         return ""
+    classes = [str(name) for name in evaluation["class_names"]]
     if "pairs" in table:
         pairs, recall = table["pairs"], table["recall"]
         return _pair(_confused(pairs, classes), _weakest(recall, classes))
@@ -219,10 +210,10 @@ def _weakest(recall: Sequence[float], classes: Sequence[str]) -> str:
     )
 
 
-def _gallery(pictures: Sequence[Picture], findings: Mapping[str, Any]) -> str:
-    if not findings:
-        return ""
+def _gallery(pictures: Sequence[Picture], evaluation: Mapping[str, Any]) -> str:
     if not pictures:
+        if evaluation.get("mistakes") != []:
+            return ""
         return _card("Most confident mistakes", '<p class="sub">None: every image is classified rightly.</p>')
     figures = [
         f'<figure><img{" class=small" if p.small else ""} src="{p.source}" alt="{escape(p.name)}">'
