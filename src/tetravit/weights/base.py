@@ -1,13 +1,15 @@
-"""Names of tensors: one table per layout says how a checkpoint's names and shapes become ours, and back."""
+"""What a family says of its published weights: where they are, and how their names and shapes become ours."""
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from tetravit.structures import Preprocess
 
 # What a placeholder of a template stands for.
 PLACEHOLDERS = {"i": r"\d+", "j": r"\d+", "k": r"\d+", "p": r"weight|bias", "rest": r".+"}
@@ -124,3 +126,72 @@ def _kernel(x: Tensor, change: str) -> Tensor:
     if change == "remove" and x.ndim == 4:
         return x.flatten(1)
     return x
+
+
+@dataclass(frozen=True)
+class Source:
+    """One place where a checkpoint can be had.
+
+    layout: whose tensor names are in the file; entry: the key its weights are under, None: the file is the state
+    dict. sha256: of the file, all of it or the part that is publicly known (its beginning); "": not known, then
+    the first download is remembered and every later one compared with it.
+    """
+
+    url: str
+    layout: str
+    entry: str | None = None
+    sha256: str = ""
+
+    @property
+    def manual(self) -> bool:
+        """Whether only a browser gets the file: the host asks questions that a script cannot answer."""
+        return self.url.startswith("https://drive.google.com/")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A published set of weights.
+
+    model, options: what `create_model` is called with. task: what the weights do; "embed": they have no head.
+    data: what they were trained on. sources: the authors' file first, then copies of the same weights.
+    published: figures of the authors, in percent (top1, knn, linear, box_ap, mask_ap, miou, ...), from
+    `published_in`. measured: figures of others with the same weights, by `measured_by`.
+    preprocess: of the images behind these figures; None where the task has its own.
+    licence: of the file; commercial: whether it allows commercial use. The images the weights were trained on
+    have licences of their own.
+    """
+
+    model: str
+    tag: str
+    sources: tuple[Source, ...]
+    data: str
+    licence: str
+    commercial: bool
+    task: Literal["classify", "embed", "detect", "segment"] = "classify"
+    head: str | None = None
+    num_classes: int = 1000
+    options: Mapping[str, Any] = field(default_factory=dict)
+    preprocess: Preprocess | None = None
+    published: Mapping[str, float] = field(default_factory=dict)
+    published_in: str = ""
+    measured: Mapping[str, float] = field(default_factory=dict)
+    measured_by: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.model}.{self.tag}"
+
+
+def menu(*rows: Checkpoint) -> dict[str, Checkpoint]:
+    """Rows by name."""
+    return {row.name: row for row in rows}
+
+
+def hub(repository: str) -> str:
+    """Where the Hugging Face hub serves the weights of a timm repository."""
+    return f"https://huggingface.co/{repository}/resolve/main/model.safetensors"
+
+
+def drive(key: str) -> str:
+    """The page of a file on Google Drive."""
+    return f"https://drive.google.com/file/d/{key}/view"

@@ -1,11 +1,12 @@
-"""GC ViT: how the authors' and timm's tensor names become ours, and bias tables for other windows."""
+"""GC ViT: the published weights, how the authors' and timm's names become ours, bias tables for other windows."""
 
 from collections.abc import Mapping
 
 from torch import Tensor, nn
 
 from tetravit.layers.relative_bias import RelativeBias, resize_table
-from tetravit.weights.base import KeyMap, Rule
+from tetravit.structures import Preprocess
+from tetravit.weights.base import Checkpoint, KeyMap, Rule, Source, drive, menu
 
 STAGES, MOST_BLOCKS, MOST_CONVS = 4, 64, 3
 
@@ -109,3 +110,46 @@ LAYOUTS = {
         ),
     }
 }
+
+HUB = "https://huggingface.co/nvidia/GCViT/resolve/main"
+IN1K, IN21K = "ImageNet-1k", "ImageNet-21k, then ImageNet-1k"
+
+# Model, tag, training data, published top-1, crop, image size; the middle of the file's name on the Hugging Face
+# hub, and the key of its copy on Google Drive, where they exist. The two largest squash an image into the square
+# instead of cutting it.
+# fmt: off
+FILES = (
+    ("gcvit_xxtiny",   "in1k",       IN1K,  79.9, 1.0,   224, "1k_xxtiny",      "1apSIWQCa5VhWLJws8ugMTuyKzyayw4Eh"),
+    ("gcvit_xtiny",    "in1k",       IN1K,  82.0, 0.875, 224, "1k_xtiny",       "1OgSbX73AXmE0beStoJf2Jtda1yin9t9m"),
+    ("gcvit_tiny",     "in1k",       IN1K,  83.5, 1.0,   224, "1k_tiny",        "11M6AsxKLhfOpD12Nm_c7lOvIIAn9cljy"),
+    ("gcvit_tiny2",    "in1k",       IN1K,  83.7, 0.875, 224, "1k_tiny2",       "1cTD8VemWFiwAx0FB9cRMT-P4vRuylvmQ"),
+    ("gcvit_small",    "in1k",       IN1K,  84.3, 0.875, 224, "1k_small",       "1Nn6ABKmYjylyWC0I41Q3oExrn4fTzO9Y"),
+    ("gcvit_small2",   "in1k",       IN1K,  84.8, 0.875, 224, "1k_small2",      "1E5TtYpTqILznjBLLBTlO5CGq343RbEan"),
+    ("gcvit_base",     "in1k",       IN1K,  85.0, 1.0,   224, "1k_base",        "1PF7qfxKLcv_ASOMetDP75n8lC50gaqyH"),
+    ("gcvit_large",    "in1k",       IN1K,  85.7, 1.0,   224, "1k_large",       "1Lkz1nWKTwCCUR7yQJM6zu_xwN1TR0mxS"),
+    ("gcvit_large",    "in21k_in1k", IN21K, 86.6, 1.0,   224, "",               "1maGDr6mJkLyRTUkspMzCgSlhDzNRFGEf"),
+    ("gcvit_large_384","in21k_in1k", IN21K, 87.4, 1.0,   384, "21k_large_384",  "1P-IEhvQbJ3FjnunVkM1Z9dEpKw-tsuWv"),
+    ("gcvit_large_512","in21k_in1k", IN21K, 87.6, 1.0,   512, "21k_large_512",  ""),
+)
+# fmt: on
+
+CHECKPOINTS = menu(
+    *(
+        Checkpoint(
+            model,
+            tag,
+            sources=tuple(
+                Source(url, "official", "state_dict")
+                for url in (file and f"{HUB}/gcvit_{file}.pth.tar", key and drive(key))
+                if url
+            ),
+            data=data,
+            licence="CC-BY-NC-SA-4.0",
+            commercial=False,
+            preprocess=Preprocess(size=size, crop=crop, mode="center" if size == 224 else "squash"),
+            published={"top1": top1},
+            published_in="NVlabs/GCVit@8e1941f README.md",
+        )
+        for model, tag, data, top1, crop, size, file, key in FILES
+    )
+)
