@@ -17,7 +17,7 @@ from tetravit.backbones.base import Backbone
 from tetravit.layers.cache import SizeCache
 from tetravit.layers.drop_path import DropPath, linear_rates
 from tetravit.layers.mlp import Mlp
-from tetravit.layers.vit import Block, ClassToken, Grid, LearnedPosition, PatchEmbed
+from tetravit.layers.vit import OUT_BLOCKS, Block, ClassToken, Grid, LearnedPosition, PatchEmbed
 
 
 def offsets(grid: Grid, device: torch.device | None = None) -> Tensor:
@@ -33,7 +33,8 @@ class GatedPositionalAttention(nn.Module):
 
     The positional score of a head, a dx + b dy + c (dx^2 + dy^2), is a term in dx plus a term in dy. Its
     softmax over the grid is therefore one over the columns times one over the rows, and the N x N positional
-    map is never formed: the values are mixed down the columns, then along the rows. Nothing of it depends on the image.
+    map is never formed: the values are mixed down the columns, then along the rows. The factors do not depend
+    on the image.
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -181,9 +182,11 @@ class ConViT(Backbone):
         if locality_strength is not None and not 0 <= locality_strength < math.inf:
             raise ValueError(f"locality_strength is 0 or more, or None; got {locality_strength!r}.")
         self.num_gpsa, self.locality_strength = num_gpsa, locality_strength
-        self.out_blocks = out_blocks or {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}.get(depth, (depth - 1,))
-        self.channels = (dim,) * len(self.out_blocks)
-        self.strides = (patch_size,) * len(self.out_blocks)
+        if out_blocks is None:
+            out_blocks = OUT_BLOCKS.get(depth, (depth - 1,))
+        self.out_blocks = out_blocks
+        self.channels = (dim,) * len(out_blocks)
+        self.strides = (patch_size,) * len(out_blocks)
         self.embed_dim = dim
         self.patch_embed = PatchEmbed(in_chans, dim, patch_size)
         self.pos_embed = LearnedPosition(dim, self.patch_embed.grid(image_size))

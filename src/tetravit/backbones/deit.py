@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tetravit.backbones.base import Backbone
 from tetravit.layers.drop_path import linear_rates
-from tetravit.layers.vit import Block, ClassToken, Grid, LearnedPosition, PatchEmbed
+from tetravit.layers.vit import OUT_BLOCKS, Block, ClassToken, Grid, LearnedPosition, PatchEmbed
 
 
 class DeiT(Backbone):
@@ -40,9 +40,11 @@ class DeiT(Backbone):
         out_blocks: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__(in_chans)
-        self.out_blocks = out_blocks or {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}.get(depth, (depth - 1,))
-        self.channels = (dim,) * len(self.out_blocks)
-        self.strides = (patch_size,) * len(self.out_blocks)
+        if out_blocks is None:
+            out_blocks = OUT_BLOCKS.get(depth, (depth - 1,))
+        self.out_blocks = out_blocks
+        self.channels = (dim,) * len(out_blocks)
+        self.strides = (patch_size,) * len(out_blocks)
         self.embed_dim = dim
         self.patch_embed = PatchEmbed(in_chans, dim, patch_size)
         self.cls_token = ClassToken(dim)

@@ -16,6 +16,11 @@ from tetravit.layers.position import resize_grid
 
 Grid = tuple[int, int]
 
+OUT_BLOCKS = {
+    12: (3, 5, 7, 11),
+    24: (7, 11, 15, 23),
+}  # depth: the blocks whose outputs dense heads read, as in XCiT
+
 
 class PatchEmbed(nn.Conv2d):
     """Images -> patches (B, C, ceil(Hi / patch_size), ceil(Wi / patch_size)), each through one linear map.
@@ -30,13 +35,16 @@ class PatchEmbed(nn.Conv2d):
         super().__init__(in_chans, dim, patch_size, stride=patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
-        below, right = -images.shape[2] % self.stride[0], -images.shape[3] % self.stride[1]
-        return super().forward(F.pad(images, (0, right, 0, below)))
+        height, width = images.shape[2:]
+        rows, columns = self.grid((height, width))
+        padding = (0, columns * self.stride[1] - width, 0, rows * self.stride[0] - height)
+        return super().forward(F.pad(images, padding))
 
     def grid(self, image_size: int | tuple[int, int]) -> Grid:
         """Rows and columns of patches in an image of this side, or (height, width)."""
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        return -(-height // self.stride[0]), -(-width // self.stride[1])
+        # Sizes may be symbols: torch.compile cannot lower the modulo or the quotient of a negative one.
+        return (height + self.stride[0] - 1) // self.stride[0], (width + self.stride[1] - 1) // self.stride[1]
 
 
 class LearnedPosition(nn.Module):
