@@ -38,7 +38,7 @@ class ModelConfig(BaseModel):
     backbone's constructor ("depth", "layer_scale", ...).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
     drop_path: float | None = Field(None, ge=0, lt=1)
@@ -54,7 +54,7 @@ class ModelConfig(BaseModel):
 class Recipe(BaseModel):
     """Everything that decides a run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: int = Field(ge=1)
     task: SerializeAsAny[TaskConfig]
@@ -70,7 +70,7 @@ class Recipe(BaseModel):
         if isinstance(section, TaskConfig) or not isinstance(section, Mapping) or "name" not in section:
             return section
         name = section["name"]
-        if name not in TASKS:
+        if not isinstance(name, str) or name not in TASKS:
             raise ValueError(f"task.name takes one of {', '.join(sorted(TASKS))}; got {name!r}.")
         return TASKS[name].Config.model_validate_json(json.dumps(section), strict=True)
 
@@ -250,6 +250,8 @@ def _message(error: ValidationError, table: Mapping[str, Any]) -> str:
     if kind in BOUNDS:
         key, words = BOUNDS[kind]
         return f"{path} is {words} {first['ctx'][key]:g}; got {value!r}."
+    if kind == "finite_number":
+        return f"{path} takes a finite number; got {value!r}."
     types = list(dict.fromkeys(TYPES[e["type"]] for e in together if e["type"] in TYPES))
     choices = [c for e in together if e["type"] == "literal_error" for c in _choices(path)]
     if choices:
@@ -295,17 +297,15 @@ def _known() -> Iterator[tuple[str, Any]]:
 
 
 def _near_key(path: str) -> str:
-    """The nearest key of the same section, or of any."""
-    known = dict.fromkeys(name for name, _ in _known())
+    """The same key of another section, or the nearest of this one."""
+    known = list(dict.fromkeys(name for name, _ in _known()))
     section, _, key = path.rpartition(".")
-    same = [name for name in known if name.rpartition(".")[0] == section]
-    near = suggestion(path, same)
-    if "Did you mean" in near:
-        return near
-    elsewhere = [name for name in known if name.rpartition(".")[2] == key] if key else []
+    elsewhere = [name for name in known if name.rpartition(".")[2] == key]
     if elsewhere:
         return f" Did you mean {elsewhere[0]!r}?"
-    return suggestion(path, [*known, *_sections(), "task"]) or near
+    if section:
+        return suggestion(path, [name for name in known if name.rpartition(".")[0] == section])
+    return suggestion(path, Recipe.model_fields)
 
 
 def _choices(path: str) -> list[Any]:

@@ -39,7 +39,7 @@ class RunConfig(BaseModel):
     keep: how many checkpoints stay. on_full: what a failed save does.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     seed: int = Field(0, ge=0)
     device: str = "auto"

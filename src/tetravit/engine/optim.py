@@ -26,7 +26,7 @@ class OptimConfig(BaseModel):
     with min(ema, (1 + step) / (10 + step)).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: Literal["adamw", "sgd"] = "adamw"
     lr: float = Field(5e-4, gt=0)

@@ -14,7 +14,7 @@ from tetravit.structures import Batch
 class TaskConfig(BaseModel):
     """The `[task]` section of a recipe: `name`, and what the task of that name adds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
 

@@ -1,0 +1,151 @@
+"""Which parameters decay, how fast each depth learns, what the schedule says."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from tetravit.engine import optim
+from tetravit.engine.ema import Ema
+from tetravit.engine.optim import OptimConfig
+from tetravit.engine.schedule import warmup_cosine
+from tetravit.models import create_model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return create_model("xcit_nano_12_p16", num_classes=3, depth=2)
+
+
+def by_name(model, config):
+    names = {p: n for n, p in model.named_parameters()}
+    return {names[p]: g for g in optim.groups(model, config) for p in g["params"]}
+
+
+def test_only_matrices_and_kernels_decay(model):
+    found = by_name(model, OptimConfig(weight_decay=0.3))
+    assert set(found) == {n for n, _ in model.named_parameters()}
+    decayed = {n for n, g in found.items() if g["weight_decay"] == 0.3}
+    assert decayed == {n for n, p in model.named_parameters() if n.endswith(".weight") and p.ndim > 1}
+    assert "backbone.blocks.0.attn.temperature" not in decayed
+    assert "backbone.cls_token" not in decayed
+
+
+def test_the_authors_also_decay_the_temperature(model):
+    found = by_name(model, OptimConfig(weight_decay=0.3, decay="authors"))
+    decayed = {n for n, g in found.items() if g["weight_decay"] == 0.3}
+    assert "backbone.blocks.0.attn.temperature" in decayed
+    assert "backbone.pos_embed.proj.weight" in decayed
+    assert "backbone.cls_token" not in decayed
+    assert not any(n.endswith((".bias", "gamma1", "norm1.weight")) for n in decayed)
+
+
+def test_names_that_a_model_protects_are_found_inside_a_task(model):
+    task = nn.Module()
+    task.model = model
+    found = by_name(task, OptimConfig(decay="authors"))
+    assert found["model.backbone.cls_token"]["weight_decay"] == 0.0
+
+
+def test_layer_decay_slows_the_early_layers(model):
+    found = by_name(model, OptimConfig(layer_decay=0.5))
+    scales = {n: g["scale"] for n, g in found.items()}
+    assert scales["head.weight"] == 1.0
+    assert scales["backbone.norm.weight"] == 0.5
+    assert scales["backbone.blocks.1.mlp.fc1.weight"] == 0.25
+    assert scales["backbone.blocks.0.mlp.fc1.weight"] == 0.125
+    assert scales["backbone.patch_embed.0.0.weight"] == 0.0625
+    assert scales["backbone.cls_token"] == 0.0625
+    optimizer = optim.build(model, OptimConfig(layer_decay=0.5))
+    optim.set_lr(optimizer, 0.8)
+    assert {g["lr"] for g in optimizer.param_groups} == {0.8, 0.4, 0.2, 0.1, 0.05}
+
+
+def test_frozen_parameters_are_left_out(model):
+    frozen = create_model("xcit_nano_12_p16", num_classes=3, depth=2)
+    frozen.backbone.freeze(1)
+    assert not any(n.startswith("backbone.patch_embed") for n in by_name(frozen, OptimConfig()))
+
+
+@pytest.mark.parametrize(("lr_batch", "peak"), [(512, 1e-3), (0, 5e-4), (256, 2e-3)])
+def test_the_rate_is_scaled_with_the_batch(lr_batch, peak):
+    assert OptimConfig(lr=5e-4, lr_batch=lr_batch).peak(1024) == pytest.approx(peak)
+
+
+def test_warm_up_then_half_a_cosine():
+    def rate(step):
+        return warmup_cosine(step, total=110, warmup=10, peak=1.0, start=0.1, floor=0.01)
+
+    assert rate(0) == pytest.approx(0.1)
+    assert rate(5) == pytest.approx(0.55)
+    assert rate(10) == pytest.approx(1.0)
+    assert rate(60) == pytest.approx(0.01 + 0.99 / 2)
+    assert rate(85) == pytest.approx(0.01 + 0.99 * 0.5 * (1 + math.cos(0.75 * math.pi)))
+    assert rate(110) == rate(500) == pytest.approx(0.01)
+    assert all(rate(s) >= rate(s + 1) for s in range(10, 120))
+
+
+def test_a_peak_below_floor_and_start_is_never_exceeded():
+    rates = [warmup_cosine(s, total=10, warmup=3, peak=1e-6, start=1e-5, floor=1e-4) for s in range(12)]
+    assert rates == [1e-6] * 12
+
+
+def test_the_average_follows_parameters_and_buffers():
+    model = nn.BatchNorm1d(2)
+    ema = Ema(model, decay=0.9, warmup="off")
+    with torch.no_grad():
+        model.weight.fill_(2.0)
+        model.running_mean.fill_(1.0)
+        model.num_batches_tracked.fill_(7)
+    ema.update(0)
+    state = ema.state()
+    torch.testing.assert_close(state["weight"], torch.full((2,), 1.1))
+    torch.testing.assert_close(state["running_mean"], torch.full((2,), 0.1))
+    assert state["num_batches_tracked"] == 7
+
+
+def test_the_warm_up_of_the_average():
+    ema = Ema(nn.Linear(1, 1), decay=0.9)
+    assert [ema.at(s) for s in (0, 10, 80, 10_000)] == [0.1, 0.55, 0.9, 0.9]
+
+
+def test_applied_swaps_and_puts_back_to_the_bit():
+    model = nn.Linear(3, 3)
+    ema = Ema(model, decay=0.5, warmup="off")
+    with torch.no_grad():
+        model.weight.add_(1.0)
+    ema.update(0)
+    live, averaged = model.weight.clone(), ema.state()["weight"].clone()
+    storage = model.weight.data_ptr()
+    with pytest.raises(RuntimeError, match="inside"), ema.applied():
+        assert torch.equal(model.weight, averaged)
+        assert model.weight.data_ptr() == storage
+        raise RuntimeError("inside")
+    assert torch.equal(model.weight, live)
+    assert torch.equal(ema.state()["weight"], averaged)
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_optimizer_state_survives_packing(name, model):
+    def step(model, optimizer):
+        torch.manual_seed(1)
+        optim.set_lr(optimizer, 1e-2)
+        model(torch.randn(2, 3, 32, 32)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    import copy
+
+    first = copy.deepcopy(model).train().to(memory_format=torch.channels_last)
+    config = OptimConfig(name=name)
+    optimizer = optim.build(first, config)
+    step(first, optimizer)
+    second = copy.deepcopy(first)
+    other = optim.build(second, config)
+    packed = {k: v.clone().contiguous() for k, v in optim.pack(optimizer, first).items()}
+    optim.unpack(other, second, packed)
+    step(first, optimizer)
+    step(second, other)
+    for (n, a), b in zip(first.named_parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b), n

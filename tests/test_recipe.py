@@ -1,0 +1,250 @@
+"""Recipes: read, override, check, write. Every message word for word."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tetravit.recipe import Recipe, dump, find, list_recipes, load, validated
+
+BASE = """
+epochs = 3
+[task]
+name = "classify"
+[model]
+name = "xcit_nano_12_p16"
+[data]
+name = "synthetic"
+batch_size = 8
+[optim]
+warmup_epochs = 1
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.toml"
+    path.write_text(BASE)
+    return path
+
+
+def test_a_file_is_read_with_every_default(file):
+    recipe = load(file)
+    assert (recipe.epochs, recipe.model.name, recipe.data.batch_size) == (3, "xcit_nano_12_p16", 8)
+    assert recipe.optim.betas == (0.9, 0.999)
+    assert recipe.run.seed == 0
+    assert recipe.task.loss == "cross_entropy"
+
+
+def test_dump_reads_back_to_an_equal_recipe(file, tmp_path):
+    recipe = load(
+        file, ["data.root=/some where", "model.drop_path=0.1", "model.options.depth=2", "data.workers=2"]
+    )
+    again = tmp_path / "again.toml"
+    again.write_text(dump(recipe))
+    assert load(again) == recipe
+
+
+def test_a_recipe_made_in_python_equals_one_that_was_read(file):
+    recipe = load(file)
+    made = Recipe(
+        epochs=3,
+        task={"name": "classify"},
+        model={"name": "xcit_nano_12_p16"},
+        data={"name": "synthetic", "batch_size": 8},
+        optim={"warmup_epochs": 1},
+    )
+    assert made == recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("optim.lr=1e-3", 1e-3),
+        ("optim.lr=1", 1.0),
+        ("epochs=7", 7),
+        ("data.root=/data/imagenet", Path("/data/imagenet")),
+        ("data.augment=crop(32) | flip", "crop(32) | flip"),
+        ('data.augment="crop(32)"', "crop(32)"),
+        ("optim.betas=[0.8, 0.9]", (0.8, 0.9)),
+        ("data.workers=auto", "auto"),
+        ("task.label_smoothing = 0.1", 0.1),
+        ("model.options={depth = 2}", {"depth": 2}),
+        ("model.name=xcit_tiny_12_p8", "xcit_tiny_12_p8"),
+    ],
+)
+def test_overrides_are_toml_values_or_bare_strings(file, override, value):
+    found = load(file, [override])
+    for key in override.partition("=")[0].strip().split("."):
+        found = getattr(found, key)
+    assert found == value
+
+
+def test_the_last_override_counts(file):
+    assert load(file, ["epochs=4", "epochs=5"]).epochs == 5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optim.lrr=1"], "Unknown recipe key 'optim.lrr'. Did you mean 'optim.lr'?"),
+        (["lr=1"], "Unknown recipe key 'lr'. Did you mean 'optim.lr'?"),
+        (["optm.lr=1"], "Unknown recipe key 'optm'. Did you mean 'optim'?"),
+        (["data.lr=1"], "Unknown recipe key 'data.lr'. Did you mean 'optim.lr'?"),
+        (["task.smoothing=0.1"], "Unknown recipe key 'task.smoothing'. Did you mean 'task.label_smoothing'?"),
+        (["zzzzzz=1"], "Unknown recipe key 'zzzzzz'. Known: data, epochs, model, optim, run, task."),
+        (["task.name=clasify"], "task.name takes one of classify; got 'clasify'."),
+        (["optim.name=adam"], "optim.name takes one of adamw, sgd; got 'adam'."),
+        (["run.precision=fp8"], "run.precision takes one of auto, float32, bf16, fp16; got 'fp8'."),
+        (["task.loss=focal"], "task.loss takes one of cross_entropy, bce; got 'focal'."),
+        (["optim.warmup_epochs=2.5"], "optim.warmup_epochs takes int; got 2.5 (float)."),
+        (['optim.warmup_epochs="2"'], "optim.warmup_epochs takes int; got '2' (str)."),
+        (["optim.lr=fast"], "optim.lr takes float; got 'fast' (str)."),
+        (["model.name=3"], "model.name takes str; got 3 (int)."),
+        (["data.workers=2.5"], "data.workers takes int or auto; got 2.5 (float)."),
+        (["optim.betas=0.9"], "optim.betas takes list; got 0.9 (float)."),
+        (["optim.betas=[0.9]"], "optim.betas has too few values; got [0.9]."),
+        (["optim.betas=[0.9, 0.9, 0.9]"], "optim.betas takes 2 values; got 3."),
+        (["optim.betas=[0.9, true]"], "optim.betas.1 takes float; got True (bool)."),
+        (["optim.lr=nan"], "optim.lr takes a finite number; got nan."),
+        (["optim=3"], "optim takes a table; got 3 (int)."),
+        (["task=3"], "task takes a table; got 3 (int)."),
+        (["epochs=0"], "epochs is at least 1; got 0."),
+        (["optim.lr=0.0"], "optim.lr is above 0; got 0.0."),
+        (["model.drop_path=1.0"], "model.drop_path is below 1; got 1.0."),
+        (["optim.layer_decay=1.5"], "optim.layer_decay is at most 1; got 1.5."),
+        (["optim.warmup_epochs=4"], "optim.warmup_epochs is at most epochs; got 4 of 3."),
+        (["optim.lr"], "An override reads section.key=value; got 'optim.lr'."),
+        (["=1"], "An override reads section.key=value; got '=1'."),
+        (["optim..lr=1"], "An override reads section.key=value; got 'optim..lr=1'."),
+        (["model.name=xcit_nano_p16"], "Unknown model 'xcit_nano_p16'. Did you mean 'xcit_nano_12_p16'?"),
+        (["data.name=imagenett"], "Unknown data set 'imagenett'. Did you mean 'imagenet'?"),
+        (["data.augment=crop(32) | flop"], "Unknown augmentation 'flop'. Did you mean 'flip'?"),
+        (["epochs.x=1"], "epochs takes int; got {'x': 1} (table)."),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_is_wrong_is_said_in_one_line(file, overrides, message):
+    with pytest.raises(ValueError) as error:
+        load(file, overrides)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [
+        ("epochs = 3\n", "The recipe lacks epochs."),
+        ('[task]\nname = "classify"\n', "The recipe lacks task."),
+        ('name = "classify"\n', "The recipe lacks task.name."),
+        ('name = "synthetic"\n', "The recipe lacks data.name."),
+        ("batch_size = 8\n", "The recipe lacks data.batch_size."),
+        ('[model]\nname = "xcit_nano_12_p16"\n', "The recipe lacks model."),
+    ],
+    ids=lambda value: value.strip(),
+)
+def test_what_is_missing_is_named(file, cut, message):
+    file.write_text(BASE.replace(cut, ""))
+    with pytest.raises(ValueError) as error:
+        load(file)
+    assert str(error.value) == message
+
+
+def test_what_is_unknown_counts_before_what_is_missing(file):
+    file.write_text(BASE.replace("batch_size", "batchsize"))
+    with pytest.raises(
+        ValueError, match="Unknown recipe key 'data.batchsize'. Did you mean 'data.batch_size'?"
+    ):
+        load(file)
+
+
+def test_a_file_that_is_not_toml_is_named(file):
+    file.write_text("epochs == 3")
+    with pytest.raises(ValueError) as error:
+        load(file)
+    assert str(error.value) == f"{file} is not TOML: Invalid value (at line 1, column 9)."
+
+
+VARIANTS = """
+[variants.xcit_nano_12_p16]
+model.drop_path = 0.2
+optim.lr = 0.5
+[variants.xcit_tiny_12_p8]
+model.drop_path = 0.3
+"""
+
+
+def test_a_variant_counts_more_than_the_file_and_less_than_an_override(file):
+    file.write_text(BASE + "lr = 0.1\n" + VARIANTS)
+    recipe = load(file)
+    assert (recipe.optim.lr, recipe.model.drop_path) == (0.5, 0.2)
+    recipe = load(file, ["optim.lr=0.7"])
+    assert (recipe.optim.lr, recipe.model.drop_path) == (0.7, 0.2)
+    recipe = load(file, ["model.name=xcit_tiny_12_p8"])
+    assert (recipe.optim.lr, recipe.model.drop_path) == (0.1, 0.3)
+    recipe = load(file, ["model.name=xcit_small_12_p8"])
+    assert (recipe.optim.lr, recipe.model.drop_path) == (0.1, None)
+
+
+def test_find_takes_names_and_files(file):
+    assert find("digits").name == "digits.toml"
+    assert find("xcit/imagenet") == list_recipes()["xcit/imagenet"]
+    assert find(file) == file
+    with pytest.raises(ValueError) as error:
+        find("digts")
+    assert str(error.value) == "Unknown recipe 'digts'. Did you mean 'digits'?"
+    with pytest.raises(ValueError) as error:
+        find("no/such.toml")
+    assert str(error.value) == "There is no recipe file 'no/such.toml'."
+
+
+values = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-5, 5),
+    st.floats(allow_nan=False),
+    st.text(max_size=5),
+    st.just([]),
+    st.just({}),
+)
+keys = st.sampled_from(
+    [
+        "epochs",
+        "task",
+        "model",
+        "optim.lr",
+        "optim.betas",
+        "data.workers",
+        "data.root",
+        "run.keep",
+        "x",
+        "task.name",
+        "data.options",
+        "model.options",
+        "run.device",
+        "task.loss",
+        "data.batch_size",
+        "run.save_minutes",
+    ]
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(keys, values, max_size=4))
+def test_any_table_is_a_recipe_or_one_line(changes):
+    table = tomllib.loads(BASE)
+    for path, value in changes.items():
+        section, _, key = path.partition(".")
+        if key and isinstance(table.get(section), dict):
+            table[section][key] = value
+        elif not key:
+            table[section] = value
+    try:
+        recipe = validated(table)
+    except ValueError as error:
+        assert "\n" not in str(error)
+        assert "Traceback" not in str(error)
+        assert "pydantic" not in str(error)
+    else:
+        assert validated(tomllib.loads(dump(recipe))) == recipe
