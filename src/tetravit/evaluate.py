@@ -77,7 +77,8 @@ def score(
         ValueError: if the set is empty, or holds something else than the task reads.
     """
     row = TASKS[task]
-    judge = row(model, row.Config(name=task), num_classes=loader.dataset.num_classes).to(device).eval()
+    built = row(model, row.Config(name=task), num_classes=loader.dataset.num_classes)  # type: ignore[call-arg]
+    judge = built.to(device).eval()
     start = time.perf_counter()
     with torch.inference_mode():
         scores = judge.score(_watched(loader, on_batch))

@@ -38,7 +38,8 @@ def train(
     """Train what a recipe says, or continue a run."""
     changes = list(changes or [])
     if recipe is not None and resume is not None and "=" in recipe:
-        recipe, changes = None, [recipe, *changes]  # `--resume RUN data.workers=4` names no recipe
+        changes.insert(0, recipe)  # `--resume RUN data.workers=4` names no recipe
+        recipe = None
     if recipe is None and resume is None:
         raise ValueError(
             "train takes a recipe, or --resume RUN. `tetravit list recipes` shows what there is."

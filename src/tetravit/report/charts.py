@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 Point = tuple[float, float]
 Scale = Callable[[float], float]  # a value -> its place in the picture
 WIDTH, HEIGHT = 560, 260
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 34  # margins around the plot
+LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 40  # margins around the plot
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ def line_chart(series: Sequence[Series], *, unit: str = "", log: bool = False) -
 
 
 def smooth(points: Sequence[Point], *, keep: int = 200) -> list[Point]:
-    """Running mean of about a fortieth of the points, thinned to `keep`."""
-    half = max(1, len(points) // 80)
+    """Running mean of about a fortieth of the points, thinned to `keep`; a short curve stays as it is."""
+    half = len(points) // 80
     values = [y for _, y in points]
     means = [
         (x, sum(values[max(0, i - half) : i + half + 1]) / len(values[max(0, i - half) : i + half + 1]))
@@ -132,4 +132,5 @@ def _feet(values: Sequence[float], low: float, high: float, across: Scale) -> st
         for v in values
         if low <= v <= high
     ]
-    return "".join(marks)
+    label = f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 1}" text-anchor="end">step</text>'
+    return "".join(marks) + label

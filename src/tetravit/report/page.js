@@ -10,7 +10,7 @@ for (const chart of document.querySelectorAll("svg.chart")) {
     const x = ((event.clientX - chart.getBoundingClientRect().left) / chart.clientWidth) * box.width;
     const nearest = series.map((s) => s.points.reduce((a, b) => (Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a)));
     const at = nearest.reduce((a, b) => (Math.abs(b[0] - x) < Math.abs(a[0] - x) ? b : a));
-    for (const [name, value] of [["x1", at[0]], ["x2", at[0]], ["y1", 12], ["y2", box.height - 34]]) {
+    for (const [name, value] of [["x1", at[0]], ["x2", at[0]], ["y1", 12], ["y2", box.height - 40]]) {
       cursor.setAttribute(name, value);
     }
     chart.append(cursor);

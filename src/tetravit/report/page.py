@@ -217,7 +217,7 @@ def _gallery(pictures: Sequence[Picture], evaluation: Mapping[str, Any]) -> str:
         return _card("Most confident mistakes", '<p class="sub">None: every image is classified rightly.</p>')
     figures = [
         f'<figure><img{" class=small" if p.small else ""} src="{p.source}" alt="{escape(p.name)}">'
-        f'<figcaption><span class="said">{escape(p.said)}</span> {_percent(p.confidence)}<br>'
+        f'<figcaption><span class="said">{escape(p.said)}</span> {100 * p.confidence:.1f} %<br>'
         f'is <span class="is">{escape(p.truth)}</span><br><small>{escape(p.name)}</small></figcaption></figure>'
         for p in pictures
     ]

@@ -1,0 +1,196 @@
+"""How fast a model is on this machine, and what share of the machine's own speed that is.
+
+Rounds of all models are interleaved, so that a machine that grows slow or hot is slow for each of them; the
+median counts. The machine's own speed is its rate of plain matrix products, measured between the same rounds.
+"""
+
+import datetime
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tetravit.benchmark.flops import count_macs
+from tetravit.benchmark.memory import peak_mib
+from tetravit.models import create_model
+
+Mode = Literal["predict", "train"]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+PRODUCT_SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices whose product is the yardstick
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured row. images_per_s: median over the rounds; spread: interquartile range over the median.
+
+    share: of the machine's matrix-product rate, in 0..1, counting the multiply-adds of the model (three times
+    those of a forward pass where it trains). product_tflops: that rate, two operations per multiply-add.
+    peak_mib: memory taken above what was in use before the first call.
+    """
+
+    model: str
+    mode: Mode
+    params: int
+    macs: int
+    size: int
+    batch: int
+    dtype: str
+    device: str
+    threads: int
+    compiled: bool
+    images_per_s: float
+    p90_ms: float
+    spread: float
+    rounds: int
+    peak_mib: float
+    product_tflops: float
+    share: float
+    torch: str
+    date: str
+
+
+def measure(
+    names: Sequence[str],
+    *,
+    size: int = 224,
+    batch: int = 8,
+    mode: Mode = "predict",
+    dtype: str = "float32",
+    device: torch.device | str = "cpu",
+    compiled: bool = False,
+    rounds: int = 10,
+    seconds: float = 0.5,
+    on_round: Callable[[int], object] = lambda count: None,
+) -> list[Row]:
+    """Measure models by name, with random weights and images.
+
+    Args:
+        names: models; each is measured in every round.
+        size: image side in pixels.
+        batch: images per call.
+        mode: `predict`: forward without gradients; `train`: forward and backward.
+        dtype: float32, bfloat16 or float16, of weights and images.
+        device: where.
+        compiled: through torch.compile.
+        rounds: how often each model is measured; the median counts.
+        seconds: how long a round of one model takes at least; at least one call.
+        on_round: told 1 after each round.
+
+    Raises:
+        ValueError: for an unknown model or type, or counts below 1.
+    """
+    for what, value in (("batch", batch), ("rounds", rounds)):
+        if value < 1:
+            raise ValueError(f"{what} is 1 or more; got {value}.")
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype takes one of {', '.join(DTYPES)}; got {dtype!r}.")
+    device = torch.device(device)
+    calls, facts = [], []
+    for name in names:
+        model = create_model(name, image_size=size)
+        images = torch.randn(batch, 3, size, size)
+        facts.append((sum(p.numel() for p in model.parameters()), count_macs(model.eval(), images[:1])))
+        call = _call(model.to(device, DTYPES[dtype]), images.to(device, DTYPES[dtype]), mode, compiled)
+        calls.append((call, peak_mib(call, device)))
+    product = _product(device, DTYPES[dtype])
+    times: list[list[float]] = [[] for _ in calls]
+    rates: list[float] = []
+    for call in (product, *(call for call, _ in calls)):
+        _time(call, device, seconds / 5)  # warm-up
+    for _ in range(rounds):
+        side = PRODUCT_SIDE.get(device.type, 1024)
+        rates.append(2 * side**3 / statistics.median(_time(product, device, seconds / 5)))
+        for (call, _), taken in zip(calls, times, strict=True):
+            taken.append(statistics.median(_time(call, device, seconds)))
+        on_round(1)
+    rate = statistics.median(rates)
+    work = 3 if mode == "train" else 1
+    rows = []
+    for name, (params, macs), (_, peak), taken in zip(names, facts, calls, times, strict=True):
+        middle = statistics.median(taken)
+        rows.append(
+            Row(
+                model=name,
+                mode=mode,
+                params=params,
+                macs=macs,
+                size=size,
+                batch=batch,
+                dtype=dtype,
+                device=device_name(device),
+                threads=torch.get_num_threads() if device.type == "cpu" else 0,
+                compiled=compiled,
+                images_per_s=round(batch / middle, 2),
+                p90_ms=round(1000 * _quantile(taken, 0.9), 2),
+                spread=round((_quantile(taken, 0.75) - _quantile(taken, 0.25)) / middle, 4),
+                rounds=rounds,
+                peak_mib=round(peak, 1),
+                product_tflops=round(rate / 1e12, 4),
+                share=round(2 * macs * work * batch / middle / rate, 4),
+                torch=torch.__version__,
+                date=datetime.date.today().isoformat(),
+            )
+        )
+    return rows
+
+
+def device_name(device: torch.device) -> str:
+    """The processor or card by its maker's name."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo") as file:
+            lines = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+        return lines[0] if lines else platform.machine()
+    except OSError:
+        return platform.processor() or platform.machine()
+
+
+def _call(model: nn.Module, images: torch.Tensor, mode: Mode, compiled: bool) -> Callable[[], object]:
+    if compiled:
+        model.compile()
+    if mode == "predict":
+        model.eval()
+
+        def predict() -> None:
+            with torch.inference_mode():
+                model(images)
+
+        return predict
+
+    model.train()
+    labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+
+    def train() -> None:
+        F.cross_entropy(model(images).float(), labels).backward()
+        model.zero_grad(set_to_none=True)  # so that the peak of a call counts its gradients
+
+    return train
+
+
+def _product(device: torch.device, dtype: torch.dtype) -> Callable[[], object]:
+    side = PRODUCT_SIDE.get(device.type, 1024)
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return lambda: torch.mm(a, b)
+
+
+def _time(call: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
+    """Seconds of each of as many calls as fit into `seconds`, at least one."""
+    taken: list[float] = []
+    while not taken or sum(taken) < seconds:
+        start = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - start)
+    return taken
+
+
+def _quantile(values: Sequence[float], share: float) -> float:
+    return float(torch.tensor(values, dtype=torch.float64).quantile(share))
