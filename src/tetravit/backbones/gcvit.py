@@ -114,10 +114,10 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, query: Tensor) -> Tensor:
-        """Normed windows (B, nW, N, C) and global queries (B, heads, N, D) -> what was read (B, nW, N, C)."""
+        """Normed windows (B * nW, N, C) and their global queries (B * nW, heads, N, D) -> what was read."""
         q, k, v = self.heads(x, query)
         read = biased_attention(q, k, v, self.bias(q.dtype))  # (B * nW, heads, N, D)
-        return self.proj(read.transpose(1, 2).reshape(x.shape))
+        return self.proj(read.transpose(1, 2).flatten(2))
 
     def weights(self, x: Tensor, query: Tensor) -> Tensor:
         """How much each query takes from each token of its window (B * nW, heads, N, N)."""
@@ -142,7 +142,7 @@ class LocalAttention(WindowAttention):
 
 
 class GlobalAttention(WindowAttention):
-    """The global queries of an image ask the tokens of each of its windows."""
+    """The global queries of an image ask the tokens of each of its windows; there are keys and values only."""
 
     def __init__(self, dim: int, num_heads: int, window_size: int) -> None:
         super().__init__(dim, num_heads, window_size)
@@ -150,7 +150,7 @@ class GlobalAttention(WindowAttention):
 
     def heads(self, x: Tensor, query: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         k, v = _split(self.kv(x), 2, self.num_heads)
-        return query[:, None].expand(-1, x.shape[1], -1, -1, -1).flatten(0, 1), k, v
+        return query, k, v
 
 
 class Block(nn.Module):
@@ -178,7 +178,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, query: Tensor, layout: Layout) -> Tensor:
         """A map (B, H, W, C) or its windows (B, nW, N, C) -> the same, after the block."""
-        read = self._read_map if layout == "map" else self.attn
+        read = self._read_map if layout == "map" else self._read_windows
         x = x + self.drop_path(_scale(read(self.norm1(x), query), self.gamma1))
         return x + self.drop_path(_scale(self.mlp(self.norm2(x)), self.gamma2))
 
@@ -186,8 +186,10 @@ class Block(nn.Module):
         """Cut, attend, put back. The padding is zero behind the norm and seen by all: its keys are a bias."""
         w = self.attn.bias.window_size
         x_windows, padded = windows(x, w)  # (B * nW, N, C)
-        x_windows = x_windows.view(len(x), (padded[0] // w) * (padded[1] // w), w * w, x.shape[3])
-        return join(self.attn(x_windows, query).flatten(0, 1), w, padded, (x.shape[1], x.shape[2]))
+        return join(self.attn(x_windows, query), w, padded, (x.shape[1], x.shape[2]))
+
+    def _read_windows(self, x: Tensor, query: Tensor) -> Tensor:
+        return self.attn(x.flatten(0, 1), query).view_as(x)
 
 
 class Level(nn.Module):
@@ -318,15 +320,15 @@ class GCViT(Backbone):
         All windows of a stage are alike, so a map that they divide is cut once and joined once. Whether they
         do is known where the size is; a graph for any size is captured in the form that always holds.
         """
-        query = self.run(level.query, x)
         grid = (x.shape[1], x.shape[2])
-        divides = grid[0] % w == 0 and grid[1] % w == 0
-        if not (isinstance(divides, bool) and divides):
+        num_windows = ((grid[0] + w - 1) // w) * ((grid[1] + w - 1) // w)
+        query = _per_window(self.run(level.query, x), num_windows)
+        if not all(isinstance(side, int) and side % w == 0 for side in grid):  # symbolic sides are no int
             for block in level.blocks:
                 x = self.run(block, x, query, "map")
             return x
         x_windows, padded = windows(x, w)
-        x_windows = x_windows.view(len(x), (grid[0] // w) * (grid[1] // w), w * w, x.shape[3])
+        x_windows = x_windows.unflatten(0, (-1, num_windows))  # (B, nW, N, C): stochastic depth is per image
         for block in level.blocks:
             x_windows = self.run(block, x_windows, query, "windows")
         return join(x_windows.flatten(0, 1), w, padded, grid)
@@ -338,8 +340,20 @@ def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def _split(x: Tensor, parts: int, num_heads: int) -> tuple[Tensor, ...]:
-    """Projected windows (B, nW, N, parts * C) -> as many (B * nW, heads, N, D)."""
-    return x.flatten(0, 1).unflatten(2, (parts, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+    """Projected windows (B * nW, N, parts * C) -> as many (B * nW, heads, N, D)."""
+    return x.unflatten(2, (parts, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+
+
+def _per_window(query: Tensor, num_windows: int) -> Tensor:
+    """Queries (B, heads, N, D) -> the same for each window of an image (B * nW, heads, N, D).
+
+    Nothing is copied where an image is one window, or alone. A program for every size may not compare sizes, so
+    there it is a gather.
+    """
+    if not isinstance(num_windows, int):
+        window = torch.arange(query.shape[0] * num_windows, device=query.device)
+        return query.index_select(0, window // num_windows)
+    return query[:, None].expand(-1, num_windows, -1, -1, -1).flatten(0, 1)
 
 
 def _constant(dim: int, value: float) -> nn.Parameter:
