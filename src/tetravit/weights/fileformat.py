@@ -300,6 +300,21 @@ def atomic(path: str | Path) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a small JSON file of ours; {} where there is none, or it is damaged."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return table if isinstance(table, dict) else {}
+
+
+def write_json(path: Path, table: Mapping[str, Any]) -> None:
+    """Write a small JSON file, whole or not at all."""
+    with atomic(path) as file:
+        file.write(json.dumps(table, indent=1).encode())
+
+
 def sync_folder(folder: Path) -> None:
     """Put the names in a folder on disk, where the system can."""
     if sys.platform == "win32":

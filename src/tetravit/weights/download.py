@@ -1,0 +1,242 @@
+"""One file over http or https, over as many connections as it takes, stuck and lying servers included."""
+
+import http.client
+import re
+import shutil
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from email.message import Message
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+from tetravit.weights.fileformat import package_version, read_json, write_json
+
+CHUNK = 1 << 20  # bytes read at a time
+
+
+@dataclass(frozen=True)
+class Patience:
+    """When a transfer counts as stuck, and how long to go on trying.
+
+    timeout_s: silence of the server. least_bytes: what must arrive in each stall_s seconds. retries: attempts in a
+    row that bring no byte. backoff_s: pause before the first of them, doubled each time. longest_s: no pause is
+    longer, whatever the server asks for.
+    """
+
+    timeout_s: float = 30.0
+    stall_s: float = 30.0
+    least_bytes: int = 30_000
+    retries: int = 5
+    backoff_s: float = 1.0
+    longest_s: float = 60.0
+
+
+class Unavailable(OSError):
+    """A file cannot be fetched; the text says from where and why."""
+
+
+class _Again(Exception):
+    """The transfer broke off and may go on. wait_s: how long the server wants to be left alone."""
+
+    def __init__(self, cause: str, wait_s: float = 0.0) -> None:
+        super().__init__(cause)
+        self.wait_s = wait_s
+
+
+class _Whole(Exception):
+    """What is there already is all there is."""
+
+
+def transfer(url: str, part: Path, *, resumable: bool, patience: Patience) -> None:
+    """Bring all of a file into `part`. What is there already, of this process or an earlier one, is kept.
+
+    Args:
+        url: http or https.
+        part: the file to fill; a note beside it says whose part it is.
+        resumable: go on where it stopped even if the server does not say whether the file is the same: its hash
+            is known and will be compared.
+        patience: when to give up.
+
+    Raises:
+        Unavailable: if the server does not give it.
+    """
+    misses = 0
+    with _bar(part.name.split("_", 1)[-1].removesuffix(".part")) as show:
+        while True:
+            before = part.stat().st_size if part.is_file() else 0
+            try:
+                _request(url, part, resumable, patience, show)
+                return
+            except _Whole:
+                return
+            except _Again as error:
+                after = part.stat().st_size if part.is_file() else 0
+                misses = 0 if after > before else misses + 1
+                if misses > patience.retries:
+                    raise Unavailable(f"{url} cannot be fetched: {error} ({misses} attempts).") from None
+                pause = max(error.wait_s, patience.backoff_s * 2 ** max(0, misses - 1))
+                time.sleep(min(pause, patience.longest_s))
+
+
+def _request(
+    url: str, part: Path, resumable: bool, patience: Patience, show: Callable[[int, int | None], None]
+) -> None:
+    """One connection: from where `part` ends, if the server still has the same file, else from the start."""
+    notes = part.with_name(part.name + ".json")
+    noted = read_json(notes)
+    have = part.stat().st_size if part.is_file() and noted.get("url") == url else 0
+    mark = noted.get("mark", "")
+    headers = {"User-Agent": f"tetravit/{package_version()}", "Accept-Encoding": "identity"}
+    if have and (mark or resumable):
+        headers["Range"] = f"bytes={have}-"
+        if mark:
+            headers["If-Range"] = mark
+    with _open(urllib.request.Request(url, headers=headers), part, patience) as answer:
+        start = 0
+        if answer.status == 206:
+            match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
+            if match is None or int(match[1]) != have or "Range" not in headers:
+                part.unlink(missing_ok=True)
+                raise _Again("the server sent another part than asked for")
+            start = have
+        length = answer.headers.get("Content-Length", "")
+        total = start + int(length) if length.isdecimal() else None
+        if total is not None and total - start > (free := shutil.disk_usage(part.parent).free):
+            raise Unavailable(f"{url} has {total} bytes; {part.parent} has room for {free}.")
+        etag = answer.headers.get("ETag", "")
+        mark = etag if etag and not etag.startswith("W/") else answer.headers.get("Last-Modified", "")
+        write_json(notes, {"url": url, "mark": mark})
+        with part.open("ab" if start else "wb") as file:
+            _pour(answer, file, start, total, patience, show)
+
+
+def _pour(
+    answer: http.client.HTTPResponse,
+    file: BinaryIO,
+    size: int,
+    total: int | None,
+    patience: Patience,
+    show: Callable[[int, int | None], None],
+) -> None:
+    """Copy an answer to a file as long as it flows fast enough."""
+    since, arrived = time.monotonic(), 0
+    while True:
+        try:
+            data = answer.read1(CHUNK)
+        except (OSError, http.client.HTTPException) as error:
+            raise _Again(f"the connection broke ({_cause(error)})") from None
+        if not data:
+            break
+        file.write(data)
+        size, arrived = size + len(data), arrived + len(data)
+        show(size, total)
+        if time.monotonic() - since > patience.stall_s:
+            if arrived < patience.least_bytes:
+                raise _Again(f"only {arrived} bytes came in {patience.stall_s:g} s")
+            since, arrived = time.monotonic(), 0
+    if total is not None and size < total:
+        raise _Again(f"the connection ended after {size} of {total} bytes")
+
+
+@contextmanager
+def _open(
+    request: urllib.request.Request, part: Path, patience: Patience
+) -> Iterator[http.client.HTTPResponse]:
+    """Send a request; what may be tried again raises `_Again`, what may not `Unavailable`."""
+    try:
+        answer = _OPENER.open(request, timeout=patience.timeout_s)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416:  # nothing behind the part we have: it is whole, or of another file
+            have = part.stat().st_size if part.is_file() else -1
+            if error.headers and error.headers.get("Content-Range") == f"bytes */{have}":
+                raise _Whole from None
+            part.unlink(missing_ok=True)
+            raise _Again("the server has another file now") from None
+        if error.code in (408, 425, 429) or error.code >= 500:
+            asked = error.headers.get("Retry-After", "") if error.headers else ""
+            wait = float(asked) if asked.isdecimal() else 0.0
+            raise _Again(f"HTTP {error.code}", wait) from None
+        raise Unavailable(
+            f"{request.full_url} cannot be fetched: HTTP {error.code} {error.reason}."
+        ) from None
+    except Unavailable:
+        raise
+    except (OSError, http.client.HTTPException) as error:
+        raise _Again(_cause(error)) from None
+    with answer:
+        yield answer
+
+
+def _cause(error: Exception) -> str:
+    reason = getattr(error, "reason", None)
+    return str(reason or error) or type(error).__name__
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follow a server to other web addresses only, never from https to http."""
+
+    def http_error_302(
+        self, request: urllib.request.Request, fp: Any, code: int, msg: str, headers: Message
+    ) -> Any:
+        target = headers.get("Location") or headers.get("URI") or ""
+        scheme = urlsplit(target).scheme.lower()
+        if scheme and (scheme not in ("http", "https") or (request.type == "https" and scheme == "http")):
+            fp.close()
+            raise Unavailable(f"{request.full_url} cannot be fetched: it redirects to {target!r}.")
+        return super().http_error_302(request, fp, code, msg, headers)  # type: ignore[arg-type]
+
+    http_error_301 = http_error_303 = http_error_307 = http_error_308 = http_error_302  # type: ignore[assignment]
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    """Speaks http and https, through the proxies of the environment, and nothing else (no files, no ftp)."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.UnknownHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+        _Redirects(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+_OPENER = _opener()
+
+
+@contextmanager
+def _bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A progress bar on the error stream, where a person watches."""
+    if not sys.stderr.isatty():
+        yield lambda size, total: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn(name),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda size, total: bar.update(task, completed=size, total=total)

@@ -1,0 +1,292 @@
+"""The files of published weights on this machine: fetched once, whole or absent, compared ever after.
+
+The folder is the platform's for caches, or TETRAVIT_HOME. With TETRAVIT_OFFLINE=1 nothing is fetched. A file whose
+hash nobody published is trusted when it is first downloaded; the hash is kept beside it, and a later download with
+another one is refused.
+"""
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tetravit import weights
+from tetravit.registry import pick
+from tetravit.weights import fileformat, torchfile
+from tetravit.weights.base import Checkpoint, Source
+from tetravit.weights.download import Patience, Unavailable, transfer
+from tetravit.weights.fileformat import BadFile, read_json, sync_folder, write_json
+
+try:
+    import fcntl
+except ImportError:  # Windows: renaming still keeps files whole, but two processes may fetch the same one
+    fcntl = None  # type: ignore[assignment]
+
+READABLE = (".pth", ".pt", ".bin", ".tar", ".safetensors")
+OTHER_LAYOUTS = ("mmdet",)  # read with the map of a dense head
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A file on this machine. source: where it was fetched from; None: it was imported, in our format."""
+
+    path: Path
+    source: Source | None
+
+
+def home() -> Path:
+    """Where weights are kept: TETRAVIT_HOME, or the platform's folder for caches."""
+    if chosen := os.environ.get("TETRAVIT_HOME"):
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "tetravit" / "Cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "tetravit"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tetravit"
+
+
+def offline() -> bool:
+    """Whether TETRAVIT_OFFLINE forbids to fetch anything."""
+    return os.environ.get("TETRAVIT_OFFLINE", "").lower() not in ("", "0", "false", "no")
+
+
+def find(name: str) -> Checkpoint:
+    """The catalogue's row called NAME.TAG.
+
+    Raises:
+        ValueError: if there is none; the nearest one is suggested.
+    """
+    return pick(weights.CHECKPOINTS, name, "weights")
+
+
+def place(url: str) -> Path:
+    """Where the file of a URL is kept. Its own name is part of ours, for the eye."""
+    name = re.sub(r"[^\w.-]", "_", urlsplit(url).path.rsplit("/", 1)[-1])[-80:]
+    return home() / "weights" / f"{hashlib.sha256(url.encode()).hexdigest()[:10]}_{name}"
+
+
+def imported(name: str) -> Path:
+    """Where an imported NAME.TAG is kept, in our format.
+
+    Raises:
+        ValueError: if it is no name.
+    """
+    if not re.fullmatch(r"\w+\.\w+", name):
+        raise ValueError(f"Weights are called NAME.TAG, like xcit_nano_12_p16.mine; got {name!r}.")
+    return home() / "weights" / f"{name}.safetensors"
+
+
+def cached(name: str) -> Fetched | None:
+    """The file of NAME.TAG if it is on this machine: an imported one first, else any of the row's sources."""
+    if imported(name).is_file():
+        return Fetched(imported(name), None)
+    sources = weights.CHECKPOINTS[name].sources if name in weights.CHECKPOINTS else ()
+    return next((Fetched(place(s.url), s) for s in sources if place(s.url).is_file()), None)
+
+
+def fetch(name: str, *, accept_license: bool = False, patience: Patience | None = None) -> Fetched:
+    """The file of NAME.TAG, from this machine or from the first of its sources that answers.
+
+    Args:
+        name: a row of the catalogue, or weights that were imported under that name.
+        accept_license: agree to a licence that forbids commercial use; asked for once per licence.
+        patience: None: the usual one.
+
+    Raises:
+        ValueError: if there are no such weights, or their licence has not been accepted.
+        BadFile: if what came is not what it should be.
+        Unavailable: if it cannot be fetched.
+    """
+    found = cached(name)
+    if found and found.source is None and name not in weights.CHECKPOINTS:
+        return found
+    row = find(name)
+    check_license(row, accept=accept_license)
+    if found:
+        return found
+    sources = [s for s in row.sources if not s.manual and _readable(row, s)]
+    if not sources:
+        raise Unavailable(
+            f"{name} is on Google Drive, which scripts cannot fetch: download {row.sources[0].url} "
+            f"in a browser, then `tetravit weights import FILE --as {name}`."
+        )
+    if offline():
+        raise Unavailable(
+            f"{name} is not in {home()}, and TETRAVIT_OFFLINE is set. "
+            f"On a connected machine: `tetravit weights bundle {name}`."
+        )
+    for source in sources:
+        try:
+            return Fetched(download(source.url, sha256=source.sha256, patience=patience), source)
+        except (Unavailable, BadFile) as error:
+            if source is sources[-1]:
+                raise
+            print(f"tetravit: {error} Trying {sources[sources.index(source) + 1].url}.", file=sys.stderr)
+    raise AssertionError("the last source returns or raises")
+
+
+def check_license(row: Checkpoint, *, accept: bool = False) -> None:
+    """Stop until a licence that forbids commercial use has been accepted, once on this machine.
+
+    Raises:
+        ValueError: if it has not been.
+    """
+    if row.commercial:
+        return
+    file = home() / "licences.json"
+    accepted = read_json(file).get("accepted", [])
+    if row.licence in accepted:
+        return
+    if not accept:
+        raise ValueError(
+            f"{row.name} is licensed {row.licence}, which forbids commercial use. "
+            f"Accept that once with --accept-license (in Python: accept_license=True)."
+        )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, {"accepted": sorted({*accepted, row.licence})})
+
+
+def download(url: str, *, sha256: str = "", patience: Patience | None = None) -> Path:
+    """Fetch a file, or find it fetched before. It appears whole and verified, or not at all.
+
+    A transfer that broke off, in this process or an earlier one, goes on where it stopped. Processes that want the
+    same file take turns; a killed one leaves nothing that has to be cleaned up.
+
+    Args:
+        url: http or https.
+        sha256: the hash of the file, or its beginning; "": the one remembered from the first download.
+        patience: None: the usual one.
+
+    Raises:
+        ValueError: for another kind of URL.
+        BadFile: if what came has another hash, or is no whole file of its kind.
+        Unavailable: if the server does not give it.
+    """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise ValueError(f"Weights are fetched over http or https; got {url!r}.")
+    path = place(url)
+    if path.is_file():
+        return path
+    if offline():
+        raise Unavailable(f"{url} is not in {home()}, and TETRAVIT_OFFLINE is set.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with lock(path):
+        if path.is_file():  # another process was faster
+            return path
+        part = path.with_name(path.name + ".part")
+        known = sha256 or record(path).get("sha256", "")
+        transfer(url, part, resumable=bool(known), patience=patience or Patience())
+        accept(url, part, path, known)
+    return path
+
+
+def verify(names: Sequence[str] = ()) -> list[tuple[Path, str]]:
+    """Compare every kept file with its hash (none named: all files).
+
+    Returns:
+        (file, "") for each that is as it was, (file, what is wrong with it) for each that is not.
+    """
+    folder = home() / "weights"
+    if names:
+        found = [(name, cached(name)) for name in names]
+        absent = [name for name, entry in found if entry is None]
+        if absent:
+            raise ValueError(f"{absent[0]} is not in {home()}.")
+        files = [entry.path for _, entry in found if entry]
+    else:
+        files = sorted(p for p in folder.glob("*") if p.is_file() and p.name.endswith(READABLE))
+    return [(path, _wrong(path)) for path in files]
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """One process at a time works on `path`. The system frees the lock of a process that dies, however it dies."""
+    folder = home() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{path.name}.lock").open("a+") as file:
+        if fcntl is not None:
+            with suppress(OSError):  # a file system without locks: renaming still keeps files whole
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    file.seek(0)
+                    print(f"tetravit: waiting for process {file.read() or '?'}: {path.name}", file=sys.stderr)
+                    fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        file.truncate()
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
+
+
+def _readable(row: Checkpoint, source: Source) -> bool:
+    """Whether the names in the file are known here."""
+    family = row.model.split("_")[0]
+    return source.layout in weights.LAYOUTS.get(family, {"official"}) or source.layout in OTHER_LAYOUTS
+
+
+def accept(name: str, part: Path, path: Path, known: str) -> None:
+    """Put a complete file in its place, if it is what it should be; remember its hash."""
+    found = sha256_of(part)
+    if known and not found.startswith(known):
+        part.unlink()
+        raise BadFile(f"{name} has sha256 {found}, but {known} is expected; it was not kept.")
+    try:
+        check_whole(part, path.name)
+    except BadFile as error:
+        part.unlink()
+        raise BadFile(f"{name}: {str(error).replace(str(part), 'the file')} It was not kept.") from None
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    write_json(_record_file(path), {"sha256": found, "size": part.stat().st_size, "from": name})
+    os.replace(part, path)
+    sync_folder(path.parent)
+    with suppress(OSError):
+        part.with_name(part.name + ".json").unlink()
+
+
+def check_whole(path: Path, name: str) -> None:
+    """Read the structure of a weights file, not its numbers: a page of HTML, or half a file, ends here.
+
+    Raises:
+        BadFile: if it is damaged.
+    """
+    if name.endswith(".safetensors"):
+        fileformat.read_index(path)
+    elif name.endswith(READABLE):
+        torchfile.load(path, verify=False)
+
+
+def _wrong(path: Path) -> str:
+    known = record(path)
+    try:
+        if known:
+            same = path.stat().st_size == known["size"] and sha256_of(path) == known["sha256"]
+            return "" if same else "has changed since it was stored (sha256)"
+        if fileformat.is_ours(path):
+            fileformat.read(path)
+            return ""
+    except BadFile as error:
+        return str(error).removeprefix(f"{path}").lstrip(": ").rstrip(".")
+    return "has no recorded hash"
+
+
+def _record_file(path: Path) -> Path:
+    return path.with_name(path.name + ".json")
+
+
+def record(path: Path) -> dict[str, Any]:
+    """What was written down when the file of this name first came; it outlives the file."""
+    return read_json(_record_file(path))
