@@ -20,7 +20,7 @@ MENUS = {  # kind: package, table of its rows
     "tasks": ("tetravit.tasks", "TASKS"),
     "exports": ("tetravit.export", "TARGETS"),
 }
-KINDS = ("models", "recipes", *MENUS)
+KINDS = ("models", "weights", "recipes", *MENUS)
 
 
 def print_rows(rows: Iterable[Mapping[str, Any]]) -> None:
@@ -53,6 +53,25 @@ def print_table(
 def say(text: str) -> None:
     """A line of talk on standard error."""
     print(text, file=sys.stderr, flush=True)
+
+
+def weights_row(checkpoint: Any) -> dict[str, Any]:
+    """A published checkpoint, JSON-ready; its figures in percent."""
+    return {
+        "name": checkpoint.name,
+        "task": checkpoint.task,
+        "data": checkpoint.data,
+        "image_size": checkpoint.preprocess and checkpoint.preprocess.size,
+        "published": dict(checkpoint.published),
+        "source": checkpoint.published_in,
+        "licence": checkpoint.licence,
+        "commercial": checkpoint.commercial,
+    }
+
+
+def figures(published: Mapping[str, float]) -> str:
+    """Published figures in words: "44.5 box ap, 40.3 mask ap"."""
+    return ", ".join(f"{value:.1f} {name.replace('_', ' ')}" for name, value in published.items())
 
 
 @contextmanager

@@ -11,9 +11,12 @@ from tetravit.cli.base import (
     MENUS,
     complete_kinds,
     complete_models,
+    figures,
     print_rows,
     print_table,
     recipe_files,
+    say,
+    weights_row,
 )
 from tetravit.registry import discover, pick
 
@@ -41,8 +44,12 @@ def list_(
         raise ValueError(f"No {kind} match {pattern!r}. `tetravit list {kind}` shows all.")
     if as_json:
         print_rows(rows)
+    elif not rows:
+        say(f"There are no {kind} yet.")
     elif kind == "models":
         _print_models(rows)
+    elif kind == "weights":
+        _print_weights(rows)
     else:
         print_table([kind, ""], [[row["name"], row["about"]] for row in rows])
 
@@ -51,13 +58,15 @@ def rows_of(kind: str) -> list[dict[str, Any]]:
     """What a menu offers, as JSON-ready rows."""
     if kind == "models":
         return [model_row(name) for name in _models()]
+    if kind == "weights":
+        return [weights_row(checkpoint) for _, checkpoint in sorted(_weights().items())]
     if kind == "recipes":
         return [{"name": name, "about": _title(file.read_text())} for name, file in recipe_files().items()]
     return [{"name": name, "about": _about(row)} for name, row in sorted(discover(*MENUS[kind]).items())]
 
 
 def model_row(name: str) -> dict[str, Any]:
-    """A model in numbers, with the best published checkpoint trained on ImageNet-1k alone at that size."""
+    """A model in numbers, and what its authors report."""
     from tetravit.benchmark.flops import counts
     from tetravit.models import family
 
@@ -69,19 +78,59 @@ def model_row(name: str) -> dict[str, Any]:
         "params": found.params,
         "macs": found.macs,
         "flops": found.flops,
-        **published(name),
+        **published(name, found.image_size),
     }
 
 
-def published(name: str) -> dict[str, Any]:
-    """Top-1 in percent, its source and the licence of the weights; None where nothing is published."""
-    return {"top1": None, "source": None, "licence": None}
+def published(name: str, image_size: int) -> dict[str, Any]:
+    """Top-1 in percent at that size as the authors report it, where, and the licence of those weights.
+
+    Of several checkpoints the one trained on ImageNet-1k alone counts; None where none is published.
+    """
+    rows = [
+        c
+        for c in _weights().values()
+        if c.model == name and "top1" in c.published and c.preprocess and c.preprocess.size == image_size
+    ]
+    best = next((c for c in rows if c.data == "ImageNet-1k"), rows[0] if rows else None)
+    return {
+        "weights": best and best.name,
+        "top1": best and best.published["top1"],
+        "source": best and best.published_in,
+        "licence": best and best.licence,
+    }
 
 
 def _models() -> list[str]:
     from tetravit.models import list_models
 
     return list_models()
+
+
+def _weights() -> dict[str, Any]:
+    from tetravit.weights import CHECKPOINTS
+
+    return CHECKPOINTS
+
+
+def _print_weights(rows: list[dict[str, Any]]) -> None:
+    columns = ["weights", "task", "trained on", "size", "published", "source", "licence"]
+    print_table(
+        columns,
+        [
+            [
+                row["name"],
+                row["task"],
+                row["data"],
+                row["image_size"],
+                figures(row["published"]),
+                row["source"],
+                row["licence"],
+            ]
+            for row in rows
+        ],
+        right=["size"],
+    )
 
 
 def _print_models(rows: list[dict[str, Any]]) -> None:

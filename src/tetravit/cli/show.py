@@ -5,7 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from tetravit.cli.base import MENUS, complete_models, print_rows, print_table, recipe_files
+from tetravit.cli.base import (
+    MENUS,
+    complete_models,
+    print_rows,
+    print_table,
+    recipe_files,
+    weights_row,
+)
 from tetravit.registry import discover, suggestion
 
 
@@ -73,8 +80,10 @@ def model_facts(name: str, size: int | None = None) -> dict[str, Any]:
 
 
 def checkpoints(name: str) -> list[dict[str, Any]]:
-    """Published weights of a model: name, top-1 in percent, size of the images, source, licence."""
-    return []
+    """Published weights of a model."""
+    from tetravit.weights import CHECKPOINTS
+
+    return [weights_row(c) for c in CHECKPOINTS.values() if c.model == name]
 
 
 def _print_model(facts: dict[str, Any]) -> None:
@@ -97,8 +106,11 @@ def _print_model(facts: dict[str, Any]) -> None:
 
 
 def _checkpoint_line(checkpoint: dict[str, Any]) -> str:
-    top1 = "" if checkpoint["top1"] is None else f"  {checkpoint['top1']:.1f} % top-1"
-    return f"{checkpoint['name']}{top1} at {checkpoint['image_size']} pixels  {checkpoint['licence']}"
+    figures = ", ".join(
+        f"{value:.1f} {name.replace('_', ' ')}" for name, value in checkpoint["published"].items()
+    )
+    size = f" at {checkpoint['image_size']} px" if checkpoint["image_size"] else ""
+    return f"{checkpoint['name']}: {figures(checkpoint['published'])}{size} ({checkpoint['data']}; {checkpoint['licence']})"
 
 
 def _show_row(kind: str, name: str, row: Any, as_json: bool) -> None:
