@@ -105,12 +105,9 @@ def _print_model(facts: dict[str, Any]) -> None:
     print_table([facts["name"], ""], [line for line in lines if line[1]])
 
 
-def _checkpoint_line(checkpoint: dict[str, Any]) -> str:
-    figures = ", ".join(
-        f"{value:.1f} {name.replace('_', ' ')}" for name, value in checkpoint["published"].items()
-    )
-    size = f" at {checkpoint['image_size']} px" if checkpoint["image_size"] else ""
-    return f"{checkpoint['name']}: {figures(checkpoint['published'])}{size} ({checkpoint['data']}; {checkpoint['licence']})"
+def _checkpoint_line(row: dict[str, Any]) -> str:
+    size = f" at {row['image_size']} px" if row["image_size"] else ""
+    return f"{row['name']}: {figures(row['published'])}{size} ({row['data']}; {row['licence']})"
 
 
 def _show_row(kind: str, name: str, row: Any, as_json: bool) -> None:
