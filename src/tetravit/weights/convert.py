@@ -1,0 +1,185 @@
+"""From whatever names some weights to a model that has them, and on to files in our layout or another's."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tetravit import weights
+from tetravit.registry import suggestion
+from tetravit.structures import Preprocess
+from tetravit.weights import fileformat, hub, store
+from tetravit.weights.base import Checkpoint, Source
+from tetravit.weights.fileformat import BadFile, Header
+from tetravit.weights.read import Names, Report, State, config_of, family_of, load_into, read_state, rename
+
+
+@dataclass(frozen=True)
+class Found:
+    """Weights that were asked for, and what is known of them.
+
+    where: a file, a folder, or the state dict itself. row, source: of the catalogue, where they are in it.
+    """
+
+    where: Path | Mapping[str, Any]
+    row: Checkpoint | None = None
+    source: Source | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
+    header: Header | None = None
+
+    @property
+    def preprocess(self) -> Preprocess | None:
+        """What the weights expect of a picture; None: not known."""
+        if self.header:
+            return self.header.preprocess
+        return self.row.preprocess if self.row else hub.preprocess_of(self.config)
+
+    @property
+    def model(self) -> tuple[str, dict[str, Any]] | None:
+        """The name and the options (number of classes included) the model is built with; None: not known."""
+        if self.header:
+            return self.header.model, {"num_classes": self.header.num_classes, **self.header.options}
+        if self.row:
+            return self.row.model, {"num_classes": self.row.num_classes, **self.row.options}
+        found = hub.model_of(self.config)
+        if found is None:
+            return None
+        classes = self.config.get("num_classes")
+        return found[0], {**found[1], **({"num_classes": classes} if isinstance(classes, int) else {})}
+
+
+def find(source: Any, *, model: str = "", accept_license: bool = False) -> Found:
+    """Where the weights are that `source` names; fetched if they have to be.
+
+    Args:
+        source: a state dict; a file or folder; NAME.TAG of the catalogue or of an import; TAG alone, with
+            `model`; a URL; a repository on the hub ("hf:OWNER/NAME").
+        model: the name of the model, for a TAG alone.
+        accept_license: agree to a licence that forbids commercial use.
+
+    Raises:
+        ValueError: if it names nothing; the nearest name is suggested.
+        Unavailable: if it cannot be fetched.
+    """
+    if isinstance(source, Mapping):
+        return Found(source)
+    text = str(source)
+    if Path(text).exists():
+        path = Path(text)
+        if path.is_dir():
+            return Found(path, config=config_of(path), header=hub.header_of(path))
+        return Found(path, header=fileformat.read_header(path) if fileformat.is_ours(path) else None)
+    if hub.is_repository(text):
+        return find(hub.fetch(text))
+    if text.startswith(("http://", "https://")):
+        return find(store.download(text))
+    name = text if "." in text or not model else f"{model}.{text}"
+    if "/" not in text and (name in weights.CHECKPOINTS or _is_import(name)):
+        got = store.fetch(name, accept_license=accept_license)
+        if got.source is None:
+            return find(got.path)
+        return Found(got.path, weights.CHECKPOINTS[name], got.source)
+    if model:
+        tags = [row.tag for row in weights.CHECKPOINTS.values() if row.model == model]
+        known = f" Published for {model}: {', '.join(tags)}." if tags else f" None are published for {model}."
+        raise ValueError(f"There is no file and there are no weights {text!r} of {model}.{known}")
+    near = suggestion(text, weights.CHECKPOINTS)
+    raise ValueError(f"There is no file and there are no weights {text!r}.{near}")
+
+
+def state_of(found: Found, entry: str | None = None) -> State:
+    """The state dict of weights that were found; the catalogue knows which of several in a file was published."""
+    state = read_state(found.where, entry=entry)
+    expected = found.source.entry if found.source else None
+    if entry is None and expected in state.others:
+        state = read_state(found.where, entry=expected)
+    return state
+
+
+def load(
+    model: nn.Module,
+    found: Found,
+    *,
+    allow: Sequence[str] = (),
+    layouts: Mapping[str, Names] | None = None,
+    layout: str | None = None,
+    entry: str | None = None,
+) -> Report:
+    """Put weights that were found into a model. Arguments and errors as `read.load_into`."""
+    return load_into(model, state_of(found, entry), layout=layout, allow=allow, layouts=layouts)
+
+
+def num_classes(state: State) -> int:
+    """How many classes the linear head in a state dict tells apart; 0: it has none."""
+    heads = (
+        t for k, t in state.tensors.items() if k.endswith(("head.weight", "head.fc.weight")) and t.ndim == 2
+    )
+    head = next(heads, None)
+    return 0 if head is None else len(head)
+
+
+def header_for(found: Found, name: str, num_classes: int, **facts: Any) -> Header:
+    """What a converted file says of weights that were found; `name` is the model's."""
+    row = found.row
+    usual = {
+        "preprocess": found.preprocess or Preprocess(),
+        "licence": found.header.licence if found.header else row.licence if row else "",
+        "source": _told(found),
+        "class_names": found.header.class_names if found.header else (),
+        "recipe": found.header.recipe if found.header else "",
+    }
+    return Header(name, num_classes=num_classes, **{**usual, **facts})
+
+
+def write(path: Path, model: nn.Module, header: Header) -> Header:
+    """Write a model's weights in our format.
+
+    Raises:
+        BadFile: if a tensor of the model was never filled.
+    """
+    tensors = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
+    empty = [name for name, tensor in tensors.items() if tensor.is_meta]
+    if empty:
+        raise BadFile(f"{path} was not written: {empty[0]!r} has no values (missing from the source).")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return fileformat.save(path, tensors, header)
+
+
+def write_as(
+    path: Path, model: nn.Module, layout: str, layouts: Mapping[str, Names] | None = None
+) -> list[str]:
+    """Write a model's weights under another program's names: .safetensors, or as `torch.save` does.
+
+    Returns:
+        The names written.
+
+    Raises:
+        ValueError: if the family has no such layout.
+    """
+    state: dict[str, Tensor] = rename(model.state_dict(), family_of(model), layout, layouts)
+    with fileformat.atomic(path) as file:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import save
+
+            file.write(save({k: v.contiguous() for k, v in state.items()}))
+        else:
+            torch.save({k: v.clone() for k, v in state.items()}, file)
+    return list(state)
+
+
+def _is_import(name: str) -> bool:
+    try:
+        return store.imported(name).is_file()
+    except ValueError:
+        return False
+
+
+def _told(found: Found) -> str:
+    if found.header:
+        return found.header.source
+    if found.source:
+        return found.source.url
+    return found.where.name if isinstance(found.where, Path) else ""

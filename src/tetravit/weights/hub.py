@@ -1,0 +1,169 @@
+"""Models on the Hugging Face hub: read those of timm and ours, write ours with a card."""
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tetravit import weights
+from tetravit.backbones import ALIASES, VARIANTS
+from tetravit.structures import Preprocess
+from tetravit.weights import store
+from tetravit.weights.download import Unavailable
+from tetravit.weights.fileformat import Header, read, read_header
+
+PREFIXES = ("hf:", "hf-hub:")
+FILES = ["config.json", "model.safetensors", "pytorch_model.bin"]
+
+
+def is_repository(source: str) -> bool:
+    """Whether a text names a repository: "hf:OWNER/NAME", "hf:OWNER/NAME@REVISION"."""
+    return source.startswith(PREFIXES)
+
+
+def fetch(source: str) -> Path:
+    """The folder with the weights of a repository, from this machine or from the hub.
+
+    Raises:
+        ValueError: if the extra `hub` is not installed, or the text names no repository.
+        Unavailable: if the repository cannot be had.
+    """
+    api = _api()
+    repository, _, revision = source.split(":", 1)[1].partition("@")
+    if repository.count("/") != 1:
+        raise ValueError(
+            f"A repository on the hub is hf:OWNER/NAME, or hf:OWNER/NAME@REVISION; got {source!r}."
+        )
+    try:
+        folder = api.snapshot_download(
+            repository,
+            revision=revision or None,
+            allow_patterns=FILES,
+            cache_dir=store.home() / "hub",
+            local_files_only=store.offline(),
+        )
+    except Exception as error:  # the hub's client raises a score of types, none of them ours to tell apart
+        cause = str(error).split("\n")[0].rstrip(".") or type(error).__name__
+        raise Unavailable(f"{source} cannot be had from the hub: {cause}.") from None
+    return Path(folder)
+
+
+def push(file: Path, repository: str, *, private: bool = False, token: str | None = None) -> str:
+    """Publish a weights file of ours with its card and a config that names the model.
+
+    Args:
+        file: in our format; it is verified first.
+        repository: OWNER/NAME; created where it does not exist.
+        private: whether a new repository is private.
+        token: None: the one the hub's client has stored.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        ValueError: if the extra `hub` is not installed.
+        BadFile: if the file is damaged, or not ours.
+    """
+    api = _api()
+    _, header = read(file)
+    client = api.HfApi(token=token)
+    client.create_repo(repository, private=private, exist_ok=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "README.md").write_text(card(header), encoding="utf-8")
+        (folder / "config.json").write_text(json.dumps(config(header), indent=2), encoding="utf-8")
+        (folder / "model.safetensors").symlink_to(file.resolve())
+        done = client.upload_folder(
+            repo_id=repository, folder_path=folder, commit_message=f"Add {header.model}"
+        )
+    return str(done)
+
+
+def config(header: Header) -> dict[str, Any]:
+    """What `config.json` says: enough for the hub to count, and for a person to see."""
+    p = header.preprocess
+    return {
+        "library_name": "tetravit",
+        "architecture": header.model,
+        "num_classes": header.num_classes,
+        "pretrained_cfg": {
+            "input_size": [3, p.size, p.size],
+            "crop_pct": p.crop,
+            "crop_mode": p.mode,
+            "interpolation": p.interpolation,
+            "mean": list(p.mean),
+            "std": list(p.std),
+        },
+    }
+
+
+def card(header: Header) -> str:
+    """A model card: what the weights are, where they come from, how to use them."""
+    licence = header.licence or "unknown"
+    rows = {
+        "Model": header.model,
+        "Task": header.task + (f", head `{header.head}`" if header.head else ""),
+        "Classes": str(header.num_classes),
+        "Image": f"{header.preprocess.size} pixels, crop {header.preprocess.crop:g} ({header.preprocess.mode}), "
+        f"{header.preprocess.interpolation}",
+        "Source": header.source or "trained with tetravit",
+        "Licence": licence,
+        "Weights (sha256)": f"`{header.fingerprint}`",
+        "Written by": f"tetravit {header.version}",
+    }
+    recipe = f"\n## Recipe\n\n```toml\n{header.recipe.strip()}\n```\n" if header.recipe else ""
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    return (
+        f"---\nlibrary_name: tetravit\nlicense: {licence.lower()}\ntags:\n- image-classification\n---\n\n"
+        f"# {header.model}\n\n| | |\n|---|---|\n{table}\n\n"
+        f'## Use\n\n```python\nimport tetravit\n\nmodel = tetravit.load("model.safetensors")\n'
+        f"logits = model(model.preprocess(image)[None])\n```\n{recipe}"
+    )
+
+
+def model_of(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """Our name and options of the model that a timm or hub config names; None: it is none of ours."""
+    theirs = config.get("architecture", "")
+    if theirs in VARIANTS or theirs in ALIASES:
+        return ALIASES.get(theirs, theirs), {}
+    for row in weights.CHECKPOINTS.values():
+        repositories = (
+            s.url.split("/")[4] for s in row.sources if s.url.startswith("https://huggingface.co/timm/")
+        )
+        if any(repository.split(".")[0] == theirs for repository in repositories):
+            return row.model, dict(row.options)
+    return None
+
+
+def preprocess_of(config: Mapping[str, Any]) -> Preprocess | None:
+    """The preprocessing in a timm or hub config; None: it says nothing of it."""
+    found = config.get("pretrained_cfg")
+    if not isinstance(found, Mapping) or "input_size" not in found:
+        return None
+    usual = Preprocess()
+    return Preprocess(
+        size=int(found["input_size"][-1]),
+        crop=float(found.get("crop_pct", usual.crop)),
+        interpolation="bilinear" if found.get("interpolation") == "bilinear" else "bicubic",
+        mode="squash" if found.get("crop_mode") == "squash" else "center",
+        mean=tuple(found.get("mean", usual.mean)),
+        std=tuple(found.get("std", usual.std)),
+    )
+
+
+def header_of(folder: Path) -> Header | None:
+    """The header of the weights in a folder, where they are ours."""
+    file = folder / "model.safetensors"
+    try:
+        return read_header(file)
+    except (OSError, ValueError):
+        return None
+
+
+def _api() -> Any:
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise ValueError("Repositories on the hub need the extra: pip install 'tetravit[hub]'.") from None
+    return huggingface_hub
