@@ -48,8 +48,8 @@ def test_every_token_is_in_its_window_and_the_rest_is_zero(height, width, size):
 @given(height=sides, width=sides, size=st.integers(1, 9))
 @settings(max_examples=60, deadline=None)
 def test_padding_marks_what_windows_added(height, width, size):
-    below, right = padding((height, width), size, torch.device("cpu"))
-    parts, _ = windows(torch.ones(1, height, width, 1), size)
+    parts, _ = windows(torch.ones(2, height, width, 1), size)
+    below, right = padding(parts, size, (height, width))
     assert torch.equal(below | right, parts[..., 0] == 0)
     assert below.any() == (height % size != 0)
     assert right.any() == (width % size != 0)

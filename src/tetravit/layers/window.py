@@ -63,9 +63,15 @@ def join(windows: Tensor, size: int, padded: Grid, grid: Grid) -> Tensor:
     return x.flatten(3, 4).flatten(1, 2)[:, : grid[0], : grid[1]]
 
 
-def padding(grid: Grid, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which places of the windows lie below the map, and which to its right: two masks (nW, w * w)."""
-    row, column = _places(grid, size, device)
+def padding(windows: Tensor, size: int, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Which places of the windows lie below the map, and which to its right: two masks (B * nW, w * w).
+
+    Args:
+        windows: (B * nW, w * w, C), as `windows` returned them.
+        size: window side w, in tokens.
+        grid: grid (H, W) of the map that was cut.
+    """
+    row, column = _places(grid, size, windows.shape[0] * size**2, windows.device)
     return (row >= grid[0]).view(-1, size * size), (column >= grid[1]).view(-1, size * size)
 
 
@@ -74,17 +80,23 @@ def _symbolic(grid: Grid) -> bool:
     return torch.compiler.is_exporting() and not all(type(side) is int for side in grid)
 
 
-def _places(grid: Grid, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Row and column in the padded map of each place in the windows, two (L,)."""
-    rows, columns = ((side + size - 1) // size for side in grid)
-    place = torch.arange(rows * columns * size**2, device=device)
-    window, inside = place // size**2, place % size**2
+def _places(grid: Grid, size: int, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Row and column in the padded map of the first `count` places in windows, image after image: two (count,)."""
+    rows, columns = _count(grid, size)
+    place = torch.arange(count, device=device)
+    window, inside = place // size**2 % (rows * columns), place % size**2
     return window // columns * size + inside // size, window % columns * size + inside % size
+
+
+def _count(grid: Grid, size: int) -> Grid:
+    """How many windows cover the map, down and across."""
+    return (grid[0] + size - 1) // size, (grid[1] + size - 1) // size
 
 
 def _gather_windows(x: Tensor, size: int) -> Tensor:
     H, W, C = x.shape[1:]
-    row, column = _places((H, W), size, x.device)
+    rows, columns = _count((H, W), size)
+    row, column = _places((H, W), size, rows * columns * size**2, x.device)
     token = row.clamp(max=H - 1) * W + column.clamp(max=W - 1)
     inside = ((row < H) & (column < W)).to(x.dtype)
     x = x.flatten(1, 2).index_select(1, token) * inside[:, None]  # (B, L, C)
@@ -92,10 +104,10 @@ def _gather_windows(x: Tensor, size: int) -> Tensor:
 
 
 def _gather_map(x: Tensor, size: int, grid: Grid) -> Tensor:
-    rows, columns = ((side + size - 1) // size for side in grid)
+    rows, columns = _count(grid, size)
     token = torch.arange(grid[0] * grid[1], device=x.device)
     row, column = token // grid[1], token % grid[1]
     window = row // size * columns + column // size
     place = window * size**2 + row % size * size + column % size
-    x = x.flatten(0, 1).view(-1, rows * columns * size**2, x.shape[-1])  # (B, L, C)
+    x = x.flatten(0, 1).view(-1, rows * columns * size**2, x.shape[-1])  # (B, L, C), flat first as above
     return x.index_select(1, place).unflatten(1, grid)

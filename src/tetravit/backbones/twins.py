@@ -1,0 +1,326 @@
+"""Twins: attention in windows and attention to a summary of the map (Chu et al. 2021, arXiv:2104.13840).
+
+PCPVT is PVT with positions made by convolutions; every block attends to the summary ("G"). SVT takes turns:
+attention inside windows ("L"), then to the summary ("G"). Maps stay channel-last from the first layer to the
+last, so that linear layers, norms and depthwise convolutions read them without a transposed copy.
+
+Shapes: B batch, Hi Wi pixels, H W token grid, N = H * W, C width, D = C // heads, w window side, nW windows per
+image, M tokens of the summary.
+Source of every number: Meituan-AutoML/Twins@c1ff671 gvt.py; detection/gvt.py and segmentation/gvt.py for padding.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import cycle, islice
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tetravit.backbones.base import Backbone
+from tetravit.layers.drop_path import DropPath, linear_rates
+from tetravit.layers.mlp import Mlp
+from tetravit.layers.window import join, padding, windows
+
+WindowMask = Literal["none", "segmentation"]
+
+
+class TileConv(nn.Conv2d):
+    """A convolution whose windows touch but do not overlap, on a channel-last map; what is left over is cut off.
+
+    It is one matrix product of the flattened tiles. Exported programs keep the convolution: runtimes know it
+    best, and it does not compare sizes.
+    """
+
+    def __init__(self, in_dim: int, dim: int, size: int) -> None:
+        super().__init__(in_dim, dim, size, stride=size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H // size, W // size, dim)."""
+        if torch.compiler.is_exporting():
+            return self.convolve(x)
+        size = self.stride[0]
+        rows, columns = x.shape[1] // size, x.shape[2] // size
+        x = x[:, : rows * size, : columns * size]
+        x = (
+            x.unflatten(2, (columns, size)).unflatten(1, (rows, size)).transpose(2, 3)
+        )  # (B, H/s, W/s, s, s, C)
+        return F.linear(x.flatten(3), self.weight.permute(0, 2, 3, 1).flatten(1), self.bias)
+
+    def convolve(self, x: Tensor) -> Tensor:
+        """The same, written as a convolution."""
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class PatchEmbed(nn.Module):
+    """Tiles of the map before -> tokens of the next stage (B, H, W, C)."""
+
+    def __init__(self, in_dim: int, dim: int, patch_size: int) -> None:
+        super().__init__()
+        self.proj = TileConv(in_dim, dim, patch_size)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.proj(x))
+
+
+class ConditionalPosition(nn.Module):
+    """What lies around a token, with zeros beyond the border, tells it where it is (PEG, arXiv:2102.10882)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # NCHW as a view, there and back
+
+
+class LocalAttention(nn.Module):
+    """Tokens attend to the tokens of their own window ("LSA", Sec. 3.2).
+
+    window_mask: "none" lets tokens also see the padding of their window, whose keys and values are the bias of
+    `qkv`, as in the detection release; "segmentation" is the mask of the segmentation release, which keeps
+    tokens and padding apart, but only where the map is padded both below and to the right.
+    """
+
+    def __init__(self, dim: int, num_heads: int, window_size: int, window_mask: WindowMask) -> None:
+        super().__init__()
+        self.num_heads, self.window_size, self.window_mask = num_heads, window_size, window_mask
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normed map (B, H, W, C) -> (B, H, W, C)."""
+        grid = (x.shape[1], x.shape[2])
+        x_windows, padded = windows(x, self.window_size)  # (B * nW, w * w, C)
+        q, k, v = self._heads(x_windows)
+        x_windows = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(grid, x_windows))
+        x = join(x_windows.transpose(1, 2).flatten(2), self.window_size, padded, grid)
+        return self.proj(x)
+
+    def attention(self, x: Tensor) -> Tensor:
+        """How the tokens of a window weigh each other (B * nW, heads, w * w, w * w), for a normed map."""
+        x_windows, _ = windows(x, self.window_size)
+        q, k, _ = self._heads(x_windows)
+        scores, mask = q @ k.mT * q.shape[-1] ** -0.5, self._mask((x.shape[1], x.shape[2]), x_windows)
+        return (scores if mask is None else scores.masked_fill(~mask, -math.inf)).softmax(dim=-1)
+
+    def _heads(self, x_windows: Tensor) -> Sequence[Tensor]:
+        """Queries, keys and values, each (B * nW, heads, w * w, D)."""
+        return self.qkv(x_windows).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+
+    def _mask(self, grid: tuple[int, int], x_windows: Tensor) -> Tensor | None:
+        """Who may see whom (B * nW, 1, w * w, w * w). The authors add -1000 instead: the same weights."""
+        if self.window_mask == "none":
+            return None
+        below, right = padding(x_windows, self.window_size, grid)
+        outside = (below | right) & below.any() & right.any()  # (B * nW, w * w)
+        return outside[:, None, :, None] == outside[:, None, None, :]
+
+
+class GlobalAttention(nn.Module):
+    """Tokens attend to a summary of the map, one token per `sr_ratio` x `sr_ratio` tile ("GSA", Sec. 3.2)."""
+
+    def __init__(self, dim: int, num_heads: int, sr_ratio: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.q = nn.Linear(dim, dim)
+        self.kv = nn.Linear(dim, 2 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.sr: nn.Module = TileConv(dim, dim, sr_ratio) if sr_ratio > 1 else nn.Identity()
+        self.norm: nn.Module = nn.LayerNorm(dim) if sr_ratio > 1 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normed map (B, H, W, C) -> (B, H, W, C)."""
+        grid = (x.shape[1], x.shape[2])
+        x = F.scaled_dot_product_attention(*self._heads(x))  # (B, heads, N, D)
+        return self.proj(x.transpose(1, 2).flatten(2)).unflatten(1, grid)
+
+    def attention(self, x: Tensor) -> Tensor:
+        """How each token weighs the summary (B, heads, N, M), for a normed map."""
+        q, k, _ = self._heads(x)
+        return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries (B, heads, N, D), keys and values (B, heads, M, D)."""
+        q = self.q(x).flatten(1, 2).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        kv = self.kv(self.norm(self.sr(x))).flatten(1, 2).unflatten(2, (2, self.num_heads, -1))
+        k, v = kv.permute(2, 0, 3, 1, 4)
+        return q, k, v
+
+
+class Block(nn.Module):
+    """Mix tokens, then features; each step residual. All on a channel-last map."""
+
+    def __init__(self, dim: int, attn: nn.Module, mlp_ratio: int, drop_path: float) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
+        self.attn = attn
+        self.mlp = Mlp(dim, mlp_ratio * dim)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class Twins(Backbone):
+    """Stages of blocks, each at half the resolution of the one before; a position step after its first block.
+
+    A side that a stride does not divide is cut, as the authors do: a map has Hi // stride rows. `image_size` is
+    accepted for the sake of the contract: nothing depends on it.
+
+    dims, depths, num_heads, mlp_ratios, sr_ratios, pattern: one entry per stage.
+    sr_ratios: side of the tiles that the summary is made of.
+    pattern: the blocks of a stage in letters, repeated to its depth: "L" in windows, "G" to the summary (Table 5).
+    window_size, window_mask: of the "L" blocks; see `LocalAttention`.
+    map_norm: as in `Backbone`.
+
+    Raises:
+        ValueError: where stages are described unequally, a width is not divided by its heads, or an option has
+            a value it cannot have.
+    """
+
+    task_options = {"segment": {"window_mask": "segmentation"}}  # noqa: RUF012
+
+    def __init__(
+        self,
+        *,
+        dims: tuple[int, ...] = (64, 128, 256, 512),
+        depths: tuple[int, ...] = (2, 2, 10, 4),
+        num_heads: tuple[int, ...] = (2, 4, 8, 16),
+        mlp_ratios: tuple[int, ...] = (4, 4, 4, 4),
+        sr_ratios: tuple[int, ...] = (8, 4, 2, 1),
+        pattern: tuple[str, ...] = ("LG", "LG", "LG", "LG"),
+        window_size: int = 7,
+        window_mask: WindowMask = "none",
+        map_norm: float | None = 1e-6,
+        image_size: int | tuple[int, int] = 224,
+        in_chans: int = 3,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__(in_chans)
+        _check_stages(dims, depths, num_heads, mlp_ratios, sr_ratios, pattern)
+        if window_mask not in get_args(WindowMask):
+            raise ValueError(
+                f"window_mask takes one of {', '.join(get_args(WindowMask))}; got {window_mask!r}."
+            )
+        if window_size < 1:
+            raise ValueError(f"A window side is at least 1 token; got window_size={window_size}.")
+        self.channels = tuple(dims)
+        self.strides = tuple(4 * 2**i for i in range(len(dims)))
+        self.embed_dim = dims[-1]
+        self.map_norm = map_norm
+        rates = iter(linear_rates(drop_path, sum(depths)))
+
+        def block(i: int, letter: str) -> Block:
+            attn: nn.Module
+            if letter == "L":
+                attn = LocalAttention(dims[i], num_heads[i], window_size, window_mask)
+            else:
+                attn = GlobalAttention(dims[i], num_heads[i], sr_ratios[i])
+            return Block(dims[i], attn, mlp_ratios[i], next(rates))
+
+        before = (in_chans, *dims)
+        self.patch_embeds = nn.ModuleList(PatchEmbed(before[i], d, 2 if i else 4) for i, d in enumerate(dims))
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(block(i, letter) for letter in islice(cycle(pattern[i]), depth))
+            for i, depth in enumerate(depths)
+        )
+        self.pos_embeds = nn.ModuleList(ConditionalPosition(dim) for dim in dims)
+        self.norm = nn.LayerNorm(self.embed_dim, eps=1e-6)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """The authors' initialisation: normal of deviation 0.02 in linear layers, by fan-out in convolutions."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Conv2d):
+                fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
+                nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+
+    def no_weight_decay(self) -> set[str]:
+        return {f"pos_embeds.{name}" for name, _ in self.pos_embeds.named_parameters()}
+
+    def stages(self) -> list[list[nn.Module]]:
+        groups: list[list[nn.Module]] = []
+        for embed, blocks, position in zip(self.patch_embeds, self.blocks, self.pos_embeds, strict=True):
+            first, *rest = blocks  # type: ignore[misc]
+            groups += [[embed], [first, position]] if not groups else [[embed, first, position]]
+            groups += [[block] for block in rest]
+        return [*groups[:-1], [*groups[-1], self.norm]]
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        return [x.permute(0, 3, 1, 2) for x in self._stages(images)]
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        *_, x = self._stages(images)
+        return self.norm(x.flatten(1, 2))  # (B, N, C)
+
+    def pool(self, features: Tensor) -> Tensor:
+        return features.mean(dim=1)
+
+    def _stages(self, images: Tensor) -> Iterator[Tensor]:
+        """Images -> the map (B, H, W, C) after each stage, channel-last."""
+        self.check(images)
+        x = images.permute(0, 2, 3, 1)
+        for embed, blocks, position in zip(self.patch_embeds, self.blocks, self.pos_embeds, strict=True):
+            x = embed(x)
+            for j, block in enumerate(blocks):  # type: ignore[arg-type]
+                x = self.run(block, x)
+                if j == 0:
+                    x = position(x)
+            yield x
+
+
+def _check_stages(
+    dims: Sequence[int],
+    depths: Sequence[int],
+    num_heads: Sequence[int],
+    mlp_ratios: Sequence[int],
+    sr_ratios: Sequence[int],
+    pattern: Sequence[str],
+) -> None:
+    counts = [len(option) for option in (dims, depths, num_heads, mlp_ratios, sr_ratios, pattern)]
+    if len(set(counts)) > 1:
+        names = "dims, depths, num_heads, mlp_ratios, sr_ratios and pattern"
+        raise ValueError(f"{names} have one entry per stage; got {', '.join(map(str, counts))} entries.")
+    for dim, heads in zip(dims, num_heads, strict=True):
+        if dim % heads:
+            raise ValueError(f"dim must be a multiple of num_heads; got dim={dim}, num_heads={heads}.")
+    if isinstance(pattern, str) or not all(letters and set(letters) <= {"L", "G"} for letters in pattern):
+        raise ValueError(f"pattern has one string of the letters L and G per stage; got {pattern!r}.")
+
+
+_pcpvt = partial(
+    Twins,
+    dims=(64, 128, 320, 512),
+    num_heads=(1, 2, 5, 8),
+    mlp_ratios=(8, 8, 4, 4),
+    pattern=("G", "G", "G", "G"),
+    map_norm=None,
+)
+
+# fmt: off
+VARIANTS = {  # Meituan-AutoML/Twins@c1ff671 gvt.py
+    "twins_pcpvt_small": partial(_pcpvt, depths=(3, 4, 6, 3)),
+    "twins_pcpvt_base":  partial(_pcpvt, depths=(3, 4, 18, 3)),
+    "twins_pcpvt_large": partial(_pcpvt, depths=(3, 8, 27, 3)),
+    "twins_svt_small":   partial(Twins, dims=(64, 128, 256, 512),  depths=(2, 2, 10, 4), num_heads=(2, 4, 8, 16)),
+    "twins_svt_base":    partial(Twins, dims=(96, 192, 384, 768),  depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)),
+    "twins_svt_large":   partial(Twins, dims=(128, 256, 512, 1024), depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)),
+}
+# fmt: on
+ALIASES = {
+    "pcpvt_small_v0": "twins_pcpvt_small",
+    "pcpvt_base_v0": "twins_pcpvt_base",
+    "pcpvt_large_v0": "twins_pcpvt_large",
+    "alt_gvt_small": "twins_svt_small",
+    "alt_gvt_base": "twins_svt_base",
+    "alt_gvt_large": "twins_svt_large",
+}
