@@ -153,10 +153,9 @@ def test_what_is_missing_is_named(file, cut, message):
 
 def test_what_is_unknown_counts_before_what_is_missing(file):
     file.write_text(BASE.replace("batch_size", "batchsize"))
-    with pytest.raises(
-        ValueError, match="Unknown recipe key 'data.batchsize'. Did you mean 'data.batch_size'?"
-    ):
+    with pytest.raises(ValueError) as error:
         load(file)
+    assert str(error.value) == "Unknown recipe key 'data.batchsize'. Did you mean 'data.batch_size'?"
 
 
 def test_a_file_that_is_not_toml_is_named(file):
@@ -241,10 +240,8 @@ def test_any_table_is_a_recipe_or_one_line(changes):
         elif not key:
             table[section] = value
     try:
-        recipe = validated(table)
+        recipe, text = validated(table), ""
     except ValueError as error:
-        assert "\n" not in str(error)
-        assert "Traceback" not in str(error)
-        assert "pydantic" not in str(error)
-    else:
-        assert validated(tomllib.loads(dump(recipe))) == recipe
+        recipe, text = None, str(error)
+    assert not any(sign in text for sign in ("\n", "Traceback", "pydantic"))
+    assert recipe is None or validated(tomllib.loads(dump(recipe))) == recipe

@@ -25,7 +25,7 @@ class ToyModel(nn.Module):
 
     def __init__(self, dropout: float = 0.1) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+        self.conv = nn.Conv2d(1, 4, 3, padding=1, bias=False)  # BatchNorm takes any bias away
         self.norm = nn.BatchNorm2d(4)
         self.drop = nn.Dropout(dropout)
         self.head = nn.Linear(4, CLASSES)

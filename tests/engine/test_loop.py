@@ -99,7 +99,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_too():
     job = toy_job(None)
     job.task.model.head.weight.register_hook(lambda g: g * float("nan") if g.abs().sum() > 0 else g)
     before = weights(job)
-    with pytest.raises(NotFinite, match="^The gradient of step 0 is not finite"):
+    with pytest.raises(NotFinite, match=r"^The gradient of step 0 is not finite"):
         fit(job)
     assert all(torch.equal(v, weights(job)[k]) for k, v in before.items())
 
@@ -125,7 +125,7 @@ def test_an_fp16_overflow_leaves_the_step_out_and_goes_on():
 def test_fp16_gradients_that_stay_infinite_are_a_fault():
     job = toy_job(None, steps=60, precision="fp16")
     job.task.model.head.weight.register_hook(lambda g: g * float("nan"))
-    with pytest.raises(NotFinite, match="^The gradient of step 16 is not finite"):  # 2 ** 16 halved 16 times
+    with pytest.raises(NotFinite, match=r"^The gradient of step 16 is not finite"):  # 2 ** 16 halved 16 times
         fit(job)
 
 

@@ -1,5 +1,6 @@
 """Which parameters decay, how fast each depth learns, what the schedule says."""
 
+import copy
 import math
 
 import pytest
@@ -118,10 +119,15 @@ def test_applied_swaps_and_puts_back_to_the_bit():
     ema.update(0)
     live, averaged = model.weight.clone(), ema.state()["weight"].clone()
     storage = model.weight.data_ptr()
-    with pytest.raises(RuntimeError, match="inside"), ema.applied():
-        assert torch.equal(model.weight, averaged)
-        assert model.weight.data_ptr() == storage
-        raise RuntimeError("inside")
+
+    def use():
+        with ema.applied():
+            assert torch.equal(model.weight, averaged)
+            assert model.weight.data_ptr() == storage
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        use()
     assert torch.equal(model.weight, live)
     assert torch.equal(ema.state()["weight"], averaged)
 
@@ -134,8 +140,6 @@ def test_optimizer_state_survives_packing(name, model):
         model(torch.randn(2, 3, 32, 32)).square().sum().backward()
         optimizer.step()
         optimizer.zero_grad()
-
-    import copy
 
     first = copy.deepcopy(model).train().to(memory_format=torch.channels_last)
     config = OptimConfig(name=name)

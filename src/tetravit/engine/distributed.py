@@ -115,19 +115,16 @@ class SharedBatchNorm(nn.BatchNorm2d):
             return super().forward(x)
         assert self.running_mean is not None
         assert self.running_var is not None
-        # Sums are taken around the running mean: float32 keeps the digits of a small variance far from zero.
-        pivot = self.running_mean.clone()
-        x32 = x.float() - pivot[:, None, None]
-        count = x32.new_full((1,), x32.numel() / x32.shape[1])
-        sums = all_reduce(torch.cat((x32.sum((0, 2, 3)), x32.square().sum((0, 2, 3)), count)))
+        count = x.new_full((1,), x.numel() / x.shape[1], dtype=torch.float32)
+        sums = all_reduce(torch.cat((x.float().sum((0, 2, 3)), count)))
         total = sums[-1]
-        mean, square = (sums[:-1] / total).chunk(2)
-        var = (square - mean.square()).clamp_min(0.0)
+        x32 = x.float() - (mean := sums[:-1] / total)[:, None, None]
+        var = all_reduce(x32.square().sum((0, 2, 3))) / total
         with torch.no_grad():
-            self.running_mean.lerp_(mean + pivot, self.momentum or 0.0)
+            self.running_mean.lerp_(mean, self.momentum or 0.0)
             self.running_var.lerp_(var * total / (total - 1), self.momentum or 0.0)
             self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
-        x32 = (x32 - mean[:, None, None]) * torch.rsqrt(var + self.eps)[:, None, None]
+        x32 = x32 * torch.rsqrt(var + self.eps)[:, None, None]
         return (x32 * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
