@@ -26,6 +26,7 @@ def test_options_reach_the_constructor():
     assert len(model.backbone.blocks) == 2
     assert model.backbone.blocks[0].drop_path.rate == 0.2
     assert model.options == {"in_chans": 1, "drop_path": 0.2, "depth": 2}
+    assert model.backbone.in_chans == 1
 
 
 def test_image_size_sets_the_preprocessing():

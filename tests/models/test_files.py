@@ -1,7 +1,10 @@
 """A model file needs nothing else."""
 
+import argparse
+
 import pytest
 import torch
+from conftest import golden
 
 import tetravit
 from tetravit.models import create_model, save
@@ -36,12 +39,12 @@ def test_a_picture_becomes_what_the_weights_expect(model):
 
 def test_the_tensors_of_another_model_are_refused(model, tmp_path):
     path = tmp_path / "x.safetensors"
-    header = Header(model="xcit_nano_12_p16", num_classes=4, options={"depth": 2})
+    header = Header(model="xcit_nano_12_p16", num_classes=4, options={"depth": 3})
     save_tensors(path, model.state_dict(), header)
     with pytest.raises(BadFile) as error:
         tetravit.load(path)
-    expected = f"{path} does not hold a xcit_nano_12_p16: 2 tensors differ, the first 'head.bias'."
-    assert str(error.value) == expected
+    expected = f"{path} does not fit (ours): missing: 'backbone.blocks.2.gamma1', "
+    assert str(error.value).startswith(expected)
 
 
 def test_a_model_this_version_does_not_know(model, tmp_path):
@@ -56,20 +59,53 @@ def test_a_model_this_version_does_not_know(model, tmp_path):
 
 
 def test_what_cannot_be_loaded(tmp_path):
+    (tmp_path / "recipe.toml").touch()
     for source, message in (
         (
             str(tmp_path / "no.safetensors"),
-            f"There is no file or run folder {str(tmp_path / 'no.safetensors')!r}.",
+            f"There is no file and there are no weights {str(tmp_path / 'no.safetensors')!r}.",
         ),
         (
             tmp_path,
-            f"{tmp_path} holds no best.safetensors; name the folder of a run that has evaluated once.",
+            f"{tmp_path} holds no best.safetensors: this run has not been evaluated yet.",
         ),
         (
             "xcit_nano",
-            "There is no file, run folder or published model 'xcit_nano'. Did you mean 'xcit_nano_12_p8'?",
+            "There is no file and there are no weights 'xcit_nano'.",
         ),
     ):
         with pytest.raises(ValueError) as error:
             tetravit.load(source)
         assert str(error.value) == message
+
+
+def test_weights_of_the_authors_load_by_file(tmp_path):
+    authors = golden("xcit_nano_12_p16")
+    path = tmp_path / "xcit.pth"
+    torch.save({"model": authors.state(), "args": argparse.Namespace(lr=1.0)}, path)
+    model = create_model("xcit_nano_12_p16", weights=path).eval()
+    size = authors.sizes[0]
+    with torch.no_grad():
+        logits = model(authors.images(size))
+    torch.testing.assert_close(logits, authors.answer("logits", size), atol=5e-5, rtol=0)
+    assert model.report.matched == model.report.total
+    fresh = create_model("xcit_nano_12_p16", weights=path, num_classes=10)
+    assert fresh.report.missing == ["head.weight (fresh)", "head.bias (fresh)"]
+    with pytest.raises(ValueError) as error:
+        tetravit.load(path)
+    said = f"{path} does not say which model it holds; say it: create_model(NAME, weights={str(path)!r})."
+    assert str(error.value) == said
+
+
+def test_weights_are_named_once(tmp_path):
+    with pytest.raises(ValueError) as error:
+        create_model("xcit_nano_12_p16.in1k", weights="in1k_dist")
+    assert str(error.value) == "Weights are named once: xcit_nano_12_p16.in1k, or weights=...; got both."
+
+
+def test_a_wrong_tag_lists_the_published_ones():
+    with pytest.raises(ValueError) as error:
+        create_model("xcit_nano_12_p16", weights="in22k")
+    assert str(error.value).startswith(
+        "There is no file and there are no weights 'in22k' of xcit_nano_12_p16. Published for xcit_nano_12_p16: in1k"
+    )

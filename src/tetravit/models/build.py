@@ -2,14 +2,18 @@
 
 import fnmatch
 import inspect
-from collections.abc import Sequence
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 from tetravit.backbones import ALIASES, VARIANTS, Backbone
 from tetravit.models.classifier import Classifier
 from tetravit.models.pyramid import PyramidBackbone
 from tetravit.registry import pick, suggestion
+from tetravit.structures import Preprocess
+from tetravit.weights import convert
 
 Size = int | tuple[int, int]
 
@@ -39,36 +43,77 @@ def list_models(pattern: str = "*") -> list[str]:
 def create_model(
     name: str,
     *,
-    num_classes: int = 1000,
+    num_classes: int | None = None,
     image_size: Size | None = None,
-    in_chans: int = 3,
+    in_chans: int | None = None,
     drop_path: float | None = None,
+    weights: str | Path | Mapping[str, Any] | None = None,
+    accept_license: bool = False,
     **options: Any,
 ) -> Classifier:
     """Build a classifier by name.
 
     Args:
-        name: one of `list_models()`, or an alias.
-        num_classes: classes of the head; 0: embeddings (B, embed_dim) come out.
-        image_size: side in pixels, or (height, width), the model is set up for; None: the paper's. Every model
-            takes other sizes as well; position tables and windows follow this one.
-        in_chans: channels of the images.
+        name: one of `list_models()`, an alias, or NAME.TAG, which is NAME with the published weights TAG.
+        num_classes: classes of the head; 0: embeddings (B, embed_dim) come out. None: those of the weights,
+            without weights 1000.
+        image_size: side in pixels, or (height, width), the model is set up for; None: that of the weights,
+            without weights the paper's. Every model takes other sizes as well; position tables and windows
+            follow this one.
+        in_chans: channels of the images; None: those of the weights, without weights 3.
         drop_path: rate of stochastic depth; None: 0.
+        weights: the tag of published weights ("in1k"), a file in any known layout, a URL, a repository
+            ("hf:OWNER/NAME"), a state dict; None: the authors' initialisation. What became of every tensor is
+            told on standard error, and kept as `model.report`.
+        accept_license: agree to a licence that forbids commercial use; asked for once.
         options: other arguments of the backbone's constructor (window_size, layer_scale, ...).
 
     Raises:
-        ValueError: unknown name or option, or a value the model cannot have.
+        ValueError: unknown name or option, a value the model cannot have, or weights that do not fit.
     """
+    name, dot, tag = name.partition(".")
     name = resolve(name)
-    backbone = build_backbone(name, image_size=image_size, in_chans=in_chans, drop_path=drop_path, **options)
-    given = {"image_size": image_size, "in_chans": in_chans, "drop_path": drop_path, **options}
-    model = Classifier(
-        backbone, num_classes, name=name, options={k: v for k, v in given.items() if v is not None}
-    )
-    if image_size is not None:
-        side = image_size if isinstance(image_size, int) else min(image_size)
-        model.input = replace(model.input, size=side)
+    if dot and weights is not None:
+        raise ValueError(f"Weights are named once: {name}.{tag}, or weights=...; got both.")
+    weights = tag if dot else weights
+    found = None if weights is None else convert.find(weights, model=name, accept_license=accept_license)
+    given = {
+        "num_classes": num_classes,
+        "image_size": image_size,
+        "in_chans": in_chans,
+        "drop_path": drop_path,
+    }
+    options = {k: v for k, v in {**given, **options}.items() if v is not None}
+    if found is None:
+        return assemble(name, options)
+    known = found.model[1] if found.model and resolve(found.model[0]) == name else {}
+    return fill(assemble(name, {**tuples(known), **options}, found.preprocess), found)
+
+
+def assemble(name: str, options: Mapping[str, Any], input: Preprocess | None = None) -> Classifier:
+    """A classifier with fresh weights; `options` are arguments of `create_model`."""
+    options = dict(options)
+    num_classes = options.pop("num_classes", 1000)
+    model = Classifier(build_backbone(name, **options), num_classes, name=name, options=options)
+    model.input = input or model.input
+    if "image_size" in options:
+        size = options["image_size"]
+        model.input = replace(model.input, size=size if isinstance(size, int) else min(size))
     return model
+
+
+def fill(model: Classifier, found: convert.Found) -> Classifier:
+    """Put weights that were found into `model`, and tell what became of every tensor."""
+    model.report = convert.load(model, found)
+    print(model.report, file=sys.stderr)
+    names = found.header.class_names if found.header else ()
+    model.class_names = names if len(names) == model.num_classes else ()
+    return model
+
+
+def tuples(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that went through JSON, with its lists as the tuples that constructors take."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
 
 
 def create_backbone(
@@ -76,7 +121,7 @@ def create_backbone(
     *,
     task: Literal["detect", "segment"] = "detect",
     image_size: Size | None = None,
-    in_chans: int = 3,
+    in_chans: int | None = None,
     drop_path: float | None = None,
     **options: Any,
 ) -> PyramidBackbone:
@@ -90,29 +135,24 @@ def create_backbone(
     Raises:
         ValueError: unknown name or option, or a value the model cannot have.
     """
-    options = {**VARIANTS[resolve(name)].func.task_options.get(task, {}), **options}
-    return PyramidBackbone(
-        build_backbone(name, image_size=image_size, in_chans=in_chans, drop_path=drop_path, **options)
-    )
+    given = {"image_size": image_size, "in_chans": in_chans, "drop_path": drop_path}
+    released = VARIANTS[resolve(name)].func.task_options.get(task, {})
+    options = {**released, **options, **{k: v for k, v in given.items() if v is not None}}
+    return PyramidBackbone(build_backbone(name, **options))
 
 
-def build_backbone(
-    name: str, *, image_size: Size | None, in_chans: int, drop_path: float | None, **options: Any
-) -> Backbone:
+def build_backbone(name: str, **options: Any) -> Backbone:
     """The bare backbone of a row, with what the caller changes about it."""
     row = VARIANTS[resolve(name)]
     known = [p for p in inspect.signature(row.func).parameters if p != "self"]
     for option in options:
         if option not in known:
             raise ValueError(f"{name} has no option {option!r}.{suggestion(option, known)}")
-    if in_chans < 1:
-        raise ValueError(f"in_chans is 1 or more; got {in_chans!r}.")
-    given = {"in_chans": in_chans, **options}
-    if image_size is not None:
-        given["image_size"] = check_size(image_size)
-    if drop_path is not None:
-        given["drop_path"] = drop_path
-    return row(**given)  # type: ignore[no-any-return]
+    if options.get("in_chans", 1) < 1:
+        raise ValueError(f"in_chans is 1 or more; got {options['in_chans']!r}.")
+    if "image_size" in options:
+        options["image_size"] = check_size(options["image_size"])
+    return row(**options)  # type: ignore[no-any-return]
 
 
 def check_size(size: Any) -> Size:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from tetravit.backbones.base import Backbone
 from tetravit.heads.classify import Embedding, LinearHead
 from tetravit.structures import Preprocess
+from tetravit.weights.read import Report
 
 
 class Classifier(nn.Module):
@@ -35,6 +36,7 @@ class Classifier(nn.Module):
         self.name, self.options = name, dict(options or {})
         self.class_names: tuple[str, ...] = ()
         self.input = Preprocess()
+        self.report: Report | None = None
         self.reset_head(num_classes)
 
     def reset_head(self, num_classes: int) -> None:
