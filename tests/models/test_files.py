@@ -71,7 +71,7 @@ def test_what_cannot_be_loaded(tmp_path):
         ),
         (
             "xcit_nano",
-            "There is no file and there are no weights 'xcit_nano'.",
+            "There is no file and there are no weights 'xcit_nano'. Did you mean 'xcit_nano_12_p8.in1k'?",
         ),
     ):
         with pytest.raises(ValueError) as error:
