@@ -121,8 +121,10 @@ def test_every_flipped_bit_is_noticed(small):
 
 def test_an_escape_spelled_otherwise_is_a_changed_header(small):
     """JSON reads \\u00e9 and \\u00E9 as the same letter; the file does not."""
+    save(small, {"caf\u00e9": torch.ones(2)}, replace(HEADER, class_names=("a", "b")))
     damaged = small.with_name("damaged")
-    damaged.write_bytes(small.read_bytes().replace(b"u00e9", b"u00E9"))
+    before, after = small.read_bytes().rsplit(b"u00e9", 1)
+    damaged.write_bytes(before + b"u00E9" + after)
     with pytest.raises(BadFile, match="the header has changed since it was written"):
         read(damaged)
 
@@ -235,25 +237,27 @@ def test_offsets_outside_the_file_are_refused(tmp_path):
 
 
 MEMORY = """
-import resource, sys
+import re, sys
 import torch
 from tetravit.weights import fileformat
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak():  # not ru_maxrss: that begins with the size of the parent process
+    return int(re.search("VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
 fileformat.read(sys.argv[1])  # what is loaded once: threads, hashlib
 before = peak()
-fileformat.read(sys.argv[2])
+read = fileformat.read(sys.argv[2])
 print(peak() - before)
 """
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc")
 def test_reading_and_verifying_holds_the_file_once(small, tmp_path):
     path = tmp_path / "large.safetensors"
     save(path, {f"w{i}": torch.randn(1024, 1024) for i in range(24)}, HEADER)
     done = subprocess.run(
         [sys.executable, "-c", MEMORY, str(small), str(path)], capture_output=True, text=True, check=True
     )
-    assert int(done.stdout) <= 1.3 * path.stat().st_size
+    used = int(done.stdout) / path.stat().st_size
+    assert 0.5 < used <= 1.3  # it was read, and once
 
 
 def test_digest_is_sha256_of_description_and_bytes():
