@@ -26,6 +26,7 @@ from tetravit.data.datasets import DATASETS, Dataset
 from tetravit.data.decode import BadImage
 from tetravit.data.preprocess import eval_transform
 from tetravit.data.stream import Stream
+from tetravit.data.transforms.mixup import parse_mix
 from tetravit.registry import pick, suggestion
 from tetravit.structures import Batch, Preprocess, Sample
 
@@ -61,6 +62,18 @@ class DataConfig(BaseModel):
     def _workers(cls, value: Any) -> Any:
         if isinstance(value, int) and value < 0:
             raise ValueError(f"workers is auto, or 0 or more; got {value}.")
+        return value
+
+    @field_validator("augment")
+    @classmethod
+    def _augment(cls, value: str) -> str:
+        parse(value, size=1)
+        return value
+
+    @field_validator("mix")
+    @classmethod
+    def _mix(cls, value: str) -> str:
+        parse_mix(value, num_classes=2)
         return value
 
     @property

@@ -1,0 +1,97 @@
+"""One picture, given in any form, becomes the same tensor; and the tensor is the one the papers evaluate."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_sample_image
+from timm.data import create_transform
+
+from tetravit.data.decode import BadImage
+from tetravit.data.preprocess import eval_transform, preprocess
+from tetravit.structures import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+
+PHOTO = load_sample_image("flower.jpg")[50:250, 100:400]  # (200, 300, 3)
+SMALL = Preprocess(size=96)
+
+
+def test_every_form_of_a_picture_gives_the_same_tensor(tmp_path):
+    path = tmp_path / "flower.png"
+    Image.fromarray(PHOTO).save(path)
+    tensor = torch.from_numpy(PHOTO.copy()).permute(2, 0, 1)
+    expected = eval_transform(SMALL)(tensor)
+    assert expected.shape == (3, 96, 96)
+    assert expected.dtype == torch.float32
+    assert expected.is_contiguous()
+    for form in (path, str(path), Image.fromarray(PHOTO), PHOTO, tensor, tensor.contiguous()):
+        assert torch.equal(preprocess(form, SMALL), expected)
+    for form in (PHOTO.astype(np.float32) / 255, tensor / 255):
+        assert (
+            preprocess(form, SMALL) - expected
+        ).abs().max() < 0.03  # no rounding to bytes after the resize
+
+
+def test_gray_pictures():
+    gray = PHOTO[..., 0]
+    expected = preprocess(np.stack([gray] * 3, axis=-1), SMALL)
+    for form in (gray, Image.fromarray(gray), torch.from_numpy(gray.copy())[None]):
+        assert torch.equal(preprocess(form, SMALL), expected)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize(("size", "crop"), [(96, 0.875), (112, 1.0), (90, 0.9), (60, 0.95)])
+@pytest.mark.parametrize("turn", [False, True])
+def test_it_is_the_evaluation_of_timm(size, crop, interpolation, turn):
+    picture = PHOTO.swapaxes(0, 1).copy() if turn else PHOTO
+    theirs = create_transform(
+        size,
+        crop_pct=crop,
+        interpolation=interpolation,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        is_training=False,
+    )(Image.fromarray(picture))
+    ours = preprocess(picture, Preprocess(size=size, crop=crop, interpolation=interpolation))
+    steps = (ours - theirs).abs() * torch.tensor(IMAGENET_STD).view(3, 1, 1) * 255
+    assert steps.max() <= 2.1  # of 255: Pillow and torch round differently
+    assert steps.mean() < 0.1
+
+
+def test_squash_keeps_everything():
+    out = preprocess(PHOTO, Preprocess(size=64, mode="squash", crop=0.5))
+    theirs = np.asarray(Image.fromarray(PHOTO).resize((64, 64), Image.Resampling.BICUBIC))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    assert ((out * std + mean) * 255 - torch.from_numpy(theirs.copy()).permute(2, 0, 1)).abs().max() <= 2.1
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (8, 8)])
+def test_odd_shapes(shape):
+    assert preprocess(np.zeros((*shape, 3), dtype=np.uint8), Preprocess(size=32)).shape == (3, 32, 32)
+
+
+TAKES = (
+    "An image tensor is (3, Hi, Wi) or (1, Hi, Wi), an array (Hi, Wi, 3) or (Hi, Wi),"
+    " uint8 or float in [0, 1]; got {}."
+)
+
+
+@pytest.mark.parametrize(
+    ("image", "text"),
+    [
+        (torch.zeros(2, 3, 8, 8), TAKES.format("(2, 3, 8, 8) float32")),
+        (torch.zeros(8, 8, 3), TAKES.format("(8, 8, 3) float32")),
+        (torch.zeros(3, 8, 8, dtype=torch.int64), TAKES.format("(3, 8, 8) int64")),
+        (np.zeros((8, 8, 4), dtype=np.uint8), TAKES.format("(4, 8, 8) uint8")),
+        (torch.zeros(3, 0, 8), TAKES.format("(3, 0, 8) float32")),
+        (7, "An image is a path, a Pillow image, an array or a tensor; got int."),
+    ],
+)
+def test_what_is_no_picture(image, text):
+    with pytest.raises(ValueError) as caught:
+        preprocess(image, SMALL)
+    assert str(caught.value) == text
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(BadImage, match="no such file or directory"):
+        preprocess(tmp_path / "cat.jpg", SMALL)
