@@ -8,6 +8,7 @@ import typer
 from tetravit.cli.base import (
     MENUS,
     complete_models,
+    figures,
     print_rows,
     print_table,
     recipe_files,

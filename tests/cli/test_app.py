@@ -1,0 +1,120 @@
+"""The command as a whole: help, mistakes, exit codes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from tetravit.cli import VERBS, app, one_line, tell
+
+PYTHON = [sys.executable, "-m", "tetravit"]
+
+
+def test_help_names_every_verb(ask):
+    answer = ask("--help")
+    assert answer.code == 0
+    for verb in VERBS:
+        assert f"\n  {verb} " in answer.out
+
+
+def test_no_verb_shows_the_help(ask):
+    assert ask().out.strip() == ask("--help").out.strip()
+    assert ask().code == 0
+
+
+def test_version(ask):
+    assert ask("--version").out.startswith("tetravit 0.")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(ask, verb):
+    answer = ask(verb, "--help")
+    assert answer.code == 0
+    assert answer.out.startswith(f"Usage: tetravit {verb} ")
+
+
+def test_help_imports_nothing_heavy():
+    heavy = "{'torch', 'torchvision', 'numpy', 'pydantic', 'rich', 'PIL'} & sys.modules.keys()"
+    code = f"import sys\nfrom tetravit.cli import main\ntry: main(['--help'])\nfinally: print({heavy} or 'light')"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.stdout.splitlines()[-1] == "light"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["lits"], "tetravit: No such command 'lits'. Did you mean 'list'? See `tetravit --help`.\n"),
+        (["list"], "tetravit list: Missing argument 'KIND'. See `tetravit list --help`.\n"),
+        (["list", "--jsn"], "tetravit list: No such option: --jsn"),
+        (["benchmark", "deit_tiny", "--batch", "0"], "tetravit benchmark: Invalid value for '--batch': "),
+        (["benchmark", "deit_tiny", "--batch", "x"], "tetravit benchmark: Invalid value for '--batch': "),
+    ],
+    ids=["verb", "argument", "option", "range", "type"],
+)
+def test_a_wrong_command_line_is_one_line(ask, arguments, text):
+    answer = ask(*arguments)
+    assert answer.code == 2
+    assert answer.err.startswith(text)
+    assert answer.err.count("\n") == 1
+    assert answer.out == ""
+
+
+def test_a_reader_that_leaves_is_no_error():
+    """`tetravit list models --json | head -1`"""
+    reading, writing = os.pipe()
+    child = subprocess.Popen([*PYTHON, "list", "recipes", "--json"], stdout=writing, stderr=subprocess.PIPE)
+    os.close(reading)
+    os.close(writing)
+    _, err = child.communicate(timeout=60)
+    assert (child.returncode, err) == (1, b"")
+
+
+def test_our_own_faults_keep_their_traceback():
+    def broken() -> None:
+        raise RuntimeError("no user did this")
+
+    with pytest.raises(RuntimeError, match="no user did this"):
+        tell("broken")(broken)()
+
+
+def test_a_mistake_is_one_line_and_exit_code_2(capsys):
+    def wrong() -> None:
+        raise ValueError("Two lines\n  become one.")
+
+    with pytest.raises(typer.Exit) as ended:
+        tell("verb")(wrong)()
+    assert ended.value.exit_code == 2
+    assert capsys.readouterr().err == "tetravit verb: Two lines become one.\n"
+
+
+def test_traceback_shows_where(ask, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tetravit", "--traceback", "list", "mdels"])
+    answer = ask("--traceback", "list", "mdels")
+    assert answer.code == 2
+    assert "Traceback (most recent call last):" in answer.err
+    assert answer.err.endswith("tetravit list: Unknown kind of name 'mdels'. Did you mean 'models'?\n")
+
+
+def test_errors_of_the_system_name_the_file(tmp_path):
+    with pytest.raises(OSError) as error:
+        (tmp_path / "none").read_text()
+    assert one_line(error.value) == f"{tmp_path}/none: No such file or directory."
+
+
+def test_errors_of_pydantic_name_the_place():
+    from pydantic import BaseModel, ValidationError
+
+    class Section(BaseModel):
+        number: int
+
+    with pytest.raises(ValidationError) as error:
+        Section(number="x")
+    assert one_line(error.value).startswith("number: Input should be a valid integer")
+    assert "\n" not in one_line(error.value)
+
+
+def test_the_app_offers_completion(ask):
+    assert "--install-completion" in ask("--help").out
+    assert app.info.name == "tetravit"

@@ -1,0 +1,127 @@
+"""list, show, copy."""
+
+import json
+
+import pytest
+
+from tetravit.cli.base import KINDS, complete_kinds, complete_models, complete_recipes
+from tetravit.models import list_models
+from tetravit.recipe import find, list_recipes, load
+
+
+def rows(out: str) -> list[dict]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_menu_is_listed(ask, kind):
+    table, lines = ask("list", kind), ask("list", kind, "--json")
+    assert table.code == lines.code == 0
+    for row in rows(lines.out):
+        assert row["name"] in table.out
+
+
+def test_models_come_with_their_numbers(ask):
+    listed = {row["name"]: row for row in rows(ask("list", "models", "--json").out)}
+    assert list(listed) == list_models()
+    row = listed["xcit_small_12_p16"]
+    assert row["params"] == 26_253_304
+    assert row["flops"] == 2 * row["macs"]
+    assert row["macs"] / 1e9 == pytest.approx(4.8, abs=0.05)  # the authors' README
+    assert (row["top1"], row["licence"]) == (82.0, "Apache-2.0")
+    assert listed["gcvit_tiny"]["licence"] == "CC-BY-NC-SA-4.0"
+    assert listed["convit_small_plus"]["top1"] is None  # never published
+
+
+def test_a_pattern_narrows_the_list(ask):
+    assert [row["name"] for row in rows(ask("list", "models", "deit_*", "--json").out)] == [
+        "deit_base",
+        "deit_small",
+        "deit_tiny",
+    ]
+
+
+def test_a_kind_may_be_said_in_the_singular(ask):
+    assert ask("list", "recipe").out == ask("list", "recipes").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["list", "mdels"], "tetravit list: Unknown kind of name 'mdels'. Did you mean 'models'?\n"),
+        (
+            ["list", "models", "zz*"],
+            "tetravit list: No models match 'zz*'. `tetravit list models` shows all.\n",
+        ),
+        (["show", "digit"], "tetravit show: Nothing is called 'digit'. Did you mean 'digits'?\n"),
+        (
+            ["show", "xcit_nano_p16"],
+            "tetravit show: Nothing is called 'xcit_nano_p16'. Did you mean 'xcit_nano_12_p16'?\n",
+        ),
+        (
+            ["show", "deit_tiny", "--size", "8"],
+            "tetravit show: image_size is a side in pixels from 32 up, or (height, width); got 8.\n",
+        ),
+        (["copy", "digit", "x.toml"], "tetravit copy: Unknown recipe 'digit'. Did you mean 'digits'?\n"),
+    ],
+    ids=["kind", "pattern", "name", "model", "size", "recipe"],
+)
+def test_mistakes(ask, arguments, text):
+    answer = ask(*arguments)
+    assert (answer.code, answer.out, answer.err) == (2, "", text)
+
+
+def test_show_a_model(ask):
+    (facts,) = rows(ask("show", "twins_svt_small", "--json").out)
+    assert facts["aliases"] == ["alt_gvt_small"]
+    assert [level["stride"] for level in facts["pyramid"]] == [4, 8, 16, 32]
+    assert facts["pyramid"][0]["shape"] == [64, 56, 56]
+    assert facts["flops"] == 2 * facts["macs"]
+    assert "arXiv:2104.13840" in facts["paper"]
+    assert "twins_svt_small.in1k" in [row["name"] for row in facts["checkpoints"]]
+    text = ask("show", "alt_gvt_small").out
+    for words in ("GMACs", "GFLOPs, two per multiply-add", "64 x 56 x 56 at stride 4", "81.7 top1 at 224 px"):
+        assert words in text
+
+
+def test_show_at_another_size(ask):
+    (small,) = rows(ask("show", "xcit_nano_12_p16", "--size", "128", "--json").out)
+    assert small["pyramid"][0]["shape"] == [128, 32, 32]
+    assert small["image_size"] == 128
+
+
+def test_show_a_recipe_as_it_is_written(ask):
+    assert ask("show", "xcit/imagenet").out == find("xcit/imagenet").read_text()
+
+
+@pytest.mark.parametrize("name", ["crop", "image_folder", "classify", "retinanet"])
+def test_show_a_row_of_another_menu(ask, name):
+    (facts,) = rows(ask("show", name, "--json").out)
+    assert facts["about"]
+    assert name in ask("show", name).out
+
+
+def test_copy_keeps_the_comments_and_still_loads(ask, tmp_path):
+    answer = ask("copy", "digits", tmp_path / "mine")
+    assert answer.err == f"Wrote {tmp_path}/mine.toml. Train it: tetravit train {tmp_path}/mine.toml\n"
+    assert (tmp_path / "mine.toml").read_text() == find("digits").read_text()
+    assert load(tmp_path / "mine.toml") == load(find("digits"))
+
+
+def test_copy_into_a_folder(ask, tmp_path):
+    assert ask("copy", "xcit/imagenet", tmp_path).code == 0
+    assert (tmp_path / "imagenet.toml").exists()
+
+
+def test_copy_writes_over_nothing(ask, tmp_path):
+    (tmp_path / "mine.toml").write_text("precious")
+    answer = ask("copy", "digits", tmp_path / "mine.toml")
+    assert (answer.code, answer.err) == (2, f"tetravit copy: {tmp_path}/mine.toml: File exists.\n")
+    assert (tmp_path / "mine.toml").read_text() == "precious"
+
+
+def test_completion_knows_the_names():
+    assert complete_kinds("da") == ["datasets"]
+    assert complete_models("") == list_models()
+    assert complete_models("deit_t") == ["deit_tiny"]
+    assert complete_recipes("") == list(list_recipes())

@@ -1,0 +1,173 @@
+"""predict and evaluate: what comes out, and what is said about what cannot be read."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tetravit.data.datasets import DATASETS
+from tetravit.data.decode import decode
+from tetravit.draw import labelled
+from tetravit.models import load
+from tetravit.predict import find_images, predict
+
+
+def rows(out: str) -> list[dict]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def test_files_folders_and_patterns_are_found_once(images):
+    every = [images / "a.png", images / "b.png", images / "more/a.png"]
+    assert find_images([images]) == every
+    assert find_images([str(images / "*.png")]) == every[:2]
+    assert find_images([str(images / "**/*.png")]) == every
+    assert find_images([every[1], images]) == [every[1], every[0], every[2]]
+    assert find_images([images / "notes.txt"]) == [images / "notes.txt"]  # named, so it counts
+
+
+def test_predictions_are_the_models_answers(ask, weights, images):
+    (first, *_) = answers = rows(ask("predict", weights, images, "--json", "--topk", 3).out)
+    assert [row["image"] for row in answers] == [str(p) for p in find_images([images])]
+    model = load(weights)
+    scores = model(model.preprocess(images / "a.png")[None]).softmax(dim=1)[0]
+    best = scores.topk(3)
+    assert [g["index"] for g in first["top"]] == best.indices.tolist()
+    assert [g["score"] for g in first["top"]] == pytest.approx(best.values.tolist(), abs=1e-5)
+    assert [g["class"] for g in first["top"]] == [model.class_names[i] for i in best.indices]
+
+
+def test_the_batch_size_changes_nothing(weights, images):
+    model, files = load(weights), find_images([images])
+    one, all_ = (list(predict(model, files, batch_size=n)) for n in (1, 32))
+    assert [p.image for p in one] == [p.image for p in all_]
+    for a, b in zip(one, all_, strict=True):
+        assert [g.score for g in a.guesses] == pytest.approx([g.score for g in b.guesses], abs=1e-5)
+
+
+def test_a_table_for_people(ask, weights, images):
+    answer = ask("predict", weights.parent, images / "a.png", "--topk", 2)
+    assert answer.code == 0
+    assert str(images / "a.png") in answer.out
+    assert answer.out.count(" %") == 2
+
+
+def test_more_classes_than_there_are_is_all_of_them(ask, weights, images):
+    (row,) = rows(ask("predict", weights, images / "a.png", "--json", "--topk", 99).out)
+    assert len(row["top"]) == 10
+
+
+def test_bad_images_are_named_and_counted(ask, weights, images):
+    (images / "bad.jpg").write_bytes(b"<html>no</html>")
+    answer = ask("predict", weights, images, "--json")
+    assert answer.code == 0
+    why = "it is not an image (it begins with b'<html>no</ht')"
+    assert answer.err == f"tetravit predict: {images}/bad.jpg: {why}.\n1 of 4 images cannot be read.\n"
+    assert {"image": f"{images}/bad.jpg", "error": why} in rows(answer.out)
+
+
+def test_nothing_readable_is_exit_code_2(ask, weights, images):
+    answer = ask("predict", weights, images / "notes.txt")
+    assert answer.code == 2
+    assert answer.err.splitlines()[-1] == "tetravit predict: The image cannot be read."
+
+
+def test_drawings_keep_apart_what_shares_a_name(ask, weights, images, tmp_path):
+    answer = ask("predict", weights, images, "--draw", tmp_path / "drawn", "--topk", 2)
+    assert sorted(p.name for p in (tmp_path / "drawn").iterdir()) == ["a-2.png", "a.png", "b.png"]
+    assert answer.err == f"Drew 3 images into {tmp_path}/drawn.\n"
+    with Image.open(tmp_path / "drawn" / "a.png") as picture:
+        assert picture.width == 480
+        assert picture.height > 480
+
+
+def test_a_drawing_has_the_image_on_top(images):
+    image = decode(images / "a.png")
+    picture = labelled(
+        image, [("zero", 0.75), ("a name that is much too long to fit into one line" * 3, 0.25)]
+    )
+    top = picture.crop((0, 0, 480, 480)).resize((8, 8), Image.Resampling.NEAREST)
+    assert np.array_equal(np.array(top), image.permute(1, 2, 0).numpy())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["W", "none.png"], "There is no image or folder 'none.png'."),
+        (["W", "*.nothing"], "No image matches '*.nothing'."),
+        (["W", "EMPTY"], "There are no images in the folder 'EMPTY'."),
+        (["none.safetensors", "IMAGES"], "There is no file and there are no weights 'none.safetensors'."),
+        (["W", "IMAGES", "--device", "gpu"], "run.device takes auto, cpu, cuda, cuda:N or mps; got 'gpu'."),
+    ],
+    ids=["image", "pattern", "empty", "weights", "device"],
+)
+def test_mistakes(ask, weights, images, tmp_path, monkeypatch, arguments, text):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "EMPTY").mkdir()
+    places = {"W": weights, "IMAGES": images}
+    answer = ask("predict", *(places.get(a, a) for a in arguments))
+    assert (answer.code, answer.out, answer.err) == (2, "", f"tetravit predict: {text}\n")
+
+
+def test_damaged_weights_are_named(ask, weights, images, tmp_path):
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    (tmp_path / "bad.safetensors").write_bytes(data)
+    answer = ask("predict", tmp_path / "bad.safetensors", images)
+    assert answer.code == 2
+    assert "has changed since it was written (sha256)." in answer.err
+
+
+def test_evaluate_scores_the_runs_own_data(ask, weights):
+    (row,) = rows(ask("evaluate", weights, "--json").out)
+    assert (row["data"], row["split"], row["images"], row["bad"]) == ("digits", "val", 359, 0)
+    assert 0 <= row["top1"] <= row["top5"] <= 1
+    (train,) = rows(ask("evaluate", weights, "--json", "--split", "train", "--batch", 7).out)
+    assert train["images"] == len(DATASETS["digits"](None, "train", fraction=0.1))
+
+
+def test_evaluate_agrees_with_asking_one_by_one(ask, weights):
+    model, digits = load(weights), DATASETS["digits"](None, "val")
+    right = 0
+    for i in range(0, 359, 10):
+        right += int(model(model.preprocess(digits[i].image)[None]).argmax()) == digits[i].target
+    (row,) = rows(ask("evaluate", weights, "data.crop=1.0", "--json").out)
+    sampled = right / 36
+    assert row["top1"] == pytest.approx(sampled, abs=0.12)
+
+
+def test_evaluate_prints_percent(ask, weights):
+    answer = ask("evaluate", weights.parent)
+    assert answer.code == 0
+    assert "top1" in answer.out
+    assert " %" in answer.out
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        (["--split", "test"], "Unknown split 'test'. Known: train, val."),
+        (["data.nme=digits"], "Unknown recipe key 'data.nme'. Did you mean 'data.name'?"),
+        (["digits"], "An override reads section.key=value; got 'digits'."),
+    ],
+    ids=["split", "key", "override"],
+)
+def test_mistakes_in_evaluate(ask, weights, changes, text):
+    answer = ask("evaluate", weights, *changes)
+    assert (answer.code, answer.out, answer.err) == (2, "", f"tetravit evaluate: {text}\n")
+
+
+def test_evaluate_refuses_data_with_other_classes(ask, weights, images, tmp_path):
+    for split in ("train", "val"):
+        for name in ("cat", *map(str, range(1, 10))):
+            (tmp_path / "data" / split / name).mkdir(parents=True)
+            shutil.copy(images / "a.png", tmp_path / "data" / split / name)
+    answer = ask(
+        "evaluate", weights, "data.name=image_folder", f"data.root={tmp_path}/data", "data.options={}"
+    )
+    assert answer.code == 2
+    assert answer.err == (
+        "tetravit evaluate: The classes of the data set 'image_folder' are not those of the weights:"
+        " got '1' in the place of '0'.\n"
+    )
