@@ -103,9 +103,10 @@ def assemble(name: str, options: Mapping[str, Any], input: Preprocess | None = N
 
 
 def fill(model: Classifier, found: convert.Found) -> Classifier:
-    """Put weights that were found into `model`, and tell what became of every tensor."""
-    model.report = convert.load(model, found)
-    print(model.report, file=sys.stderr)
+    """Put weights that were found into `model`, and tell what became of every tensor where that is news."""
+    model.report = report = convert.load(model, found)
+    if found.header is None or report.resized or report.dropped or report.missing:
+        print(report, file=sys.stderr)
     names = found.header.class_names if found.header else ()
     model.class_names = names if len(names) == model.num_classes else ()
     return model
