@@ -8,11 +8,13 @@ import timm
 import torch
 import typer
 from conftest import golden
+from dense.answers import DenseGolden
 from typer.testing import CliRunner
 
 from tetravit import weights
 from tetravit.cli import weights as cli
 from tetravit.models import create_model
+from tetravit.models.detector import create_detector
 from tetravit.structures import Preprocess
 from tetravit.weights import convert, fileformat, hub, store
 from tetravit.weights.base import Checkpoint, Source
@@ -313,3 +315,19 @@ def test_a_damaged_file_is_not_pushed(tmp_path, monkeypatch):
     with pytest.raises(BadFile):
         hub.push(tmp_path / "x", "me/mine")
     assert not (tmp_path / "repo").exists()
+
+
+def test_a_published_detector(tmp_path):
+    """The authors' layout of a whole Mask R-CNN; the classifier inside our backbone stays empty, and is reported."""
+    name = "xcit_tiny_12_p16"
+    with torch.device("meta"):
+        model = create_detector(name, head="mask_rcnn", num_classes=80)
+    state = DenseGolden("mask_rcnn_xcit_tiny_12_p16").state
+    torch.save({"meta": {"CLASSES": ["a"]}, "state_dict": state}, tmp_path / "d.pth")
+    row = weights.CHECKPOINTS[f"{name}.coco_mask_rcnn"]
+    report = load(model, convert.Found(tmp_path / "d.pth", row, row.sources[0]))
+    assert (report.layout, report.entry, report.dropped) == ("mmdet", "state_dict", [])
+    assert {key.split(".")[1] for key in report.missing} == {"cls_token", "class_blocks", "norm"}
+    assert torch.equal(
+        model.backbone.pos_embed.proj.bias, state["backbone.pos_embeder.token_projection.bias"]
+    )

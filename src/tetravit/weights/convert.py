@@ -14,6 +14,7 @@ from tetravit.structures import Preprocess
 from tetravit.weights import fileformat, hub, store
 from tetravit.weights.base import Checkpoint, Source
 from tetravit.weights.fileformat import BadFile, Header
+from tetravit.weights.mmdet import dense_map
 from tetravit.weights.read import Names, Report, State, config_of, family_of, load_into, read_state, rename
 
 
@@ -108,7 +109,14 @@ def load(
     layout: str | None = None,
     entry: str | None = None,
 ) -> Report:
-    """Put weights that were found into a model. Arguments and errors as `read.load_into`."""
+    """Put weights that were found into a model. Arguments and errors as `read.load_into`.
+
+    Published detectors and segmentors lack what only classification needs: that is allowed, and reported.
+    """
+    row = found.row
+    if row and row.head and layouts is None:
+        names = dense_map(weights.LAYOUTS, family_of(model), row.head)
+        layouts, allow = {"mmdet": names}, (*allow, *(f"{start}*" for start in names.unused))
     return load_into(model, state_of(found, entry), layout=layout, allow=allow, layouts=layouts)
 
 
