@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import cycle, islice
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -176,14 +176,13 @@ class Twins(Backbone):
     sr_ratios: side of the tiles that the summary is made of.
     pattern: the blocks of a stage in letters, repeated to its depth: "L" in windows, "G" to the summary (Table 5).
     window_size, window_mask: of the "L" blocks; see `LocalAttention`.
-    map_norm: as in `Backbone`.
+    stage_norm: epsilon of a LayerNorm over the map of each stage, whose answer is both the level of
+        `feature_maps` and what the next stage reads; None: none.
 
     Raises:
         ValueError: where stages are described unequally, a width is not divided by its heads, or an option has
             a value it cannot have.
     """
-
-    task_options = {"segment": {"window_mask": "segmentation"}}  # noqa: RUF012
 
     def __init__(
         self,
@@ -196,7 +195,7 @@ class Twins(Backbone):
         pattern: tuple[str, ...] = ("LG", "LG", "LG", "LG"),
         window_size: int = 7,
         window_mask: WindowMask = "none",
-        map_norm: float | None = 1e-6,
+        stage_norm: float | None = None,
         image_size: int | tuple[int, int] = 224,
         in_chans: int = 3,
         drop_path: float = 0.0,
@@ -212,7 +211,6 @@ class Twins(Backbone):
         self.channels = tuple(dims)
         self.strides = tuple(4 * 2**i for i in range(len(dims)))
         self.embed_dim = dims[-1]
-        self.map_norm = map_norm
         rates = iter(linear_rates(drop_path, sum(depths)))
 
         def block(i: int, letter: str) -> Block:
@@ -230,6 +228,9 @@ class Twins(Backbone):
             for i, depth in enumerate(depths)
         )
         self.pos_embeds = nn.ModuleList(ConditionalPosition(dim) for dim in dims)
+        self.stage_norms = nn.ModuleList(
+            nn.LayerNorm(d, stage_norm) if stage_norm else nn.Identity() for d in dims
+        )
         self.norm = nn.LayerNorm(self.embed_dim, eps=1e-6)
         self.reset_parameters()
 
@@ -249,10 +250,12 @@ class Twins(Backbone):
 
     def stages(self) -> list[list[nn.Module]]:
         groups: list[list[nn.Module]] = []
-        for embed, blocks, position in zip(self.patch_embeds, self.blocks, self.pos_embeds, strict=True):
+        stages = zip(self.patch_embeds, self.blocks, self.pos_embeds, strict=True)
+        for i, (embed, blocks, position) in enumerate(stages):
             first, *rest = blocks  # type: ignore[misc]
             groups += [[embed], [first, position]] if not groups else [[embed, first, position]]
             groups += [[block] for block in rest]
+            groups[-1].append(self.stage_norms[i])
         return [*groups[:-1], [*groups[-1], self.norm]]
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
@@ -269,13 +272,24 @@ class Twins(Backbone):
         """Images -> the map (B, H, W, C) after each stage, channel-last."""
         self.check(images)
         x = images.permute(0, 2, 3, 1)
-        for embed, blocks, position in zip(self.patch_embeds, self.blocks, self.pos_embeds, strict=True):
+        stages = zip(self.patch_embeds, self.blocks, self.pos_embeds, strict=True)
+        for i, (embed, blocks, position) in enumerate(stages):
             x = embed(x)
             for j, block in enumerate(blocks):  # type: ignore[arg-type]
                 x = self.run(block, x)
                 if j == 0:
                     x = position(x)
+            x = self.stage_norms[i](x)
             yield x
+
+
+class SVT(Twins):
+    """Stages of both kinds of blocks, whose dense releases norm the maps."""
+
+    task_options: ClassVar = {
+        "detect": {"stage_norm": 1e-6},
+        "segment": {"stage_norm": 1e-6, "window_mask": "segmentation"},
+    }
 
 
 def _check_stages(
@@ -303,7 +317,6 @@ _pcpvt = partial(
     num_heads=(1, 2, 5, 8),
     mlp_ratios=(8, 8, 4, 4),
     pattern=("G", "G", "G", "G"),
-    map_norm=None,
 )
 
 # fmt: off
@@ -311,9 +324,9 @@ VARIANTS = {  # Meituan-AutoML/Twins@c1ff671 gvt.py
     "twins_pcpvt_small": partial(_pcpvt, depths=(3, 4, 6, 3)),
     "twins_pcpvt_base":  partial(_pcpvt, depths=(3, 4, 18, 3)),
     "twins_pcpvt_large": partial(_pcpvt, depths=(3, 8, 27, 3)),
-    "twins_svt_small":   partial(Twins, dims=(64, 128, 256, 512),  depths=(2, 2, 10, 4), num_heads=(2, 4, 8, 16)),
-    "twins_svt_base":    partial(Twins, dims=(96, 192, 384, 768),  depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)),
-    "twins_svt_large":   partial(Twins, dims=(128, 256, 512, 1024), depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)),
+    "twins_svt_small":   partial(SVT, dims=(64, 128, 256, 512),  depths=(2, 2, 10, 4), num_heads=(2, 4, 8, 16)),
+    "twins_svt_base":    partial(SVT, dims=(96, 192, 384, 768),  depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24)),
+    "twins_svt_large":   partial(SVT, dims=(128, 256, 512, 1024), depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32)),
 }
 # fmt: on
 ALIASES = {

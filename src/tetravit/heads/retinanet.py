@@ -6,6 +6,7 @@ Source of every number: Twins' configuration for mmdet 2.8.
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from tetravit.boxes.coding import BoxCoder, clip
 from tetravit.boxes.losses import focal, smooth_l1
 from tetravit.boxes.matching import IGNORED, Matcher
 from tetravit.boxes.suppression import FILLING, Picked, best, pick, rows
-from tetravit.heads.parts.dense import Dense, match_anchors, per_anchor
+from tetravit.heads.parts.dense import Dense, match_anchors, per_anchor, start_small
 from tetravit.heads.parts.fpn import FPN
 from tetravit.structures import Target
 
@@ -57,9 +58,10 @@ class RetinaNet(nn.Module):
         self.score = nn.Conv2d(width, self.grid.num_anchors * num_classes, 3, padding=1)
         self.delta = nn.Conv2d(width, self.grid.num_anchors * 4, 3, padding=1)
         for conv in (*self.score_convs, *self.delta_convs, self.score, self.delta):
-            nn.init.normal_(conv.weight, std=0.01)
-            nn.init.zeros_(conv.bias)
-        nn.init.constant_(self.score.bias, -math.log(99))  # every class starts with probability 0.01
+            start_small(conv)
+        nn.init.constant_(
+            cast(Tensor, self.score.bias), -math.log(99)
+        )  # every class starts with probability 0.01
 
     def forward(self, maps: Sequence[Tensor]) -> Dense:
         """Maps at strides 4, 8, 16, 32 -> the pyramid, and logits and offsets of every anchor."""

@@ -53,7 +53,7 @@ class Detector(nn.Module):
         masks = None
         if self.head.has_masks:
             masks = self.head.mask_probabilities(outputs, picked.boxes, picked.labels)  # type: ignore[operator]
-        return Predictions(*picked, masks)
+        return Predictions(picked.boxes, picked.scores, picked.labels, picked.valid, masks)
 
     @torch.no_grad()
     def detect(

@@ -9,6 +9,7 @@ from tetravit.registry import pick
 from tetravit.weights.base import KeyMap, Rule
 
 BACKBONE = "backbone."
+ADAPTED = ("pyramid.", "backbone.stage_norms.")  # how our names of adapters begin
 
 # The authors' adapters from backbone to pyramid, which sit in their backbones.
 ADAPTERS = {
@@ -17,7 +18,7 @@ ADAPTERS = {
         Rule("fpn2.{rest}", "pyramid.levels.1.{rest}"),
     ),
     "gcvit": KeyMap(Rule("norm{i}.{p}", "pyramid.norms.{i}.{p}")),
-    "twins": KeyMap(Rule("norm_list.{i}.{p}", "pyramid.norms.{i}.{p}")),
+    "twins": KeyMap(Rule("norm_list.{i}.{p}", "backbone.stage_norms.{i}.{p}")),
 }
 
 # What our backbones hold for classification only, and dense checkpoints leave out.
@@ -86,18 +87,19 @@ class DenseMap:
         """A state dict in OpenMMLab's layout -> the same in ours; an unused classifier is left out."""
         inner = {k.removeprefix(BACKBONE): v for k, v in state.items() if k.startswith(BACKBONE)}
         inner = self.adapter.to_ours({k: v for k, v in inner.items() if not k.startswith("head.")})
-        pyramid = {k: v for k, v in inner.items() if k.startswith("pyramid.")}
-        backbone = self.backbone.to_ours({k: v for k, v in inner.items() if k not in pyramid})
+        adapter = {k: v for k, v in inner.items() if k.startswith(ADAPTED)}
+        backbone = self.backbone.to_ours({k: v for k, v in inner.items() if k not in adapter})
         head = self.head.to_ours({k: v for k, v in state.items() if not k.startswith(BACKBONE)})
-        return {**backbone, **pyramid, **head}
+        return {**backbone, **adapter, **head}
 
     def to_theirs(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state dict in our layout -> the same in OpenMMLab's, without what only classification needs."""
         state = {k: v for k, v in state.items() if not k.startswith(self.unused)}
-        backbone = self.backbone.to_theirs({k: v for k, v in state.items() if k.startswith(BACKBONE)})
-        pyramid = self.adapter.to_theirs({k: v for k, v in state.items() if k.startswith("pyramid.")})
+        adapter = {k: v for k, v in state.items() if k.startswith(ADAPTED)}
+        backbone = {k: v for k, v in state.items() if k.startswith(BACKBONE) and k not in adapter}
+        inner = {**self.backbone.to_theirs(backbone), **self.adapter.to_theirs(adapter)}
         head = self.head.to_theirs({k: v for k, v in state.items() if k.startswith("head.")})
-        return {**{BACKBONE + k: v for k, v in {**backbone, **pyramid}.items()}, **head}
+        return {**{BACKBONE + k: v for k, v in inner.items()}, **head}
 
 
 def dense_map(layouts: Mapping[str, Mapping[str, KeyMap]], family: str, head: str) -> DenseMap:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tetravit.boxes.anchors import AnchorGrid, inside_image, inside_padding
 from tetravit.boxes.matching import IGNORED, Matcher
@@ -27,6 +27,13 @@ class Dense(NamedTuple):
 def per_anchor(level: Tensor, width: int) -> Tensor:
     """(B, A * width, H, W) -> (B, N, width), in the order of the anchors."""
     return level.permute(0, 2, 3, 1).reshape(len(level), -1, width)
+
+
+def start_small(layer: nn.Conv2d | nn.Linear, std: float = 0.01) -> None:
+    """Normal weights of a small deviation, no bias: how layers that predict begin."""
+    nn.init.normal_(layer.weight, std=std)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
 
 
 def match_anchors(

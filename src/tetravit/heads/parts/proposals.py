@@ -16,7 +16,7 @@ from tetravit.boxes.losses import objectness, smooth_l1
 from tetravit.boxes.matching import Matcher
 from tetravit.boxes.sampling import Sampler
 from tetravit.boxes.suppression import FILLING, best, rows, survivors, used
-from tetravit.heads.parts.dense import Dense, match_anchors, per_anchor
+from tetravit.heads.parts.dense import Dense, match_anchors, per_anchor, start_small
 from tetravit.structures import Target
 
 
@@ -42,8 +42,7 @@ class ProposalNetwork(nn.Module):
         self.score = nn.Conv2d(width, self.grid.num_anchors, 1)
         self.delta = nn.Conv2d(width, 4 * self.grid.num_anchors, 1)
         for conv in (self.conv, self.score, self.delta):
-            nn.init.normal_(conv.weight, std=0.01)
-            nn.init.zeros_(conv.bias)
+            start_small(conv)
 
     def forward(self, levels: list[Tensor]) -> Dense:
         features = [F.relu(self.conv(x)) for x in levels]

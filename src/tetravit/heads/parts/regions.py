@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tetravit.heads.parts.dense import start_small
+
 
 class BoxBranch(nn.Module):
     """Region features (R, C, 7, 7) -> logits (R, K + 1), background last, and offsets per class (R, K, 4).
@@ -19,15 +21,15 @@ class BoxBranch(nn.Module):
     ):
         super().__init__()
         self.convs = nn.ModuleList(_normed(width) for _ in range(num_convs))
-        self.layers = nn.ModuleList(nn.Linear(dim if i else width * 49, dim) for i in range(num_layers))
+        layers = [nn.Linear(dim if i else width * 49, dim) for i in range(num_layers)]
+        self.layers = nn.ModuleList(layers)
         self.score = nn.Linear(dim, num_classes + 1)
         self.delta = nn.Linear(dim, 4 * num_classes)
-        for layer in self.layers:
+        for layer in layers:
             nn.init.xavier_uniform_(layer.weight)
             nn.init.zeros_(layer.bias)
-        for layer, std in ((self.score, 0.01), (self.delta, 0.001)):
-            nn.init.normal_(layer.weight, std=std)
-            nn.init.zeros_(layer.bias)
+        start_small(self.score)
+        start_small(self.delta, std=0.001)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         for conv in self.convs:

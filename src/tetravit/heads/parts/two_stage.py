@@ -50,7 +50,8 @@ class Sampled:
 class TwoStage(nn.Module):
     """Feature pyramid, region proposals, one box branch and one mask branch per look.
 
-    num_proposals: regions per image that are looked at; train_proposals: the same in training, before sampling.
+    num_proposals: regions per image that are looked at. train_candidates, train_proposals: in training, how many
+    of a level compete, and how many of an image stay for sampling.
     """
 
     has_masks = True
@@ -67,6 +68,7 @@ class TwoStage(nn.Module):
         box_loss: Literal["l1", "giou"],
         proposal_beta: float = 0.0,
         proposal_border: int | None = None,
+        train_candidates: int = 2000,
         train_proposals: int = 1000,
         num_proposals: int = 1000,
         score_threshold: float = 0.05,
@@ -77,7 +79,8 @@ class TwoStage(nn.Module):
         super().__init__()
         self.num_classes, self.looks, self.box_loss = num_classes, tuple(looks), box_loss
         self.score_threshold, self.overlap, self.max_detections = score_threshold, overlap, max_detections
-        self.num_proposals, self.train_proposals, self.train_candidates = num_proposals, train_proposals, 2000
+        self.num_proposals = num_proposals
+        self.train_candidates, self.train_proposals = train_candidates, train_proposals
         self.sampler = Sampler(512, 0.25)
         self.strides = tuple(strides)
         self.neck = FPN(channels, width, extra="pool")
@@ -97,6 +100,10 @@ class TwoStage(nn.Module):
         """Regions (R, 5) -> logits (R, K + 1) and offsets (R, K, 4) of look `i`."""
         return self.boxes[i](pool_regions(levels[:-1], self.strides, regions, BOX_SIDE))  # type: ignore[no-any-return]
 
+    def mask_logits(self, i: int, levels: list[Tensor], regions: Tensor) -> Tensor:
+        """Regions (R, 5) -> mask logits of every class (R, K, 28, 28), of look `i`."""
+        return self.masks[i](pool_regions(levels[:-1], self.strides, regions, MASK_SIDE))  # type: ignore[no-any-return]
+
     def decode(self, dense: Dense, sizes: Tensor) -> Picked:
         """Boxes in pixels of the canvas; `sizes` (B, 2) are the images' height and width."""
         boxes, _, valid = self.rpn.propose(dense, sizes, before=1000, after=self.num_proposals)
@@ -107,7 +114,7 @@ class TwoStage(nn.Module):
             if i + 1 < len(self.looks):
                 delta = of_class(delta, logit[:, :-1].argmax(dim=1)).view(boxes.shape)
                 boxes = clip(look.coder.decode(boxes, delta), sizes)
-        scores = (sum(logits) / len(logits)).softmax(dim=1).view(*valid.shape, -1)[..., :-1]  # (B, P, K)
+        scores = torch.stack(logits).mean(dim=0).softmax(dim=1).view(*valid.shape, -1)[..., :-1]  # (B, P, K)
         wanted = (scores > self.score_threshold) & valid[..., None]
         if torch.compiler.is_exporting():
             count = GRAPH_CANDIDATES
@@ -122,7 +129,7 @@ class TwoStage(nn.Module):
         """The masks of boxes (B, P, 4) with their labels (B, P): (B, P, 28, 28), each in the frame of its box."""
         features = pool_regions(dense.levels[:-1], self.strides, as_regions(boxes), MASK_SIDE)
         masks = [of_class(branch(features), labels.flatten()).float().sigmoid() for branch in self.masks]
-        return (sum(masks) / len(masks)).unflatten(0, labels.shape)
+        return torch.stack(masks).mean(dim=0).unflatten(0, labels.shape)
 
     def loss(self, dense: Dense, targets: Sequence[Target], sizes: Tensor) -> dict[str, Tensor]:
         """The weighted losses, whose sum is to be minimised; boxes of `targets` in pixels of the canvas."""
@@ -184,8 +191,7 @@ class TwoStage(nn.Module):
             labels.append(s.labels[:count])
             if target.masks is not None:
                 wanted.append(crop_masks(target.masks, s.rows, s.boxes[:count], 2 * MASK_SIDE))
-        features = pool_regions(dense.levels[:-1], self.strides, listed(boxes), MASK_SIDE)
-        logits = of_class(self.masks[i](features), torch.cat(labels)).float()
+        logits = of_class(self.mask_logits(i, dense.levels, listed(boxes)), torch.cat(labels)).float()
         if not logits.numel():
             return logits.sum()  # 0, with a gradient for every parameter
         return F.binary_cross_entropy_with_logits(logits, torch.cat(wanted))
