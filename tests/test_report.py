@@ -166,7 +166,7 @@ def test_a_line_that_was_cut_off_is_left_out(run):
     [
         (0, 100, [0, 20, 40, 60, 80, 100]),
         (0.981, 0.993, [0.98, 0.9825, 0.985, 0.9875, 0.99, 0.9925, 0.995]),
-        (7, 7, [6.25, 6.5, 6.75, 7, 7.25, 7.5, 7.75]),
+        (7, 7, [6, 6.5, 7, 7.5, 8]),
     ],
 )
 def test_ticks_are_round_and_hold_the_range(low, high, expected):

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from tetravit.models import create_backbone as create_backbone
     from tetravit.models import create_model as create_model
     from tetravit.models import list_models as list_models
-    from tetravit.models import load as load
+    from tetravit.models.load import load as load
     from tetravit.recipe import Recipe as Recipe
     from tetravit.structures import Batch as Batch
     from tetravit.structures import Detections as Detections
@@ -29,7 +29,7 @@ _HOMES = {
     "create_backbone": "tetravit.models",
     "create_model": "tetravit.models",
     "list_models": "tetravit.models",
-    "load": "tetravit.models",
+    "load": "tetravit.models.load",
 }
 
 __all__ = [*_HOMES, "__version__"]
