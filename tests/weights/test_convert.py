@@ -317,6 +317,15 @@ def test_a_damaged_file_is_not_pushed(tmp_path, monkeypatch):
     assert not (tmp_path / "repo").exists()
 
 
+def test_published_features_get_a_fresh_head(tmp_path, official):
+    torch.save({k: v for k, v in official.items() if not k.startswith("head.")}, tmp_path / "f.pth")
+    row = Checkpoint(NAME, "x", (), data="-", licence="-", commercial=True, task="embed", num_classes=0)
+    report = load(create_model(NAME, num_classes=5), convert.Found(tmp_path / "f.pth", row))
+    assert report.missing == ["head.weight", "head.bias"]
+    with pytest.raises(BadFile, match=r"missing: 'head\.weight', 'head\.bias'\."):
+        load(empty(num_classes=5), convert.Found(tmp_path / "f.pth"))
+
+
 def test_a_published_detector(tmp_path):
     """The authors' layout of a whole Mask R-CNN; the classifier inside our backbone stays empty, and is reported."""
     name = "xcit_tiny_12_p16"

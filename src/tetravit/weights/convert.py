@@ -111,9 +111,12 @@ def load(
 ) -> Report:
     """Put weights that were found into a model. Arguments and errors as `read.load_into`.
 
-    Published detectors and segmentors lack what only classification needs: that is allowed, and reported.
+    Published features have no head, published detectors and segmentors lack what only classification needs:
+    that is allowed, and reported.
     """
     row = found.row
+    if row and row.task == "embed":
+        allow = (*allow, "head.*")
     if row and row.head and layouts is None:
         names = dense_map(weights.LAYOUTS, family_of(model), row.head)
         layouts, allow = {"mmdet": names}, (*allow, *(f"{start}*" for start in names.unused))
