@@ -250,41 +250,42 @@ class Twins(Backbone):
 
     def stages(self) -> list[list[nn.Module]]:
         groups: list[list[nn.Module]] = []
-        stages = zip(self.patch_embeds, self.blocks, self.pos_embeds, strict=True)
-        for i, (embed, blocks, position) in enumerate(stages):
-            first, *rest = blocks  # type: ignore[misc]
-            groups += [[embed], [first, position]] if not groups else [[embed, first, position]]
-            groups += [[block] for block in rest]
-            groups[-1].append(self.stage_norms[i])
-        return [*groups[:-1], [*groups[-1], self.norm]]
+        for embed, (first, *rest), position, norm in self._levels():
+            groups += [[embed, first, position], *([block] for block in rest)]
+            groups[-1].append(norm)
+        groups[-1].append(self.norm)
+        return [groups[0][:1], groups[0][1:], *groups[1:]]  # the first embedding is the stem
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
-        return [x.permute(0, 3, 1, 2) for x in self._stages(images)]
+        return [x.permute(0, 3, 1, 2) for x in self._stage_maps(images)]
 
     def forward_features(self, images: Tensor) -> Tensor:
-        *_, x = self._stages(images)
+        *_, x = self._stage_maps(images)
         return self.norm(x.flatten(1, 2))  # (B, N, C)
 
     def pool(self, features: Tensor) -> Tensor:
         return features.mean(dim=1)
 
-    def _stages(self, images: Tensor) -> Iterator[Tensor]:
+    def _levels(self) -> Iterator[tuple[nn.Module, list[nn.Module], nn.Module, nn.Module]]:
+        """What a stage consists of: patches, blocks, the position step after the first of them, the norm."""
+        parts = (self.patch_embeds, self.blocks, self.pos_embeds, self.stage_norms)
+        for embed, blocks, position, norm in zip(*parts, strict=True):
+            yield embed, list(blocks), position, norm  # type: ignore[call-overload]
+
+    def _stage_maps(self, images: Tensor) -> Iterator[Tensor]:
         """Images -> the map (B, H, W, C) after each stage, channel-last."""
         self.check(images)
         x = images.permute(0, 2, 3, 1)
-        stages = zip(self.patch_embeds, self.blocks, self.pos_embeds, strict=True)
-        for i, (embed, blocks, position) in enumerate(stages):
-            x = embed(x)
-            for j, block in enumerate(blocks):  # type: ignore[arg-type]
+        for embed, (first, *rest), position, norm in self._levels():
+            x = position(self.run(first, embed(x)))
+            for block in rest:
                 x = self.run(block, x)
-                if j == 0:
-                    x = position(x)
-            x = self.stage_norms[i](x)
+            x = norm(x)
             yield x
 
 
 class SVT(Twins):
-    """Stages of both kinds of blocks, whose dense releases norm the maps."""
+    """Stages of both kinds of blocks, whose dense releases norm the map of each stage and go on from there."""
 
     task_options: ClassVar = {
         "detect": {"stage_norm": 1e-6},
