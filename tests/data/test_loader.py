@@ -22,11 +22,11 @@ from tetravit.data.loader import (
     DataConfig,
     EvalLoader,
     TrainLoader,
-    collate,
     make_eval_loader,
     make_train_loader,
     resolve_workers,
 )
+from tetravit.data.prepare import collate
 from tetravit.data.preprocess import eval_transform
 from tetravit.data.transforms.mixup import parse_mix
 from tetravit.structures import Preprocess, Sample
@@ -137,6 +137,12 @@ def test_other_seeds_and_epochs_give_other_orders_and_other_views():
     common = set(seen) & set(again)
     assert len(common) > 40
     assert sum(torch.equal(seen[i], again[i]) for i in common) < 3
+
+
+def test_no_two_samples_of_a_run_share_their_random_numbers():
+    train = TrainLoader(Few(), lambda image: torch.rand(4), batch_size=10, seed=0, repeats=2)
+    drawn = torch.cat([batch.images for step in islice(train.batches(), 40) for batch in step])
+    assert len({tuple(row) for row in drawn.tolist()}) == 400
 
 
 def test_an_epoch_shows_each_image_once_and_drops_the_rest():

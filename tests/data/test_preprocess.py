@@ -28,7 +28,7 @@ def test_every_form_of_a_picture_gives_the_same_tensor(tmp_path):
     for form in (PHOTO.astype(np.float32) / 255, tensor / 255):
         assert (
             preprocess(form, SMALL) - expected
-        ).abs().max() < 0.03  # no rounding to bytes after the resize
+        ).abs().max() < 0.06  # three of 255; no rounding to bytes after the resize
 
 
 def test_gray_pictures():

@@ -1,0 +1,170 @@
+"""What happens in a worker: a job becomes a batch, read, transformed and put together.
+
+Nothing here depends on what was done before: a job names a step, and the seed and the step decide the rest.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tetravit.data.datasets import Dataset
+from tetravit.data.decode import BadImage
+from tetravit.structures import Batch, Sample
+
+Transform = Callable[[Tensor], Tensor]
+OnBad = Literal["error", "skip"]
+MAX_TRIES = 100  # images in a row; where all are unreadable, the disk is gone
+
+
+@dataclass
+class Result:
+    """A batch, or the reason why there is none; and the images that were passed over."""
+
+    batch: Batch | None
+    bad: list[BadImage]
+    error: ValueError | None = None
+
+    def pin_memory(self) -> Self:
+        return replace(self, batch=self.batch and self.batch.pin_memory())
+
+
+class Order:
+    """Which image stands at position k of epoch e."""
+
+    def __init__(self, size: int, repeats: int, seed: int) -> None:
+        self.size = size
+        self.repeats = repeats
+        self.seed = seed
+        self._epoch = -1
+        self._permutation = np.empty(0, dtype=np.int64)
+
+    def image(self, epoch: int, position: int, shift: int = 0) -> int:
+        """Number of the image; `shift` > 0: of the image drawn that many places later."""
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch, -1))
+            self._permutation, self._epoch = torch.randperm(self.size, generator=generator).numpy(), epoch
+        return int(self._permutation[(position // self.repeats + shift) % self.size])
+
+
+def mixed_seed(*numbers: int) -> int:
+    """A well-mixed 63-bit seed from several integers."""
+    text = "/".join(map(str, numbers)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+
+
+class Reader:
+    """Reads an image and transforms it."""
+
+    def __init__(self, dataset: Dataset, transform: Transform, on_bad: OnBad) -> None:
+        self.dataset = dataset
+        self.transform = transform
+        self.on_bad = on_bad
+
+    def try_read(self, index: int, bad: list[BadImage]) -> Sample | None:
+        """The sample as the data set has it; None, and a new entry in `bad`, where it may be passed over."""
+        try:
+            return self.dataset[index]
+        except BadImage as error:
+            if self.on_bad == "error":
+                raise
+            bad.append(error)
+            return None
+
+
+class PrepareTrain:
+    """(step, micro-batch) -> this rank's share of it."""
+
+    def __init__(
+        self, reader: Reader, order: Order, batch_size: int, accumulate: int, rank: int, world_size: int
+    ) -> None:
+        self.reader = reader
+        self.order = order
+        self.batch_size = batch_size
+        self.steps_per_epoch = order.size // batch_size
+        self.micro_size = batch_size // accumulate
+        self.rank = rank
+        self.world_size = world_size
+
+    def __call__(self, job: tuple[int, int]) -> Result:
+        step, micro = job
+        epoch, step = divmod(step, self.steps_per_epoch)
+        first = step * self.batch_size + micro * self.micro_size
+        bad: list[BadImage] = []
+        samples, indices = [], []
+        try:
+            with _own_randomness() as reseed:
+                for k in range(first + self.rank, first + self.micro_size, self.world_size):
+                    sample, index = self._read(epoch, k, bad)
+                    reseed(mixed_seed(self.order.seed, epoch, k))
+                    sample.image = self.reader.transform(sample.image)
+                    samples.append(sample)
+                    indices.append(index)
+            return Result(collate(samples, indices), bad)
+        except ValueError as error:  # BadImage too: carried to the parent as it is
+            return Result(None, bad, error)
+
+    def _read(self, epoch: int, k: int, bad: list[BadImage]) -> tuple[Sample, int]:
+        for shift in range(min(self.order.size, MAX_TRIES)):
+            index = self.order.image(epoch, k, shift)
+            sample = self.reader.try_read(index, bad)
+            if sample is not None:
+                return sample, index
+        raise bad[-1]
+
+
+class PrepareEval:
+    """Indices -> a batch of those that can be read."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+
+    def __call__(self, job: Sequence[int]) -> Result:
+        bad: list[BadImage] = []
+        samples, indices = [], []
+        try:
+            for index in job:
+                sample = self.reader.try_read(index, bad)
+                if sample is not None:
+                    sample.image = self.reader.transform(sample.image)
+                    samples.append(sample)
+                    indices.append(index)
+            batch = collate(samples, indices) if samples else Batch(torch.empty(0))
+            return Result(batch, bad)
+        except ValueError as error:
+            return Result(None, bad, error)
+
+
+def collate(samples: Sequence[Sample], indices: Sequence[int]) -> Batch:
+    """Samples of one size -> a batch; class indices become a tensor, other targets stay a list.
+
+    Raises:
+        ValueError: if the images differ in shape.
+    """
+    shapes = {tuple(s.image.shape) for s in samples}
+    if len(shapes) > 1:
+        a, b = sorted(shapes)[:2]
+        raise ValueError(
+            f"The images of a batch must have one size; got {a} and {b}. Let data.augment crop or resize."
+        )
+    targets: Any = [s.target for s in samples]
+    if isinstance(targets[0], int):
+        targets = torch.tensor(targets)
+    return Batch(
+        torch.stack([s.image for s in samples]), targets, None, [s.name for s in samples], list(indices)
+    )
+
+
+@contextmanager
+def _own_randomness() -> Iterator[Callable[[int], Any]]:
+    """Hand out `seed(n)` for torch's global generator; afterwards the generator is as it was."""
+    state = torch.get_rng_state()
+    try:
+        yield torch.default_generator.manual_seed
+    finally:
+        torch.set_rng_state(state)
