@@ -41,7 +41,7 @@ class ModelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str
-    drop_path: float | None = Field(None, ge=0, lt=1)
+    drop_path: float | None = Field(default=None, ge=0, lt=1)
     weights: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 
@@ -60,8 +60,8 @@ class Recipe(BaseModel):
     task: SerializeAsAny[TaskConfig]
     model: ModelConfig
     data: DataConfig
-    optim: OptimConfig = Field(default_factory=lambda: OptimConfig())
-    run: RunConfig = Field(default_factory=lambda: RunConfig())
+    optim: OptimConfig = Field(default_factory=OptimConfig)
+    run: RunConfig = Field(default_factory=RunConfig)
 
     @field_validator("task", mode="before")
     @classmethod
@@ -120,7 +120,7 @@ def loads(text: str, overrides: Sequence[str] = (), *, name: str = "The recipe")
     variants = table.pop("variants", {})
     model = _model_name(_merged(table, changes))
     if isinstance(variants, Mapping):
-        own = next((v for k, v in variants.items() if model is not None and _same_model(k, model)), {})
+        own: Table = next((v for k, v in variants.items() if model is not None and _same_model(k, model)), {})
         table = _merged(table, own)
     return validated(_merged(table, changes))
 
@@ -286,7 +286,7 @@ def _known() -> Iterator[tuple[str, Any]]:
     """Every key of a recipe with its type."""
     for name, info in Recipe.model_fields.items():
         if name == "task":
-            classes = [TaskConfig, *(task.Config for task in TASKS.values())]
+            classes: list[type[BaseModel]] = [TaskConfig, *(task.Config for task in TASKS.values())]
         elif name in _sections():
             classes = [_sections()[name]]
         else:

@@ -105,7 +105,11 @@ class _Run:
         data, run = recipe.data, recipe.run
         if data.root is None and getattr(DATASETS[data.name], "needs_root", False):
             raise ValueError("The recipe lacks data.root.")
-        ranks = {"rank": world.rank, "world_size": world.size, "pin_memory": world.device.type == "cuda"}
+        ranks: dict[str, Any] = {
+            "rank": world.rank,
+            "world_size": world.size,
+            "pin_memory": world.device.type == "cuda",
+        }
         self.loader: TrainLoader = make_train_loader(data, seed=run.seed, accumulate=run.accumulate, **ranks)
         self.validation: EvalLoader = make_eval_loader(data, **ranks)
         self.num_classes = self.loader.dataset.num_classes
@@ -125,7 +129,7 @@ class _Run:
             model, recipe.task, num_classes=self.num_classes, mix=data.mix
         )  # type: ignore[call-arg]
         memory_format = torch.channels_last if run.memory_format == "channels_last" else torch.preserve_format
-        self.task.to(world.device, memory_format=memory_format)
+        self.task.to(world.device, memory_format=memory_format)  # type: ignore[call-overload]
         self.ema = Ema(model, recipe.optim.ema, recipe.optim.ema_warmup) if recipe.optim.ema else None
         self.total_steps = recipe.epochs * self.loader.steps_per_epoch
         self.peak = recipe.optim.peak(data.batch_size)
@@ -184,8 +188,6 @@ class _Run:
         if leads:
             checkpoints.prepare()
             found = checkpoints.latest(on_corrupt=on_corrupt) if resumed else None
-            if found is None:
-                self.told.rewind({JsonLines.name: {"metrics": 0, "timing": 0}})
         found = self.world.from_lead(found)
         job = self._job(checkpoints, found)
         self.told.start(self.plan(found.step if found else 0))
@@ -413,15 +415,16 @@ def _kernels(kind: Literal["repeatable", "fastest"]) -> Iterator[None]:
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    fill, benchmark = torch.utils.deterministic.fill_uninitialized_memory, torch.backends.cudnn.benchmark
+    memory: Any = torch.utils.deterministic
+    fill, benchmark = memory.fill_uninitialized_memory, torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    memory.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = False
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = fill
+        memory.fill_uninitialized_memory = fill
         torch.backends.cudnn.benchmark = benchmark
 
 

@@ -222,6 +222,13 @@ def test_a_second_sigint_ends_the_process_at_once(tmp_path):
     process.stdout.close()
 
 
+def test_lines_of_a_run_that_died_before_its_first_checkpoint_go(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"event": "step", "step": 3}\n{"event"')
+    fit(toy_job(tmp_path, steps=4))
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [3, 4, 4]
+
+
 def test_saving_by_minutes_and_by_epochs(tmp_path):
     job = toy_job(tmp_path / "a", steps=12, save_minutes=1e-9, keep=20)
     fit(job)

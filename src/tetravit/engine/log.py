@@ -68,7 +68,7 @@ class Reporter:
         """Where the log stands, to be saved with a checkpoint; None where nothing is kept."""
 
     def rewind(self, mark: Any) -> None:
-        """Forget what came after `mark`."""
+        """Forget what came after `mark`; None: forget everything."""
 
 
 class Reporters(Reporter):
@@ -101,10 +101,10 @@ class Reporters(Reporter):
             m.name: mark for m, mark in zip(self.members, self._tell("mark"), strict=True) if mark is not None
         }
 
-    def rewind(self, mark: Mapping[str, Any]) -> None:
+    def rewind(self, mark: Mapping[str, Any] | None) -> None:
         for member in self.members:
-            if member.name in mark:
-                self._call(member, "rewind", mark[member.name])
+            if mark is None or member.name in mark:
+                self._call(member, "rewind", mark and mark[member.name])
 
     def _tell(self, what: str, *values: Any) -> list[Any]:
         return [self._call(member, what, *values) for member in self.members]
@@ -143,10 +143,11 @@ class JsonLines(Reporter):
     def mark(self) -> dict[str, int]:
         return {name: _flushed(path) for name, path in self.paths.items()}
 
-    def rewind(self, mark: Mapping[str, int]) -> None:
+    def rewind(self, mark: Mapping[str, int] | None) -> None:
         for name, path in self.paths.items():
-            if path.exists() and path.stat().st_size > mark[name]:
-                os.truncate(path, mark[name])
+            size = mark[name] if mark else 0
+            if path.exists() and path.stat().st_size > size:
+                os.truncate(path, size)
 
     def _write(self, event: str, record: Record) -> None:
         shared = {"event": event, "step": record["step"]}

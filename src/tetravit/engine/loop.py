@@ -41,19 +41,19 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
     device: str = "auto"
     precision: Precision = "auto"
-    accumulate: int = Field(1, ge=1)
+    accumulate: int = Field(default=1, ge=1)
     compile: Literal["off", "on"] = "off"
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     kernels: Literal["repeatable", "fastest"] = "repeatable"
-    log_steps: int = Field(10, ge=1)
-    evaluate_epochs: int = Field(1, ge=0)
-    save_steps: int = Field(0, ge=0)
-    save_minutes: float = Field(10.0, ge=0)
-    save_epochs: int = Field(1, ge=0)
-    keep: int = Field(3, ge=2)
+    log_steps: int = Field(default=10, ge=1)
+    evaluate_epochs: int = Field(default=1, ge=0)
+    save_steps: int = Field(default=0, ge=0)
+    save_minutes: float = Field(default=10.0, ge=0)
+    save_epochs: int = Field(default=1, ge=0)
+    keep: int = Field(default=3, ge=2)
     on_full: Literal["warn", "stop"] = "warn"
 
 
@@ -80,7 +80,7 @@ class Job:
     optimizer: Optimizer
     rate: Callable[[int], float]
     total_steps: int
-    config: RunConfig = field(default_factory=lambda: RunConfig())
+    config: RunConfig = field(default_factory=RunConfig)
     world: World = field(default_factory=lambda: World(torch.device("cpu")))
     clip: float = 0.0
     ema: Ema | None = None
@@ -345,6 +345,9 @@ def _save(job: Job, progress: Progress, scale: LossScale, meter: Meter) -> None:
 def _restore(job: Job, scale: LossScale, meter: Meter) -> Progress:
     """Put a checkpoint back: weights, optimizer, average, the position, the log."""
     found = job.resume
+    if job.world.leads:
+        # Also without a checkpoint: a run that was killed before its first one has written some lines.
+        job.reporters.rewind(found.state["logs"] if found else None)
     if found is None:
         return Progress()
     job.task.load_state_dict(found.tensors("model"))
@@ -357,6 +360,4 @@ def _restore(job: Job, scale: LossScale, meter: Meter) -> Progress:
         meter.load(windows[job.world.rank], job.world.device)
     elif job.world.leads:
         meter.load(pooled(windows), job.world.device)
-    if job.world.leads:
-        job.reporters.rewind(found.state["logs"])
     return Progress(**found.state["progress"])

@@ -29,19 +29,19 @@ class OptimConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: Literal["adamw", "sgd"] = "adamw"
-    lr: float = Field(5e-4, gt=0)
-    lr_batch: int = Field(512, ge=0)
-    weight_decay: float = Field(0.05, ge=0)
+    lr: float = Field(default=5e-4, gt=0)
+    lr_batch: int = Field(default=512, ge=0)
+    weight_decay: float = Field(default=0.05, ge=0)
     decay: Literal["matrices", "authors"] = "matrices"
     betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(1e-8, gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    warmup_epochs: int = Field(5, ge=0)
-    warmup_lr: float = Field(1e-6, ge=0)
-    min_lr: float = Field(1e-5, ge=0)
-    clip: float = Field(0.0, ge=0)
-    layer_decay: float = Field(1.0, gt=0, le=1)
-    ema: float = Field(0.0, ge=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    warmup_epochs: int = Field(default=5, ge=0)
+    warmup_lr: float = Field(default=1e-6, ge=0)
+    min_lr: float = Field(default=1e-5, ge=0)
+    clip: float = Field(default=0.0, ge=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
+    ema: float = Field(default=0.0, ge=0, lt=1)
     ema_warmup: Literal["on", "off"] = "on"
 
     def peak(self, batch_size: int) -> float:

@@ -26,7 +26,7 @@ class ClassifyConfig(TaskConfig):
 
     name: Literal["classify"] = "classify"
     loss: Literal["cross_entropy", "bce"] = "cross_entropy"
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
 
 
 class Classify(Task):
