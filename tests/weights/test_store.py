@@ -132,6 +132,20 @@ def test_a_file_that_changes_meanwhile_starts_again(server, body):
     assert get(server).read_bytes() == body
 
 
+def test_another_part_than_asked_for_is_not_appended(server, body):
+    def behave(handler, n):
+        if n == 2:
+            del handler.headers["Range"]
+            headers = {"Content_Range": f"bytes 0-{len(body) - 1}/{len(body)}"}
+            answer(handler, body, status=206, **headers)
+        else:
+            answer(handler, body, send=5000 if n == 1 else None)
+
+    server.behave["/w.pth"] = behave
+    assert get(server).read_bytes() == body
+    assert [r for _, r in server.requests] == [None, "bytes=5000-", None]
+
+
 def test_without_a_mark_or_a_hash_nothing_is_resumed(server, body):
     server.behave["/w.pth"] = lambda h, n: answer(h, body, etag=None, send=5000 if n == 1 else None)
     assert get(server).read_bytes() == body
