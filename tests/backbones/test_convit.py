@@ -25,7 +25,7 @@ PARAMETERS = {
     "convit_base": 86_540_040,
     "convit_base_plus": 153_134_856,
 }
-OPEN_GATES = {"num_heads": 4, "dim": 32, "depth": 3, "num_gpsa": 2, "image_size": 64}
+SHALLOW = {"num_heads": 4, "dim": 32, "depth": 3, "num_gpsa": 2, "image_size": 64}
 
 
 @pytest.fixture(scope="module")
@@ -207,9 +207,9 @@ def test_heads_beyond_the_kernel_keep_random_places():
 
 
 def test_locality_strength_scales_the_start_and_none_leaves_it_random():
-    weak = ConViT(locality_strength=0.1, **OPEN_GATES).blocks[1].attn
+    weak = ConViT(locality_strength=0.1, **SHALLOW).blocks[1].attn
     assert weak.pos_proj.weight[0].tolist() == pytest.approx([-0.1, -0.1, -0.1])
-    free = ConViT(locality_strength=None, **OPEN_GATES).blocks[1].attn
+    free = ConViT(locality_strength=None, **SHALLOW).blocks[1].attn
     assert 0.01 < free.v.weight.std() < 0.03
     assert free.pos_proj.weight.abs().max() < 0.2
     assert (free.pos_proj.bias == 0).all()
@@ -281,6 +281,20 @@ def test_positional_factors_are_computed_once_per_size_and_follow_the_weights(mo
 def test_position_is_not_expanded_over_patches_or_batch():
     rows, columns = gpsa(9)._axes((50, 84))
     assert (rows.shape, columns.shape) == ((9, 50, 50), (9, 84, 84))
+
+
+def test_positional_factors_of_16_bit_weights_are_computed_in_float32():
+    layer = GatedPositionalAttention(36, 9)
+    layer.init_local(0.0625)
+    expected = layer.double()._axes((40, 50))  # squares up to 2401 need 12 bits, bfloat16 has 8
+    for got, factor in zip(layer.bfloat16()._axes((40, 50)), expected, strict=True):
+        torch.testing.assert_close(got.double(), factor, atol=1e-6, rtol=0)
+
+
+def test_norms_have_the_epsilon_of_the_paper():
+    norms = [m for m in ConViT(dim=16, num_heads=4).modules() if isinstance(m, torch.nn.LayerNorm)]
+    assert len(norms) == 25
+    assert {norm.eps for norm in norms} == {1e-6}
 
 
 def test_stochastic_depth_grows_linearly():

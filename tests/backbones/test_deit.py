@@ -116,6 +116,12 @@ def test_attention_maps_follow_the_image_through_the_blocks(tiny):
     torch.testing.assert_close(final, maps[-1][:, :, 0, 1:].unflatten(2, (4, 5)))
 
 
+def test_norms_have_the_epsilon_of_the_authors():
+    norms = [m for m in DeiT(dim=16, num_heads=4).modules() if isinstance(m, torch.nn.LayerNorm)]
+    assert len(norms) == 25
+    assert {norm.eps for norm in norms} == {1e-6}
+
+
 def test_stochastic_depth_grows_linearly():
     model = DeiT(dim=16, num_heads=4, drop_path=0.11)
     assert [block.drop_path.rate for block in model.blocks] == pytest.approx([0.01 * i for i in range(12)])

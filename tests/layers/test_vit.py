@@ -63,6 +63,14 @@ def test_positions_at_another_grid_keep_the_prefix_and_follow_the_image():
     torch.testing.assert_close(columns[:, 1], torch.full((8,), 2.5), atol=1e-5, rtol=0)
 
 
+def test_positions_follow_changed_weights():
+    position = LearnedPosition(2, (2, 2))
+    with torch.no_grad():
+        before = position((3, 4))
+        position.table += 1
+        torch.testing.assert_close(position((3, 4)), before + 1)
+
+
 def test_a_table_of_another_square_grid_is_fitted():
     small, large = LearnedPosition(4, (3, 3), 1), LearnedPosition(4, (5, 7), 1)
     torch.nn.init.normal_(small.table)
