@@ -20,6 +20,9 @@ from tetravit.cli.list import list_
 from tetravit.cli.predict import predict
 from tetravit.cli.show import show
 from tetravit.cli.train import train
+from tetravit.cli.weights import VERBS as WEIGHTS_VERBS
+from tetravit.cli.weights import app as weights_app
+from tetravit.cli.weights import convert
 
 MISTAKE = 2  # exit code of whatever the user can put right
 UsageError: Any = typer.BadParameter.__base__  # typer's own, whichever copy of click it carries
@@ -29,6 +32,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "predict": predict,
     "benchmark": benchmark,
+    "convert": convert,
     "list": list_,
     "show": show,
     "copy": copy,
@@ -113,6 +117,9 @@ def _wants_traceback() -> bool:
 
 for name, verb in VERBS.items():
     app.command(name)(tell(name)(verb))
+for name, verb in WEIGHTS_VERBS.items():
+    weights_app.command(name)(tell(f"weights {name}")(verb))
+app.add_typer(weights_app, name="weights")
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -120,6 +127,9 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         code = app(args=args, prog_name="tetravit", standalone_mode=False)
     except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group without its verb: the message is the help
+            print(error.format_message(), file=sys.stderr)
+            sys.exit(MISTAKE)
         command = error.ctx.command_path if error.ctx else "tetravit"
         print(f"{command}: {error.format_message()} See `{command} --help`.", file=sys.stderr)
         sys.exit(MISTAKE)

@@ -26,7 +26,7 @@ def benchmark(
     ] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per model.")] = False,
 ) -> None:
-    """Measure images per second, peak memory and the share of this machine's own speed."""
+    """Measure speed, memory and the share of this machine's limit."""
     pick(dict.fromkeys(MODES), mode, "mode")
     from tetravit.benchmark.speed import measure
     from tetravit.benchmark.table import COLUMNS, caption, cells

@@ -36,7 +36,7 @@ def list_(
     ] = "*",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
-    """List models, recipes, data sets and everything else that has a name."""
+    """List models, weights, recipes and whatever else has a name."""
     kind = kind if kind in KINDS or f"{kind}s" not in KINDS else f"{kind}s"
     pick(dict.fromkeys(KINDS), kind, "kind of name")
     rows = [row for row in rows_of(kind) if fnmatch.fnmatch(row["name"], pattern)]

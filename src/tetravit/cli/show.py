@@ -26,7 +26,7 @@ def show(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Show all that is known of one model, recipe, data set, transform, task, head or export."""
+    """Show all that is known of one name: a model, a recipe, ..."""
     if name in recipe_files():
         text = recipe_files()[name].read_text(encoding="utf-8")
         print_rows([{"kind": "recipe", "name": name, "text": text}]) if as_json else print(text, end="")
