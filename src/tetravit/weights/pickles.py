@@ -153,7 +153,7 @@ class Machine:
                 stack.append(Inert("builtins.set", items=self._above_mark() if op == "FROZENSET" else []))
             case "DICT" | "LIST" | "TUPLE":
                 items = self._above_mark()
-                stack.append({"DICT": _pairs, "LIST": list, "TUPLE": tuple}[op](items))
+                stack.append(_pairs(items) if op == "DICT" else tuple(items) if op == "TUPLE" else items)
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 count = int(op[-1])
                 _need(stack, count)
