@@ -71,3 +71,22 @@ def test_copies_and_pickles_start_empty(counter):
         with torch.no_grad():
             other.get(1, [counter.source], counter.compute)
     assert counter.calls == 3
+
+
+def test_autocast_has_results_of_its_own():
+    cache, weight = SizeCache(), torch.randn(4, 4)
+    with torch.no_grad():
+        with torch.autocast("cpu", torch.bfloat16):
+            low = cache.get("size", [weight], lambda: weight @ weight)
+        full = cache.get("size", [weight], lambda: weight @ weight)
+    assert (low.dtype, full.dtype) == (torch.bfloat16, torch.float32)
+
+
+def test_another_tensor_at_the_same_place_is_noticed():
+    cache, seen = SizeCache(), set()
+    with torch.no_grad():
+        for value in range(20):
+            source = torch.full((4,), float(value))  # the allocator likes to give the same address again
+            seen.add(cache.get("size", [source], lambda source=source: source * 1)[0].item())
+            del source
+    assert seen == {float(value) for value in range(20)}

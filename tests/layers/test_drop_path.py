@@ -26,6 +26,7 @@ def test_rates_grow_linearly():
 
 @pytest.mark.parametrize("rate", [1.0, -0.1])
 def test_a_rate_that_is_no_probability(rate):
-    with pytest.raises(ValueError) as error:
-        DropPath(rate)
-    assert str(error.value) == f"drop_path is a probability in [0, 1); got {rate}."
+    for build in (DropPath, lambda rate: linear_rates(rate, 3)):
+        with pytest.raises(ValueError) as error:
+            build(rate)
+        assert str(error.value) == f"drop_path is a probability in [0, 1); got {rate}."

@@ -14,8 +14,9 @@ class SizeCache:
     """Remembers the last few results of a computation that depends on sizes and parameters alone.
 
     It steps aside wherever remembering could change a result: while gradients are recorded, while a graph is
-    captured (compile, export, trace), on the meta device. A changed parameter, device or type is noticed by
-    its storage and version. Copies and pickles of a model start with an empty cache.
+    captured (compile, export, trace), on the meta device. Another or a changed parameter, device or type is
+    noticed by its identity, storage and version; autocast has results of its own. Copies and pickles of a model
+    start with an empty cache.
     """
 
     def __init__(self, entries: int = 8, limit_mib: int = 64) -> None:
@@ -27,13 +28,15 @@ class SizeCache:
         sources = tuple(sources)
         if torch.is_grad_enabled() or capturing() or any(s.is_inference() or s.is_meta for s in sources):
             return compute()
-        key = (key, *((s.data_ptr(), s._version, s.dtype, s.device) for s in sources))
+        kind = sources[0].device.type if sources else "cpu"
+        mode = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        key = (key, mode, *((id(s), s.data_ptr(), s._version, s.dtype, s.device) for s in sources))
         if key in self._kept:
             self._kept.move_to_end(key)
-            return self._kept[key]
+            return self._kept[key][0]
         value = compute()
         if _mib(value) <= self.limit_mib:
-            self._kept[key] = value
+            self._kept[key] = value, sources  # kept alive, so that no other tensor gets their identity
             if len(self._kept) > self.entries:
                 self._kept.popitem(last=False)
         return value

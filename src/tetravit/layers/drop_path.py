@@ -12,9 +12,7 @@ class DropPath(nn.Module):
 
     def __init__(self, rate: float = 0.0) -> None:
         super().__init__()
-        if not 0.0 <= rate < 1.0:
-            raise ValueError(f"drop_path is a probability in [0, 1); got {rate!r}.")
-        self.rate = rate
+        self.rate = checked(rate)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.rate == 0.0 or not self.training:
@@ -29,4 +27,12 @@ class DropPath(nn.Module):
 
 def linear_rates(rate: float, depth: int) -> list[float]:
     """Stochastic depth that grows linearly from 0 at the first of `depth` blocks to `rate` at the last."""
+    checked(rate)
     return [rate * i / max(depth - 1, 1) for i in range(depth)]
+
+
+def checked(rate: float) -> float:
+    """`rate` where it is a probability below 1, else the error."""
+    if not 0.0 <= rate < 1.0:
+        raise ValueError(f"drop_path is a probability in [0, 1); got {rate!r}.")
+    return rate
