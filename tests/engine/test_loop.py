@@ -1,5 +1,6 @@
 """What the loop does between two steps, and when it must not take one."""
 
+import functools
 import json
 import os
 import signal
@@ -12,7 +13,8 @@ import torch
 from engine_toy import ToyLoader, ToyValidation, batch, toy_job
 from torch import nn
 
-from tetravit.engine.guard import NotFinite
+from tetravit.engine import loop
+from tetravit.engine.guard import Guard, NotFinite
 from tetravit.engine.log import Reporter, Reporters
 from tetravit.engine.loop import fit
 from tetravit.engine.signals import Interrupted
@@ -93,6 +95,27 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_step(tmp_path, value
     for name, before in weights(good).items():
         assert torch.equal(before, weights(job)[name]), name
     assert job.checkpoints.steps() == [5]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("steps", [8, 20], ids=["last step", "in between"])
+def test_a_fault_that_the_host_sees_a_step_late_has_touched_no_weight(
+    monkeypatch, tmp_path, optimizer, steps
+):
+    """As on a GPU: the optimizer is called, and the mark on the device holds it back."""
+    monkeypatch.setattr(loop, "Guard", functools.partial(Guard, lag=1))
+    good = toy_job(None, steps=7, optimizer=optimizer, validation=None)
+    job = toy_job(
+        tmp_path, steps=steps, optimizer=optimizer, validation=None, loader=ToyLoader(spoil={7: float("nan")})
+    )
+    job.rate = good.rate
+    fit(good)
+    with pytest.raises(NotFinite, match="The loss of step 7 is not finite") as error:
+        fit(job)
+    assert error.value.names == next(ToyLoader().batches(7))[0].names
+    after = job.task.state_dict()
+    assert all(torch.equal(v, after[k]) for k, v in good.task.state_dict().items())
+    assert job.checkpoints.steps() == []
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_too():

@@ -28,11 +28,11 @@ class Guard:
     On a CPU the host looks at once. On a GPU it looks at step t while step t + 1 is under way, so that the
     queue of kernels never runs dry; in between, the fused optimizers leave the weights alone because the mark
     is handed to them as `found_inf`, and it stays set for every later step. Buffers that a forward pass writes
-    (BatchNorm statistics) are put back from a copy.
+    (BatchNorm statistics) are put back from a copy. Averaged weights may have moved by then; nothing saves them.
     """
 
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
-        self.lag = 1 if device.type == "cuda" else 0
+    def __init__(self, model: nn.Module, device: torch.device, lag: int | None = None) -> None:
+        self.lag = (1 if device.type == "cuda" else 0) if lag is None else lag
         self.mark = torch.zeros((), device=device)
         self._buffers = [buffer for buffer in model.buffers() if buffer.numel()]
         self._copies = [[b.clone() for b in self._buffers] for _ in range(1 + self.lag)]
@@ -66,12 +66,11 @@ class Guard:
         optimizer.found_inf = torch.maximum(self.mark, overflow)  # type: ignore[attr-defined]
         optimizer.grad_scale = None  # type: ignore[attr-defined]
         seen = torch.stack((self.mark, bad_loss.float()))
-        if self.lag:
+        event = None
+        if seen.is_cuda:
             seen, event = seen.to("cpu", non_blocking=True), torch.cuda.Event()
             event.record()
-            self._pending.append((step, seen, event, names))
-        else:
-            self._pending.append((step, seen, None, names))
+        self._pending.append((step, seen, event, names))
         return overflow
 
     def found(self, *, all_steps: bool = False) -> tuple[int, str, Sequence[str]] | None:
