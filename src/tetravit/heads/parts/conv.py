@@ -1,0 +1,54 @@
+"""What heads on maps are made of: a convolution with its norm, and bringing a map to the size of another."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ConvNorm(nn.Module):
+    """Convolution without bias, batch norm, ReLU; the map keeps its size."""
+
+    def __init__(self, channels: int, width: int, kernel: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, width, kernel, padding=kernel // 2, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.norm(self.conv(x)), inplace=True)
+
+
+def score_conv(width: int, num_classes: int) -> nn.Conv2d:
+    """The 1 x 1 convolution from features to logits; at the start all classes score alike."""
+    conv = nn.Conv2d(width, num_classes, 1)
+    nn.init.normal_(conv.weight, std=0.01)
+    nn.init.zeros_(cast(Tensor, conv.bias))
+    return conv
+
+
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """A map (B, C, H, W) at another (height, width), bilinear; as it is where it has that size already."""
+    if not torch.compiler.is_exporting() and tuple(x.shape[2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def pool_to(x: Tensor, bins: int) -> Tensor:
+    """The means (B, C, bins, bins) over a grid of regions that cover a map (B, C, H, W) and overlap by a cell.
+
+    Exported graphs get two matrix products, since runtimes pool adaptively only where sizes are fixed.
+    """
+    if not torch.compiler.is_exporting():
+        return F.adaptive_avg_pool2d(x, bins)
+    return _shares(x.shape[2], bins, x) @ x @ _shares(x.shape[3], bins, x).mT
+
+
+def _shares(side: int, bins: int, like: Tensor) -> Tensor:
+    """What a cell of a side gives to a mean (bins, side): bin i covers floor(i s / n) to ceil((i + 1) s / n)."""
+    cell, i = torch.arange(side, device=like.device), torch.arange(bins, device=like.device)[:, None]
+    covered = (cell >= i * side // bins) & (cell < ((i + 1) * side + bins - 1) // bins)
+    shares = covered.to(like.dtype)
+    return shares / shares.sum(dim=1, keepdim=True)

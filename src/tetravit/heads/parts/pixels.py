@@ -1,0 +1,148 @@
+"""What heads that score every pixel share: scores, the auxiliary head, cross entropy, label maps.
+
+Shapes: K classes, h w the grid of the logits, Hi Wi the image in pixels.
+Source: mmsegmentation 0.30.0, BaseDecodeHead, FCNHead and cross_entropy.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tetravit.heads.parts.conv import ConvNorm, resize, score_conv
+
+IGNORE = 255  # label of pixels that carry no class
+AUXILIARY_LEVEL = 2  # of the four maps, the one with stride 16
+BAND = 2**26  # logits that are resized at once when label maps are made: 256 MiB in float32
+
+Average = Literal["all", "valid"]
+
+
+class FCN(nn.Module):
+    """One convolution and scores: a head that trains the middle of a backbone and is then left out."""
+
+    def __init__(self, channels: int, num_classes: int, *, width: int, dropout: float) -> None:
+        super().__init__()
+        self.conv = ConvNorm(channels, width, 3)
+        self.dropout = nn.Dropout2d(dropout)
+        self.score = score_conv(width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) -> logits (B, K, H, W)."""
+        return self.score(self.dropout(self.conv(x)))  # type: ignore[no-any-return]
+
+
+class PixelHead(nn.Module):
+    """Maps -> logits (B, K, h, w), at the grid of the finest map. A head writes `features`.
+
+    dropout: rate at which channels are dropped before the scores. auxiliary: weight of the loss of an `FCN` on
+    the third map; 0: there is none. average: "all": the loss is a mean over all pixels, ignored ones too, as the
+    published models were trained; "valid": over the pixels that carry a class.
+
+    Raises:
+        ValueError: if an option has a value it cannot have.
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        width: int,
+        *,
+        num_classes: int,
+        dropout: float,
+        auxiliary: float,
+        average: Average,
+    ) -> None:
+        super().__init__()
+        if not 1 <= num_classes <= IGNORE:
+            raise ValueError(f"num_classes of a segmenter is 1 to {IGNORE}; got {num_classes!r}.")
+        if average not in get_args(Average):
+            raise ValueError(f"average is one of {', '.join(get_args(Average))}; got {average!r}.")
+        if auxiliary < 0:
+            raise ValueError(f"auxiliary is a weight of 0 (none) or more; got {auxiliary!r}.")
+        self.num_classes, self.average, self.auxiliary_weight = num_classes, average, auxiliary
+        self.dropout = nn.Dropout2d(dropout)
+        self.score = score_conv(width, num_classes)
+        self.auxiliary: FCN | None = None
+        if auxiliary:
+            self.auxiliary = FCN(channels[AUXILIARY_LEVEL], num_classes, width=256, dropout=dropout)
+
+    def features(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps at strides 4, 8, 16, 32 -> features (B, width, h, w)."""
+        raise NotImplementedError
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps at strides 4, 8, 16, 32 -> logits (B, K, h, w)."""
+        return self.score(self.dropout(self.features(maps)))  # type: ignore[no-any-return]
+
+    def auxiliary_logits(self, maps: Sequence[Tensor]) -> Tensor | None:
+        """Maps -> logits (B, K, h / 4, w / 4) of the auxiliary head; None: there is none."""
+        return None if self.auxiliary is None else self.auxiliary(maps[AUXILIARY_LEVEL])  # type: ignore[no-any-return]
+
+    def loss(self, logits: Tensor, labels: Tensor, auxiliary: Tensor | None = None) -> dict[str, Tensor]:
+        """Cross entropy at the size of the labels (B, Hi, Wi), 0 to K - 1 or `IGNORE`.
+
+        auxiliary: what `auxiliary_logits` gave; its loss comes weighted.
+        """
+        losses = {"loss_class": self._cross_entropy(logits, labels)}
+        if auxiliary is not None:
+            losses["loss_auxiliary"] = self.auxiliary_weight * self._cross_entropy(auxiliary, labels)
+        return losses
+
+    def decode(
+        self, logits: Tensor, sizes: Sequence[Sequence[int]], image_size: Sequence[int]
+    ) -> list[Tensor]:
+        """The best class of every pixel, (height, width) int64 for each of `sizes`; see `to_picture`."""
+        return [_best_class(x, image_size, size) for x, size in zip(logits, sizes, strict=True)]
+
+    def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        logits, labels = resize(logits.float(), labels.shape[1:]), labels.long()
+        total = F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="sum")
+        if self.average == "all":
+            return total / labels.numel()
+        return total / (labels != IGNORE).sum().clamp(min=1)
+
+
+def to_picture(logits: Tensor, image_size: Sequence[int], size: Sequence[int]) -> Tensor:
+    """Logits (B, K, h, w) -> (B, K, height, width) float32 at the size of the picture.
+
+    image_size: height and width of what the model saw, to which the logits are brought first, as in the
+    published evaluation: where the grid of the logits reaches beyond the image, the two ways differ.
+    """
+    return resize(resize(logits.float(), image_size), size)
+
+
+def _best_class(logits: Tensor, image_size: Sequence[int], size: Sequence[int]) -> Tensor:
+    """Logits (K, h, w) -> the class (height, width) with the highest score; a softmax would not change which.
+
+    Where all scores at once would take too much memory, a band of rows at a time.
+    """
+    height, width = size
+    rows = max(1, BAND // (len(logits) * max(width, image_size[1])))
+    if rows >= max(height, image_size[0]):
+        return to_picture(logits[None], image_size, size)[0].argmax(dim=0)
+    bands = []
+    for start in range(0, height, rows):
+        y = _places(
+            torch.arange(start, min(start + rows, height), device=logits.device), image_size[0], height
+        )
+        first, last = int(y[0]), min(int(y[-1]) + 1, image_size[0] - 1)
+        between = torch.arange(first, last + 1, device=logits.device)
+        band = _rows(logits.float(), _places(between, logits.shape[1], image_size[0]), image_size[1])
+        bands.append(_rows(band, y - first, width).argmax(dim=0))
+    return torch.cat(bands)
+
+
+def _places(rows: Tensor, old: int, new: int) -> Tensor:
+    """Where rows of a map with `new` rows lie in one with `old`, in rows of the latter."""
+    return ((rows + 0.5) * (old / new) - 0.5).clamp(min=0)
+
+
+def _rows(x: Tensor, y: Tensor, width: int) -> Tensor:
+    """The rows of a map (K, h, w) at places `y` -> (K, len(y), width), bilinear."""
+    above = y.long()
+    below = (above + 1).clamp(max=x.shape[1] - 1)
+    band = torch.lerp(x[:, above], x[:, below], (y - above)[:, None])
+    return resize(band[None], (len(y), width))[0]

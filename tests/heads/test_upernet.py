@@ -1,0 +1,25 @@
+"""UPerNet equals mmsegmentation's, with the weights of a published layout."""
+
+import pytest
+from dense.segmentation import Case
+
+MODELS = {"upernet_xcit_tiny_12_p8": "xcit_tiny_12_p8", "upernet_pcpvt_s": "twins_pcpvt_small"}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def case(request):
+    return Case.build(request.param, MODELS[request.param], "upernet")
+
+
+def test_names_go_there_and_back(case):
+    case.check_names()
+
+
+@pytest.mark.parametrize("which", ["a", "b"])
+def test_maps_probabilities_and_labels(case, which):
+    case.check_answers(which)
+
+
+@pytest.mark.parametrize("kind", ["eval", "train_bn"])
+def test_losses_gradients_and_statistics(case, kind):
+    case.check_losses(kind)
