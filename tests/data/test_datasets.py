@@ -34,7 +34,7 @@ def root(tmp_path):
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
-@pytest.mark.parametrize("name", sorted(set(DATASETS) - {"imagenet"}))
+@pytest.mark.parametrize("name", [name for name in DATASETS if not name.startswith("imagenet")])
 def test_every_set_keeps_the_contract(name, split, root):
     dataset = DATASETS[name](root if name == "image_folder" else None, split)
     assert dataset.num_classes == len(dataset.class_names) >= 2

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tetravit.data import imagenet
 from tetravit.data.datasets.base import Split, check_split, keep_fraction
 from tetravit.data.decode import decode
 from tetravit.structures import Sample
@@ -86,7 +87,7 @@ class ImageFolder:
 
 
 class ImageNet(ImageFolder):
-    """ImageNet-1k: an image folder of exactly 1,000 classes, named by their WordNet numbers."""
+    """ImageNet-1k: an image folder of exactly 1,000 classes, whose folders are named by WordNet numbers."""
 
     def __init__(
         self, root: Path | None, split: Split, *, fraction: float = 1.0, names: str | Path | None = None
@@ -97,6 +98,8 @@ class ImageNet(ImageFolder):
                 f"imagenet has 1000 classes; {str(self.folder)!r} has {self.num_classes}."
                 " For other sets use data.name=image_folder."
             )
+        if names is None:
+            self.class_names = imagenet.readable(self.folders)
 
 
 def class_folders(root: Path, split: str) -> list[str]:
