@@ -1,0 +1,451 @@
+"""Twins are the authors' models, at any size; padding and mask are those of their dense releases."""
+
+import copy
+import pickle
+
+import pytest
+import timm
+import torch
+from conftest import golden
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from tetravit.backbones.twins import (
+    SVT,
+    ConditionalPosition,
+    GlobalAttention,
+    LocalAttention,
+    TileConv,
+    Twins,
+)
+from tetravit.models import create_backbone, create_model
+from tetravit.weights.twins import LAYOUTS
+
+OFFICIAL, TIMM = LAYOUTS["twins"]["official"], LAYOUTS["twins"]["timm"]
+PARAMETERS = {
+    "twins_pcpvt_small": 24_106_216,
+    "twins_pcpvt_base": 43_828_456,
+    "twins_pcpvt_large": 60_989_672,
+    "twins_svt_small": 24_060_776,
+    "twins_svt_base": 56_070_952,
+    "twins_svt_large": 99_271_400,
+}
+TINY = {"dims": (8, 16, 24, 32), "num_heads": (1, 2, 2, 4), "mlp_ratios": (2, 2, 2, 2)}
+
+
+def tiny(letters="LG", **options):
+    torch.manual_seed(0)
+    return Twins(**{**TINY, "depths": (2, 2, 3, 2), "pattern": (letters,) * 4, **options})
+
+
+@pytest.fixture(scope="module", params=["LG", "G"], ids=["svt", "pcpvt"])
+def model(request):
+    """A narrow model of either kind, in evaluation mode."""
+    return tiny(request.param).eval()
+
+
+@pytest.mark.parametrize("name", ["twins_pcpvt_small", "twins_svt_small"])
+def test_answers_are_the_authors(name):
+    authors = golden(name)
+    model = create_model(name).eval()
+    model.load_state_dict(OFFICIAL.to_ours(authors.state()))
+    for size in authors.sizes:
+        with torch.no_grad():
+            embedding = model.backbone(authors.images(size))
+            logits = model.head(embedding)
+        torch.testing.assert_close(embedding, authors.answer("features", size), atol=5e-5, rtol=0)
+        torch.testing.assert_close(logits, authors.answer("logits", size), atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", PARAMETERS)
+def test_parameter_counts_are_exact(name):
+    with torch.device("meta"):
+        model = create_model(name)
+    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
+
+
+@pytest.mark.parametrize("name", ["twins_pcpvt_small", "twins_svt_small"])
+def test_official_names_map_both_ways(name):
+    authors = golden(name)
+    with torch.device("meta"):
+        names = create_model(name).state_dict().keys()
+    ours = OFFICIAL.to_ours(authors.state())
+    back = OFFICIAL.to_theirs(ours)
+    assert ours.keys() == names
+    assert back.keys() == authors.keys.keys()
+    assert all(torch.equal(value, back[key]) for key, value in authors.state().items())
+
+
+@pytest.mark.parametrize("name", ["twins_pcpvt_small", "twins_svt_small"])
+@pytest.mark.parametrize("size", [(224, 224), (96, 160)], ids=str)
+def test_timm_state_loads_and_ours_exports_back(name, size):
+    """timm pads windows as the detection release does, so other sizes agree as well."""
+    theirs = timm.create_model(name).eval()
+    ours = create_model(name).eval()
+    ours.load_state_dict(TIMM.to_ours(theirs.state_dict()))
+    images = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(images), atol=1e-5, rtol=0)
+    back = TIMM.to_theirs(ours.state_dict())
+    assert back.keys() == theirs.state_dict().keys()
+    theirs.load_state_dict(back)
+
+
+def test_authors_names_are_aliases():
+    with torch.device("meta"):
+        for alias, name in {
+            "pcpvt_small_v0": "twins_pcpvt_small",
+            "alt_gvt_large": "twins_svt_large",
+        }.items():
+            expected = PARAMETERS[name]
+            assert sum(p.numel() for p in create_model(alias).parameters()) == expected
+
+
+@settings(max_examples=25, deadline=None)
+@given(height=st.integers(32, 260), width=st.integers(32, 260))
+def test_any_size_gives_the_promised_maps(model, height, width):
+    images = torch.randn(1, 3, height, width)
+    with torch.no_grad():
+        maps = model.feature_maps(images)
+        embedding = model(images)
+    expected = [(1, c, height // s, width // s) for c, s in zip(TINY["dims"], (4, 8, 16, 32), strict=True)]
+    assert [m.shape for m in maps] == expected
+    assert embedding.shape == (1, 32)
+    assert embedding.isfinite().all()
+    assert all(m.isfinite().all() for m in maps)
+
+
+def test_a_detection_size_works(model):
+    with torch.no_grad():
+        assert model(torch.randn(1, 3, 800, 1333)).isfinite().all()
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    height=st.integers(32, 150), width=st.integers(32, 150), mask=st.sampled_from(["none", "segmentation"])
+)
+def test_an_answer_does_not_depend_on_batch_mates(height, width, mask):
+    model, images = tiny(window_mask=mask).eval(), torch.randn(3, 3, height, width)
+    with torch.no_grad():
+        together = model(images)
+        alone = torch.cat([model(image[None]) for image in images])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+def test_the_last_map_normed_and_averaged_is_the_embedding(model):
+    images = torch.randn(2, 3, 96, 64)
+    with torch.no_grad():
+        last = model.feature_maps(images)[-1].flatten(2).mT
+        torch.testing.assert_close(model.forward_features(images), model.norm(last))
+        torch.testing.assert_close(model(images), model.norm(last).mean(dim=1))
+
+
+def attend(q, k, v, added=0.0):
+    """Softmax attention as it is written; heads before tokens."""
+    return (q @ k.mT / q.shape[-1] ** 0.5 + added).softmax(dim=-1) @ v
+
+
+@pytest.mark.parametrize("grid", [(16, 24), (19, 23), (8, 8)], ids=str)
+def test_global_attention_is_the_written_formula(grid):
+    layer = GlobalAttention(16, num_heads=2, sr_ratio=8).double()
+    x = torch.randn(2, *grid, 16, dtype=torch.double)
+    summary = F.conv2d(x.permute(0, 3, 1, 2), layer.sr.weight, layer.sr.bias, stride=8).flatten(2).mT
+    q = layer.q(x.flatten(1, 2)).view(2, -1, 2, 8).transpose(1, 2)
+    k, v = layer.kv(layer.norm(summary)).view(2, -1, 2, 2, 8).permute(2, 0, 3, 1, 4)
+    expected = layer.proj(attend(q, k, v).transpose(1, 2).reshape(2, *grid, 16))
+    torch.testing.assert_close(layer(x), expected)
+    torch.testing.assert_close(layer.attention(x) @ v, attend(q, k, v))
+
+
+def authors_mask(height, width, size):
+    """-1000 between tokens and padding, with the slice of the segmentation release that a pad of 0 turns into all."""
+    below, right = -height % size, -width % size
+    outside = torch.zeros(height + below, width + right, dtype=torch.double)
+    outside[-below:, :] = 1
+    outside[:, -right:] = 1
+    windows = outside.unfold(0, size, size).unfold(1, size, size).reshape(-1, size * size)
+    return (windows[:, :, None] != windows[:, None, :]) * -1000.0
+
+
+@pytest.mark.parametrize("mask", ["none", "segmentation"])
+@pytest.mark.parametrize("grid", [(14, 7), (16, 21), (14, 9), (16, 23), (3, 5)], ids=str)
+def test_local_attention_is_the_written_formula(grid, mask):
+    """Also where one side alone is padded, and the mask of the segmentation release does not act."""
+    layer = LocalAttention(16, num_heads=2, window_size=7, window_mask=mask).double()
+    x = torch.randn(2, *grid, 16, dtype=torch.double)
+    rows, columns = -(-grid[0] // 7), -(-grid[1] // 7)
+    padded = torch.zeros(2, rows * 7, columns * 7, 16, dtype=torch.double)
+    padded[:, : grid[0], : grid[1]] = x
+    added = authors_mask(*grid, 7) if mask == "segmentation" else torch.zeros(rows * columns, 49, 49)
+    out = torch.empty_like(padded)
+    for i in range(rows):
+        for j in range(columns):
+            place = (slice(None), slice(7 * i, 7 * i + 7), slice(7 * j, 7 * j + 7))
+            q, k, v = layer.qkv(padded[place].reshape(2, 49, 16)).view(2, 49, 3, 2, 8).permute(2, 0, 3, 1, 4)
+            mixed = attend(q, k, v, added[i * columns + j].double())
+            out[place] = mixed.transpose(1, 2).reshape(2, 7, 7, 16)
+    torch.testing.assert_close(layer(x), layer.proj(out[:, : grid[0], : grid[1]]))
+
+
+@settings(max_examples=20, deadline=None)
+@given(height=st.integers(1, 16), width=st.integers(1, 16), mask=st.sampled_from(["none", "segmentation"]))
+def test_local_attention_weights_are_those_it_uses(height, width, mask):
+    layer, x = LocalAttention(8, 2, 7, mask), torch.randn(2, height, width, 8)
+    weights = layer.attention(x)
+    padded = F.pad(x, (0, 0, 0, -width % 7, 0, -height % 7))
+    assert weights.shape == (2 * padded.shape[1] * padded.shape[2] // 49, 2, 49, 49)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:3]))
+    first = padded[:1, :7, :7].reshape(1, 49, 8)
+    v = layer.qkv(first).view(1, 49, 3, 2, 4).permute(2, 0, 3, 1, 4)[2]
+    mixed = (weights[:1] @ v).transpose(1, 2).reshape(7, 7, 8)[:height, :width]
+    torch.testing.assert_close(layer(x)[0, :7, :7], layer.proj(mixed))
+
+
+def test_the_mask_acts_only_where_both_sides_are_padded():
+    plain, masked = tiny().eval(), tiny(window_mask="segmentation").eval()
+    with torch.no_grad():
+        for grid, differs in (((10, 13), True), ((14, 13), False), ((10, 14), False), ((14, 14), False)):
+            x = torch.randn(1, *grid, 8)
+            same = torch.equal(plain.blocks[0][0].attn(x), masked.blocks[0][0].attn(x))
+            close = torch.allclose(plain.blocks[0][0].attn(x), masked.blocks[0][0].attn(x), atol=1e-6)
+            assert (not close) == differs, (grid, same)
+
+
+@given(height=st.integers(4, 20), width=st.integers(4, 20), size=st.sampled_from([2, 4]))
+@settings(max_examples=25, deadline=None)
+def test_a_product_of_tiles_is_their_convolution(height, width, size):
+    layer, x = TileConv(3, 8, size).double(), torch.randn(2, height, width, 3, dtype=torch.double)
+    expected = F.conv2d(x.permute(0, 3, 1, 2), layer.weight, layer.bias, stride=size).permute(0, 2, 3, 1)
+    torch.testing.assert_close(layer(x), expected)
+    torch.testing.assert_close(layer.convolve(x), expected)
+
+
+def test_positions_are_a_depthwise_convolution_added():
+    layer, x = ConditionalPosition(6).double(), torch.randn(2, 5, 7, 6, dtype=torch.double)
+    expected = x.clone()
+    around = F.pad(x, (0, 0, 1, 1, 1, 1))
+    for i in range(3):
+        for j in range(3):
+            expected += around[:, i : i + 5, j : j + 7] * layer.proj.weight[:, 0, i, j]
+    torch.testing.assert_close(layer(x), expected + layer.proj.bias)
+
+
+def test_positions_follow_the_first_block_of_each_stage(model):
+    order = []
+    hooks = [
+        module.register_forward_hook(lambda _module, _inputs, _output, name=name: order.append(name))
+        for name, module in model.named_modules()
+        if name.startswith(("blocks.", "pos_embeds.", "patch_embeds."))
+        and name.count(".") <= 2
+        and name[-1].isdigit()
+    ]
+    with torch.no_grad():
+        model(torch.randn(1, 3, 32, 32))
+    for hook in hooks:
+        hook.remove()
+    assert order[:4] == ["patch_embeds.0", "blocks.0.0", "pos_embeds.0", "blocks.0.1"]
+    assert order[-4:] == ["patch_embeds.3", "blocks.3.0", "pos_embeds.3", "blocks.3.1"]
+
+
+def test_blocks_follow_the_pattern_of_their_stage():
+    kinds = {GlobalAttention: "G", LocalAttention: "L"}
+    model = tiny(pattern=("L", "LG", "LLG", "G"), depths=(2, 3, 5, 1))
+    assert ["".join(kinds[type(b.attn)] for b in stage) for stage in model.blocks] == [
+        "LL",
+        "LGL",
+        "LLGLL",
+        "G",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "params_m"), [(("L", "L", "L"), 8.8), (("L", "L", "L", "G"), 22.2), (("LG",) * 4, 24.1)]
+)
+def test_ablations_of_the_pattern_have_the_papers_size(pattern, params_m):
+    """Table 5 of the paper."""
+    n = len(pattern)
+    whole = {"dims": (64, 128, 256, 512), "depths": (2, 2, 10, 4), "num_heads": (2, 4, 8, 16)}
+    options = {key: value[:n] for key, value in whole.items()}
+    with torch.device("meta"):
+        model = SVT(**options, mlp_ratios=(4,) * n, sr_ratios=(8, 4, 2, 1)[:n], pattern=pattern)
+    head = 1000 * (model.embed_dim + 1)
+    assert round((sum(p.numel() for p in model.parameters()) + head) / 1e6, 1) == params_m
+
+
+def test_dense_tasks_follow_the_authors_releases():
+    """SVT norms each stage and goes on from there; its segmentation masks the padding; PCPVT does neither."""
+    small = {"depths": (2, 2, 2, 2)}
+    detect, segment = (
+        create_backbone("twins_svt_small", task=task, **small) for task in ("detect", "segment")
+    )
+    assert detect.backbone.blocks[0][0].attn.window_mask == "none"
+    assert segment.backbone.blocks[0][0].attn.window_mask == "segmentation"
+    assert [norm.eps for norm in segment.backbone.stage_norms] == [1e-6] * 4
+    raw = create_backbone("twins_pcpvt_small", task="segment", depths=(1, 1, 1, 1)).eval()
+    images = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(raw(images), raw.backbone.feature_maps(images))
+        for level in detect.eval()(images):
+            torch.testing.assert_close(level.mean(dim=1), torch.zeros_like(level[:, 0]), atol=1e-5, rtol=0)
+
+
+def test_stage_norms_come_before_the_next_stage():
+    model = tiny(stage_norm=1e-6).eval()
+    for norm in model.stage_norms:
+        torch.nn.init.uniform_(norm.weight, 0.5, 2.0)
+    with torch.no_grad():
+        maps = model.feature_maps(torch.randn(1, 3, 64, 64))
+        second = model.pos_embeds[1](model.blocks[1][0](model.patch_embeds[1](maps[0].permute(0, 2, 3, 1))))
+        second = model.stage_norms[1](model.blocks[1][1](second))
+    torch.testing.assert_close(maps[1], second.permute(0, 3, 1, 2))
+
+
+def test_stochastic_depth_grows_linearly_over_all_blocks():
+    model = tiny(drop_path=0.4)
+    rates = [block.drop_path.rate for stage in model.blocks for block in stage]
+    assert rates == pytest.approx([0.4 * i / 8 for i in range(9)])
+    with torch.no_grad():
+        images = torch.randn(2, 3, 64, 64)
+        assert not torch.equal(model(images), model(images))
+        assert torch.equal(model.eval()(images), model(images))
+
+
+def test_initialisation_is_the_authors():
+    model = tiny(dims=(64, 64, 64, 64))
+    assert model.blocks[2][0].mlp.fc1.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert model.patch_embeds[1].proj.weight.std().item() == pytest.approx((2 / (4 * 64)) ** 0.5, rel=0.05)
+    assert model.pos_embeds[1].proj.weight.std().item() == pytest.approx((2 / 9) ** 0.5, rel=0.1)
+    assert all((p == 0).all() for name, p in model.named_parameters() if name.endswith("bias"))
+
+
+def test_positions_are_not_decayed(model):
+    names = {f"pos_embeds.{i}.proj.{kind}" for i in range(4) for kind in ("weight", "bias")}
+    assert model.no_weight_decay() == names
+    assert names <= dict(model.named_parameters()).keys()
+
+
+def test_stages_are_the_stem_and_one_group_per_block():
+    model = tiny(stage_norm=1e-6)
+    groups = model.stages()
+    assert len(groups) == 1 + 9
+    assert groups[0] == [model.patch_embeds[0]]
+    assert groups[1] == [model.blocks[0][0], model.pos_embeds[0]]
+    assert groups[2] == [model.blocks[0][1], model.stage_norms[0]]
+    assert groups[3] == [model.patch_embeds[1], model.blocks[1][0], model.pos_embeds[1]]
+    assert groups[-1] == [model.blocks[3][1], model.stage_norms[3], model.norm]
+
+
+def test_every_parameter_that_makes_logits_gets_a_gradient(model):
+    model = copy.deepcopy(model).train()
+    model(torch.randn(2, 3, 75, 110)).square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_checkpointing_gives_the_same_gradients(model):
+    model, images = copy.deepcopy(model).train(), torch.randn(2, 3, 64, 96)
+    gradients = []
+    for mode in (False, True):
+        model.set_grad_checkpointing(mode)
+        model.zero_grad()
+        model(images).square().sum().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("mask", ["none", "segmentation"])
+def test_low_precision_models_stay_close(dtype, mask):
+    model, images = tiny(window_mask=mask).eval(), torch.randn(2, 3, 96, 72)
+    with torch.no_grad():
+        expected = model(images)
+        low = copy.deepcopy(model).to(dtype)(images.to(dtype)).float()
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = model(images).float()
+    assert F.cosine_similarity(low, expected).min() > 0.99
+    assert F.cosine_similarity(mixed, expected).min() > 0.99
+
+
+def test_copies_pickles_and_channels_last_answer_the_same(model):
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        expected = model(images)
+        assert torch.equal(copy.deepcopy(model)(images), expected)
+        assert torch.equal(pickle.loads(pickle.dumps(model))(images), expected)
+        last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(last(images), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("mask", ["none", "segmentation"])
+def test_captures_without_graph_breaks(mask):
+    model = tiny(window_mask=mask).eval()
+    captured = torch.compile(model, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        for size in ((64, 64), (72, 100)):
+            images = torch.randn(2, 3, *size)
+            torch.testing.assert_close(captured(images), model(images), atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("example", [(2, 3, 224, 224), (3, 3, 67, 99)], ids=str)
+@pytest.mark.parametrize("options", [{}, {"window_mask": "segmentation"}, {"pattern": ("G",) * 4}], ids=str)
+def test_one_exported_program_serves_every_batch_and_size(options, example):
+    """From 64 pixels up, whatever the example: one window or many, padded on no side, on one or on both."""
+    model = tiny(**options).eval()
+    dims = {0: torch.export.Dim("batch", min=1, max=64)}
+    dims |= {axis: torch.export.Dim(name, min=64, max=2048) for axis, name in ((2, "height"), (3, "width"))}
+    program = torch.export.export(model, (torch.randn(example),), dynamic_shapes=(dims,)).module()
+    for shape in ((1, 3, 64, 64), (3, 3, 224, 224), (2, 3, 200, 333), (1, 3, 224, 448), (2, 3, 100, 225)):
+        images = torch.randn(shape)
+        with torch.no_grad():
+            torch.testing.assert_close(program(images), model(images), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.randn(2, 4, 64, 64), "images must be (B, 3, Hi, Wi); got (2, 4, 64, 64)."),
+        (torch.randn(1, 3, 64, 31), "images must be at least 32 pixels high and wide; got 64 x 31."),
+        (
+            torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+            "images must be float, normalized; got torch.uint8. Use model.preprocess.",
+        ),
+    ],
+    ids=["channels", "small", "integers"],
+)
+def test_images_it_cannot_read(model, images, message):
+    with pytest.raises(ValueError) as error:
+        model(images)
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_heads": (3, 2, 2, 4)}, "dim must be a multiple of num_heads; got dim=8, num_heads=3."),
+        (
+            {"depths": (1, 1, 1)},
+            "dims, depths, num_heads, mlp_ratios, sr_ratios and pattern have one entry per stage; "
+            "got 4, 3, 4, 4, 4, 4 entries.",
+        ),
+        (
+            {"pattern": ("L", "LG", "LS", "G")},
+            "pattern has one string of the letters L and G per stage; got ('L', 'LG', 'LS', 'G').",
+        ),
+        (
+            {"pattern": ("L", "LG", "", "G")},
+            "pattern has one string of the letters L and G per stage; got ('L', 'LG', '', 'G').",
+        ),
+        ({"pattern": "LGLG"}, "pattern has one string of the letters L and G per stage; got 'LGLG'."),
+        ({"window_mask": "both"}, "window_mask takes one of none, segmentation; got 'both'."),
+        ({"window_size": 0}, "A window side is at least 1 token; got window_size=0."),
+        ({"drop_path": 1.0}, "drop_path is a probability in [0, 1); got 1.0."),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_arguments_it_cannot_take(arguments, message):
+    with pytest.raises(ValueError) as error:
+        Twins(**{**TINY, "depths": (1, 1, 1, 1), **arguments})
+    assert str(error.value) == message
