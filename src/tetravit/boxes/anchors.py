@@ -57,9 +57,7 @@ def inside_image(anchors: Tensor, height: int, width: int, border: int) -> Tenso
 
 
 def _grid(height: int, width: int, stride: int, base: Tensor) -> Tensor:
-    y = torch.arange(height, device=base.device, dtype=base.dtype)[:, None, None] * stride
-    x = torch.arange(width, device=base.device, dtype=base.dtype)[None, :, None] * stride
-    x1, y1, x2, y2 = base.unbind(1)
-    return torch.stack((x + x1 + 0 * y, y + y1 + 0 * x, x + x2 + 0 * y, y + y2 + 0 * x), dim=-1).reshape(
-        -1, 4
-    )
+    cell = torch.arange(height * width, device=base.device)
+    x, y = cell % width * stride, cell // width * stride
+    corner = torch.stack((x, y, x, y), dim=1).to(base.dtype)  # (H * W, 4)
+    return (corner[:, None] + base).flatten(0, 1)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torchvision.ops import nms
 
 FILLING = -1.0  # the score of a row that stands for nothing
+GRAPH_CANDIDATES = 1000  # how many of an image compete class by class in an exported graph
 
 
 class Picked(NamedTuple):
@@ -54,6 +55,17 @@ def used(valid: Tensor) -> int:
     if torch.compiler.is_exporting():
         return valid.shape[1]
     return max(1, int(valid.sum(dim=1).max()))
+
+
+def contenders(scores: Tensor) -> int:
+    """How many of the candidates (B, N) of an image compete: all that are not FILLING, in a graph a fixed number.
+
+    A graph finds the same boxes as long as what it keeps lies among its best GRAPH_CANDIDATES: later ones
+    suppress nothing that is better.
+    """
+    if torch.compiler.is_exporting():
+        return GRAPH_CANDIDATES
+    return max(1, int((scores > FILLING).sum(dim=1).max()))
 
 
 def survivors(boxes: Tensor, valid: Tensor, threshold: float, labels: Tensor | None = None) -> Tensor:

@@ -16,13 +16,12 @@ from tetravit.boxes.anchors import AnchorGrid
 from tetravit.boxes.coding import BoxCoder, clip
 from tetravit.boxes.losses import focal, smooth_l1
 from tetravit.boxes.matching import IGNORED, Matcher
-from tetravit.boxes.suppression import FILLING, Picked, best, pick, rows
+from tetravit.boxes.suppression import FILLING, Picked, best, contenders, pick, rows
 from tetravit.heads.parts.dense import Dense, match_anchors, per_anchor, start_small
 from tetravit.heads.parts.fpn import FPN
 from tetravit.structures import Target
 
 SCALES = tuple(4 * 2 ** (i / 3) for i in range(3))
-GRAPH_CANDIDATES = 1000  # class-wise candidates that compete in an exported graph
 
 
 class RetinaNet(nn.Module):
@@ -81,11 +80,7 @@ class RetinaNet(nn.Module):
             scores.append(score)
             labels.append(label)
         all_scores = torch.cat(scores, dim=1)
-        if torch.compiler.is_exporting():
-            count = GRAPH_CANDIDATES
-        else:
-            count = max(1, int((all_scores > FILLING).sum(dim=1).max()))
-        score, index = best(all_scores, count)
+        score, index = best(all_scores, contenders(all_scores))
         found = clip(rows(torch.cat(boxes, dim=1), index), sizes)
         label = torch.cat(labels, dim=1).gather(1, index)
         return pick(found, score, label, threshold=self.overlap, num=self.max_detections)

@@ -1,8 +1,10 @@
 """Images -> objects: boxes, classes and, with the heads that give them, masks."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, Self
+from pathlib import Path
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +12,13 @@ from torch.nn import functional as F
 
 from tetravit.boxes.pasting import paste_masks
 from tetravit.heads import HEADS
-from tetravit.models.build import Size, create_backbone
+from tetravit.models.build import Size, create_backbone, family, resolve
 from tetravit.models.pyramid import PyramidBackbone
-from tetravit.registry import pick
+from tetravit.registry import pick, suggestion
 from tetravit.structures import Batch, Detections, Target
+from tetravit.weights import LAYOUTS
+from tetravit.weights.mmdet import ADAPTERS, DenseMap, dense_map
+from tetravit.weights.read import Report, load_into
 
 PADDING = 32  # sides of a batch are padded to multiples of this many pixels
 DETECTORS = ("cascade", "mask_rcnn", "retinanet")
@@ -21,24 +26,26 @@ DETECTORS = ("cascade", "mask_rcnn", "retinanet")
 Masks = Literal["none", "pasted", "probabilities"]
 
 
-class Predictions(NamedTuple):
-    """Detections of a batch in one shape, best first, filling last."""
-
-    boxes: Tensor  # (B, P, 4) in pixels of the padded batch
-    scores: Tensor  # (B, P)
-    labels: Tensor  # (B, P) int64
-    valid: Tensor  # (B, P) bool: not filling
-    masks: Tensor | None  # (B, P, 28, 28) probabilities in the frames of the boxes; None: the head has none
-
-
 class Detector(nn.Module):
     """A backbone with its adapter and a detection head.
 
-    Call it for tensors of fixed shape (export), `detect` for one record per image, `loss` to train.
+    Call it for tensors of one shape (export), `detect` for one record per image, `loss` to train.
+    name, head_name, options: the arguments of `create_detector` that build it again. class_names: one per
+    class, where known.
     """
 
-    def __init__(self, backbone: PyramidBackbone, head: nn.Module) -> None:
+    def __init__(
+        self,
+        backbone: PyramidBackbone,
+        head: nn.Module,
+        *,
+        name: str = "",
+        head_name: str = "",
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__()
+        self.name, self.head_name, self.options = name, head_name, dict(options or {})
+        self.class_names: tuple[str, ...] = ()
         self.backbone, self.pyramid, self.head = backbone.backbone, backbone.pyramid, head
         self.num_classes: int = head.num_classes  # type: ignore[assignment]
 
@@ -46,14 +53,24 @@ class Detector(nn.Module):
         """Images -> the four maps at strides 4, 8, 16, 32 that the head reads."""
         return self.pyramid(self.backbone.feature_maps(images))  # type: ignore[no-any-return]
 
-    def forward(self, images: Tensor, sizes: Tensor) -> Predictions:
-        """Images (B, C, Hi, Wi), sides multiples of 32, and their true sizes (B, 2) -> detections and masks."""
+    def forward(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
+        """Detections of a batch in tensors, best first, filling last where images have fewer than others.
+
+        Args:
+            images: (B, C, Hi, Wi), sides multiples of 32.
+            sizes: (B, 2) int64, the height and width of each image without its padding.
+
+        Returns:
+            boxes (B, P, 4) in pixels of the batch, scores (B, P), labels (B, P) int64, valid (B, P) bool: not
+            filling; with a head that has them masks (B, P, 28, 28), probabilities in the frames of the boxes.
+            In an exported graph P is always the head's `max_detections`.
+        """
         outputs = self.head(self.feature_maps(images))
         picked = self.head.decode(outputs, sizes)  # type: ignore[operator]
-        masks = None
+        found: dict[str, Tensor] = picked._asdict()
         if self.head.has_masks:
-            masks = self.head.mask_probabilities(outputs, picked.boxes, picked.labels)  # type: ignore[operator]
-        return Predictions(picked.boxes, picked.scores, picked.labels, picked.valid, masks)
+            found["masks"] = self.head.mask_probabilities(outputs, picked.boxes, picked.labels)  # type: ignore[operator]
+        return found
 
     @torch.no_grad()
     def detect(
@@ -167,6 +184,7 @@ def create_detector(
     in_chans: int = 3,
     drop_path: float | None = None,
     head_options: Mapping[str, Any] | None = None,
+    weights: str | Path | Mapping[str, Any] | None = None,
     **options: Any,
 ) -> Detector:
     """Build a detector by name.
@@ -177,19 +195,51 @@ def create_detector(
         num_classes: classes of the head; there is no class for the background.
         image_size, in_chans, drop_path, options: as in `create_backbone`.
         head_options: other arguments of the head's constructor (score_threshold, max_detections, ...).
+        weights: a file (or state dict) of a whole detector, in mmdet's layout or ours; None: fresh weights.
 
     Raises:
-        ValueError: unknown name or option, or a value the model cannot have.
+        ValueError: unknown name or option, a value the model cannot have, or weights that do not fit it.
     """
-    backbone = create_backbone(
-        name, task="detect", image_size=image_size, in_chans=in_chans, drop_path=drop_path, **options
-    )
     row = pick({key: HEADS[key] for key in DETECTORS}, head, "detection head")
     if num_classes < 1:
         raise ValueError(f"num_classes of a detector is 1 or more; got {num_classes!r}.")
-    return Detector(
-        backbone, row(backbone.channels, backbone.strides, num_classes=num_classes, **head_options or {})
+    given = dict(head_options or {})
+    known = [p for p in inspect.signature(row).parameters if p not in ("channels", "strides", "num_classes")]
+    for option in given:
+        if option not in known:
+            raise ValueError(f"{head} has no option {option!r}.{suggestion(option, known)}")
+    name = resolve(name)
+    backbone = create_backbone(
+        name, task="detect", image_size=image_size, in_chans=in_chans, drop_path=drop_path, **options
     )
+    asked = {"image_size": image_size, "in_chans": in_chans, "drop_path": drop_path, "head_options": given}
+    detector = Detector(
+        backbone,
+        row(backbone.channels, backbone.strides, num_classes=num_classes, **given),
+        name=name,
+        head_name=head,
+        options={k: v for k, v in {**asked, **options}.items() if v not in (None, {})},
+    )
+    if weights is not None:
+        load_weights(detector, weights)
+    return detector
+
+
+def load_weights(detector: Detector, source: str | Path | Mapping[str, Any]) -> Report:
+    """Put the weights of a whole detector, in mmdet's layout or ours, into one of the same kind.
+
+    Returns:
+        What became of every tensor.
+
+    Raises:
+        BadFile: if the file is damaged or does not fit; the tensors are named.
+    """
+    layouts: dict[str, DenseMap] = {}
+    allow: list[str] = []
+    if family(detector.name) in ADAPTERS:
+        names = dense_map(LAYOUTS, family(detector.name), detector.head_name)
+        layouts, allow = {"mmdet": names}, [f"{start}*" for start in names.unused]
+    return load_into(detector, source, layouts=layouts, allow=allow)
 
 
 def pad(images: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ class Dense(NamedTuple):
 
 def per_anchor(level: Tensor, width: int) -> Tensor:
     """(B, A * width, H, W) -> (B, N, width), in the order of the anchors."""
-    return level.permute(0, 2, 3, 1).reshape(len(level), -1, width)
+    return level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, width)
 
 
 def start_small(layer: nn.Conv2d | nn.Linear, std: float = 0.01) -> None:

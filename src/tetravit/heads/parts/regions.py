@@ -60,7 +60,7 @@ class MaskBranch(nn.Module):
 
 def of_class(x: Tensor, labels: Tensor) -> Tensor:
     """What (R, K, ...) holds for the class of each region, `labels` (R,) -> (R, ...)."""
-    return x[torch.arange(len(x), device=x.device), labels]
+    return x[torch.arange(x.shape[0], device=x.device), labels]
 
 
 def _normed(width: int) -> nn.Sequential:

@@ -17,7 +17,7 @@ from tetravit.boxes.losses import giou, smooth_l1
 from tetravit.boxes.matching import Matcher
 from tetravit.boxes.pooling import crop_masks, pool_regions
 from tetravit.boxes.sampling import Sampler
-from tetravit.boxes.suppression import FILLING, Picked, best, pick, rows
+from tetravit.boxes.suppression import FILLING, Picked, best, contenders, pick, rows
 from tetravit.heads.parts.dense import Dense
 from tetravit.heads.parts.fpn import FPN
 from tetravit.heads.parts.proposals import ProposalNetwork
@@ -25,7 +25,6 @@ from tetravit.heads.parts.regions import BoxBranch, MaskBranch, of_class
 from tetravit.structures import Target
 
 BOX_SIDE, MASK_SIDE = 7, 14  # cells of a pooled region
-GRAPH_CANDIDATES = 1000  # class-wise candidates that compete in an exported graph
 
 
 @dataclass(frozen=True)
@@ -116,12 +115,9 @@ class TwoStage(nn.Module):
                 boxes = clip(look.coder.decode(boxes, delta), sizes)
         scores = torch.stack(logits).mean(dim=0).softmax(dim=1).view(*valid.shape, -1)[..., :-1]  # (B, P, K)
         wanted = (scores > self.score_threshold) & valid[..., None]
-        if torch.compiler.is_exporting():
-            count = GRAPH_CANDIDATES
-        else:
-            count = max(1, int(wanted.flatten(1).sum(dim=1).max()))
-        score, index = best(torch.where(wanted, scores, FILLING).flatten(1), count)
-        deltas = rows(delta.reshape(len(boxes), -1, 4), index)
+        scores = torch.where(wanted, scores, FILLING).flatten(1)
+        score, index = best(scores, contenders(scores))
+        deltas = rows(delta.reshape(boxes.shape[0], -1, 4), index)
         found = clip(look.coder.decode(rows(boxes, index // self.num_classes), deltas), sizes)
         return pick(found, score, index % self.num_classes, threshold=self.overlap, num=self.max_detections)
 
@@ -211,7 +207,7 @@ class TwoStage(nn.Module):
 
 def as_regions(boxes: Tensor) -> Tensor:
     """Boxes (B, P, 4) -> regions (B * P, 5), the image's index in front."""
-    image = torch.arange(len(boxes), device=boxes.device, dtype=boxes.dtype)
+    image = torch.arange(boxes.shape[0], device=boxes.device, dtype=boxes.dtype)
     return torch.cat((image[:, None, None].expand(*boxes.shape[:2], 1), boxes), dim=2).flatten(0, 1)
 
 
