@@ -104,11 +104,10 @@ class Detector(nn.Module):
             )
         out = sizes if output_sizes is None else self._sizes(images, output_sizes, "output_sizes")
         if masks not in ("none", "pasted", "probabilities"):
-            raise ValueError(f"masks is one of none, pasted, probabilities; got {masks!r}.")
+            raise ValueError(f"masks takes one of none, pasted, probabilities; got {masks!r}.")
         if masks != "none" and not self.head.has_masks:
-            raise ValueError(
-                f"A {type(self.head).__name__} predicts no masks; use head='mask_rcnn' or 'cascade'."
-            )
+            others = ", ".join(name for name in DETECTORS if HEADS[name].has_masks)
+            raise ValueError(f"{type(self.head).__name__} predicts no masks; heads that do: {others}.")
         outputs = self.head(self.feature_maps(pad(images)))
         picked = self.head.decode(outputs, sizes)  # type: ignore[operator]
         probabilities = [None] * len(images)
