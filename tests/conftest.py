@@ -1,73 +1,16 @@
-"""Shared by all tests: the authors' answers, fixed seeds, two threads."""
+"""For all tests: a fixed seed, and as many threads as there are cores for each of pytest's workers."""
 
-import json
-import sys
-from dataclasses import dataclass
-from pathlib import Path
+import os
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
-
-GOLDEN = Path(__file__).parent / "golden"
-sys.path.insert(0, str(GOLDEN))
-
-import weights  # noqa: E402  (tests/golden/weights.py)
-
-
-@dataclass(frozen=True)
-class Golden:
-    """What the authors' model answers for weights derived from tensor names."""
-
-    model: str
-    official_name: str
-    wrapper: str | None
-    params: int
-    keys: dict[str, tuple[int, ...]]
-    sizes: list[tuple[int, int]]
-    answers: dict[str, Tensor]
-
-    def state(self) -> dict[str, Tensor]:
-        """The checkpoint, in the authors' layout, unwrapped."""
-        keys = {k: s for k, s in self.keys.items() if not k.endswith("relative_position_index")}
-        return {k: torch.from_numpy(np.asarray(weights.tensor(k, s))).to(_dtype(k)) for k, s in keys.items()}
-
-    def images(self, size: tuple[int, int]) -> Tensor:
-        return torch.from_numpy(weights.image(self.official_name, 2, *size))
-
-    def answer(self, kind: str, size: tuple[int, int]) -> Tensor:
-        """`kind`: features or logits."""
-        return self.answers[f"{kind}_{size[0]}x{size[1]}"]
-
-
-def _dtype(key: str) -> torch.dtype:
-    return torch.int64 if key.endswith("num_batches_tracked") else torch.float32
-
-
-def golden(name: str) -> Golden:
-    """The golden called `name` (one of `golden_names()`)."""
-    meta = json.loads((GOLDEN / f"{name}.json").read_text())
-    arrays = np.load(GOLDEN / f"{name}.npz")
-    sizes = sorted({tuple(map(int, key.rsplit("_", 1)[1].split("x"))) for key in arrays.files})
-    return Golden(
-        model=meta["model"],
-        official_name=meta["official_name"],
-        wrapper=meta["wrapper"],
-        params=meta["params"],
-        keys={key: tuple(shape) for key, shape in dict(meta["keys"]).items()},
-        sizes=sizes,
-        answers={key: torch.from_numpy(arrays[key]) for key in arrays.files},
-    )
-
-
-def golden_names() -> list[str]:
-    return sorted(path.stem for path in GOLDEN.glob("*.npz"))
 
 
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
-    torch.set_num_threads(
-        max(1, torch.get_num_threads() if "PYTEST_XDIST_WORKER" not in __import__("os").environ else 1)
-    )
+
+
+def pytest_configure():
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import timm
 import torch
-from conftest import golden
+from authors import golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -379,11 +379,14 @@ def test_copies_pickles_and_channels_last_answer_the_same(model):
 
 
 @pytest.mark.parametrize("mask", ["none", "segmentation"])
-def test_captures_without_graph_breaks(mask):
+@pytest.mark.parametrize(
+    "sizes", [[(72, 100)], pytest.param([(64, 64), (72, 100), (224, 96)], marks=pytest.mark.slow)]
+)
+def test_captures_without_graph_breaks(mask, sizes):
     model = tiny(window_mask=mask).eval()
     captured = torch.compile(model, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
-        for size in ((64, 64), (72, 100)):
+        for size in sizes:
             images = torch.randn(2, 3, *size)
             torch.testing.assert_close(captured(images), model(images), atol=1e-5, rtol=0)
 

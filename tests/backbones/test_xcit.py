@@ -6,7 +6,7 @@ import pickle
 import pytest
 import timm
 import torch
-from conftest import golden
+from authors import golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F

@@ -4,7 +4,7 @@ import argparse
 
 import pytest
 import torch
-from conftest import golden
+from authors import golden
 
 import tetravit
 from tetravit.models import create_model, save

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 import typer
-from conftest import golden
+from authors import golden
 from dense.answers import DenseGolden
 from typer.testing import CliRunner
 
@@ -126,6 +126,7 @@ def test_convert_from_the_catalogue_and_back(tmp_path, fetched, official, monkey
     assert done.exit_code == 0, done.output
     tensors, header = fileformat.read(tmp_path / f"{TAGGED}.safetensors")
     assert (header.model, header.num_classes, header.licence) == (NAME, 1000, "Apache-2.0")
+    assert (len(header.class_names), header.class_names[0]) == (1000, "tench")
     assert header.preprocess == Preprocess(size=224, crop=1.0)
     assert header.source == weights.CHECKPOINTS[TAGGED].sources[0].url
     assert torch.equal(tensors["backbone.cls_token"], official["cls_token"])

@@ -7,7 +7,7 @@ import re
 import pytest
 import timm
 import torch
-from conftest import golden
+from authors import golden
 from torch import nn
 
 from tetravit.models import create_model
