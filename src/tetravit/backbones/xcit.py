@@ -18,7 +18,6 @@ from tetravit.layers.drop_path import DropPath
 from tetravit.layers.mlp import Mlp
 from tetravit.layers.position import FourierPosition
 
-
 OUT_BLOCKS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}  # depth: the blocks whose outputs dense heads read
 
 
