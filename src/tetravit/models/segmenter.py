@@ -50,7 +50,9 @@ class Segmenter(nn.Module):
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Images -> the four maps at strides 4, 8, 16, 32 that the head reads."""
-        return self.pyramid(self.backbone.feature_maps(images))  # type: ignore[no-any-return]
+        maps: list[Tensor] = self.pyramid(self.backbone.feature_maps(images))
+        # The exporter of torch 2.15 cannot prove that maps with channels last keep that layout at every size.
+        return [x.contiguous() for x in maps] if torch.compiler.is_exporting() else maps
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, Hi, Wi), normalized, of any size -> logits (B, K, h, w) at the grid of the finest map."""

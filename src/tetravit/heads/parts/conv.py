@@ -39,11 +39,12 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
 def pool_to(x: Tensor, bins: int) -> Tensor:
     """The means (B, C, bins, bins) over a grid of regions that cover a map (B, C, H, W) and overlap by a cell.
 
-    Exported graphs get two matrix products, since runtimes pool adaptively only where sizes are fixed.
+    Exported graphs get weighted sums over rows, then columns: runtimes pool adaptively only at fixed sizes.
     """
     if not torch.compiler.is_exporting():
         return F.adaptive_avg_pool2d(x, bins)
-    return _shares(x.shape[2], bins, x) @ x @ _shares(x.shape[3], bins, x).mT
+    x = (x[:, :, None] * _shares(x.shape[2], bins, x)[:, :, None]).sum(dim=3)  # (B, C, bins, W)
+    return (x[:, :, :, None] * _shares(x.shape[3], bins, x)).sum(dim=4)
 
 
 def _shares(side: int, bins: int, like: Tensor) -> Tensor:

@@ -79,7 +79,7 @@ class PixelHead(nn.Module):
 
     def auxiliary_logits(self, maps: Sequence[Tensor]) -> Tensor | None:
         """Maps -> logits (B, K, h / 4, w / 4) of the auxiliary head; None: there is none."""
-        return None if self.auxiliary is None else self.auxiliary(maps[AUXILIARY_LEVEL])  # type: ignore[no-any-return]
+        return None if self.auxiliary is None else self.auxiliary(maps[AUXILIARY_LEVEL])
 
     def loss(self, logits: Tensor, labels: Tensor, auxiliary: Tensor | None = None) -> dict[str, Tensor]:
         """Cross entropy at the size of the labels (B, Hi, Wi), 0 to K - 1 or `IGNORE`.
