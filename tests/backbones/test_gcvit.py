@@ -6,14 +6,14 @@ import pickle
 import pytest
 import timm
 import torch
-from conftest import golden
+from authors import golden
 from dense.answers import DenseGolden, image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from tetravit.backbones.gcvit import GCViT, GlobalAttention, GlobalQuery, LocalAttention
-from tetravit.layers.relative_bias import RelativeBias, biased_attention, resize_table, spread
+from tetravit.layers.relative_bias import RelativeBias, resize_table, spread
 from tetravit.models import create_backbone, create_model, resolve
 from tetravit.weights.gcvit import LAYOUTS, resize_tables
 
@@ -225,13 +225,6 @@ def test_attention_is_the_written_formula():
     torch.testing.assert_close(everywhere.weights(x, query), attn)
 
 
-def test_fused_and_plain_attention_agree():
-    q, k, v = torch.randn(3, 4, 2, 9, 8)
-    bias = torch.randn(2, 9, 9)
-    fused = biased_attention(q, k, v, bias)
-    torch.testing.assert_close(biased_attention(q, k, v, bias.requires_grad_()), fused)
-
-
 def test_global_queries_at_the_papers_size_are_not_resized():
     query = GlobalQuery(16, 2, 7, num_convs=1, num_pools=0).eval()
     x = torch.randn(2, 7, 7, 16)
@@ -325,6 +318,12 @@ def test_an_answer_does_not_depend_on_batch_mates(smallest, size):
         together = smallest(images)
         alone = torch.cat([smallest(image[None]) for image in images])
     torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+def test_images_pass_the_stem_in_parts_or_at_once(smallest):
+    stem, images = smallest.backbone.patch_embed, torch.randn(5, 3, 50, 70)
+    with torch.no_grad():
+        torch.testing.assert_close(stem(images), stem.whole(images), atol=1e-5, rtol=0)
 
 
 # What engineers expect

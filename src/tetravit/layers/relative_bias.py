@@ -1,15 +1,14 @@
-"""Attention with a learned bias per offset of two tokens in a window (Liu et al. 2021, arXiv:2103.14030).
+"""A learned bias for attention, one per offset of two tokens in a window (Liu et al. 2021, arXiv:2103.14030).
 
-Shapes: B windows, w window side, N = w * w tokens, S = 2 * w - 1 offsets along an axis, D = C // heads.
+Shapes: w window side, N = w * w tokens, S = 2 * w - 1 offsets along an axis.
 """
 
 import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from tetravit.layers.cache import SizeCache, capturing
+from tetravit.layers.cache import SizeCache
 from tetravit.layers.position import resize_grid
 
 
@@ -66,18 +65,3 @@ def resize_table(table: Tensor, window_size: int) -> Tensor:
         raise ValueError(f"A bias table has (2 * window_size - 1) ** 2 rows; got {len(table)}.")
     maps = table.mT.reshape(1, -1, side, side)
     return resize_grid(maps, (2 * window_size - 1,) * 2).flatten(2)[0].mT.contiguous()
-
-
-def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(D) + bias) v for q, k, v (B, heads, N, D) and a bias (heads, N, N).
-
-    The CPU's fused kernel has no gradient for its mask: PyTorch would take a path slower than the plain one.
-    """
-    if bias.device.type == "cpu" and bias.requires_grad and torch.is_grad_enabled() and not capturing():
-        return attention_weights(q, k, bias) @ v
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
-
-
-def attention_weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(D) + bias), (B, heads, N, N): the plain form."""
-    return torch.add(bias, q @ k.mT, alpha=q.shape[-1] ** -0.5).softmax(dim=-1)
