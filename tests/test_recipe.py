@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tetravit.recipe import Recipe, dump, find, list_recipes, load, validated
+from tetravit.tasks import TASKS
 
 BASE = """
 epochs = 3
@@ -95,7 +96,7 @@ def test_the_last_override_counts(file):
         (["data.lr=1"], "Unknown recipe key 'data.lr'. Did you mean 'optim.lr'?"),
         (["task.smoothing=0.1"], "Unknown recipe key 'task.smoothing'. Did you mean 'task.label_smoothing'?"),
         (["zzzzzz=1"], "Unknown recipe key 'zzzzzz'. Known: data, epochs, model, optim, run, task."),
-        (["task.name=clasify"], "task.name takes one of classify; got 'clasify'."),
+        (["task.name=clasify"], f"task.name takes one of {', '.join(sorted(TASKS))}; got 'clasify'."),
         (["optim.name=adam"], "optim.name takes one of adamw, sgd; got 'adam'."),
         (["run.precision=fp8"], "run.precision takes one of auto, float32, bf16, fp16; got 'fp8'."),
         (["task.loss=focal"], "task.loss takes one of cross_entropy, bce; got 'focal'."),

@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
 import tomli_w
 from pydantic import (
@@ -34,8 +34,10 @@ Table = dict[str, Any]
 class ModelConfig(BaseModel):
     """The `[model]` section: a row of the menu, and what is changed about it.
 
-    weights: a file or published name to start from; None: from scratch. options: other arguments of the
-    backbone's constructor ("depth", "layer_scale", ...).
+    weights: a file, or the tag of published weights, to start from; None: from scratch. A head for another
+    number of classes begins afresh; positions and windows are fitted to data.image_size.
+    freeze: how many groups of the backbone's `stages()`, stem first, do not train; `backbone`: all of it, so that
+    only the head learns (a linear probe). options: other arguments of the backbone's constructor ("depth", ...).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -43,6 +45,7 @@ class ModelConfig(BaseModel):
     name: str
     drop_path: float | None = Field(default=None, ge=0, lt=1)
     weights: str | None = None
+    freeze: Annotated[int, Field(ge=0)] | Literal["backbone"] = 0
     options: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("name")
@@ -80,6 +83,11 @@ class Recipe(BaseModel):
         parse(self.data.augment, size=self.data.image_size)
         if self.data.mix:
             parse_calls(self.data.mix, "A mix")
+        if self.optim.warmup_epochs + self.optim.cooldown_epochs > self.epochs and self.optim.cooldown_epochs:
+            raise ValueError(
+                "optim.warmup_epochs and optim.cooldown_epochs are together at most epochs; got"
+                f" {self.optim.warmup_epochs} and {self.optim.cooldown_epochs} of {self.epochs}."
+            )
         if self.optim.warmup_epochs > self.epochs:
             raise ValueError(
                 f"optim.warmup_epochs is at most epochs; got {self.optim.warmup_epochs} of {self.epochs}."
@@ -311,13 +319,8 @@ def _near_key(path: str) -> str:
 def _choices(path: str) -> list[Any]:
     """The values of a closed choice, also inside a union."""
     annotations = [annotation for name, annotation in _known() if name == path]
-    return [
-        c
-        for a in annotations
-        for part in (a, *get_args(a))
-        if get_origin(part) is Literal
-        for c in get_args(part)
-    ]
+    parts = [part for a in annotations for part in (a, *get_args(a)) if get_origin(part) is Literal]
+    return list(dict.fromkeys(c for part in parts for c in get_args(part)))
 
 
 def _kind(value: Any) -> str:

@@ -21,7 +21,6 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,9 +37,9 @@ from tetravit.engine.lock import Lock
 from tetravit.engine.log import Console, JsonLines, Plan, Reporter, Reporters, Summary
 from tetravit.engine.loop import Job, Progress, fit
 from tetravit.engine.precision import chosen
-from tetravit.engine.schedule import warmup_cosine
+from tetravit.engine.rehearsal import rehearse
 from tetravit.engine.signals import Interrupted
-from tetravit.models import create_model
+from tetravit.models import Classifier, create_model
 from tetravit.recipe import Recipe, dump, load
 from tetravit.tasks import TASKS, Task
 from tetravit.weights.fileformat import Header, package_version, save
@@ -87,8 +86,9 @@ def train(
         stack.callback(run.loader.close)
         run.check_room()
         if dry_run:
-            told.start(run.plan())
-            told.stop()
+            if world.leads:
+                told.start(run.plan())
+                told.stop()
             return Summary(0, None, None, 0.0, lines=["Nothing was written: a dry run."])
         if world.leads:
             folder.mkdir(parents=True, exist_ok=True)
@@ -121,18 +121,21 @@ class _Run:
             num_classes=self.num_classes,
             image_size=data.image_size,
             drop_path=recipe.model.drop_path,
+            weights=recipe.model.weights,
             **recipe.model.options,
         )
-        if recipe.model.weights:
-            _start_from(recipe.model.weights, model, told)
+        _freeze(model, recipe.model.freeze)
         self.task: Task = TASKS[recipe.task.name](
             model, recipe.task, num_classes=self.num_classes, mix=data.mix
         )  # type: ignore[call-arg]
+        self.task.prepare(data.preprocess)
         memory_format = torch.channels_last if run.memory_format == "channels_last" else torch.preserve_format
         self.task.to(world.device, memory_format=memory_format)  # type: ignore[call-overload]
         self.ema = Ema(model, recipe.optim.ema, recipe.optim.ema_warmup) if recipe.optim.ema else None
         self.total_steps = recipe.epochs * self.loader.steps_per_epoch
-        self.peak = recipe.optim.peak(data.batch_size)
+        self.rate = recipe.optim.rate(
+            epochs=recipe.epochs, steps_per_epoch=self.loader.steps_per_epoch, batch_size=data.batch_size
+        )
 
     def check_room(self) -> None:
         """Refuse a folder that cannot take the run, before anything is written."""
@@ -160,16 +163,43 @@ class _Run:
                 "batch",
                 f"{data.batch_size} = {self.world.size} x {run.accumulate} x {micro} (ranks, parts, images)",
             ),
-            (
-                "rate",
-                f"{self.peak:g} after {settings.warmup_epochs * steps} steps, {settings.name}{averaged}",
-            ),
+            ("rate", f"{self._rates()}, {settings.name}{averaged}"),
             ("device", f"{device}, {chosen(run.precision, self.world.device)}"),
+            *self._rehearsed(micro, first_step),
             ("folder", str(self.folder)),
         ]
         if first_step:
             lines.append(("resumed", f"after step {first_step:,}"))
         return Plan(lines, self.total_steps, steps, first_step)
+
+    def _rates(self) -> str:
+        """The peak, and the way there and on."""
+        steps, settings = self.loader.steps_per_epoch, self.recipe.optim
+        peak = settings.peak(self.recipe.data.batch_size)
+        text = f"{peak:g} after {settings.warmup_epochs * steps} steps, {self.rate(self.total_steps - 1):.3g} last"
+        return f"{text}, as the {settings.release} release" if settings.faithful else text
+
+    def _rehearsed(self, micro: int, first_step: int) -> list[tuple[str, str]]:
+        """Memory and time as a rehearsal of one part of a step suggests them; rank 0 alone tries."""
+        recipe, device = self.recipe, self.world.device
+        found = rehearse(
+            self.task,
+            images=micro,
+            size=recipe.data.image_size,
+            precision=chosen(recipe.run.precision, device),
+            device=device,
+            settings=recipe.optim,
+            memory_format=torch.channels_last if recipe.run.memory_format == "channels_last" else None,
+        )
+        if found is None:
+            return []
+        step_s = found.step_seconds(micro * recipe.run.accumulate)
+        speed = recipe.data.batch_size / step_s
+        left = _duration(step_s * (self.total_steps - first_step))
+        return [
+            ("memory", f"about {_size(found.memory_mib(micro))} per rank"),
+            ("time", f"about {left} at {speed:.3g} images/s, measured on {found.images} images per rank"),
+        ]
 
     def run(self, *, resumed: bool, on_corrupt: Literal["previous", "stop"]) -> Summary:
         """Train, and leave the run folder behind."""
@@ -190,7 +220,8 @@ class _Run:
             found = checkpoints.latest(on_corrupt=on_corrupt) if resumed else None
         found = self.world.from_lead(found)
         job = self._job(checkpoints, found)
-        self.told.start(self.plan(found.step if found else 0))
+        if leads:
+            self.told.start(self.plan(found.step if found else 0))
         status = "failed"
         try:
             progress = fit(job)
@@ -211,20 +242,12 @@ class _Run:
         return self._finished(progress)
 
     def _job(self, checkpoints: Checkpoints, found: Checkpoint | None) -> Job:
-        steps, settings = self.loader.steps_per_epoch, self.recipe.optim
-        rate = partial(
-            warmup_cosine,
-            total=self.total_steps,
-            warmup=settings.warmup_epochs * steps,
-            peak=self.peak,
-            start=settings.warmup_lr,
-            floor=settings.min_lr,
-        )
+        settings = self.recipe.optim
         return Job(
             task=self.task,
             loader=self.loader,
             optimizer=optim.build(self.task, settings),
-            rate=rate,
+            rate=self.rate,
             total_steps=self.total_steps,
             config=self.recipe.run,
             world=self.world,
@@ -256,8 +279,8 @@ class _Run:
         recipe = self.recipe
         header = Header(
             model=recipe.model.name,
-            options={**recipe.model.options, "image_size": recipe.data.image_size},
-            task=recipe.task.name,
+            options={**self._options(), "image_size": recipe.data.image_size},
+            task=self.task.serves or recipe.task.name,
             num_classes=self.num_classes,
             class_names=self.class_names,
             preprocess=recipe.data.preprocess,
@@ -265,6 +288,11 @@ class _Run:
             source=f"trained here: {source}",
         )
         save(self.folder / name, self.task.model.state_dict(), header)
+
+    def _options(self) -> dict[str, Any]:
+        """What builds the model again, with what came from the weights it began with."""
+        known = {**getattr(self.task.model, "options", {}), **self.recipe.model.options}
+        return {key: value for key, value in known.items() if key != "drop_path"}
 
     def _finished(self, progress: Progress) -> Summary:
         lines: list[str] = []
@@ -428,11 +456,13 @@ def _kernels(kind: Literal["repeatable", "fastest"]) -> Iterator[None]:
         torch.backends.cudnn.benchmark = benchmark
 
 
-def _start_from(source: str, model: torch.nn.Module, told: Reporters) -> None:
-    """Begin with weights of a file or a published name instead of random ones."""
-    from tetravit.weights.read import load_into
-
-    told.note(str(load_into(model, source)))
+def _freeze(model: Classifier, what: int | Literal["backbone"]) -> None:
+    """Leave the first groups of the backbone, or all of it, as they are."""
+    if what != "backbone":
+        model.backbone.freeze(what)
+        return
+    model.backbone.freeze(len(model.backbone.stages()))
+    model.backbone.requires_grad_(False)  # class tokens and position tables, which no group holds
 
 
 def _report(folder: Path, told: Reporters) -> None:
@@ -443,6 +473,16 @@ def _report(folder: Path, told: Reporters) -> None:
         importlib.import_module("tetravit.report").write(folder)
     except Exception as error:
         told.note(f"report.html was not written: {type(error).__name__}: {error}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
+
+
+def _size(mib: float) -> str:
+    return f"{mib:.0f} MiB" if mib < 1024 else f"{mib / 1024:.1f} GiB"
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:

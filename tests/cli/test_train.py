@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tetravit.tasks import TASKS
+
 SMALL = [
     "epochs=1",
     "optim.warmup_epochs=0",
@@ -59,7 +61,10 @@ def test_a_dry_run_prints_the_recipe_and_writes_nothing(ask, tmp_path, monkeypat
         (["digits", "optim.lrr=1"], "Unknown recipe key 'optim.lrr'. Did you mean 'optim.lr'?"),
         (["digits", "epochs=2.5"], "epochs takes int; got 2.5 (float)."),
         (["digits", "epochs"], "An override reads section.key=value; got 'epochs'."),
-        (["digits", "task.name=clasify"], "task.name takes one of classify; got 'clasify'."),
+        (
+            ["digits", "task.name=clasify"],
+            f"task.name takes one of {', '.join(sorted(TASKS))}; got 'clasify'.",
+        ),
         (["digits", "model.name=xcit_nano"], "Unknown model 'xcit_nano'. Did you mean 'xcit_nano_12_p8'?"),
         (["digits", "data.name=digit"], "Unknown data set 'digit'. Did you mean 'digits'?"),
         (["xcit/imagenet"], "The recipe lacks data.root."),

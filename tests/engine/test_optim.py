@@ -92,6 +92,119 @@ def test_a_peak_below_floor_and_start_is_never_exceeded():
     assert rates == [1e-6] * 12
 
 
+def rates(config, *, epochs, steps_per_epoch, batch_size):
+    rate = config.rate(epochs=epochs, steps_per_epoch=steps_per_epoch, batch_size=batch_size)
+    return [rate(step) for step in range(epochs * steps_per_epoch)]
+
+
+def test_the_faithful_rates_of_the_deit_code_move_by_epoch_and_start_late():
+    """As measured on the authors' code: epochs 0 and 1 at 1e-6, the cosine from its point 5 on."""
+    config = OptimConfig(lr=5e-4, faithful=True)
+    found = rates(config, epochs=400, steps_per_epoch=3, batch_size=1024)
+    by_epoch = found[::3]
+    assert found == [r for r in by_epoch for _ in range(3)]
+    rise = [1e-6 + t * (1e-3 - 1e-6) / 5 for t in range(5)]
+    assert by_epoch[:6] == pytest.approx([1e-6, *rise])
+    assert [f"{r:.1e}" for r in by_epoch[:7]] == [
+        "1.0e-06", "1.0e-06", "2.0e-04", "4.0e-04", "6.0e-04", "8.0e-04", "1.0e-03"
+    ]  # fmt: skip
+    fall = [1e-5 + 0.5 * (1e-3 - 1e-5) * (1 + math.cos(math.pi * t / 400)) for t in range(5, 399)]
+    assert by_epoch[6:] == pytest.approx(fall)
+
+
+def test_the_faithful_rates_of_deit_are_timms():
+    timm = pytest.importorskip("timm")
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1e-3)
+    theirs = timm.scheduler.CosineLRScheduler(
+        optimizer, t_initial=300, lr_min=1e-5, warmup_t=5, warmup_lr_init=1e-6
+    )
+    wanted = []
+    for epoch in range(300):
+        wanted.append(optimizer.param_groups[0]["lr"])
+        theirs.step(epoch)  # after the epoch, with its own number
+    found = rates(OptimConfig(lr=5e-4, faithful=True), epochs=300, steps_per_epoch=1, batch_size=1024)
+    assert found == pytest.approx(wanted, rel=1e-12)
+
+
+def test_the_faithful_rates_of_gcvit_count_the_warm_up():
+    """t_initial 310 epochs, warm-up 20 inside it, then 10 epochs at min_lr; stepped after every batch."""
+    timm = pytest.importorskip("timm")
+    per_epoch = 4
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=5e-3)
+    theirs = timm.scheduler.CosineLRScheduler(
+        optimizer,
+        t_initial=310 * per_epoch,
+        lr_min=5e-6,
+        warmup_t=20 * per_epoch,
+        warmup_lr_init=1e-6,
+        cycle_limit=1,
+        t_in_epochs=False,
+    )
+    wanted = []
+    for step in range(320 * per_epoch):
+        wanted.append(optimizer.param_groups[0]["lr"])
+        theirs.step_update(step + 1)
+    config = OptimConfig(
+        lr=5e-3, lr_batch=0, warmup_epochs=20, cooldown_epochs=10, min_lr=5e-6, faithful=True, release="gcvit"
+    )
+    found = rates(config, epochs=320, steps_per_epoch=per_epoch, batch_size=4096)
+    assert found == pytest.approx(wanted, rel=1e-12)
+    assert found[80] == pytest.approx(5e-6 + 0.5 * (5e-3 - 5e-6) * (1 + math.cos(math.pi * 20 / 310)))
+    assert set(found[310 * per_epoch :]) == {5e-6}
+
+
+def test_a_cooldown_runs_at_the_lowest_rate():
+    config = OptimConfig(lr=1.0, lr_batch=0, warmup_epochs=2, cooldown_epochs=3, min_lr=0.01)
+    found = rates(config, epochs=10, steps_per_epoch=2, batch_size=8)
+    assert found[4] == 1.0
+    assert found[13] > 0.01
+    assert set(found[14:]) == {0.01}
+
+
+@pytest.mark.parametrize(
+    ("release", "decays"), [("deit", False), ("convit", True), ("gcvit", False)], ids=lambda v: str(v)
+)
+def test_faithful_runs_decay_what_the_release_decays(release, decays):
+    convit = create_model("convit_tiny", num_classes=3, image_size=32, depth=2)
+    found = by_name(convit, OptimConfig(weight_decay=0.3, faithful=True, release=release))
+    decayed = {n for n, g in found.items() if g["weight_decay"] == 0.3}
+    protected = {"backbone.pos_embed.table", "backbone.cls_token.token"}
+    assert protected <= decayed if decays else not protected & decayed
+    default = by_name(convit, OptimConfig(weight_decay=0.3, release=release))
+    assert not any(default[n]["weight_decay"] for n in protected)
+
+
+def test_faithful_gcvit_decays_its_bias_tables():
+    gcvit = create_model("gcvit_xxtiny", num_classes=3, image_size=32)
+    tables = [n for n, p in gcvit.named_parameters() if "bias" in n and p.ndim == 2 and "weight" not in n]
+    assert tables
+    kept = by_name(gcvit, OptimConfig(weight_decay=0.3))
+    assert not any(kept[n]["weight_decay"] for n in tables)
+    found = by_name(gcvit, OptimConfig(weight_decay=0.3, faithful=True, release="gcvit"))
+    assert all(found[n]["weight_decay"] == 0.3 for n in tables)
+
+
+@pytest.mark.parametrize("faithful", [True, False])
+def test_faithful_sgd_is_nesterovs(model, faithful):
+    optimizer = optim.build(model, OptimConfig(name="sgd", faithful=faithful))
+    assert {g["nesterov"] for g in optimizer.param_groups} == {faithful}
+
+
+@pytest.mark.parametrize(
+    "name", ["xcit_nano_12_p16", "convit_tiny", "gcvit_xxtiny", "twins_svt_small", "deit_tiny"]
+)
+def test_every_family_has_depths_to_slow_down(name):
+    with torch.device("meta"):
+        made = create_model(name, num_classes=3)
+    scales = {n: g["scale"] for n, g in by_name(made, OptimConfig(layer_decay=0.5)).items()}
+    count = len(made.backbone.stages())
+    assert min(scales.values()) == 0.5**count
+    assert scales["head.weight"] == 1.0
+    assert all(s < 1 for n, s in scales.items() if n.startswith("backbone."))
+    assert len(set(scales.values())) == count + 1
+
+
 def test_the_average_follows_parameters_and_buffers():
     model = nn.BatchNorm1d(2)
     ema = Ema(model, decay=0.9, warmup="off")

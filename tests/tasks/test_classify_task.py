@@ -116,7 +116,7 @@ def test_a_model_of_another_number_of_classes_is_refused():
 
 
 def test_many_classes_keep_the_largest_confusions():
-    from tetravit.tasks.classify import _table
+    from tetravit.tasks.parts.classification import _table
 
     confusion = torch.eye(100, dtype=torch.int64) * 5
     confusion[3, 7], confusion[9, 1] = 4, 2

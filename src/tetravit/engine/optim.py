@@ -1,13 +1,16 @@
-"""From a model to its optimizer: which parameters decay, how fast each depth learns."""
+"""From a model to its optimizer: which parameters decay, how fast each depth learns, and when."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from tetravit.engine.schedule import deit_epochs, gcvit_steps, warmup_cosine
 
 State = dict[str, Tensor]
 
@@ -19,7 +22,12 @@ class OptimConfig(BaseModel):
     decay: what weight decay acts on. `matrices`: weights of linear layers and convolutions, nothing else.
     `authors`: also position tables, bias tables, temperatures and other parameters of two dimensions or more,
     save those that the model's `no_weight_decay()` names, as in the DeiT code that the papers build on.
-    warmup_lr, min_lr: where the warm-up starts and the cosine ends; absolute, not scaled.
+    warmup_lr, min_lr: where the warm-up starts and the cosine ends; absolute, not scaled. cooldown_epochs: how
+    many epochs at the end run at min_lr.
+    faithful: train as the release `release` really does, with what its code does unlike its description: for
+    all, `decay = "authors"`, and momentum after Nesterov in `sgd`; `deit` (XCiT and Twins too): the rate moves
+    once per epoch, the first two epochs run at warmup_lr, and there is no cooldown; `convit`: as `deit`, and what
+    no_weight_decay() names decays too; `gcvit`: the cosine counts the warm-up.
     clip: largest global norm of the gradient; 0 leaves it alone.
     layer_decay: the rate of each group of `stages()` is this times that of the group after it.
     ema: decay of the averaged weights; 0 keeps none. ema_warmup: `on` starts the average faster,
@@ -39,8 +47,11 @@ class OptimConfig(BaseModel):
     warmup_epochs: int = Field(default=5, ge=0)
     warmup_lr: float = Field(default=1e-6, ge=0)
     min_lr: float = Field(default=1e-5, ge=0)
+    cooldown_epochs: int = Field(default=0, ge=0)
     clip: float = Field(default=0.0, ge=0)
     layer_decay: float = Field(default=1.0, gt=0, le=1)
+    faithful: bool = False
+    release: Literal["deit", "convit", "gcvit"] = "deit"
     ema: float = Field(default=0.0, ge=0, lt=1)
     ema_warmup: Literal["on", "off"] = "on"
 
@@ -48,19 +59,33 @@ class OptimConfig(BaseModel):
         """The peak learning rate for a global batch of `batch_size` images."""
         return self.lr * batch_size / self.lr_batch if self.lr_batch else self.lr
 
+    def rate(self, *, epochs: int, steps_per_epoch: int, batch_size: int) -> Callable[[int], float]:
+        """The learning rate as a function of the step, counted from 0."""
+        warmup, cooldown = self.warmup_epochs * steps_per_epoch, self.cooldown_epochs * steps_per_epoch
+        ends: dict[str, Any] = {"peak": self.peak(batch_size), "start": self.warmup_lr, "floor": self.min_lr}
+        total = epochs * steps_per_epoch
+        if not self.faithful:
+            return partial(warmup_cosine, total=total - cooldown, warmup=warmup, **ends)
+        if self.release == "gcvit":
+            return partial(gcvit_steps, total=total, cooldown=cooldown, warmup=warmup, **ends)
+        return partial(
+            deit_epochs, per_epoch=steps_per_epoch, epochs=epochs, warmup=self.warmup_epochs, **ends
+        )
+
 
 def build(model: nn.Module, config: OptimConfig) -> Optimizer:
     """The optimizer of every parameter of `model` that trains; its rates are set by `set_lr` before each step."""
     found = groups(model, config)
     if config.name == "sgd":
-        return torch.optim.SGD(found, lr=config.lr, momentum=config.momentum, fused=True)
+        nesterov = config.faithful and config.momentum > 0
+        return torch.optim.SGD(found, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=True)
     return torch.optim.AdamW(found, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
 def groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     """Parameters in groups that share `weight_decay` and `scale`, the factor on the learning rate."""
     scales = _scales(model, config.layer_decay)
-    undecayed = _undecayed(model, config.decay)
+    undecayed = _undecayed(model, config)
     table: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -98,12 +123,14 @@ def unpack(optimizer: Optimizer, model: nn.Module, state: Mapping[str, Tensor]) 
         optimizer.state[parameter][entry] = kept
 
 
-def _undecayed(model: nn.Module, decay: Literal["matrices", "authors"]) -> set[str]:
+def _undecayed(model: nn.Module, config: OptimConfig) -> set[str]:
     """Names of the parameters that weight decay leaves alone."""
+    decay = "authors" if config.faithful else config.decay
+    protects = not (config.faithful and config.release == "convit")
     named = {
         f"{prefix}{name}"
         for prefix, owner in (("", model), ("model.", getattr(model, "model", None)))
-        if hasattr(owner, "no_weight_decay")
+        if protects and hasattr(owner, "no_weight_decay")
         for name in owner.no_weight_decay()  # type: ignore[operator, union-attr]
     }
     kept = {name for name, p in model.named_parameters() if p.ndim < 2 or name.endswith(".bias")} | named

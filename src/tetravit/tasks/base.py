@@ -8,7 +8,7 @@ import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from tetravit.structures import Batch
+from tetravit.structures import Batch, Preprocess
 
 
 class TaskConfig(BaseModel):
@@ -23,12 +23,14 @@ class Task(nn.Module):
     """A model, and what to do with it in a step.
 
     model: what is saved, averaged and exported. A task may hold other modules that only training needs
-    (a teacher, a projection head): they are part of a checkpoint, not of the saved weights.
-    Config: the task's section of a recipe. watch: the score that picks the best weights; `higher` or `lower`
+    (a projection head): they are part of a checkpoint, not of the saved weights.
+    Config: the task's section of a recipe. serves: the task that the trained model is used for, where that has
+    another name. watch: the score that picks the best weights; `higher` or `lower`
     is better. findings: what the last `score` saw beyond numbers, as plain data for a report.
     """
 
     Config: ClassVar[type[TaskConfig]] = TaskConfig
+    serves: ClassVar[str] = ""
     watch: ClassVar[str] = ""
     best_is: ClassVar[Literal["higher", "lower"]] = "higher"
 
@@ -36,6 +38,17 @@ class Task(nn.Module):
         super().__init__()
         self.model = model
         self.findings: dict[str, Any] = {}
+
+    def prepare(self, images: Preprocess) -> None:
+        """Once, before a run writes anything: load what only training needs; `images` is how it sees them.
+
+        Raises:
+            ValueError: if the task cannot train on such images.
+        """
+
+    def example(self, count: int, size: int) -> Batch | None:
+        """`count` made-up images of `size` pixels a side, to time a step with; None where a task has none."""
+        return None
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """The scalar "loss" of a micro-batch on the model's device, and scalars to log beside it."""

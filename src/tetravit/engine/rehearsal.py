@@ -1,0 +1,103 @@
+"""A step before the first: how long it takes and what it keeps in memory. It changes nothing."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from tetravit.engine.optim import OptimConfig
+from tetravit.engine.precision import Precision, autocast
+from tetravit.tasks import Task
+
+LONG_S = 5.0  # a first step that takes longer is not repeated
+IMAGES = {"cpu": 4}  # images of a rehearsal by device; elsewhere 32
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What a forward and backward pass over `images` images took.
+
+    seconds: of the pass. kept_mib: what the forward pass keeps for the backward pass. fixed_mib: weights,
+    gradients, the optimizer's state and the averaged weights, whatever the batch.
+    """
+
+    images: int
+    seconds: float
+    kept_mib: float
+    fixed_mib: float
+
+    def step_seconds(self, images: int) -> float:
+        """Of a step over `images` images on this device."""
+        return self.seconds * images / self.images
+
+    def memory_mib(self, images: int) -> float:
+        """At the peak of a step whose largest part holds `images` images."""
+        return self.fixed_mib + self.kept_mib * images / self.images
+
+
+def rehearse(
+    task: Task,
+    *,
+    images: int,
+    size: int,
+    precision: Precision,
+    device: torch.device,
+    settings: OptimConfig,
+    memory_format: torch.memory_format | None = None,
+) -> Rehearsal | None:
+    """Run a step, or a part of it with fewer than `images` images, on made-up images; None where there are none.
+
+    Afterwards weights, running statistics and random numbers are as before.
+    """
+    count = min(images, IMAGES.get(device.type, 32))
+    held = {name: value.clone() for name, value in task.named_buffers()}
+    training = task.training
+    task.train()
+    try:
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(0)
+            batch = task.example(count, size)
+            if batch is None:
+                return None
+            batch = batch.to(device, memory_format)
+            kept: dict[tuple[torch.device, int], int] = {}
+            ours = {p.untyped_storage().data_ptr() for p in task.parameters()}
+
+            def keep(tensor: Tensor) -> Tensor:
+                storage = tensor.untyped_storage()
+                if storage.data_ptr() not in ours:
+                    kept[tensor.device, storage.data_ptr()] = storage.nbytes()
+                return tensor
+
+            def run() -> float:
+                start = time.perf_counter()
+                with autocast(precision, device):
+                    loss = task.step(batch)["loss"]
+                loss.backward()
+                loss.item()  # waits for a GPU
+                return time.perf_counter() - start
+
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                seconds = run()
+            if seconds < LONG_S:
+                seconds = min(run() for _ in range(2))
+    finally:
+        task.zero_grad(set_to_none=True)
+        task.train(training)
+        with torch.no_grad():
+            for name, value in task.named_buffers():
+                value.copy_(held[name])
+    return Rehearsal(count, seconds, sum(kept.values()) / 2**20, fixed_mib(task, settings))
+
+
+def fixed_mib(task: nn.Module, settings: OptimConfig) -> float:
+    """Weights, gradients, the optimizer's state and the averaged weights."""
+
+    def mib(tensors: list[Tensor]) -> float:
+        return sum(t.numel() * t.element_size() for t in tensors) / 2**20
+
+    everything = mib([*task.parameters(), *task.buffers()])
+    training = mib([p for p in task.parameters() if p.requires_grad])
+    slots = {"adamw": 2, "sgd": 1 if settings.momentum else 0}[settings.name]
+    return everything * (2 if settings.ema else 1) + training * (1 + slots)

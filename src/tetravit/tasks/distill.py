@@ -1,0 +1,150 @@
+"""Distillation: a classifier learns from the labels and from the answers of a teacher.
+
+As XCiT (arXiv:2106.09681) and ConViT (arXiv:2103.10697) do it, both losses act on the same logits. A model with
+a head of its own for the teacher's answers (DeiT, arXiv:2012.12877, Sec. 4: the distillation token) gives two
+sets of logits in training; then the second set learns from the teacher.
+
+Shapes: B batch, K classes.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tetravit.models.teacher import Teacher, load_teacher
+from tetravit.structures import Batch, Preprocess
+from tetravit.tasks.parts.classification import Classification, ClassificationConfig, accuracy
+
+
+class DistillConfig(ClassificationConfig):
+    """The `[task]` section of a recipe that distils.
+
+    teacher: `torchvision:NAME` or `timm:NAME` (timm is an extra), with its weights in `teacher_weights`; or a
+    trained model of this package: a file, the folder of a run, NAME.TAG.
+    teacher_weights: a file, or NAME.TAG of the catalogue. teacher_size: pixels a side the teacher was trained
+    for; None: what its weights say, 224 for networks of others.
+    kind: what is learned: `hard`, its first choice; `soft`, its probabilities at temperature `tau`.
+    alpha: share of the teacher in the loss.
+    """
+
+    name: Literal["distill"] = "distill"
+    teacher: str = ""
+    teacher_weights: str = ""
+    teacher_size: int | None = Field(default=None, ge=1)
+    kind: Literal["hard", "soft"] = "hard"
+    alpha: float = Field(default=0.5, ge=0, le=1)
+    tau: float = Field(default=1.0, gt=0)
+
+
+class Distill(Classification):
+    """Learn from labels and from a teacher, who sees the same augmented and mixed images.
+
+    The teacher is no part of the module tree: it stays in evaluation mode, is in no checkpoint and in no file of
+    weights, and no optimizer sees it. It follows the task to its device. A checkpoint holds the checksum of its
+    weights, so that a run does not go on with another teacher.
+    """
+
+    Config = DistillConfig
+    config: DistillConfig
+
+    def __init__(self, model: nn.Module, config: DistillConfig, *, num_classes: int, mix: str = "") -> None:
+        super().__init__(model, config, num_classes=num_classes, mix=mix)
+        self._hidden: list[nn.Module] = []
+        self.register_buffer("teacher_sha256", torch.zeros(32, dtype=torch.uint8))
+
+    def prepare(self, images: Preprocess) -> None:
+        """Load the teacher.
+
+        Raises:
+            ValueError: if there is none, or it knows other classes or images than the run has.
+        """
+        config = self.config
+        if not config.teacher:
+            raise ValueError("The recipe lacks task.teacher.")
+        self.teach(load_teacher(config.teacher, config.teacher_weights), images)
+
+    def teach(self, teacher: Teacher, images: Preprocess) -> None:
+        """Take `teacher`, after checking that it fits.
+
+        Raises:
+            ValueError: if it knows other classes or images than the run has.
+        """
+        size = self.config.teacher_size or teacher.input.size
+        if teacher.num_classes != self.num_classes:
+            raise ValueError(
+                f"The teacher has {teacher.num_classes} classes; the data has {self.num_classes}."
+            )
+        if size != images.size:
+            raise ValueError(
+                f"The teacher works on {size} x {size} pixels; data.image_size is {images.size}."
+                f" If that is meant, set task.teacher_size={images.size}."
+            )
+        if (teacher.input.mean, teacher.input.std) != (images.mean, images.std):
+            raise ValueError(
+                f"The teacher reads images of mean {teacher.input.mean} and deviation {teacher.input.std};"
+                f" the data gives {images.mean} and {images.std}."
+            )
+        module = teacher.module.eval().requires_grad_(False).to(self.device)
+        self._hidden = [module]
+        self.teacher_sha256 = torch.tensor(list(_digest(module)), dtype=torch.uint8, device=self.device)
+
+    @property
+    def teacher(self) -> nn.Module:
+        """The network that teaches."""
+        if not self._hidden:
+            raise RuntimeError("The task has no teacher yet: call prepare first.")
+        return self._hidden[0]
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        images, targets = self.mixed(batch)
+        with torch.no_grad():
+            answers = self.teacher(images).float()  # (B, K)
+        found = self.model(images)
+        logits, taught = found if isinstance(found, tuple) else (found, found)  # both (B, K)
+        logits, taught = logits.float(), taught.float()
+        teaching = self.teaching(taught, answers)
+        loss = (1 - self.config.alpha) * self.loss(logits, targets) + self.config.alpha * teaching
+        return {"loss": loss, "teaching": teaching, "accuracy": accuracy(logits, targets)}
+
+    def teaching(self, logits: Tensor, answers: Tensor) -> Tensor:
+        """How far logits (B, K) are from the teacher's (B, K); soft: mean over images and classes, times tau^2."""
+        if self.config.kind == "hard":
+            return F.cross_entropy(logits, answers.argmax(dim=1))
+        tau = self.config.tau
+        ours, theirs = (logits / tau).log_softmax(dim=1), (answers / tau).log_softmax(dim=1)
+        return F.kl_div(ours, theirs, reduction="sum", log_target=True) * tau**2 / logits.numel()
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As `nn.Module.load_state_dict`.
+
+        Raises:
+            ValueError: if the state was made with another teacher.
+        """
+        kept = state_dict.get("teacher_sha256")
+        if self._hidden and kept is not None and not torch.equal(kept.cpu(), self.teacher_sha256.cpu()):
+            raise ValueError("A resumed run keeps its teacher; the weights of this one differ.")
+        return super().load_state_dict(state_dict, *args, **kwargs)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        """What `to`, `cuda` and the like call on every module: the teacher follows."""
+        for module in self._hidden:
+            module._apply(fn, recurse)
+        super()._apply(fn, recurse)
+        return self
+
+
+def _digest(module: nn.Module) -> bytes:
+    """A checksum over the names and values of all weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.digest()
+
+
+TASKS = {"distill": Distill}
