@@ -7,26 +7,53 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from tetravit.data import imagenet
 from tetravit.data.loader import DataConfig, EvalLoader, make_eval_loader
 from tetravit.engine.distributed import pick_device
 from tetravit.models import Classifier, load
 from tetravit.recipe import loads
 from tetravit.structures import Batch, Preprocess
 from tetravit.tasks import TASKS
+from tetravit.weights import CHECKPOINTS, Checkpoint
 from tetravit.weights.fileformat import is_ours, read_header
 
 Split = Literal["train", "val"]
 
 # What weights without a recipe of their own are scored on.
 IMAGENET = """
-epochs = 1
+epochs = 300
 task.name = "classify"
 model.name = "deit_tiny"
 data.name = "imagenet"
 data.batch_size = 64
 """
+
+# Data sets that the catalogue has figures for: images in the whole set, and the catalogue's name of each score.
+FIGURES: dict[str, tuple[int, dict[str, str]]] = {
+    "imagenet": (50_000, {"top1": "top1", "top5": "top5"}),
+    "imagenet_real": (46_837, {"top1": "real"}),
+    "imagenet_v2": (10_000, {"top1": "v2"}),
+    "imagenet_a": (7_500, {"top1": "a"}),
+    "imagenet_r": (30_000, {"top1": "r"}),
+    "imagenet_sketch": (50_889, {"top1": "sketch"}),
+}
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What others report for the same weights on the same data, prepared alike.
+
+    score: its name in `Result.scores`. value: a share in 0..1. kind: published by the authors of the weights, or
+    measured by somebody else. by: where it is printed. images: in the whole set, which the figure is for.
+    """
+
+    score: str
+    value: float
+    kind: Literal["published", "measured"]
+    by: str
+    images: int
 
 
 @dataclass(frozen=True)
@@ -34,7 +61,8 @@ class Result:
     """One row of a table of results.
 
     scores: by name, shares in 0..1. seconds: with the reading of the images. bad: images that could not be read
-    and were passed over, with their causes. findings: what a report draws, as the task leaves it.
+    and were passed over, with their causes. findings: what a report draws, as the task leaves it. references: what
+    others report for these weights on this data.
     """
 
     weights: str
@@ -46,6 +74,7 @@ class Result:
     device: str
     bad: dict[str, str] = field(default_factory=dict)
     findings: dict[str, Any] = field(default_factory=dict)
+    references: tuple[Reference, ...] = ()
 
     @property
     def images_per_s(self) -> float:
@@ -67,7 +96,7 @@ def score(
 
     Args:
         model: what the task calls.
-        loader: the images, prepared for the model.
+        loader: the images, prepared for the model. A set of some of a model's classes has only those compete.
         weights, data, split: what to call them in the row.
         task: the name of the task whose scores are wanted.
         device: where to compute.
@@ -76,12 +105,17 @@ def score(
     Raises:
         ValueError: if the set is empty, or holds something else than the task reads.
     """
-    row = TASKS[task]
-    built = row(model, row.Config(name=task), num_classes=loader.dataset.num_classes)  # type: ignore[call-arg]
+    row, dataset = TASKS[task], loader.dataset
+    classes = getattr(dataset, "classes", None)
+    if classes is not None:
+        model = _Chosen(model, classes)
+    built = row(model, row.Config(name=task), num_classes=dataset.num_classes)  # type: ignore[call-arg]
     judge = built.to(device).eval()
     start = time.perf_counter()
     with torch.inference_mode():
-        scores = judge.score(_watched(loader, on_batch))
+        batches = _watched(loader, on_batch)
+        several = getattr(dataset, "several", False)
+        scores = _score_several(judge.model, batches, device) if several else judge.score(batches)
     return Result(
         weights=weights,
         data=data,
@@ -101,6 +135,7 @@ def evaluate(
     *,
     split: Split = "val",
     device: str = "auto",
+    accept_license: bool = False,
     on_batch: Callable[[int], object] = lambda count: None,
 ) -> Result:
     """Score trained weights on the data of their own run, or on other data.
@@ -111,18 +146,18 @@ def evaluate(
             scored on ImageNet.
         split: which part of the data.
         device: auto, cpu, cuda, cuda:N or mps.
+        accept_license: agree to a licence that forbids commercial use; asked for once.
         on_batch: told the number of images before each batch.
 
     Raises:
         ValueError: if the weights or the data cannot be had, or their classes differ.
     """
     where = pick_device(device)
-    model = load(source)
+    model = load(source, accept_license=accept_license)
     recipe = loads(_recipe_text(source) or IMAGENET, overrides, name=f"The recipe in {source}")
-    loader = open_data(
-        recipe.data, _input(model, recipe.data, overrides), class_names=model.class_names, split=split
-    )
-    return score(
+    prepared = _input(model, recipe.data, overrides)
+    loader = open_data(recipe.data, prepared, class_names=model.class_names, split=split)
+    result = score(
         model,
         loader,
         weights=str(source),
@@ -132,6 +167,30 @@ def evaluate(
         device=where,
         on_batch=on_batch,
     )
+    row = published(source)
+    known = references(row, recipe.data.name) if row and row.preprocess == prepared and split == "val" else ()
+    return replace(result, references=known)
+
+
+def published(source: str | Path) -> Checkpoint | None:
+    """The catalogue's row of a classifier that `source` names, or that a file of ours was converted from."""
+    path, row = Path(source), CHECKPOINTS.get(str(source))
+    if row is None and path.is_file() and is_ours(path) and not read_header(path).recipe:
+        origin = read_header(path).source
+        row = next((r for r in CHECKPOINTS.values() if origin in (s.url for s in r.sources)), None)
+    return row if row and row.task == "classify" else None
+
+
+def references(row: Checkpoint, data: str) -> tuple[Reference, ...]:
+    """The figures of a row of the catalogue on a data set by name."""
+    images, names = FIGURES.get(data, (0, {}))
+    found = []
+    for score, name in names.items():
+        if name in row.published:
+            found.append(Reference(score, row.published[name] / 100, "published", row.published_in, images))
+        if name in row.measured:
+            found.append(Reference(score, row.measured[name] / 100, "measured", row.measured_by, images))
+    return tuple(found)
 
 
 def open_data(
@@ -143,7 +202,11 @@ def open_data(
         ValueError: if the data cannot be had, or its classes are not `class_names` in that order.
     """
     loader = make_eval_loader(config, split=split, preprocess=preprocess)
-    theirs = [str(name) for name in loader.dataset.class_names]
+    theirs = imagenet.readable(map(str, loader.dataset.class_names))
+    class_names = imagenet.readable(class_names)
+    classes = getattr(loader.dataset, "classes", range(len(theirs)))
+    if len(class_names) == 1000 and len(classes) < 1000:
+        class_names = [class_names[i] for i in classes]
     if class_names and len(theirs) != len(class_names):
         raise ValueError(
             f"The weights know {len(class_names)} classes; the data set {config.name!r} has {len(theirs)}."
@@ -155,6 +218,42 @@ def open_data(
                 f" got {name!r} in the place of {ours!r}."
             )
     return loader
+
+
+class _Chosen(nn.Module):
+    """Those logits of a model that a data set has classes for.
+
+    Raises:
+        ValueError: if the model has not the 1000 classes that `classes` counts in.
+    """
+
+    def __init__(self, model: nn.Module, classes: Sequence[int]) -> None:
+        super().__init__()
+        have = getattr(model, "num_classes", 1000)
+        if have != 1000:
+            raise ValueError(f"The model has {have} classes; the data takes those of ImageNet-1k, 1000.")
+        self.model, self.num_classes = model, len(classes)
+        self.register_buffer("classes", torch.tensor(classes), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images)
+        return logits[:, self.classes]  # type: ignore[index]
+
+
+def _score_several(
+    model: nn.Module, batches: Iterator[Batch], device: torch.device | str
+) -> dict[str, float]:
+    """top1, top5: shares of the images that have one of several right answers among the likeliest."""
+    hits, count = {1: 0, 5: 0}, 0
+    for batch in batches:
+        best = model(batch.images.to(device)).float().topk(5, dim=1).indices.tolist()
+        for answers, guesses in zip(batch.targets, best, strict=True):
+            count += 1
+            for k in hits:
+                hits[k] += not set(answers).isdisjoint(guesses[:k])
+    if not count:
+        raise ValueError("The set to score on is empty.")
+    return {f"top{k}": n / count for k, n in hits.items()}
 
 
 def _recipe_text(source: str | Path) -> str:

@@ -41,6 +41,16 @@ def test_a_pattern_narrows_the_list(ask):
     ]
 
 
+@pytest.mark.parametrize("kind", ["models", "weights"])
+def test_only_what_may_be_used_commercially(ask, kind):
+    every, free = (rows(ask("list", kind, "--json", *more).out) for more in ((), ("--commercial-ok",)))
+    assert free == [row for row in every if row["commercial"]]
+    names = {row["name"].partition("_")[0] for row in free}
+    assert {"xcit", "convit", "twins", "deit"} <= names
+    assert "gcvit" not in names
+    assert "gcvit" not in ask("list", kind, "--commercial-ok").out
+
+
 def test_a_kind_may_be_said_in_the_singular(ask):
     assert ask("list", "recipe").out == ask("list", "recipes").out
 
@@ -53,6 +63,14 @@ def test_a_kind_may_be_said_in_the_singular(ask):
             ["list", "models", "zz*"],
             "tetravit list: No models match 'zz*'. `tetravit list models` shows all.\n",
         ),
+        (
+            ["list", "heads", "--commercial-ok"],
+            "tetravit list: --commercial-ok is for models and weights; got heads.\n",
+        ),
+        (
+            ["list", "weights", "gcvit_*", "--commercial-ok"],
+            "tetravit list: No weights match 'gcvit_*'. `tetravit list weights` shows all.\n",
+        ),
         (["show", "digit"], "tetravit show: Nothing is called 'digit'. Did you mean 'digits'?\n"),
         (
             ["show", "xcit_nano_p16"],
@@ -64,7 +82,7 @@ def test_a_kind_may_be_said_in_the_singular(ask):
         ),
         (["copy", "digit", "x.toml"], "tetravit copy: Unknown recipe 'digit'. Did you mean 'digits'?\n"),
     ],
-    ids=["kind", "pattern", "name", "model", "size", "recipe"],
+    ids=["kind", "pattern", "commercial", "none", "name", "model", "size", "recipe"],
 )
 def test_mistakes(ask, arguments, text):
     answer = ask(*arguments)

@@ -38,6 +38,33 @@ def test_predictions_are_the_models_answers(ask, weights, images):
     assert [g["class"] for g in first["top"]] == [model.class_names[i] for i in best.indices]
 
 
+def test_the_weights_come_first_or_as_an_option(ask, weights, images):
+    first = ask("predict", weights, images, "--json")
+    assert len(first.out.splitlines()) == 3
+    assert ask("predict", "--model", weights, images, "--json").out == first.out
+    assert ask("predict", images, "--json", "--model", weights).out == first.out
+
+
+def test_a_licence_is_asked_for_once(ask, images, tmp_path, monkeypatch):
+    monkeypatch.setenv("TETRAVIT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("TETRAVIT_OFFLINE", "1")
+    name = "gcvit_tiny.in1k"
+    for verb, arguments in (
+        ("predict", ("--model", name, images)),
+        ("evaluate", (name, f"data.root={tmp_path}")),
+    ):
+        answer = ask(verb, *arguments)
+        assert (answer.code, answer.out) == (2, "")
+        assert answer.err == (
+            f"tetravit {verb}: {name} is licensed CC-BY-NC-SA-4.0, which forbids commercial use. "
+            "Accept that once with --accept-license (in Python: accept_license=True).\n"
+        )
+    accepted = ask("predict", "--model", name, images, "--accept-license")
+    assert "TETRAVIT_OFFLINE is set" in accepted.err
+    again = ask("evaluate", name, f"data.root={tmp_path}")
+    assert "TETRAVIT_OFFLINE is set" in again.err
+
+
 def test_the_batch_size_changes_nothing(weights, images):
     model, files = load(weights), find_images([images])
     one, all_ = (list(predict(model, files, batch_size=n)) for n in (1, 32))
@@ -97,16 +124,18 @@ def test_a_drawing_has_the_image_on_top(images):
         (["W", "none.png"], "There is no image or folder 'none.png'."),
         (["W", "*.nothing"], "No image matches '*.nothing'."),
         (["W", "EMPTY"], "There are no images in the folder 'EMPTY'."),
+        (["W"], "Say which images: tetravit predict W IMAGE..."),
         (["none.safetensors", "IMAGES"], "There is no file and there are no weights 'none.safetensors'."),
         (["W", "IMAGES", "--device", "gpu"], "run.device takes auto, cpu, cuda, cuda:N or mps; got 'gpu'."),
     ],
-    ids=["image", "pattern", "empty", "weights", "device"],
+    ids=["image", "pattern", "empty", "no image", "weights", "device"],
 )
 def test_mistakes(ask, weights, images, tmp_path, monkeypatch, arguments, text):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "EMPTY").mkdir()
     places = {"W": weights, "IMAGES": images}
     answer = ask("predict", *(places.get(a, a) for a in arguments))
+    text = text.replace("predict W ", f"predict {weights} ")
     assert (answer.code, answer.out, answer.err) == (2, "", f"tetravit predict: {text}\n")
 
 

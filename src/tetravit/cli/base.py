@@ -8,7 +8,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 WIDE = 240  # columns of a table that goes into a pipe or a file: nothing is cut
 PACKAGE = Path(__file__).parents[1]
@@ -21,6 +23,11 @@ MENUS = {  # kind: package, table of its rows
     "exports": ("tetravit.export", "TARGETS"),
 }
 KINDS = ("models", "weights", "recipes", *MENUS)
+
+AcceptLicense = Annotated[
+    bool,
+    typer.Option("--accept-license", help="Agree to a licence that forbids commercial use (asked once)."),
+]
 
 
 def print_rows(rows: Iterable[Mapping[str, Any]]) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tetravit.cli.base import print_rows, print_table, progress, say
+from tetravit.cli.base import AcceptLicense, print_rows, print_table, progress, say
 from tetravit.registry import pick
 
 SPLITS = ("val", "train")
@@ -23,6 +23,7 @@ def evaluate(
         int | None, typer.Option(metavar="N", min=1, help="Images per call of the model.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    accept_license: AcceptLicense = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
     """Score weights on a data set."""
@@ -31,7 +32,14 @@ def evaluate(
 
     overrides = [*(changes or []), *([f"data.val_batch_size={batch}"] if batch else [])]
     with progress("images") as advance:
-        result = score(weights, overrides, split=split, device=device, on_batch=advance)  # type: ignore[arg-type]
+        result = score(
+            weights,
+            overrides,
+            split=split,  # type: ignore[arg-type]
+            device=device,
+            accept_license=accept_license,
+            on_batch=advance,
+        )
     for name, cause in result.bad.items():
         say(f"tetravit evaluate: {name}: {cause}; passed over.")
     row: dict[str, Any] = {
@@ -45,8 +53,21 @@ def evaluate(
         "images_per_s": round(result.images_per_s, 1),
         "device": result.device,
     }
+    against: list[dict[str, Any]] = [
+        {
+            "score": r.score,
+            "kind": r.kind,
+            "by": r.by,
+            "value": r.value,
+            "gap": result.scores[r.score] - r.value,
+        }
+        for r in result.references
+    ]
+    whole = max((r.images for r in result.references), default=result.images)
+    if result.images != whole:
+        say(f"Others' figures are for all {whole} images of {result.data}; these are {result.images}.")
     if as_json:
-        print_rows([row])
+        print_rows([{**row, "references": against}])
         return
     shown = {**row, **{name: _share(name, value) for name, value in result.scores.items()}}
     shown |= {"seconds": f"{result.seconds:.1f}", "images_per_s": f"{result.images_per_s:.0f}"}
@@ -54,6 +75,22 @@ def evaluate(
     print_table(
         [name.replace("images_per_s", "images/s") for name in columns], [[shown[name] for name in columns]]
     )
+    if against:
+        print_table(
+            ["score", "ours", "others", "gap", "", "by"],
+            [
+                [
+                    r["score"],
+                    _share(r["score"], result.scores[r["score"]]),
+                    _share(r["score"], r["value"]),
+                    f"{100 * r['gap']:+.2f}",
+                    r["kind"],
+                    r["by"],
+                ]
+                for r in against
+            ],
+            right=["ours", "others", "gap"],
+        )
 
 
 def _share(name: str, value: float) -> str:

@@ -34,12 +34,23 @@ def list_(
             autocompletion=complete_models,
         ),
     ] = "*",
+    commercial_ok: Annotated[
+        bool,
+        typer.Option(
+            "--commercial-ok",
+            help="Of weights, and of models with published ones: those whose licence allows commercial use.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
     """List models, weights, recipes and whatever else has a name."""
     kind = kind if kind in KINDS or f"{kind}s" not in KINDS else f"{kind}s"
     pick(dict.fromkeys(KINDS), kind, "kind of name")
+    if commercial_ok and kind not in ("models", "weights"):
+        raise ValueError(f"--commercial-ok is for models and weights; got {kind}.")
     rows = [row for row in rows_of(kind) if fnmatch.fnmatch(row["name"], pattern)]
+    if commercial_ok:
+        rows = [row for row in rows if row["commercial"]]
     if not rows and pattern != "*":
         raise ValueError(f"No {kind} match {pattern!r}. `tetravit list {kind}` shows all.")
     if as_json:
@@ -83,7 +94,8 @@ def model_row(name: str) -> dict[str, Any]:
 
 
 def published(name: str, image_size: int) -> dict[str, Any]:
-    """Top-1 in percent at that size as the authors report it, where, and the licence of those weights.
+    """Top-1 in percent at that size as the authors report it, where, the licence of those weights, and whether it
+    allows commercial use.
 
     Of several checkpoints the one trained on ImageNet-1k alone counts; None where none is published.
     """
@@ -98,6 +110,7 @@ def published(name: str, image_size: int) -> dict[str, Any]:
         "top1": best and best.published["top1"],
         "source": best and best.published_in,
         "licence": best and best.licence,
+        "commercial": best and best.commercial,
     }
 
 

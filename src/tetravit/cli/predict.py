@@ -5,21 +5,31 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tetravit.cli.base import print_rows, print_table, say
+from tetravit.cli.base import AcceptLicense, print_rows, print_table, say
 
 if TYPE_CHECKING:
     from tetravit.predict import Prediction
 
 
 def predict(
-    weights: Annotated[str, typer.Argument(help="A run folder, a weights file, or a published name.")],
-    images: Annotated[list[str], typer.Argument(help="Image files, folders, or quoted patterns.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[WEIGHTS] IMAGE...",
+            help="A run folder, a weights file or a published name, unless --model says it; "
+            "then image files, folders, or quoted patterns.",
+        ),
+    ],
+    model: Annotated[
+        str | None, typer.Option(metavar="WEIGHTS", help="The weights; then every argument is an image.")
+    ] = None,
     topk: Annotated[int, typer.Option(metavar="N", min=1, help="Classes per image.")] = 5,
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images per call of the model.")] = 32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     draw: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write each image with its labels into this folder.")
     ] = None,
+    accept_license: AcceptLicense = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per image.")] = False,
 ) -> None:
     """Classify images: files, folders and patterns."""
@@ -28,12 +38,17 @@ def predict(
     from tetravit.predict import find_images
     from tetravit.predict import predict as classify
 
+    if model is None:
+        model, *images = images
+        if not images:
+            raise ValueError(f"Say which images: tetravit predict {model} IMAGE...")
     where = pick_device(device)
     files = find_images(images)
     if draw is not None:
         draw.mkdir(parents=True, exist_ok=True)
     bad, taken, rows = 0, set[Path](), []
-    for prediction in classify(load(weights), files, topk=topk, batch_size=batch, device=where):
+    loaded = load(model, accept_license=accept_license)
+    for prediction in classify(loaded, files, topk=topk, batch_size=batch, device=where):
         if prediction.error is not None:
             bad += 1
             say(f"tetravit predict: {prediction.image}: {prediction.error}.")

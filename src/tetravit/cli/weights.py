@@ -7,17 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from tetravit.cli.base import print_rows, print_table, say
+from tetravit.cli.base import AcceptLicense, print_rows, print_table, say
 
 app = typer.Typer(
     help="Published weights: list, fetch, bundle for a machine without a network, verify, import.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-AcceptLicense = Annotated[
-    bool,
-    typer.Option("--accept-license", help="Agree to a licence that forbids commercial use (asked once)."),
-]
 As = Annotated[str, typer.Option("--as", metavar="NAME.TAG", help="What to call the weights.")]
 Allow = Annotated[
     list[str] | None,
@@ -160,6 +156,7 @@ def _convert(
     import torch
 
     from tetravit.models import create_model, resolve
+    from tetravit.models.build import class_names
     from tetravit.weights import CHECKPOINTS
     from tetravit.weights import convert as work
     from tetravit.weights.read import load_into
@@ -186,7 +183,11 @@ def _convert(
         work.write_as(target, model, to)
         return target
     classes = options.pop("num_classes")
-    work.write(target, model, work.header_for(found, model_name, classes, options=options))
+    names = class_names(found)
+    header = work.header_for(
+        found, model_name, classes, options=options, class_names=names if len(names) == classes else ()
+    )
+    work.write(target, model, header)
     return target
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tetravit.backbones import ALIASES, VARIANTS, Backbone
+from tetravit.data import imagenet
 from tetravit.models.classifier import Classifier
 from tetravit.models.pyramid import PyramidBackbone
 from tetravit.registry import pick, suggestion
@@ -107,9 +108,16 @@ def fill(model: Classifier, found: convert.Found) -> Classifier:
     model.report = report = convert.load(model, found)
     if found.header is None or report.resized or report.dropped or report.missing:
         print(report, file=sys.stderr)
-    names = found.header.class_names if found.header else ()
+    names = class_names(found)
     model.class_names = names if len(names) == model.num_classes else ()
     return model
+
+
+def class_names(found: convert.Found) -> tuple[str, ...]:
+    """What the classes of weights that were found are called; none: not known."""
+    if found.header and found.header.class_names:
+        return found.header.class_names
+    return imagenet.class_names() if found.imagenet else ()
 
 
 def tuples(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,6 +51,14 @@ class Found:
         classes = self.config.get("num_classes")
         return found[0], {**found[1], **({"num_classes": classes} if isinstance(classes, int) else {})}
 
+    @property
+    def imagenet(self) -> bool:
+        """Whether the weights are known to tell the 1000 classes of ImageNet-1k apart, in the usual order."""
+        if self.row:
+            return self.row.task == "classify" and "ImageNet-1k" in self.row.data
+        tag = (self.config.get("pretrained_cfg") or {}).get("tag")
+        return self.config.get("num_classes") == 1000 and str(tag).endswith("in1k")
+
 
 def find(source: Any, *, model: str = "", accept_license: bool = False) -> Found:
     """Where the weights are that `source` names; fetched if they have to be.
