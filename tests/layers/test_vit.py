@@ -87,6 +87,16 @@ def test_a_table_of_no_square_grid_is_refused():
     assert str(error.value) == "A table of positions has n * n + 1 rows for a square grid; got 13."
 
 
+def test_a_table_of_a_grid_that_is_known_is_fitted():
+    wide, tall = LearnedPosition(4, (3, 5), 1), LearnedPosition(4, (5, 3), 1)
+    torch.nn.init.normal_(wide.table)
+    with torch.no_grad():
+        assert torch.equal(tall.fit(wide.table, (3, 5)), wide((5, 3)))
+    with pytest.raises(ValueError) as error:
+        tall.fit(wide.table, (4, 5))
+    assert str(error.value) == "A table of positions for 4 x 5 cells has 21 rows; got 16."
+
+
 def test_the_class_token_comes_first():
     token = ClassToken(4)
     torch.nn.init.normal_(token.token)

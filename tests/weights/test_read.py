@@ -10,7 +10,7 @@ import torch
 from authors import golden
 from torch import nn
 
-from tetravit.models import create_model
+from tetravit.models import create_model, save
 from tetravit.weights import LAYOUTS, fileformat
 from tetravit.weights.fileformat import BadFile, Header
 from tetravit.weights.read import Report, load_into, read_state, rename
@@ -221,6 +221,18 @@ def test_position_embeddings_follow_the_image_size():
     table = state["pos_embed"].mT.unflatten(2, (14, 14))
     expected = nn.functional.interpolate(table, (6, 10), mode="bicubic").flatten(2).mT
     assert torch.allclose(model.backbone.pos_embed.table, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(96, 160), (160, 96), 128])
+def test_positions_of_a_rectangle_follow_the_image_too(tmp_path, size):
+    wide = create_model("deit_tiny", depth=1, num_classes=0, image_size=(96, 160))
+    save(wide, tmp_path / "wide.safetensors")
+    model = create_model("deit_tiny", depth=1, num_classes=0, image_size=size)
+    report = load_into(model, tmp_path / "wide.safetensors")
+    assert len(report.resized) == (size != (96, 160))
+    position = model.backbone.pos_embed
+    with torch.no_grad():
+        torch.testing.assert_close(position.table, wide.backbone.pos_embed(position.grid))
 
 
 def test_bias_tables_follow_the_window():

@@ -66,12 +66,19 @@ class LearnedPosition(nn.Module):
         """Token grid (H, W) -> position vectors (1, num_prefix + H * W, C)."""
         return self._cache.get(grid, (self.table,), lambda: self._resize(self.table, self.grid, grid))
 
-    def fit(self, table: Tensor) -> Tensor:
-        """A table learned for another, square grid (1, num_prefix + n * n, C) -> one that fits this module.
+    def fit(self, table: Tensor, grid: Grid | None = None) -> Tensor:
+        """A table (1, num_prefix + N, C) learned for another `grid` -> one that fits this module.
 
         Raises:
-            ValueError: if the table does not belong to a square grid.
+            ValueError: if the table does not belong to that grid; None: to a square one.
         """
+        if grid is not None:
+            if table.shape[1] != self.num_prefix + grid[0] * grid[1]:
+                raise ValueError(
+                    f"A table of positions for {grid[0]} x {grid[1]} cells has"
+                    f" {self.num_prefix + grid[0] * grid[1]} rows; got {table.shape[1]}."
+                )
+            return self._resize(table, grid, self.grid)
         side = math.isqrt(table.shape[1] - self.num_prefix)
         if side * side != table.shape[1] - self.num_prefix:
             raise ValueError(

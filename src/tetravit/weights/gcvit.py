@@ -1,34 +1,9 @@
-"""GC ViT: the published weights, how the authors' and timm's names become ours, bias tables for other windows."""
+"""GC ViT: the published weights, and how the authors' and timm's tensor names become ours."""
 
-from collections.abc import Mapping
-
-from torch import Tensor, nn
-
-from tetravit.layers.relative_bias import RelativeBias, resize_table
 from tetravit.structures import Preprocess
 from tetravit.weights.base import Checkpoint, KeyMap, Rule, Source, drive, menu
 
 STAGES, MOST_BLOCKS, MOST_CONVS = 4, 64, 3
-
-
-def resize_tables(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """A state dict in our layout whose bias tables fit the windows of `model`, the others as they are.
-
-    Args:
-        state: names and tensors as in `model.state_dict()`, trained with any windows.
-        model: a GC ViT, or anything that holds one.
-
-    Raises:
-        ValueError: if a table does not belong to a square window.
-
-    Source: NVlabs/GCVit@8e1941f, detection backbone.
-    """
-    resized = dict(state)
-    for name, module in model.named_modules():
-        key = f"{name}.table"
-        if isinstance(module, RelativeBias) and key in state and len(state[key]) != len(module.table):
-            resized[key] = resize_table(state[key], module.window_size)
-    return resized
 
 
 def _official_conv(theirs: str, ours: str) -> list[Rule]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tetravit import weights
 from tetravit.backbones.base import Backbone
 from tetravit.layers.relative_bias import RelativeBias, resize_table
-from tetravit.layers.vit import LearnedPosition
+from tetravit.layers.vit import LearnedPosition, PatchEmbed
 from tetravit.registry import suggestion
 from tetravit.weights import fileformat, torchfile
 from tetravit.weights.fileformat import BadFile, Header
@@ -158,7 +158,7 @@ def load_into(
     )
     _fit_head(named, target, report)
     _fit_stem(named, target, model, report)
-    _fit_tables(named, target, model, report)
+    _fit_tables(named, target, model, _image_size(state), report)
     _check(named, target, report, allow)
     report.matched = len(named)
     on_meta = any(t.is_meta for t in target.values())
@@ -321,20 +321,37 @@ def _fit_stem(
     report.resized.append(f"{key} {have} -> {new} channels")
 
 
+def _image_size(state: State) -> int | tuple[int, int] | None:
+    """The image size that a file of ours says its model was set up for; None: it says nothing of it."""
+    size = state.header.options.get("image_size") if state.header else None
+    return (size[0], size[1]) if isinstance(size, (list, tuple)) else size
+
+
 def _fit_tables(
-    named: dict[str, Tensor], target: Mapping[str, Tensor], model: nn.Module, report: Report
+    named: dict[str, Tensor],
+    target: Mapping[str, Tensor],
+    model: nn.Module,
+    image_size: int | tuple[int, int] | None,
+    report: Report,
 ) -> None:
-    """Position embeddings and relative bias tables at the model's image size, bicubic."""
+    """Position embeddings and relative bias tables at the model's image size, bicubic.
+
+    image_size: the one the weights were set up for; None: a square one.
+    """
+    backbone = next(m for m in model.modules() if isinstance(m, Backbone))
+    patches = getattr(backbone, "patch_embed", None)
+    grid = patches.grid(image_size) if image_size and isinstance(patches, PatchEmbed) else None
     for name, module in model.named_modules():
         key = f"{name}.table"
         if not isinstance(module, (LearnedPosition, RelativeBias)) or key not in named:
             continue
         old, shape = named[key], target[key].shape
-        if old.shape == shape or old.ndim != len(shape) or old.shape[-1] != shape[-1]:
+        same_grid = grid in (None, module.grid) if isinstance(module, LearnedPosition) else True
+        if (old.shape == shape and same_grid) or old.ndim != len(shape) or old.shape[-1] != shape[-1]:
             continue
         try:
             if isinstance(module, LearnedPosition):
-                named[key] = module.fit(old)
+                named[key] = module.fit(old, grid)
             else:
                 named[key] = resize_table(old, module.window_size)
         except ValueError as error:
