@@ -113,10 +113,10 @@ def test_the_faithful_rates_of_the_deit_code_move_by_epoch_and_start_late():
 
 
 def test_the_faithful_rates_of_deit_are_timms():
-    timm = pytest.importorskip("timm")
+    scheduler = pytest.importorskip("timm.scheduler")
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1e-3)
-    theirs = timm.scheduler.CosineLRScheduler(
+    theirs = scheduler.CosineLRScheduler(
         optimizer, t_initial=300, lr_min=1e-5, warmup_t=5, warmup_lr_init=1e-6
     )
     wanted = []
@@ -129,10 +129,10 @@ def test_the_faithful_rates_of_deit_are_timms():
 
 def test_the_faithful_rates_of_gcvit_count_the_warm_up():
     """t_initial 310 epochs, warm-up 20 inside it, then 10 epochs at min_lr; stepped after every batch."""
-    timm = pytest.importorskip("timm")
+    scheduler = pytest.importorskip("timm.scheduler")
     per_epoch = 4
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=5e-3)
-    theirs = timm.scheduler.CosineLRScheduler(
+    theirs = scheduler.CosineLRScheduler(
         optimizer,
         t_initial=310 * per_epoch,
         lr_min=5e-6,
@@ -166,7 +166,7 @@ def test_a_cooldown_runs_at_the_lowest_rate():
     ("release", "decays"), [("deit", False), ("convit", True), ("gcvit", False)], ids=lambda v: str(v)
 )
 def test_faithful_runs_decay_what_the_release_decays(release, decays):
-    convit = create_model("convit_tiny", num_classes=3, image_size=32, depth=2)
+    convit = create_model("convit_tiny", num_classes=3, image_size=32, depth=2, num_gpsa=1)
     found = by_name(convit, OptimConfig(weight_decay=0.3, faithful=True, release=release))
     decayed = {n for n, g in found.items() if g["weight_decay"] == 0.3}
     protected = {"backbone.pos_embed.table", "backbone.cls_token.token"}

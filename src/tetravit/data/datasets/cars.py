@@ -1,0 +1,53 @@
+"""Stanford Cars (Krause et al. 2013), read by torchvision from the authors' files.
+
+ROOT/stanford_cars holds `cars_train`, `cars_test`, `devkit` and `cars_test_annos_withlabels.mat`. 8,144 images
+train, the 8,041 of the test part validate.
+"""
+
+from pathlib import Path
+
+from torchvision.datasets import StanfordCars
+
+from tetravit.data.datasets.base import Split, check_split
+from tetravit.data.decode import decode
+from tetravit.structures import Sample
+
+PARTS = {"train": "train", "val": "test"}
+
+
+class Cars:
+    """Images of 196 makes of cars.
+
+    Args:
+        root: the folder that holds `stanford_cars`.
+        split: "train" or "val".
+
+    Raises:
+        ValueError: if files are missing, or scipy, which reads them, is not installed.
+    """
+
+    needs_root = True
+
+    def __init__(self, root: Path | None, split: Split) -> None:
+        check_split(split)
+        if root is None:
+            raise ValueError("The data set 'cars' needs its root.")
+        try:
+            found = StanfordCars(root, split=PARTS[split], download=False)
+        except RuntimeError as error:
+            if "scipy" in str(error).lower():
+                raise ValueError("The data set 'cars' needs scipy: pip install scipy.") from None
+            raise ValueError(f"{str(root)!r} does not hold 'stanford_cars' as published.") from None
+        self.files = [str(file) for file, _ in found._samples]
+        self.labels = [int(label) for _, label in found._samples]
+        self.class_names = tuple(str(name) for name in found.classes)
+        self.num_classes = len(self.class_names)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(decode(self.files[index], layout="decoded"), self.labels[index], self.files[index])
+
+
+DATASETS = {"cars": Cars}

@@ -1,0 +1,63 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 32 x 32 pixels, read by torchvision from the authors' archives.
+
+ROOT holds `cifar-10-batches-py` or `cifar-100-python` as unpacked; torchvision compares their checksums before
+anything is read. The test part serves as validation.
+"""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torchvision.datasets import CIFAR10, CIFAR100
+
+from tetravit.data.datasets.base import Split, check_split, keep_fraction
+from tetravit.structures import Sample
+
+SOURCES = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+
+
+class Cifar:
+    """Images (3, 32, 32), all in memory.
+
+    Args:
+        root: the folder that holds the unpacked archive.
+        split: "train" or "val".
+        name: "cifar10" or "cifar100".
+        fraction: keep the first share of each class, in (0, 1]; the validation part is always whole.
+
+    Raises:
+        ValueError: if the archive is missing or damaged.
+    """
+
+    in_memory = True
+    needs_root = True
+
+    def __init__(self, root: Path | None, split: Split, *, name: str, fraction: float = 1.0) -> None:
+        check_split(split)
+        if root is None:
+            raise ValueError(f"The data set {name!r} needs its root.")
+        source = SOURCES[name]
+        try:
+            found = source(root, train=split == "train", download=False)
+        except RuntimeError:
+            raise ValueError(
+                f"{str(root)!r} does not hold {source.base_folder!r} as published; unpack the archive there."
+            ) from None
+        labels = np.asarray(found.targets)
+        kept = keep_fraction(labels, fraction if split == "train" else 1.0)
+        self.name, self.split, self.numbers = name, split, kept
+        self.images = torch.from_numpy(found.data[kept]).permute(0, 3, 1, 2)  # (n, 3, 32, 32)
+        self.labels = labels[kept]
+        self.class_names = tuple(found.classes)
+        self.num_classes = len(self.class_names)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Sample:
+        name = f"{self.name}/{self.split}/{self.numbers[index]}"
+        return Sample(self.images[index].contiguous(), int(self.labels[index]), name)
+
+
+DATASETS = {name: partial(Cifar, name=name) for name in SOURCES}

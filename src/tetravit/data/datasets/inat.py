@@ -1,0 +1,79 @@
+"""iNaturalist 2018 and 2019 (Van Horn et al. 2018): 8,142 and 1,010 species, as the competitions published them.
+
+ROOT holds `train2018.json`, `val2018.json` and `train_val2018/...`, or the same of 2019. torchvision reads the
+image folders but does not know which images the competition holds out; its annotation files do, and are read here.
+"""
+
+import json
+import os
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from tetravit.data.datasets.base import Split, check_split, keep_fraction
+from tetravit.data.decode import decode
+from tetravit.structures import Sample
+
+
+class INaturalist:
+    """Images of species; classes in the order of their numbers in the training annotations.
+
+    Args:
+        root: the folder that holds the annotations and the images.
+        split: "train" or "val".
+        year: 2018 or 2019.
+        fraction: keep the first share of each class, in (0, 1]; the validation part is always whole.
+
+    Raises:
+        ValueError: if the annotations are missing, do not read, or name other species to train than to validate.
+    """
+
+    needs_root = True
+
+    def __init__(self, root: Path | None, split: Split, *, year: int, fraction: float = 1.0) -> None:
+        check_split(split)
+        if root is None:
+            raise ValueError(f"The data set 'inat{year % 100}' needs its root.")
+        self.root = Path(root)
+        table = _read(self.root / f"train{year}.json")
+        species = sorted({a["category_id"] for a in table["annotations"]})
+        numbers = {number: i for i, number in enumerate(species)}
+        names = {c["id"]: c.get("name", str(c["id"])) for c in table.get("categories", [])}
+        self.class_names = tuple(str(names.get(number, number)) for number in species)
+        self.num_classes = len(species)
+        if split == "val":
+            table = _read(self.root / f"val{year}.json")
+        files = {image["id"]: image["file_name"] for image in table["images"]}
+        try:
+            pairs = [(files[a["image_id"]], numbers[a["category_id"]]) for a in table["annotations"]]
+        except KeyError as error:
+            raise ValueError(
+                f"{str(self.root)!r}: {split}{year}.json names {error}, which is nowhere described."
+            ) from None
+        labels = np.array([label for _, label in pairs], dtype=np.int64)
+        kept = keep_fraction(labels, fraction if split == "train" else 1.0)
+        self.files, self.labels = [pairs[i][0] for i in kept], labels[kept]
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Sample:
+        path = os.path.join(self.root, self.files[index])
+        return Sample(decode(path, layout="decoded"), int(self.labels[index]), path)
+
+
+def _read(path: Path) -> dict[str, list[dict]]:
+    try:
+        table: dict[str, list[dict]] = json.loads(path.read_bytes())
+        complete = isinstance(table["images"], list) and isinstance(table["annotations"], list)
+    except FileNotFoundError:
+        raise ValueError(f"There is no {path.name!r} in {str(path.parent)!r}.") from None
+    except (ValueError, KeyError, TypeError):
+        complete = False
+    if not complete:
+        raise ValueError(f"{str(path)!r} is not an annotation file with images and annotations.")
+    return table
+
+
+DATASETS = {f"inat{year % 100}": partial(INaturalist, year=year) for year in (2018, 2019)}
