@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tetravit.backbones import Backbone as Backbone
     from tetravit.models import Classifier as Classifier
+    from tetravit.models import Detector as Detector
+    from tetravit.models import Segmenter as Segmenter
     from tetravit.models import create_backbone as create_backbone
+    from tetravit.models import create_detector as create_detector
     from tetravit.models import create_model as create_model
+    from tetravit.models import create_segmenter as create_segmenter
     from tetravit.models import list_models as list_models
     from tetravit.models.load import load as load
     from tetravit.recipe import Recipe as Recipe
@@ -22,12 +26,16 @@ _HOMES = {
     "Batch": "tetravit.structures",
     "Classifier": "tetravit.models",
     "Detections": "tetravit.structures",
+    "Detector": "tetravit.models",
     "Preprocess": "tetravit.structures",
     "Recipe": "tetravit.recipe",
     "Sample": "tetravit.structures",
+    "Segmenter": "tetravit.models",
     "Target": "tetravit.structures",
     "create_backbone": "tetravit.models",
+    "create_detector": "tetravit.models",
     "create_model": "tetravit.models",
+    "create_segmenter": "tetravit.models",
     "list_models": "tetravit.models",
     "load": "tetravit.models.load",
 }

@@ -15,7 +15,10 @@ from tetravit.weights import fileformat, hub, store
 from tetravit.weights.base import Checkpoint, Source
 from tetravit.weights.fileformat import BadFile, Header
 from tetravit.weights.mmdet import dense_map
+from tetravit.weights.mmseg import segmentor_map
 from tetravit.weights.read import Names, Report, State, config_of, family_of, load_into, read_state, rename
+
+DENSE = {"detect": dense_map, "segment": segmentor_map}  # how whole detectors and segmentors name their tensors
 
 
 @dataclass(frozen=True)
@@ -126,8 +129,8 @@ def load(
     if row and row.task == "embed":
         allow = (*allow, "head.*")
     if row and row.head and layouts is None:
-        names = dense_map(weights.LAYOUTS, family_of(model), row.head)
-        layouts, allow = {"mmdet": names}, (*allow, *(f"{start}*" for start in names.unused))
+        names = DENSE[row.task](weights.LAYOUTS, family_of(model), row.head)
+        layouts, allow = {"openmmlab": names}, (*allow, *(f"{start}*" for start in names.unused))
     return load_into(model, state_of(found, entry), layout=layout, allow=allow, layouts=layouts)
 
 
