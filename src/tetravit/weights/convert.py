@@ -130,7 +130,7 @@ def load(
         allow = (*allow, "head.*")
     if row and row.head and layouts is None:
         names = DENSE[row.task](weights.LAYOUTS, family_of(model), row.head)
-        layouts, allow = {"openmmlab": names}, (*allow, *(f"{start}*" for start in names.unused))
+        layouts, allow = {"mmdet": names}, (*allow, *(f"{start}*" for start in names.unused))
     return load_into(model, state_of(found, entry), layout=layout, allow=allow, layouts=layouts)
 
 
