@@ -18,6 +18,7 @@ from tetravit.structures import Batch, Preprocess
 from tetravit.tasks import TASKS
 from tetravit.weights import CHECKPOINTS, Checkpoint
 from tetravit.weights.fileformat import is_ours, read_header
+from tetravit.weights.store import row_at
 
 Split = Literal["train", "val"]
 
@@ -176,8 +177,7 @@ def published(source: str | Path) -> Checkpoint | None:
     """The catalogue's row of a classifier that `source` names, or that a file of ours was converted from."""
     path, row = Path(source), CHECKPOINTS.get(str(source))
     if row is None and path.is_file() and is_ours(path) and not read_header(path).recipe:
-        origin = read_header(path).source
-        row = next((r for r in CHECKPOINTS.values() if origin in (s.url for s in r.sources)), None)
+        row = row_at(read_header(path).source)
     return row if row and row.task == "classify" else None
 
 

@@ -1,5 +1,6 @@
 """From a name to a model, and on to files: catalogue, imports, folders, the hub, conversion back and forth."""
 
+import dataclasses
 import json
 import re
 
@@ -144,6 +145,10 @@ def test_convert_from_the_catalogue_and_back(tmp_path, fetched, official, monkey
     done = run("convert", f"{TAGGED}.safetensors", "--as", TAGGED, "--to", "timm", "--out", "t.safetensors")
     theirs = timm.create_model(f"{NAME}_224")
     theirs.load_state_dict(__import__("safetensors.torch").torch.load_file("t.safetensors"))
+    for exported in ("back.pth", "t.safetensors"):
+        done = run("convert", exported, "--as", TAGGED, "--out", "again.safetensors")
+        assert done.exit_code == 0, done.output
+        assert fileformat.read_header("again.safetensors").fingerprint == header.fingerprint
 
 
 def test_an_import_is_used_by_its_name(tmp_path, official):
@@ -290,6 +295,27 @@ def test_push_and_load_from_the_hub(tmp_path, official, monkeypatch):
     assert found.model == (NAME, {"num_classes": 1000})
     again = empty()
     assert load(again, found).fingerprint == header.fingerprint
+
+
+def test_a_card_is_written_from_the_row(tmp_path, monkeypatch):
+    fake = FakeHub(tmp_path / "repo")
+    monkeypatch.setattr(hub, "_api", lambda: fake)
+    row = weights.CHECKPOINTS[TAGGED]
+    model = create_model(NAME, depth=1)
+    header = Header(NAME, options={"depth": 1}, source=row.sources[0].url, licence=row.licence)
+    convert.write(tmp_path / "m.safetensors", model, header)
+    done = run("push", tmp_path / "m.safetensors", "me/mine")
+    assert done.stdout == "https://huggingface.co/me/mine/commit/1\n"
+    assert fake.calls == [("me/mine", {"private": False, "exist_ok": True})]
+    card = (tmp_path / "repo" / "README.md").read_text()
+    for line in (
+        "| Trained on | ImageNet-1k |",
+        "| Published | top1 69.9 (facebookresearch/xcit@82f5291 README.md) |",
+        "| Measured by others | top1 69.982, top5 89.78, real 77.906, v2 58.41, a 4.813, r 33.037, sketch 21.449 "
+        "(timm results) |",
+    ):
+        assert line in card
+    assert "Published" not in hub.card(dataclasses.replace(header, recipe="epochs = 1"))
 
 
 def test_hub_messages(tmp_path, monkeypatch):

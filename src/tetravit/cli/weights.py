@@ -10,7 +10,7 @@ import typer
 from tetravit.cli.base import AcceptLicense, print_rows, print_table, say
 
 app = typer.Typer(
-    help="Published weights: list, fetch, bundle for a machine without a network, verify, import.",
+    help="Published weights: list, fetch, bundle for a machine without a network, verify, import, push.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -123,6 +123,17 @@ def import_(
     print(_convert(file, as_, store.imported(as_), allow or (), entry, accept_license))
 
 
+def push(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A weights file in our format.")],
+    repository: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Created where it does not exist.")],
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+) -> None:
+    """Publish weights on the Hugging Face hub with a model card; load them as hf:OWNER/NAME."""
+    from tetravit.weights import hub
+
+    print(hub.push(file, repository, private=private))
+
+
 def convert(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="A file, a folder, NAME.TAG, a URL or hf:OWNER/NAME.")
@@ -217,4 +228,5 @@ VERBS: dict[str, Callable[..., None]] = {  # of `app`, where the command line mo
     "bundle": bundle,
     "verify": verify,
     "import": import_,
+    "push": push,
 }

@@ -112,6 +112,12 @@ def card(header: Header) -> str:
         "Weights (sha256)": f"`{header.fingerprint}`",
         "Written by": f"tetravit {header.version}",
     }
+    row = None if header.recipe else store.row_at(header.source)  # with a recipe, they were trained further
+    if row:
+        rows["Trained on"] = row.data
+        rows["Published"] = f"{_figures(row.published)} ({row.published_in})"
+        if row.measured:
+            rows["Measured by others"] = f"{_figures(row.measured)} ({row.measured_by})"
     recipe = f"\n## Recipe\n\n```toml\n{header.recipe.strip()}\n```\n" if header.recipe else ""
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
     return (
@@ -159,6 +165,10 @@ def header_of(folder: Path) -> Header | None:
         return read_header(file)
     except (OSError, ValueError):
         return None
+
+
+def _figures(figures: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in figures.items())
 
 
 def _api() -> Any:

@@ -65,6 +65,11 @@ def find(name: str) -> Checkpoint:
     return pick(weights.CHECKPOINTS, name, "weights")
 
 
+def row_at(url: str) -> Checkpoint | None:
+    """The catalogue's row whose file is at that URL; None: there is none."""
+    return next((row for row in weights.CHECKPOINTS.values() if url in (s.url for s in row.sources)), None)
+
+
 def place(url: str) -> Path:
     """Where the file of a URL is kept. Its own name is part of ours, for the eye."""
     name = re.sub(r"[^\w.-]", "_", urlsplit(url).path.rsplit("/", 1)[-1])[-80:]
