@@ -142,8 +142,17 @@ def test_official_names_map_both_ways(name):
     ours = OFFICIAL.to_ours(official)
     assert {key: value.shape for key, value in ours.items()} == {k: v.shape for k, v in expected.items()}
     back = OFFICIAL.to_theirs(ours)
-    kept = {key: shape for key, shape in shapes.items() if not key.endswith("relative_position_index")}
-    assert {key: tuple(value.shape) for key, value in back.items()} == kept
+    assert {key: tuple(value.shape) for key, value in back.items()} == shapes
+
+
+@pytest.mark.parametrize("window", [7, 14])
+def test_the_authors_index_buffers_are_written_back(window):
+    table = torch.randn((2 * window - 1) ** 2, 2)
+    back = OFFICIAL.to_theirs({"backbone.levels.0.blocks.1.attn.bias.table": table})
+    expected = timm.layers.gen_relative_position_index((window, window))
+    index = back["levels.0.blocks.1.attn.relative_position_index"]
+    assert index.dtype == torch.int64
+    assert torch.equal(index, expected)
 
 
 @pytest.mark.parametrize("layer_scale", [None, 0.1])

@@ -35,9 +35,16 @@ class KeyMap:
     """Rules, tried in order, that name every tensor of a layout; usable in both directions.
 
     dropped: patterns of entries that carry no weights (index buffers), left out on reading.
+    derived: what such entries are, as a function of their other ones, put back on writing.
     """
 
-    def __init__(self, *rules: Rule, dropped: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        *rules: Rule,
+        dropped: tuple[str, ...] = (),
+        derived: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = lambda state: {},
+    ) -> None:
+        self.derived = derived
         self.rules = tuple(_Compiled(rule) for rule in rules)
         self.dropped = tuple(re.compile(pattern) for pattern in dropped)
 
@@ -48,7 +55,8 @@ class KeyMap:
 
     def to_theirs(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state dict in our layout -> the same in theirs."""
-        return _translate(state, [(rule.ours, rule.theirs, rule.to_theirs) for rule in self.rules])
+        theirs = _translate(state, [(rule.ours, rule.theirs, rule.to_theirs) for rule in self.rules])
+        return {**theirs, **self.derived(theirs)}
 
 
 class _Compiled:

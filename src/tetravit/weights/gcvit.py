@@ -1,9 +1,27 @@
 """GC ViT: the published weights, and how the authors' and timm's tensor names become ours."""
 
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from tetravit.layers.relative_bias import spread
 from tetravit.structures import Preprocess
 from tetravit.weights.base import Checkpoint, KeyMap, Rule, Source, drive, menu
 
 STAGES, MOST_BLOCKS, MOST_CONVS = 4, 64, 3
+
+
+def _indices(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The authors' index buffers (N, N): for each pair of tokens in a window its row of the bias table."""
+    found = {}
+    for key, table in state.items():
+        if key.endswith("relative_position_bias_table"):
+            window = (math.isqrt(len(table)) + 1) // 2
+            name = key.replace("bias_table", "index")
+            found[name] = spread(torch.arange(len(table))[:, None], window)[0].contiguous()
+    return found
 
 
 def _official_conv(theirs: str, ours: str) -> list[Rule]:
@@ -50,6 +68,7 @@ LAYOUTS = {
             Rule("head.{p}", "head.{p}"),
             Rule("{rest}", "backbone.{rest}"),
             dropped=(r".*\.relative_position_index",),
+            derived=_indices,
         ),
         "timm": KeyMap(
             Rule("stem.conv1.{p}", "backbone.patch_embed.proj.{p}"),
