@@ -156,6 +156,20 @@ def test_published_weights_know_their_classes(offline):
     assert create_model("xcit_nano_12_p16", weights="in1k", num_classes=5).class_names == ()
 
 
+def test_predict_names_the_classes_of_published_weights(offline, capsys):
+    name = "gcvit_xxtiny.in1k"
+    path = store.place(CHECKPOINTS[name].sources[0].url)
+    torch.save({"state_dict": golden("gcvit_xxtiny").state(), "epoch": 1}, path)
+    paint(offline / "cat.png", 400)
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", "--model", name, str(offline / "cat.png"), "--accept-license", "--json"])
+    printed = capsys.readouterr()
+    assert not ended.value.code, printed.err
+    guesses = json.loads(printed.out)["top"]
+    assert [guess["class"] for guess in guesses] == [imagenet.class_names()[g["index"]] for g in guesses]
+    assert "tensors" in printed.err  # what became of each
+
+
 def test_the_table_of_figures(sorter, tmp_path, capsys):
     for i in labels_of("r"):
         paint(tmp_path / "r" / imagenet.wordnet_ids()[i] / "a.jpg", i)

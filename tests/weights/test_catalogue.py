@@ -75,6 +75,7 @@ def test_some_rows_say_what_the_sources_say():
     assert row.published == {"box_ap": 48.5, "mask_ap": 43.7}
     row = CHECKPOINTS["twins_pcpvt_small.in1k"]
     assert [source.manual for source in row.sources] == [True, False, False]
+    assert row.measured == {"top1": 81.116, "real": 86.65, "v2": 70.47}
     assert row.sources[2].sha256.startswith("ef23c132")
     assert len(row.sources[2].sha256) == 64
     assert "twins-pcpvt-small_3rdparty_8xb128_in1k_20220126-ef23c132.pth" in row.sources[2].url
