@@ -47,7 +47,8 @@ class Reference:
     """What others report for the same weights on the same data.
 
     score: its name in `Result.scores`. value: a share in 0..1. kind: published by the authors of the weights, or
-    measured by somebody else. by: where it is printed, and how images were prepared if otherwise. images: in the whole set, which the figure is for.
+    measured by somebody else. by: where it is printed, and how images were prepared if otherwise. images: in the
+    whole set, which the figure is for.
     """
 
     score: str
