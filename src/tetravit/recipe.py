@@ -55,16 +55,27 @@ class ModelConfig(BaseModel):
 
 
 class Recipe(BaseModel):
-    """Everything that decides a run."""
+    """Everything that decides a run.
+
+    stretch: divide epochs by data.options.fraction, so that a run on a part of the images sees as many as a run
+    on all of them.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: int = Field(ge=1)
+    stretch: bool = False
     task: SerializeAsAny[TaskConfig]
     model: ModelConfig
     data: DataConfig
     optim: OptimConfig = Field(default_factory=OptimConfig)
     run: RunConfig = Field(default_factory=RunConfig)
+
+    @property
+    def total_epochs(self) -> int:
+        """How many epochs the run takes."""
+        fraction = self.data.options.get("fraction", 1.0) if self.stretch else 1.0
+        return max(1, round(self.epochs / fraction))
 
     @field_validator("task", mode="before")
     @classmethod

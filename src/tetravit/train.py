@@ -121,7 +121,7 @@ class _Run:
             num_classes=self.num_classes,
             image_size=data.image_size,
             drop_path=recipe.model.drop_path,
-            weights=recipe.model.weights,
+            weights=recipe.model.weights or None,
             **recipe.model.options,
         )
         _freeze(model, recipe.model.freeze)
@@ -132,9 +132,11 @@ class _Run:
         memory_format = torch.channels_last if run.memory_format == "channels_last" else torch.preserve_format
         self.task.to(world.device, memory_format=memory_format)  # type: ignore[call-overload]
         self.ema = Ema(model, recipe.optim.ema, recipe.optim.ema_warmup) if recipe.optim.ema else None
-        self.total_steps = recipe.epochs * self.loader.steps_per_epoch
+        self.total_steps = recipe.total_epochs * self.loader.steps_per_epoch
         self.rate = recipe.optim.rate(
-            epochs=recipe.epochs, steps_per_epoch=self.loader.steps_per_epoch, batch_size=data.batch_size
+            epochs=recipe.total_epochs,
+            steps_per_epoch=self.loader.steps_per_epoch,
+            batch_size=data.batch_size,
         )
 
     def check_room(self) -> None:
@@ -158,7 +160,7 @@ class _Run:
         lines = [
             ("model", f"{recipe.model.name}, {params / 1e6:.2f} M parameters, {self.num_classes} classes"),
             ("data", f"{data.name}: {images}, {data.image_size} x {data.image_size} pixels"),
-            ("steps", f"{recipe.epochs} epochs of {steps}: {self.total_steps:,} steps"),
+            ("steps", f"{recipe.total_epochs} epochs of {steps}: {self.total_steps:,} steps"),
             (
                 "batch",
                 f"{data.batch_size} = {self.world.size} x {run.accumulate} x {micro} (ranks, parts, images)",

@@ -4,8 +4,9 @@ import tomllib
 
 import pytest
 
-from tetravit.models import list_models
+from tetravit.models import create_model, family, list_models, save
 from tetravit.recipe import dump, list_recipes, load, validated
+from tetravit.structures import Preprocess
 from tetravit.train import train
 
 RECIPES = list_recipes()
@@ -18,7 +19,7 @@ def models(name):
 
 
 def test_there_are_recipes():
-    assert {"digits", "xcit/imagenet"} <= set(RECIPES)
+    assert {"digits", "finetune", "xcit/imagenet", "gcvit/imagenet", "transfer/cars"} <= set(RECIPES)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -39,17 +40,89 @@ def test_the_head_of_the_file_is_its_manual(name):
     assert text.isascii()
 
 
+SHALLOW = {  # the smallest model of a family, cut short: everything else is as the recipe has it
+    "xcit": ["model.name=xcit_nano_12_p16", "model.options.depth=1"],
+    "convit": ["model.name=convit_tiny", "model.options={depth = 2, num_gpsa = 1}"],
+    "gcvit": ["model.name=gcvit_xxtiny", "model.options={depths = [1, 1, 1, 1]}"],
+    "twins": ["model.name=twins_svt_small", "model.options={depths = [1, 1, 1, 1]}"],
+    "deit": ["model.name=deit_tiny", "model.options.depth=1"],
+}
+
+
+def teacher(path, num_classes):
+    model = create_model("deit_tiny", num_classes=num_classes, image_size=32, depth=1)
+    model.input = Preprocess(size=32)
+    save(model, path)
+    return [f"task.teacher={path}", "task.teacher_weights=", "task.teacher_size=32"]
+
+
+@pytest.mark.parametrize("faithful", ["false", "true"])
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_step_runs(name, tmp_path):
-    """On synthetic images with a shallow model, everything else as the recipe has it."""
+def test_two_steps_run(name, faithful, tmp_path, lay_out):
+    """On a tiny data set in the layout of the recipe's own, with a shallow model of its family."""
+    whole = load(RECIPES[name])
+    if faithful == "true" and not name.endswith("imagenet"):
+        pytest.skip("the switch is tried on one recipe of each family")
     changes = [
-        "epochs=1", "optim.warmup_epochs=0", "data.name=synthetic", "data.batch_size=8", "data.image_size=32",
-        "data.options={num_classes = 4, size = 8, image_size = 32}", "data.workers=0", "run.device=cpu",
+        "epochs=1", "stretch=false", "optim.warmup_epochs=0", "optim.cooldown_epochs=0",
+        f"optim.faithful={faithful}", "data.batch_size=4", "data.image_size=32", "data.workers=0",
+        "run.device=cpu", "model.weights=", *SHALLOW[family(whole.model.name)],
     ]  # fmt: skip
-    if "depth" not in load(RECIPES[name]).model.options:
-        changes += ["model.name=xcit_nano_12_p16", "model.options.depth=1"]
+    if whole.data.name == "digits":
+        changes.append("data.options.fraction=0.006")  # one scan of each class
+    else:
+        classes = lay_out(whole.data.name, tmp_path)
+        changes.append(f"data.root={tmp_path}")
+        if "fraction" in whole.data.options:
+            changes.append("data.options.fraction=1.0")
+        if whole.data.name == "imagenet":
+            changes.append("data.name=image_folder")  # the same layout without its thousand classes
+        if whole.task.name == "distill":
+            changes += teacher(tmp_path / "teacher.safetensors", classes)
     recipe = load(RECIPES[name], changes)
-    assert train(recipe, tmp_path / "run", reporters=[]).steps == 1
+    assert train(recipe, tmp_path / "run", reporters=[]).steps == 2
+
+
+def test_a_fraction_stretches_the_run():
+    file = RECIPES["convit/sample_efficiency"]
+    for fraction, epochs in ((0.05, 6000), (0.1, 3000), (0.3, 1000), (0.5, 600), (1.0, 300)):
+        assert load(file, [f"data.options.fraction={fraction}"]).total_epochs == epochs
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "batch", "peak", "epochs", "drop_path"),
+    [
+        ("convit/imagenet", "convit_base", 1024, 1e-3, 300, 0.1),
+        ("convit/imagenet", "convit_small_plus", 512, 4e-4, 300, 0.1),
+        ("convit/cifar100", "convit_tiny_plus", 512, 4e-4, 3000, 0.1),
+        ("gcvit/imagenet", "gcvit_tiny2", 4096, 5e-3, 320, 0.25),
+        ("gcvit/imagenet", "gcvit_base", 1024, 5e-3, 320, 0.5),
+        ("twins/imagenet", "twins_pcpvt_small", 1280, 1.25e-3, 300, 0.2),
+        ("twins/imagenet", "twins_svt_small", 2048, 2e-3, 300, 0.2),
+        ("twins/imagenet", "twins_svt_large", 1024, 1e-3, 300, 0.5),
+        ("xcit/imagenet_distilled", "xcit_medium_24_p8", 1024, 1e-3, 400, 0.15),
+        ("xcit/imagenet_384", "xcit_small_12_p8", 512, 5e-6, 30, 0.05),
+        ("transfer/cifar10", "xcit_small_12_p16", 768, 0.01, 1000, 0.0),
+        ("transfer/inat18", "xcit_small_12_p16", 768, 7.5e-5, 360, 0.1),
+    ],
+)
+def test_what_the_sources_say(name, model, batch, peak, epochs, drop_path):
+    recipe = load(RECIPES[name], [f"model.name={model}"])
+    assert (recipe.data.batch_size, recipe.total_epochs, recipe.model.drop_path) == (batch, epochs, drop_path)
+    assert recipe.optim.peak(batch) == pytest.approx(peak)
+
+
+def test_the_faithful_rates_of_the_recipes():
+    """The first epochs of XCiT as its authors' log shows them, and the end of GC ViT's."""
+    xcit = load(RECIPES["xcit/imagenet"], ["optim.faithful=true"])
+    rate = xcit.optim.rate(epochs=400, steps_per_epoch=1251, batch_size=1024)
+    found = [f"{rate(1251 * epoch + 7):.1e}" for epoch in range(7)]
+    assert found == ["1.0e-06", "1.0e-06", "2.0e-04", "4.0e-04", "6.0e-04", "8.0e-04", "1.0e-03"]
+    gcvit = load(RECIPES["gcvit/imagenet"], ["optim.faithful=true"])
+    rate = gcvit.optim.rate(epochs=320, steps_per_epoch=312, batch_size=4096)
+    assert rate(0) == 1e-6
+    assert rate(310 * 312 - 1) > rate(310 * 312) == rate(320 * 312 - 1) == 5e-6
+    assert rate(20 * 312) < 5e-3  # the warm-up counts, so the peak is never reached
 
 
 def test_the_source_of_xcit():
