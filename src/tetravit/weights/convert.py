@@ -18,7 +18,10 @@ from tetravit.weights.mmdet import dense_map
 from tetravit.weights.mmseg import segmentor_map
 from tetravit.weights.read import Names, Report, State, config_of, family_of, load_into, read_state, rename
 
-DENSE = {"detect": dense_map, "segment": segmentor_map}  # how whole detectors and segmentors name their tensors
+DENSE = {
+    "detect": dense_map,
+    "segment": segmentor_map,
+}  # how whole detectors and segmentors name their tensors
 
 
 @dataclass(frozen=True)
