@@ -1,0 +1,142 @@
+"""Thirty steps of our loop beside timm's parts of training: the losses agree."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from tetravit.engine import optim
+from tetravit.engine.ema import Ema
+from tetravit.engine.loop import Job, RunConfig, fit
+from tetravit.engine.seeds import seed_step
+from tetravit.models import create_model
+from tetravit.structures import Batch
+from tetravit.tasks.classify import Classify, ClassifyConfig
+
+timm_data = pytest.importorskip("timm.data")
+timm_loss = pytest.importorskip("timm.loss")
+timm_optim = pytest.importorskip("timm.optim")
+timm_scheduler = pytest.importorskip("timm.scheduler")
+timm_utils = pytest.importorskip("timm.utils")
+
+STEPS, PER_EPOCH, BATCH, K, SMOOTHING = 30, 3, 4, 5, 0.1
+EPOCHS = STEPS // PER_EPOCH
+SETTINGS = optim.OptimConfig(
+    lr=2e-3, lr_batch=0, warmup_epochs=5, min_lr=1e-5, clip=5.0, ema=0.9, faithful=True
+)
+MODELS = {
+    "xcit": partial(create_model, "xcit_nano_12_p16", depth=1),
+    "convit": partial(create_model, "convit_tiny", depth=2, num_gpsa=1, image_size=32),
+    "gcvit": partial(create_model, "gcvit_xxtiny", depths=(1, 1, 1, 1), image_size=32),
+    "twins": partial(create_model, "twins_svt_small", depths=(1, 1, 1, 1)),
+}
+
+
+def batches():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(STEPS):
+        yield (
+            torch.randn(BATCH, 3, 32, 32, generator=generator),
+            torch.randint(K, (BATCH,), generator=generator),
+        )
+
+
+class Loader:
+    steps_per_epoch = PER_EPOCH
+
+    def batches(self, start):
+        for images, labels in batches():
+            yield [Batch(images, labels, names=[""] * BATCH)]
+
+
+def blend(step):
+    """The share of the first image in step `step`, for both sides."""
+    return float(np.random.default_rng(step).beta(0.8, 0.8))
+
+
+class Watched(Classify):
+    """Mixes by the shares of `blend`; keeps every loss."""
+
+    def __init__(self, model):
+        super().__init__(model, ClassifyConfig(label_smoothing=SMOOTHING), num_classes=K)
+        self.losses = []
+
+    def mixed(self, batch):
+        from tetravit.data.transforms.mixup import MixUp, soft_targets
+
+        share = blend(len(self.losses))
+        images, share = MixUp(0.8)(batch.images, share, np.random.default_rng(0))
+        targets = soft_targets(batch.targets, K, SMOOTHING)
+        return images, targets * share + targets.flip(0) * (1 - share)
+
+    def step(self, batch):
+        values = super().step(batch)
+        self.losses.append(values["loss"].item())
+        return values
+
+
+def ours(model):
+    task = Watched(model)
+    ema = Ema(model, SETTINGS.ema, warmup="off")
+    job = Job(
+        task=task,
+        loader=Loader(),
+        optimizer=optim.build(task, SETTINGS),
+        rate=SETTINGS.rate(epochs=EPOCHS, steps_per_epoch=PER_EPOCH, batch_size=BATCH),
+        total_steps=STEPS,
+        config=RunConfig(device="cpu"),
+        clip=SETTINGS.clip,
+        ema=ema,
+    )
+    fit(job)
+    return task.losses, ema.state()
+
+
+def theirs(model):
+    """The loop of the authors' main.py, out of timm's parts."""
+    skipped = model.no_weight_decay()
+    model.no_weight_decay = lambda: skipped
+    optimizer = timm_optim.create_optimizer_v2(
+        model, opt="adamw", lr=SETTINGS.lr, weight_decay=SETTINGS.weight_decay, eps=1e-8, betas=(0.9, 0.999)
+    )
+    schedule = timm_scheduler.CosineLRScheduler(
+        optimizer, t_initial=EPOCHS, lr_min=1e-5, warmup_t=5, warmup_lr_init=1e-6
+    )
+    average = timm_utils.ModelEmaV2(model, decay=SETTINGS.ema)
+    mixup = timm_data.Mixup(mixup_alpha=0.8, cutmix_alpha=0.0, label_smoothing=SMOOTHING, num_classes=K)
+    criterion, losses = timm_loss.SoftTargetCrossEntropy(), []
+    model.train()
+    for step, (images, labels) in enumerate(batches()):
+        mixup._params_per_batch = lambda step=step: (blend(step), False)
+        # timm makes its targets on the device it is told, and mixes the images in place
+        images, targets = mixup(images, labels)
+        seed_step(0, step, 0, 0)
+        loss = criterion(model(images), targets)
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), SETTINGS.clip)
+        optimizer.step()
+        average.update(model)
+        if (step + 1) % PER_EPOCH == 0:
+            schedule.step(step // PER_EPOCH)
+    return losses, average.module.state_dict()
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=[pytest.mark.slow] if f == "gcvit" else []) for f in MODELS]
+)
+def test_thirty_steps_agree_with_timm(family):
+    made = []
+    for _ in range(2):
+        torch.manual_seed(1)
+        made.append(MODELS[family](num_classes=K, drop_path=0.1))
+    (our_losses, our_average), (their_losses, their_average) = ours(made[0]), theirs(made[1])
+    assert len(our_losses) == STEPS
+    assert our_losses[-1] != our_losses[0]
+    np.testing.assert_allclose(our_losses, their_losses, rtol=0, atol=1e-5)
+    # Biases of keys have no gradient but rounding noise, which Adam turns into steps: matrices are compared.
+    matrices = {name: value for name, value in their_average.items() if value.ndim > 1}
+    for name, value in matrices.items():
+        torch.testing.assert_close(our_average[name], value, rtol=1e-3, atol=1e-4, msg=name)
