@@ -35,11 +35,14 @@ def biased_attention(packed: Tensor, bias: Tensor, query: Tensor | None = None) 
     else:
         q, k, v = split(packed, query)
         read = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
+    if torch.compiler.is_exporting():  # the layout of `read` is the kernel's affair, a program must not rely on it
+        read = read.clone(memory_format=torch.contiguous_format)
     return read.transpose(1, 2).flatten(2)
 
 
 def _trains_on_cpu(packed: Tensor, bias: Tensor) -> bool:
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    capturing = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    if capturing or not torch.is_grad_enabled():
         return False
     single = packed.dtype == bias.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return single and bias.requires_grad and packed.device.type == "cpu"
