@@ -19,6 +19,8 @@ from tetravit.cli.evaluate import evaluate
 from tetravit.cli.list import list_
 from tetravit.cli.predict import predict
 from tetravit.cli.show import show
+from tetravit.cli.study import VERBS as STUDIES
+from tetravit.cli.study import app as study_app
 from tetravit.cli.train import train
 from tetravit.cli.weights import VERBS as WEIGHTS_VERBS
 from tetravit.cli.weights import app as weights_app
@@ -119,7 +121,10 @@ for name, verb in VERBS.items():
     app.command(name)(tell(name)(verb))
 for name, verb in WEIGHTS_VERBS.items():
     weights_app.command(name)(tell(f"weights {name}")(verb))
+for name, verb in STUDIES.items():
+    study_app.command(name)(tell(f"study {name}")(verb))
 app.add_typer(weights_app, name="weights")
+app.add_typer(study_app, name="study")
 
 
 def main(args: Sequence[str] | None = None) -> None:

@@ -1,0 +1,63 @@
+"""`tetravit study`: small experiments that ask the papers' questions on images that come with the package."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tetravit.cli.base import print_rows, print_table, say
+
+app = typer.Typer(
+    help="Ask a question of the papers in small, on real images.", no_args_is_help=True, rich_markup_mode=None
+)
+
+
+def sample_efficiency(
+    fractions: Annotated[str, typer.Option(metavar="F,F,...", help="Parts of every class.")] = "0.1,1.0",
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each.")] = 3,
+    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="Epochs of a run on all images.")] = 40,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    into: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the rows there too, as JSON lines.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per row.")] = False,
+) -> None:
+    """ConViT against DeiT on a part of the digits: does a convolutional start help when images are few?"""
+    try:
+        parts = [float(part) for part in fractions.split(",")]
+    except ValueError:
+        raise ValueError(f"--fractions takes numbers with commas between them; got {fractions!r}.") from None
+    wrong = [part for part in parts if not 0 < part <= 1]
+    if wrong:
+        raise ValueError(f"A fraction is above 0 and at most 1; got {wrong[0]:g}.")
+
+    from tetravit.studies.sample_efficiency import run
+
+    found = run(fractions=parts, seeds=range(seeds), epochs=epochs, device=device, on_run=say)
+    rows = [{**asdict(row), "mean": row.mean, "spread": row.spread if seeds > 1 else None} for row in found]
+    if into is not None:
+        into.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if as_json:
+        print_rows(rows)
+        return
+    print_table(
+        ["model", "parameters", "images", "steps", "top-1 %", "spread", "runs"],
+        [
+            [
+                row.model,
+                f"{row.params:,}",
+                row.images,
+                row.steps,
+                f"{row.mean:.1f}",
+                f"{row.spread:.1f}" if seeds > 1 else None,
+                seeds,
+            ]
+            for row in found
+        ],
+        right=["parameters", "images", "steps", "top-1 %", "spread", "runs"],
+    )
+
+
+VERBS = {"sample-efficiency": sample_efficiency}
