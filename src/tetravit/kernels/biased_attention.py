@@ -35,7 +35,7 @@ def biased_attention(packed: Tensor, bias: Tensor, query: Tensor | None = None) 
     else:
         q, k, v = split(packed, query)
         read = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
-    if torch.compiler.is_exporting():  # the layout of `read` is the kernel's affair, a program must not rely on it
+    if torch.compiler.is_exporting():  # how a kernel lays out its answer is not for a program to rely on
         read = read.clone(memory_format=torch.contiguous_format)
     return read.transpose(1, 2).flatten(2)
 
