@@ -44,8 +44,13 @@ from tetravit.recipe import Recipe, dump, load
 from tetravit.tasks import TASKS, Task
 from tetravit.weights.fileformat import Header, package_version, save
 
-# What may change when a run is resumed, because it changes no number beyond rounding.
-FREE = {"data": {"root", "workers", "val_batch_size"}, "run": None}
+# What may change when a run is resumed, because it changes no number beyond rounding. A teacher may lie elsewhere:
+# a checkpoint knows the checksum of its weights.
+FREE = {
+    "data": {"root", "workers", "val_batch_size"},
+    "task": {"teacher", "teacher_weights"},
+    "run": None,
+}
 FIXED = {"run": {"seed"}}
 
 
