@@ -12,7 +12,7 @@ from tetravit.engine.rehearsal import fixed_mib, rehearse
 from tetravit.models import create_model, load, save
 from tetravit.recipe import validated
 from tetravit.tasks.classify import Classify, ClassifyConfig
-from tetravit.train import train
+from tetravit.train import _freeze, train
 from tetravit.weights.fileformat import read
 
 BASE = {
@@ -73,6 +73,17 @@ def test_a_linear_probe_moves_the_head_alone(pretrained, tmp_path):
     before = model.state_dict()
     assert all(torch.equal(after[n], v) for n, v in before.items() if n.startswith("backbone."))
     assert after["head.weight"].shape == (10, 192)
+
+
+@pytest.mark.parametrize(
+    "name", ["xcit_nano_12_p16", "convit_tiny", "gcvit_xxtiny", "twins_svt_small", "deit_tiny"]
+)
+def test_a_probe_leaves_no_parameter_of_the_backbone(name):
+    """Class tokens and position tables too, which belong to no group of layers."""
+    with torch.device("meta"):
+        model = create_model(name, num_classes=3)
+    _freeze(model, "backbone")
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == {"head.weight", "head.bias"}
 
 
 def test_the_first_groups_can_stay(pretrained, tmp_path):
