@@ -66,6 +66,14 @@ def test_box_coding(i):
     same(coder.encode(boxes, UNITS["targets"]), UNITS[f"encode{i}"], 1e-4)
 
 
+def test_sides_change_at_most_62_fold():
+    boxes = torch.tensor([[0.0, 0, 125, 125]])
+    (x1, y1, x2, y2), (u1, v1, u2, v2) = (
+        BoxCoder().decode(boxes, torch.tensor([[0.0, 0, -9, 9], [0, 0, 9, -9]])).tolist()
+    )
+    assert [x2 - x1, y2 - y1, u2 - u1, v2 - v1] == pytest.approx([2, 7812.5, 7812.5, 2], rel=1e-4)
+
+
 def test_clip_follows_the_size_of_each_image():
     boxes = torch.tensor([[[-5.0, -5, 50, 60]], [[-5, -5, 50, 60]]])
     clipped = clip(boxes, torch.tensor([[40, 30], [10, 20]]))
