@@ -109,7 +109,7 @@ def test_the_page_says_what_the_folder_says(run):
         "2 min 5 s",
         "91.3 %",
         "2026-11-21 10:02 UTC",
-        "epochs=80",  # twice the recipe's
+        f"epochs={2 * load(find('digits')).epochs:g}",  # twice the recipe's
         'name = "classify"',
     ):
         assert words in texts, words
