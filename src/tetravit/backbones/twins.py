@@ -15,7 +15,6 @@ from functools import partial
 from itertools import cycle, islice
 from typing import ClassVar, Literal, get_args
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,30 +27,14 @@ WindowMask = Literal["none", "segmentation"]
 
 
 class TileConv(nn.Conv2d):
-    """A convolution whose windows touch but do not overlap, on a channel-last map; what is left over is cut off.
-
-    It is one matrix product of the flattened tiles. Exported programs keep the convolution: runtimes know it
-    best, and it does not compare sizes.
-    """
+    """A convolution whose windows touch but do not overlap, on a channel-last map; what is left over is cut off."""
 
     def __init__(self, in_dim: int, dim: int, size: int) -> None:
         super().__init__(in_dim, dim, size, stride=size)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H // size, W // size, dim)."""
-        if torch.compiler.is_exporting():
-            return self.convolve(x)
-        size = self.stride[0]
-        rows, columns = x.shape[1] // size, x.shape[2] // size
-        x = x[:, : rows * size, : columns * size]
-        x = (
-            x.unflatten(2, (columns, size)).unflatten(1, (rows, size)).transpose(2, 3)
-        )  # (B, H/s, W/s, s, s, C)
-        return F.linear(x.flatten(3), self.weight.permute(0, 2, 3, 1).flatten(1), self.bias)
-
-    def convolve(self, x: Tensor) -> Tensor:
-        """The same, written as a convolution."""
-        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # NCHW as a view, there and back
 
 
 class PatchEmbed(nn.Module):
@@ -74,7 +57,7 @@ class ConditionalPosition(nn.Module):
         self.proj = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # NCHW as a view, there and back
+        return x + self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # a view, there and back
 
 
 class LocalAttention(nn.Module):

@@ -34,11 +34,12 @@ def windows(x: Tensor, size: int) -> tuple[Tensor, Grid]:
     if size < 1:
         raise ValueError(f"A window side is at least 1 token; got size={size}.")
     H, W = x.shape[1:3]
-    padded = (H + -H % size, W + -W % size)
+    rows, columns = _count((H, W), size)
+    padded = (rows * size, columns * size)
     if _symbolic((H, W)):
         return _gather_windows(x, size), padded
     x = F.pad(x, (0, 0, 0, padded[1] - W, 0, padded[0] - H))  # (B, Hp, Wp, C)
-    x = x.unflatten(2, (-1, size)).unflatten(1, (-1, size)).transpose(2, 3)  # (B, Hp/w, Wp/w, w, w, C)
+    x = x.unflatten(2, (columns, size)).unflatten(1, (rows, size)).transpose(2, 3)  # (B, Hp/w, Wp/w, w, w, C)
     return x.flatten(3, 4).flatten(0, 2), padded
 
 
