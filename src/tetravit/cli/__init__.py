@@ -27,6 +27,10 @@ from tetravit.cli.weights import app as weights_app
 from tetravit.cli.weights import convert
 
 MISTAKE = 2  # exit code of whatever the user can put right
+
+# Threads that wait for each other spin; on a machine that does other work too, spinning for long makes a step many
+# times slower. Read by OpenMP when torch is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 UsageError: Any = typer.BadParameter.__base__  # typer's own, whichever copy of click it carries
 
 VERBS: dict[str, Callable[..., None]] = {
