@@ -63,6 +63,7 @@ def test_answers_are_the_authors(name):
         torch.testing.assert_close(logits, authors.answer("logits", size), atol=5e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_detection_maps_are_the_authors():
     """Windows of 24 tokens at all stages, padded maps, resized queries: the release's backbone at 300 x 400."""
     authors = DenseGolden("cascade_mask_rcnn_gcvit_tiny")

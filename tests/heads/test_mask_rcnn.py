@@ -3,6 +3,8 @@
 import pytest
 from dense.detection import Case
 
+pytestmark = pytest.mark.slow  # whole detectors and segmentors
+
 
 @pytest.fixture(scope="module")
 def case():

@@ -4,6 +4,8 @@ import pytest
 import torch
 from dense.segmentation import Case
 
+pytestmark = pytest.mark.slow  # whole detectors and segmentors
+
 MODELS = {"upernet_xcit_tiny_12_p8": "xcit_tiny_12_p8", "upernet_pcpvt_s": "twins_pcpvt_small"}
 
 

@@ -12,6 +12,8 @@ from tetravit.models.detector import Detector, create_detector, load_weights
 from tetravit.structures import Batch, Target
 from tetravit.weights.read import BadFile
 
+pytestmark = pytest.mark.slow  # whole detectors and segmentors
+
 HEADS = ["retinanet", "mask_rcnn", "cascade"]
 SMALL = {"num_proposals": 40, "max_detections": 20}
 

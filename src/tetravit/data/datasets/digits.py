@@ -1,7 +1,7 @@
 """1,797 handwritten digits, 8 x 8 pixels, inside the package: real images without a download.
 
 The test part of "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak, 1998, UCI Machine
-Learning Repository, doi:10.24432/C50P49, CC BY 4.0), in the order in which scikit-learn ships it. Values
+Learning Repository, archive.ics.uci.edu/dataset/80, CC BY 4.0), in the order in which scikit-learn ships it. Values
 0..16 are stored as value * 255 / 16. The scans come in one sheet of 45 per row, their labels in a text
 file.
 
