@@ -36,7 +36,7 @@ def test_a_row_is_whole(name):
     assert row.name == name
     if row.model != TEACHER:
         assert row.model in list_models()
-        known = {*LAYOUTS[family(row.model)], "mmdet", "mmpretrain"}
+        known = {*LAYOUTS[family(row.model)], "mmdet"}
         assert {source.layout for source in row.sources} <= known
     assert all(source.url.startswith("https://") for source in row.sources)
     assert row.sources

@@ -9,11 +9,22 @@ _OFFICIAL = KeyMap(
     Rule("{rest}", "backbone.{rest}"),
 )
 
-LAYOUTS = {"twins": {"official": _OFFICIAL, "timm": _OFFICIAL}}
+_MMPRETRAIN = KeyMap(  # open-mmlab/mmpretrain tools/model_converters/twins2mmpretrain.py, read backwards
+    Rule("backbone.patch_embeds.{i}.projection.{p}", "backbone.patch_embeds.{i}.proj.{p}"),
+    Rule("backbone.stages.{i}.{j}.ffn.layers.0.0.{p}", "backbone.blocks.{i}.{j}.mlp.fc1.{p}"),
+    Rule("backbone.stages.{i}.{j}.ffn.layers.1.{p}", "backbone.blocks.{i}.{j}.mlp.fc2.{p}"),
+    Rule("backbone.stages.{i}.{rest}", "backbone.blocks.{i}.{rest}"),
+    Rule("backbone.position_encodings.{i}.proj.{p}", "backbone.pos_embeds.{i}.proj.{p}"),
+    Rule("backbone.norm_after_stage3.{p}", "backbone.norm.{p}"),
+    Rule("head.fc.{p}", "head.{p}"),
+    Rule("backbone.{rest}", "backbone.{rest}"),
+)
+
+LAYOUTS = {"twins": {"official": _OFFICIAL, "timm": _OFFICIAL, "mmpretrain": _MMPRETRAIN}}
 
 MIRROR = "https://download.openmmlab.com/mmclassification/v0/twins"
 # Published top-1, what timm measured (crop 0.9); the file on Google Drive; the middle of the name of
-# mmpretrain's copy, which renames the tensors in a way that is not known here, and the beginning of its sha256.
+# mmpretrain's copy, and the beginning of its sha256.
 # fmt: off
 ACCURACY = {
     "twins_pcpvt_small": (81.2, 81.116, "1TWIx_8M-4y6UOKtbCgm1v-UVQ-_lYe6X", "pcpvt-small", "8xb128", "ef23c132"),
@@ -52,7 +63,7 @@ def _classifier(model: str) -> Checkpoint:
     sources = [Source(drive(key), "official"), Source(hub(f"timm/{model}.in1k"), "timm")]
     if copy:
         url = f"{MIRROR}/twins-{copy}_3rdparty_{batch}_in1k_20220126-{sha256}.pth"
-        sources.append(Source(url, "mmpretrain", sha256=SHA256.get(model, sha256)))
+        sources.append(Source(url, "mmpretrain", "state_dict", sha256=SHA256.get(model, sha256)))
     return Checkpoint(
         model,
         "in1k",
