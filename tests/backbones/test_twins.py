@@ -319,6 +319,13 @@ def test_initialisation_is_the_authors():
     assert all((p == 0).all() for name, p in model.named_parameters() if name.endswith("bias"))
 
 
+def test_norms_have_the_authors_epsilons(model):
+    norms = {name: norm.eps for name, norm in model.named_modules() if isinstance(norm, torch.nn.LayerNorm)}
+    summary = {name for name in norms if name.startswith("patch_embeds.") or name.endswith(".attn.norm")}
+    assert {eps for name, eps in norms.items() if name in summary} == {1e-5}
+    assert {eps for name, eps in norms.items() if name not in summary} == {1e-6}
+
+
 def test_positions_are_not_decayed(model):
     names = {f"pos_embeds.{i}.proj.{kind}" for i in range(4) for kind in ("weight", "bias")}
     assert model.no_weight_decay() == names
