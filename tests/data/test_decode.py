@@ -331,7 +331,7 @@ def test_a_decompression_bomb_takes_no_memory():
     data = bomb_png(20_000)
     assert len(data) < 3_000_000
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(BadImage, match="20000 x 20000 pixels are more than 200 million"):
+    with pytest.raises(BadImage, match="it has more than 200 million pixels"):
         decode(data)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB
 
