@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from engine_toy import ToyLoader, toy_job
 
 from tetravit.engine import checkpoint
@@ -30,6 +31,7 @@ class Paced(ToyLoader):
 
 def train(run_dir, told):
     """One life of the run. `told` hears when a save begins and which step it has finished."""
+    torch.set_num_threads(1)  # as in the lives of the test's own process: sums in the same order
     real_write, real_publish = checkpoint.write_file, Checkpoints._publish
 
     def slow_write(path, data):
@@ -95,6 +97,7 @@ def test_thirty_kills_lose_no_run(tmp_path, monkeypatch):
     assert inside >= INSIDE
     assert 0 < last < STEPS
 
+    torch.set_num_threads(1)
     fit(toy_job(run_dir, steps=STEPS, save_steps=EVERY))
     fit(toy_job(tmp_path / "straight", steps=STEPS, save_steps=STEPS))
     assert outcome(run_dir) == outcome(tmp_path / "straight")
