@@ -390,7 +390,8 @@ train = make_train_loader(
     DataConfig(name="digits", image_size=16, batch_size=8, augment="resize", workers=2), seed=0
 )
 batches = train.batches()
-next(batches)
+for _ in range(8):  # both workers have given batches, so both are past their start
+    next(batches)
 print(*(p.pid for p in multiprocessing.active_children()), flush=True)
 sys.stdin.readline()
 for _ in range(30):
