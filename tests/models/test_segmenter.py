@@ -12,6 +12,8 @@ from tetravit.heads.upernet import UPerNet
 from tetravit.models.segmenter import create_segmenter
 from tetravit.weights import LAYOUTS
 from tetravit.weights.mmseg import segmentor_map
+
+pytestmark = pytest.mark.slow  # whole detectors and segmentors
 from tetravit.weights.read import BadFile
 
 SMALL = {"width": 32}
