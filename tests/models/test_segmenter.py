@@ -12,9 +12,9 @@ from tetravit.heads.upernet import UPerNet
 from tetravit.models.segmenter import create_segmenter
 from tetravit.weights import LAYOUTS
 from tetravit.weights.mmseg import segmentor_map
+from tetravit.weights.read import BadFile
 
 pytestmark = pytest.mark.slow  # whole detectors and segmentors
-from tetravit.weights.read import BadFile
 
 SMALL = {"width": 32}
 
