@@ -36,8 +36,11 @@ def test_models_come_with_their_numbers(ask):
 def test_a_pattern_narrows_the_list(ask):
     assert [row["name"] for row in rows(ask("list", "models", "deit_*", "--json").out)] == [
         "deit_base",
+        "deit_base_distilled",
         "deit_small",
+        "deit_small_distilled",
         "deit_tiny",
+        "deit_tiny_distilled",
     ]
 
 
@@ -141,5 +144,5 @@ def test_copy_writes_over_nothing(ask, tmp_path):
 def test_completion_knows_the_names():
     assert complete_kinds("da") == ["datasets"]
     assert complete_models("") == list_models()
-    assert complete_models("deit_t") == ["deit_tiny"]
+    assert complete_models("deit_t") == ["deit_tiny", "deit_tiny_distilled"]
     assert complete_recipes("") == list(list_recipes())

@@ -54,6 +54,13 @@ def test_maps_and_embeddings_have_the_promised_shapes(name):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
+def test_there_are_as_many_embeddings_as_promised(name):
+    model = on_meta(name)
+    found = model.embeddings(torch.empty(2, 3, 64, 64, device="meta"))
+    assert [embedding.shape for embedding in found] == [(2, model.embed_dim)] * model.num_embeddings
+
+
+@pytest.mark.parametrize("name", VARIANTS)
 def test_rectangles_give_a_pyramid_of_four_levels(name):
     with torch.device("meta"):
         model = create_backbone(name).eval()
@@ -96,7 +103,7 @@ def test_stages_hold_every_parameter_once(name):
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_table_of_counts_has_the_right_parameters(name):
     model = on_meta(name)
-    head = 1000 * (model.embed_dim + 1)
+    head = model.num_embeddings * 1000 * (model.embed_dim + 1)
     assert table()[name].params == sum(p.numel() for p in model.parameters()) + head
     assert table()[name].image_size == paper_size(name)
 

@@ -1,5 +1,6 @@
 """Every shipped recipe loads, names what exists, says where it comes from, and takes a step."""
 
+import math
 import tomllib
 
 import pytest
@@ -68,6 +69,8 @@ def test_two_steps_run(name, faithful, tmp_path, lay_out):
         f"optim.faithful={faithful}", "data.batch_size=4", "data.image_size=32", "data.workers=0",
         "run.device=cpu", "model.weights=", *SHALLOW[family(whole.model.name)],
     ]  # fmt: skip
+    if whole.model.name.endswith("_distilled"):
+        changes.append("model.name=deit_tiny_distilled")
     if whole.data.name == "digits":
         changes.append("data.options.fraction=0.006")  # one scan of each class
     else:
@@ -123,6 +126,66 @@ def test_the_faithful_rates_of_the_recipes():
     assert rate(0) == 1e-6
     assert rate(310 * 312 - 1) > rate(310 * 312) == rate(320 * 312 - 1) == 5e-6
     assert rate(20 * 312) < 5e-3  # the warm-up counts, so the peak is never reached
+
+
+# The schedules that the sources publish: epochs, warm-up and cooldown epochs, peak, lowest rate, all from 1e-6 on.
+# fmt: off
+SCHEDULES = {
+    ("xcit/imagenet", None):                     (400, 5, 0, 1e-3, 1e-5),
+    ("xcit/imagenet_distilled", None):           (400, 5, 0, 1e-3, 1e-5),
+    ("xcit/imagenet_384", None):                 (30, 5, 0, 5e-6, 5e-6),
+    ("convit/imagenet", None):                   (300, 5, 0, 1e-3, 1e-5),
+    ("convit/imagenet", "convit_tiny_plus"):     (300, 5, 0, 4e-4, 1e-5),
+    ("convit/imagenet", "convit_small_plus"):    (300, 5, 0, 4e-4, 1e-5),
+    ("convit/imagenet", "convit_base_plus"):     (300, 5, 0, 4e-4, 1e-5),
+    ("convit/sample_efficiency", None):          (3000, 5, 0, 1e-3, 1e-5),
+    ("convit/cifar100", None):                   (3000, 5, 0, 4e-4, 1e-5),
+    ("deit/imagenet_distilled", None):           (300, 5, 0, 1e-3, 1e-5),
+    ("gcvit/imagenet", None):                    (320, 20, 10, 5e-3, 5e-6),
+    ("twins/imagenet", None):                    (300, 5, 0, 1e-3, 1e-5),
+    ("twins/imagenet", "twins_pcpvt_small"):     (300, 5, 0, 1.25e-3, 1e-5),
+    ("twins/imagenet", "twins_svt_small"):       (300, 5, 0, 2e-3, 1e-5),
+    ("twins/imagenet", "twins_svt_large"):       (300, 20, 0, 1e-3, 1e-5),
+    ("transfer/cifar10", None):                  (1000, 5, 0, 1e-2, 1e-5),
+    ("transfer/cifar100", None):                 (1000, 5, 0, 1e-2, 1e-5),
+    ("transfer/flowers", None):                  (1000, 5, 0, 1e-2, 1e-5),
+    ("transfer/cars", None):                     (1000, 5, 0, 1e-2, 1e-5),
+    ("transfer/inat18", None):                   (360, 5, 0, 7.5e-5, 1e-5),
+    ("transfer/inat19", None):                   (360, 5, 0, 7.5e-5, 1e-5),
+}
+# fmt: on
+OURS = {"digits", "finetune", "gcvit/imagenet21k", "gcvit/finetune_384_512"}  # no published schedule
+PER_EPOCH = 3  # steps
+
+
+def published_rates(release, epochs, warmup, cooldown, peak, lowest):
+    """The rate of every step as the authors' code sets it, by the formulas of its schedulers."""
+
+    def at(t, span, warmup):
+        if t < warmup:
+            return 1e-6 + t * (peak - 1e-6) / warmup
+        return lowest + 0.5 * (peak - lowest) * (1 + math.cos(math.pi * t / span)) if t < span else lowest
+
+    if release == "gcvit":  # by step; the epochs at the end are beyond the cosine
+        span = (epochs - cooldown) * PER_EPOCH
+        return [at(t, span, warmup * PER_EPOCH) for t in range(epochs * PER_EPOCH)]
+    # By epoch: set after it, with its own number, so that the first two run at the start.
+    by_epoch = [at(max(0, epoch - 1), epochs, warmup) for epoch in range(epochs)]
+    return [rate for rate in by_epoch for _ in range(PER_EPOCH)]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_rates_of_a_faithful_recipe_are_the_published_ones(name):
+    """Every step of every variant."""
+    if name in OURS:
+        pytest.skip("no schedule was published")
+    for model in models(name):
+        recipe = load(RECIPES[name], [f"model.name={model}", "optim.faithful=true"])
+        epochs, *rest = SCHEDULES.get((name, model)) or SCHEDULES[name, None]
+        assert recipe.epochs == epochs * recipe.data.options.get("fraction", 1.0)
+        rate = recipe.optim.rate(epochs=epochs, steps_per_epoch=PER_EPOCH, batch_size=recipe.data.batch_size)
+        found = [rate(step) for step in range(epochs * PER_EPOCH)]
+        assert found == pytest.approx(published_rates(recipe.optim.release, epochs, *rest), rel=1e-12)
 
 
 def test_the_source_of_xcit():

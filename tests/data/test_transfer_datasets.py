@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -152,6 +153,16 @@ def test_what_is_not_there_is_named(name, message, tmp_path):
     with pytest.raises(ValueError) as error:
         DATASETS[name](None, "train")
     assert str(error.value) == f"The data set {name!r} needs its root."
+
+
+@pytest.mark.parametrize("name", ["flowers", "cars"])
+def test_without_scipy_its_extra_is_named(name, request, monkeypatch):
+    root = request.getfixturevalue(name)
+    for module in ("scipy", "scipy.io"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ValueError) as error:
+        DATASETS[name](root, "train")
+    assert str(error.value) == f"The data set {name!r} needs the extra: pip install 'tetravit[scipy]'."
 
 
 def test_annotations_that_do_not_read(inat):

@@ -1,16 +1,18 @@
 """Distillation: the loss by its formula, who sees what, where the teacher is not, and what is refused."""
 
 import json
+import sys
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tetravit.cli import main
 from tetravit.engine import optim
 from tetravit.models import create_model, save
 from tetravit.models.teacher import Teacher, load_teacher
-from tetravit.recipe import validated
+from tetravit.recipe import dump, validated
 from tetravit.structures import Batch, Preprocess
 from tetravit.tasks.distill import Distill, DistillConfig
 from tetravit.train import train
@@ -80,14 +82,52 @@ def test_the_teacher_sees_the_same_mixed_images():
     assert not torch.equal(made.model.seen[-1], batch().images)
 
 
-def test_two_sets_of_logits_are_taught_apart():
-    made, data = task(), batch()
-    other = Linear(7)
-    first, theirs = both(made, data)
-    second = other(data.images).detach()
-    made.model.forward = lambda images: (first, second)
-    wanted = 0.5 * F.cross_entropy(first, data.targets) + 0.5 * F.cross_entropy(second, theirs.argmax(1))
-    torch.testing.assert_close(made.step(data)["loss"], wanted)
+@pytest.fixture
+def student():
+    """A model with a distillation token, whose two heads answer differently."""
+    torch.manual_seed(0)
+    return create_model("deit_tiny_distilled", num_classes=K, image_size=32, dim=16, num_heads=2, depth=1)
+
+
+def taught_by_token(student, **config):
+    made = Distill(student, DistillConfig(**config), num_classes=K)
+    made.teach(Teacher(Linear(1), K, IMAGES), IMAGES)
+    generator = torch.Generator().manual_seed(3)
+    data = Batch(torch.randn(6, 3, 32, 32, generator=generator), torch.arange(6) % K)
+    return made.train(), data
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_a_distillation_token_learns_from_the_teacher_alone(student, kind):
+    made, data = taught_by_token(student, kind=kind, tau=2.0, alpha=0.3, label_smoothing=0.1)
+    with torch.no_grad():
+        (first, second), theirs = student(data.images, heads="each"), made.teacher(data.images)
+    wanted = 0.7 * F.cross_entropy(first, data.targets, label_smoothing=0.1)
+    if kind == "hard":
+        wanted += 0.3 * F.cross_entropy(second, theirs.argmax(1))
+    else:
+        p, q = (theirs / 2).softmax(1), (second / 2).softmax(1)
+        wanted += 0.3 * (p * (p.log() - q.log())).sum() * 4 / second.numel()
+    torch.testing.assert_close(made.step(data)["loss"].detach(), wanted)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "idle", "learning"), [(0.0, "head_dist", "head"), (1.0, "head", "head_dist")]
+)
+def test_each_head_has_one_source(student, alpha, idle, learning):
+    made, data = taught_by_token(student, alpha=alpha)
+    made.step(data)["loss"].backward()
+    assert not getattr(student, idle).weight.grad.any()
+    assert getattr(student, learning).weight.grad.any()
+
+
+def test_the_mean_of_both_heads_is_scored(student):
+    made, data = taught_by_token(student)
+    with torch.no_grad():
+        first, second = made.eval().model(data.images, heads="each")
+        found = made.score([data])
+    wanted = F.cross_entropy((first + second) / 2, data.targets)
+    assert found["loss"] == pytest.approx(wanted.item(), abs=1e-6)
 
 
 def test_the_teacher_stays_as_it_is_and_out_of_sight():
@@ -232,19 +272,27 @@ def recipe(**task):
     return validated(table)
 
 
-def test_a_run_from_a_teacher_of_this_package(tmp_path):
+def small_teacher(folder, num_classes=10, image_size=32):
     torch.manual_seed(1)
-    teacher = create_model("deit_tiny", num_classes=10, image_size=32, depth=1)
-    teacher.input = IMAGES
-    save(teacher, tmp_path / "teacher.safetensors")
-    made = train(recipe(teacher=str(tmp_path / "teacher.safetensors")), tmp_path / "run", reporters=[])
+    teacher = create_model(
+        "deit_tiny", num_classes=num_classes, image_size=image_size, dim=16, num_heads=2, depth=1
+    )
+    save(teacher, folder / "teacher.safetensors")
+    return str(folder / "teacher.safetensors")
+
+
+@pytest.mark.parametrize("student", ["xcit_nano_12_p16", "deit_tiny_distilled"])
+def test_a_run_from_a_teacher_of_this_package(student, tmp_path):
+    chosen = recipe(teacher=small_teacher(tmp_path))
+    chosen = validated({**chosen.model_dump(), "model": {"name": student, "options": {"depth": 1}}})
+    made = train(chosen, tmp_path / "run", reporters=[])
     assert made.steps == 4
     from tetravit.evaluate import evaluate
     from tetravit.models import load
 
-    student = load(tmp_path / "run")
-    assert student.name == "xcit_nano_12_p16"
-    assert not any("teacher" in name for name in student.state_dict())
+    found = load(tmp_path / "run")
+    assert found.name == student
+    assert not any("teacher" in name for name in found.state_dict())
     assert evaluate(tmp_path / "run", device="cpu").scores["top1"] == pytest.approx(made.best, abs=0.01)
 
 
@@ -253,3 +301,32 @@ def test_refused_before_anything_is_written(tmp_path):
         train(recipe(), tmp_path / "run", reporters=[])
     assert str(error.value) == "The recipe lacks task.teacher."
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("teacher", "message"),
+    [
+        ({"num_classes": 7}, "The teacher has 7 classes; the data has 10."),
+        (
+            {"image_size": 64},
+            "The teacher works on 64 x 64 pixels; data.image_size is 32."
+            " If that is meant, set task.teacher_size=32.",
+        ),
+    ],
+    ids=["classes", "size"],
+)
+def test_the_command_says_in_one_line_why_a_teacher_does_not_fit(teacher, message, tmp_path, capsys):
+    file, run = small_teacher(tmp_path, **teacher), tmp_path / "run"
+    (tmp_path / "mine.toml").write_text(dump(recipe()))
+    with pytest.raises(SystemExit) as ended:
+        main(["train", str(tmp_path / "mine.toml"), f"task.teacher={file}", "--into", str(run)])
+    assert (ended.value.code, capsys.readouterr().err) == (2, f"tetravit train: {message}\n")
+    assert not run.exists()
+
+
+def test_without_timm_its_extra_is_named(tmp_path, monkeypatch):
+    torch.save({"head.weight": torch.zeros(3, 2)}, tmp_path / "some.pth")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ValueError) as error:
+        load_teacher("timm:regnety_160", str(tmp_path / "some.pth"))
+    assert str(error.value) == ("The teacher timm:regnety_160 needs the extra: pip install 'tetravit[timm]'.")

@@ -25,7 +25,7 @@ def test_every_published_file_has_a_row():
         ("gcvit", "classify", None): 11,
         ("twins", "classify", None): 6,
         ("twins", "segment", "upernet"): 6,
-        ("deit", "classify", None): 3,
+        ("deit", "classify", None): 8,
         (TEACHER.split("_")[0], "classify", None): 1,
     }
 
@@ -70,6 +70,10 @@ def test_some_rows_say_what_the_sources_say():
     row = CHECKPOINTS["gcvit_large_512.in21k_in1k"]
     assert row.preprocess == Preprocess(size=512, crop=1.0, mode="squash")
     assert not row.commercial
+    row = CHECKPOINTS["deit_base_distilled.in1k_dist_384"]
+    assert row.sources[0].url.endswith("/deit/deit_base_distilled_patch16_384-d0272ac0.pth")
+    assert (row.options, row.published) == ({"image_size": 384}, {"top1": 85.2})
+    assert row.preprocess == Preprocess(size=384, crop=0.875)
     row = CHECKPOINTS["xcit_medium_24_p8.coco_mask_rcnn"]
     assert row.sources[0].url == "https://dl.fbaipublicfiles.com/xcit/coco/maskrcnn_xcit_medium_24_p8.pth"
     assert row.published == {"box_ap": 48.5, "mask_ap": 43.7}

@@ -18,16 +18,20 @@ class Backbone(nn.Module):
 
     channels, strides: one entry per level of `feature_maps`, shallow to deep.
     embed_dim: width of the embedding.
+    num_embeddings: how many embeddings of an image classification reads, each with a head of its own; 1 but for
+    distillation tokens.
     map_norm: epsilon of the LayerNorm that dense heads put on every level; None where they read the maps raw.
     task_options: constructor options that the authors' detection and segmentation releases use instead,
-    under "detect" and "segment".
+    under "detect" and "segment". dense_only: beginnings of the names of parameters that classifiers do not have.
     """
 
     channels: tuple[int, ...]
     strides: tuple[int, ...]
     embed_dim: int
+    num_embeddings: int = 1
     map_norm: float | None = None
     task_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    dense_only: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, in_chans: int = 3) -> None:
         super().__init__()
@@ -50,6 +54,10 @@ class Backbone(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images -> embeddings (B, embed_dim), the input of the classification head."""
         return self.pool(self.forward_features(images))
+
+    def embeddings(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images -> the `num_embeddings` embeddings (B, embed_dim) whose mean `forward` gives."""
+        return (self(images),)
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that the authors' training never decays (beyond biases and norms)."""

@@ -1,8 +1,9 @@
 """DeiT: data-efficient image transformers (Touvron et al. 2021, arXiv:2012.12877), the baseline of comparisons.
 
-The plain vision transformer: patches, learned positions, a class token, equal blocks of attention and MLP.
+The plain vision transformer: patches, learned positions, a class token, equal blocks of attention and MLP. A
+distilled model has a second token beside it, which learns from a teacher.
 
-Shapes: B batch, H W token grid, N = H * W patches, C width.
+Shapes: B batch, H W token grid, N = H * W patches, T = 1 class token (2 with the distillation token), C width.
 Source of every number: facebookresearch/deit@7e160fe models.py.
 """
 
@@ -22,6 +23,8 @@ class DeiT(Backbone):
     padded with zeros, so that a map has ceil(Hi / patch_size) rows.
 
     image_size: side or (height, width) of the images whose grid the position embeddings are learned for.
+    distilled: whether a distillation token stands between the class token and the patches (Sec. 4); the embedding
+    is then the mean of both.
 
     Raises:
         ValueError: for a width that the heads do not divide.
@@ -38,6 +41,7 @@ class DeiT(Backbone):
         in_chans: int = 3,
         drop_path: float = 0.0,
         out_blocks: tuple[int, ...] | None = None,
+        distilled: bool = False,
     ) -> None:
         super().__init__(in_chans)
         if out_blocks is None:
@@ -45,10 +49,13 @@ class DeiT(Backbone):
         self.out_blocks = out_blocks
         self.channels = (dim,) * len(out_blocks)
         self.strides = (patch_size,) * len(out_blocks)
-        self.embed_dim = dim
+        self.embed_dim, self.num_embeddings = dim, 2 if distilled else 1
         self.patch_embed = PatchEmbed(in_chans, dim, patch_size)
         self.cls_token = ClassToken(dim)
-        self.pos_embed = LearnedPosition(dim, self.patch_embed.grid(image_size), num_prefix=1)
+        self.dist_token = ClassToken(dim) if distilled else None
+        self.pos_embed = LearnedPosition(
+            dim, self.patch_embed.grid(image_size), num_prefix=self.num_embeddings
+        )
         rates = linear_rates(drop_path, depth)
         self.blocks = nn.ModuleList(Block(dim, num_heads, qkv_bias=True, drop_path=rate) for rate in rates)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
@@ -57,17 +64,19 @@ class DeiT(Backbone):
     def reset_parameters(self) -> None:
         """The authors' initialisation: normal of deviation 0.02 in linear layers, PyTorch's own elsewhere."""
         nn.init.trunc_normal_(self.pos_embed.table, std=0.02)
-        nn.init.trunc_normal_(self.cls_token.token, std=0.02)
+        for token in self._tokens():
+            nn.init.trunc_normal_(token.token, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
     def no_weight_decay(self) -> set[str]:
-        return {"pos_embed.table", "cls_token.token"}
+        names = {"pos_embed.table", "cls_token.token"}
+        return names | {"dist_token.token"} if self.dist_token else names
 
     def stages(self) -> list[list[nn.Module]]:
-        stem: list[nn.Module] = [self.patch_embed, self.cls_token, self.pos_embed]
+        stem: list[nn.Module] = [self.patch_embed, *self._tokens(), self.pos_embed]
         return [stem, *([block] for block in self.blocks), [self.norm]]
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
@@ -76,27 +85,26 @@ class DeiT(Backbone):
         for i, block in enumerate(self.blocks):
             x = self.run(block, x)
             if i in self.out_blocks:
-                maps.append(x[:, 1:].mT.unflatten(2, grid))  # (B, C, H, W)
+                maps.append(x[:, self.num_embeddings :].mT.unflatten(2, grid))  # (B, C, H, W)
         return maps
 
     def forward_features(self, images: Tensor) -> Tensor:
         x, _ = self._embed(images)
         for block in self.blocks:
             x = self.run(block, x)
-        return self.norm(x)  # (B, 1 + N, C)
+        return self.norm(x)  # (B, T + N, C)
 
     def pool(self, features: Tensor) -> Tensor:
-        return features[:, 0]
+        return features[:, : self.num_embeddings].mean(dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        x, _ = self._embed(images)
-        *body, last = self.blocks
-        for block in body:
-            x = self.run(block, x)
-        return self.norm(self.run(last, x, 1)[:, 0])  # the last block for the class token alone
+        return self._read(images).mean(dim=1)
+
+    def embeddings(self, images: Tensor) -> tuple[Tensor, ...]:
+        return self._read(images).unbind(dim=1)
 
     def attention_maps(self, images: Tensor) -> list[Tensor]:
-        """How tokens (rows) weigh tokens in each block, class token first: (B, heads, 1 + N, 1 + N) each."""
+        """How tokens (rows) weigh tokens in each block, class token first: (B, heads, T + N, T + N) each."""
         x, _ = self._embed(images)
         maps = []
         for block in self.blocks:
@@ -105,26 +113,44 @@ class DeiT(Backbone):
         return maps
 
     def class_attention(self, images: Tensor) -> Tensor:
-        """How the class token weighs the patches in the last block (B, heads, H, W); it also weighs itself."""
+        """How the class token weighs the patches in the last block (B, heads, H, W); it also weighs the T tokens."""
         x, grid = self._embed(images)
         *body, last = self.blocks
         for block in body:
             x = self.run(block, x)
-        return last.attention(x)[:, :, 0, 1:].unflatten(2, grid)  # type: ignore[operator]
+        weights: Tensor = last.attention(x)  # type: ignore[operator]
+        return weights[:, :, 0, self.num_embeddings :].unflatten(2, grid)
+
+    def _read(self, images: Tensor) -> Tensor:
+        """Images -> the T tokens that classification reads (B, T, C): the last block is computed for them alone."""
+        x, _ = self._embed(images)
+        *body, last = self.blocks
+        for block in body:
+            x = self.run(block, x)
+        return self.norm(self.run(last, x, self.num_embeddings))
+
+    def _tokens(self) -> list[ClassToken]:
+        return [self.cls_token] if self.dist_token is None else [self.cls_token, self.dist_token]
 
     def _embed(self, images: Tensor) -> tuple[Tensor, Grid]:
-        """Images -> the class token and the patches with their positions (B, 1 + N, C), and the grid."""
+        """Images -> the T tokens and the patches with their positions (B, T + N, C), and the grid."""
         self.check(images)
         x = self.patch_embed(images)  # (B, C, H, W)
         grid = (x.shape[2], x.shape[3])
-        return self.cls_token(x.flatten(2).mT) + self.pos_embed(grid), grid
+        x = x.flatten(2).mT  # (B, N, C)
+        for token in reversed(self._tokens()):
+            x = token(x)
+        return x + self.pos_embed(grid), grid
 
 
 # fmt: off
 VARIANTS = {  # facebookresearch/deit@7e160fe models.py
-    "deit_tiny":  partial(DeiT, dim=192, num_heads=3),
-    "deit_small": partial(DeiT, dim=384, num_heads=6),
-    "deit_base":  partial(DeiT, dim=768, num_heads=12),
+    "deit_tiny":            partial(DeiT, dim=192, num_heads=3),
+    "deit_small":           partial(DeiT, dim=384, num_heads=6),
+    "deit_base":            partial(DeiT, dim=768, num_heads=12),
+    "deit_tiny_distilled":  partial(DeiT, dim=192, num_heads=3,  distilled=True),
+    "deit_small_distilled": partial(DeiT, dim=384, num_heads=6,  distilled=True),
+    "deit_base_distilled":  partial(DeiT, dim=768, num_heads=12, distilled=True),
 }
 # fmt: on
-ALIASES: dict[str, str] = {}
+ALIASES = {f"{name}_patch16_224": name for name in VARIANTS}  # the authors' names

@@ -1,20 +1,21 @@
 """Images -> class scores."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Literal, Self, overload
 
 from torch import Tensor, nn
 
 from tetravit.backbones.base import Backbone
 from tetravit.heads.classify import Embedding, LinearHead
-from tetravit.structures import Preprocess
+from tetravit.structures import Kind, Preprocess
 from tetravit.weights.read import Report
 
 
 class Classifier(nn.Module):
     """A backbone and a linear head: images (B, in_chans, Hi, Wi) -> logits (B, K).
 
-    With `num_classes=0` the answer is the embedding (B, embed_dim).
+    With `num_classes=0` the answer is the embedding (B, embed_dim). A backbone with a distillation token has a
+    second head, `head_dist`, for it; the answer is then the mean of both heads' logits.
 
     name, options: the arguments of `create_model` that build it again. class_names: one per class, where
     known. input: what its weights expect of a picture; `preprocess` does it.
@@ -22,6 +23,8 @@ class Classifier(nn.Module):
     Raises:
         ValueError: if `num_classes` is negative.
     """
+
+    task: ClassVar[Kind] = "classify"
 
     def __init__(
         self,
@@ -47,9 +50,28 @@ class Classifier(nn.Module):
         self.class_names = ()
         dim = self.backbone.embed_dim
         self.head: nn.Module = LinearHead(dim, num_classes) if num_classes else Embedding()
+        two = num_classes and self.backbone.num_embeddings == 2
+        self.head_dist = LinearHead(dim, num_classes) if two else None
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.backbone(images))
+    @overload
+    def forward(self, images: Tensor, heads: Literal["mean"] = "mean") -> Tensor: ...
+
+    @overload
+    def forward(self, images: Tensor, heads: Literal["each"]) -> tuple[Tensor, Tensor]: ...
+
+    def forward(
+        self, images: Tensor, heads: Literal["mean", "each"] = "mean"
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Images -> logits; `each`: those of the class token and of the distillation token, which has a teacher.
+
+        Where one head is all there is, `each` gives its logits twice.
+        """
+        if self.head_dist is None:
+            logits = self.head(self.backbone(images))
+            return logits if heads == "mean" else (logits, logits)
+        first, second = self.backbone.embeddings(images)
+        logits, taught = self.head(first), self.head_dist(second)
+        return (logits + taught) / 2 if heads == "mean" else (logits, taught)
 
     def preprocess(self, image: Any) -> Tensor:
         """A picture (path, Pillow image, array, tensor) -> float (3, Hi, Wi), as the weights were trained for.

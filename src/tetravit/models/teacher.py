@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tetravit.models.load import load
+from tetravit.models.load import load_classifier
 from tetravit.registry import suggestion
 from tetravit.structures import Preprocess
 from tetravit.weights import convert
@@ -35,7 +35,7 @@ def load_teacher(source: str, weights: str = "") -> Teacher:
     if not colon or library not in BUILD:
         if weights:
             raise ValueError(f"task.teacher_weights goes with torchvision:NAME or timm:NAME; got {source!r}.")
-        model = load(source)
+        model = load_classifier(source)
         return Teacher(model, model.num_classes, model.input)
     if not weights:
         raise ValueError(f"A teacher needs weights: set task.teacher_weights to the file of {source}.")
@@ -70,7 +70,7 @@ def _timm(name: str, num_classes: int) -> nn.Module:
     try:
         import timm
     except ImportError:
-        raise ValueError(f"The teacher timm:{name} needs timm: pip install timm.") from None
+        raise ValueError(f"The teacher timm:{name} needs the extra: pip install 'tetravit[timm]'.") from None
     known: Any = timm.list_models()
     if name not in known:
         raise ValueError(f"timm has no model {name!r}.{suggestion(name, known)}")

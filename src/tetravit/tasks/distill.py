@@ -1,8 +1,8 @@
 """Distillation: a classifier learns from the labels and from the answers of a teacher.
 
-As XCiT (arXiv:2106.09681) and ConViT (arXiv:2103.10697) do it, both losses act on the same logits. A model with
-a head of its own for the teacher's answers (DeiT, arXiv:2012.12877, Sec. 4: the distillation token) gives two
-sets of logits in training; then the second set learns from the teacher.
+As XCiT (arXiv:2106.09681) and ConViT (arXiv:2103.10697) do it, both losses act on the same logits. A model with a
+distillation token (DeiT, arXiv:2012.12877, Sec. 4) has a second head: the first learns from the labels, the
+second from the teacher, and their mean is what is evaluated.
 
 Shapes: B batch, K classes.
 """
@@ -104,12 +104,18 @@ class Distill(Classification):
         images, targets = self.mixed(batch)
         with torch.no_grad():
             answers = self.teacher(images).float()  # (B, K)
-        found = self.model(images)
-        logits, taught = found if isinstance(found, tuple) else (found, found)  # both (B, K)
-        logits, taught = logits.float(), taught.float()
+        logits, taught = self.learners(images)
         teaching = self.teaching(taught, answers)
         loss = (1 - self.config.alpha) * self.loss(logits, targets) + self.config.alpha * teaching
         return {"loss": loss, "teaching": teaching, "accuracy": accuracy(logits, targets)}
+
+    def learners(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The logits (B, K) that learn from the labels, and those that learn from the teacher."""
+        if getattr(self.model, "head_dist", None) is None:
+            logits = self.model(images).float()
+            return logits, logits
+        logits, taught = self.model(images, heads="each")
+        return logits.float(), taught.float()
 
     def teaching(self, logits: Tensor, answers: Tensor) -> Tensor:
         """How far logits (B, K) are from the teacher's (B, K); soft: mean over images and classes, times tau^2."""

@@ -25,7 +25,7 @@ from tetravit.weights.fileformat import BadFile, Header
 # trainers one evaluates them (timm's) and one only saves them (DeiT's), so they are taken when they are asked for.
 # A DINO run's published features are the teacher's.
 ENTRIES = ("model", "state_dict", "teacher", "student", "state_dict_ema", "model_ema")
-HEAD = ("head.weight", "head.bias")
+HEADS = ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")
 COUNTERS = "*.num_batches_tracked"  # how often a BatchNorm was updated; carries no weights
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -290,15 +290,15 @@ def _stripped(tensors: Mapping[str, Tensor]) -> Iterable[dict[str, Tensor]]:
 
 def _fit_head(named: dict[str, Tensor], target: Mapping[str, Tensor], report: Report) -> None:
     """A classifier with other classes gets a fresh head; one without classes takes none."""
-    theirs, ours = named.get(HEAD[0]), target.get(HEAD[0])
+    theirs, ours = named.get(HEADS[0]), target.get(HEADS[0])
     if theirs is None or not any(key.startswith("backbone.") for key in target):
         return
     if ours is None and not any(key.startswith("head.") for key in target):
-        report.dropped += [f"{key} (no head asked for)" for key in HEAD if named.pop(key, None) is not None]
+        report.dropped += [f"{key} (no head asked for)" for key in HEADS if named.pop(key, None) is not None]
     elif ours is not None and theirs.shape[0] != ours.shape[0]:
         change = f"{theirs.shape[0]} classes, {ours.shape[0]} asked for"
-        report.dropped += [f"{key} ({change})" for key in HEAD if named.pop(key, None) is not None]
-        report.missing += [f"{key} (fresh)" for key in HEAD if key in target]
+        report.dropped += [f"{key} ({change})" for key in HEADS if named.pop(key, None) is not None]
+        report.missing += [f"{key} (fresh)" for key in HEADS if key in target]
 
 
 def _fit_stem(

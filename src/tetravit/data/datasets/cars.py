@@ -36,7 +36,9 @@ class Cars:
             found = StanfordCars(root, split=PARTS[split], download=False)
         except RuntimeError as error:
             if "scipy" in str(error).lower():
-                raise ValueError("The data set 'cars' needs scipy: pip install scipy.") from None
+                raise ValueError(
+                    "The data set 'cars' needs the extra: pip install 'tetravit[scipy]'."
+                ) from None
             raise ValueError(f"{str(root)!r} does not hold 'stanford_cars' as published.") from None
         self.files = [str(file) for file, _ in found._samples]
         self.labels = [int(label) for _, label in found._samples]

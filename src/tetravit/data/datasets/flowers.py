@@ -36,7 +36,9 @@ class Flowers:
         try:
             parts = [Flowers102(root, split=part, download=False) for part in PARTS[split]]
         except ImportError:
-            raise ValueError("The data set 'flowers' needs scipy: pip install scipy.") from None
+            raise ValueError(
+                "The data set 'flowers' needs the extra: pip install 'tetravit[scipy]'."
+            ) from None
         except RuntimeError:
             raise ValueError(f"{str(root)!r} does not hold 'flowers-102' as published.") from None
         self.files = [str(file) for part in parts for file in part._image_files]
