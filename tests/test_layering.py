@@ -11,7 +11,7 @@ import tetravit
 ORDER = [
     *("registry", "structures", "kernels", "layers", "boxes", "backbones", "heads", "weights"),
     *("data", "metrics", "models", "tasks", "engine", "recipe", "optimize"),
-    *("evaluate", "predict", "draw", "report", "train", "benchmark", "export", "explain", "studies"),
+    *("evaluate", "draw", "predict", "report", "train", "benchmark", "export", "explain", "studies"),
     *("cli", "__main__"),
 ]
 SHARED = {"base", "pyramid"}  # what siblings in a menu folder may import of each other

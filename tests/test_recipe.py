@@ -95,7 +95,10 @@ def test_the_last_override_counts(file):
         (["optm.lr=1"], "Unknown recipe key 'optm'. Did you mean 'optim'?"),
         (["data.lr=1"], "Unknown recipe key 'data.lr'. Did you mean 'optim.lr'?"),
         (["task.smoothing=0.1"], "Unknown recipe key 'task.smoothing'. Did you mean 'task.label_smoothing'?"),
-        (["zzzzzz=1"], "Unknown recipe key 'zzzzzz'. Known: data, epochs, model, optim, run, stretch, task."),
+        (
+            ["zzzzzz=1"],
+            "Unknown recipe key 'zzzzzz'. Known: data, epochs, model, optim, run, steps, stretch, task.",
+        ),
         (["task.name=clasify"], f"task.name takes one of {', '.join(sorted(TASKS))}; got 'clasify'."),
         (["optim.name=adam"], "optim.name takes one of adamw, sgd; got 'adam'."),
         (["run.precision=fp8"], "run.precision takes one of auto, float32, bf16, fp16; got 'fp8'."),

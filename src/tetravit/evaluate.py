@@ -12,24 +12,32 @@ from torch import Tensor, nn
 from tetravit.data import imagenet
 from tetravit.data.loader import DataConfig, EvalLoader, make_eval_loader
 from tetravit.engine.distributed import pick_device
-from tetravit.models import Classifier, load
+from tetravit.models import load
+from tetravit.models.load import Model
 from tetravit.recipe import loads
 from tetravit.structures import Batch, Preprocess
-from tetravit.tasks import TASKS
+from tetravit.tasks import TASKS, TaskConfig
 from tetravit.weights import CHECKPOINTS, Checkpoint
 from tetravit.weights.fileformat import is_ours, read_header
 from tetravit.weights.store import row_at
 
 Split = Literal["train", "val"]
 
-# What weights without a recipe of their own are scored on.
-IMAGENET = """
+# What weights without a recipe of their own are scored on, by task.
+USUAL = {
+    task: f"""
 epochs = 300
-task.name = "classify"
+task.name = "{task}"
 model.name = "deit_tiny"
-data.name = "imagenet"
-data.batch_size = 64
+data.name = "{data}"
+data.batch_size = {batch}
 """
+    for task, data, batch in (
+        ("classify", "imagenet", 64),
+        ("segment", "ade20k", 1),
+        ("detect", "coco", 1),
+    )
+}
 
 # Data sets that the catalogue has figures for: images in the whole set, and the catalogue's name of each score.
 FIGURES: dict[str, tuple[int, dict[str, str]]] = {
@@ -39,6 +47,8 @@ FIGURES: dict[str, tuple[int, dict[str, str]]] = {
     "imagenet_a": (7_500, {"top1": "a"}),
     "imagenet_r": (30_000, {"top1": "r"}),
     "imagenet_sketch": (50_889, {"top1": "sketch"}),
+    "ade20k": (2_000, {"miou": "miou"}),
+    "coco": (5_000, {"box_ap": "box_ap", "mask_ap": "mask_ap"}),
 }
 
 
@@ -90,7 +100,7 @@ def score(
     weights: str,
     data: str,
     split: Split = "val",
-    task: str = "classify",
+    task: TaskConfig | str = "classify",
     device: torch.device | str = "cpu",
     on_batch: Callable[[int], object] = lambda count: None,
 ) -> Result:
@@ -100,18 +110,20 @@ def score(
         model: what the task calls.
         loader: the images, prepared for the model. A set of some of a model's classes has only those compete.
         weights, data, split: what to call them in the row.
-        task: the name of the task whose scores are wanted.
+        task: the task whose scores are wanted: its name, or its section of a recipe.
         device: where to compute.
         on_batch: told the number of images before each batch.
 
     Raises:
         ValueError: if the set is empty, or holds something else than the task reads.
     """
-    row, dataset = TASKS[task], loader.dataset
+    dataset = loader.dataset
+    row = TASKS[task if isinstance(task, str) else task.name]
+    config = row.Config(name=task) if isinstance(task, str) else task
     classes = getattr(dataset, "classes", None)
     if classes is not None:
         model = _Chosen(model, classes)
-    built = row(model, row.Config(name=task), num_classes=dataset.num_classes)  # type: ignore[call-arg]
+    built = row(model, config, num_classes=dataset.num_classes)  # type: ignore[call-arg]
     judge = built.to(device).eval()
     start = time.perf_counter()
     with torch.inference_mode():
@@ -156,7 +168,7 @@ def evaluate(
     """
     where = pick_device(device)
     model = load(source, accept_license=accept_license)
-    recipe = loads(_recipe_text(source) or IMAGENET, overrides, name=f"The recipe in {source}")
+    recipe = loads(_recipe_text(source) or USUAL[model.task], overrides, name=f"The recipe in {source}")
     prepared = _input(model, recipe.data, overrides)
     loader = open_data(recipe.data, prepared, class_names=model.class_names, split=split)
     result = score(
@@ -165,7 +177,7 @@ def evaluate(
         weights=str(source),
         data=recipe.data.name,
         split=split,
-        task=recipe.task.name,
+        task=recipe.task,
         device=where,
         on_batch=on_batch,
     )
@@ -175,11 +187,11 @@ def evaluate(
 
 
 def published(source: str | Path) -> Checkpoint | None:
-    """The catalogue's row of a classifier that `source` names, or that a file of ours was converted from."""
+    """The catalogue's row of a model that `source` names, or that a file of ours was converted from."""
     path, row = Path(source), CHECKPOINTS.get(str(source))
     if row is None and path.is_file() and is_ours(path) and not read_header(path).recipe:
         row = row_at(read_header(path).source)
-    return row if row and row.task == "classify" else None
+    return row if row and row.task != "embed" else None
 
 
 def references(row: Checkpoint, data: str) -> tuple[Reference, ...]:
@@ -264,12 +276,12 @@ def _recipe_text(source: str | Path) -> str:
     return read_header(path).recipe if path.is_file() and is_ours(path) else ""
 
 
-def _input(model: Classifier, data: DataConfig, overrides: Sequence[str]) -> Preprocess:
+def _input(model: Model, data: DataConfig, overrides: Sequence[str]) -> Preprocess:
     """What the weights were trained for, with what the overrides say about it."""
-    keys = {"data.image_size": "size", "data.crop": "crop", "data.interpolation": "interpolation"}
-    given = {override.partition("=")[0].strip() for override in overrides}
-    changes = {field: getattr(data, key.removeprefix("data.")) for key, field in keys.items() if key in given}
-    return replace(model.input, **changes)
+    given = {override.partition("=")[0].strip().removeprefix("data.") for override in overrides}
+    fields = {"size" if key in ("image_size", "short") else key for key in given}
+    known = ("size", "crop", "interpolation", "mode", "longest")
+    return replace(model.input, **{key: getattr(data.preprocess, key) for key in known if key in fields})
 
 
 def _watched(loader: EvalLoader, on_batch: Callable[[int], object]) -> Iterator[Batch]:

@@ -20,7 +20,7 @@ from pydantic import (
 
 from tetravit.data.augment import parse
 from tetravit.data.calls import parse_calls
-from tetravit.data.datasets import DATASETS
+from tetravit.data.datasets import DATASETS, kind_of
 from tetravit.data.loader import DataConfig
 from tetravit.engine.loop import RunConfig
 from tetravit.engine.optim import OptimConfig
@@ -34,8 +34,12 @@ Table = dict[str, Any]
 class ModelConfig(BaseModel):
     """The `[model]` section: a row of the menu, and what is changed about it.
 
+    head: of a dense task (`tetravit list heads`); None: its usual one. head_options: other arguments of the head's
+    constructor.
     weights: a file, or the tag of published weights, to start from; None: from scratch. A head for another
-    number of classes begins afresh; positions and windows are fitted to data.image_size.
+    number of classes begins afresh; positions and windows are fitted to data.image_size. backbone_weights: the same
+    of a classifier, for the backbone of a dense task alone. image_size: what a dense model's positions and windows
+    are set up for; None: as its authors have it.
     freeze: how many groups of the backbone's `stages()`, stem first, do not train; `backbone`: all of it, so that
     only the head learns (a linear probe). options: other arguments of the backbone's constructor ("depth", ...).
     """
@@ -44,7 +48,11 @@ class ModelConfig(BaseModel):
 
     name: str
     drop_path: float | None = Field(default=None, ge=0, lt=1)
+    head: str | None = None
+    head_options: dict[str, Any] = Field(default_factory=dict)
     weights: str | None = None
+    backbone_weights: str | None = None
+    image_size: int | None = Field(default=None, ge=32)
     freeze: Annotated[int, Field(ge=0)] | Literal["backbone"] = 0
     options: dict[str, Any] = Field(default_factory=dict)
 
@@ -57,13 +65,14 @@ class ModelConfig(BaseModel):
 class Recipe(BaseModel):
     """Everything that decides a run.
 
-    stretch: divide epochs by data.options.fraction, so that a run on a part of the images sees as many as a run
-    on all of them.
+    epochs, steps: how long it is; one of them. stretch: divide epochs by data.options.fraction, so that a run on a
+    part of the images sees as many as a run on all of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    epochs: int = Field(ge=1)
+    epochs: int | None = Field(default=None, ge=1)
+    steps: int | None = Field(default=None, ge=1)
     stretch: bool = False
     task: SerializeAsAny[TaskConfig]
     model: ModelConfig
@@ -71,11 +80,16 @@ class Recipe(BaseModel):
     optim: OptimConfig = Field(default_factory=OptimConfig)
     run: RunConfig = Field(default_factory=RunConfig)
 
-    @property
-    def total_epochs(self) -> int:
-        """How many epochs the run takes."""
+    def total_epochs(self, steps_per_epoch: int) -> int:
+        """How many epochs the run takes; the last one may end early."""
+        if self.steps is not None:
+            return -(-self.steps // steps_per_epoch)
         fraction = self.data.options.get("fraction", 1.0) if self.stretch else 1.0
-        return max(1, round(self.epochs / fraction))
+        return max(1, round((self.epochs or 0) / fraction))
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """How many optimisation steps the run takes."""
+        return self.steps or self.total_epochs(steps_per_epoch) * steps_per_epoch
 
     @field_validator("task", mode="before")
     @classmethod
@@ -94,16 +108,39 @@ class Recipe(BaseModel):
         parse(self.data.augment, size=self.data.image_size)
         if self.data.mix:
             parse_calls(self.data.mix, "A mix")
-        if self.optim.warmup_epochs + self.optim.cooldown_epochs > self.epochs and self.optim.cooldown_epochs:
+        _check_length(self)
+        row = TASKS[self.task.name]
+        if kind_of(DATASETS[self.data.name]) != row.reads:
+            known = [name for name, data in DATASETS.items() if kind_of(data) == row.reads]
             raise ValueError(
-                "optim.warmup_epochs and optim.cooldown_epochs are together at most epochs; got"
-                f" {self.optim.warmup_epochs} and {self.optim.cooldown_epochs} of {self.epochs}."
-            )
-        if self.optim.warmup_epochs > self.epochs:
-            raise ValueError(
-                f"optim.warmup_epochs is at most epochs; got {self.optim.warmup_epochs} of {self.epochs}."
+                f"The task {self.task.name!r} cannot read the data set {self.data.name!r};"
+                f" sets it reads: {', '.join(sorted(known))}."
             )
         return self
+
+
+def _check_length(recipe: "Recipe") -> None:
+    optim, epochs = recipe.optim, recipe.epochs
+    if (epochs is None) == (recipe.steps is None):
+        raise ValueError(
+            "The recipe lacks epochs."
+            if epochs is None
+            else "A recipe is so many epochs or steps long; got both."
+        )
+    if optim.warmup_steps is not None:
+        if recipe.steps is not None and optim.warmup_steps > recipe.steps:
+            raise ValueError(
+                f"optim.warmup_steps is at most steps; got {optim.warmup_steps} of {recipe.steps}."
+            )
+    elif (
+        epochs is not None and optim.cooldown_epochs and optim.warmup_epochs + optim.cooldown_epochs > epochs
+    ):
+        raise ValueError(
+            "optim.warmup_epochs and optim.cooldown_epochs are together at most epochs; got"
+            f" {optim.warmup_epochs} and {optim.cooldown_epochs} of {epochs}."
+        )
+    elif epochs is not None and optim.warmup_epochs > epochs:
+        raise ValueError(f"optim.warmup_epochs is at most epochs; got {optim.warmup_epochs} of {epochs}.")
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

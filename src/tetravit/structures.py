@@ -10,6 +10,8 @@ from torch import Tensor
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+Kind = Literal["classify", "segment", "detect"]  # what is known of an image: a class, a label map, objects
+
 
 @dataclass(frozen=True)
 class Preprocess:
@@ -17,15 +19,22 @@ class Preprocess:
 
     size: side of the square the model sees, in pixels. crop: the share of the resized image that the centre
     crop keeps (resize the short side to size / crop, then crop), in (0, 1]. mode: `center` keeps the aspect
-    ratio and crops; `squash` resizes both sides to `size`. mean, std: per channel, of values in [0, 1].
+    ratio and crops; `squash` resizes both sides to `size`; `fit` keeps the ratio and all of the image, the short
+    side `size` pixels or less, the long side `longest` or less. mean, std: per channel, of values in [0, 1].
     """
 
     size: int = 224
     crop: float = 0.875
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
-    mode: Literal["center", "squash"] = "center"
+    mode: Literal["center", "squash", "fit"] = "center"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    longest: int | None = None
+
+
+# How the published models of dense tasks see a picture.
+ADE20K_INPUT = Preprocess(size=512, longest=2048, mode="fit", interpolation="bilinear")
+COCO_INPUT = Preprocess(size=800, longest=1333, mode="fit", interpolation="bilinear")
 
 
 @dataclass
@@ -56,7 +65,7 @@ class Sample:
     """One item of a data set, before it joins a batch."""
 
     image: Tensor  # (C, Hi, Wi): uint8 from the data set, float after the transforms
-    target: Any  # a class index, a label map (Hi, Wi), a Target
+    target: Any  # a class index, a label map (Hi, Wi) of integers, a Target
     name: str  # what to call it in a message: a path, or "digits/train/17"
 
 
@@ -64,7 +73,8 @@ class Sample:
 class Batch:
     """Images that take a step together, and what is known of them.
 
-    targets: (B,) int64 labels, (B, K) soft labels, (B, Hi, Wi) label maps, or a list of `Target`.
+    targets: (B,) int64 labels, (B, K) soft labels, (B, Hi, Wi) label maps; a list of label maps where they differ
+    in size, or of `Target`.
     sizes: (B, 2) int64, the true (height, width) of each image where the batch is padded; None: all of it.
     names: what to call each image in a message. indices: their positions in the data set.
     """

@@ -39,7 +39,6 @@ from tetravit.engine.loop import Job, Progress, fit
 from tetravit.engine.precision import chosen
 from tetravit.engine.rehearsal import rehearse
 from tetravit.engine.signals import Interrupted
-from tetravit.models import Classifier, create_model
 from tetravit.recipe import Recipe, dump, load
 from tetravit.tasks import TASKS, Task
 from tetravit.weights.fileformat import Header, package_version, save
@@ -121,28 +120,37 @@ class _Run:
         self.class_names = tuple(self.loader.dataset.class_names)
 
         torch.manual_seed(run.seed)
-        model = create_model(
-            recipe.model.name,
-            num_classes=self.num_classes,
-            image_size=data.image_size,
-            drop_path=recipe.model.drop_path,
-            weights=recipe.model.weights or None,
-            **recipe.model.options,
-        )
+        row = TASKS[recipe.task.name]
+        model = row.create(recipe.model.name, num_classes=self.num_classes, **self._model_options())
         _freeze(model, recipe.model.freeze)
-        self.task: Task = TASKS[recipe.task.name](
-            model, recipe.task, num_classes=self.num_classes, mix=data.mix
-        )  # type: ignore[call-arg]
+        self.task: Task = row(model, recipe.task, num_classes=self.num_classes, mix=data.mix)  # type: ignore[call-arg]
         self.task.prepare(data.preprocess)
         memory_format = torch.channels_last if run.memory_format == "channels_last" else torch.preserve_format
         self.task.to(world.device, memory_format=memory_format)  # type: ignore[call-overload]
         self.ema = Ema(model, recipe.optim.ema, recipe.optim.ema_warmup) if recipe.optim.ema else None
-        self.total_steps = recipe.total_epochs * self.loader.steps_per_epoch
+        per_epoch = self.loader.steps_per_epoch
+        self.total_steps = recipe.total_steps(per_epoch)
         self.rate = recipe.optim.rate(
-            epochs=recipe.total_epochs,
-            steps_per_epoch=self.loader.steps_per_epoch,
+            epochs=recipe.total_epochs(per_epoch),
+            steps_per_epoch=per_epoch,
             batch_size=data.batch_size,
+            total=self.total_steps,
         )
+
+    def _model_options(self) -> dict[str, Any]:
+        """What the recipe says of the model, for `Task.create`."""
+        section = self.recipe.model
+        usual = self.recipe.data.image_size if TASKS[self.recipe.task.name].reads == "classify" else None
+        given = {
+            "head": section.head,
+            "head_options": section.head_options,
+            "image_size": section.image_size or usual,
+            "drop_path": section.drop_path,
+            "weights": section.weights or None,
+            "backbone_weights": section.backbone_weights or None,
+            **section.options,
+        }
+        return {name: value for name, value in given.items() if value not in (None, {})}
 
     def check_room(self) -> None:
         """Refuse a folder that cannot take the run, before anything is written."""
@@ -165,7 +173,7 @@ class _Run:
         lines = [
             ("model", f"{recipe.model.name}, {params / 1e6:.2f} M parameters, {self.num_classes} classes"),
             ("data", f"{data.name}: {images}, {data.image_size} x {data.image_size} pixels"),
-            ("steps", f"{recipe.total_epochs} epochs of {steps}: {self.total_steps:,} steps"),
+            ("steps", f"{recipe.total_epochs(steps)} epochs of {steps}: {self.total_steps:,} steps"),
             (
                 "batch",
                 f"{data.batch_size} = {self.world.size} x {run.accumulate} x {micro} (ranks, parts, images)",
@@ -183,7 +191,7 @@ class _Run:
         """The peak, and the way there and on."""
         steps, settings = self.loader.steps_per_epoch, self.recipe.optim
         peak = settings.peak(self.recipe.data.batch_size)
-        text = f"{peak:g} after {settings.warmup_epochs * steps} steps, {self.rate(self.total_steps - 1):.3g} last"
+        text = f"{peak:g} after {settings.warmup(steps)} steps, {self.rate(self.total_steps - 1):.3g} last"
         return f"{text}, as the {settings.release} release" if settings.faithful else text
 
     def _rehearsed(self, micro: int, first_step: int) -> list[tuple[str, str]]:
@@ -286,8 +294,9 @@ class _Run:
         recipe = self.recipe
         header = Header(
             model=recipe.model.name,
-            options={**self._options(), "image_size": recipe.data.image_size},
+            options=self._options(),
             task=self.task.serves or recipe.task.name,
+            head=getattr(self.task.model, "head_name", None),
             num_classes=self.num_classes,
             class_names=self.class_names,
             preprocess=recipe.data.preprocess,
@@ -299,6 +308,8 @@ class _Run:
     def _options(self) -> dict[str, Any]:
         """What builds the model again, with what came from the weights it began with."""
         known = {**getattr(self.task.model, "options", {}), **self.recipe.model.options}
+        if self.task.reads == "classify":
+            known["image_size"] = self.recipe.data.image_size
         return {key: value for key, value in known.items() if key != "drop_path"}
 
     def _finished(self, progress: Progress) -> Summary:
@@ -463,7 +474,7 @@ def _kernels(kind: Literal["repeatable", "fastest"]) -> Iterator[None]:
         torch.backends.cudnn.benchmark = benchmark
 
 
-def _freeze(model: Classifier, what: int | Literal["backbone"]) -> None:
+def _freeze(model: Any, what: int | Literal["backbone"]) -> None:
     """Leave the first groups of the backbone, or all of it, as they are."""
     if what != "backbone":
         model.backbone.freeze(what)

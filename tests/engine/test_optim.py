@@ -266,3 +266,38 @@ def test_optimizer_state_survives_packing(name, model):
     step(second, other)
     for (n, a), b in zip(first.named_parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b), n
+
+
+@pytest.mark.parametrize(("step", "rate"), [(0, 1e-6), (750, 0.5 * (1 + 1e-6)), (1500, 1.0), (40_000, 1.0)])
+def test_poly_with_the_warm_up_of_the_dense_releases(step, rate):
+    config = OptimConfig(lr=6e-5, lr_batch=0, schedule="poly", warmup_steps=1500, warmup_lr=6e-11, min_lr=0.0)
+    got = config.rate(epochs=64, steps_per_epoch=1263, batch_size=16, total=80_000)(step)
+    assert got == pytest.approx(6e-5 * rate * (1 - step / 80_000), rel=1e-12)
+
+
+def test_poly_ends_at_the_floor():
+    config = OptimConfig(lr=1e-4, lr_batch=0, schedule="poly", power=0.9, warmup_steps=0, min_lr=1e-6)
+    rate = config.rate(epochs=1, steps_per_epoch=100, batch_size=16, total=100)
+    assert rate(0) == pytest.approx(1e-4) and rate(100) == pytest.approx(1e-6)
+    assert rate(50) == pytest.approx(99e-6 * 0.5**0.9 + 1e-6, rel=1e-12)
+
+
+def test_the_rate_falls_at_each_milestone():
+    config = OptimConfig(
+        lr=1e-4, lr_batch=0, schedule="steps", milestones=(8, 11), warmup_steps=500, warmup_lr=1e-7
+    )
+    rate = config.rate(epochs=12, steps_per_epoch=1000, batch_size=16)
+    assert rate(0) == pytest.approx(1e-7) and rate(500) == rate(7999) == pytest.approx(1e-4)
+    assert rate(8000) == pytest.approx(1e-5) and rate(11_999) == pytest.approx(1e-6)
+
+
+def test_decay_of_all_but_what_is_named():
+    model = nn.ModuleDict({"norm1": nn.LayerNorm(2), "fc": nn.Linear(2, 2)})
+    found = optim.groups(model, OptimConfig(decay="all", no_decay=("norm",)))
+    decay = {id(p): g["weight_decay"] for g in found for p in g["params"]}
+    assert [decay[id(p)] for p in (*model["fc"].parameters(), *model["norm1"].parameters())] == [
+        0.05,
+        0.05,
+        0,
+        0,
+    ]

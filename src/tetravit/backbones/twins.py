@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from tetravit.backbones.base import Backbone
 from tetravit.layers.drop_path import DropPath, linear_rates
 from tetravit.layers.mlp import Mlp
+from tetravit.layers.residual import add_linear
 from tetravit.layers.window import join, padding, windows
 
 WindowMask = Literal["none", "segmentation"]
@@ -76,12 +77,15 @@ class LocalAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normed map (B, H, W, C) -> (B, H, W, C)."""
+        return self.proj(self.read(x))  # type: ignore[no-any-return]
+
+    def read(self, x: Tensor) -> Tensor:
+        """The same in front of the last projection."""
         grid = (x.shape[1], x.shape[2])
         x_windows, padded = windows(x, self.window_size)  # (B * nW, w * w, C)
         q, k, v = self._heads(x_windows)
         x_windows = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(grid, x_windows))
-        x = join(x_windows.transpose(1, 2).flatten(2), self.window_size, padded, grid)
-        return self.proj(x)
+        return join(x_windows.transpose(1, 2).flatten(2), self.window_size, padded, grid)
 
     def attention(self, x: Tensor) -> Tensor:
         """How the tokens of a window weigh each other (B * nW, heads, w * w, w * w), for a normed map."""
@@ -117,9 +121,13 @@ class GlobalAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normed map (B, H, W, C) -> (B, H, W, C)."""
+        return self.proj(self.read(x))  # type: ignore[no-any-return]
+
+    def read(self, x: Tensor) -> Tensor:
+        """The same in front of the last projection."""
         grid = (x.shape[1], x.shape[2])
         x = F.scaled_dot_product_attention(*self._heads(x))  # (B, heads, N, D)
-        return self.proj(x.transpose(1, 2).flatten(2)).unflatten(1, grid)
+        return x.transpose(1, 2).flatten(2).unflatten(1, grid)
 
     def attention(self, x: Tensor) -> Tensor:
         """How each token weighs the summary (B, heads, N, M), for a normed map."""
@@ -137,7 +145,9 @@ class GlobalAttention(nn.Module):
 class Block(nn.Module):
     """Mix tokens, then features; each step residual. All on a channel-last map."""
 
-    def __init__(self, dim: int, attn: nn.Module, mlp_ratio: int, drop_path: float) -> None:
+    def __init__(
+        self, dim: int, attn: LocalAttention | GlobalAttention, mlp_ratio: int, drop_path: float
+    ) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
         self.attn = attn
@@ -145,8 +155,8 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = add_linear(x, self.attn.proj, self.attn.read(self.norm1(x)), self.drop_path)
+        return self.mlp.residual(x, self.norm2, self.drop_path)
 
 
 class Twins(Backbone):
@@ -197,7 +207,7 @@ class Twins(Backbone):
         rates = iter(linear_rates(drop_path, sum(depths)))
 
         def block(i: int, letter: str) -> Block:
-            attn: nn.Module
+            attn: LocalAttention | GlobalAttention
             if letter == "L":
                 attn = LocalAttention(dims[i], num_heads[i], window_size, window_mask)
             else:
@@ -270,6 +280,7 @@ class Twins(Backbone):
 class SVT(Twins):
     """Stages of both kinds of blocks, whose dense releases norm the map of each stage and go on from there."""
 
+    dense_only: ClassVar = ("stage_norms.",)
     task_options: ClassVar = {
         "detect": {"stage_norm": 1e-6},
         "segment": {"stage_norm": 1e-6, "window_mask": "segmentation"},

@@ -1,14 +1,11 @@
 """`tetravit predict`: what is in these images."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from tetravit.cli.base import AcceptLicense, print_rows, print_table, say
-
-if TYPE_CHECKING:
-    from tetravit.predict import Prediction
 
 
 def predict(
@@ -23,20 +20,26 @@ def predict(
     model: Annotated[
         str | None, typer.Option(metavar="WEIGHTS", help="The weights; then every argument is an image.")
     ] = None,
-    topk: Annotated[int, typer.Option(metavar="N", min=1, help="Classes per image.")] = 5,
-    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images per call of the model.")] = 32,
+    topk: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Classes per image (classifiers; 5).")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Images per call of the model.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     draw: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write each image with its labels into this folder.")
+        Path | None, typer.Option(metavar="DIR", help="Write each image with the answer drawn into it here.")
     ] = None,
     accept_license: AcceptLicense = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per image.")] = False,
 ) -> None:
-    """Classify images: files, folders and patterns."""
+    """Ask a model about images: files, folders and patterns."""
+    from tetravit.data.decode import decode
+    from tetravit.draw import free_name
     from tetravit.engine.distributed import pick_device
     from tetravit.models import load
     from tetravit.predict import find_images
-    from tetravit.predict import predict as classify
+    from tetravit.predict import predict as ask
 
     if model is None:
         model, *images = images
@@ -48,16 +51,18 @@ def predict(
         draw.mkdir(parents=True, exist_ok=True)
     bad, taken, rows = 0, set[Path](), []
     loaded = load(model, accept_license=accept_license)
-    for prediction in classify(loaded, files, topk=topk, batch_size=batch, device=where):
-        if prediction.error is not None:
+    for prediction in ask(loaded, files, topk=topk, batch_size=batch, device=where):
+        image, error = prediction.image, prediction.error
+        if error is not None:
             bad += 1
-            say(f"tetravit predict: {prediction.image}: {prediction.error}.")
+            say(f"tetravit predict: {image}: {error}.")
         elif draw is not None:
-            _draw(prediction, draw, taken)
+            prediction.picture(decode(image)).save(free_name(draw, image, taken))
         if as_json:
-            print_rows([_json(prediction)])
-        elif prediction.error is None:
-            rows.append([prediction.image, *(f"{g.name}  {100 * g.score:.1f} %" for g in prediction.guesses)])
+            said = {"error": error} if error is not None else prediction.facts()
+            print_rows([{"image": str(image), **said}])
+        elif error is None:
+            rows.append([image, *prediction.cells()])
     if rows:
         width = max(len(row) for row in rows) - 1
         print_table(["image", *(f"{i}." for i in range(1, width + 1))], rows)
@@ -67,18 +72,3 @@ def predict(
         say(f"{bad} of {len(files)} images cannot be read.")
     if draw is not None:
         say(f"Drew {len(taken)} images into {draw}.")
-
-
-def _draw(prediction: "Prediction", folder: Path, taken: set[Path]) -> None:
-    from tetravit.data.decode import decode
-    from tetravit.draw import free_name, labelled
-
-    picture = labelled(decode(prediction.image), [(g.name, g.score) for g in prediction.guesses])
-    picture.save(free_name(folder, prediction.image, taken))
-
-
-def _json(prediction: "Prediction") -> dict[str, object]:
-    if prediction.error is not None:
-        return {"image": str(prediction.image), "error": prediction.error}
-    guesses = [{"index": g.index, "class": g.name, "score": round(g.score, 6)} for g in prediction.guesses]
-    return {"image": str(prediction.image), "top": guesses}

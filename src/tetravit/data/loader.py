@@ -44,6 +44,9 @@ class DataConfig(BaseModel):
     workers: int | Literal["auto"] = "auto"  # per rank
     crop: float = Field(0.875, gt=0, le=1)  # evaluation: share of the resized image that is seen
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"  # evaluation
+    mode: Literal["center", "squash", "fit"] = "center"  # evaluation: see `structures.Preprocess`
+    short: int | None = Field(None, ge=1)  # evaluation: side in pixels; None: image_size
+    longest: int | None = Field(None, ge=1)  # evaluation, mode fit: pixels of the long side at most
     on_bad: OnBad = "error"
     bad_limit: float = Field(0.001, ge=0, le=1)  # share of bad images above which "skip" gives up
     options: dict[str, Any] = Field(default_factory=dict)  # arguments of the data set
@@ -70,7 +73,13 @@ class DataConfig(BaseModel):
     @property
     def preprocess(self) -> Preprocess:
         """How images are prepared for evaluation, and by users of the trained weights."""
-        return Preprocess(size=self.image_size, crop=self.crop, interpolation=self.interpolation)
+        return Preprocess(
+            size=self.short or self.image_size,
+            crop=self.crop,
+            interpolation=self.interpolation,
+            mode=self.mode,
+            longest=self.longest,
+        )
 
 
 def build_dataset(config: DataConfig, split: Literal["train", "val"]) -> Dataset:

@@ -12,12 +12,14 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torchvision import tv_tensors
 
 from tetravit.data.datasets import Dataset
 from tetravit.data.decode import BadImage
-from tetravit.structures import Batch, Sample
+from tetravit.structures import Batch, Sample, Target
 
-Transform = Callable[[Tensor], Tensor]
+Transform = Callable[..., Any]
 OnBad = Literal["error", "skip"]
 MAX_TRIES = 100  # images in a row; where all are unreadable, the disk is gone
 
@@ -59,7 +61,7 @@ def mixed_seed(*numbers: int) -> int:
 
 
 class Reader:
-    """Reads an image and transforms it."""
+    """Reads samples, and holds what transforms them."""
 
     def __init__(self, dataset: Dataset, transform: Transform, on_bad: OnBad) -> None:
         self.dataset = dataset
@@ -102,8 +104,7 @@ class PrepareTrain:
                 for k in range(first + self.rank, first + self.micro_size, self.world_size):
                     sample, index = self._read(epoch, k, bad)
                     reseed(mixed_seed(self.order.seed, epoch, k))
-                    sample.image = self.reader.transform(sample.image)
-                    samples.append(sample)
+                    samples.append(transformed(sample, self.reader.transform))
                     indices.append(index)
             return Result(collate(samples, indices), bad)
         except ValueError as error:  # BadImage too: carried to the parent as it is
@@ -140,24 +141,66 @@ class PrepareEval:
             return Result(None, bad, error)
 
 
+def transformed(sample: Sample, transform: Transform) -> Sample:
+    """The sample after `transform`; label map, boxes and masks follow the image.
+
+    Objects of which less than a pixel is left go.
+    """
+    target = sample.target
+    if isinstance(target, Tensor):  # (Hi, Wi)
+        image, labels = transform(sample.image, tv_tensors.Mask(target))
+        return replace(sample, image=image, target=labels.as_subclass(Tensor))
+    if isinstance(target, Target):
+        height, width = sample.image.shape[-2:]
+        boxes = tv_tensors.BoundingBoxes(  # type: ignore[call-overload]
+            target.boxes, format="XYXY", canvas_size=(height, width)
+        )
+        masks = None if target.masks is None else tv_tensors.Mask(target.masks)
+        image, boxes, masks = transform(sample.image, boxes, masks)
+        boxes = boxes.as_subclass(Tensor)
+        masks = None if masks is None else masks.as_subclass(Tensor)
+        kept = (boxes[:, 2:] - boxes[:, :2] >= 1).all(dim=1)
+        return replace(sample, image=image, target=_objects(replace(target, boxes=boxes, masks=masks), kept))
+    return replace(sample, image=transform(sample.image))
+
+
+def _objects(target: Target, kept: Tensor) -> Target:
+    """Those objects of a target that `kept` (M,) marks."""
+    parts = {name: getattr(target, name) for name in ("boxes", "labels", "masks", "crowd", "area")}
+    return replace(target, **{name: part[kept] for name, part in parts.items() if part is not None})
+
+
 def collate(samples: Sequence[Sample], indices: Sequence[int]) -> Batch:
-    """Samples of one size -> a batch; class indices become a tensor, other targets stay a list.
+    """Samples -> a batch. Class indices, and label maps of one size, become a tensor; other targets stay a list.
+
+    Images of a dense task that differ in size are filled up with zeros right and below; `sizes` tells the truth.
 
     Raises:
-        ValueError: if the images differ in shape.
+        ValueError: if images with a class each differ in size.
     """
     shapes = {tuple(s.image.shape) for s in samples}
-    if len(shapes) > 1:
+    targets: Any = [s.target for s in samples]
+    dense = isinstance(targets[0], (Tensor, Target))
+    if len(shapes) > 1 and not dense:
         a, b = sorted(shapes)[:2]
         raise ValueError(
             f"The images of a batch must have one size; got {a} and {b}. Let data.augment crop or resize."
         )
-    targets: Any = [s.target for s in samples]
     if isinstance(targets[0], int):
         targets = torch.tensor(targets)
-    return Batch(
-        torch.stack([s.image for s in samples]), targets, None, [s.name for s in samples], list(indices)
-    )
+    elif isinstance(targets[0], Tensor) and len({t.shape for t in targets}) == 1:
+        targets = torch.stack(targets)
+    images, sizes = [s.image for s in samples], None
+    if len(shapes) > 1:
+        sizes = torch.tensor([image.shape[-2:] for image in images])
+        images = _filled_up(images)
+    return Batch(torch.stack(images), targets, sizes, [s.name for s in samples], list(indices))
+
+
+def _filled_up(images: Sequence[Tensor]) -> list[Tensor]:
+    """Images (C, Hi, Wi) with zeros right and below, all as large as the largest."""
+    height, width = (max(image.shape[side] for image in images) for side in (1, 2))
+    return [F.pad(x, (0, width - x.shape[2], 0, height - x.shape[1])) for x in images]
 
 
 @contextmanager

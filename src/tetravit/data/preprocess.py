@@ -18,7 +18,10 @@ from tetravit.structures import Preprocess
 
 
 def eval_transform(p: Preprocess) -> Callable[[Tensor], Tensor]:
-    """The transform that `p` describes: uint8, or float in [0, 1], (3, Hi, Wi) -> float (3, size, size)."""
+    """The transform that `p` describes: uint8, or float in [0, 1], (3, Hi, Wi) -> float (3, height, width).
+
+    The result is a square of `size`, unless `p.mode` is `fit`.
+    """
     return _EvalTransform(p)
 
 
@@ -45,15 +48,30 @@ class _EvalTransform:
 
     def __call__(self, image: Tensor) -> Tensor:
         p = self.p
-        short = math.floor(p.size / p.crop)
-        size = [p.size, p.size] if p.mode == "squash" else [short]
-        image = F.resize(image, size, interpolation=self.interpolation, antialias=True)
+        if p.mode == "fit":
+            size = list(fitted((image.shape[-2], image.shape[-1]), p.size, p.longest))
+        else:
+            size = [p.size, p.size] if p.mode == "squash" else [math.floor(p.size / p.crop)]
+        # The dense models were trained and measured with OpenCV's bilinear resizing, which does not smooth.
+        image = F.resize(image, size, interpolation=self.interpolation, antialias=p.mode != "fit")
         if image.is_floating_point():
             image = image.clamp(0, 1)  # cubic interpolation overshoots
         if p.mode == "center":
             image = F.center_crop(image, [p.size, p.size])
         out: Tensor = self.normalize(image)
         return out
+
+
+def fitted(size: tuple[int, int], short: int, longest: int | None = None) -> tuple[int, int]:
+    """(height, width) after scaling, so that the short side is `short` pixels and the long one at most `longest`.
+
+    Source: mmcv 1.x, rescale_size: sides are rounded half up.
+    """
+    scale = short / min(size)
+    if longest is not None:
+        scale = min(scale, longest / max(size))
+    height, width = (max(1, int(side * scale + 0.5)) for side in size)
+    return height, width
 
 
 def _pixels(image: Any) -> Tensor:

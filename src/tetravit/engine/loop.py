@@ -35,6 +35,7 @@ class RunConfig(BaseModel):
     device: auto, cpu, cuda, cuda:N or mps. accumulate: micro-batches that share one step.
     kernels: `repeatable` asks torch for deterministic ones, `fastest` for any.
     log_steps: steps per line of the log. evaluate_epochs: epochs between evaluations; 0: only at the end.
+    evaluate_steps: steps between evaluations, in place of epochs; 0: epochs count.
     save_steps, save_minutes, save_epochs: a checkpoint whenever one of them has passed; 0 switches it off.
     keep: how many checkpoints stay. on_full: what a failed save does.
     """
@@ -50,6 +51,7 @@ class RunConfig(BaseModel):
     kernels: Literal["repeatable", "fastest"] = "repeatable"
     log_steps: int = Field(default=10, ge=1)
     evaluate_epochs: int = Field(default=1, ge=0)
+    evaluate_steps: int = Field(default=0, ge=0)
     save_steps: int = Field(default=0, ge=0)
     save_minutes: float = Field(default=10.0, ge=0)
     save_epochs: int = Field(default=1, ge=0)
@@ -264,7 +266,8 @@ def _save_due(job: Job, done: int) -> bool:
 
 def _evaluation_due(job: Job, progress: Progress) -> bool:
     """Also after a resume, where the checkpoint was written before the evaluation of its step."""
-    done, every = progress.done, job.config.evaluate_epochs * job.loader.steps_per_epoch
+    done, config = progress.done, job.config
+    every = config.evaluate_steps or config.evaluate_epochs * job.loader.steps_per_epoch
     wanted = done == job.total_steps or (every > 0 and done > 0 and done % every == 0)
     return wanted and job.validation is not None and progress.evaluated != done
 

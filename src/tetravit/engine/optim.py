@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tetravit.engine.schedule import deit_epochs, gcvit_steps, warmup_cosine
+from tetravit.engine.schedule import deit_epochs, gcvit_steps, poly, staircase, warmup_cosine
 
 State = dict[str, Tensor]
 
@@ -21,7 +21,10 @@ class OptimConfig(BaseModel):
     lr: peak rate for `lr_batch` images a step, scaled with the batch; with `lr_batch = 0` it is taken as it is.
     decay: what weight decay acts on. `matrices`: weights of linear layers and convolutions, nothing else.
     `authors`: also position tables, bias tables, temperatures and other parameters of two dimensions or more,
-    save those that the model's `no_weight_decay()` names, as in the DeiT code that the papers build on.
+    save those that the model's `no_weight_decay()` names, as in the DeiT code that the papers build on. `all`:
+    everything but what `no_decay` names: parts of parameter names ("norm1."), as in the papers' dense releases.
+    schedule: `cosine`; `poly`, down to min_lr as (1 - step / steps) ** power; `steps`, times `gamma` after each epoch
+    of `milestones`. warmup_steps: length of the warm-up; None: warmup_epochs.
     warmup_lr, min_lr: where the warm-up starts and the cosine ends; absolute, not scaled. cooldown_epochs: how
     many epochs at the end run at min_lr.
     faithful: train as the release `release` really does, with what its code does unlike its description: for
@@ -40,11 +43,17 @@ class OptimConfig(BaseModel):
     lr: float = Field(default=5e-4, gt=0)
     lr_batch: int = Field(default=512, ge=0)
     weight_decay: float = Field(default=0.05, ge=0)
-    decay: Literal["matrices", "authors"] = "matrices"
+    decay: Literal["matrices", "authors", "all"] = "matrices"
+    no_decay: tuple[str, ...] = ()
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    schedule: Literal["cosine", "poly", "steps"] = "cosine"
+    power: float = Field(default=1.0, gt=0)
+    milestones: tuple[int, ...] = ()
+    gamma: float = Field(default=0.1, gt=0, le=1)
     warmup_epochs: int = Field(default=5, ge=0)
+    warmup_steps: int | None = Field(default=None, ge=0)
     warmup_lr: float = Field(default=1e-6, ge=0)
     min_lr: float = Field(default=1e-5, ge=0)
     cooldown_epochs: int = Field(default=0, ge=0)
@@ -59,11 +68,23 @@ class OptimConfig(BaseModel):
         """The peak learning rate for a global batch of `batch_size` images."""
         return self.lr * batch_size / self.lr_batch if self.lr_batch else self.lr
 
-    def rate(self, *, epochs: int, steps_per_epoch: int, batch_size: int) -> Callable[[int], float]:
-        """The learning rate as a function of the step, counted from 0."""
-        warmup, cooldown = self.warmup_epochs * steps_per_epoch, self.cooldown_epochs * steps_per_epoch
+    def warmup(self, steps_per_epoch: int) -> int:
+        """The length of the warm-up in steps."""
+        return self.warmup_epochs * steps_per_epoch if self.warmup_steps is None else self.warmup_steps
+
+    def rate(
+        self, *, epochs: int, steps_per_epoch: int, batch_size: int, total: int | None = None
+    ) -> Callable[[int], float]:
+        """The learning rate as a function of the step, counted from 0; `total` steps, None: all of `epochs`."""
+        warmup, cooldown = self.warmup(steps_per_epoch), self.cooldown_epochs * steps_per_epoch
         ends: dict[str, Any] = {"peak": self.peak(batch_size), "start": self.warmup_lr, "floor": self.min_lr}
-        total = epochs * steps_per_epoch
+        total = epochs * steps_per_epoch if total is None else total
+        if self.schedule == "poly":
+            return partial(poly, total=total, warmup=warmup, power=self.power, **ends)
+        if self.schedule == "steps":
+            del ends["floor"]
+            falls = tuple(epoch * steps_per_epoch for epoch in self.milestones)
+            return partial(staircase, falls=falls, gamma=self.gamma, warmup=warmup, **ends)
         if not self.faithful:
             return partial(warmup_cosine, total=total - cooldown, warmup=warmup, **ends)
         if self.release == "gcvit":
@@ -133,6 +154,8 @@ def _undecayed(model: nn.Module, config: OptimConfig) -> set[str]:
         if protects and hasattr(owner, "no_weight_decay")
         for name in owner.no_weight_decay()  # type: ignore[operator, union-attr]
     }
+    if decay == "all":
+        return {n for n, _ in model.named_parameters() if any(part in n for part in config.no_decay)}
     kept = {name for name, p in model.named_parameters() if p.ndim < 2 or name.endswith(".bias")} | named
     if decay == "authors":
         return kept

@@ -1,10 +1,11 @@
 """Learning rate as a pure function of the step: nothing to save, nothing to resume.
 
-`warmup_cosine` is what recipes run. The other two are the schedules of the authors' releases with their
-peculiarities, for runs that repeat them.
+`warmup_cosine` is what recipes of classifiers run, `poly` and `staircase` those of dense tasks. `deit_epochs` and
+`gcvit_steps` are the schedules of the authors' releases with their peculiarities, for runs that repeat them.
 """
 
 import math
+from collections.abc import Sequence
 
 
 def warmup_cosine(
@@ -21,6 +22,31 @@ def warmup_cosine(
         return start + (peak - start) * step / warmup
     progress = min(1.0, (step - warmup) / max(1, total - warmup))
     return floor + 0.5 * (peak - floor) * (1.0 + math.cos(math.pi * progress))
+
+
+def poly(
+    step: int, *, total: int, warmup: int, peak: float, start: float, floor: float, power: float
+) -> float:
+    """The rate of step `step`: from `peak` to `floor` as (1 - step / total) ** power.
+
+    A warm-up multiplies it, with start / peak at first and 1 after `warmup` steps. Source: mmcv 1.x.
+    """
+    floor = min(floor, peak)
+    rate = floor + (peak - floor) * max(0.0, 1.0 - step / total) ** power
+    return rate * _warmed(step, warmup, start / peak)
+
+
+def staircase(
+    step: int, *, falls: Sequence[int], gamma: float, warmup: int, peak: float, start: float
+) -> float:
+    """The rate of step `step`: `peak`, times `gamma` from each step in `falls` on; the warm-up of `poly`."""
+    return peak * gamma ** sum(step >= fall for fall in falls) * _warmed(step, warmup, start / peak)
+
+
+def _warmed(step: int, warmup: int, ratio: float) -> float:
+    """The factor of a warm-up: a line from `ratio` to 1."""
+    ratio = min(ratio, 1.0)
+    return ratio + (1.0 - ratio) * step / warmup if step < warmup else 1.0
 
 
 def deit_epochs(

@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,10 @@ from torch.nn import functional as F
 from tetravit.boxes.pasting import paste_masks
 from tetravit.heads import HEADS
 from tetravit.models.build import Size, create_backbone, family, resolve
+from tetravit.models.pretrained import load_backbone
 from tetravit.models.pyramid import PyramidBackbone
 from tetravit.registry import pick, suggestion
-from tetravit.structures import Batch, Detections, Target
+from tetravit.structures import COCO_INPUT, Batch, Detections, Kind, Target
 from tetravit.weights import LAYOUTS
 from tetravit.weights.mmdet import ADAPTERS, DenseMap, dense_map
 from tetravit.weights.read import Report, load_into
@@ -31,8 +32,11 @@ class Detector(nn.Module):
 
     Call it for tensors of one shape (export), `detect` for one record per image, `loss` to train.
     name, head_name, options: the arguments of `create_detector` that build it again. class_names: one per
-    class, where known.
+    class, where known. input: what its weights expect of a picture; `preprocess` does it. report: what became of
+    every tensor of the weights it was built with.
     """
+
+    task: ClassVar[Kind] = "detect"
 
     def __init__(
         self,
@@ -46,12 +50,24 @@ class Detector(nn.Module):
         super().__init__()
         self.name, self.head_name, self.options = name, head_name, dict(options or {})
         self.class_names: tuple[str, ...] = ()
+        self.input = COCO_INPUT
+        self.report: Report | None = None
         self.backbone, self.pyramid, self.head = backbone.backbone, backbone.pyramid, head
         self.num_classes: int = head.num_classes  # type: ignore[assignment]
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Images -> the four maps at strides 4, 8, 16, 32 that the head reads."""
         return self.pyramid(self.backbone.feature_maps(images))  # type: ignore[no-any-return]
+
+    def preprocess(self, image: Any) -> Tensor:
+        """A picture (path, Pillow image, array, tensor) -> float (3, Hi, Wi), as the weights were trained for.
+
+        Raises:
+            ValueError: if the picture cannot be read, or is not one.
+        """
+        from tetravit.data.preprocess import preprocess  # torchvision loads only where a picture is read
+
+        return preprocess(image, self.input)
 
     def forward(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
         """Detections of a batch in tensors, best first, filling last where images have fewer than others.
@@ -184,6 +200,8 @@ def create_detector(
     drop_path: float | None = None,
     head_options: Mapping[str, Any] | None = None,
     weights: str | Path | Mapping[str, Any] | None = None,
+    backbone_weights: str | Path | Mapping[str, Any] | None = None,
+    accept_license: bool = False,
     **options: Any,
 ) -> Detector:
     """Build a detector by name.
@@ -195,6 +213,8 @@ def create_detector(
         image_size, in_chans, drop_path, options: as in `create_backbone`.
         head_options: other arguments of the head's constructor (score_threshold, max_detections, ...).
         weights: a file (or state dict) of a whole detector, in mmdet's layout or ours; None: fresh weights.
+        backbone_weights: of a classifier to begin with: its tag ("in1k"), a file, a state dict.
+        accept_license: agree to a licence that forbids commercial use; asked for once.
 
     Raises:
         ValueError: unknown name or option, a value the model cannot have, or weights that do not fit it.
@@ -211,6 +231,8 @@ def create_detector(
     backbone = create_backbone(
         name, task="detect", image_size=image_size, in_chans=in_chans, drop_path=drop_path, **options
     )
+    if backbone_weights is not None:
+        load_backbone(backbone.backbone, name, backbone_weights, accept_license=accept_license)
     asked = {"image_size": image_size, "in_chans": in_chans, "drop_path": drop_path, "head_options": given}
     detector = Detector(
         backbone,

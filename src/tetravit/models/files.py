@@ -3,15 +3,18 @@
 from pathlib import Path
 
 from tetravit.models.classifier import Classifier
+from tetravit.models.load import Model
 from tetravit.weights.fileformat import Header
 from tetravit.weights.fileformat import save as save_file
 
 
-def describe(model: Classifier, *, recipe: str = "", licence: str = "", source: str = "") -> Header:
+def describe(model: Model, *, recipe: str = "", licence: str = "", source: str = "") -> Header:
     """What a file must say about `model` so that `load` can build it again."""
     return Header(
         model=model.name,
         options=model.options,
+        task=model.task,
+        head=None if isinstance(model, Classifier) else model.head_name,
         num_classes=model.num_classes,
         class_names=model.class_names,
         preprocess=model.input,
@@ -21,13 +24,11 @@ def describe(model: Classifier, *, recipe: str = "", licence: str = "", source: 
     )
 
 
-def save(
-    model: Classifier, path: str | Path, *, recipe: str = "", licence: str = "", source: str = ""
-) -> Header:
+def save(model: Model, path: str | Path, *, recipe: str = "", licence: str = "", source: str = "") -> Header:
     """Write `model` to one file, whole or not at all; `load(path)` gives it back.
 
     Args:
-        model: a classifier built by name.
+        model: a classifier, segmenter or detector built by name.
         path: where to; its folder exists.
         recipe: TOML text of the run that made the weights.
         licence, source: of the weights.

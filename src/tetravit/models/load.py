@@ -1,22 +1,34 @@
 """`load`: a trained model from whatever names it."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tetravit.models.build import assemble, fill, resolve, tuples
 from tetravit.models.classifier import Classifier
+from tetravit.models.detector import Detector, create_detector
+from tetravit.models.segmenter import Segmenter, create_segmenter
 from tetravit.weights import convert
 from tetravit.weights.fileformat import BadFile
 
 BEST = "best.safetensors"
+Model = Classifier | Segmenter | Detector
+
+DENSE: Mapping[str, Callable[..., Segmenter | Detector]] = {
+    "segment": create_segmenter,
+    "detect": create_detector,
+}
 
 
-def load(source: str | Path, *, accept_license: bool = False) -> Classifier:
+def load(source: str | Path, *, accept_license: bool = False) -> Model:
     """A trained model, in evaluation mode, with its class names and its preprocessing.
 
     Args:
         source: a weights file of this package; the folder of a run (its best weights are taken), or one as
             timm saves it; NAME.TAG of published weights; a repository on the hub ("hf:OWNER/NAME").
         accept_license: agree to a licence that forbids commercial use; asked for once.
+
+    Returns:
+        A classifier, segmenter or detector, as `model.task` says.
 
     Raises:
         ValueError: if it names nothing, does not say which model it holds, or is damaged.
@@ -31,12 +43,31 @@ def load(source: str | Path, *, accept_license: bool = False) -> Classifier:
         raise ValueError(
             f"{source} does not say which model it holds; say it: create_model(NAME, weights={str(source)!r})."
         )
-    task = found.header.task if found.header else found.row.task if found.row else "classify"
-    if task not in ("classify", "embed"):
-        raise ValueError(f"{source} holds a model for the task {task!r}; load reads classifiers.")
+    record = found.header or found.row
+    task = record.task if record else "classify"
+    if task not in ("classify", "embed", *DENSE):
+        known = ", ".join(("classify", *DENSE))
+        raise ValueError(f"{source} holds a model for the task {task!r}; load reads those for {known}.")
     name, options = found.model
     try:
-        model = assemble(resolve(name), tuples(options), found.preprocess)
+        name = resolve(name)
+        if record and task in DENSE:
+            return DENSE[task](name, head=record.head, weights=found, **tuples(options)).eval()
+        model = assemble(name, tuples(options), found.preprocess)
+    except BadFile:
+        raise
     except (ValueError, TypeError) as error:
         raise BadFile(f"{source} names a model that this version cannot build: {error}") from None
     return fill(model, found).eval()
+
+
+def load_classifier(source: str | Path, *, accept_license: bool = False) -> Classifier:
+    """`load` for what only classifiers can do.
+
+    Raises:
+        ValueError: as `load`, and if it is another model.
+    """
+    model = load(source, accept_license=accept_license)
+    if not isinstance(model, Classifier):
+        raise ValueError(f"{source} holds a model for the task {model.task!r}; a classifier is needed.")
+    return model

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from tetravit import weights as published
 from tetravit.heads import HEADS
 from tetravit.heads.parts.pixels import IGNORE, to_picture
-from tetravit.models.build import Size, create_backbone, family, resolve
+from tetravit.models.build import Size, class_names, create_backbone, family, resolve
+from tetravit.models.pretrained import load_backbone
 from tetravit.models.pyramid import PyramidBackbone
 from tetravit.registry import pick
+from tetravit.structures import ADE20K_INPUT, Kind
 from tetravit.weights import convert, mmseg
 from tetravit.weights.mmdet import ADAPTERS, UNUSED
 from tetravit.weights.read import Report, State, load_into
@@ -29,9 +31,12 @@ class Segmenter(nn.Module):
 
     Call it for logits (export), `segment` for label maps, `loss` to train.
 
-    name, options: the arguments of `create_segmenter` that build it again. class_names: one per class, where
-    known. report: what became of every tensor of the weights it was built with.
+    name, head_name, options: the arguments of `create_segmenter` that build it again. class_names: one per class,
+    where known. input: what its weights expect of a picture; `preprocess` does it. report: what became of every
+    tensor of the weights it was built with.
     """
+
+    task: ClassVar[Kind] = "segment"
 
     def __init__(
         self,
@@ -39,13 +44,15 @@ class Segmenter(nn.Module):
         head: nn.Module,
         *,
         name: str = "",
+        head_name: str = "",
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.pyramid, self.head = backbone.backbone, backbone.pyramid, head
         self.num_classes: int = head.num_classes  # type: ignore[assignment]
-        self.name, self.options = name, dict(options or {})
+        self.name, self.head_name, self.options = name, head_name, dict(options or {})
         self.class_names: tuple[str, ...] = ()
+        self.input = ADE20K_INPUT
         self.report: Report | None = None
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
@@ -57,6 +64,16 @@ class Segmenter(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, Hi, Wi), normalized, of any size -> logits (B, K, h, w) at the grid of the finest map."""
         return self.head(self.feature_maps(images))  # type: ignore[no-any-return]
+
+    def preprocess(self, image: Any) -> Tensor:
+        """A picture (path, Pillow image, array, tensor) -> float (3, Hi, Wi), as the weights were trained for.
+
+        Raises:
+            ValueError: if the picture cannot be read, or is not one.
+        """
+        from tetravit.data.preprocess import preprocess  # torchvision loads only where a picture is read
+
+        return preprocess(image, self.input)
 
     def probabilities(self, images: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Images -> the share of each class in every pixel, (B, K, height, width) float32.
@@ -128,6 +145,7 @@ def create_segmenter(
     head: str | None = None,
     num_classes: int | None = None,
     weights: str | Path | Mapping[str, Any] | None = None,
+    backbone_weights: str | Path | Mapping[str, Any] | None = None,
     image_size: Size | None = None,
     in_chans: int | None = None,
     drop_path: float | None = None,
@@ -145,6 +163,7 @@ def create_segmenter(
         weights: of a whole segmenter: a tag ("ade20k_upernet"), a file in our layout or that of
             mmsegmentation, a URL, a state dict; None: the authors' initialisation. What became of every tensor
             is kept as `segmenter.report`, and told on standard error where something was left out or is fresh.
+        backbone_weights: of a classifier to begin with: its tag ("in1k"), a file, a state dict.
         image_size, in_chans, drop_path, options: as in `create_backbone`.
         head_options: other arguments of the head's constructor (auxiliary, average, width, dropout, ...). An
             auxiliary head is built where its loss is asked for (`{"auxiliary": 0.4}`), or the weights hold one.
@@ -168,6 +187,8 @@ def create_segmenter(
     given = {"image_size": image_size, "in_chans": in_chans, "drop_path": drop_path, **options}
     asked = {key: value for key, value in given.items() if value is not None}
     backbone = create_backbone(name, task="segment", **asked)
+    if backbone_weights is not None:
+        load_backbone(backbone.backbone, name, backbone_weights, accept_license=accept_license)
     head_options = dict(head_options or {})
     if mmseg.has_auxiliary(tensors):
         head_options.setdefault("auxiliary", AUXILIARY_WEIGHT)
@@ -177,10 +198,14 @@ def create_segmenter(
         backbone,
         row(backbone.channels, backbone.strides, num_classes=num_classes, **head_options),
         name=name,
-        options={**asked, "head": head, "num_classes": num_classes, "head_options": head_options},
+        head_name=head,
+        options={**asked, **({"head_options": head_options} if head_options else {})},
     )
     if state is not None:
         model.report = _load(model, state, head, fresh=num_classes != known)
+        model.input = found.preprocess or model.input
+        names = class_names(found)
+        model.class_names = names if len(names) == num_classes else ()
     return model
 
 

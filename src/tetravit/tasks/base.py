@@ -8,7 +8,7 @@ import torch.distributed as dist
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-from tetravit.structures import Batch, Preprocess
+from tetravit.structures import Batch, Kind, Preprocess
 
 
 class TaskConfig(BaseModel):
@@ -25,12 +25,13 @@ class Task(nn.Module):
     model: what is saved, averaged and exported. A task may hold other modules that only training needs
     (a projection head): they are part of a checkpoint, not of the saved weights.
     Config: the task's section of a recipe. serves: the task that the trained model is used for, where that has
-    another name. watch: the score that picks the best weights; `higher` or `lower`
-    is better. findings: what the last `score` saw beyond numbers, as plain data for a report.
+    another name. reads: the kind of data sets it trains on. watch: the score that picks the best weights;
+    `higher` or `lower` is better. findings: what the last `score` saw beyond numbers, as plain data for a report.
     """
 
     Config: ClassVar[type[TaskConfig]] = TaskConfig
     serves: ClassVar[str] = ""
+    reads: ClassVar[Kind] = "classify"
     watch: ClassVar[str] = ""
     best_is: ClassVar[Literal["higher", "lower"]] = "higher"
 
@@ -38,6 +39,15 @@ class Task(nn.Module):
         super().__init__()
         self.model = model
         self.findings: dict[str, Any] = {}
+
+    @classmethod
+    def create(cls, name: str, *, num_classes: int, **options: Any) -> nn.Module:
+        """The model of that name as this task trains it; `options`: what the `[model]` section sets beside it.
+
+        Raises:
+            ValueError: for an option that such a model does not have.
+        """
+        raise NotImplementedError
 
     def prepare(self, images: Preprocess) -> None:
         """Once, before a run writes anything: load what only training needs; `images` is how it sees them.

@@ -70,8 +70,8 @@ def find(source: Any, *, model: str = "", accept_license: bool = False) -> Found
     """Where the weights are that `source` names; fetched if they have to be.
 
     Args:
-        source: a state dict; a file or folder; NAME.TAG of the catalogue or of an import; TAG alone, with
-            `model`; a URL; a repository on the hub ("hf:OWNER/NAME").
+        source: a state dict; what was found before; a file or folder; NAME.TAG of the catalogue or of an import;
+            TAG alone, with `model`; a URL; a repository on the hub ("hf:OWNER/NAME").
         model: the name of the model, for a TAG alone.
         accept_license: agree to a licence that forbids commercial use.
 
@@ -79,6 +79,8 @@ def find(source: Any, *, model: str = "", accept_license: bool = False) -> Found
         ValueError: if it names nothing; the nearest name is suggested.
         Unavailable: if it cannot be fetched.
     """
+    if isinstance(source, Found):
+        return source
     if isinstance(source, Mapping):
         return Found(source)
     text = str(source)

@@ -1,6 +1,6 @@
 """Twins: the published weights, and how the authors' tensor names, which timm shares, become ours."""
 
-from tetravit.structures import Preprocess
+from tetravit.structures import ADE20K_INPUT, Preprocess
 from tetravit.weights.base import Checkpoint, KeyMap, Rule, Source, drive, hub, menu
 
 _OFFICIAL = KeyMap(
@@ -91,6 +91,7 @@ def _segmentor(model: str) -> Checkpoint:
         task="segment",
         head="upernet",
         num_classes=150,
+        preprocess=ADE20K_INPUT,
         published={"miou": single, "miou_multi_scale": multi},
         published_in=README,
     )

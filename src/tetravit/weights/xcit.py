@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tetravit.structures import Preprocess
+from tetravit.structures import ADE20K_INPUT, COCO_INPUT, Preprocess
 from tetravit.weights.base import Checkpoint, KeyMap, Rule, Source, hub, menu
 
 _SHARED = (
@@ -195,8 +195,13 @@ def _dense(model: str) -> list[Checkpoint]:
             model, tag, (source,), licence=LICENCE, commercial=True, published_in=README, **facts
         )
 
-    coco = {"data": "COCO 2017, 36 epochs", "task": "detect", "num_classes": 80}
-    ade = {"task": "segment", "num_classes": 150}
+    coco = {
+        "data": "COCO 2017, 36 epochs",
+        "task": "detect",
+        "num_classes": 80,
+        "preprocess": COCO_INPUT,
+    }
+    ade = {"task": "segment", "num_classes": 150, "preprocess": ADE20K_INPUT}
     return [
         row(
             "coco_mask_rcnn",

@@ -6,13 +6,16 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from tetravit.structures import Sample
+from tetravit.structures import Kind, Sample
 
 Split = Literal["train", "val"]
 
 
 class Dataset(Protocol):
-    """Images by number. Built as `DATASETS[name](root, split, **options)`."""
+    """Images by number. Built as `DATASETS[name](root, split, **options)`.
+
+    A set of label maps or objects says so in a class attribute `kind` ("segment", "detect"); see `kind_of`.
+    """
 
     @property
     def num_classes(self) -> int: ...
@@ -25,6 +28,12 @@ class Dataset(Protocol):
     def __getitem__(self, index: int) -> Sample:
         """Sample with a uint8 image (3, Hi, Wi)."""
         ...
+
+
+def kind_of(dataset: object) -> Kind:
+    """What a data set, or its row of the menu, knows of an image; "classify" where it says nothing."""
+    kind: Kind = getattr(dataset, "kind", "classify")
+    return kind
 
 
 def check_split(split: str) -> None:

@@ -25,7 +25,7 @@ class Normalize(Transform):
         self.std = torch.tensor(std).view(-1, 1, 1)
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        if not isinstance(inpt, Tensor):
+        if type(inpt) is not Tensor:  # boxes and masks have no colours
             return inpt
         x = inpt.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
         if not inpt.is_floating_point():

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tetravit.models import create_model
 from tetravit.structures import Batch
 from tetravit.tasks.base import Task, TaskConfig, from_ranks, over_ranks
 
@@ -54,6 +55,13 @@ class Classification(Task):
             from tetravit.data.transforms.mixup import parse_mix
 
             self.mix = parse_mix(mix, num_classes, config.label_smoothing)
+
+    @classmethod
+    def create(cls, name: str, *, num_classes: int, **options: Any) -> nn.Module:
+        for option in ("head", "head_options", "backbone_weights"):
+            if options.pop(option, None):
+                raise ValueError(f"A classifier has no model.{option}; models that segment or detect have.")
+        return create_model(name, num_classes=num_classes, **options)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         images, targets = self.mixed(batch)

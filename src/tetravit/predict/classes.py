@@ -1,0 +1,94 @@
+"""Weights + images -> the likeliest classes of each.
+
+Shapes: B batch, K classes.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from tetravit.draw import labelled
+from tetravit.models import Classifier
+from tetravit.predict.base import Prediction, check_count, in_chunks
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One class and its probability in 0..1. index: its place in the logits."""
+
+    index: int
+    name: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Classes(Prediction):
+    """The likeliest classes of an image, the likeliest first."""
+
+    guesses: tuple[Guess, ...] = ()
+
+    def cells(self) -> list[str]:
+        return [f"{g.name}  {100 * g.score:.1f} %" for g in self.guesses]
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "top": [{"index": g.index, "class": g.name, "score": round(g.score, 6)} for g in self.guesses]
+        }
+
+    def picture(self, pixels: Tensor) -> Image:
+        return labelled(pixels, [(g.name, g.score) for g in self.guesses])
+
+
+@torch.inference_mode()
+def classify(
+    model: Classifier,
+    images: Iterable[Path],
+    *,
+    topk: int = 5,
+    batch_size: int = 32,
+    device: torch.device | str = "cpu",
+) -> Iterator[Classes]:
+    """Classify image files.
+
+    Args:
+        model: with its preprocessing and class names, as `tetravit.load` gives it.
+        images: files; those that cannot be read get a prediction that says why.
+        topk: classes per image; at most as many as the model has.
+        batch_size: images per call of the model.
+        device: where to compute.
+
+    Raises:
+        ValueError: for counts below 1, or a model without classes.
+    """
+    check_count("topk", topk)
+    check_count("batch_size", batch_size)
+    if not model.num_classes:
+        raise ValueError("The model has no classes (num_classes=0): it gives embeddings, not predictions.")
+    model = model.to(device).eval()
+    for files, read in in_chunks(images, batch_size, model.preprocess):
+        pixels = [x for x in read if isinstance(x, Tensor)]
+        answers = iter(_ask(model, torch.stack(pixels).to(device), topk) if pixels else [])
+        for file, x in zip(files, read, strict=True):
+            if isinstance(x, Tensor):
+                yield Classes(file, guesses=next(answers))
+            else:
+                yield Classes(file, error=x.cause)
+
+
+def _ask(model: Classifier, images: Tensor, topk: int) -> list[tuple[Guess, ...]]:
+    """Images (B, 3, Hi, Wi) -> the guesses for each."""
+    scores = model(images).float().softmax(dim=1)  # (B, K)
+    best = scores.topk(min(topk, scores.shape[1]), dim=1)
+    names = model.class_names or [str(i) for i in range(scores.shape[1])]
+    return [
+        tuple(Guess(i, names[i], s) for s, i in zip(row, places, strict=True))
+        for row, places in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
+
+
+PREDICTORS = {"classify": classify}
