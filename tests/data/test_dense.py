@@ -17,7 +17,8 @@ def picture(height: int, width: int) -> torch.Tensor:
 def test_a_label_map_is_mirrored_with_its_image():
     labels = torch.arange(6).expand(4, 6).contiguous()
     sample = transformed(Sample(picture(4, 6), labels, "a"), parse("flip(1.0)"))
-    assert torch.equal(sample.target, labels.flip(1)) and type(sample.target) is torch.Tensor
+    assert torch.equal(sample.target, labels.flip(1))
+    assert type(sample.target) is torch.Tensor
     assert torch.equal(sample.image[0, 0].argsort(), torch.arange(6).flip(0))
 
 
@@ -30,7 +31,8 @@ def test_objects_are_mirrored_and_those_cut_away_go():
     )
     got = transformed(Sample(picture(4, 6), target, "a"), parse("flip(1.0)")).target
     assert got.boxes.tolist() == [[4.0, 0.0, 6.0, 4.0]]  # the other is under a pixel wide
-    assert got.labels.tolist() == [5] and got.crowd.tolist() == [True]
+    assert got.labels.tolist() == [5]
+    assert got.crowd.tolist() == [True]
     assert got.masks[0].any(dim=0).tolist() == [False] * 4 + [True] * 2
     assert target.boxes.shape == (2, 4)  # what the data set gave is as it was
 
@@ -46,14 +48,17 @@ def test_images_of_several_sizes_are_filled_up():
         for h, w in ((4, 9), (7, 5))
     ]
     batch = collate(samples, [0, 1])
-    assert batch.images.shape == (2, 3, 7, 9) and batch.sizes.tolist() == [[4, 9], [7, 5]]
-    assert batch.images[0].sum() == 3 * 4 * 9 and batch.images[1, :, :7, :5].all()
+    assert batch.images.shape == (2, 3, 7, 9)
+    assert batch.sizes.tolist() == [[4, 9], [7, 5]]
+    assert batch.images[0].sum() == 3 * 4 * 9
+    assert batch.images[1, :, :7, :5].all()
 
 
 def test_label_maps_of_one_size_are_one_tensor():
     samples = [Sample(torch.ones(3, 4, 4), torch.full((4, 4), i), "") for i in range(2)]
     batch = collate(samples, [0, 1])
-    assert batch.targets.shape == (2, 4, 4) and batch.sizes is None
+    assert batch.targets.shape == (2, 4, 4)
+    assert batch.sizes is None
 
 
 def test_images_with_a_class_each_must_have_one_size():

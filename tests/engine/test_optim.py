@@ -278,7 +278,8 @@ def test_poly_with_the_warm_up_of_the_dense_releases(step, rate):
 def test_poly_ends_at_the_floor():
     config = OptimConfig(lr=1e-4, lr_batch=0, schedule="poly", power=0.9, warmup_steps=0, min_lr=1e-6)
     rate = config.rate(epochs=1, steps_per_epoch=100, batch_size=16, total=100)
-    assert rate(0) == pytest.approx(1e-4) and rate(100) == pytest.approx(1e-6)
+    assert rate(0) == pytest.approx(1e-4)
+    assert rate(100) == pytest.approx(1e-6)
     assert rate(50) == pytest.approx(99e-6 * 0.5**0.9 + 1e-6, rel=1e-12)
 
 
@@ -287,8 +288,10 @@ def test_the_rate_falls_at_each_milestone():
         lr=1e-4, lr_batch=0, schedule="steps", milestones=(8, 11), warmup_steps=500, warmup_lr=1e-7
     )
     rate = config.rate(epochs=12, steps_per_epoch=1000, batch_size=16)
-    assert rate(0) == pytest.approx(1e-7) and rate(500) == rate(7999) == pytest.approx(1e-4)
-    assert rate(8000) == pytest.approx(1e-5) and rate(11_999) == pytest.approx(1e-6)
+    assert rate(0) == pytest.approx(1e-7)
+    assert rate(500) == rate(7999) == pytest.approx(1e-4)
+    assert rate(8000) == pytest.approx(1e-5)
+    assert rate(11_999) == pytest.approx(1e-6)
 
 
 def test_decay_of_all_but_what_is_named():
