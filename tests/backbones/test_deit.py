@@ -201,25 +201,31 @@ def test_positions_and_class_token_are_never_decayed():
 
 
 @pytest.mark.slow
-def test_one_exported_graph_serves_every_batch_and_size(tiny):
-    dynamic = torch.export.Dim.DYNAMIC
+@pytest.mark.parametrize("which", ["tiny", "distilled"])
+def test_one_exported_graph_serves_every_batch_and_size(which, request):
+    dynamic, model = torch.export.Dim.DYNAMIC, request.getfixturevalue(which)
     program = torch.export.export(
-        tiny, (torch.randn(2, 3, 96, 128),), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},)
+        model, (torch.randn(2, 3, 96, 128),), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},)
     )
     for shape in ((1, 3, 64, 64), (3, 3, 70, 333), (2, 3, 224, 224), (1, 3, 32, 32)):
         images = torch.randn(*shape)
         with torch.no_grad():
-            torch.testing.assert_close(program.module()(images), tiny(images), atol=1e-5, rtol=0)
+            torch.testing.assert_close(program.module()(images), model(images), atol=1e-5, rtol=0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_captures_without_graph_breaks(dynamic):
-    model = create_model("deit_tiny", depth=3).eval()
+@pytest.mark.parametrize(
+    ("name", "dynamic"), [("deit_tiny", False), ("deit_tiny", True), ("deit_tiny_distilled", True)]
+)
+def test_captures_without_graph_breaks(name, dynamic):
+    torch.compiler.reset()  # graphs of all classifiers share one limit
+    model = create_model(name, depth=3).eval()
     captured = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=dynamic)
     for shape in ((2, 3, 64, 64), (1, 3, 50, 96)):
         images = torch.randn(*shape)
         with torch.no_grad():
+            for got, wanted in zip(captured(images, "each"), model(images, "each"), strict=True):
+                torch.testing.assert_close(got, wanted, atol=1e-5, rtol=0)
             torch.testing.assert_close(captured(images), model(images), atol=1e-5, rtol=0)
 
 
