@@ -15,6 +15,8 @@ import typer
 
 from tetravit.cli.benchmark import benchmark
 from tetravit.cli.copy import copy
+from tetravit.cli.data import VERBS as DATA_VERBS
+from tetravit.cli.data import app as data_app
 from tetravit.cli.evaluate import evaluate
 from tetravit.cli.list import list_
 from tetravit.cli.predict import predict
@@ -127,8 +129,11 @@ for name, verb in WEIGHTS_VERBS.items():
     weights_app.command(name)(tell(f"weights {name}")(verb))
 for name, verb in STUDIES.items():
     study_app.command(name)(tell(f"study {name}")(verb))
+for name, verb in DATA_VERBS.items():
+    data_app.command(name)(tell(f"data {name}")(verb))
 app.add_typer(weights_app, name="weights")
 app.add_typer(study_app, name="study")
+app.add_typer(data_app, name="data")
 
 
 def main(args: Sequence[str] | None = None) -> None:
