@@ -89,7 +89,7 @@ def test_two_steps_run(name, faithful, tmp_path, lay_out):
 def test_a_fraction_stretches_the_run():
     file = RECIPES["convit/sample_efficiency"]
     for fraction, epochs in ((0.05, 6000), (0.1, 3000), (0.3, 1000), (0.5, 600), (1.0, 300)):
-        assert load(file, [f"data.options.fraction={fraction}"]).total_epochs == epochs
+        assert load(file, [f"data.options.fraction={fraction}"]).total_epochs(7) == epochs
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,8 @@ def test_a_fraction_stretches_the_run():
 )
 def test_what_the_sources_say(name, model, batch, peak, epochs, drop_path):
     recipe = load(RECIPES[name], [f"model.name={model}"])
-    assert (recipe.data.batch_size, recipe.total_epochs, recipe.model.drop_path) == (batch, epochs, drop_path)
+    assert (recipe.data.batch_size, recipe.total_epochs(7)) == (batch, epochs)
+    assert recipe.model.drop_path == drop_path
     assert recipe.optim.peak(batch) == pytest.approx(peak)
 
 
@@ -182,7 +183,7 @@ def test_the_rates_of_a_faithful_recipe_are_the_published_ones(name):
     for model in models(name):
         recipe = load(RECIPES[name], [f"model.name={model}", "optim.faithful=true"])
         epochs, *rest = SCHEDULES.get((name, model)) or SCHEDULES[name, None]
-        assert recipe.epochs == epochs * recipe.data.options.get("fraction", 1.0)
+        assert recipe.total_epochs(PER_EPOCH) == epochs
         rate = recipe.optim.rate(epochs=epochs, steps_per_epoch=PER_EPOCH, batch_size=recipe.data.batch_size)
         found = [rate(step) for step in range(epochs * PER_EPOCH)]
         assert found == pytest.approx(published_rates(recipe.optim.release, epochs, *rest), rel=1e-12)
