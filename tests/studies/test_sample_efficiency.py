@@ -31,7 +31,7 @@ def test_the_models_differ_in_little_but_the_mixing():
 
 def test_a_part_takes_as_many_steps_as_the_whole():
     part, whole = (recipe("deit_tiny", f, epochs=40, seed=3) for f in (0.1, 1.0))
-    assert (part.total_epochs, whole.total_epochs) == (400, 40)
+    assert (part.total_epochs(7), whole.total_epochs(7)) == (400, 40)
     assert part.run.seed == 3
 
 
@@ -55,6 +55,8 @@ def test_the_command_prints_a_table_and_writes_rows(rows, capsys, tmp_path, monk
     assert [line.split()[0] for line in out.splitlines() if "_tiny" in line] == list(MODELS)
     written = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert [row["mean"] for row in written] == [row.mean for row in rows]
+    facts = {"study", "epochs", "device", "threads", "torch", "date", "command"}
+    assert all(facts <= row.keys() and row["command"].startswith("tetravit ") for row in written)
     code, out, _ = ask(capsys, "--json")
     assert [json.loads(line)["model"] for line in out.splitlines()] == list(MODELS)
 

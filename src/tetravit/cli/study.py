@@ -1,9 +1,12 @@
 """`tetravit study`: small experiments that ask the papers' questions on images that come with the package."""
 
 import json
+import shlex
+import sys
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -35,8 +38,12 @@ def sample_efficiency(
 
     from tetravit.studies.sample_efficiency import run
 
+    facts = {"study": "sample-efficiency", "epochs": epochs, **_facts(device)}
     found = run(fractions=parts, seeds=range(seeds), epochs=epochs, device=device, on_run=say)
-    rows = [{**asdict(row), "mean": row.mean, "spread": row.spread if seeds > 1 else None} for row in found]
+    rows = [
+        {**asdict(row), "mean": row.mean, "spread": row.spread if seeds > 1 else None, **facts}
+        for row in found
+    ]
     if into is not None:
         into.write_text("".join(json.dumps(row) + "\n" for row in rows))
     if as_json:
@@ -58,6 +65,22 @@ def sample_efficiency(
         ],
         right=["parameters", "images", "steps", "top-1 %", "spread", "runs"],
     )
+
+
+def _facts(device: str) -> dict[str, Any]:
+    """What else one must know to repeat a row."""
+    import torch
+
+    from tetravit.benchmark.speed import device_name
+    from tetravit.engine.distributed import pick_device
+
+    return {
+        "device": device_name(pick_device(device)),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "date": date.today().isoformat(),
+        "command": shlex.join(["tetravit", *sys.argv[1:]]),
+    }
 
 
 VERBS = {"sample-efficiency": sample_efficiency}
