@@ -1,29 +1,90 @@
-"""The two linear layers give the same whole and in parts."""
+"""The MLP behind its norm gives the same by parts of tokens as all at once."""
 
 import pytest
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tetravit.layers import mlp
+from tetravit.layers.drop_path import DropPath
 from tetravit.layers.mlp import Mlp
 
 
-@pytest.mark.parametrize("shape", [(2, 50, 8), (3, 4, 5, 8), (1, 1, 8), (0, 5, 8), (7, 8)], ids=str)
-def test_parts_give_what_the_whole_gives(shape, monkeypatch):
+class Largest(TorchDispatchMode):
+    """Listens to every operation for the largest number of values it answers with."""
+
+    def __init__(self):
+        super().__init__()
+        self.values = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        answer = func(*args, **(kwargs or {}))
+        for x in answer if isinstance(answer, tuple) else (answer,):
+            self.values = max(self.values, x.numel() if isinstance(x, torch.Tensor) else 0)
+        return answer
+
+
+def block(dim=8, hidden=32, rate=0.0):
+    """A norm and an MLP that are not what they start as, and stochastic depth."""
+    norm = nn.LayerNorm(dim)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    return Mlp(dim, hidden), norm, DropPath(rate)
+
+
+@pytest.mark.parametrize("gamma", [None, torch.tensor([0.5, -2.0] * 4)], ids=["plain", "scaled"])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("shape", [(2, 50, 8), (3, 4, 5, 8), (1, 1, 8), (0, 5, 8)], ids=str)
+def test_parts_give_what_the_whole_gives(shape, mode, gamma, monkeypatch):
     monkeypatch.setattr(mlp, "PART", 3 * 32)  # three tokens at a time
-    layer, x = Mlp(8, 32), torch.randn(shape)
-    with torch.no_grad():
-        torch.testing.assert_close(layer(x), layer.whole(x), atol=1e-6, rtol=0)
-    torch.testing.assert_close(layer(x), layer.whole(x), atol=0, rtol=0)
+    (layer, norm, drop_path), x = block(), torch.randn(shape)
+    branch = layer(norm(x))
+    with mode():
+        answer = layer.residual(x, norm, drop_path, gamma)
+    torch.testing.assert_close(answer, x + (branch if gamma is None else gamma * branch))
+
+
+def test_stochastic_depth_drops_the_same_images_in_parts(monkeypatch):
+    monkeypatch.setattr(mlp, "PART", 3 * 32)
+    (layer, norm, drop_path), x = block(rate=0.5), torch.randn(16, 5, 8)
+    torch.manual_seed(0)
+    answer = layer.residual(x, norm, drop_path)
+    torch.manual_seed(0)
+    torch.testing.assert_close(answer, x + drop_path(layer(norm(x))))
+    assert any(torch.equal(a, b) for a, b in zip(answer, x, strict=True))
 
 
 def test_evaluation_never_holds_all_hidden_features(monkeypatch):
     monkeypatch.setattr(mlp, "PART", 64)
-    layer, seen = Mlp(8, 32), []
-    layer.fc1.register_forward_hook(lambda _module, _inputs, hidden: seen.append(hidden.numel()))
-    layer(torch.randn(50, 8))
-    assert seen == [50 * 32]  # while gradients are recorded they are needed anyway
-    seen.clear()
-    with torch.no_grad():
-        layer(torch.randn(50, 8))
-    assert max(seen) <= 64 * torch.get_num_threads()
-    assert sum(seen) == 50 * 32
+    (layer, norm, drop_path), x = block(dim=4), torch.randn(1000, 4)
+    with torch.no_grad(), Largest() as largest:
+        layer.residual(x, norm, drop_path)
+    assert largest.values == x.numel()
+
+
+@pytest.mark.parametrize("listen", ["register_forward_hook", "register_forward_pre_hook"])
+def test_a_layer_that_someone_listens_to_is_called(listen):
+    (layer, norm, drop_path), heard = block(), []
+    x = torch.randn(2, 3, 8)
+    expected = layer.residual(x, norm, drop_path)
+    getattr(layer.fc2, listen)(lambda *_: heard.append(True))
+    torch.testing.assert_close(layer.residual(x, norm, drop_path), expected)
+    assert heard == [True]
+
+
+def test_a_layer_that_was_replaced_is_called():
+    (layer, norm, drop_path), x = block(), torch.randn(2, 3, 8)
+    layer.fc1 = nn.Sequential(layer.fc1, nn.Identity())
+    torch.testing.assert_close(layer.residual(x, norm, drop_path), x + layer(norm(x)))
+
+
+def test_low_precision_and_autocast_take_the_plain_way():
+    (layer, norm, drop_path), x = block(), torch.randn(2, 3, 8)
+    expected = layer.residual(x, norm, drop_path)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = layer.residual(x, norm, drop_path)
+    assert mixed.dtype == torch.float32
+    low = layer.bfloat16().residual(x.bfloat16(), norm.bfloat16(), drop_path)
+    assert low.dtype == torch.bfloat16
+    for answer in (mixed, low.float()):
+        torch.testing.assert_close(answer, expected, atol=0.1, rtol=0.1)

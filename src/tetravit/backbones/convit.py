@@ -17,6 +17,7 @@ from tetravit.backbones.base import Backbone
 from tetravit.layers.cache import SizeCache
 from tetravit.layers.drop_path import DropPath, linear_rates
 from tetravit.layers.mlp import Mlp
+from tetravit.layers.residual import add_linear
 from tetravit.layers.vit import OUT_BLOCKS, Block, ClassToken, Grid, LearnedPosition, PatchEmbed
 
 
@@ -50,14 +51,17 @@ class GatedPositionalAttention(nn.Module):
         self._cache = SizeCache()
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
+        return self.proj(self.read(x, grid))  # type: ignore[no-any-return]
+
+    def read(self, x: Tensor, grid: Grid) -> Tensor:
+        """Normed patches (B, N, C) -> what they read, in front of the last projection."""
         q, k = self._queries_keys(x)
         v = self.v(x).unflatten(2, (self.num_heads, -1))  # (B, N, heads, D)
         content = F.scaled_dot_product_attention(q, k, v.transpose(1, 2)).transpose(1, 2)  # (B, N, heads, D)
         # The authors divide the blended rows by their sums. Both softmaxes sum to 1, so the sums are 1 up to
         # rounding: leaving that out moves no output by 1e-12 in float64 (see the tests).
         gate = self.gating_param.sigmoid()[:, None].to(content.dtype)
-        x = torch.lerp(content, self._positional(v, grid), gate)
-        return self.proj(x.flatten(2))
+        return torch.lerp(content, self._positional(v, grid), gate).flatten(2)
 
     def init_local(self, strength: float) -> None:
         """Start as a convolution: head by head, attend at one of the offsets of a sqrt(heads)-wide kernel.
@@ -137,8 +141,8 @@ class LocalBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        x = x + self.drop_path(self.attn(self.norm1(x), grid))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        x = add_linear(x, self.attn.proj, self.attn.read(self.norm1(x), grid), self.drop_path)
+        return self.mlp.residual(x, self.norm2, self.drop_path)
 
     def attention(self, x: Tensor, grid: Grid) -> Tensor:
         """The attention weights for patches (B, N, C), as they enter the block (B, heads, N, N)."""

@@ -20,6 +20,7 @@ from tetravit.layers.cache import capturing
 from tetravit.layers.drop_path import DropPath, linear_rates
 from tetravit.layers.mlp import Mlp
 from tetravit.layers.relative_bias import RelativeBias
+from tetravit.layers.residual import add_linear
 from tetravit.layers.window import join, windows
 
 STAGES = 4
@@ -127,8 +128,12 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor, query: Tensor) -> Tensor:
         """Normed windows (B * nW, N, C) and their global queries (B * nW, heads, N, D) -> what was read."""
+        return self.proj(self.read(x, query))  # type: ignore[no-any-return]
+
+    def read(self, x: Tensor, query: Tensor) -> Tensor:
+        """The same in front of the last projection."""
         packed, given = self.project(x, query)
-        return self.proj(biased_attention(packed, self.bias(packed.dtype), given))
+        return biased_attention(packed, self.bias(packed.dtype), given)
 
     def weights(self, x: Tensor, query: Tensor) -> Tensor:
         """How much each query takes from each token of its window (B * nW, heads, N, N)."""
@@ -188,17 +193,17 @@ class Block(nn.Module):
     def forward(self, x: Tensor, query: Tensor, layout: Layout) -> Tensor:
         """A map (B, H, W, C) or its windows (B, nW, N, C) -> the same, after the block."""
         read = self._read_map if layout == "map" else self._read_windows
-        x = x + self.drop_path(_scale(read(self.norm1(x), query), self.gamma1))
-        return x + self.drop_path(_scale(self.mlp(self.norm2(x)), self.gamma2))
+        x = add_linear(x, self.attn.proj, read(self.norm1(x), query), self.drop_path, self.gamma1)
+        return self.mlp.residual(x, self.norm2, self.drop_path, self.gamma2)
 
     def _read_map(self, x: Tensor, query: Tensor) -> Tensor:
         """Cut, attend, put back. The padding is zero behind the norm and seen by all: its keys are a bias."""
         w = self.attn.bias.window_size
         x_windows, padded = windows(x, w)  # (B * nW, N, C)
-        return join(self.attn(x_windows, query), w, padded, (x.shape[1], x.shape[2]))
+        return join(self.attn.read(x_windows, query), w, padded, (x.shape[1], x.shape[2]))
 
     def _read_windows(self, x: Tensor, query: Tensor) -> Tensor:
-        return self.attn(x.flatten(0, 1), query).view_as(x)
+        return self.attn.read(x.flatten(0, 1), query).view_as(x)
 
 
 class Level(nn.Module):
@@ -362,10 +367,6 @@ def _per_window(query: Tensor, num_windows: int) -> Tensor:
 
 def _constant(dim: int, value: float) -> nn.Parameter:
     return nn.Parameter(torch.full((dim,), value))
-
-
-def _scale(x: Tensor, gamma: Tensor | None) -> Tensor:
-    return x if gamma is None else gamma * x
 
 
 def _windows_for(image_size: int | tuple[int, int]) -> tuple[int, ...]:

@@ -17,6 +17,7 @@ from tetravit.layers.class_attention import ClassAttention
 from tetravit.layers.drop_path import DropPath
 from tetravit.layers.mlp import Mlp
 from tetravit.layers.position import FourierPosition
+from tetravit.layers.residual import add_linear
 
 OUT_BLOCKS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}  # depth: the blocks whose outputs dense heads read
 
@@ -49,12 +50,15 @@ class CrossCovarianceAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.proj(self.read(x))  # type: ignore[no-any-return]
+
+    def read(self, x: Tensor) -> Tensor:
+        """Normed patches (B, N, C) -> what they read, in front of the last projection."""
         qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 4, 1)  # (3, B, heads, D, N)
         q, k = F.normalize(qkv[:2].contiguous(), dim=-1)  # unit length over the tokens, now side by side
         v = qkv[2]
         attn = (q @ k.mT * self.temperature).softmax(dim=-1)  # (B, heads, D, D)
-        x = (attn @ v).permute(0, 3, 1, 2).flatten(2)  # (B, N, C)
-        return self.proj(x)
+        return (attn @ v).permute(0, 3, 1, 2).flatten(2)  # (B, N, C)
 
 
 class LocalPatchInteraction(nn.Module):
@@ -87,9 +91,9 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        x = torch.addcmul(x, self.gamma1, self.drop_path(self.attn(self.norm1(x))))
+        x = add_linear(x, self.attn.proj, self.attn.read(self.norm1(x)), self.drop_path, self.gamma1)
         x = torch.addcmul(x, self.gamma3, self.drop_path(self.local(self.norm3(x), grid)))
-        return torch.addcmul(x, self.gamma2, self.drop_path(self.mlp(self.norm2(x))))
+        return self.mlp.residual(x, self.norm2, self.drop_path, self.gamma2)
 
 
 class ClassBlock(nn.Module):

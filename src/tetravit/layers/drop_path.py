@@ -15,11 +15,20 @@ class DropPath(nn.Module):
         self.rate = checked(rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.rate == 0.0 or not self.training:
-            return x
+        mask = self.mask(x)
+        return x if mask is None else x * mask
+
+    def mask(self, x: Tensor) -> Tensor | None:
+        """What the branch of each sample of x counts (B, 1, ...); None where nothing is dropped."""
+        if not self.active:
+            return None
         keep = 1.0 - self.rate
-        mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep).div_(keep)
-        return x * mask
+        return x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep).div_(keep)
+
+    @property
+    def active(self) -> bool:
+        """Whether branches are dropped now."""
+        return self.training and self.rate > 0.0
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.3g}"

@@ -4,17 +4,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tetravit.layers.cache import capturing
+from tetravit.kernels.residual_mlp import MlpWeights, residual_mlp
+from tetravit.layers.drop_path import DropPath
+from tetravit.layers.residual import by_hand
 
 PART = 2**20  # hidden values at a time and processor core: they stay near it, and their memory is used again
 
 
 class Mlp(nn.Module):
-    """(..., C) -> (..., hidden) -> (..., C).
-
-    In evaluation on a processor the tokens pass in parts: the hidden features of all of them at once would be
-    the largest tensor of most models, and fetching its memory takes as long as the arithmetic.
-    """
+    """(..., C) -> (..., hidden) -> (..., C)."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -22,12 +20,24 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or x.device.type != "cpu" or capturing():
-            return self.whole(x)
-        tokens = max(1, PART // self.fc1.out_features) * torch.get_num_threads()
-        parts = [self.whole(part) for part in x.flatten(0, -2).split(tokens)]
-        return torch.cat(parts).view(x.shape)
+        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
 
-    def whole(self, x: Tensor) -> Tensor:
-        """The same, all tokens at once."""
-        return self.fc2(F.gelu(self.fc1(x)))
+    def residual(
+        self, x: Tensor, norm: nn.LayerNorm, drop_path: DropPath, gamma: Tensor | None = None
+    ) -> Tensor:
+        """x + drop_path(gamma * mlp(norm(x))) for tokens (B, ..., C), by parts of tokens where that is faster.
+
+        gamma: learned factors (C,); None: 1.
+        """
+        if not by_hand(x, norm, self.fc1, self.fc2):
+            branch = self(norm(x))
+            return x + drop_path(branch if gamma is None else gamma * branch)
+        keep = drop_path.mask(x)
+        if keep is not None:
+            keep = keep.expand(*x.shape[:-1], 1).reshape(-1, 1)
+        w2, b2 = self.fc2.weight, self.fc2.bias
+        if gamma is not None:  # a factor of the last product rather than of all tokens
+            w2, b2 = gamma[:, None] * w2, gamma * b2
+        weights = MlpWeights(norm.weight, norm.bias, self.fc1.weight, self.fc1.bias, w2, b2)
+        part = max(1, PART // self.fc1.out_features) * torch.get_num_threads()
+        return residual_mlp(x.flatten(0, -2), keep, weights, norm.eps, part).view(x.shape)

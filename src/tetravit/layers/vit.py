@@ -13,6 +13,7 @@ from tetravit.layers.cache import SizeCache
 from tetravit.layers.drop_path import DropPath
 from tetravit.layers.mlp import Mlp
 from tetravit.layers.position import resize_grid
+from tetravit.layers.residual import add_linear
 
 Grid = tuple[int, int]
 
@@ -123,6 +124,10 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
         """Tokens (B, N, C) -> what they read; of the first `num_queries` tokens alone where a count is given."""
+        return self.proj(self.read(x, num_queries))  # type: ignore[no-any-return]
+
+    def read(self, x: Tensor, num_queries: int | None = None) -> Tensor:
+        """The same in front of the last projection."""
         if num_queries is None:
             q, k, v = self._heads(x, self.qkv.weight, self.qkv.bias)
         else:
@@ -131,7 +136,7 @@ class SelfAttention(nn.Module):
             (q,) = self._heads(x[:, :num_queries], self.qkv.weight[:dim], split[0])
             k, v = self._heads(x, self.qkv.weight[dim:], split[1])
         x = F.scaled_dot_product_attention(q, k, v)  # (B, heads, N, D)
-        return self.proj(x.transpose(1, 2).flatten(2))
+        return x.transpose(1, 2).flatten(2)
 
     def attention(self, x: Tensor) -> Tensor:
         """Tokens (B, N, C) -> the weights with which each (row) reads the others (B, heads, N, N)."""
@@ -156,8 +161,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
         """Tokens (B, N, C) -> the same after the block; the first `num_queries` alone where a count is given."""
-        x = x[:, :num_queries] + self.drop_path(self.attn(self.norm1(x), num_queries))
-        return x + self.drop_path(self.mlp(self.norm2(x)))
+        read = self.attn.read(self.norm1(x), num_queries)
+        x = add_linear(x[:, :num_queries], self.attn.proj, read, self.drop_path)
+        return self.mlp.residual(x, self.norm2, self.drop_path)
 
     def attention(self, x: Tensor) -> Tensor:
         """The attention weights for tokens (B, N, C), as they enter the block (B, heads, N, N)."""

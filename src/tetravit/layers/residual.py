@@ -1,0 +1,43 @@
+"""A branch comes back to the tokens it left: x + drop_path(gamma * linear(read)), in as few passes as possible."""
+
+import torch
+from torch import Tensor, nn
+
+from tetravit.layers.cache import capturing
+from tetravit.layers.drop_path import DropPath
+
+
+def add_linear(
+    x: Tensor, linear: nn.Linear, read: Tensor, drop_path: DropPath, gamma: Tensor | None = None
+) -> Tensor:
+    """x + drop_path(gamma * linear(read)): the product adds to the residual in place, where nothing is dropped.
+
+    x: tokens (B, ..., C).
+    read: (B, ..., D), what the last linear layer of the branch reads.
+    gamma: learned factors (C,); None: 1.
+    """
+    if drop_path.active or not by_hand(x, linear) or read.dtype != x.dtype:
+        branch = linear(read)
+        return x + drop_path(branch if gamma is None else gamma * branch)
+    weight, bias = linear.weight, linear.bias
+    if gamma is not None:  # a factor of the product rather than of all tokens
+        weight, bias = gamma[:, None] * weight, gamma * bias
+    return torch.add(x.flatten(0, -2), bias).addmm_(read.flatten(0, -2), weight.mT).view(x.shape)
+
+
+def by_hand(x: Tensor, *layers: nn.Module) -> bool:
+    """Whether layers may be computed from their parameters: in float32 on a processor, outside of captured graphs.
+
+    Layers that someone has replaced (quantized, adapted), or that someone listens to, are called as they are.
+    """
+    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or capturing():
+        return False
+    if torch._C._are_functorch_transforms_active():
+        return False
+    return all(
+        type(layer) in (nn.Linear, nn.LayerNorm)
+        and layer.weight.dtype == x.dtype
+        and layer.bias is not None
+        and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)
+        for layer in layers
+    )
