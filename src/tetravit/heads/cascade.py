@@ -21,6 +21,8 @@ class Cascade(TwoStage):
 
     Class scores and masks are means over the looks, boxes those of the last.
     score_threshold: detections below are dropped. overlap: the largest between two detections of a class.
+    num_proposals, num_samples: regions per image that are looked at, and that a loss is taken of. anchor_scale: sides
+    of the square anchors, in strides of their level. width: channels of the pyramid.
     """
 
     def __init__(
@@ -33,6 +35,9 @@ class Cascade(TwoStage):
         overlap: float = 0.5,
         max_detections: int = 100,
         num_proposals: int = 1000,
+        num_samples: int = 512,
+        anchor_scale: float = 8.0,
+        width: int = 256,
     ) -> None:
         super().__init__(
             channels,
@@ -49,6 +54,9 @@ class Cascade(TwoStage):
             score_threshold=score_threshold,
             overlap=overlap,
             max_detections=max_detections,
+            num_samples=num_samples,
+            anchor_scale=anchor_scale,
+            width=width,
         )
 
 

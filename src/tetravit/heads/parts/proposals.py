@@ -23,8 +23,8 @@ from tetravit.structures import Target
 class ProposalNetwork(nn.Module):
     """Levels of `width` channels -> objectness and box offsets of every anchor.
 
-    beta: where the box loss turns from quadratic to linear; 0: L1. border: anchors that reach so many pixels
-    beyond the image take no part in training; None: all do.
+    scale: sides of the square anchors, in strides of their level. beta: where the box loss turns from quadratic to
+    linear; 0: L1. border: anchors that reach so many pixels beyond the image take no part in training; None: all do.
     """
 
     matcher = Matcher(positive=0.7, negative=0.3, least=0.3)
@@ -32,12 +32,18 @@ class ProposalNetwork(nn.Module):
     overlap = 0.7  # the largest between two proposals of a level
 
     def __init__(
-        self, width: int, strides: Sequence[int], *, beta: float = 0.0, border: int | None = None
+        self,
+        width: int,
+        strides: Sequence[int],
+        *,
+        scale: float = 8.0,
+        beta: float = 0.0,
+        border: int | None = None,
     ) -> None:
         super().__init__()
         self.beta, self.border = beta, border
         self.sampler = Sampler(256, 0.5)
-        self.grid = AnchorGrid(strides, scales=(8.0,))
+        self.grid = AnchorGrid(strides, scales=(scale,))
         self.conv = nn.Conv2d(width, width, 3, padding=1)
         self.score = nn.Conv2d(width, self.grid.num_anchors, 1)
         self.delta = nn.Conv2d(width, 4 * self.grid.num_anchors, 1)

@@ -50,7 +50,8 @@ class TwoStage(nn.Module):
     """Feature pyramid, region proposals, one box branch and one mask branch per look.
 
     num_proposals: regions per image that are looked at. train_candidates, train_proposals: in training, how many
-    of a level compete, and how many of an image stay for sampling.
+    of a level compete, and how many of an image stay for sampling. width: channels of the pyramid. anchor_scale:
+    sides of the square anchors, in strides of their level. num_samples: regions per image that a loss is taken of.
     """
 
     has_masks = True
@@ -74,17 +75,23 @@ class TwoStage(nn.Module):
         overlap: float = 0.5,
         max_detections: int = 100,
         width: int = 256,
+        anchor_scale: float = 8.0,
+        num_samples: int = 512,
     ) -> None:
         super().__init__()
         self.num_classes, self.looks, self.box_loss = num_classes, tuple(looks), box_loss
         self.score_threshold, self.overlap, self.max_detections = score_threshold, overlap, max_detections
         self.num_proposals = num_proposals
         self.train_candidates, self.train_proposals = train_candidates, train_proposals
-        self.sampler = Sampler(512, 0.25)
+        self.sampler = Sampler(num_samples, 0.25)
         self.strides = tuple(strides)
         self.neck = FPN(channels, width, extra="pool")
         self.rpn = ProposalNetwork(
-            width, (*strides, 2 * strides[-1]), beta=proposal_beta, border=proposal_border
+            width,
+            (*strides, 2 * strides[-1]),
+            scale=anchor_scale,
+            beta=proposal_beta,
+            border=proposal_border,
         )
         self.boxes = nn.ModuleList(
             BoxBranch(width, num_classes, num_convs=num_convs, num_layers=num_layers) for _ in looks

@@ -1,0 +1,150 @@
+"""Masks as COCO keeps them: polygons, and run lengths.
+
+Runs count pixels column by column, outside and inside in turn, beginning outside. In a file they are written as
+letters; `letters` and `counts_of` translate.
+
+Shapes: (Hi, Wi) image in pixels.
+Source: the formats of the COCO API (cocodataset/cocoapi, common/maskApi.c), which the results equal bit for bit.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tetravit.boxes.pasting import THRESHOLD, paste, reach
+
+FINER = 5  # outlines are followed on a grid so many times finer than the pixels
+BITS, MORE, SIGN, FIRST = 5, 0x20, 0x10, 48  # a letter: five bits, whether more follow, its place in ASCII
+LONGEST = 7  # letters of the largest number: 35 bits
+
+
+def polygon_mask(polygons: Iterable[np.ndarray], height: int, width: int) -> np.ndarray:
+    """The union of polygons, each x1 y1 x2 y2 ... in pixels, -> bool (Hi, Wi)."""
+    mask = np.zeros((width, height), dtype=bool)
+    for polygon in polygons:
+        columns, rows = _crossings(np.asarray(polygon, dtype=np.float64).reshape(-1, 2), height, width)
+        if not len(columns):
+            continue
+        first, last = int(columns.min()), int(columns.max()) + 1
+        # Each crossing turns inside to outside or back; one below the last row turns the top of the next column.
+        total = (last - first) * height
+        at = np.sort((columns - first) * height + rows)
+        mask[first:last] |= _runs(np.diff(at, prepend=0, append=total)).reshape(-1, height)
+    return np.ascontiguousarray(mask.T)
+
+
+def _crossings(points: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where the outline through `points` (n, 2) crosses the middle of columns: column and first row below."""
+    fine = np.trunc(FINER * points + 0.5).astype(np.int64)
+    start, end = fine, np.roll(fine, -1, axis=0)
+    steps = np.abs(end - start)
+    length = steps.max(axis=1)  # an edge is walked along its longer side, corners included
+    edge = np.repeat(np.arange(len(fine)), length + 1)
+    walked = np.arange(len(edge)) - np.repeat(np.cumsum(length + 1) - (length + 1), length + 1)
+    flat = steps[:, 0] >= steps[:, 1]
+    long = np.where(flat, 0, 1)
+    each = np.arange(len(fine))
+    # Edges are walked in the direction in which their long coordinate grows, whichever way they are given.
+    back = start[each, long] > end[each, long]
+    low, high = np.where(back[:, None], end, start), np.where(back[:, None], start, end)
+    slope = (high[each, 1 - long] - low[each, 1 - long]) / np.maximum(length, 1)
+    along = np.where(back[edge], length[edge] - walked, walked)
+    there = low[each, long][edge] + along
+    across = np.trunc(low[each, 1 - long][edge] + slope[edge] * along + 0.5).astype(np.int64)
+    u, v = np.where(flat[edge], there, across), np.where(flat[edge], across, there)
+
+    moved = np.flatnonzero(u[1:] != u[:-1]) + 1
+    x = (np.minimum(u[moved], u[moved - 1]) + 0.5) / FINER - 0.5
+    y = (np.minimum(v[moved], v[moved - 1]) + 0.5) / FINER - 0.5
+    middle = (np.floor(x) == x) & (x >= 0) & (x <= width - 1)
+    return x[middle].astype(np.int64), np.ceil(np.clip(y[middle], 0, height)).astype(np.int64)
+
+
+def counts_mask(counts: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Run lengths, which add up to Hi * Wi, -> bool (Hi, Wi)."""
+    return np.ascontiguousarray(_runs(counts).reshape(width, height).T)
+
+
+def _runs(counts: np.ndarray) -> np.ndarray:
+    return np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+
+
+def mask_counts(
+    mask: Tensor, corner: tuple[int, int] = (0, 0), size: tuple[int, int] | None = None
+) -> np.ndarray:
+    """The run lengths of a mask.
+
+    Args:
+        mask: bool (h, w), the only part of the image that may be inside.
+        corner: column and row of the image at which it begins.
+        size: (Hi, Wi) of the image; None: that of the mask.
+    """
+    height, width = size or (mask.shape[0], mask.shape[1])
+    columns = F.pad(mask.T.to(torch.int8), (1, 1))  # (w, h + 2)
+    turns = columns.diff(dim=1).nonzero()  # (n, 2): column and row, in the order of the runs
+    at = ((turns[:, 0] + corner[0]) * height + turns[:, 1] + corner[1]).cpu().numpy()
+    same = np.flatnonzero(
+        at[1:] == at[:-1]
+    )  # a column that is inside to its foot, and the next from its head
+    at = np.delete(at, np.concatenate((same, same + 1)))
+    total = height * width
+    edges = at if len(at) and at[-1] == total else np.append(at, total)
+    return np.diff(edges, prepend=0)
+
+
+def pasted_letters(probabilities: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[bytes]:
+    """Mask probabilities (M, h, w) in boxes (M, 4) -> their runs in an image of `size`, one mask at a time.
+
+    The same as pasting, judging and encoding all masks, none of which is ever held whole.
+    """
+    windows = reach(boxes, size)
+    return [
+        letters(mask_counts(paste(p, box, window) >= THRESHOLD, window[:2], size))
+        for p, box, window in zip(probabilities.float(), boxes.float(), windows, strict=True)
+    ]
+
+
+def mask_letters(masks: Tensor) -> list[bytes]:
+    """Masks bool (M, Hi, Wi) -> their runs as letters."""
+    return [letters(mask_counts(mask)) for mask in masks]
+
+
+def letters(counts: np.ndarray) -> bytes:
+    """Run lengths as a file holds them: each less the one of its kind before it, five bits a letter."""
+    values = counts.astype(np.int64)
+    values[3:] -= counts[1:-2]
+    step = np.arange(LONGEST) * BITS
+    parts = values[:, None] >> step  # (n, LONGEST)
+    # A letter ends its number if what follows only repeats its sign.
+    ends = (parts >> BITS) == -((parts & SIGN) >> 4)
+    last = ends.argmax(axis=1)
+    place = np.arange(LONGEST)
+    code = (parts & (MORE - 1)) | np.where(place < last[:, None], MORE, 0)
+    return (code[place <= last[:, None]] + FIRST).astype(np.uint8).tobytes()
+
+
+def counts_of(text: bytes) -> np.ndarray:
+    """The run lengths that letters hold.
+
+    Raises:
+        ValueError: if they are none, or a run is negative.
+    """
+    codes = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - FIRST
+    if not len(codes) or codes.min() < 0 or codes.max() >= 2 * MORE or codes[-1] & MORE:
+        raise ValueError("the run lengths do not read")
+    ends = np.flatnonzero((codes & MORE) == 0)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    sizes = ends - starts + 1
+    if sizes.max() > LONGEST:
+        raise ValueError("the run lengths do not read")
+    place = np.arange(len(codes)) - np.repeat(starts, sizes)
+    values = np.add.reduceat((codes & (MORE - 1)) << (BITS * place), starts)
+    values -= np.where(codes[ends] & SIGN, np.int64(1) << (BITS * sizes), 0)
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    if values.min() < 0:
+        raise ValueError("the run lengths do not read")
+    return values
