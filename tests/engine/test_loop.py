@@ -49,6 +49,16 @@ def test_training_lowers_the_loss_and_raises_the_score():
     assert [r["step"] for r in heard.records] == list(range(3, 61, 3))
 
 
+def test_every_step_gives_weights_a_new_version():
+    """What is remembered of weights goes by it, and a fused optimizer leaves it as it was."""
+    job = toy_job(None, steps=1)
+    job.ema = None  # swapping weights with their average changes versions too
+    assert job.optimizer.defaults["fused"]
+    before = {name: p._version for name, p in job.task.named_parameters()}
+    fit(job)
+    assert all(p._version > before[name] for name, p in job.task.named_parameters())
+
+
 def test_the_same_seed_is_the_same_run_and_another_is_not(tmp_path):
     runs = []
     for i, seed in enumerate((3, 3, 4)):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tetravit.layers.cache import SizeCache
+from tetravit.layers.vit import LearnedPosition
 
 
 class Counter:
@@ -40,6 +41,20 @@ def test_a_changed_parameter_is_noticed(counter):
         cache.get("size", [counter.source], counter.compute)
         counter.source.add_(1)
         assert torch.equal(cache.get("size", [counter.source], counter.compute), torch.full((3,), 4.0))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_of_an_optimizer_is_noticed(fused):
+    """The fused one leaves the version of a parameter as it was."""
+    positions = LearnedPosition(4, (2, 2))
+    optimizer = torch.optim.AdamW(positions.parameters(), lr=0.1, fused=fused)
+    for _ in range(2):
+        with torch.no_grad():
+            assert torch.equal(positions((2, 2)), positions.table)
+        positions((2, 2)).sum().backward()
+        optimizer.step()
+    with torch.no_grad():
+        assert torch.equal(positions((2, 2)), positions.table)
 
 
 def test_nothing_is_remembered_while_gradients_are_recorded(counter):

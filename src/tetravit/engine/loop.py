@@ -194,6 +194,7 @@ def fit(job: Job) -> Progress:
             minutes_up = config.save_minutes > 0 and time.monotonic() - saved_at > 60 * config.save_minutes
             stopping, saving = _check(job, guard, signals.received is not None, minutes_up)
             job.optimizer.step()
+            torch.autograd.graph.increment_version(parameters)  # fused optimizers do not, and caches go by it
             scale.update(overflow)
             job.optimizer.zero_grad(set_to_none=True)
             if job.ema is not None:

@@ -15,8 +15,9 @@ class SizeCache:
 
     It steps aside wherever remembering could change a result: while gradients are recorded, while a graph is
     captured (compile, export, trace), on the meta device. Another or a changed parameter, device or type is
-    noticed by its identity, storage and version; autocast has results of its own. Copies and pickles of a model
-    start with an empty cache.
+    noticed by its identity, storage and version; autocast has results of its own. Recording gradients empties the
+    cache: a step may follow, and torch's fused optimizers change parameters without giving them a new version.
+    Copies and pickles of a model start with an empty cache.
     """
 
     def __init__(self, entries: int = 8, limit_mib: int = 64) -> None:
@@ -26,7 +27,10 @@ class SizeCache:
     def get(self, key: Hashable, sources: Iterable[Tensor], compute: Callable[[], Value]) -> Value:
         """`compute()`, or what it gave before for the same `key` and unchanged `sources`."""
         sources = tuple(sources)
-        if torch.is_grad_enabled() or capturing() or any(s.is_inference() or s.is_meta for s in sources):
+        if capturing() or any(s.is_inference() or s.is_meta for s in sources):
+            return compute()
+        if torch.is_grad_enabled():
+            self._kept.clear()
             return compute()
         kind = sources[0].device.type if sources else "cpu"
         mode = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
