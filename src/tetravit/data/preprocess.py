@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from tetravit.data.decode import decode
-from tetravit.data.transforms.base import INTERPOLATIONS
+from tetravit.data.transforms.base import INTERPOLATIONS, fitted
 from tetravit.data.transforms.normalize import Normalize
 from tetravit.structures import Preprocess
 
@@ -60,18 +60,6 @@ class _EvalTransform:
             image = F.center_crop(image, [p.size, p.size])
         out: Tensor = self.normalize(image)
         return out
-
-
-def fitted(size: tuple[int, int], short: int, longest: int | None = None) -> tuple[int, int]:
-    """(height, width) after scaling, so that the short side is `short` pixels and the long one at most `longest`.
-
-    Source: mmcv 1.x, rescale_size: sides are rounded half up.
-    """
-    scale = short / min(size)
-    if longest is not None:
-        scale = min(scale, longest / max(size))
-    height, width = (max(1, int(side * scale + 0.5)) for side in size)
-    return height, width
 
 
 def _pixels(image: Any) -> Tensor:

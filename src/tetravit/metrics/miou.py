@@ -71,7 +71,9 @@ def counted(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         ValueError: as there.
     """
     if predicted.shape != labels.shape:
-        raise ValueError(f"Predicted {tuple(predicted.shape)} and true {tuple(labels.shape)} maps differ in size.")
+        raise ValueError(
+            f"Predicted {tuple(predicted.shape)} and true {tuple(labels.shape)} maps differ in size."
+        )
     K = num_classes
     low, high = map(int, torch.aminmax(predicted)) if predicted.numel() else (0, 0)
     if low < 0 or high >= K:
@@ -79,7 +81,9 @@ def counted(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     rows = labels.to(torch.int32)
     if labels.dtype != torch.uint8:
         rows = torch.where((rows < 0) | (rows > IGNORE), BEYOND, rows)
-    cells = rows.mul(K).add_(predicted.to(torch.int32)).flatten()  # rows may be `labels` itself: kept as it is
+    cells = (
+        rows.mul(K).add_(predicted.to(torch.int32)).flatten()
+    )  # rows may be `labels` itself: kept as it is
     return torch.bincount(cells, minlength=(BEYOND + 1) * K).view(BEYOND + 1, K)
 
 

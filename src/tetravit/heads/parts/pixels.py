@@ -5,7 +5,7 @@ Source: mmsegmentation 0.30.0, BaseDecodeHead, FCNHead and cross_entropy.
 """
 
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +95,7 @@ class PixelHead(nn.Module):
         self, logits: Tensor, sizes: Sequence[Sequence[int]], image_size: Sequence[int]
     ) -> list[Tensor]:
         """The best class of every pixel, (height, width) int64 for each of `sizes`; see `to_picture`."""
-        return [_best_class(x, image_size, size) for x, size in zip(logits, sizes, strict=True)]
+        return [most_probable([View(x, image_size)], size) for x, size in zip(logits, sizes, strict=True)]
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         logits, labels = resize(logits.float(), labels.shape[1:]), labels.long()
@@ -114,25 +114,50 @@ def to_picture(logits: Tensor, image_size: Sequence[int], size: Sequence[int]) -
     return resize(resize(logits.float(), image_size), size)
 
 
-def _best_class(logits: Tensor, image_size: Sequence[int], size: Sequence[int]) -> Tensor:
-    """Logits (K, h, w) -> the class (height, width) with the highest score; a softmax would not change which.
+class View(NamedTuple):
+    """Scores of one look at a picture. logits: (K, h, w). image_size: height and width of what the model saw.
+
+    mirrored: the model saw it with left and right swapped.
+    """
+
+    logits: Tensor
+    image_size: Sequence[int]
+    mirrored: bool = False
+
+
+def most_probable(views: Sequence[View], size: Sequence[int]) -> Tensor:
+    """The class (height, width) int64 with the highest mean probability over all looks at a picture.
 
     Where all scores at once would take too much memory, a band of rows at a time.
     """
-    height, width = size
-    rows = max(1, BAND // (len(logits) * max(width, image_size[1])))
-    if rows >= max(height, image_size[0]):
-        return to_picture(logits[None], image_size, size)[0].argmax(dim=0)
+    height = size[0]
+    tallest, widest = (max(size[side], *(view.image_size[side] for view in views)) for side in (0, 1))
+    rows = max(1, BAND // (len(views[0].logits) * widest))
+    if rows >= tallest:
+        return _best(views, [to_picture(view.logits[None], view.image_size, size)[0] for view in views])
     bands = []
     for start in range(0, height, rows):
-        y = _places(
-            torch.arange(start, min(start + rows, height), device=logits.device), image_size[0], height
-        )
-        first, last = int(y[0]), min(int(y[-1]) + 1, image_size[0] - 1)
-        between = torch.arange(first, last + 1, device=logits.device)
-        band = _rows(logits.float(), _places(between, logits.shape[1], image_size[0]), image_size[1])
-        bands.append(_rows(band, y - first, width).argmax(dim=0))
+        stop = min(start + rows, height)
+        bands.append(_best(views, [_band(view, start, stop, size) for view in views]))
     return torch.cat(bands)
+
+
+def _best(views: Sequence[View], scores: Sequence[Tensor]) -> Tensor:
+    """Scores (K, rows, width) of each view -> the best class of their mean share, (rows, width)."""
+    turned = [x.flip(2) if view.mirrored else x for view, x in zip(views, scores, strict=True)]
+    if len(turned) == 1:  # a softmax would not change which is the highest
+        return turned[0].argmax(dim=0)
+    return torch.stack([x.softmax(dim=0) for x in turned]).sum(dim=0).argmax(dim=0)
+
+
+def _band(view: View, start: int, stop: int, size: Sequence[int]) -> Tensor:
+    """Rows `start` to `stop` of `to_picture`, (K, rows, width)."""
+    logits, (image_height, image_width) = view.logits, view.image_size
+    y = _places(torch.arange(start, stop, device=logits.device), image_height, size[0])
+    first, last = int(y[0]), min(int(y[-1]) + 1, image_height - 1)
+    between = torch.arange(first, last + 1, device=logits.device)
+    band = _rows(logits.float(), _places(between, logits.shape[1], image_height), image_width)
+    return _rows(band, y - first, size[1])
 
 
 def _places(rows: Tensor, old: int, new: int) -> Tensor:

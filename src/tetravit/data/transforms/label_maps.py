@@ -1,0 +1,192 @@
+"""What images with label maps are trained with: resized at random, cut, filled up, their colours shifted.
+
+Source: mmsegmentation 0.30.0: Resize with ratio_range, RandomCrop, PhotoMetricDistortion, Pad.
+"""
+
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from tetravit.data.transforms.base import (
+    Transform,
+    chance,
+    check_number,
+    check_range,
+    check_size,
+    fitted,
+    from_pillow,
+    randint,
+    to_pillow,
+    uniform,
+)
+
+IGNORE = 255  # label of pixels that carry no class
+TRIES = 10
+HSV = 256  # steps of each of Pillow's hue, saturation and value
+
+
+class Rescale(Transform):
+    """Resize to a random multiple of a size, keeping the ratio: bilinear, without smoothing; labels by the nearest.
+
+    Args:
+        short: the short side is at most this, times the drawn factor, in pixels.
+        longest: the same of the long side.
+        ratio: the factor, (from, to).
+
+    Raises:
+        ValueError: for a size below 1, or a range that is none.
+    """
+
+    def __init__(
+        self, short: int = 512, longest: int = 2048, ratio: tuple[float, float] = (0.5, 2.0)
+    ) -> None:
+        super().__init__()
+        self.short = check_size("rescale", short)
+        self.longest = check_size("rescale", longest)
+        self.ratio = check_range("rescale", "ratio", ratio, 0.01, 100.0)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        factor = uniform(*self.ratio)
+        height, width = F.get_size(flat_inputs[0])
+        limits = (max(1, int(side * factor)) for side in (self.short, self.longest))
+        return {"size": list(fitted((height, width), *limits))}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return F.resize(inpt, params["size"], interpolation=InterpolationMode.BILINEAR, antialias=False)
+
+
+class Cut(Transform):
+    """Cut a random part of at most `size` x `size` pixels.
+
+    Args:
+        size: side in pixels; of a smaller image all is kept.
+        most: a part is drawn again, up to ten times, while one class has this share of its labelled pixels or more.
+
+    Raises:
+        ValueError: for a size below 1, or a share outside 0..1.
+    """
+
+    def __init__(self, size: int, most: float = 0.75) -> None:
+        super().__init__()
+        self.size = check_size("cut", size)
+        self.most = check_number("cut", "most", most, 0.0, 1.0)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        labels = next((x for x in flat_inputs if isinstance(x, tv_tensors.Mask) and x.ndim == 2), None)
+        box = self._box(flat_inputs)
+        for _ in range(TRIES if labels is not None and self.most < 1 else 0):
+            if self._mixed(labels.as_subclass(Tensor), box):  # type: ignore[union-attr]
+                break
+            box = self._box(flat_inputs)
+        return dict(zip(("top", "left", "height", "width"), box, strict=True))
+
+    def _box(self, flat_inputs: list[Any]) -> tuple[int, int, int, int]:
+        height, width = F.get_size(flat_inputs[0])
+        h, w = min(self.size, height), min(self.size, width)
+        return randint(height - h + 1), randint(width - w + 1), h, w
+
+    def _mixed(self, labels: Tensor, box: tuple[int, int, int, int]) -> bool:
+        """Whether a part shows two classes or more, none of them with too large a share."""
+        top, left, h, w = box
+        part = labels[top : top + h, left : left + w].flatten()
+        counts = torch.bincount(part[(part >= 0) & (part != IGNORE)])
+        return int((counts > 0).sum()) > 1 and int(counts.max()) < self.most * int(counts.sum())
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return F.crop(inpt, **params)
+
+
+class Fill(Transform):
+    """Fill a normalized image up to `size` x `size` with zeros right and below, its label map with 255."""
+
+    normalized = True
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = check_size("fill", size)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = F.get_size(flat_inputs[0])
+        return {"padding": [0, 0, max(0, self.size - width), max(0, self.size - height)]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if not any(params["padding"]):
+            return inpt
+        of_labels = isinstance(inpt, tv_tensors.Mask) and inpt.ndim == 2
+        return F.pad(inpt, params["padding"], fill=IGNORE if of_labels else 0)
+
+
+class Distort(Transform):
+    """Shift brightness, contrast, saturation and hue, each every second time (Liu et al. 2016, arXiv:1512.02325).
+
+    Contrast comes before saturation and hue, or after them.
+
+    Args:
+        brightness: largest shift, in grey levels of 255.
+        contrast: factor, (from, to).
+        saturation: factor, (from, to).
+        hue: largest turn, in degrees / 2, as OpenCV counts.
+
+    Raises:
+        ValueError: for a number outside its range.
+    """
+
+    def __init__(
+        self,
+        brightness: float = 32,
+        contrast: tuple[float, float] = (0.5, 1.5),
+        saturation: tuple[float, float] = (0.5, 1.5),
+        hue: int = 18,
+    ) -> None:
+        super().__init__()
+        self.brightness = check_number("distort", "brightness", brightness, 0.0, 255.0)
+        self.contrast = check_range("distort", "contrast", contrast, 0.0, 100.0)
+        self.saturation = check_range("distort", "saturation", saturation, 0.0, 100.0)
+        self.hue = int(check_number("distort", "hue", hue, 0, 90))
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """A factor of 1 and a shift of 0 leave alone."""
+        return {
+            "brightness": uniform(-self.brightness, self.brightness) if chance(0.5) else 0.0,
+            "late": chance(0.5),
+            "contrast": uniform(*self.contrast) if chance(0.5) else 1.0,
+            "saturation": uniform(*self.saturation) if chance(0.5) else 1.0,
+            "hue": randint(2 * self.hue) - self.hue if self.hue and chance(0.5) else 0,
+        }
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        if type(inpt) is not Tensor:  # label maps, boxes and masks have no colours
+            return inpt
+        image = _levels(to_pillow(inpt), 1.0, params["brightness"])
+        if not params["late"]:
+            image = _levels(image, params["contrast"], 0.0)
+        image = _hsv(image, params["saturation"], params["hue"])
+        if params["late"]:
+            image = _levels(image, params["contrast"], 0.0)
+        return from_pillow(image)
+
+
+def _levels(image: Image.Image, factor: float, shift: float) -> Image.Image:
+    """Every value times `factor` plus `shift`, held in 0..255, its fraction cut off."""
+    if factor == 1.0 and shift == 0.0:
+        return image
+    table = [int(min(max(i * factor + shift, 0.0), 255.0)) for i in range(256)]
+    return image.point(table * 3)
+
+
+def _hsv(image: Image.Image, saturation: float, hue: int) -> Image.Image:
+    """Saturation times a factor, and hue turned by so many 180ths of the circle."""
+    if saturation == 1.0 and not hue:
+        return image
+    turn = round(hue * HSV / 180)
+    h = [(i + turn) % HSV for i in range(HSV)]
+    s = [int(min(i * saturation, 255.0)) for i in range(HSV)]
+    return image.convert("HSV").point([*h, *s, *range(HSV)]).convert("RGB")
+
+
+TRANSFORMS = {"rescale": Rescale, "cut": Cut, "fill": Fill, "distort": Distort}

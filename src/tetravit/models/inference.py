@@ -1,0 +1,113 @@
+"""How a segmenter looks at an image: once as it is, in windows, at several scales, mirrored too.
+
+Shapes: B images, K classes, (Hi, Wi) an image in pixels, w the side of a window.
+Source: mmsegmentation 0.30.0, slide_inference and aug_test.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from tetravit.heads.parts.conv import resize
+from tetravit.heads.parts.pixels import View, most_probable
+from tetravit.models.segmenter import Segmenter
+
+SMALLEST = 32  # pixels; what every backbone takes
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What is averaged for an answer.
+
+    window: side of windows that slide over the image, in pixels, and whose logits are averaged where they overlap;
+    None: the image at once. stride: pixels from one window to the next; None: two thirds of the window.
+    windows_at_once: windows per call of the model. scales: factors on the prepared image. flip: mirrored images too.
+    Probabilities are averaged over scales and mirrored images.
+
+    Raises:
+        ValueError: for a number that is out of range.
+    """
+
+    window: int | None = None
+    stride: int | None = None
+    windows_at_once: int = 4
+    scales: tuple[float, ...] = (1.0,)
+    flip: Literal["off", "on"] = "off"
+
+    def __post_init__(self) -> None:
+        if self.stride is not None and self.window is None:
+            raise ValueError("stride is the way from one window to the next; say window too.")
+        if self.window is not None and self.window < SMALLEST:
+            raise ValueError(f"window is a side from {SMALLEST} pixels up; got {self.window}.")
+        if self.window is not None and not 1 <= self.step <= self.window:
+            raise ValueError(f"stride is 1 to the {self.window} pixels of the window; got {self.stride}.")
+        if self.windows_at_once < 1:
+            raise ValueError(f"windows_at_once is 1 or more; got {self.windows_at_once}.")
+        if not self.scales or not all(0 < s <= 8 for s in self.scales):
+            raise ValueError(f"scales are factors above 0 and at most 8; got {list(self.scales)}.")
+        if self.flip not in ("off", "on"):
+            raise ValueError(f"flip takes one of off, on; got {self.flip!r}.")
+
+    @property
+    def step(self) -> int:
+        """The stride in pixels; 0 without windows."""
+        return self.stride if self.stride is not None else math.ceil((self.window or 0) * 2 / 3)
+
+
+@torch.no_grad()
+def segment(
+    model: Segmenter, images: Tensor, sizes: Sequence[Sequence[int]], how: Inference | None = None
+) -> list[Tensor]:
+    """The most probable class of every pixel, (height, width) int64 for each image.
+
+    Args:
+        model: in evaluation mode.
+        images: (B, C, Hi, Wi) normalized, without padding.
+        sizes: height and width of each picture.
+        how: None: each image once, as it is.
+    """
+    how = how or Inference()
+    views: list[tuple[Tensor, Sequence[int], bool]] = []
+    for scale in how.scales:
+        x = resize(images, [max(SMALLEST, int(side * scale + 0.5)) for side in images.shape[2:]])
+        x = images if scale == 1 else x
+        for mirrored in (False, True) if how.flip == "on" else (False,):
+            views.append((_logits(model, x.flip(3) if mirrored else x, how), x.shape[2:], mirrored))
+    return [
+        most_probable([View(logits[i], seen, mirrored) for logits, seen, mirrored in views], size)
+        for i, size in enumerate(sizes)
+    ]
+
+
+def _logits(model: Segmenter, images: Tensor, how: Inference) -> Tensor:
+    """Images -> logits (B, K, h, w): at the grid of the head, or of the pixels where windows are averaged."""
+    if how.window is None:
+        return model(images)  # type: ignore[no-any-return]
+    B, _, height, width = images.shape
+    corners = list(_corners((height, width), how.window, how.step))
+    w = how.window
+    total = images.new_zeros((B, model.num_classes, height, width), dtype=torch.float32)
+    count = images.new_zeros((height, width), dtype=torch.float32)
+    jobs = [(i, y, x) for y, x in corners for i in range(B)]
+    for start in range(0, len(jobs), how.windows_at_once):
+        part = jobs[start : start + how.windows_at_once]
+        cut = torch.stack([images[i, :, y : y + w, x : x + w] for i, y, x in part])
+        logits = resize(model(cut).float(), cut.shape[2:])
+        for (i, y, x), scores in zip(part, logits, strict=True):
+            total[i, :, y : y + w, x : x + w] += scores
+    for y, x in corners:
+        count[y : y + w, x : x + w] += 1
+    return total.div_(count)
+
+
+def _corners(size: Sequence[int], window: int, stride: int) -> Iterator[tuple[int, int]]:
+    """Upper left corners (y, x) of windows that cover an image; the last of a row or column ends at the edge."""
+    rows, columns = (
+        [min(i * stride, max(0, side - window)) for i in range(max(0, -(-(side - window) // stride)) + 1)]
+        for side in size
+    )
+    yield from ((y, x) for y in rows for x in columns)
