@@ -129,7 +129,7 @@ def test_ade20k_counts_classes_from_1(folder):
     stored, labels = np.asarray(Image.open(file)), draw(1, split="val", size=64).labels
     np.testing.assert_array_equal(stored, np.where(labels == IGNORE, 0, labels + 1))
     lines = (folder / "ade20k" / "objectInfo150.txt").read_text().splitlines()
-    assert lines[0] == "Idx\tRatio\tTrain\tVal\tStuff\tName"
+    assert lines[0] == "Idx\tRatio\tTrain\tVal\tName"
     assert [line.split("\t")[-1] for line in lines[1:]] == list(SEGMENTS)
 
 

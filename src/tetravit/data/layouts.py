@@ -69,9 +69,9 @@ def _written(folder: Path, counts: dict[str, int], size: int, seed: int) -> Iter
         table = {"info": {}, "images": images, "annotations": objects, "categories": categories}
         text = json.dumps(table).encode()
         _write(folder / "coco" / "annotations" / f"instances_{split}2017.json", text)
-    lines = ["Idx\tRatio\tTrain\tVal\tStuff\tName"]
+    lines = ["Idx\tRatio\tTrain\tVal\tName"]
     for i, name in enumerate(SEGMENTS):
-        numbers = f"{pixels[i] / pixels.sum():.4f}\t{holding['train'][i]}\t{holding['val'][i]}\t{int(i == 0)}"
+        numbers = f"{pixels[i] / pixels.sum():.4f}\t{holding['train'][i]}\t{holding['val'][i]}"
         lines.append(f"{i + 1}\t{numbers}\t{name}")
     _write(folder / "ade20k" / "objectInfo150.txt", "\n".join([*lines, ""]).encode())
 

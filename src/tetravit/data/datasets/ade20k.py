@@ -1,0 +1,48 @@
+"""ADE20K as released for scene parsing (Zhou et al. 2017): 20,210 images to train, 2,000 to validate, 150 classes.
+
+ROOT, or ROOT/ADEChallengeData2016, holds images/ and annotations/, each with training/ and validation/. In the
+files 0 is no class and classes count from 1. Where ROOT/objectInfo150.txt lists other than 150 classes, these are
+the classes: that is how sets of one's own come in this layout.
+"""
+
+from pathlib import Path
+
+from tetravit.data.datasets.base import Split, check_split
+from tetravit.data.label_maps import LabelMaps, Shifted, pairs_of
+from tetravit.data.palettes import ade20k
+
+PARTS = {"train": "training", "val": "validation"}
+ARCHIVE = "ADEChallengeData2016"
+
+
+class ADE20K(LabelMaps):
+    """Labels uint8, 0 to 149, 255 for pixels without a class.
+
+    Args:
+        root: the folder, see above.
+        split: "train" or "val".
+
+    Raises:
+        ValueError: if folders or label maps are missing.
+    """
+
+    def __init__(self, root: Path | None, split: Split) -> None:
+        check_split(split)
+        if root is None:
+            raise ValueError("The data set 'ade20k' needs its root.")
+        root = root / ARCHIVE if (root / ARCHIVE).is_dir() else root
+        pairs = pairs_of(root / "images" / PARTS[split], root / "annotations" / PARTS[split])
+        super().__init__(pairs, _classes(root / "objectInfo150.txt"), root=root, convert=Shifted(1))
+
+
+def _classes(file: Path) -> tuple[str, ...]:
+    """The released 150, or those of a file that lists another number: a row each, the name in the last column."""
+    names, _ = ade20k()
+    if not file.is_file():
+        return names
+    rows = [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()[1:] if line.strip()]
+    listed = tuple(row[-1].split(",")[0].strip() for row in rows)
+    return names if len(listed) == len(names) else listed
+
+
+DATASETS = {"ade20k": ADE20K}

@@ -1,0 +1,54 @@
+"""Cityscapes (Cordts et al. 2016), fine annotations: 2,975 images to train, 500 to validate, 19 classes.
+
+ROOT holds leftImg8bit/ and gtFine/ as released; torchvision finds the files.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torchvision import datasets
+
+from tetravit.data.datasets.base import Split, check_split
+from tetravit.data.label_maps import IGNORE, UNKNOWN, LabelMaps
+from tetravit.data.palettes import cityscapes
+
+
+class Cityscapes(LabelMaps):
+    """Labels uint8, 0 to 18 as the benchmark counts in training, 255 for what it leaves out.
+
+    Args:
+        root: the folder, see above.
+        split: "train" or "val".
+
+    Raises:
+        ValueError: if the files are missing.
+    """
+
+    def __init__(self, root: Path | None, split: Split) -> None:
+        check_split(split)
+        if root is None:
+            raise ValueError("The data set 'cityscapes' needs its root.")
+        try:
+            found = datasets.Cityscapes(root, split=split, mode="fine", target_type="semantic")
+        except RuntimeError:
+            raise ValueError(
+                f"{str(root)!r} does not hold Cityscapes as released: leftImg8bit/{split} and gtFine/{split}."
+            ) from None
+        pairs = [(Path(a), Path(b[0])) for a, b in zip(found.images, found.targets, strict=True)]
+        if not pairs:
+            raise ValueError(f"There are no images in {str(root / 'leftImg8bit' / split)!r}.")
+        super().__init__(pairs, cityscapes()[0], root=Path(root), convert=_to_training)
+
+
+def _to_training(ids: Tensor) -> Tensor:
+    """The numbers of the files -> those of training."""
+    table = torch.full((256,), UNKNOWN, dtype=torch.uint8)
+    for row in datasets.Cityscapes.classes:
+        if row.id >= 0:
+            table[row.id] = row.train_id
+    table[IGNORE] = IGNORE
+    return table[ids.long()]
+
+
+DATASETS = {"cityscapes": Cityscapes}

@@ -1,0 +1,43 @@
+"""Pascal VOC, segmentation (Everingham et al.): 1,464 images to train, 1,449 to validate in 2012, 21 classes.
+
+ROOT holds VOCdevkit/VOC2012 as released; torchvision finds the files.
+"""
+
+from pathlib import Path
+
+from torchvision import datasets
+
+from tetravit.data.datasets.base import Split, check_split
+from tetravit.data.label_maps import LabelMaps
+from tetravit.data.palettes import VOC
+
+
+class VOCSegmentation(LabelMaps):
+    """Labels uint8, 0 (background) to 20; 255 around objects.
+
+    Args:
+        root: the folder, see above.
+        split: "train" or "val".
+        year: of the release, "2007" to "2012".
+
+    Raises:
+        ValueError: if the files are missing, or there was no such release.
+    """
+
+    def __init__(self, root: Path | None, split: Split, *, year: str = "2012") -> None:
+        check_split(split)
+        if root is None:
+            raise ValueError("The data set 'voc_seg' needs its root.")
+        if year not in map(str, range(2007, 2013)):
+            raise ValueError(f"year is 2007 to 2012; got {year!r}.")
+        try:
+            found = datasets.VOCSegmentation(root, year=year, image_set=split)
+        except (RuntimeError, OSError):
+            raise ValueError(
+                f"{str(root)!r} does not hold VOCdevkit/VOC{year} with its segmentation as released."
+            ) from None
+        pairs = [(Path(a), Path(b)) for a, b in zip(found.images, found.masks, strict=True)]
+        super().__init__(pairs, VOC, root=Path(root))
+
+
+DATASETS = {"voc_seg": VOCSegmentation}

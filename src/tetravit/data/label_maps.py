@@ -1,0 +1,127 @@
+"""Images beside label maps: what every data set of files shares.
+
+Shapes: Hi Wi the image in pixels.
+"""
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from tetravit.data.decode import BadImage, decode
+from tetravit.structures import Kind, Sample
+
+IGNORE = 255  # label of pixels that carry no class
+UNKNOWN = 254  # what a table gives for a number that it does not list
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+Pair = tuple[Path, Path]  # image, label map
+
+
+class LabelMaps:
+    """Pairs of files as samples; targets are label maps (Hi, Wi), uint8 where the file has 8 bits, else int32.
+
+    Args:
+        pairs: image and label map of each sample.
+        class_names: in the order of the labels.
+        root: what file names are given relative to in messages.
+        convert: the numbers in a file -> labels; None: they are labels.
+    """
+
+    kind: Kind = "segment"
+    needs_root = True
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        class_names: Sequence[str],
+        *,
+        root: Path,
+        convert: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.pairs, self.root, self.convert = list(pairs), root, convert
+        self.class_names = tuple(class_names)
+        self.num_classes = len(self.class_names)
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Sample:
+        image_file, label_file = self.pairs[index]
+        image, labels = decode(image_file), read_labels(label_file)
+        if image.shape[1:] != labels.shape:
+            (Hi, Wi), (h, w) = image.shape[1:], labels.shape
+            raise BadImage(str(label_file), f"it is {w} x {h} pixels, its image {Wi} x {Hi}")
+        labels = labels if self.convert is None else self.convert(labels)
+        return Sample(image, labels, image_file.relative_to(self.root).as_posix())
+
+
+def read_labels(file: Path) -> Tensor:
+    """A label map of a file, numbers as stored (Hi, Wi): uint8, or int32 where it has more than 8 bits.
+
+    Of a picture with a palette the indices are the labels, not the colours.
+
+    Raises:
+        BadImage: if the file cannot be read, or holds colours.
+    """
+    name = str(file)
+    try:
+        data = file.read_bytes()
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.load()
+            mode = picture.mode
+            array = np.asarray(picture)
+    except UnidentifiedImageError:
+        raise BadImage(name, "it is not an image") from None
+    except OSError as error:
+        raise BadImage(name, (error.strerror or str(error)).lower().rstrip(".")) from None
+    if mode in ("L", "P", "1"):
+        return torch.from_numpy(array.astype(np.uint8))
+    if mode.startswith("I"):
+        return torch.from_numpy(array.astype(np.int32))
+    raise BadImage(
+        name, f"it holds colours ({mode}); a label map has one number per pixel, that of its class"
+    )
+
+
+def pairs_of(images: Path, labels: Path, *, suffix: str = ".png") -> list[Pair]:
+    """Every image below a folder with the label map of the same name below another, in order.
+
+    Raises:
+        ValueError: if a folder is missing or empty, or an image lacks its label map.
+    """
+    for folder in (images, labels):
+        if not folder.is_dir():
+            raise ValueError(f"There is no folder {str(folder)!r}.")
+    found = sorted(p for p in images.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not found:
+        raise ValueError(f"There are no images in {str(images)!r}.")
+    if not any(labels.rglob(f"*{suffix}")):
+        raise ValueError(f"There are no label maps (*{suffix}) in {str(labels)!r}.")
+    pairs = [(p, labels / p.relative_to(images).with_suffix(suffix)) for p in found]
+    lacking = [label for _, label in pairs if not label.is_file()]
+    if lacking:
+        raise ValueError(
+            f"{len(lacking)} of {len(pairs)} images lack their label map; the first is {str(lacking[0])!r}."
+        )
+    return pairs
+
+
+class Shifted:
+    """Numbers in a file -> labels, where classes count from `first`; what is below it, and 255, becomes `IGNORE`."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+
+    def __call__(self, labels: Tensor) -> Tensor:
+        if labels.dtype == torch.uint8:
+            table = torch.arange(256) - self.first
+            table[: self.first] = IGNORE
+            table[IGNORE] = IGNORE
+            return table.to(torch.uint8)[labels.long()]
+        shifted = labels - self.first
+        return shifted.masked_fill((shifted < 0) | (labels == IGNORE), IGNORE)

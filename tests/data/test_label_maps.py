@@ -1,0 +1,237 @@
+"""Sets of label maps: what they read, and what they say about files that cannot be."""
+
+import pickle
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tetravit.data.datasets import DATASETS
+from tetravit.data.decode import BadImage
+from tetravit.data.label_maps import Shifted, read_labels
+from tetravit.data.layouts import write_shapes
+from tetravit.data.palettes import VOC, ade20k, cityscapes, palette, voc_colour
+from tetravit.data.shapes import IGNORE, SEGMENTS, draw
+
+
+def save(path, array, mode=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture = Image.fromarray(np.asarray(array))
+    if mode == "P":
+        picture.putpalette([255, 0, 0, 0, 255, 0] + [9] * 762)
+    picture.save(path)
+
+
+def raises(text):
+    return pytest.raises(ValueError, match=f"^{re.escape(text)}$")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A set of two classes: four images of 5 x 4 pixels, the last of the training part somewhere deeper."""
+    (tmp_path / "classes.txt").write_text("sky\n\nsea\n")
+    for split, names in (("train", ("a", "b", "more/c")), ("val", ("d",))):
+        for name in names:
+            save(tmp_path / "images" / split / f"{name}.jpg", np.full((4, 5, 3), 90, np.uint8))
+            save(tmp_path / "labels" / split / f"{name}.png", np.eye(4, 5, dtype=np.uint8))
+    return tmp_path
+
+
+def test_a_folder_of_ones_own(folder):
+    found = DATASETS["label_folder"](folder, "train")
+    assert (found.kind, found.num_classes, found.class_names) == ("segment", 2, ("sky", "sea"))
+    assert [found[i].name for i in range(len(found))] == [
+        "images/train/a.jpg",
+        "images/train/b.jpg",
+        "images/train/more/c.jpg",
+    ]
+    sample = pickle.loads(pickle.dumps(found))[2]
+    assert sample.image.shape == (3, 4, 5)
+    assert sample.target.dtype == torch.uint8
+    assert torch.equal(sample.target, torch.eye(4, 5, dtype=torch.uint8))
+    assert len(DATASETS["label_folder"](folder, "val")) == 1
+    first = DATASETS["label_folder"](folder, "train", first=1)[0]
+    assert first.target[0].tolist() == [0, 255, 255, 255, 255]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
+def test_classes_that_count_from_1(dtype):
+    stored = torch.tensor([[0, 1, 2, 150, 151, 254, 255]], dtype=dtype)
+    assert Shifted(1)(stored).tolist() == [[255, 0, 1, 149, 150, 253, 255]]
+    assert Shifted(1)(stored).dtype == dtype
+
+
+@pytest.mark.parametrize("nested", ["", "ADEChallengeData2016"])
+def test_drawings_in_the_layout_of_ade20k(tmp_path, nested):
+    list(write_shapes(tmp_path, train=2, val=1, size=32))
+    root = tmp_path / "ade20k"
+    if nested:
+        (tmp_path / "outer").mkdir()
+        root = (tmp_path / "ade20k").rename(tmp_path / "outer" / nested).parent
+    found = DATASETS["ade20k"](root, "train")
+    assert found.class_names == SEGMENTS
+    assert found[1].name == "images/training/ADE_train_00000002.jpg"
+    for i in range(2):
+        np.testing.assert_array_equal(found[i].target, draw(i, size=32).labels)
+    assert (found[0].target == IGNORE).any()
+
+
+def test_ade20k_has_150_classes_unless_its_list_says_otherwise(tmp_path):
+    list(write_shapes(tmp_path, train=1, val=1, size=32))
+    file = tmp_path / "ade20k" / "objectInfo150.txt"
+    file.write_text("Idx\tRatio\tTrain\tVal\tName\n" + "1\t0.1\t1\t1\twall, x\n" * 150)
+    names = DATASETS["ade20k"](tmp_path / "ade20k", "val").class_names
+    assert len(names) == 150
+    assert (names[0], names[7], names[149]) == ("wall", "bed", "flag")
+    file.unlink()
+    assert DATASETS["ade20k"](tmp_path / "ade20k", "val").class_names == names
+
+
+def test_cityscapes(tmp_path):
+    stem = "aachen/aachen_000000_000019"
+    save(tmp_path / "leftImg8bit/train" / f"{stem}_leftImg8bit.png", np.zeros((2, 4, 3), np.uint8))
+    ids = np.array([[7, 8, 33, 0], [29, 26, 255, 77]], np.uint8)
+    save(tmp_path / "gtFine/train" / f"{stem}_gtFine_labelIds.png", ids)
+    found = DATASETS["cityscapes"](tmp_path, "train")
+    assert found.num_classes == 19
+    assert (found.class_names[0], found.class_names[18]) == ("road", "bicycle")
+    assert found[0].target.tolist() == [[0, 1, 18, 255], [255, 13, 255, 254]]
+    assert found[0].name == f"leftImg8bit/train/{stem}_leftImg8bit.png"
+    with raises(f"{str(tmp_path)!r} does not hold Cityscapes as released: leftImg8bit/val and gtFine/val."):
+        DATASETS["cityscapes"](tmp_path, "val")
+
+
+def test_voc(tmp_path):
+    root = tmp_path / "VOCdevkit" / "VOC2012"
+    save(root / "JPEGImages" / "2007_000032.jpg", np.zeros((2, 3, 3), np.uint8))
+    save(
+        root / "SegmentationClass" / "2007_000032.png",
+        np.array([[0, 1, 20], [255, 1, 1]], np.uint8),
+        mode="P",
+    )
+    lists = root / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("2007_000032\n")
+    found = DATASETS["voc_seg"](tmp_path, "train")
+    assert found[0].target.tolist() == [[0, 1, 20], [255, 1, 1]]
+    assert found.class_names == VOC
+    with raises(f"{str(tmp_path)!r} does not hold VOCdevkit/VOC2007 with its segmentation as released."):
+        DATASETS["voc_seg"](tmp_path, "val", year="2007")
+    with raises("year is 2007 to 2012; got '1999'."):
+        DATASETS["voc_seg"](tmp_path, "val", year="1999")
+
+
+@pytest.mark.parametrize("name", ["ade20k", "label_folder", "cityscapes", "voc_seg"])
+def test_a_set_of_files_needs_its_root(name, tmp_path):
+    with raises(f"The data set {name!r} needs its root."):
+        DATASETS[name](None, "train")
+    with raises("split takes one of train, val; got 'test'."):
+        DATASETS[name](tmp_path, "test")
+
+
+# Files that cannot be
+
+
+def test_an_image_without_its_label_map(folder):
+    file = folder / "labels" / "train" / "b.png"
+    file.unlink()
+    with raises(f"1 of 3 images lack their label map; the first is {str(file)!r}."):
+        DATASETS["label_folder"](folder, "train")
+
+
+def test_an_empty_folder_of_label_maps(folder):
+    labels = folder / "labels" / "val"
+    (labels / "d.png").unlink()
+    with raises(f"There are no label maps (*.png) in {str(labels)!r}."):
+        DATASETS["label_folder"](folder, "val")
+    labels.rmdir()
+    with raises(f"There is no folder {str(labels)!r}."):
+        DATASETS["label_folder"](folder, "val")
+
+
+def test_an_empty_folder_of_images(folder):
+    (folder / "images" / "val" / "d.jpg").unlink()
+    with raises(f"There are no images in {str(folder / 'images' / 'val')!r}."):
+        DATASETS["label_folder"](folder, "val")
+
+
+def test_classes_that_are_not_named(folder):
+    file = folder / "classes.txt"
+    file.write_text("\n")
+    with raises(f"{str(file)!r} names 1 to 255 classes, one per line; got 0."):
+        DATASETS["label_folder"](folder, "val")
+    file.unlink()
+    with raises(f"There is no file {str(file)!r}; it names the classes, one per line."):
+        DATASETS["label_folder"](folder, "val")
+    with raises("first is the number of the first class, 0 to 254; got 255."):
+        DATASETS["label_folder"](folder, "val", first=255)
+
+
+def bad(folder):
+    """What reading the one validation sample says."""
+    with pytest.raises(BadImage) as caught:
+        DATASETS["label_folder"](folder, "val")[0]
+    file = folder / "labels" / "val" / "d.png"
+    return str(caught.value).replace(repr(str(file)), "FILE")
+
+
+def test_a_label_map_of_another_size(folder):
+    save(folder / "labels" / "val" / "d.png", np.zeros((5, 4), np.uint8))
+    assert bad(folder) == "Cannot read image FILE: it is 4 x 5 pixels, its image 5 x 4."
+
+
+def test_a_label_map_in_colours(folder):
+    save(folder / "labels" / "val" / "d.png", np.zeros((4, 5, 3), np.uint8))
+    assert bad(folder) == (
+        "Cannot read image FILE: it holds colours (RGB); a label map has one number per pixel, that of its class."
+    )
+
+
+def test_a_label_map_that_is_no_image(folder):
+    (folder / "labels" / "val" / "d.png").write_text("no image")
+    assert bad(folder) == "Cannot read image FILE: it is not an image."
+
+
+def test_a_palette_is_no_matter(tmp_path):
+    save(tmp_path / "p.png", np.array([[0, 1, 7]], np.uint8), mode="P")
+    assert read_labels(tmp_path / "p.png").tolist() == [[0, 1, 7]]
+
+
+def test_16_bits_keep_their_numbers(tmp_path):
+    save(tmp_path / "w.png", np.array([[0, 9, 300, 65535]], np.uint16))
+    found = read_labels(tmp_path / "w.png")
+    assert found.dtype == torch.int32
+    assert found.tolist() == [[0, 9, 300, 65535]]
+
+
+def test_one_pixel(tmp_path):
+    (tmp_path / "classes.txt").write_text("a\n")
+    save(tmp_path / "images" / "train" / "a.png", np.zeros((1, 1, 3), np.uint8))
+    save(tmp_path / "labels" / "train" / "a.png", np.zeros((1, 1), np.uint8))
+    sample = DATASETS["label_folder"](tmp_path, "train")[0]
+    assert (sample.image.shape, sample.target.shape) == ((3, 1, 1), (1, 1))
+
+
+# Colours
+
+
+def test_every_class_has_a_colour_of_its_own():
+    names, colours = ade20k()
+    assert (len(names), len(set(names)), len(colours)) == (150, 150, 150)
+    assert len(set(colours)) == 149  # roads and skyscrapers share theirs, as published
+    assert palette(names) == colours
+    assert palette(cityscapes()[0])[0] == (128, 64, 128)
+    assert [voc_colour(i) for i in (0, 1, 2, 8, 15, 20)] == [
+        (0, 0, 0),
+        (128, 0, 0),
+        (0, 128, 0),
+        (64, 0, 0),
+        (192, 128, 128),
+        (0, 64, 128),
+    ]
+    assert palette(VOC)[20] == (0, 64, 128)
+    own = palette([str(i) for i in range(255)])
+    assert len(set(own)) == 255
+    assert palette(SEGMENTS)[0] == (74, 80, 92)
