@@ -30,6 +30,21 @@ def predict(
     draw: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write each image with the answer drawn into it here.")
     ] = None,
+    save_maps: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write each label map here, as PNG (segmenters).")
+    ] = None,
+    window: Annotated[
+        int | None, typer.Option(metavar="PX", help="Slide a window of this side (segmenters).")
+    ] = None,
+    stride: Annotated[
+        int | None, typer.Option(metavar="PX", help="From one window to the next; two thirds of it.")
+    ] = None,
+    scales: Annotated[
+        str | None, typer.Option(metavar="F,F,...", help="Average over these sizes (segmenters): 0.5,1,1.5.")
+    ] = None,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Average over mirrored images too (segmenters).")
+    ] = False,
     accept_license: AcceptLicense = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per image.")] = False,
 ) -> None:
@@ -46,18 +61,27 @@ def predict(
         if not images:
             raise ValueError(f"Say which images: tetravit predict {model} IMAGE...")
     where = pick_device(device)
+    looks = {"window": window, "stride": stride, "scales": _numbers(scales), "flip": "on" if flip else None}
     files = find_images(images)
-    if draw is not None:
-        draw.mkdir(parents=True, exist_ok=True)
-    bad, taken, rows = 0, set[Path](), []
     loaded = load(model, accept_license=accept_license)
-    for prediction in ask(loaded, files, topk=topk, batch_size=batch, device=where):
+    if save_maps is not None and loaded.task != "segment":
+        raise ValueError(f"--save-maps is for the task segment; {model} can {loaded.task}.")
+    answers = ask(loaded, files, topk=topk, batch_size=batch, device=where, **looks)
+    for folder in (draw, save_maps):
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+    bad, taken, rows = 0, set[Path](), []
+    mapped = set[Path]()
+    for prediction in answers:
         image, error = prediction.image, prediction.error
         if error is not None:
             bad += 1
             say(f"tetravit predict: {image}: {error}.")
-        elif draw is not None:
-            prediction.picture(decode(image)).save(free_name(draw, image, taken))
+        else:
+            if draw is not None:
+                prediction.picture(decode(image)).save(free_name(draw, image, taken))
+            if save_maps is not None:
+                prediction.map_picture().save(free_name(save_maps, image, mapped))  # type: ignore[attr-defined]
         if as_json:
             said = {"error": error} if error is not None else prediction.facts()
             print_rows([{"image": str(image), **said}])
@@ -72,3 +96,17 @@ def predict(
         say(f"{bad} of {len(files)} images cannot be read.")
     if draw is not None:
         say(f"Drew {len(taken)} images into {draw}.")
+    if save_maps is not None:
+        say(f"Wrote {len(mapped)} label maps into {save_maps}.")
+
+
+def _numbers(text: str | None) -> tuple[float, ...] | None:
+    """What --scales says; None: nothing.
+
+    Raises:
+        ValueError: if it does not read.
+    """
+    try:
+        return None if text is None else tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ValueError(f"--scales takes numbers with commas between them; got {text!r}.") from None

@@ -1,0 +1,104 @@
+"""Weights + images -> a class for every pixel."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from tetravit.data.decode import decode
+from tetravit.data.palettes import Colour, palette
+from tetravit.draw.label_maps import label_png, overlay, shares
+from tetravit.models.inference import Inference, segment
+from tetravit.models.segmenter import Segmenter
+from tetravit.predict.base import Prediction, check_count, in_chunks
+
+TOLD = 5  # classes in a row of a table
+
+
+@dataclass(frozen=True)
+class Segments(Prediction):
+    """The label map of an image. labels: uint8 (Hi, Wi). class_names, colours: one per class."""
+
+    labels: Tensor | None = None
+    class_names: tuple[str, ...] = ()
+    colours: tuple[Colour, ...] = field(default=(), repr=False)
+
+    def cells(self) -> list[str]:
+        return [f"{self.class_names[i]}  {100 * share:.1f} %" for i, share in self._shares()[:TOLD]]
+
+    def facts(self) -> dict[str, Any]:
+        assert self.labels is not None
+        found = [
+            {"index": i, "class": self.class_names[i], "share": round(share, 6)}
+            for i, share in self._shares()
+        ]
+        return {"height": self.labels.shape[0], "width": self.labels.shape[1], "classes": found}
+
+    def picture(self, pixels: Tensor) -> Image:
+        assert self.labels is not None
+        return overlay(pixels, self.labels, self.class_names, self.colours)
+
+    def map_picture(self) -> Image:
+        """The label map as a picture with a palette, whose indices are the classes."""
+        assert self.labels is not None
+        return label_png(self.labels, self.colours)
+
+    def _shares(self) -> list[tuple[int, float]]:
+        assert self.labels is not None
+        return shares(self.labels, len(self.class_names))
+
+
+def segments(
+    model: Segmenter,
+    images: Iterable[Path],
+    *,
+    batch_size: int = 1,
+    device: torch.device | str = "cpu",
+    window: int | None = None,
+    stride: int | None = None,
+    scales: tuple[float, ...] = (1.0,),
+    flip: Literal["off", "on"] = "off",
+) -> Iterator[Segments]:
+    """Give a class to every pixel of image files, at the size of each image.
+
+    Args:
+        model: with its preprocessing and class names, as `tetravit.load` gives it.
+        images: files; those that cannot be read get a prediction that says why.
+        batch_size: windows per call of the model; without windows images are asked one by one.
+        device: where to compute.
+        window, stride, scales, flip: see `models.inference.Inference`.
+
+    Raises:
+        ValueError: for a number that is out of range.
+    """
+    check_count("batch_size", batch_size)
+    how = Inference(window, stride, batch_size, scales, flip)
+    return _segments(model.to(device).eval(), images, torch.device(device), how)
+
+
+@torch.inference_mode()
+def _segments(
+    model: Segmenter, images: Iterable[Path], device: torch.device, how: Inference
+) -> Iterator[Segments]:
+    names = model.class_names or tuple(str(i) for i in range(model.num_classes))
+    colours = palette(names)
+
+    def read(file: Path) -> tuple[Tensor, tuple[int, int]]:
+        pixels = decode(file, layout="decoded")
+        return model.preprocess(pixels), (pixels.shape[1], pixels.shape[2])
+
+    for files, found in in_chunks(images, 2, read):
+        for file, entry in zip(files, found, strict=True):
+            if isinstance(entry, tuple):
+                x, size = entry
+                (labels,) = segment(model, x[None].to(device), [size], how)
+                yield Segments(file, None, labels.to("cpu", torch.uint8), names, colours)
+            else:
+                yield Segments(file, error=entry.cause)
+
+
+PREDICTORS = {"segment": segments}
