@@ -10,7 +10,7 @@ from tetravit.data.datasets import DATASETS
 from tetravit.recipe import dump, find, load
 from tetravit.report import read, write
 from tetravit.report.charts import Series, line_chart, log_ticks, number, smooth, thin, ticks
-from tetravit.report.page import duration
+from tetravit.report.html import duration
 
 VOID = {"meta", "br", "img", "i", "line", "path", "circle", "rect"}
 

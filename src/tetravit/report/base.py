@@ -1,0 +1,20 @@
+"""What the report of one kind of model shows beside what all reports show."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from tetravit.report.html import Tile
+from tetravit.report.run import Run
+
+
+class Kind(NamedTuple):
+    """Each function makes what the run folder has the figures for, and leaves the rest out.
+
+    ask: what `tetravit predict` does with one's own images, in words. tiles: figures at the top, the score first.
+    charts: cards of curves, beside those of loss, rate and speed. sections: cards in the middle of the page.
+    """
+
+    ask: str
+    tiles: Callable[[Run], list[Tile]]
+    charts: Callable[[Run], list[str]]
+    sections: Callable[[Run], list[str]]

@@ -1,0 +1,139 @@
+"""What the report of a classifier shows: accuracy, which classes are taken for which, confident mistakes."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from tetravit.data.datasets import Dataset
+from tetravit.report.base import Kind
+from tetravit.report.charts import Series, number
+from tetravit.report.html import SMALL, Tile, card, chart, data_uri, pair, percent, points, table
+from tetravit.report.run import Run
+
+MATRIX_CLASSES = 30  # up to here the whole confusion matrix is shown, above that the classes most confused
+LISTED = 12  # rows of a table of classes or pairs
+
+
+def tiles(run: Run) -> list[Tile]:
+    found, best = [], run.evaluation
+    if "top1" in best:
+        weights = "averaged weights" if best.get("weights") == "ema" else "weights"
+        found.append(Tile("Top-1 accuracy", percent(best["top1"]), f"{weights} of step {best['step']:,}"))
+    if best.get("top5", 1) < 1:
+        found.append(Tile("Top-5 accuracy", percent(best["top5"]), "of the same weights"))
+    if "loss" in best:
+        found.append(Tile("Validation loss", number(best["loss"]), "of the same weights"))
+    if "top1" in best and best.get("count"):
+        wrong = round((1 - best["top1"]) * best["count"])
+        found.append(Tile("Mistakes", f"{wrong:,}", f"of {best['count']:,} images"))
+    return found
+
+
+def charts(run: Run) -> list[str]:
+    series = [
+        Series("validation", points(run.evaluations, "top1", 100), 1),
+        Series("averaged weights", points(run.evaluations, "ema_top1", 100), 2),
+    ]
+    return [chart("Top-1 accuracy", series, unit="%")]
+
+
+def sections(run: Run) -> list[str]:
+    return [_confusion(run.evaluation), _gallery(run)]
+
+
+def _confusion(evaluation: Mapping[str, Any]) -> str:
+    table = evaluation.get("confusion")
+    if not table:
+        return ""
+    classes = [str(name) for name in evaluation["class_names"]]
+    if "pairs" in table:
+        pairs, recall = table["pairs"], table["recall"]
+        return pair(_confused(pairs, classes), _weakest(recall, classes))
+    matrix = table["matrix"]
+    K = len(matrix)
+    recall = [row[i] / max(1, sum(row)) for i, row in enumerate(matrix)]
+    if K <= MATRIX_CLASSES:
+        return pair(_matrix(matrix, classes), _per_class(matrix, recall, classes))
+    cells = [(i, j, matrix[i][j]) for i in range(K) for j in range(K) if i != j and matrix[i][j]]
+    return pair(_confused(sorted(cells, key=lambda c: -c[2]), classes), _weakest(recall, classes))
+
+
+def _matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
+    """Counts as a heat map: right answers in one colour, wrong ones in another, each by its own range."""
+    K = len(matrix)
+    most_right = max(max(matrix[i][i] for i in range(K)), 1)
+    most_wrong = max(4, *(row[j] for i, row in enumerate(matrix) for j in range(K) if i != j))
+    rows = [f"<tr><th></th>{''.join(f'<th>{escape(name)}</th>' for name in classes)}</tr>"]
+    for i, row in enumerate(matrix):
+        cells = []
+        for j, count in enumerate(row):
+            if not count:
+                cells.append('<td class="zero">0</td>')
+                continue
+            tone, share = ("--heat", count / most_right) if i == j else ("--miss", count / most_wrong)
+            says = f"{count} of class {classes[i]} called {classes[j]}"
+            style = f"background: rgba(var({tone}), {0.15 + 0.45 * share:.2f})"
+            cells.append(f'<td title="{escape(says)}" style="{style}">{count}</td>')
+        rows.append(f'<tr><th class="name">{escape(classes[i])}</th>{"".join(cells)}</tr>')
+    note = "Rows: the class an image is of. Columns: what the model says."
+    return card(
+        "Confusion matrix", f'<div class="scroll"><table class="matrix">{"".join(rows)}</table></div>', note
+    )
+
+
+def _per_class(matrix: Sequence[Sequence[int]], recall: Sequence[float], classes: Sequence[str]) -> str:
+    called = [sum(row[j] for row in matrix) for j in range(len(matrix))]
+    order = sorted(range(len(matrix)), key=lambda i: recall[i])
+    rows = [
+        [
+            classes[i],
+            percent(recall[i]),
+            percent(matrix[i][i] / called[i]) if called[i] else "-",
+            f"{sum(matrix[i]):,}",
+        ]
+        for i in order
+    ]
+    note = "Found: share of its images that get its name. Right: share of its name that is given rightly."
+    return card("Classes, weakest first", table(["class", "found", "right", "images"], rows, numbers=1), note)
+
+
+def _confused(pairs: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
+    rows = [[classes[i], classes[j], f"{count:,}"] for i, j, count in pairs[:LISTED]]
+    return card("Most confused", table(["image of", "called", "times"], rows, numbers=2))
+
+
+def _weakest(recall: Sequence[float], classes: Sequence[str]) -> str:
+    order = sorted(range(len(recall)), key=lambda i: recall[i])[:LISTED]
+    return card(
+        "Weakest classes", table(["class", "found"], [[classes[i], percent(recall[i])] for i in order], 1)
+    )
+
+
+def _gallery(run: Run) -> str:
+    """The most confident mistakes with their images; nothing where the data has gone since."""
+    heading, mistakes = "Most confident mistakes", run.evaluation.get("mistakes")
+    if mistakes == []:
+        return card(heading, '<p class="sub">None: every image is classified rightly.</p>')
+    dataset = run.held_out() if mistakes else None
+    if dataset is None:
+        return ""
+    try:
+        figures = [_figure(dataset, mistake, run.evaluation["class_names"]) for mistake in mistakes or ()]
+    except (ValueError, OSError, IndexError):
+        return ""
+    note = "What the model says and how sure it is, what the image is, and its name."
+    return card(heading, f'<div class="pictures">{"".join(figures)}</div>', note)
+
+
+def _figure(dataset: Dataset, mistake: Mapping[str, Any], names: Sequence[object]) -> str:
+    image, name = dataset[mistake["index"]].image, escape(mistake["name"])
+    small = " class=small" if max(image.shape[1:]) < SMALL else ""
+    said, truth = (escape(str(names[mistake[key]])) for key in ("predicted", "label"))
+    return (
+        f'<figure><img{small} src="{data_uri(image)}" alt="{name}">'
+        f'<figcaption><span class="said">{said}</span> {100 * mistake["confidence"]:.1f} %<br>'
+        f'is <span class="is">{truth}</span><br><small>{name}</small></figcaption></figure>'
+    )
+
+
+REPORTS = {"classify": Kind("Classify your own images", tiles, charts, sections)}

@@ -1,0 +1,97 @@
+"""The pieces of a page as HTML; everything a user wrote is escaped."""
+
+import base64
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tetravit.report.charts import Point, Series, line_chart, number
+
+SMALL = 64  # pixels; below, an image is enlarged with its pixels showing
+PICTURE_SIDE = 224  # pixels; larger images are shrunk, so that the file stays small
+
+
+class Tile(NamedTuple):
+    """A figure at the top of the page."""
+
+    label: str
+    value: str
+    detail: str
+
+
+def card(heading: str, body: str, note: str = "") -> str:
+    note = f'<p class="note">{escape(note)}</p>' if note else ""
+    return f'<section class="card"><h2>{escape(heading)}</h2>{note}{body}</section>'
+
+
+def pair(*cards: str) -> str:
+    cards = tuple(card for card in cards if card)
+    return f'<div class="pair">{"".join(cards)}</div>' if cards else ""
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: int) -> str:
+    """A plain table whose columns from `numbers` on align right."""
+
+    def cells(tag: str, row: Sequence[str]) -> str:
+        kind: Callable[[int], str] = lambda j: ' class="num"' if j >= numbers else ""  # noqa: E731
+        return "".join(f"<{tag}{kind(j)}>{escape(cell)}</{tag}>" for j, cell in enumerate(row))
+
+    lines = [cells("th", columns), *(cells("td", row) for row in rows)]
+    return f'<table class="plain">{"".join(f"<tr>{line}</tr>" for line in lines)}</table>'
+
+
+def chart(heading: str, series: Sequence[Series], *, unit: str = "", log: bool = False) -> str:
+    """A card with a chart and its legend; nothing where no series has a point."""
+    series = [s for s in series if s.points]
+    if not series:
+        return ""
+    log = log and all(y > 0 for s in series for _, y in (*s.points, *s.cloud))
+    legend = "".join(
+        f'<span><i class="key tone{s.tone}"></i>{escape(s.name)} <b>{number(s.points[-1][1])}{unit}</b></span>'
+        for s in series
+    )
+    return card(heading, f'<div class="legend">{legend}</div>{line_chart(series, unit=unit, log=log)}')
+
+
+def points(rows: Iterable[Mapping[str, Any]], name: str, times: float = 1) -> list[Point]:
+    return [
+        (row["step"], row[name] * times)
+        for row in rows
+        if isinstance(row.get(name), int | float) and math.isfinite(row[name])
+    ]
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.2f} %" if share < 1 else "100 %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 48 s, 2 min 5 s, 3 h 20 min."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    minutes, seconds = divmod(seconds, 60)
+    if minutes < 60:
+        return f"{minutes} min {seconds} s" if seconds else f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"
+
+
+def data_uri(image: Tensor) -> str:
+    """Pixels uint8 (3, H, W) -> an address that holds the picture itself: PNG where small, else JPEG."""
+    return picture_uri(Image.fromarray(image.permute(1, 2, 0).contiguous().to(torch.uint8).numpy()))
+
+
+def picture_uri(picture: Image.Image) -> str:
+    """A picture as an address; see `data_uri`."""
+    picture = picture.copy()
+    picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    buffer, kind = io.BytesIO(), "png" if max(picture.size) < SMALL else "jpeg"
+    picture.save(buffer, kind, **({"quality": 82} if kind == "jpeg" else {}))
+    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

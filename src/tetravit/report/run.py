@@ -1,0 +1,76 @@
+"""What a run folder says."""
+
+import json
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tetravit.data.datasets import Dataset
+from tetravit.data.loader import build_dataset
+from tetravit.recipe import validated
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder says.
+
+    steps, evaluations: records of metrics.jsonl. timing: records of timing.jsonl. evaluation: what the best
+    weights score and what they get wrong.
+    """
+
+    folder: Path
+    recipe: dict[str, Any] = field(default_factory=dict)
+    recipe_text: str = ""
+    info: dict[str, Any] = field(default_factory=dict)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    timing: list[dict[str, Any]] = field(default_factory=list)
+    evaluation: dict[str, Any] = field(default_factory=dict)
+
+    def held_out(self) -> Dataset | None:
+        """The data set that was scored; None where it has gone since."""
+        try:
+            return build_dataset(validated(self.recipe).data, "val")
+        except (ValueError, OSError):
+            return None
+
+
+def read(folder: Path) -> Run:
+    """Read a run folder; files that are not there count as empty.
+
+    Raises:
+        ValueError: if there is no recipe in it.
+    """
+    recipe = folder / "recipe.toml"
+    if not recipe.is_file():
+        raise ValueError(f"{str(folder)!r} is no run folder: it has no recipe.toml.")
+    text = recipe.read_text(encoding="utf-8")
+    rows = _lines(folder / "metrics.jsonl")
+    return Run(
+        folder=folder,
+        recipe=tomllib.loads(text),
+        recipe_text=text,
+        info=_object(folder / "run.json"),
+        steps=[row for row in rows if row.get("event") == "step"],
+        evaluations=[row for row in rows if row.get("event") == "evaluation"],
+        timing=_lines(folder / "timing.jsonl"),
+        evaluation=_object(folder / "evaluation.json"),
+    )
+
+
+def _object(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Objects of a JSON lines file; a last line that was cut off is left out."""
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
