@@ -24,17 +24,31 @@ def region_levels(boxes: Tensor, num_levels: int) -> Tensor:
 def pool_regions(maps: Sequence[Tensor], strides: Sequence[int], regions: Tensor, size: int) -> Tensor:
     """Maps (B, C, H, W) and regions (R, 5) -> features (R, C, size, size), each region from its own level.
 
-    A region has no area on the levels it does not belong to, so that pooling there costs and gives nothing
-    and the sum over levels is the answer: no shape depends on the data.
+    In an exported graph, where no shape may depend on the data, every level pools all regions: those of other
+    levels without area, which gives 0, and the sum over the levels is the answer.
     """
     level = region_levels(regions[:, 1:], len(maps))
+    if not torch.compiler.is_exporting():
+        return _pool_each(maps, strides, regions, size, level)
     pooled = []
     for i, (x, stride) in enumerate(zip(maps, strides, strict=True)):
-        here = regions * torch.cat(
-            (torch.ones_like(level)[:, None], (level == i)[:, None].expand(-1, 4)), dim=1
-        )
-        pooled.append(roi_align(x, here.to(x.dtype), size, 1 / stride, sampling_ratio=-1, aligned=True))
+        area = (level == i)[:, None].expand(-1, 4)
+        here = regions * torch.cat((torch.ones_like(level)[:, None], area), dim=1)
+        pooled.append(_pool(x, here, size, stride))
     return torch.stack(pooled).sum(dim=0)
+
+
+def _pool_each(
+    maps: Sequence[Tensor], strides: Sequence[int], regions: Tensor, size: int, level: Tensor
+) -> Tensor:
+    """Every level pools its own regions only; levels without one take part with an empty result."""
+    rows = [(level == i).nonzero().flatten() for i in range(len(maps))]
+    pooled = [_pool(x, regions[row], size, stride) for x, row, stride in zip(maps, rows, strides, strict=True)]
+    return torch.cat(pooled)[torch.cat(rows).argsort()]
+
+
+def _pool(x: Tensor, regions: Tensor, size: int, stride: int) -> Tensor:
+    return roi_align(x, regions.to(x.dtype), size, 1 / stride, sampling_ratio=-1, aligned=True)
 
 
 def crop_masks(masks: Tensor, rows: Tensor, boxes: Tensor, size: int) -> Tensor:

@@ -21,8 +21,9 @@ class Cascade(TwoStage):
 
     Class scores and masks are means over the looks, boxes those of the last.
     score_threshold: detections below are dropped. overlap: the largest between two detections of a class.
-    num_proposals, num_samples: regions per image that are looked at, and that a loss is taken of. anchor_scale: sides
-    of the square anchors, in strides of their level. width: channels of the pyramid.
+    num_candidates: how many anchors of a level compete, twice as many in training. num_proposals, num_samples:
+    regions per image that are looked at, and that a loss is taken of. anchor_scale: sides of the square anchors, in
+    strides of their level. width: channels of the pyramid.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Cascade(TwoStage):
         score_threshold: float = 0.05,
         overlap: float = 0.5,
         max_detections: int = 100,
+        num_candidates: int = 1000,
         num_proposals: int = 1000,
         num_samples: int = 512,
         anchor_scale: float = 8.0,
@@ -50,6 +52,7 @@ class Cascade(TwoStage):
             proposal_beta=1 / 9,
             proposal_border=0,
             train_proposals=2000,
+            num_candidates=num_candidates,
             num_proposals=num_proposals,
             score_threshold=score_threshold,
             overlap=overlap,

@@ -16,8 +16,9 @@ class MaskRCNN(TwoStage):
     """One look at 1000 regions, L1 box losses.
 
     score_threshold: detections below are dropped. overlap: the largest between two detections of a class.
-    num_proposals, num_samples: regions per image that are looked at, and that a loss is taken of. anchor_scale: sides
-    of the square anchors, in strides of their level. width: channels of the pyramid.
+    num_candidates: how many anchors of a level compete, twice as many in training. num_proposals, num_samples:
+    regions per image that are looked at, and that a loss is taken of. anchor_scale: sides of the square anchors, in
+    strides of their level. width: channels of the pyramid.
     """
 
     def __init__(
@@ -29,6 +30,7 @@ class MaskRCNN(TwoStage):
         score_threshold: float = 0.05,
         overlap: float = 0.5,
         max_detections: int = 100,
+        num_candidates: int = 1000,
         num_proposals: int = 1000,
         num_samples: int = 512,
         anchor_scale: float = 8.0,
@@ -42,6 +44,7 @@ class MaskRCNN(TwoStage):
             num_convs=0,
             num_layers=2,
             box_loss="l1",
+            num_candidates=num_candidates,
             num_proposals=num_proposals,
             score_threshold=score_threshold,
             overlap=overlap,

@@ -49,8 +49,8 @@ class Sampled:
 class TwoStage(nn.Module):
     """Feature pyramid, region proposals, one box branch and one mask branch per look.
 
-    num_proposals: regions per image that are looked at. train_candidates, train_proposals: in training, how many
-    of a level compete, and how many of an image stay for sampling. width: channels of the pyramid. anchor_scale:
+    num_candidates: how many anchors of a level compete, twice as many in training. num_proposals: regions per image
+    that are looked at. train_proposals: in training, how many of an image stay for sampling. width: channels of the pyramid. anchor_scale:
     sides of the square anchors, in strides of their level. num_samples: regions per image that a loss is taken of.
     """
 
@@ -68,7 +68,7 @@ class TwoStage(nn.Module):
         box_loss: Literal["l1", "giou"],
         proposal_beta: float = 0.0,
         proposal_border: int | None = None,
-        train_candidates: int = 2000,
+        num_candidates: int = 1000,
         train_proposals: int = 1000,
         num_proposals: int = 1000,
         score_threshold: float = 0.05,
@@ -82,7 +82,8 @@ class TwoStage(nn.Module):
         self.num_classes, self.looks, self.box_loss = num_classes, tuple(looks), box_loss
         self.score_threshold, self.overlap, self.max_detections = score_threshold, overlap, max_detections
         self.num_proposals = num_proposals
-        self.train_candidates, self.train_proposals = train_candidates, train_proposals
+        self.num_candidates, self.train_candidates = num_candidates, 2 * num_candidates
+        self.train_proposals = train_proposals
         self.sampler = Sampler(num_samples, 0.25)
         self.strides = tuple(strides)
         self.neck = FPN(channels, width, extra="pool")
@@ -112,7 +113,7 @@ class TwoStage(nn.Module):
 
     def decode(self, dense: Dense, sizes: Tensor) -> Picked:
         """Boxes in pixels of the canvas; `sizes` (B, 2) are the images' height and width."""
-        boxes, _, valid = self.rpn.propose(dense, sizes, before=1000, after=self.num_proposals)
+        boxes, _, valid = self.rpn.propose(dense, sizes, before=self.num_candidates, after=self.num_proposals)
         logits: list[Tensor] = []
         for i, look in enumerate(self.looks):
             logit, delta = (x.float() for x in self.look(i, dense.levels, as_regions(boxes)))

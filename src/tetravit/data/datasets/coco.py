@@ -1,0 +1,167 @@
+"""COCO 2017 as released, and any other set whose annotations are COCO's JSON.
+
+ROOT holds `annotations/instances_{train,val}2017.json`, `train2017/...` and `val2017/...`. Labels count the
+categories in the order of their ids, gaps closed. Crowds are kept apart: not trained on, evaluated as COCO does.
+"""
+
+import json
+from array import array
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from tetravit.data.datasets.base import Split, check_split
+from tetravit.data.objects import Empty, ObjectSet, ObjectTable, check_box, check_name, runs
+
+ANNOTATIONS, IMAGES = "annotations/instances_{split}2017.json", "{split}2017"
+PARTS = ("images", "annotations", "categories")
+
+
+class Coco(ObjectSet):
+    """Images with objects from COCO's JSON.
+
+    Args:
+        root: the folder that holds annotations and images.
+        split: "train" or "val".
+        annotations, images: the file and the folder of a split, below the root; {split} stands for its name.
+        empty: what happens to training images without an object: "drop" or "keep".
+        masks: "read" them, or "skip" them to save time.
+
+    Raises:
+        ValueError: in one line, if a file is missing or does not read, an id is given twice, a file name leads out
+            of the folder, or nothing is left. What can be left out is, and `problems` counts it.
+    """
+
+    def __init__(
+        self,
+        root: Path | None,
+        split: Split,
+        *,
+        annotations: str = ANNOTATIONS,
+        images: str = IMAGES,
+        empty: Empty = "drop",
+        masks: Literal["read", "skip"] = "read",
+    ) -> None:
+        check_split(split)
+        if root is None:
+            raise ValueError("The data set 'coco' needs its root.")
+        root = Path(root)
+        file, folder = (root / text.replace("{split}", split) for text in (annotations, images))
+        if not folder.is_dir():
+            raise ValueError(f"There is no folder {str(folder)!r}.")
+        table, names = read(file)
+        super().__init__(folder, table, names, split, empty=empty, masks=masks)
+
+
+def read(file: Path) -> tuple[ObjectTable, list[str]]:
+    """COCO's JSON -> its objects, and the names of its categories in the order of their ids.
+
+    Raises:
+        ValueError: in one line, if it is missing, does not read, or contradicts itself.
+    """
+    try:
+        with file.open(encoding="utf-8") as text:
+            found = json.load(text, object_hook=_packed)
+    except OSError as error:
+        raise ValueError(f"Cannot read {str(file)!r}: {(error.strerror or str(error)).lower()}.") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file.name} is not JSON: {error}.") from None
+    for part in PARTS:
+        if not isinstance(found, dict) or not isinstance(found.get(part), list):
+            raise ValueError(f"{file.name} is not COCO's JSON: it holds no list of {part!r}.")
+    table = ObjectTable()
+    categories = _by_id(found["categories"], "category", file.name)
+    labels = {number: label for label, number in enumerate(sorted(categories))}
+    names = [str(categories[number].get("name", number)) for number in sorted(categories)]
+    rows = {}
+    for number, image in _by_id(found["images"], "image", file.name).items():
+        name = check_name(image.get("file_name"), f"{file.name}, image {number}")
+        size = [image.get("height"), image.get("width")]
+        if not all(isinstance(side, int) and side > 0 for side in size):
+            raise ValueError(f"{file.name}, image {number}: height and width are whole pixels; got {size}.")
+        rows[number] = table.image(name, number, *size)  # type: ignore[arg-type]
+    sizes = {number: (image["height"], image["width"]) for number, image in _by_id(found["images"]).items()}
+    for number, annotation in _by_id(found["annotations"], "annotation", file.name).items():
+        where = f"{file.name}, annotation {number}"
+        if annotation.get("image_id") not in rows:
+            table.problems.add("annotations of images that are not listed, left out", where)
+        elif annotation.get("category_id") not in labels:
+            table.problems.add("annotations of unknown categories, left out", where)
+        else:
+            size = sizes[annotation["image_id"]]
+            _add(
+                table,
+                annotation,
+                rows[annotation["image_id"]],
+                labels[annotation["category_id"]],
+                size,
+                where,
+            )
+    return table.close(), names
+
+
+def _packed(table: dict[str, Any]) -> dict[str, Any]:
+    """Polygons as arrays, as soon as they are read: a tenth of the memory."""
+    polygons = table.get("segmentation")
+    if isinstance(polygons, list):
+        try:
+            table["segmentation"] = [array("d", polygon) for polygon in polygons]
+        except TypeError:
+            table["segmentation"] = [array("d")]
+    return table
+
+
+def _by_id(rows: list[Any], kind: str = "", file: str = "") -> dict[int, Mapping[str, Any]]:
+    """Rows by their ids, each given once."""
+    found: dict[int, Mapping[str, Any]] = {}
+    for row in rows:
+        number = row.get("id") if isinstance(row, dict) else None
+        if not isinstance(number, int):
+            raise ValueError(f"{file}: every {kind} has an id, a whole number; got {number!r}.")
+        if number in found and kind:
+            raise ValueError(f"{file}: the {kind} id {number} is given twice.")
+        found[number] = row
+    return found
+
+
+def _add(
+    table: ObjectTable, annotation: Mapping[str, Any], row: int, label: int, size: tuple[int, int], where: str
+) -> None:
+    """One annotation, or a count of why it is left out."""
+    try:
+        x, y, width, height = (float(value) for value in annotation["bbox"])
+        area = float(annotation.get("area", -1.0))
+    except (KeyError, TypeError, ValueError):
+        table.problems.add("annotations without a box x, y, width, height, left out", where)
+        return
+    box = (x, y, x + width, y + height)
+    wrong = check_box(box)
+    if wrong is None and (x >= size[1] or y >= size[0] or box[2] <= 0 or box[3] <= 0):
+        wrong = "boxes outside their image, left out"
+    if wrong is not None:
+        table.problems.add(wrong, where)
+        return
+    given = annotation.get("segmentation")
+    polygons: list[Any] = []
+    code = b""
+    if isinstance(given, dict):
+        try:
+            code = runs(given, *size)
+        except ValueError as error:
+            table.problems.add(f"run lengths {error}, left out", where)
+            return
+    elif isinstance(given, list) and given:
+        polygons = [p for p in given if len(p) >= 6 and len(p) % 2 == 0 and _finite(p)]
+        if len(polygons) < len(given):
+            table.problems.add("polygons of fewer than three points, or without numbers, left out", where)
+        if not polygons:
+            return
+    table.add(row, box, label, area=area, crowd=bool(annotation.get("iscrowd")), polygons=polygons, code=code)
+
+
+def _finite(values: array) -> bool:  # type: ignore[type-arg]
+    total = sum(values)
+    return total - total == 0  # neither NaN nor infinite
+
+
+DATASETS = {"coco": Coco}

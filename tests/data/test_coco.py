@@ -1,0 +1,240 @@
+"""COCO's JSON: equal to the drawings it was made from, and what a careless or hostile file does."""
+
+import json
+import math
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tetravit.data.coco import class_names
+from tetravit.data.datasets import DATASETS
+from tetravit.data.decode import BadImage
+from tetravit.data.layouts import write_shapes
+from tetravit.data.prepare import collate
+
+HEIGHT, WIDTH = 40, 60
+SQUARE = [10, 10, 20, 10, 20, 20, 10, 20]
+
+
+def annotation(number=1, **changes):
+    row = {"id": number, "image_id": 7, "category_id": 3, "bbox": [10, 10, 10, 10], "area": 100.0}
+    return row | {"iscrowd": 0, "segmentation": [SQUARE]} | changes
+
+
+def table(*annotations, **changes):
+    images = [{"id": 7, "file_name": "a.png", "height": HEIGHT, "width": WIDTH}]
+    categories = [{"id": 9, "name": "late"}, {"id": 3, "name": "early"}]
+    return {"images": images, "annotations": list(annotations), "categories": categories} | changes
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """Writes a file of annotations and opens it."""
+
+    def opened(content, split="val", **options):
+        for part in ("train", "val"):
+            folder = tmp_path / f"{part}2017"
+            folder.mkdir(exist_ok=True)
+            Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "a.png")
+        (tmp_path / "annotations").mkdir(exist_ok=True)
+        file = tmp_path / "annotations" / f"instances_{split}2017.json"
+        file.write_text(content if isinstance(content, str) else json.dumps(content))
+        return DATASETS["coco"](tmp_path, split, **options)
+
+    return opened
+
+
+def test_the_layout_holds_what_the_drawings_do(tmp_path):
+    list(write_shapes(tmp_path, train=2, val=6, size=64))
+    written = DATASETS["coco"](tmp_path / "coco", "val")
+    drawn = DATASETS["shapes_det"](None, "val", size=64, count=6)
+    assert written.class_names == drawn.class_names  # ids have gaps, labels have none
+    for i in range(6):
+        got, expected = written[i].target, drawn[i].target
+        for part in ("boxes", "labels", "masks", "area", "crowd", "size"):
+            a, b = getattr(got, part), getattr(expected, part)
+            assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+
+
+def test_crowds_are_evaluated_but_not_trained_on(coco):
+    runs = {"size": [HEIGHT, WIDTH], "counts": [0, 5, HEIGHT * WIDTH - 5]}
+    rows = [annotation(1), annotation(2, iscrowd=1, segmentation=runs)]
+    target = coco(table(*rows))[0].target
+    assert target.crowd.tolist() == [False, True]
+    assert target.masks.sum(dim=(1, 2)).tolist() == [100, 5]
+    assert target.masks[1, :5, 0].all()
+    assert target.image_id == 7
+    with pytest.raises(ValueError) as error:
+        coco(table(rows[1]), "train")
+    assert str(error.value).endswith("train2017' has an object to train on.")
+
+
+def test_images_without_objects_are_validated_but_not_trained_on(coco):
+    images = [{"id": i, "file_name": "a.png", "height": HEIGHT, "width": WIDTH} for i in (7, 5)]
+    content = table(annotation(), images=images)
+    assert len(coco(content)) == 2
+    assert len(coco(content, "train")) == 1
+    everything = coco(content, "train", empty="keep")
+    assert len(everything) == 2
+    empty = everything[1]
+    assert empty.target.boxes.shape == (0, 4)
+    assert empty.target.masks.shape == (0, HEIGHT, WIDTH)
+    assert collate([empty], [1]).targets[0].labels.dtype == torch.int64
+
+
+def test_training_boxes_are_cut_to_the_image_and_tiny_ones_go(coco):
+    rows = [
+        annotation(1, bbox=[50, 30, 30, 30]),
+        annotation(2, bbox=[5, 5, 0.5, 9]),
+        annotation(3, area=0),
+    ]
+    target = coco(table(*rows), "train")[0].target
+    assert target.boxes.tolist() == [[50.0, 30.0, WIDTH, HEIGHT]]
+    assert coco(table(*rows))[0].target.boxes.shape == (3, 4)  # evaluated as they are
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"bbox": [1, 1, 0, 5]}, "boxes with zero or negative sides, left out"),
+        ({"bbox": [1, 1, 5, -5]}, "boxes with zero or negative sides, left out"),
+        ({"bbox": [1, 1, math.nan, 5]}, "boxes with sides that are NaN or infinite, left out"),
+        ({"bbox": [1, 1, math.inf, 5]}, "boxes with sides that are NaN or infinite, left out"),
+        ({"bbox": [WIDTH, 1, 5, 5]}, "boxes outside their image, left out"),
+        ({"bbox": [-9, -9, 5, 5]}, "boxes outside their image, left out"),
+        ({"bbox": [1, 1, 5]}, "annotations without a box x, y, width, height, left out"),
+        ({"bbox": None}, "annotations without a box x, y, width, height, left out"),
+        ({"segmentation": {"size": [9, 9], "counts": [81]}}, "run lengths of another size, left out"),
+        (
+            {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [81]}},
+            "run lengths of another size, left out",
+        ),
+        (
+            {"segmentation": {"size": [HEIGHT, WIDTH], "counts": "!"}},
+            "run lengths that do not read, left out",
+        ),
+        (
+            {"segmentation": [[1, 1, 5, 5]]},
+            "polygons of fewer than three points, or without numbers, left out",
+        ),
+        ({"segmentation": [["x"]]}, "polygons of fewer than three points, or without numbers, left out"),
+        (
+            {"segmentation": [[1, 1, 5, 5, math.nan, 3]]},
+            "polygons of fewer than three points, or without numbers, left out",
+        ),
+        ({"category_id": 4}, "annotations of unknown categories, left out"),
+        ({"image_id": 8}, "annotations of images that are not listed, left out"),
+    ],
+)
+def test_what_cannot_be_used_is_left_out_and_counted(coco, caplog, changes, problem):
+    dataset = coco(table(annotation(5), annotation(6, **changes)))
+    assert len(dataset[0].target.boxes) == 1
+    assert dataset.problems.counts == {problem: 1}
+    assert dataset.problems.lines() == [f"1 {problem}; the first: instances_val2017.json, annotation 6"]
+    assert caplog.messages == [f"{dataset.folder}: {dataset.problems.lines()[0]}."]
+
+
+def test_a_good_polygon_beside_a_bad_one_stays(coco):
+    dataset = coco(table(annotation(segmentation=[SQUARE, [1, 1, 5, 5]])))
+    assert dataset[0].target.masks.sum() == 100
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "instances_val2017.json is not JSON: "),
+        ([], "instances_val2017.json is not COCO's JSON: it holds no list of 'images'."),
+        (
+            table(categories={}),
+            "instances_val2017.json is not COCO's JSON: it holds no list of 'categories'.",
+        ),
+        (table(annotation(1), annotation(1)), "instances_val2017.json: the annotation id 1 is given twice."),
+        (table(images=2 * table()["images"]), "instances_val2017.json: the image id 7 is given twice."),
+        (
+            table(categories=2 * [{"id": 3, "name": "a"}]),
+            "instances_val2017.json: the category id 3 is given twice.",
+        ),
+        (table({"id": "1"}), "instances_val2017.json: every annotation has an id, a whole number; got '1'."),
+        (
+            table(images=[{"id": 7, "file_name": "a.png", "height": 0, "width": 9}]),
+            "instances_val2017.json, image 7: height and width are whole pixels; got [0, 9].",
+        ),
+    ],
+)
+def test_a_file_that_contradicts_itself_is_refused(coco, content, message):
+    with pytest.raises(ValueError) as error:
+        coco(content)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../a.png", "x/../../a.png", "/etc/passwd", "http://host/a.png", "file:a.png", "..\\a.png", "", None],
+)
+def test_file_names_stay_in_their_folder(coco, name):
+    with pytest.raises(ValueError) as error:
+        coco(table(annotation(), images=[{"id": 7, "file_name": name, "height": HEIGHT, "width": WIDTH}]))
+    assert str(error.value) == (
+        f"instances_val2017.json, image 7: file_name is a path below the image folder; got {name!r}."
+    )
+
+
+def test_missing_files_are_said(coco, tmp_path):
+    with pytest.raises(ValueError, match="There is no folder "):
+        DATASETS["coco"](tmp_path / "nowhere", "val")
+    dataset = coco(table(annotation()))
+    (tmp_path / "val2017" / "a.png").unlink()
+    with pytest.raises(BadImage) as error:
+        dataset[0]
+    assert str(error.value) == f"Cannot read image '{tmp_path}/val2017/a.png': no such file or directory."
+    (tmp_path / "annotations" / "instances_val2017.json").unlink()
+    with pytest.raises(ValueError) as missing:
+        DATASETS["coco"](tmp_path, "val")
+    file = tmp_path / "annotations" / "instances_val2017.json"
+    assert str(missing.value) == f"Cannot read '{file}': no such file or directory."
+    with pytest.raises(ValueError, match="The data set 'coco' needs its root"):
+        DATASETS["coco"](None, "val")
+
+
+def test_an_image_of_another_size_is_no_image_of_these_annotations(coco, tmp_path):
+    dataset = coco(table(annotation()))
+    Image.new("RGB", (HEIGHT, WIDTH)).save(tmp_path / "val2017" / "a.png")
+    with pytest.raises(BadImage) as error:
+        dataset[0]
+    assert str(error.value) == (
+        f"Cannot read image '{tmp_path}/val2017/a.png': it has 40 x 60 pixels; its annotations are for 60 x 40."
+    )
+
+
+def test_other_places_can_be_named(coco, tmp_path):
+    coco(table(annotation()))
+    (tmp_path / "annotations" / "instances_val2017.json").rename(tmp_path / "val.json")
+    dataset = DATASETS["coco"](
+        tmp_path, "val", annotations="{split}.json", images="{split}2017", masks="skip"
+    )
+    assert dataset[0].target.masks is None
+    with pytest.raises(ValueError) as error:
+        DATASETS["coco"](tmp_path, "val", annotations="{split}.json", masks="no")
+    assert str(error.value) == "masks takes one of read, skip; got 'no'."
+
+
+def test_annotations_take_the_room_of_their_numbers(coco):
+    corners = [round(float(v), 2) for v in np.linspace(1, 30, 40)]
+    rows = [annotation(i + 1, segmentation=[corners]) for i in range(5000)]
+    text = json.dumps(table(*rows))
+    tracemalloc.start()
+    dataset = coco(text)
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(dataset.table.boxes) == 5000
+    assert held / 5000 < 40 * 4 + 120  # bytes: coordinates of four bytes each, box, label, ends
+
+
+def test_the_classes_of_coco():
+    names = class_names()
+    assert len(set(names)) == 80
+    assert (names[0], names[79]) == ("person", "toothbrush")
