@@ -17,11 +17,11 @@ Colour = tuple[int, int, int]
 
 
 def painted(image: Tensor, labels: Tensor, palette: Sequence[Colour]) -> Image.Image:
-    """An image with its classes laid over it; their borders are drawn stronger.
+    """An image in grey with its classes laid over it; their borders are drawn stronger.
 
     Args:
         image: uint8 (3, Hi, Wi).
-        labels: integers (Hi, Wi); what the palette has no colour for stays as it is.
+        labels: integers (Hi, Wi); what the palette has no colour for stays in the colours of the image.
         palette: a colour per class.
     """
     pixels = image.permute(1, 2, 0).cpu().numpy().astype(np.float32)  # (Hi, Wi, 3)
@@ -30,7 +30,8 @@ def painted(image: Tensor, labels: Tensor, palette: Sequence[Colour]) -> Image.I
     colours = np.asarray(palette, np.float32)[np.where(known, numbers, 0)]
     share = np.where(known, OPAQUE, 0.0)
     share[known & _borders(numbers)] = EDGE
-    pixels += share[..., None] * (colours - pixels)
+    grey = np.where(known[..., None], pixels.mean(axis=2, keepdims=True), pixels)
+    pixels = grey + share[..., None] * (colours - grey)
     return Image.fromarray(np.rint(pixels).astype(np.uint8))
 
 
