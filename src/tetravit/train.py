@@ -118,6 +118,10 @@ class _Run:
         self.validation: EvalLoader = make_eval_loader(data, **ranks)
         self.num_classes = self.loader.dataset.num_classes
         self.class_names = tuple(self.loader.dataset.class_names)
+        if self.class_names != (others := tuple(self.validation.dataset.class_names)):
+            raise ValueError(
+                f"The parts of {data.name!r} hold different classes: {_first_other(self.class_names, others)}."
+            )
 
         torch.manual_seed(run.seed)
         row = TASKS[recipe.task.name]
@@ -491,6 +495,14 @@ def _report(folder: Path, told: Reporters) -> None:
         importlib.import_module("tetravit.report").write(folder)
     except Exception as error:
         told.note(f"report.html was not written: {type(error).__name__}: {error}")
+
+
+def _first_other(train: Sequence[str], val: Sequence[str]) -> str:
+    """Where two lists of classes part."""
+    for i, (a, b) in enumerate(zip(train, val, strict=False)):
+        if a != b:
+            return f"class {i} is {a!r} to train and {b!r} to validate"
+    return f"{len(train)} to train and {len(val)} to validate"
 
 
 def _duration(seconds: float) -> str:

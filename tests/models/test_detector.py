@@ -8,8 +8,11 @@ from dense.answers import DenseGolden
 from torch.export import Dim
 
 from tetravit.boxes.sampling import Sampler
+from tetravit.data.coco import class_names
+from tetravit.models import load, save
 from tetravit.models.detector import Detector, create_detector, load_weights
-from tetravit.structures import Batch, Target
+from tetravit.structures import COCO_INPUT, Batch, Target
+from tetravit.weights import CHECKPOINTS, convert
 from tetravit.weights.read import BadFile
 
 pytestmark = pytest.mark.slow  # whole detectors and segmentors
@@ -157,8 +160,11 @@ def test_a_published_file_loads_by_name(tmp_path):
     assert torch.equal(detector.pyramid.levels[1][0].weight, golden.state["backbone.fpn2.0.weight"])
     again = create_detector("xcit_tiny_12_p16", weights=detector.state_dict())
     assert torch.equal(again.head.boxes[0].score.weight, got)
-    with pytest.raises(BadFile, match=r"does not fit \(mmdet\).*head\.boxes\.0\.score\.weight' is 81x1024"):
-        create_detector("xcit_tiny_12_p16", num_classes=3, weights=path)
+    other = create_detector("xcit_tiny_12_p16", num_classes=3, weights=path)
+    assert len(other.head.boxes[0].score.bias) == 4  # fresh
+    assert torch.equal(other.head.boxes[0].layers[0].weight, detector.head.boxes[0].layers[0].weight)
+    with pytest.raises(BadFile, match=r"does not fit"):
+        create_detector("xcit_tiny_12_p16", head="retinanet", weights=path)
 
 
 def test_a_detector_says_how_to_build_it_again():
@@ -169,6 +175,47 @@ def test_a_detector_says_how_to_build_it_again():
     assert again.head.overlap == 0.6
     report = load_weights(again, detector.state_dict())
     assert report.matched == len(detector.state_dict())
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_a_detector_comes_back_from_its_file(head, tmp_path):
+    detector = small(head)
+    detector.class_names = tuple("abcde")
+    save(detector, tmp_path / "detector.safetensors")
+    again = load(tmp_path / "detector.safetensors")
+    assert isinstance(again, Detector)
+    assert (again.head_name, again.class_names, again.options) == (head, tuple("abcde"), detector.options)
+    assert again.input == detector.input
+    images, sizes = pictures((64, 96))
+    for a, b in zip(detector.detect(images, sizes), again.detect(images, sizes), strict=True):
+        assert len(a.boxes)
+        assert torch.equal(a.boxes, b.boxes)
+        assert torch.equal(a.scores, b.scores)
+
+
+def test_another_kind_of_weights_is_refused(tmp_path):
+    save(small("retinanet"), tmp_path / "detector.safetensors")
+    with pytest.raises(ValueError) as error:
+        create_detector("xcit_nano_12_p16", head="mask_rcnn", weights=tmp_path / "detector.safetensors")
+    assert str(error.value) == (
+        f"{tmp_path / 'detector.safetensors'} holds the head 'retinanet'; got head='mask_rcnn'."
+    )
+    with pytest.raises(ValueError) as error:
+        create_detector("xcit_tiny_12_p16.coco_mask_rcnn", weights="file.pth")
+    assert str(error.value) == (
+        "Weights are named once: xcit_tiny_12_p16.coco_mask_rcnn, or weights=...; got both."
+    )
+
+
+def test_published_detectors_know_the_classes_of_coco(monkeypatch):
+    golden = DenseGolden("mask_rcnn_xcit_tiny_12_p16")
+    row = CHECKPOINTS["xcit_tiny_12_p16.coco_mask_rcnn"]
+    monkeypatch.setattr(convert, "find", lambda *a, **k: convert.Found(golden.state, row))
+    detector = create_detector("xcit_tiny_12_p16.coco_mask_rcnn")
+    assert detector.head_name == "mask_rcnn"
+    assert detector.class_names == class_names()
+    assert detector.input == COCO_INPUT
+    assert create_detector("xcit_tiny_12_p16.coco_mask_rcnn", num_classes=2).class_names == ()
 
 
 @pytest.mark.parametrize(

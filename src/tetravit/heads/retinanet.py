@@ -32,6 +32,7 @@ class RetinaNet(nn.Module):
     """
 
     has_masks = False
+    first_map = 1  # of the backbone's that is read
     matcher = Matcher(positive=0.5, negative=0.4, least=0.0)
     coder = BoxCoder()
 
@@ -50,8 +51,8 @@ class RetinaNet(nn.Module):
         super().__init__()
         self.num_classes, self.num_candidates = num_classes, num_candidates
         self.score_threshold, self.overlap, self.max_detections = score_threshold, overlap, max_detections
-        self.neck = FPN(channels[1:], width, extra="conv")
-        self.grid = AnchorGrid((*strides[1:], 2 * strides[-1], 4 * strides[-1]), SCALES)
+        self.neck = FPN(channels[self.first_map :], width, extra="conv")
+        self.grid = AnchorGrid((*strides[self.first_map :], 2 * strides[-1], 4 * strides[-1]), SCALES)
         self.score_convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(4))
         self.delta_convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(4))
         self.score = nn.Conv2d(width, self.grid.num_anchors * num_classes, 3, padding=1)
@@ -64,7 +65,7 @@ class RetinaNet(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Dense:
         """Maps at strides 4, 8, 16, 32 -> the pyramid, and logits and offsets of every anchor."""
-        levels = self.neck(maps[1:])
+        levels = self.neck(maps[self.first_map :])
         logits = [self.score(_tower(self.score_convs, x)) for x in levels]
         deltas = [self.delta(_tower(self.delta_convs, x)) for x in levels]
         return Dense(levels, logits, deltas)

@@ -1,6 +1,7 @@
 """Images -> objects: boxes, classes and, with the heads that give them, masks."""
 
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,18 +12,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tetravit.boxes.pasting import paste_masks
+from tetravit.data import coco
 from tetravit.heads import HEADS
-from tetravit.models.build import Size, create_backbone, family, resolve
+from tetravit.models.build import Size, class_names, create_backbone, family, resolve
 from tetravit.models.pretrained import load_backbone
 from tetravit.models.pyramid import PyramidBackbone
 from tetravit.registry import pick, suggestion
 from tetravit.structures import COCO_INPUT, Batch, Detections, Kind, Target
-from tetravit.weights import LAYOUTS
-from tetravit.weights.mmdet import ADAPTERS, DenseMap, dense_map
-from tetravit.weights.read import Report, load_into
+from tetravit.weights import LAYOUTS, convert
+from tetravit.weights.mmdet import ADAPTERS, UNUSED, DenseMap, dense_map
+from tetravit.weights.read import Report, State, load_into
 
 PADDING = 32  # sides of a batch are padded to multiples of this many pixels
 DETECTORS = ("cascade", "mask_rcnn", "retinanet")
+COCO_CLASSES = 80
+RETINANET_ANCHORS = 9  # per cell
+SCORES = ("head.score.*", "head.boxes.*.score.*", "head.boxes.*.delta.*", "head.masks.*.score.*")
 
 Masks = Literal["none", "pasted", "probabilities"]
 
@@ -193,10 +198,10 @@ class Detector(nn.Module):
 def create_detector(
     name: str,
     *,
-    head: str = "mask_rcnn",
-    num_classes: int = 80,
+    head: str | None = None,
+    num_classes: int | None = None,
     image_size: Size | None = None,
-    in_chans: int = 3,
+    in_chans: int | None = None,
     drop_path: float | None = None,
     head_options: Mapping[str, Any] | None = None,
     weights: str | Path | Mapping[str, Any] | None = None,
@@ -207,47 +212,71 @@ def create_detector(
     """Build a detector by name.
 
     Args:
-        name: a backbone, one of `list_models()`, or an alias.
-        head: "retinanet" (boxes), "mask_rcnn" or "cascade" (boxes and masks).
-        num_classes: classes of the head; there is no class for the background.
+        name: a backbone, one of `list_models()`, an alias, or NAME.TAG with the published weights TAG.
+        head: "retinanet" (boxes), "mask_rcnn" or "cascade" (boxes and masks); None: that of the weights where
+            they say it, else "mask_rcnn".
+        num_classes: classes of the head, without one for the background; None: those of the weights, without
+            weights the 80 of COCO. Another number than that of the weights gives fresh scores.
         image_size, in_chans, drop_path, options: as in `create_backbone`.
         head_options: other arguments of the head's constructor (score_threshold, max_detections, ...).
-        weights: a file (or state dict) of a whole detector, in mmdet's layout or ours; None: fresh weights.
+        weights: of a whole detector: a tag ("coco_mask_rcnn"), a file in our layout or that of mmdetection, a URL,
+            a state dict; None: the authors' initialisation. What became of every tensor is kept as
+            `detector.report`, and told on standard error where something was left out or is fresh.
         backbone_weights: of a classifier to begin with: its tag ("in1k"), a file, a state dict.
         accept_license: agree to a licence that forbids commercial use; asked for once.
 
     Raises:
         ValueError: unknown name or option, a value the model cannot have, or weights that do not fit it.
     """
+    name, dot, tag = name.partition(".")
+    name = resolve(name)
+    if dot and weights is not None:
+        raise ValueError(f"Weights are named once: {name}.{tag}, or weights=...; got both.")
+    state: State | None = None
+    if dot or weights is not None:
+        found = convert.find(tag if dot else weights, model=name, accept_license=accept_license)
+        head = _head_of(found, head)
+        state = convert.state_of(found)
+    head = head or "mask_rcnn"
     row = pick({key: HEADS[key] for key in DETECTORS}, head, "detection head")
+    known = _num_classes(state.tensors, head) if state else COCO_CLASSES
+    num_classes = known if num_classes is None else num_classes
     if num_classes < 1:
         raise ValueError(f"num_classes of a detector is 1 or more; got {num_classes!r}.")
     given = dict(head_options or {})
-    known = [p for p in inspect.signature(row).parameters if p not in ("channels", "strides", "num_classes")]
+    takes = [p for p in inspect.signature(row).parameters if p not in ("channels", "strides", "num_classes")]
     for option in given:
-        if option not in known:
-            raise ValueError(f"{head} has no option {option!r}.{suggestion(option, known)}")
-    name = resolve(name)
-    backbone = create_backbone(
-        name, task="detect", image_size=image_size, in_chans=in_chans, drop_path=drop_path, **options
-    )
+        if option not in takes:
+            raise ValueError(f"{head} has no option {option!r}.{suggestion(option, takes)}")
+    asked = {"image_size": image_size, "in_chans": in_chans, "drop_path": drop_path, **options}
+    asked = {key: value for key, value in asked.items() if value is not None}
+    backbone = create_backbone(name, task="detect", **asked)
     if backbone_weights is not None:
         load_backbone(backbone.backbone, name, backbone_weights, accept_license=accept_license)
-    asked = {"image_size": image_size, "in_chans": in_chans, "drop_path": drop_path, "head_options": given}
     detector = Detector(
         backbone,
         row(backbone.channels, backbone.strides, num_classes=num_classes, **given),
         name=name,
         head_name=head,
-        options={k: v for k, v in {**asked, **options}.items() if v not in (None, {})},
+        options={**asked, **({"head_options": given} if given else {})},
     )
-    if weights is not None:
-        load_weights(detector, weights)
+    _rest(detector)
+    if state is not None:
+        report = load_weights(detector, state, fresh=SCORES if num_classes != known else ())
+        if report.resized or report.dropped or report.missing:
+            print(report, file=sys.stderr)
+        detector.report = report
+        detector.input = found.preprocess or detector.input
+        detector.class_names = _class_names(found, num_classes)
     return detector
 
 
-def load_weights(detector: Detector, source: str | Path | Mapping[str, Any]) -> Report:
+def load_weights(
+    detector: Detector, source: str | Path | Mapping[str, Any] | State, *, fresh: Sequence[str] = ()
+) -> Report:
     """Put the weights of a whole detector, in mmdet's layout or ours, into one of the same kind.
+
+    fresh: patterns of names that may stay as they are.
 
     Returns:
         What became of every tensor.
@@ -256,11 +285,55 @@ def load_weights(detector: Detector, source: str | Path | Mapping[str, Any]) -> 
         BadFile: if the file is damaged or does not fit; the tensors are named.
     """
     layouts: dict[str, DenseMap] = {}
-    allow: list[str] = []
+    allow = list(fresh)
     if family(detector.name) in ADAPTERS:
         names = dense_map(LAYOUTS, family(detector.name), detector.head_name)
-        layouts, allow = {"mmdet": names}, [f"{start}*" for start in names.unused]
+        layouts = {"mmdet": names}
+        allow += [f"{start}*" for start in names.unused]
     return load_into(detector, source, layouts=layouts, allow=allow)
+
+
+def _head_of(found: convert.Found, head: str | None) -> str | None:
+    """The head of weights that say what they hold, which is the one asked for, if any; else `head`."""
+    record = found.header or found.row
+    if record is None:
+        return head
+    where = found.row.name if found.row else found.where
+    if record.task != "detect":
+        raise ValueError(f"{where} holds a model for the task {record.task!r}; a detector needs 'detect'.")
+    if head is not None and head != record.head:
+        raise ValueError(f"{where} holds the head {record.head!r}; got head={head!r}.")
+    return record.head
+
+
+def _num_classes(tensors: Mapping[str, Tensor], head: str) -> int:
+    """How many classes a detector's state dict, of either layout, tells apart; where it has no scores, COCO's."""
+    ends = {"head.boxes.0.score.bias": -1, "bbox_head.fc_cls.bias": -1, "bbox_head.0.fc_cls.bias": -1}
+    if head == "retinanet":
+        ends = {"head.score.bias": 0, "bbox_head.retina_cls.bias": 0}
+    for name, tensor in tensors.items():
+        for end, extra in ends.items():
+            if name.endswith(end):
+                return len(tensor) // RETINANET_ANCHORS if head == "retinanet" else len(tensor) + extra
+    return COCO_CLASSES
+
+
+def _class_names(found: convert.Found, num_classes: int) -> tuple[str, ...]:
+    """What the classes of weights that were found are called, where that is known and the number fits."""
+    names = class_names(found)
+    if not names and found.row and found.row.data.startswith("COCO"):
+        names = coco.class_names()
+    return names if len(names) == num_classes else ()
+
+
+def _rest(detector: Detector) -> None:
+    """Parameters that only classification uses, or that lead to a map the head does not read, do not train."""
+    idle = list(UNUSED.get(family(detector.name), ()))
+    for level in range(getattr(detector.head, "first_map", 0)):
+        idle += [f"pyramid.levels.{level}.", f"pyramid.norms.{level}.", f"backbone.stage_norms.{level}."]
+    for name, parameter in detector.named_parameters():
+        if name.startswith(tuple(idle)):
+            parameter.requires_grad_(False)
 
 
 def pad(images: Tensor) -> Tensor:

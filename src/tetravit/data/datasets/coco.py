@@ -73,14 +73,17 @@ def read(file: Path) -> tuple[ObjectTable, list[str]]:
     categories = _by_id(found["categories"], "category", file.name)
     labels = {number: label for label, number in enumerate(sorted(categories))}
     names = [str(categories[number].get("name", number)) for number in sorted(categories)]
-    rows = {}
+    rows: dict[int, int] = {}
+    sizes: dict[int, tuple[int, int]] = {}
     for number, image in _by_id(found["images"], "image", file.name).items():
         name = check_name(image.get("file_name"), f"{file.name}, image {number}")
-        size = [image.get("height"), image.get("width")]
-        if not all(isinstance(side, int) and side > 0 for side in size):
-            raise ValueError(f"{file.name}, image {number}: height and width are whole pixels; got {size}.")
-        rows[number] = table.image(name, number, *size)  # type: ignore[arg-type]
-    sizes = {number: (image["height"], image["width"]) for number, image in _by_id(found["images"]).items()}
+        height, width = sides = image.get("height"), image.get("width")
+        if not all(isinstance(side, int) and side > 0 for side in sides):
+            raise ValueError(
+                f"{file.name}, image {number}: height and width are whole pixels; got {list(sides)}."
+            )
+        rows[number] = table.image(name, number, height, width)  # type: ignore[arg-type]
+        sizes[number] = height, width  # type: ignore[assignment]
     for number, annotation in _by_id(found["annotations"], "annotation", file.name).items():
         where = f"{file.name}, annotation {number}"
         if annotation.get("image_id") not in rows:
@@ -111,14 +114,14 @@ def _packed(table: dict[str, Any]) -> dict[str, Any]:
     return table
 
 
-def _by_id(rows: list[Any], kind: str = "", file: str = "") -> dict[int, Mapping[str, Any]]:
+def _by_id(rows: list[Any], kind: str, file: str) -> dict[int, Mapping[str, Any]]:
     """Rows by their ids, each given once."""
     found: dict[int, Mapping[str, Any]] = {}
     for row in rows:
         number = row.get("id") if isinstance(row, dict) else None
         if not isinstance(number, int):
             raise ValueError(f"{file}: every {kind} has an id, a whole number; got {number!r}.")
-        if number in found and kind:
+        if number in found:
             raise ValueError(f"{file}: the {kind} id {number} is given twice.")
         found[number] = row
     return found

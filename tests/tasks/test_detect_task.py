@@ -1,0 +1,135 @@
+"""Training detectors: the sum of the head's losses, COCO's scores, and what a report is left with."""
+
+import json
+
+import pytest
+import torch
+
+from tetravit.data.loader import DataConfig, make_eval_loader, make_train_loader
+from tetravit.structures import Batch, Detections, Target
+from tetravit.tasks import TASKS
+
+SMALL = {"width": 16, "num_samples": 8, "num_candidates": 20, "num_proposals": 20, "anchor_scale": 6.0}
+DATA = DataConfig(
+    name="shapes_det",
+    image_size=64,
+    batch_size=2,
+    augment="flip",
+    mode="fit",
+    options={"size": 64, "count": 4},
+)
+
+
+def task(head="mask_rcnn", **section):
+    torch.manual_seed(0)
+    row = TASKS["detect"]
+    options = {"head_options": SMALL} if head != "retinanet" else {"head_options": {"width": 16}}
+    model = row.create(
+        "xcit_nano_12_p16", num_classes=8, head=head, depth=4, out_blocks=(0, 1, 2, 3), **options
+    )
+    return row(model, row.Config(name="detect", **section), num_classes=8)
+
+
+def batch():
+    loader = make_train_loader(DATA, seed=0)
+    return next(loader.batches())[0]
+
+
+def test_a_step_sums_the_losses_of_the_head_and_logs_each():
+    trained = task().train()
+    values = trained.step(batch())
+    loss = values.pop("loss")
+    assert set(values) == {"loss_rpn_class", "loss_rpn_box", "loss_class", "loss_box", "loss_mask"}
+    assert loss.item() == pytest.approx(sum(v.item() for v in values.values()), rel=1e-6)
+    loss.backward()
+    idle = [n for n, p in trained.named_parameters() if p.requires_grad and p.grad is None]
+    assert idle == []
+
+
+def test_scores_of_a_perfect_detector_are_1_and_findings_are_plain(monkeypatch):
+    judged = task().eval()
+
+    def perfect(images, sizes=None, *, output_sizes, masks):
+        found = []
+        for target in now.targets:
+            probabilities = torch.stack(
+                [_crop(m, b) for m, b in zip(target.masks, target.boxes, strict=True)]
+            )
+            found.append(
+                Detections(target.boxes, torch.ones(len(target.boxes)), target.labels, probabilities)
+            )
+        return found
+
+    monkeypatch.setattr(judged.model, "detect", perfect)
+    scores = {}
+    for now in make_eval_loader(DATA):  # one batch at a time, so that `perfect` knows it
+        scores = judged.score([now])
+    assert scores["box_ap"] == pytest.approx(1.0)
+    assert scores["mask_ap50"] == pytest.approx(1.0)
+    assert {"box_ap50", "box_ap75", "box_ar100", "mask_ap", "box_ap_small"} <= set(scores)
+    findings = json.loads(json.dumps(judged.findings))
+    assert findings["count"] == 2
+    assert len(findings["classes"]) == 8
+    assert findings["objects"] == sum(row["objects"] for row in findings["classes"])
+    assert len(findings["curves"]["box"]["0.50"]) == 101
+    picture = findings["pictures"][0]
+    assert picture["truth"]["boxes"] == picture["found"]["boxes"]
+    assert picture["found"]["scores"] == [1.0] * len(picture["found"]["labels"])
+    assert picture["name"].startswith("shapes_det/val/")
+
+
+def _crop(mask, box):
+    x1, y1, x2, y2 = box.int().tolist()
+    part = mask[y1:y2, x1:x2].float()[None, None]
+    return torch.nn.functional.interpolate(part, size=(28, 28), mode="bilinear")[0, 0]
+
+
+def test_an_untrained_detector_is_scored_on_real_batches():
+    judged = task().eval()
+    with torch.no_grad():
+        scores = judged.score(make_eval_loader(DATA))
+    assert 0 <= scores["mask_ap"] < 0.2
+    assert judged.watch == "mask_ap"
+
+
+def test_without_masks_boxes_decide():
+    judged = task("retinanet").eval()
+    assert judged.watch == "box_ap"
+    judged = task().eval()
+    bare = Target(torch.tensor([[4.0, 4, 40, 40]]), torch.tensor([1]), image_id=3, size=(64, 64))
+    with torch.no_grad():
+        scores = judged.score([Batch(torch.zeros(1, 3, 64, 64), [bare])])
+    assert judged.watch == "box_ap"
+    assert not any(name.startswith("mask") for name in scores)
+
+
+def test_made_up_images_take_a_step():
+    trained = task().train()
+    values = trained.step(trained.example(2, 64))
+    assert values["loss"].isfinite()
+
+
+def test_recomputing_the_backbone_changes_no_gradient():
+    grads = []
+    for recompute in ("off", "backbone"):
+        trained = task(recompute=recompute).train()
+        torch.manual_seed(1)
+        trained.step(batch())["loss"].backward()
+        grads.append(trained.model.backbone.blocks[0].mlp.fc1.weight.grad)
+    torch.testing.assert_close(*grads)
+
+
+def test_what_is_refused():
+    row = TASKS["detect"]
+    model = task().model
+    with pytest.raises(ValueError) as error:
+        row(model, row.Config(name="detect"), num_classes=7)
+    assert str(error.value) == "The model has 8 classes; the data has 7."
+    with pytest.raises(ValueError) as error:
+        row(model, row.Config(name="detect"), num_classes=8, mix="mixup(0.8)")
+    assert str(error.value) == (
+        "data.mix joins images of one class each; objects cannot follow it; got 'mixup(0.8)'."
+    )
+    with pytest.raises(ValueError) as error:
+        task().score([])
+    assert str(error.value) == "The set to score on is empty."
