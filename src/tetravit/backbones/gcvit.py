@@ -20,7 +20,7 @@ from tetravit.layers.cache import capturing
 from tetravit.layers.drop_path import DropPath, linear_rates
 from tetravit.layers.mlp import Mlp
 from tetravit.layers.relative_bias import RelativeBias
-from tetravit.layers.residual import add_linear
+from tetravit.layers.residual import add_linear, by_hand
 from tetravit.layers.window import join, windows
 
 STAGES = 4
@@ -37,8 +37,11 @@ class SqueezeExcite(nn.Module):
         self.fc2 = nn.Linear(dim // 4, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate = self.fc2(F.gelu(self.fc1(x.mean(dim=(1, 2))))).sigmoid()  # (B, C)
-        return x * gate[:, None, None]
+        return x * self.gate(x)[:, None, None]
+
+    def gate(self, x: Tensor) -> Tensor:
+        """The weights alone (B, C)."""
+        return self.fc2(F.gelu(self.fc1(x.mean(dim=(1, 2))))).sigmoid()  # type: ignore[no-any-return]
 
 
 class FusedMBConv(nn.Module):
@@ -54,8 +57,13 @@ class FusedMBConv(nn.Module):
         self.pointwise = nn.Linear(dim, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        near = _convolve(self.depthwise, x)
-        return x + self.pointwise(self.se(F.gelu(near)))
+        near = F.gelu(_convolve(self.depthwise, x))
+        if not by_hand(x, self.pointwise):
+            return x + self.pointwise(self.se(near))
+        weight = (
+            self.se.gate(near)[:, :, None] * self.pointwise.weight.mT
+        )  # (B, C, C): weighs the product, not the map
+        return torch.baddbmm(x.flatten(1, 2), near.flatten(1, 2), weight).view(x.shape)
 
 
 class Downsample(nn.Module):
@@ -75,8 +83,8 @@ class Downsample(nn.Module):
 class PatchEmbed(nn.Module):
     """Images (B, in_chans, Hi, Wi) -> a map (B, Hi / 4, Wi / 4, C), rounded up, by overlapping steps of 2.
 
-    Nowhere are the maps larger. In evaluation on a processor the images pass one per core, so that they stay
-    near it; all at once take half as long again.
+    Nowhere are the maps larger. On a processor the images pass one per core, so that they stay near it; all at
+    once take half as long again.
     """
 
     def __init__(self, in_chans: int, dim: int) -> None:
@@ -85,7 +93,7 @@ class PatchEmbed(nn.Module):
         self.conv_down = Downsample(dim, dim)
 
     def forward(self, images: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or images.device.type != "cpu" or capturing():
+        if images.device.type != "cpu" or capturing():
             return self.whole(images)
         return torch.cat([self.whole(part) for part in images.split(torch.get_num_threads())])
 

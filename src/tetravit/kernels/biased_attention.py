@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
-
-PART = 2**20  # scores at a time and processor core in the backward pass
 
 
 def split(packed: Tensor, query: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -28,11 +27,11 @@ def attention_weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
 def biased_attention(packed: Tensor, bias: Tensor, query: Tensor | None = None) -> Tensor:
     """softmax(q k^T / sqrt(D) + bias) v for a bias (heads, N, N) -> (B, N, C).
 
-    The fused kernel of the CPU has no gradient for its mask, and PyTorch would fall back to a path slower than
-    the plain one: training in full precision writes the gradient down here.
+    The fused kernel of the CPU has no gradient for its mask: PyTorch would fall back to a path slower than the
+    plain one, so training in full precision takes its own there.
     """
     if _trains_on_cpu(packed, bias):
-        read: Tensor = _BiasedAttention.apply(packed, bias, query)
+        read: Tensor = _InPlaceAttention.apply(packed, bias, query)
     else:
         q, k, v = split(packed, query)
         read = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
@@ -49,45 +48,35 @@ def _trains_on_cpu(packed: Tensor, bias: Tensor) -> bool:
     return single and bias.requires_grad and packed.device.type == "cpu"
 
 
-class _BiasedAttention(torch.autograd.Function):
-    """The fused kernel forward; backward the plain form, whose weights are computed once more, part by part."""
+class _InPlaceAttention(torch.autograd.Function):
+    """The plain form with one buffer for scores and weights, and one for all gradients of the projection."""
 
     @staticmethod
     def forward(ctx: Any, packed: Tensor, bias: Tensor, query: Tensor | None) -> Tensor:
-        q, k, v = split(packed, query)
-        ctx.save_for_backward(packed, bias, query)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias.detach()[None])
+        B, N, _, heads, D = packed.shape
+        q, k, v = (x.reshape(B * heads, N, D) for x in split(packed, query))
+        attn = packed.new_empty(B * heads, N, N)
+        torch.baddbmm(attn, q, k.mT, beta=0, alpha=D**-0.5, out=attn)
+        attn.view(B, heads, N, N).add_(bias)
+        torch.softmax(attn, dim=-1, out=attn)
+        ctx.save_for_backward(q, k, v, attn)
+        ctx.parts, ctx.heads = packed.shape[2], heads
+        return torch.bmm(attn, v).view(B, heads, N, D)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        packed, bias, query = ctx.saved_tensors
-        if torch.is_grad_enabled():  # gradients of gradients: those of the plain form
-            q, k, v = split(packed, query)
-            inputs = {i: x for i, x in enumerate((packed, bias, query)) if ctx.needs_input_grad[i]}
-            found = torch.autograd.grad(
-                attention_weights(q, k, bias) @ v, tuple(inputs.values()), grad, create_graph=True
-            )
-            gradients = dict(zip(inputs, found, strict=True))
-            return gradients.get(0), gradients.get(1), gradients.get(2)
-        B, N, _, heads, D = packed.shape
-        d_packed, d_bias = torch.empty_like(packed), torch.zeros_like(bias)
-        d_query = None if query is None else torch.empty_like(query, memory_format=torch.contiguous_format)
-        per_part = max(1, PART // (heads * N * N)) * torch.get_num_threads()
-        for i in range(0, B, per_part):
-            part = slice(i, i + per_part)
-            parts = split(packed[part], None if query is None else query[part])
-            q, k, v = (x.reshape(-1, N, D) for x in parts)
-            g = grad[part].reshape(-1, N, D)
-            weights = torch.bmm(q, k.mT).unflatten(0, (-1, heads))
-            weights = weights.mul_(D**-0.5).add_(bias).flatten(0, 1)
-            torch.softmax(weights, dim=-1, out=weights)
-            d_scores = torch.bmm(g, v.mT)
-            torch.ops.aten._softmax_backward_data.out(
-                d_scores, weights, -1, weights.dtype, grad_input=d_scores
-            )
-            d_bias.add_(d_scores.unflatten(0, (-1, heads)).sum(dim=0))
-            d_q, d_k, d_v = split(d_packed[part], None if d_query is None else d_query[part])
-            d_q.copy_(torch.baddbmm(q, d_scores, k, beta=0, alpha=D**-0.5).view(d_q.shape))
-            d_k.copy_(torch.baddbmm(k, d_scores.mT, q, beta=0, alpha=D**-0.5).view(d_k.shape))
-            d_v.copy_(torch.bmm(weights.mT, g).view(d_v.shape))
-        return d_packed, d_bias, d_query
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        q, k, v, attn = ctx.saved_tensors
+        N, D = q.shape[1:]
+        grad = grad.reshape(-1, N, D)
+        d_v = torch.bmm(attn.mT, grad)
+        d_scores = torch.bmm(grad, v.mT)
+        torch.ops.aten._softmax_backward_data.out(d_scores, attn, -1, attn.dtype, grad_input=d_scores)
+        d_bias = d_scores.unflatten(0, (-1, ctx.heads)).sum(dim=0)
+        d_q = torch.baddbmm(q, d_scores, k, beta=0, alpha=D**-0.5)
+        d_k = torch.baddbmm(k, d_scores.mT, q, beta=0, alpha=D**-0.5)
+        d_parts = [
+            x.unflatten(0, (-1, ctx.heads)).transpose(1, 2) for x in (d_q, d_k, d_v)
+        ]  # (B, N, heads, D)
+        d_query = None if ctx.parts == 3 else d_q.unflatten(0, (-1, ctx.heads))
+        return torch.stack(d_parts[3 - ctx.parts :], dim=2), d_bias, d_query

@@ -1,14 +1,17 @@
 """Two linear layers and an exact GELU."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tetravit.kernels.residual_mlp import MlpWeights, residual_mlp
 from tetravit.layers.drop_path import DropPath
-from tetravit.layers.residual import by_hand
+from tetravit.layers.residual import add_linear, by_hand
 
 PART = 2**20  # hidden values at a time and processor core: they stay near it, and their memory is used again
+KEPT = 2**22  # hidden values that training rather keeps than computes again: up to there that is faster
 
 
 class Mlp(nn.Module):
@@ -32,12 +35,17 @@ class Mlp(nn.Module):
         if not by_hand(x, norm, self.fc1, self.fc2):
             branch = self(norm(x))
             return x + drop_path(branch if gamma is None else gamma * branch)
+        if torch.is_grad_enabled() and x.numel() // x.shape[-1] * self.fc1.out_features <= KEPT:
+            return add_linear(x, self.fc2, F.gelu(self.fc1(norm(x))), drop_path, gamma)
         keep = drop_path.mask(x)
         if keep is not None:
             keep = keep.expand(*x.shape[:-1], 1).reshape(-1, 1)
-        w2, b2 = self.fc2.weight, self.fc2.bias
-        if gamma is not None:  # a factor of the last product rather than of all tokens
+        w2: Tensor = self.fc2.weight
+        b2: Tensor = self.fc2.bias
+        if gamma is not None:  # a factor of the weights rather than of all tokens
             w2, b2 = gamma[:, None] * w2, gamma * b2
         weights = MlpWeights(norm.weight, norm.bias, self.fc1.weight, self.fc1.bias, w2, b2)
-        part = max(1, PART // self.fc1.out_features) * torch.get_num_threads()
-        return residual_mlp(x.flatten(0, -2), keep, weights, norm.eps, part).view(x.shape)
+        tokens = x.flatten(0, -2)
+        most = max(1, PART // self.fc1.out_features) * torch.get_num_threads()
+        part = max(1, math.ceil(len(tokens) / max(1, math.ceil(len(tokens) / most))))  # all parts alike
+        return residual_mlp(tokens, keep, weights, norm.eps, part).view(x.shape)

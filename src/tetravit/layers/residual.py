@@ -19,10 +19,14 @@ def add_linear(
     if drop_path.active or not by_hand(x, linear) or read.dtype != x.dtype:
         branch = linear(read)
         return x + drop_path(branch if gamma is None else gamma * branch)
-    weight, bias = linear.weight, linear.bias
-    if gamma is not None:  # a factor of the product rather than of all tokens
-        weight, bias = gamma[:, None] * weight, gamma * bias
-    return torch.add(x.flatten(0, -2), bias).addmm_(read.flatten(0, -2), weight.mT).view(x.shape)
+    weight: Tensor = linear.weight
+    bias: Tensor | None = linear.bias
+    if gamma is not None:  # a factor of the weights rather than of all tokens
+        weight, bias = gamma[:, None] * weight, None if bias is None else gamma * bias
+    x_flat, read = x.flatten(0, -2), read.flatten(0, -2)
+    if bias is None:
+        return torch.addmm(x_flat, read, weight.mT).view(x.shape)
+    return torch.add(x_flat, bias).addmm_(read, weight.mT).view(x.shape)
 
 
 def by_hand(x: Tensor, *layers: nn.Module) -> bool:
@@ -37,7 +41,6 @@ def by_hand(x: Tensor, *layers: nn.Module) -> bool:
     return all(
         type(layer) in (nn.Linear, nn.LayerNorm)
         and layer.weight.dtype == x.dtype
-        and layer.bias is not None
         and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)
         for layer in layers
     )
