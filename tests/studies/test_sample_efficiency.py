@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -80,3 +81,18 @@ def test_models_and_seeds_that_are_none():
     with pytest.raises(ValueError) as error:
         run(seeds=[])
     assert str(error.value) == "The study needs one seed or more; got none."
+
+
+def test_the_kept_table_is_what_its_rows_say():
+    folder = Path(__file__).parents[2] / "results"
+    rows = [json.loads(line) for line in (folder / "sample_efficiency.jsonl").read_text().splitlines()]
+    assert {(row["model"], row["fraction"]) for row in rows} == {(m, f) for m in MODELS for f in (0.1, 1.0)}
+    assert {len(row["top1"]) for row in rows} == {3}
+    lines = [
+        f"| {row['model']} | {row['params']:,} | {row['images']} | {row['steps']} | {row['mean']:.1f} |"
+        f" {row['spread']:.1f} | {len(row['top1'])} |"
+        for row in rows
+    ]
+    text = (folder / "README.md").read_text()
+    assert "\n".join(lines) in text
+    assert rows[0]["command"] in text
