@@ -39,6 +39,13 @@ def peak_mib(call: Callable[[], object], device: torch.device) -> float:
     return max(0.0, _status("VmHWM") - resident)
 
 
+def peak_so_far_mib(device: torch.device) -> float:
+    """The most memory in MiB that this process has had in use at once, with all it loaded; NaN where unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / MIB
+    return _status("VmHWM") if device.type == "cpu" and Path("/proc/self/status").exists() else float("nan")
+
+
 def _status(key: str) -> float:
     """A line of /proc/self/status, in MiB."""
     for line in Path("/proc/self/status").read_text().splitlines():

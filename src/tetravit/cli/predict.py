@@ -1,7 +1,8 @@
 """`tetravit predict`: what is in these images."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,21 +35,30 @@ def predict(
         Path | None, typer.Option(metavar="DIR", help="Write each label map here, as PNG (segmenters).")
     ] = None,
     window: Annotated[
-        int | None, typer.Option(metavar="PX", help="Slide a window of this side (segmenters).")
+        int | None,
+        typer.Option(metavar="PX", help="Slide a window of this side (segmenters; detectors: tiles)."),
     ] = None,
-    stride: Annotated[
-        int | None, typer.Option(metavar="PX", help="From one window to the next; two thirds of it.")
-    ] = None,
+    stride: Annotated[int | None, typer.Option(metavar="PX", help="From one window to the next.")] = None,
     scales: Annotated[
         str | None, typer.Option(metavar="F,F,...", help="Average over these sizes (segmenters): 0.5,1,1.5.")
     ] = None,
     flip: Annotated[
         bool, typer.Option("--flip", help="Average over mirrored images too (segmenters).")
     ] = False,
+    threshold: Annotated[
+        float | None, typer.Option(metavar="SCORE", help="Leave out objects below (detectors; 0.3).")
+    ] = None,
+    side: Annotated[
+        int | None, typer.Option(metavar="PX", help="Resize the short side to this (detectors).")
+    ] = None,
+    results: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write COCO's result format here (detectors).")
+    ] = None,
     accept_license: AcceptLicense = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per image.")] = False,
 ) -> None:
     """Ask a model about images: files, folders and patterns."""
+    from tetravit.benchmark.memory import peak_so_far_mib
     from tetravit.data.decode import decode
     from tetravit.draw import free_name
     from tetravit.engine.distributed import pick_device
@@ -61,17 +71,26 @@ def predict(
         if not images:
             raise ValueError(f"Say which images: tetravit predict {model} IMAGE...")
     where = pick_device(device)
-    looks = {"window": window, "stride": stride, "scales": _numbers(scales), "flip": "on" if flip else None}
+    looks: dict[str, Any] = {
+        "window": window,
+        "stride": stride,
+        "scales": _numbers(scales),
+        "flip": "on" if flip else None,
+    }
+    looks |= {"threshold": threshold, "side": side}
     files = find_images(images)
     loaded = load(model, accept_license=accept_license)
     if save_maps is not None and loaded.task != "segment":
         raise ValueError(f"--save-maps is for the task segment; {model} can {loaded.task}.")
+    if results is not None and loaded.task != "detect":
+        raise ValueError(f"--results is for the task detect; {model} can {loaded.task}.")
     answers = ask(loaded, files, topk=topk, batch_size=batch, device=where, **looks)
     for folder in (draw, save_maps):
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
     bad, taken, rows = 0, set[Path](), []
     mapped = set[Path]()
+    found: list[dict[str, Any]] = []
     for prediction in answers:
         image, error = prediction.image, prediction.error
         if error is not None:
@@ -82,6 +101,9 @@ def predict(
                 prediction.picture(decode(image)).save(free_name(draw, image, taken))
             if save_maps is not None:
                 prediction.map_picture().save(free_name(save_maps, image, mapped))  # type: ignore[attr-defined]
+            if results is not None:
+                number = int(image.stem) if image.stem.isdecimal() else files.index(image)
+                found += [{"image_id": number, **row} for row in prediction.results()]  # type: ignore[attr-defined]
         if as_json:
             said = {"error": error} if error is not None else prediction.facts()
             print_rows([{"image": str(image), **said}])
@@ -98,6 +120,12 @@ def predict(
         say(f"Drew {len(taken)} images into {draw}.")
     if save_maps is not None:
         say(f"Wrote {len(mapped)} label maps into {save_maps}.")
+    if results is not None:
+        results.write_text(json.dumps(found))
+        say(f"Wrote {len(found)} objects into {results}.")
+    if side is not None or window is not None:
+        peak = peak_so_far_mib(where)
+        say(f"Peak memory: {peak:,.0f} MiB." if peak == peak else "Peak memory: not known here.")
 
 
 def _numbers(text: str | None) -> tuple[float, ...] | None:

@@ -1,8 +1,29 @@
-"""COCO: the 80 classes that detectors know, in the order of their numbers (91 of them, with gaps)."""
+"""COCO: the 80 classes that detectors know, and the numbers that its files give them, which have gaps."""
 
+from collections.abc import Sequence
 from pathlib import Path
+
+GAPS = (
+    12,
+    26,
+    29,
+    30,
+    45,
+    66,
+    68,
+    69,
+    71,
+    83,
+)  # of 1 to 90: categories that were announced and never annotated
 
 
 def class_names() -> tuple[str, ...]:
     """What COCO calls its classes, in the order of the logits."""
     return tuple(Path(__file__).with_suffix(".txt").read_text(encoding="ascii").splitlines())
+
+
+def category_ids(names: Sequence[str]) -> tuple[int, ...]:
+    """The numbers of classes in COCO's files: its own for its classes, else 1, 2, 3, ..."""
+    if tuple(names) == class_names():
+        return tuple(number for number in range(1, 91) if number not in GAPS)
+    return tuple(range(1, len(names) + 1))

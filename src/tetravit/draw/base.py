@@ -1,5 +1,6 @@
 """What every picture shares: sizes, colours, file names."""
 
+import itertools
 from pathlib import Path
 
 from PIL import Image, ImageFont
@@ -30,7 +31,7 @@ def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, roo
 
 def free_name(folder: Path, image: Path, taken: set[Path]) -> Path:
     """Where to draw an image: its own name as PNG, with a number where two images share it."""
-    names = (f"{image.stem}.png", *(f"{image.stem}-{i}.png" for i in range(2, 10**6)))
+    names = (f"{image.stem}{f'-{i}' if i > 1 else ''}.png" for i in itertools.count(1))
     path = next(folder / name for name in names if folder / name not in taken)
     taken.add(path)
     return path

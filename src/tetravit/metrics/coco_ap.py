@@ -55,6 +55,10 @@ class Average:
     recall: np.ndarray
 
     def scores(self) -> dict[str, float]:
+        """What a run logs: ap, ap50, ap75, ap of each size that occurs, and the recall ar100."""
+        return {name: v for name, v in self.figures().items() if name.startswith("ap") or name == "ar100"}
+
+    def figures(self) -> dict[str, float]:
         """ap, ap50, ap75, by size, and the recall ar1, ar10, ar100, by size; those of sizes that occur."""
         found = {
             "ap": _mean(self.precision[:, :, :, 0]),

@@ -117,6 +117,7 @@ def _findings(averages: dict[str, Average], judge: CocoAP, pictures: list[dict[s
         "count": len(judge.truth),
         "objects": sum(counts),
         "classes": rows,
+        "figures": {kind: average.figures() for kind, average in averages.items()},
         "curves": {kind: average.curves() for kind, average in averages.items()},
         "pictures": pictures[:PICTURES],
     }

@@ -1,0 +1,199 @@
+"""Weights + images -> the objects in each: boxes, names, and masks where the model gives them."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from tetravit.data import coco
+from tetravit.data.decode import decode
+from tetravit.data.masks import counts_mask, counts_of, pasted_letters
+from tetravit.data.palettes import Colour, palette
+from tetravit.draw.objects import outlined
+from tetravit.models import Detector
+from tetravit.models.detector import Masks
+from tetravit.models.tiles import find_in_tiles
+from tetravit.predict.base import Prediction, check_count, in_chunks
+from tetravit.structures import Detections
+
+TOLD = 5  # objects in a row of a table
+
+
+@dataclass(frozen=True)
+class Object:
+    """One object. index: its place among the classes. box: x1 y1 x2 y2 in pixels. mask: COCO's run lengths."""
+
+    index: int
+    name: str
+    score: float
+    box: tuple[float, float, float, float]
+    mask: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Objects(Prediction):
+    """What was found in an image, the surest first. size: its height and width.
+
+    categories: COCO's number of each class. colours: one per class.
+    """
+
+    objects: tuple[Object, ...] = ()
+    size: tuple[int, int] = (0, 0)
+    categories: tuple[int, ...] = field(default=(), repr=False)
+    colours: tuple[Colour, ...] = field(default=(), repr=False)
+
+    def cells(self) -> list[str]:
+        if not self.objects:
+            return ["nothing"]
+        told = [f"{o.name}  {100 * o.score:.1f} %" for o in self.objects[:TOLD]]
+        more = len(self.objects) - len(told)
+        return [*told, f"and {more} more"] if more else told
+
+    def facts(self) -> dict[str, Any]:
+        """Objects as COCO writes results, with the name of the class added."""
+        rows = [{"class": o.name, **row} for o, row in zip(self.objects, self.results(), strict=True)]
+        return {"height": self.size[0], "width": self.size[1], "objects": rows}
+
+    def results(self) -> list[dict[str, Any]]:
+        """COCO's result format: category_id, bbox (x y width height), score and segmentation; no image_id."""
+        rows = []
+        for o in self.objects:
+            x1, y1, x2, y2 = o.box
+            box = [round(value, 2) for value in (x1, y1, x2 - x1, y2 - y1)]
+            row: dict[str, Any] = {
+                "category_id": self.categories[o.index],
+                "bbox": box,
+                "score": round(o.score, 6),
+            }
+            if o.mask is not None:
+                row["segmentation"] = {"size": list(self.size), "counts": o.mask.decode("ascii")}
+            rows.append(row)
+        return rows
+
+    def picture(self, pixels: Tensor) -> Image:
+        return outlined(
+            pixels,
+            [o.box for o in self.objects],
+            [f"{o.name} {100 * o.score:.0f} %" for o in self.objects],
+            [self.colours[o.index] for o in self.objects],
+            (None if o.mask is None else counts_mask(counts_of(o.mask), *self.size) for o in self.objects),
+        )
+
+
+def objects(
+    model: Detector,
+    images: Iterable[Path],
+    *,
+    threshold: float = 0.3,
+    batch_size: int = 1,
+    device: torch.device | str = "cpu",
+    side: int | None = None,
+    window: int | None = None,
+    stride: int | None = None,
+) -> Iterator[Objects]:
+    """Find the objects in image files.
+
+    Args:
+        model: with its preprocessing and class names, as `tetravit.load` gives it.
+        images: files, of any sizes; those that cannot be read get a prediction that says why.
+        threshold: objects with lower scores are left out.
+        batch_size: images per call of the model; smaller ones are filled up to the largest, which models whose
+            attention sees the whole canvas notice a little.
+        device: where to compute.
+        side: pixels of the short side that images are resized to, the long one without a limit; None: as the
+            weights were trained.
+        window, stride: look at large images also in tiles of so many of their pixels, so far apart (None: four
+            fifths of the window), and merge what is found.
+
+    Raises:
+        ValueError: for a number that is out of range.
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold is a score from 0 to 1; got {threshold}.")
+    check_count("batch_size", batch_size)
+    for name, value in (("side", side), ("window", window), ("stride", stride)):
+        if value is not None:
+            check_count(name, value)
+    if stride is not None and (window is None or stride > window):
+        raise ValueError(
+            f"stride goes with a window, and is at most its side; got stride={stride}, window={window}."
+        )
+    model = model.to(device).eval()
+    asked = _Asked(model, threshold, torch.device(device))
+    return _objects(asked, images, batch_size, side, window, stride or max(1, (window or 1) * 4 // 5))
+
+
+@torch.inference_mode()
+def _objects(
+    asked: "_Asked",
+    images: Iterable[Path],
+    batch_size: int,
+    side: int | None,
+    window: int | None,
+    stride: int,
+) -> Iterator[Objects]:
+    model = asked.model
+    if side is not None:
+        model.input = replace(model.input, size=side, longest=None)
+    most = getattr(model.head, "max_detections", None)
+
+    def read(file: Path) -> tuple[Tensor, tuple[int, int]]:
+        pixels = decode(file, layout="decoded")
+        size = (pixels.shape[1], pixels.shape[2])
+        return (pixels if window else model.preprocess(pixels)), size
+
+    for files, found in in_chunks(images, batch_size, read):
+        whole = [entry for entry in found if isinstance(entry, tuple)]
+        if window:
+            parts = [find_in_tiles(asked.find, pixels, window, stride, most) for pixels, _ in whole]
+        else:
+            parts = asked.batch([x for x, _ in whole], [size for _, size in whole]) if whole else []
+        answers = iter([asked.told(part, size) for part, (_, size) in zip(parts, whole, strict=True)])
+        for file, entry in zip(files, found, strict=True):
+            yield (
+                replace(next(answers), image=file) if isinstance(entry, tuple) else Objects(file, entry.cause)
+            )
+
+
+class _Asked:
+    """A model, and how its answers become predictions."""
+
+    def __init__(self, model: Detector, threshold: float, device: torch.device) -> None:
+        self.model, self.threshold, self.device = model, threshold, device
+        self.names = model.class_names or tuple(str(i) for i in range(model.num_classes))
+        self.categories = coco.category_ids(self.names)
+        self.colours = palette(self.names)
+        self.masks: Masks = "probabilities" if model.head.has_masks else "none"
+
+    def find(self, pixels: Tensor) -> Detections:
+        """Of one picture uint8 (3, Hi, Wi)."""
+        return self.batch([self.model.preprocess(pixels)], [(pixels.shape[1], pixels.shape[2])])[0]
+
+    def batch(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[Detections]:
+        """Of prepared images (3, h, w), in pixels of pictures of `sizes`."""
+        true = [(x.shape[1], x.shape[2]) for x in images]
+        height, width = (max(s[i] for s in true) for i in (0, 1))
+        filled = torch.stack([F.pad(x, (0, width - x.shape[2], 0, height - x.shape[1])) for x in images])
+        return self.model.detect(
+            filled.to(self.device),
+            true,
+            output_sizes=sizes,
+            masks=self.masks,
+            threshold=self.threshold,
+        )
+
+    def told(self, found: Detections, size: tuple[int, int]) -> Objects:
+        masks: list[bytes | None] = [None] * len(found.boxes)
+        if found.masks is not None:
+            masks = list(pasted_letters(found.masks, found.boxes, size))
+        rows = zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), masks, strict=True)
+        told = tuple(Object(k, self.names[k], score, tuple(box), mask) for k, score, box, mask in rows)
+        return Objects(Path(), None, told, size, self.categories, self.colours)
+
+
+PREDICTORS = {"detect": objects}

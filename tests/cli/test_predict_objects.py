@@ -1,0 +1,143 @@
+"""predict with detectors: tables, COCO's results, pictures, thresholds, tiles, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tetravit.data.coco import category_ids, class_names
+from tetravit.data.masks import counts_mask, counts_of
+from tetravit.data.shapes import CLASSES, draw
+from tetravit.draw.objects import outlined
+from tetravit.models import create_detector, load, save
+from tetravit.predict import find_images, predict
+from tetravit.structures import Preprocess
+
+SMALL = {"width": 16, "num_candidates": 30, "num_proposals": 30, "score_threshold": 0.0, "max_detections": 6}
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    """A detector of shapes that has learnt nothing: it finds six objects anywhere."""
+    torch.manual_seed(0)
+    model = create_detector(
+        "xcit_nano_12_p16", num_classes=8, head_options=SMALL, depth=4, out_blocks=(0, 1, 2, 3)
+    )
+    model.class_names = CLASSES
+    model.input = Preprocess(size=64, longest=96, mode="fit", interpolation="bilinear")
+    path = tmp_path_factory.mktemp("detector") / "detector.safetensors"
+    save(model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def drawings(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drawings")
+    for i, box in enumerate([(0, 0, 96, 96), (0, 10, 96, 70), (20, 0, 70, 96)]):
+        Image.fromarray(draw(i, size=96).image).crop(box).save(folder / f"{i + 7:012}.png")
+    return folder
+
+
+def test_a_table_and_results_in_cocos_format(ask, detector, drawings, tmp_path):
+    file = tmp_path / "results.json"
+    answer = ask("predict", detector, drawings, "--threshold", 0.05, "--results", file)
+    assert answer.code == 0
+    rows = json.loads(file.read_text())
+    assert answer.err == f"Wrote {len(rows)} objects into {file}.\n"
+    assert "%" in answer.out
+    assert {row["image_id"] for row in rows} == {7, 8, 9}
+    for row in rows:
+        assert row.keys() == {"image_id", "category_id", "bbox", "score", "segmentation"}
+        assert 1 <= row["category_id"] <= 8
+        height, width = row["segmentation"]["size"]
+        mask = counts_mask(counts_of(row["segmentation"]["counts"].encode()), height, width)
+        x, y, w, h = row["bbox"]
+        assert 0 <= x <= x + w <= width + 0.01
+        rows_with, columns_with = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        if len(rows_with):
+            assert columns_with[0] >= x - 1.5
+            assert rows_with[-1] <= y + h + 1.5
+
+
+def test_batches_of_several_sizes_are_answered_in_order(detector, drawings):
+    """The filling changes scores a little: the attention of these models sees all of the batch's canvas."""
+    model, files = load(detector), find_images([drawings])
+    one, all_ = (list(predict(model, files, batch_size=n, threshold=0.0)) for n in (1, 3))
+    assert [p.image for p in all_] == files
+    for a, b in zip(one, all_, strict=True):
+        assert a.size == b.size
+        assert [o.score for o in a.objects] == pytest.approx([o.score for o in b.objects], abs=0.03)
+        for o in b.objects:
+            assert 0 <= o.box[0] <= o.box[2] <= b.size[1]
+            assert 0 <= o.box[1] <= o.box[3] <= b.size[0]
+
+
+def test_an_image_that_cannot_be_read_stops_no_other(detector, drawings, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    files = [tmp_path / "bad.png", *find_images([drawings])]
+    answers = list(predict(load(detector), files, batch_size=2, threshold=0.0))
+    assert answers[0].error is not None
+    assert all(a.objects for a in answers[1:])
+
+
+def test_json_pictures_and_the_threshold(ask, detector, drawings, tmp_path):
+    answer = ask("predict", detector, drawings, "--json", "--threshold", 0, "--draw", tmp_path / "drawn")
+    facts = [json.loads(line) for line in answer.out.splitlines()]
+    assert [(f["height"], f["width"]) for f in facts] == [(96, 96), (60, 96), (96, 50)]
+    assert all(f["objects"][0]["class"] in CLASSES for f in facts)
+    with Image.open(tmp_path / "drawn" / "000000000008.png") as picture:
+        assert picture.size == (480, 300)
+    nothing = ask("predict", detector, drawings, "--threshold", 1)
+    assert nothing.out.count("nothing") == 3
+
+
+def test_tiles_and_larger_sides_tell_their_memory(ask, detector, drawings):
+    one = drawings / "000000000007.png"
+    for options in (("--window", 64), ("--window", 64, "--stride", 32), ("--side", 128)):
+        answer = ask("predict", detector, one, "--threshold", 0, "--json", *options)
+        assert answer.code == 0
+        assert answer.err.startswith("Peak memory: ")
+        for row in json.loads(answer.out)["objects"]:
+            x, y, w, h = row["bbox"]
+            assert -0.01 <= x <= x + w <= 96.01
+            assert -0.01 <= y <= y + h <= 96.01
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--threshold", 1.5), "threshold is a score from 0 to 1; got 1.5."),
+        (("--side", 0), "side is 1 or more; got 0."),
+        (("--stride", 5), "stride goes with a window, and is at most its side; got stride=5, window=None."),
+        (("--topk", 3), "A model that can detect has no option 'topk'; it is for the task classify."),
+    ],
+)
+def test_what_is_refused(ask, detector, drawings, options, message):
+    answer = ask("predict", detector, drawings, *options)
+    assert (answer.code, answer.err) == (2, f"tetravit predict: {message}\n")
+
+
+def test_results_are_for_detectors(ask, weights, images, tmp_path):
+    answer = ask("predict", weights, images, "--results", tmp_path / "x.json")
+    assert answer.err == f"tetravit predict: --results is for the task detect; {weights} can classify.\n"
+
+
+def test_the_numbers_of_cocos_classes_have_its_gaps():
+    numbers = category_ids(class_names())
+    assert len(numbers) == 80
+    assert (numbers[10], numbers[11], numbers[79]) == (11, 13, 90)
+    assert category_ids(CLASSES) == tuple(range(1, 9))
+
+
+def test_boxes_masks_and_captions_are_drawn():
+    image = torch.full((3, 120, 480), 255, dtype=torch.uint8)
+    mask = np.zeros((120, 480), bool)
+    mask[40:80, 100:200] = True
+    picture = outlined(image, [(90, 30, 210, 90)], ["bar 98 %"], [(200, 0, 0)], [mask])
+    pixels = np.asarray(picture)
+    assert tuple(pixels[60, 150]) == (230, 140, 140)  # under the mask
+    assert tuple(pixels[60, 90]) == (200, 0, 0)  # the outline
+    assert tuple(pixels[100, 300]) == (255, 255, 255)
+    assert (pixels[5:29, 95:130] != 255).any()  # the caption above
