@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tetravit.recipe import Recipe, dump, find, list_recipes, load, validated
+from tetravit.recipe import Recipe, dump, find, list_recipes, load, loads, validated
 from tetravit.tasks import TASKS
 
 BASE = """
@@ -249,3 +249,16 @@ def test_any_table_is_a_recipe_or_one_line(changes):
         recipe, text = None, str(error)
     assert not any(sign in text for sign in ("\n", "Traceback", "pydantic"))
     assert recipe is None or validated(tomllib.loads(dump(recipe))) == recipe
+
+
+def test_options_stay_with_their_data_set():
+    text = """
+epochs = 1
+task.name = "classify"
+model.name = "deit_tiny"
+data = { name = "synthetic", batch_size = 2, options = { size = 9 } }
+"""
+    assert loads(text).data.options == {"size": 9}
+    assert loads(text, ["data.name=synthetic"]).data.options == {"size": 9}
+    assert loads(text, ["data.name=digits"]).data.options == {}
+    assert loads(text, ["data.name=digits", "data.options.fraction=0.5"]).data.options == {"fraction": 0.5}

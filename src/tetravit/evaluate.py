@@ -139,7 +139,7 @@ def score(
         seconds=time.perf_counter() - start,
         device=str(device),
         bad=dict(loader.bad),
-        findings=judge.findings,
+        findings={**judge.findings, "class_names": tuple(map(str, dataset.class_names))},
     )
 
 
@@ -182,7 +182,8 @@ def evaluate(
         on_batch=on_batch,
     )
     row = published(source)
-    known = references(row, recipe.data.name) if row and row.preprocess == prepared and split == "val" else ()
+    fair = row is not None and row.preprocess == prepared and split == "val"
+    known = references(row, recipe.data.name, recipe.task) if row and fair else ()
     return replace(result, references=known)
 
 
@@ -194,11 +195,14 @@ def published(source: str | Path) -> Checkpoint | None:
     return row if row and row.task != "embed" else None
 
 
-def references(row: Checkpoint, data: str) -> tuple[Reference, ...]:
-    """The figures of a row of the catalogue on a data set by name."""
+def references(row: Checkpoint, data: str, task: TaskConfig | None = None) -> tuple[Reference, ...]:
+    """The figures of a row of the catalogue on a data set by name, for scores measured as `task` says."""
     images, names = FIGURES.get(data, (0, {}))
     found = []
-    for score, name in names.items():
+    for score, usual in names.items():
+        name = usual if task is None else task.published_as(usual)
+        if name is None:
+            continue
         if name in row.published:
             found.append(Reference(score, row.published[name] / 100, "published", row.published_in, images))
         if name in row.measured:

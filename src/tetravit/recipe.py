@@ -178,7 +178,17 @@ def loads(text: str, overrides: Sequence[str] = (), *, name: str = "The recipe")
     if isinstance(variants, Mapping):
         own: Table = next((v for k, v in variants.items() if model is not None and _same_model(k, model)), {})
         table = _merged(table, own)
-    return validated(_merged(table, changes))
+    return validated(_merged(_without_strange_options(table, changes), changes))
+
+
+def _without_strange_options(table: Table, changes: Table) -> Table:
+    """A table as read, less the options of a data set that the changes put another one in the place of."""
+    old, new = table.get("data"), changes.get("data")
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return table
+    if new.get("name", old.get("name")) == old.get("name"):
+        return table
+    return {**table, "data": {key: value for key, value in old.items() if key != "options"}}
 
 
 def validated(table: Mapping[str, Any]) -> Recipe:

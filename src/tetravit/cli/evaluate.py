@@ -23,6 +23,9 @@ def evaluate(
         int | None, typer.Option(metavar="N", min=1, help="Images per call of the model.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Also how good each class is (label maps).")
+    ] = False,
     accept_license: AcceptLicense = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
@@ -42,6 +45,11 @@ def evaluate(
         )
     for name, cause in result.bad.items():
         say(f"tetravit evaluate: {name}: {cause}; passed over.")
+    for name, pixels in result.findings.get("unknown", {}).items():
+        say(f"tetravit evaluate: {name}: {pixels} pixels have labels that are no class; they are left out.")
+    classes = _classes(result.findings) if per_class else []
+    if per_class and not classes:
+        raise ValueError(f"--per-class is for label maps; {weights} can not make any.")
     row: dict[str, Any] = {
         "weights": result.weights,
         "data": result.data,
@@ -67,7 +75,7 @@ def evaluate(
     if result.images != whole:
         say(f"Others' figures are for all {whole} images of {result.data}; these are {result.images}.")
     if as_json:
-        print_rows([{**row, "references": against}])
+        print_rows([{**row, **({"classes": classes} if per_class else {}), "references": against}])
         return
     shown = {**row, **{name: _share(name, value) for name, value in result.scores.items()}}
     shown |= {"seconds": f"{result.seconds:.1f}", "images_per_s": f"{result.images_per_s:.0f}"}
@@ -75,6 +83,12 @@ def evaluate(
     print_table(
         [name.replace("images_per_s", "images/s") for name in columns], [[shown[name] for name in columns]]
     )
+    if classes:
+        print_table(
+            ["class", "IoU", "accuracy", "pixels"],
+            [[c["class"], *(_shares(c[name]) for name in ("iou", "accuracy")), c["pixels"]] for c in classes],
+            right=["IoU", "accuracy", "pixels"],
+        )
     if against:
         print_table(
             ["score", "ours", "others", "gap", "", "by"],
@@ -95,3 +109,18 @@ def evaluate(
 
 def _share(name: str, value: float) -> str:
     return f"{value:.4f}" if name == "loss" else f"{100 * value:.2f} %"
+
+
+def _shares(value: float | None) -> str | None:
+    return None if value is None else f"{100 * value:.2f} %"
+
+
+def _classes(findings: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row per class of label maps; none for other findings."""
+    if "iou" not in findings:
+        return []
+    columns = [findings[name] for name in ("class_names", "iou", "accuracy", "pixels")]
+    return [
+        dict(zip(("class", "iou", "accuracy", "pixels"), row, strict=True))
+        for row in zip(*columns, strict=True)
+    ]

@@ -18,6 +18,10 @@ class TaskConfig(BaseModel):
 
     name: str
 
+    def published_as(self, score: str) -> str | None:
+        """What catalogues call a score that is measured as this section says; None: nobody publishes that."""
+        return score
+
 
 class Task(nn.Module):
     """A model, and what to do with it in a step.

@@ -22,6 +22,7 @@ from tetravit.tasks.base import Task, TaskConfig, from_ranks, over_ranks
 
 LOG = logging.getLogger("tetravit.data")
 FIRST, HARDEST = 6, 6  # images of a set that a report shows
+PUBLISHED_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of Twins' figures for several scales
 SHOWN_SIDE = 256  # pixels; larger label maps are shrunk for a report
 
 
@@ -41,6 +42,14 @@ class SegmentConfig(TaskConfig):
     @property
     def inference(self) -> Inference:
         return Inference(self.window, self.stride, self.windows_at_once, self.scales, self.flip)
+
+    def published_as(self, score: str) -> str | None:
+        """One look at the whole image, or six scales with flips: figures for both are published."""
+        how = self.inference
+        if how == Inference(windows_at_once=how.windows_at_once):
+            return score
+        many = Inference(windows_at_once=how.windows_at_once, scales=PUBLISHED_SCALES, flip="on")
+        return f"{score}_multi_scale" if how == many else None
 
     @model_validator(mode="after")
     def _possible(self) -> "SegmentConfig":
