@@ -253,7 +253,7 @@ def test_any_table_is_a_recipe_or_one_line(changes):
 
 def test_options_stay_with_their_data_set():
     text = """
-epochs = 1
+epochs = 9
 task.name = "classify"
 model.name = "deit_tiny"
 data = { name = "synthetic", batch_size = 2, options = { size = 9 } }
