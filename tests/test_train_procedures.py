@@ -192,8 +192,10 @@ def test_a_rehearsal_counts_what_the_backward_pass_needs():
 
 
 def test_weights_gradients_moments_and_average_are_counted():
-    made = torch.nn.Linear(1024, 256, bias=False)  # 1 MiB
+    made = Task(torch.nn.Linear(1024, 256, bias=False))  # 1 MiB
     assert fixed_mib(made, OptimConfig()) == 4.0
     assert fixed_mib(made, OptimConfig(ema=0.9)) == 5.0
     assert fixed_mib(made, OptimConfig(name="sgd")) == 3.0
     assert fixed_mib(made.requires_grad_(False), OptimConfig()) == 1.0
+    made.companions = lambda: [torch.nn.Linear(1024, 512, bias=False)]  # a teacher
+    assert fixed_mib(made, OptimConfig()) == 3.0

@@ -43,8 +43,10 @@ def test_a_row_is_whole(name):
     assert row.data
     assert row.published_in
     assert row.commercial is ("NC" not in row.licence)
-    assert (row.preprocess is None) is (row.task in ("detect", "segment"))
-    assert (row.head is None) is (row.task in ("classify", "embed"))
+    dense = row.task in ("detect", "segment")
+    assert row.preprocess is not None
+    assert (row.preprocess.mode == "fit") is dense
+    assert (row.head is not None) is dense
     assert all(0 < value < 100 for value in (*row.published.values(), *row.measured.values()))
     if "top1" in row.measured:
         assert abs(row.measured["top1"] - row.published["top1"]) < 0.3

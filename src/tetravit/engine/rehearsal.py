@@ -91,8 +91,8 @@ def rehearse(
     return Rehearsal(count, seconds, sum(kept.values()) / 2**20, fixed_mib(task, settings))
 
 
-def fixed_mib(task: nn.Module, settings: OptimConfig) -> float:
-    """Weights, gradients, the optimizer's state and the averaged weights."""
+def fixed_mib(task: Task, settings: OptimConfig) -> float:
+    """Weights, gradients, the optimizer's state, the averaged weights, and the weights of a teacher."""
 
     def mib(tensors: list[Tensor]) -> float:
         return sum(t.numel() * t.element_size() for t in tensors) / 2**20
@@ -100,4 +100,5 @@ def fixed_mib(task: nn.Module, settings: OptimConfig) -> float:
     everything = mib([*task.parameters(), *task.buffers()])
     training = mib([p for p in task.parameters() if p.requires_grad])
     slots = {"adamw": 2, "sgd": 1 if settings.momentum else 0}[settings.name]
-    return everything * (2 if settings.ema else 1) + training * (1 + slots)
+    asked = mib([t for module in task.companions() for t in (*module.parameters(), *module.buffers())])
+    return everything * (2 if settings.ema else 1) + training * (1 + slots) + asked

@@ -64,6 +64,10 @@ class Task(nn.Module):
         """`count` made-up images of `size` pixels a side, to time a step with; None where a task has none."""
         return None
 
+    def companions(self) -> list[nn.Module]:
+        """Networks that a step asks but that are no part of the task, and so of no checkpoint."""
+        return []
+
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """The scalar "loss" of a micro-batch on the model's device, and scalars to log beside it."""
         raise NotImplementedError

@@ -57,6 +57,9 @@ class Distill(Classification):
         self._hidden: list[nn.Module] = []
         self.register_buffer("teacher_sha256", torch.zeros(32, dtype=torch.uint8))
 
+    def companions(self) -> list[nn.Module]:
+        return self._hidden
+
     def prepare(self, images: Preprocess) -> None:
         """Load the teacher.
 
