@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tetravit.engine.optim import OptimConfig
 from tetravit.engine.precision import Precision, autocast
