@@ -64,6 +64,12 @@ def times(name: str, mode: str, images: torch.Tensor, rounds: int) -> dict[str, 
     return taken
 
 
+def spread(taken: list[float]) -> float:
+    """The middle half of the times, from end to end, as a share of their median."""
+    low, middle, high = statistics.quantiles(taken, n=4)
+    return (high - low) / middle
+
+
 def peak(who: str, name: str, shape: tuple[int, ...], threads: int) -> float:
     """MiB of a training step, in a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -90,7 +96,10 @@ def main() -> None:
     images = torch.randn(*shape)
     print(f"{device_name(torch.device('cpu'))}, {args.threads} threads, torch {torch.__version__}, ", end="")
     print(f"timm {timm.__version__}, float32, batch {args.batch}, {args.size} px, {args.rounds} rounds")
-    print(f"{'model':20}{'mode':9}{'ours':>9}{'timm':>9}{'ratio':>8}   images/s; peak MiB of a step")
+    print(
+        f"{'model':20}{'mode':9}{'ours':>9}{'timm':>9}{'ratio':>8}{'spread':>8}{'timm':>8}   "
+        "images/s; spread of both; peak MiB of a step"
+    )
     ratios: dict[str, list[float]] = {mode: [] for mode in MODES}
     for name in args.models:
         for mode in MODES:
@@ -106,6 +115,8 @@ def main() -> None:
                 "images_per_s": round(args.batch / middle["ours"], 2),
                 "timm_images_per_s": round(args.batch / middle["timm"], 2),
                 "ratio": round(middle["timm"] / middle["ours"], 3),
+                "spread": round(spread(taken["ours"]), 3),
+                "timm_spread": round(spread(taken["timm"]), 3),
                 "rounds": args.rounds,
                 "torch": torch.__version__,
                 "timm": timm.__version__,
@@ -121,7 +132,8 @@ def main() -> None:
                 note = f"   {row['ours_peak_mib']:.0f} / {row['timm_peak_mib']:.0f} MiB"
             ratios[mode].append(row["ratio"])
             print(
-                f"{name:20}{mode:9}{row['images_per_s']:9.1f}{row['timm_images_per_s']:9.1f}{row['ratio']:8.2f}{note}",
+                f"{name:20}{mode:9}{row['images_per_s']:9.1f}{row['timm_images_per_s']:9.1f}{row['ratio']:8.2f}"
+                f"{row['spread']:8.1%}{row['timm_spread']:8.1%}{note}",
                 flush=True,
             )
             if args.jsonl:

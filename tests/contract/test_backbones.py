@@ -8,6 +8,7 @@ from functools import cache
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from tetravit.backbones import ALIASES, VARIANTS, Backbone
 from tetravit.benchmark.flops import count, paper_size, table
@@ -170,6 +171,42 @@ def test_copies_and_pickles_answer_alike(small):
         expected = small(images)
         for twin in (copy.deepcopy(small), pickle.loads(pickle.dumps(small))):
             assert torch.equal(twin(images), expected)
+
+
+def test_channels_last_images_and_weights_answer_alike(small):
+    images = torch.randn(2, 3, 64, 96)
+    last = copy.deepcopy(small).to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        found = last(images.contiguous(memory_format=torch.channels_last))
+        torch.testing.assert_close(found, small(images), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_models_stay_close(small, dtype):
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        low = copy.deepcopy(small).to(dtype)(images.to(dtype))
+        assert low.dtype == dtype
+        assert F.cosine_similarity(low.float(), small(images)).min() > 0.99
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_autocast_stays_close(small, mode):
+    model, images = copy.deepcopy(small).train(mode == "train"), torch.randn(2, 3, 64, 64)
+    expected = model(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = model(images).float()
+    assert F.cosine_similarity(low, expected).min() > 0.99
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_a_model_built_on_the_meta_device_answers_once_loaded(name):
+    small = create_model(name).backbone.eval()
+    loaded = copy.deepcopy(on_meta(name)).to_empty(device="cpu")
+    loaded.load_state_dict(small.state_dict())
+    images = torch.randn(1, 3, 96, 64)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), small(images))
 
 
 def test_checkpointed_blocks_give_the_same_gradients(small):

@@ -85,8 +85,14 @@ def _places(grid: Grid, size: int, count: int, device: torch.device) -> tuple[Te
     """Row and column in the padded map of the first `count` places in windows, image after image: two (count,)."""
     rows, columns = _count(grid, size)
     place = torch.arange(count, device=device)
-    window, inside = place // size**2 % (rows * columns), place % size**2
-    return window // columns * size + inside // size, window % columns * size + inside % size
+    window, inside = _remainder(place // size**2, rows * columns), place % size**2
+    row, column = window // columns, _remainder(window, columns)
+    return row * size + inside // size, column * size + inside % size
+
+
+def _remainder(x: Tensor, count: int) -> Tensor:
+    """x % count for a count that may be a symbol: ONNX has no converter for that form."""
+    return x - x // count * count
 
 
 def _count(grid: Grid, size: int) -> Grid:
@@ -107,7 +113,7 @@ def _gather_windows(x: Tensor, size: int) -> Tensor:
 def _gather_map(x: Tensor, size: int, grid: Grid) -> Tensor:
     rows, columns = _count(grid, size)
     token = torch.arange(grid[0] * grid[1], device=x.device)
-    row, column = token // grid[1], token % grid[1]
+    row, column = token // grid[1], _remainder(token, grid[1])
     window = row // size * columns + column // size
     place = window * size**2 + row % size * size + column % size
     x = x.flatten(0, 1).view(-1, rows * columns * size**2, x.shape[-1])  # (B, L, C), flat first as above

@@ -1,0 +1,59 @@
+"""Every family leaves Python as one program for all batches and sizes: torch.export, ONNX."""
+
+import pytest
+import torch
+from torch.export import Dim
+
+from tetravit.backbones import VARIANTS
+from tetravit.models import family
+
+STAGES = {"depths": (2, 2, 2, 2), "num_heads": (2, 2, 2, 4)}
+TOYS = {
+    "convit_tiny": {"dim": 32, "depth": 3, "num_heads": 4, "num_gpsa": 2},
+    "deit_tiny": {"dim": 32, "depth": 2, "num_heads": 2},
+    "gcvit_xxtiny": STAGES | {"dim": 16},
+    "twins_pcpvt_small": STAGES | {"dims": (8, 16, 24, 32)},
+    "twins_svt_small": STAGES | {"dims": (8, 16, 24, 32)},
+    "xcit_nano_12_p16": {"dim": 32, "depth": 2, "num_heads": 2},
+}
+SIZES = [(1, 3, 64, 64), (3, 3, 100, 333), (2, 3, 224, 448), (2, 3, 80, 225)]
+
+
+def dynamic():
+    """Any batch, and sides from two cells of the deepest map up: PyTorch takes a symbol of 1 for another program."""
+    sides = {axis: Dim(name, min=64, max=2048) for axis, name in ((2, "height"), (3, "width"))}
+    return ({0: Dim("batch", min=1, max=64), **sides},)
+
+
+@pytest.fixture(scope="module", params=TOYS)
+def toy(request):
+    torch.manual_seed(0)
+    return VARIANTS[request.param](**TOYS[request.param]).eval()
+
+
+def test_every_family_is_here():
+    assert {family(name) for name in TOYS} == {family(name) for name in VARIANTS}
+
+
+@pytest.mark.slow
+def test_one_exported_program_serves_every_batch_and_size(toy):
+    program = torch.export.export(toy, (torch.randn(2, 3, 224, 256),), dynamic_shapes=dynamic()).module()
+    for size in SIZES:
+        images = torch.randn(size)
+        with torch.no_grad():
+            torch.testing.assert_close(program(images), toy(images), atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_one_onnx_graph_serves_every_batch_and_size(toy, tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    path = tmp_path / "model.onnx"
+    images = torch.randn(2, 3, 224, 256)
+    torch.onnx.export(toy, (images,), path, dynamo=True, dynamic_shapes=dynamic(), verbose=False)
+    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for size in SIZES:
+        images = torch.randn(size)
+        (answer,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(answer), toy(images), atol=1e-5, rtol=0)
