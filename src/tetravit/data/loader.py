@@ -39,6 +39,10 @@ class DataConfig(BaseModel):
     batch_size: int = Field(ge=1)  # over all ranks and accumulated steps
     val_batch_size: int | None = Field(None, ge=1)  # per rank; None: as batch_size
     repeats: int = Field(1, ge=1)  # views of each drawn image
+    group: int = Field(
+        1, ge=1
+    )  # dense tasks: so many images that are all wider than high, or all not, go together
+    bucket: int = Field(1, ge=1)  # dense tasks: sides of a padded batch are multiples of so many pixels
     augment: str = "crop | flip"
     mix: str = ""
     workers: int | Literal["auto"] = "auto"  # per rank
@@ -120,6 +124,8 @@ def make_train_loader(
         batch_size=config.batch_size,
         accumulate=accumulate,
         repeats=config.repeats,
+        group=config.group,
+        bucket=config.bucket,
         seed=seed,
         rank=rank,
         world_size=world_size,
@@ -180,6 +186,10 @@ class TrainLoader:
         accumulate: micro-batches per step.
         repeats: views of each drawn image, side by side in the order; an epoch draws as many samples as the
             set has images, of a 1 / repeats part of them (repeated augmentation, Hoffer et al. 2020).
+        group: so many images that are all wider than high, or all not, stand together in the order, so that little
+            of a batch is filling; the set says which are which in `wide`. Ranks get whole groups where their number
+            divides the groups of a micro-batch.
+        bucket: sides of a batch that is filled up are multiples of so many pixels.
         seed: decides everything that is random here.
         rank, world_size: which share of every micro-batch is ours: positions rank, rank + world_size, ...
         workers: processes that prepare batches; 0: this one.
@@ -204,6 +214,8 @@ class TrainLoader:
         batch_size: int,
         accumulate: int = 1,
         repeats: int = 1,
+        group: int = 1,
+        bucket: int = 1,
         seed: int,
         rank: int = 0,
         world_size: int = 1,
@@ -235,9 +247,15 @@ class TrainLoader:
         self.pin_memory = pin_memory
         self.steps_per_epoch = len(dataset) // batch_size
         self.samples_per_epoch = self.steps_per_epoch * batch_size
-        order = Order(len(dataset), repeats, seed)
+        wide = getattr(dataset, "wide", None)
+        if group > 1 and (wide is None or (batch_size // accumulate) % group or repeats > 1):
+            raise ValueError(
+                f"data.group needs a set that knows its images' sizes, and divides a batch without repeats; got"
+                f" group={group}, batch_size={batch_size}, accumulate={accumulate}, repeats={repeats}."
+            )
+        order = Order(len(dataset), repeats, seed, wide=wide, group=group, micro=batch_size // accumulate)
         self._prepare = PrepareTrain(
-            Reader(dataset, transform, on_bad), order, batch_size, accumulate, rank, world_size
+            Reader(dataset, transform, on_bad), order, batch_size, accumulate, rank, world_size, bucket
         )
         self._bad = _BadCount(on_bad, bad_limit, len(dataset))
         self._stream: Stream[Result] | None = None

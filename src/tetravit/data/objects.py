@@ -204,6 +204,12 @@ class ObjectSet:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def wide(self) -> np.ndarray | None:
+        """Which images are wider than high; None: their sizes are not known before they are read."""
+        sizes = self.table.sizes[self.rows]
+        return None if (sizes == 0).any() else sizes[:, 1] > sizes[:, 0]
+
     def __getitem__(self, index: int) -> Sample:
         row = int(self.rows[index])
         name = self.table.name(row)

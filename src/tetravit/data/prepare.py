@@ -37,12 +37,27 @@ class Result:
 
 
 class Order:
-    """Which image stands at position k of epoch e."""
+    """Which image stands at position k of epoch e.
 
-    def __init__(self, size: int, repeats: int, seed: int) -> None:
+    wide: which images are wider than high; None: that does not matter. group: how many images of one kind then
+    stand together: those at the same place of the `group` equal parts of every `micro` positions, so that ranks,
+    which take every so-manyth position, get whole groups. A kind whose number does not divide ends in a mixed group.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        repeats: int,
+        seed: int,
+        *,
+        wide: np.ndarray | None = None,
+        group: int = 1,
+        micro: int = 1,
+    ) -> None:
         self.size = size
         self.repeats = repeats
         self.seed = seed
+        self.wide, self.group, self.micro = wide, group, micro
         self._epoch = -1
         self._permutation = np.empty(0, dtype=np.int64)
 
@@ -50,8 +65,23 @@ class Order:
         """Number of the image; `shift` > 0: of the image drawn that many places later."""
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch, -1))
-            self._permutation, self._epoch = torch.randperm(self.size, generator=generator).numpy(), epoch
+            self._permutation, self._epoch = self._drawn(generator), epoch
         return int(self._permutation[(position // self.repeats + shift) % self.size])
+
+    def _drawn(self, generator: torch.Generator) -> np.ndarray:
+        """The images of an epoch in order."""
+        drawn = torch.randperm(self.size, generator=generator).numpy()
+        if self.wide is None or self.group == 1:
+            return drawn
+        kinds = [drawn[self.wide[drawn] == kind] for kind in (True, False)]
+        whole = [kind[: len(kind) // self.group * self.group] for kind in kinds]
+        groups = np.concatenate(whole).reshape(-1, self.group)
+        groups = groups[torch.randperm(len(groups), generator=generator).numpy()]
+        rest = np.concatenate([kind[len(part) :] for kind, part in zip(kinds, whole, strict=True)])
+        line = np.concatenate((groups.reshape(-1), rest))
+        whole_steps = len(line) // self.micro * self.micro
+        spread = line[:whole_steps].reshape(-1, self.micro // self.group, self.group).swapaxes(1, 2)
+        return np.concatenate((spread.reshape(-1), line[whole_steps:]))
 
 
 def mixed_seed(*numbers: int) -> int:
@@ -83,9 +113,17 @@ class PrepareTrain:
     """(step, micro-batch) -> this rank's share of it."""
 
     def __init__(
-        self, reader: Reader, order: Order, batch_size: int, accumulate: int, rank: int, world_size: int
+        self,
+        reader: Reader,
+        order: Order,
+        batch_size: int,
+        accumulate: int,
+        rank: int,
+        world_size: int,
+        bucket: int = 1,
     ) -> None:
         self.reader = reader
+        self.bucket = bucket
         self.order = order
         self.batch_size = batch_size
         self.steps_per_epoch = order.size // batch_size
@@ -106,7 +144,7 @@ class PrepareTrain:
                     reseed(mixed_seed(self.order.seed, epoch, k))
                     samples.append(transformed(sample, self.reader.transform))
                     indices.append(index)
-            return Result(collate(samples, indices), bad)
+            return Result(collate(samples, indices, self.bucket), bad)
         except ValueError as error:  # BadImage too: carried to the parent as it is
             return Result(None, bad, error)
 
@@ -170,10 +208,11 @@ def _objects(target: Target, kept: Tensor) -> Target:
     return replace(target, **{name: part[kept] for name, part in parts.items() if part is not None})
 
 
-def collate(samples: Sequence[Sample], indices: Sequence[int]) -> Batch:
+def collate(samples: Sequence[Sample], indices: Sequence[int], bucket: int = 1) -> Batch:
     """Samples -> a batch. Class indices, and label maps of one size, become a tensor; other targets stay a list.
 
-    Images of a dense task that differ in size are filled up with zeros right and below; `sizes` tells the truth.
+    Images of a dense task that differ in size are filled up with zeros right and below, all of them to sides that are
+    multiples of `bucket`; `sizes` tells the truth.
 
     Raises:
         ValueError: if images with a class each differ in size.
@@ -191,15 +230,15 @@ def collate(samples: Sequence[Sample], indices: Sequence[int]) -> Batch:
     elif isinstance(targets[0], Tensor) and len({t.shape for t in targets}) == 1:
         targets = torch.stack(targets)
     images, sizes = [s.image for s in samples], None
-    if len(shapes) > 1:
+    if dense and (len(shapes) > 1 or any(side % bucket for shape in shapes for side in shape[1:])):
         sizes = torch.tensor([image.shape[-2:] for image in images])
-        images = _filled_up(images)
+        images = _filled_up(images, bucket)
     return Batch(torch.stack(images), targets, sizes, [s.name for s in samples], list(indices))
 
 
-def _filled_up(images: Sequence[Tensor]) -> list[Tensor]:
-    """Images (C, Hi, Wi) with zeros right and below, all as large as the largest."""
-    height, width = (max(image.shape[side] for image in images) for side in (1, 2))
+def _filled_up(images: Sequence[Tensor], bucket: int) -> list[Tensor]:
+    """Images (C, Hi, Wi) with zeros right and below, all as large as the largest, in whole buckets."""
+    height, width = (-(-max(image.shape[side] for image in images) // bucket) * bucket for side in (1, 2))
     return [F.pad(x, (0, width - x.shape[2], 0, height - x.shape[1])) for x in images]
 
 

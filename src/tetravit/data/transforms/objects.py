@@ -1,0 +1,101 @@
+"""What images with objects are trained with: resized within limits; or to one of several sizes, now and then cut.
+
+Sizes are pixels. Boxes and masks follow the image; objects that a cut leaves nothing of go (`data.prepare`).
+
+Source: mmdetection 2.28.2: Resize, RandomCrop with absolute_range, AutoAugment of the configurations with 36 epochs.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as F
+
+from tetravit.data.transforms.base import Transform, chance, check_probability, check_size, fitted, randint
+
+SHORT = tuple(range(480, 801, 32))
+
+
+class Fit(Transform):
+    """Resize so that the short side is at most `short` and the long one at most `longest`: bilinear, not smoothed.
+
+    Raises:
+        ValueError: for a size below 1.
+    """
+
+    def __init__(self, short: int = 800, longest: int = 1333) -> None:
+        super().__init__()
+        self.short = check_size("fit", short)
+        self.longest = check_size("fit", longest)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = F.get_size(flat_inputs[0])
+        return {"size": list(fitted((height, width), self.short, self.longest))}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return _resized(inpt, params["size"])
+
+
+class MultiScale(Transform):
+    """Resize to a random size; with probability `p` resize, cut a random part out, and resize that to a random size.
+
+    Args:
+        short: what the short side may be in the end.
+        longest: the most of the long side.
+        before: what the short side may be before the cut.
+        cut: sides of the part, (from, to), each drawn alone; at most those of the image.
+        p: of the cut.
+
+    Raises:
+        ValueError: for sizes below 1, none, or a probability that is none.
+    """
+
+    def __init__(
+        self,
+        short: Sequence[int] = SHORT,
+        longest: int = 1333,
+        before: Sequence[int] = (400, 500, 600),
+        cut: Sequence[int] = (384, 600),
+        p: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.short, self.before, self.cut = (
+            _sizes(name, value) for name, value in (("short", short), ("before", before), ("cut", cut))
+        )
+        if len(self.cut) != 2 or self.cut[0] > self.cut[1]:
+            raise ValueError(f"multiscale takes cut as (from, to); got {tuple(cut)!r}.")
+        self.longest = check_size("multiscale", longest)
+        self.p = check_probability("multiscale", p)
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        height, width = F.get_size(flat_inputs[0])
+        size = self._size((height, width), self.short)
+        if not chance(self.p):
+            return {"first": size, "part": None, "size": None}
+        first = height, width = self._size((height, width), self.before)
+        low, high = self.cut
+        h, w = (min(side, low) + randint(min(side, high) - min(side, low) + 1) for side in (height, width))
+        top, left = randint(height - h + 1), randint(width - w + 1)
+        return {"first": first, "part": (top, left, h, w), "size": self._size((h, w), self.short)}
+
+    def _size(self, size: tuple[int, int], choices: Sequence[int]) -> tuple[int, int]:
+        return fitted(size, choices[randint(len(choices))], self.longest)
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        inpt = _resized(inpt, params["first"])
+        if params["part"] is None:
+            return inpt
+        return _resized(F.crop(inpt, *params["part"]), params["size"])
+
+
+def _resized(inpt: Any, size: Sequence[int]) -> Any:
+    return F.resize(inpt, list(size), interpolation=InterpolationMode.BILINEAR, antialias=False)
+
+
+def _sizes(name: str, values: Any) -> tuple[int, ...]:
+    if not isinstance(values, (tuple, list, range)) or not values:
+        raise ValueError(f"multiscale takes {name} as sizes in pixels (480, 512, ...); got {values!r}.")
+    return tuple(check_size("multiscale", value) for value in values)
+
+
+TRANSFORMS = {"fit": Fit, "multiscale": MultiScale}

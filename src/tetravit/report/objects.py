@@ -1,0 +1,185 @@
+"""What the report of a detector shows: AP overall and per class, precision over recall, and drawn detections."""
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tetravit.data.datasets import Dataset
+from tetravit.data.loader import make_train_loader
+from tetravit.data.masks import counts_mask, counts_of
+from tetravit.data.palettes import palette
+from tetravit.draw.objects import outlined
+from tetravit.recipe import validated
+from tetravit.report.base import Kind
+from tetravit.report.charts import Series
+from tetravit.report.html import Tile, card, chart, pair, percent, picture_uri, points, table
+from tetravit.report.run import Run
+from tetravit.structures import Target
+
+KINDS = {"box": "Boxes", "mask": "Masks"}
+FIGURES = {
+    "ap": "AP",
+    "ap50": "AP at overlap 0.50",
+    "ap75": "AP at overlap 0.75",
+    "ap_small": "AP of small objects",
+    "ap_medium": "AP of medium objects",
+    "ap_large": "AP of large objects",
+    "ar1": "recall of 1 detection an image",
+    "ar10": "recall of 10",
+    "ar100": "recall of 100",
+    "ar_small": "recall of small objects",
+    "ar_medium": "recall of medium objects",
+    "ar_large": "recall of large objects",
+}
+FIRST = 6  # training images that are drawn
+
+
+def tiles(run: Run) -> list[Tile]:
+    best = run.evaluation
+    found: list[Tile] = []
+    for name, label in (("mask_ap", "Mask AP"), ("box_ap", "Box AP"), ("box_ap50", "Box AP50")):
+        if isinstance(best.get(name), float):
+            weights = "averaged weights" if best.get("weights") == "ema" else "weights"
+            detail = f"{weights} of step {best['step']:,}" if not found else "of the same weights"
+            found.append(Tile(label, percent(best[name]), detail))
+    if best.get("count"):
+        found.append(Tile("Scored on", f"{best['count']:,}", f"images, {best['objects']:,} objects"))
+    return found
+
+
+def charts(run: Run) -> list[str]:
+    """The averaged weights where there are some, else the weights themselves."""
+    series: list[Series] = []
+    for kind, label in KINDS.items():
+        line = points(run.evaluations, f"ema_{kind}_ap", 100) or points(run.evaluations, f"{kind}_ap", 100)
+        series.append(Series(label.lower(), line, len(series) + 1))
+    return [chart("Average precision", series, unit="%")]
+
+
+def sections(run: Run) -> list[str]:
+    evaluation = run.evaluation
+    return [
+        *_found(run),
+        pair(_figures(evaluation), _curves(evaluation)),
+        _classes(evaluation),
+        _given(run),
+    ]
+
+
+def _figures(evaluation: Mapping[str, Any]) -> str:
+    figures = evaluation.get("figures")
+    if not figures:
+        return ""
+    rows = [
+        [label, *(percent(part[name]) if name in part else "-" for part in figures.values())]
+        for name, label in FIGURES.items()
+    ]
+    body = table(["", *(KINDS[kind].lower() for kind in figures)], rows, numbers=1)
+    return card("As COCO counts", body, "Small: below 32 x 32 pixels of area; large: from 96 x 96 on.")
+
+
+def _curves(evaluation: Mapping[str, Any]) -> str:
+    """Precision over recall, mean over the classes."""
+    found = evaluation.get("curves", {})
+    wanted = [*((kind, "0.50") for kind in found), *((kind, "0.75") for kind in list(found)[-1:])]
+    series: list[Series] = []
+    for kind, overlap in wanted:
+        line = [(float(i), 100 * value) for i, value in enumerate(found[kind][overlap])]
+        series.append(Series(f"{KINDS[kind].lower()} at overlap {overlap}", line, len(series) + 1))
+    return chart("Precision over recall, in percent", series, unit="%")
+
+
+def _classes(evaluation: Mapping[str, Any]) -> str:
+    """Every class, the weakest first; those without objects last."""
+    rows = evaluation.get("classes")
+    if not rows:
+        return ""
+    names = evaluation["class_names"]
+    kinds = [kind for kind in KINDS if f"{kind}_ap" in rows[0]]
+    key = f"{kinds[-1]}_ap"
+    order = sorted(range(len(rows)), key=lambda i: (rows[i][key] is None, rows[i][key] or 0))
+    columns = [f"{kind}_{name}" for kind in kinds for name in ("ap", "ap50", "ar100")]
+    lines = [
+        [str(names[i]), *(_share(rows[i][c]) for c in columns), f"{rows[i]['objects']:,}"] for i in order
+    ]
+    heads = [c.replace("_ap", " AP").replace("_ar", " AR") for c in columns]
+    body = table(["class", *heads, "objects"], lines, numbers=1)
+    return card("Classes, weakest first", f'<div class="tall">{body}</div>')
+
+
+def _found(run: Run) -> list[str]:
+    """Held-out images with what was found and what is there; nothing where the data has gone since."""
+    entries = run.evaluation.get("pictures")
+    dataset = run.held_out() if entries else None
+    if not entries or dataset is None:
+        return []
+    names = [str(name) for name in run.evaluation["class_names"]]
+    try:
+        figures = [_pair(dataset, entry, names) for entry in entries]
+    except (ValueError, OSError, IndexError):
+        return []
+    note = "What the model says, and the truth beside it."
+    return [card("Held-out images", f'<div class="triples two">{"".join(figures)}</div>', note)]
+
+
+def _pair(dataset: Dataset, entry: Mapping[str, Any], names: list[str]) -> str:
+    image = dataset[entry["index"]].image
+    colours = palette(names)
+    name = escape(entry["name"])
+    views = []
+    for part, what in ((entry["found"], "prediction"), (entry["truth"], "truth")):
+        scores = part.get("scores")
+        captions = [
+            names[k] if scores is None else f"{names[k]} {100 * scores[i]:.0f} %"
+            for i, k in enumerate(part["labels"])
+        ]
+        masks = [counts_mask(counts_of(m.encode("ascii")), *entry["size"]) for m in part["masks"] or ()]
+        picture = outlined(image, part["boxes"], captions, [colours[k] for k in part["labels"]], masks)
+        views.append(f'<img src="{picture_uri(picture)}" alt="{name}: {what}">')
+    count = len(entry["found"]["labels"])
+    caption = f"{count} found, {len(entry['truth']['labels'])} there <small>{name}</small>"
+    return f"<figure><div>{''.join(views)}</div><figcaption>{caption}</figcaption></figure>"
+
+
+def _given(run: Run) -> str:
+    """The first images that trained, as the model saw them: a class counted wrongly is seen at once."""
+    try:
+        recipe = validated(run.recipe)
+        data = recipe.data.model_copy(update={"workers": 0})
+        loader = make_train_loader(data, seed=recipe.run.seed, accumulate=recipe.run.accumulate)
+        batch = next(loader.batches())[0]
+    except (ValueError, OSError):
+        return ""
+    names = [str(name) for name in loader.dataset.class_names]
+    sizes = batch.sizes.tolist() if batch.sizes is not None else [batch.images.shape[2:]] * len(batch)
+    mean, std = (
+        torch.tensor(v)[:, None, None] for v in (recipe.data.preprocess.mean, recipe.data.preprocess.std)
+    )
+    figures = []
+    for i, (height, width) in enumerate(sizes[:FIRST]):
+        pixels = (batch.images[i, :, :height, :width] * std + mean).clamp(0, 1) * 255
+        figures.append(_annotated(pixels.round().byte(), batch.targets[i], batch.names[i], names))
+    note = "Cut, mirrored and resized as the recipe says, with the names and places that the model is taught."
+    return card("First training images", f'<div class="triples one">{"".join(figures)}</div>', note)
+
+
+def _annotated(image: Tensor, target: Target, name: str, names: list[str]) -> str:
+    labels, colours = target.labels.tolist(), palette(names)
+    crowd = target.crowd.tolist() if target.crowd is not None else [False] * len(labels)
+    captions = [names[k] + (" (crowd)" if many else "") for k, many in zip(labels, crowd, strict=True)]
+    masks = (
+        [] if target.masks is None else [m[: image.shape[1], : image.shape[2]] for m in target.masks.numpy()]
+    )
+    picture = outlined(image, target.boxes.tolist(), captions, [colours[k] for k in labels], masks)
+    shown = f'<img src="{picture_uri(picture)}" alt="{escape(name)}">'
+    return f"<figure><div>{shown}</div><figcaption><small>{escape(name)}</small></figcaption></figure>"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else percent(value)
+
+
+REPORTS = {"detect": Kind("Find objects in your own images", tiles, charts, sections)}
