@@ -10,12 +10,12 @@ import tetravit
 
 ORDER = [
     *("registry", "structures", "kernels", "layers", "boxes", "backbones", "heads", "weights"),
-    *("data", "metrics", "models", "tasks", "engine", "recipe", "optimize"),
+    *("data", "metrics", "models", "tasks", "engine", "recipe", "runtimes"),
     *("evaluate", "draw", "predict", "report", "train", "benchmark", "export", "explain", "studies"),
     *("cli", "__main__"),
 ]
 SHARED = {"base", "pyramid"}  # what siblings in a menu folder may import of each other
-MENUS = ["backbones", "heads", "data/datasets", "data/transforms", "tasks", "export", "cli"]
+MENUS = ["backbones", "heads", "data/datasets", "data/transforms", "tasks", "runtimes", "export", "cli"]
 ROOT = Path(tetravit.__file__).parent
 
 

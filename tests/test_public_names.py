@@ -26,6 +26,7 @@ PUBLIC = [
     "create_segmenter",
     "list_models",
     "load",
+    "optimize",
 ]
 
 

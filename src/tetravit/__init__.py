@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tetravit.models import list_models as list_models
     from tetravit.models.load import load as load
     from tetravit.recipe import Recipe as Recipe
+    from tetravit.runtimes import optimize as optimize
     from tetravit.structures import Batch as Batch
     from tetravit.structures import Detections as Detections
     from tetravit.structures import Preprocess as Preprocess
@@ -38,6 +39,7 @@ _HOMES = {
     "create_segmenter": "tetravit.models",
     "list_models": "tetravit.models",
     "load": "tetravit.models.load",
+    "optimize": "tetravit.runtimes",
 }
 
 __all__ = [*_HOMES, "__version__"]

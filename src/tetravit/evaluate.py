@@ -150,6 +150,7 @@ def evaluate(
     split: Split = "val",
     device: str = "auto",
     accept_license: bool = False,
+    prepare: Callable[[Model], Model] | None = None,
     on_batch: Callable[[int], object] = lambda count: None,
 ) -> Result:
     """Score trained weights on the data of their own run, or on other data.
@@ -161,6 +162,7 @@ def evaluate(
         split: which part of the data.
         device: auto, cpu, cuda, cuda:N or mps.
         accept_license: agree to a licence that forbids commercial use; asked for once.
+        prepare: what is done to the model on its device before it is scored.
         on_batch: told the number of images before each batch.
 
     Raises:
@@ -168,6 +170,8 @@ def evaluate(
     """
     where = pick_device(device)
     model = load(source, accept_license=accept_license)
+    if prepare is not None:
+        model = prepare(model.to(where))
     recipe = loads(_recipe_text(source) or USUAL[model.task], overrides, name=f"The recipe in {source}")
     prepared = _input(model, recipe.data, overrides)
     loader = open_data(recipe.data, prepared, class_names=model.class_names, split=split)

@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 
+from tetravit.benchmark.against import Contest, contest
 from tetravit.benchmark.flops import count, count_macs
 from tetravit.benchmark.memory import peak_mib
+from tetravit.benchmark.picture import slope
 from tetravit.benchmark.speed import Row, measure
 from tetravit.benchmark.table import caption, markdown
 from tetravit.models import create_model
@@ -49,9 +51,25 @@ def test_rows_of_different_kinds_share_no_table():
     [
         (["deit_tny"], "Unknown model 'deit_tny'. Did you mean 'deit_tiny'?"),
         (["deit_tiny", "--dtype", "int8"], "dtype takes one of float32, bfloat16, float16; got 'int8'."),
-        (["deit_tiny", "--mode", "training"], "Unknown mode 'training'. Did you mean 'train'?"),
+        (
+            ["deit_tiny", "--size", "1k"],
+            "--size takes pixels from 32 up, or several with commas between; got '1k'.",
+        ),
+        (
+            ["deit_tiny", "--size", "16"],
+            "--size takes pixels from 32 up, or several with commas between; got '16'.",
+        ),
+        (["deit_tiny", "--against", "tim"], "Unknown contender 'tim'. Did you mean 'timm'?"),
+        (
+            ["deit_tiny", "--train", "--against", "openvino"],
+            "openvino does not train; contenders that do: plain, timm, compile.",
+        ),
+        (
+            ["deit_tiny", "--compile", "--optimize"],
+            "--compile goes without --against, --optimize, --picture and several sizes.",
+        ),
     ],
-    ids=["model", "dtype", "mode"],
+    ids=["model", "dtype", "size", "small", "contender", "idle", "compile"],
 )
 def test_mistakes(ask, arguments, text):
     answer = ask("benchmark", *arguments)
@@ -72,3 +90,37 @@ def test_counting_leaves_the_model_as_it_was():
     count_macs(model, torch.zeros(1, 3, 32, 32))
     assert not frozen.requires_grad
     assert sum(not p.requires_grad for p in model.parameters()) == 1
+
+
+@pytest.mark.slow  # a process for each contender
+def test_contenders_take_turns_in_processes_of_their_own(ask, tmp_path):
+    picture = tmp_path / "sizes.png"
+    answer = ask(
+        *("benchmark", "xcit_nano_12_p16", "--against", "timm", "--size", "64,96", "--batch", "1"),
+        *("--rounds", "2", "--json", "--picture", picture),
+    )
+    rows = [Contest(**json.loads(line)) for line in answer.out.splitlines()]
+    assert [(row.contender, row.size) for row in rows] == [
+        *(("plain", 64), ("timm", 64)),
+        *(("plain", 96), ("timm", 96)),
+    ]
+    for row in rows:
+        assert row.failed == ""
+        assert 0 < row.share < 1
+    assert [row.ratio for row in rows if row.contender == "timm"] == [1.0, 1.0]
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_a_contender_that_fails_is_named_and_costs_no_other_its_figures():
+    rows = contest(["gcvit_large_512"], ["timm", "plain"], sizes=[32], batch=1, rounds=1, seconds=0.01)
+    assert rows[0].failed == "ValueError: timm has no model 'gcvit_large_512'."
+    assert rows[0].images_per_s is None
+    assert rows[1].images_per_s > 0
+    assert rows[1].ratio is None
+
+
+def test_the_slope_is_that_of_tokens():
+    sizes = [224, 448, 896]
+    assert slope(sizes, [s**2 for s in sizes]) == pytest.approx(1.0)
+    assert slope(sizes, [7 * s**4 for s in sizes]) == pytest.approx(2.0)

@@ -1,7 +1,9 @@
 """Measured rows as a Markdown table: what README prints."""
 
+import statistics
 from collections.abc import Sequence
 
+from tetravit.benchmark.against import Contest
 from tetravit.benchmark.speed import Row
 
 COLUMNS = ("model", "parameters", "GMACs", "images/s", "spread", "peak MiB", "of this machine")
@@ -42,3 +44,37 @@ def markdown(rows: Sequence[Row]) -> str:
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "--:|" * (len(COLUMNS) - 1)]
     lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
     return "\n".join([*lines, "", caption(rows)])
+
+
+CONTEST_COLUMNS = ("model", "contender", "px", "images/s", "spread", "of timm", "of the floor", "peak MiB")
+
+
+def contest_cells(row: Contest) -> list[str]:
+    """One row of a table under `CONTEST_COLUMNS`."""
+
+    def text(value: float | None, form: str) -> str:
+        return "-" if value is None else form.format(value)
+
+    return [
+        row.model,
+        row.contender,
+        str(row.size),
+        text(row.images_per_s, "{:,.2f}"),
+        text(row.spread, "{:.1%}"),
+        text(row.ratio, "{:.2f}"),
+        text(row.share, "{:.0%}"),
+        text(row.peak_mib, "{:,.0f}"),
+    ]
+
+
+def contest_caption(rows: Sequence[Contest]) -> str:
+    """What the rows have in common, in one line."""
+    first = rows[0]
+    what = {"predict": "forward", "train": "forward and backward"}[first.mode]
+    processor = f"{first.device}, {first.threads} threads" if first.threads else first.device
+    rate = statistics.median(row.product_tflops for row in rows)
+    copied = statistics.median(row.copy_gb_s for row in rows)
+    return (
+        f"{what}, {first.dtype}, batch {first.batch}; {processor}; torch {first.torch};"
+        f" matrix products {rate:.3g} TFLOP/s, copies {copied:.3g} GB/s"
+    )

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
+
+Model = TypeVar("Model")
 
 WIDE = 240  # columns of a table that goes into a pipe or a file: nothing is cut
 PACKAGE = Path(__file__).parents[1]
@@ -118,3 +120,13 @@ def complete_models(incomplete: str) -> list[str]:
 def complete_recipes(incomplete: str) -> list[str]:
     """Names of recipes that begin with what is typed, for the shell."""
     return [name for name in recipe_files() if name.startswith(incomplete)]
+
+
+def optimized(model: Model) -> Model:
+    """The model in its fastest form here; which that is goes to standard error."""
+    from tetravit.runtimes import optimize
+
+    fast: Any = optimize(model)  # type: ignore[type-var]
+    say(f"Runs with {fast.optimized}")
+    found: Model = fast
+    return found

@@ -1,46 +1,68 @@
-"""`tetravit benchmark`: measure models on this machine."""
+"""`tetravit benchmark`: measure models on this machine, alone or against other ways of running them."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tetravit.cli.base import complete_models, print_rows, print_table, progress, say
-from tetravit.registry import pick
-
-MODES = ("predict", "train")
 
 
 def benchmark(
     models: Annotated[
         list[str], typer.Argument(help="Names from `tetravit list models`.", autocompletion=complete_models)
     ],
-    size: Annotated[int, typer.Option(metavar="PX", min=32, help="Image side.")] = 224,
+    size: Annotated[str, typer.Option(metavar="PX[,PX...]", help="Image side, or several.")] = "224",
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images per call.")] = 8,
-    mode: Annotated[str, typer.Option(help="predict (forward) or train (forward and backward).")] = "predict",
+    train: Annotated[bool, typer.Option("--train", help="Forward and backward.")] = False,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    compiled: Annotated[bool, typer.Option("--compile", help="Through torch.compile.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Ours through torch.compile.")] = False,
+    optimized: Annotated[
+        bool, typer.Option("--optimize", help="Ours as `tetravit.optimize` makes it, beside the plain form.")
+    ] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[,NAME...]",
+            help="timm's model of the same name, in the same run: timm (as it is), compile, onnxruntime, openvino.",
+        ),
+    ] = None,
     rounds: Annotated[
         int, typer.Option(metavar="N", min=1, help="Interleaved rounds; the median counts.")
     ] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per model.")] = False,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw the rows: PNG, SVG or PDF by its ending.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per row.")] = False,
 ) -> None:
     """Measure speed, memory and the share of this machine's limit."""
-    pick(dict.fromkeys(MODES), mode, "mode")
-    from tetravit.benchmark.speed import measure
-    from tetravit.benchmark.table import COLUMNS, caption, cells
+    sizes = _sizes(size)
     from tetravit.engine.distributed import pick_device
     from tetravit.models import resolve
 
     names = list(dict.fromkeys(resolve(name) for name in models))
     where = pick_device(device)
+    if against or optimized or picture or len(sizes) > 1:
+        if compiled:
+            raise ValueError("--compile goes without --against, --optimize, --picture and several sizes.")
+        contenders = [
+            "plain",
+            *(["optimized"] if optimized else []),
+            *(against.split(",") if against else []),
+        ]
+        _contest(names, contenders, sizes, batch, train, dtype, str(where), rounds, picture, as_json)
+        return
+    from tetravit.benchmark.speed import measure
+    from tetravit.benchmark.table import COLUMNS, caption, cells
+
     with progress(f"of {rounds} rounds") as advance:
         rows = measure(
             names,
-            size=size,
+            size=sizes[0],
             batch=batch,
-            mode=mode,  # type: ignore[arg-type]
+            mode="train" if train else "predict",
             dtype=dtype,
             device=where,
             compiled=compiled,
@@ -52,3 +74,54 @@ def benchmark(
         return
     print_table(COLUMNS, [cells(row) for row in rows], right=COLUMNS[1:])
     say(caption(rows))
+
+
+def _contest(
+    names: list[str],
+    contenders: list[str],
+    sizes: list[int],
+    batch: int,
+    train: bool,
+    dtype: str,
+    device: str,
+    rounds: int,
+    picture: Path | None,
+    as_json: bool,
+) -> None:
+    from tetravit.benchmark.against import contest
+    from tetravit.benchmark.table import CONTEST_COLUMNS, contest_caption, contest_cells
+
+    if picture is not None and not picture.parent.is_dir():
+        raise ValueError(f"There is no folder {str(picture.parent)!r} for the picture.")
+    with progress(f"of {rounds * len(names) * len(sizes)} rounds") as advance:
+        rows = contest(
+            names,
+            contenders,
+            sizes=sizes,
+            batch=batch,
+            mode="train" if train else "predict",
+            dtype=dtype,
+            device=device,
+            rounds=rounds,
+            on_round=advance,
+        )
+    if as_json:
+        print_rows(asdict(row) for row in rows)
+    else:
+        print_table(CONTEST_COLUMNS, [contest_cells(row) for row in rows], right=CONTEST_COLUMNS[2:])
+        for row in rows:
+            if row.failed:
+                say(f"{row.contender} on {row.model} at {row.size} px: {row.failed}")
+        say(contest_caption(rows))
+    if picture is not None:
+        from tetravit.benchmark.picture import draw
+
+        draw(rows, picture)
+        say(f"Drew {picture}.")
+
+
+def _sizes(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.strip().isdigit() and int(part) >= 32 for part in parts):
+        raise ValueError(f"--size takes pixels from 32 up, or several with commas between; got {text!r}.")
+    return list(dict.fromkeys(int(part) for part in parts))

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from tetravit.cli.base import AcceptLicense, print_rows, print_table, progress, say
+from tetravit.cli.base import optimized as optimized_form
 from tetravit.registry import pick
 
 SPLITS = ("val", "train")
@@ -26,6 +27,9 @@ def evaluate(
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Also how good each class is (label maps).")
     ] = False,
+    optimized: Annotated[
+        bool, typer.Option("--optimize", help="First find the fastest way to run the model on this machine.")
+    ] = False,
     accept_license: AcceptLicense = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
@@ -41,6 +45,7 @@ def evaluate(
             split=split,  # type: ignore[arg-type]
             device=device,
             accept_license=accept_license,
+            prepare=optimized_form if optimized else None,
             on_batch=advance,
         )
     for name, cause in result.bad.items():

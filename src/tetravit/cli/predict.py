@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from tetravit.cli.base import AcceptLicense, print_rows, print_table, say
+from tetravit.cli.base import optimized as optimized_form
 
 
 def predict(
@@ -54,6 +55,9 @@ def predict(
     results: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write COCO's result format here (detectors).")
     ] = None,
+    optimized: Annotated[
+        bool, typer.Option("--optimize", help="First find the fastest way to run the model on this machine.")
+    ] = False,
     accept_license: AcceptLicense = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per image.")] = False,
 ) -> None:
@@ -84,6 +88,8 @@ def predict(
         raise ValueError(f"--save-maps is for the task segment; {model} can {loaded.task}.")
     if results is not None and loaded.task != "detect":
         raise ValueError(f"--results is for the task detect; {model} can {loaded.task}.")
+    if optimized:
+        loaded = optimized_form(loaded.to(where))
     answers = ask(loaded, files, topk=topk, batch_size=batch, device=where, **looks)
     for folder in (draw, save_maps):
         if folder is not None:

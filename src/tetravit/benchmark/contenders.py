@@ -1,0 +1,178 @@
+"""Ways of running a model that are measured against each other, each in a process of its own.
+
+Ours: `plain`, the model as it is; `optimized`, what `tetravit.optimize` makes of it. timm's model of the same name:
+`timm` eagerly, `compile` through torch.compile, `onnxruntime` and `openvino` through those programs.
+"""
+
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tetravit.benchmark.memory import peak_mib
+from tetravit.models import create_model
+from tetravit.runtimes import optimize
+from tetravit.runtimes.base import needs
+
+Mode = Literal["predict", "train"]
+Call = Callable[[], object]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a contender does in a round: calls on images of one shape."""
+
+    model: str
+    contender: str
+    size: int
+    batch: int
+    dtype: str
+    mode: Mode
+    device: str
+    threads: int
+
+
+def timm_name(name: str) -> str:
+    """timm's name of a model of ours.
+
+    Raises:
+        ValueError: if timm is missing or has no such model.
+    """
+    why = needs("timm", "timm")
+    if why:
+        raise ValueError(f"timm cannot be measured: {why}.")
+    import timm
+
+    for theirs in (name, f"{name}_224", f"{name}_patch16_224"):
+        if timm.is_model(theirs):
+            return theirs
+    raise ValueError(f"timm has no model {name!r}.")
+
+
+def _timm(task: Task) -> nn.Module:
+    import timm
+
+    given = {"img_size": task.size} if task.model.startswith(("deit", "convit")) else {}
+    model: nn.Module = timm.create_model(timm_name(task.model), **given)
+    return model
+
+
+def _plain(task: Task, images: Tensor) -> Call:
+    return _stepping(create_model(task.model, image_size=task.size), task, images)
+
+
+def _optimized(task: Task, images: Tensor) -> Call:
+    model = create_model(task.model, image_size=task.size).eval().to(task.device)
+    fast = optimize(model, DTYPES[task.dtype], example=images)
+    return lambda: fast(images)
+
+
+def _timm_eager(task: Task, images: Tensor) -> Call:
+    return _stepping(_timm(task), task, images)
+
+
+def _timm_compiled(task: Task, images: Tensor) -> Call:
+    model = _timm(task)
+    model.compile()
+    return _stepping(model, task, images)
+
+
+def _timm_onnxruntime(task: Task, images: Tensor) -> Call:
+    import onnxruntime
+
+    program = torch.export.export(_timm(task).eval(), (images,))
+    found = torch.onnx.export(program, dynamo=True, verbose=False)
+    assert found is not None
+    graph = found.model_proto.SerializeToString()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = task.threads
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    feed = {session.get_inputs()[0].name: images.numpy()}
+    return lambda: session.run(None, feed)
+
+
+def _timm_openvino(task: Task, images: Tensor) -> Call:
+    import openvino
+
+    program = torch.export.export(_timm(task).eval(), (images.float(),))
+    settings = {
+        "INFERENCE_NUM_THREADS": task.threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[task.dtype],
+    }
+    compiled = openvino.Core().compile_model(openvino.convert_model(program), "CPU", settings)
+    request, feed = compiled.create_infer_request(), {0: images.float().numpy()}
+    return lambda: request.infer(feed, share_inputs=True)
+
+
+CONTENDERS: dict[str, Callable[[Task, Tensor], Call]] = {
+    "plain": _plain,
+    "optimized": _optimized,
+    "timm": _timm_eager,
+    "compile": _timm_compiled,
+    "onnxruntime": _timm_onnxruntime,
+    "openvino": _timm_openvino,
+}
+TRAINING = ("plain", "timm", "compile")
+
+
+def serve(task: Task, line: Connection) -> None:
+    """In a process of its own: build, say so, then answer each number of seconds with the times of its calls.
+
+    The first answer is the peak memory of a call in MiB, or a text that says what went wrong.
+    """
+    try:
+        torch.set_num_threads(task.threads)
+        torch.manual_seed(0)
+        dtype = DTYPES[task.dtype] if task.contender in ("plain", "optimized") else torch.float32
+        images = torch.randn(task.batch, 3, task.size, task.size, device=task.device, dtype=dtype)
+        with torch.no_grad() if task.mode == "predict" else torch.enable_grad():
+            call = CONTENDERS[task.contender](task, images)
+            call()
+            line.send(peak_mib(call, torch.device(task.device)))
+            while (seconds := line.recv()) is not None:
+                line.send(_times(call, task.device, seconds))
+    except EOFError:
+        pass  # nobody listens any more
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [traceback.format_exc(limit=1)]
+        line.send(f"{type(error).__name__}: {lines[0][:200]}")
+
+
+def _stepping(model: nn.Module, task: Task, images: Tensor) -> Call:
+    """Forward, or forward and backward. timm's models run in lower precision as their users do it: autocast."""
+    dtype, kind = DTYPES[task.dtype], torch.device(task.device).type
+    model = model.to(task.device).train(task.mode == "train")
+    ours = task.contender == "plain" and task.mode == "predict"
+    if ours:
+        model = model.to(dtype)
+    mixed = dtype != torch.float32 and not ours
+    images = images if ours else images.float()
+    labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+
+    def step() -> None:
+        with torch.autocast(kind, dtype, enabled=mixed):
+            logits = model(images)
+        if task.mode == "train":
+            F.cross_entropy(logits.float(), labels).backward()
+            model.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _times(call: Call, device: str, seconds: float) -> list[float]:
+    taken: list[float] = []
+    while not taken or sum(taken) < seconds:
+        start = time.perf_counter()
+        call()
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+        taken.append(time.perf_counter() - start)
+    return taken

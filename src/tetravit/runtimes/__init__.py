@@ -1,0 +1,182 @@
+"""A model -> the same model in the form that is fastest here. One way of running per file."""
+
+import copy
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from tetravit.models import Classifier, Detector, PyramidBackbone, Segmenter
+from tetravit.registry import discover, pick
+from tetravit.runtimes.base import Backend, CannotRun, Outputs, Runner
+
+BACKENDS: Mapping[str, Backend] = discover(__name__, "BACKENDS")
+
+__all__ = ["BACKENDS", "CannotRun", "Optimized", "optimize"]
+
+Model = TypeVar("Model", Classifier, Detector, PyramidBackbone, Segmenter)
+
+ERROR = 2e-5  # of float32 outputs, as a share of the largest
+SECONDS = 0.5  # that `auto` measures each backend
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """How a model runs. images_per_s: of each backend that was tried. left_out: those that could not be, and why."""
+
+    backend: str
+    images_per_s: Mapping[str, float] = field(default_factory=dict)
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        rates = sorted(self.images_per_s.items(), key=lambda item: -item[1])
+        tried = ", ".join(f"{name} {rate:.3g}" for name, rate in rates)
+        missing = "".join(f"; without {name}: {why}" for name, why in self.left_out.items())
+        return f"{self.backend}{f' (images/s: {tried})' if tried else ''}{missing}"
+
+
+def optimize(
+    model: Model,
+    dtype: torch.dtype | None = None,
+    backend: str = "auto",
+    example: Tensor | None = None,
+) -> Model:
+    """A copy of `model` for inference, with the same outputs, that runs as fast as this machine can.
+
+    It takes images of any batch and size, as the model does; the first call with a new size may take longer. Of a
+    detector, backbone and adapter are replaced; what follows stays as it is. The copy has no gradients.
+    `copy.optimized` says how it runs.
+
+    Args:
+        model: a trained classifier, segmenter, detector or backbone, on the device it is to run on.
+        dtype: what to compute in; None: the type of the weights. Outputs are float32.
+        backend: "eager", "compile", "onnxruntime", "openvino"; "auto": the fastest of those that are here, by a
+            short measurement.
+        example: images (B, C, Hi, Wi) as they will come, for the measurement; None: one of the model's usual size.
+
+    Raises:
+        ValueError: for an unknown backend, one that cannot be had here or cannot run the model.
+    """
+    parameter = next(model.parameters())
+    device, dtype = parameter.device, dtype or parameter.dtype
+    if example is None:
+        example = torch.zeros(1, model.backbone.in_chans, *_usual_size(model), device=device)
+    example = example.to(device, dtype)
+    if backend != "auto":
+        row = pick(BACKENDS, backend, "backend")
+        why = _unfit(row, device)
+        if why:
+            raise ValueError(f"The backend {backend!r} cannot be had: {why}.")
+        try:
+            return _with(model, row, row.build(_graph(model, dtype), example), Optimized(backend), dtype)
+        except CannotRun as error:
+            raise ValueError(f"The backend {backend!r} cannot run this model: {error}.") from error
+    left_out = {name: why for name, row in BACKENDS.items() if (why := _unfit(row, device))}
+    able = [name for name in BACKENDS if name not in left_out]
+    quick = [name for name in able if not BACKENDS[name].slow]
+    tried = able if device.type != "cpu" or quick == ["eager"] else quick
+    plain = _run(_graph(model, dtype), example)
+    runners: dict[str, Runner] = {}
+    rates: dict[str, float] = {}
+    for name in tried:
+        try:
+            runner = BACKENDS[name].build(_graph(model, dtype), example)
+            _check(runner(example), plain, dtype)
+        except CannotRun as error:
+            left_out[name] = str(error)
+            continue
+        runners[name], rates[name] = runner, _rate(runner, example)
+    best = max(rates, key=lambda name: rates[name])
+    return _with(model, BACKENDS[best], runners[best], Optimized(best, rates, left_out), dtype)
+
+
+class _Maps(nn.Module):
+    """The part of a detector that is replaced."""
+
+    def __init__(self, model: Detector) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        return self.model.feature_maps(images)
+
+
+def _graph(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy of what is to be run, in evaluation mode, images in and tensors out."""
+    part = copy.deepcopy(model).eval().requires_grad_(False).to(dtype)
+    return _Maps(part) if isinstance(part, Detector) else part
+
+
+def _with(model: Model, row: Backend, runner: Runner, how: Optimized, dtype: torch.dtype) -> Model:
+    """A copy of the model whose images go through `runner`, but for sizes that the backend does not take.
+
+    The first answer at each size is compared with that of the plain model; a size at which they differ stays with
+    the plain one, so that an optimised model never gives other answers.
+    """
+    plain = _graph(model, dtype)
+    trusted: dict[tuple[int, ...], bool] = {}
+
+    def run(images: Tensor) -> Outputs:
+        images, size = images.to(dtype), tuple(images.shape[2:])
+        fits = row.smallest <= min(size) and max(size) <= row.largest
+        if fits and size not in trusted:
+            trusted[size] = not row.compared or _same(runner(images[:1]), _run(plain, images[:1]), dtype)
+        found = runner(images) if fits and trusted[size] else _run(plain, images)
+        return found.float() if isinstance(found, Tensor) else [x.float() for x in found]
+
+    fast = copy.deepcopy(model).eval().requires_grad_(False)
+    setattr(fast, "feature_maps" if isinstance(fast, Detector) else "forward", run)
+    fast.optimized = how  # type: ignore[assignment]
+    return fast
+
+
+def _same(found: Outputs, plain: Outputs, dtype: torch.dtype) -> bool:
+    try:
+        _check(found, plain, dtype)
+    except CannotRun:
+        return False
+    return True
+
+
+def _unfit(row: Backend, device: torch.device) -> str:
+    if device.type not in row.devices:
+        return f"it runs on {' or '.join(row.devices)}, not on {device.type}"
+    return row.ready()
+
+
+def _usual_size(model: nn.Module) -> tuple[int, int]:
+    side = model.input.size if isinstance(model, Classifier) else 512
+    return side, side
+
+
+def _run(model: nn.Module, images: Tensor) -> Outputs:
+    with torch.inference_mode():
+        return model(images)  # type: ignore[no-any-return]
+
+
+def _check(found: Outputs, plain: Outputs, dtype: torch.dtype) -> None:
+    """Raises: CannotRun if the outputs are not those of the plain model."""
+    pairs = [(found, plain)] if isinstance(found, Tensor) else list(zip(found, plain, strict=True))
+    for got, wanted in pairs:
+        assert isinstance(got, Tensor)
+        assert isinstance(wanted, Tensor)
+        limit = ERROR if dtype == torch.float32 else 0.1
+        error = ((got.float() - wanted.float()).abs().max() / wanted.float().abs().max().clamp(min=1)).item()
+        if not error <= limit:
+            raise CannotRun(f"its outputs differ by {error:.1e} of the largest, more than {limit:g}")
+
+
+def _rate(runner: Runner, example: Tensor) -> float:
+    """Images per second: the best of several calls within `SECONDS`."""
+    best, start = float("inf"), time.perf_counter()
+    while time.perf_counter() - start < SECONDS or best == float("inf"):
+        before = time.perf_counter()
+        found = runner(example)
+        if example.device.type == "cuda":
+            torch.cuda.synchronize(example.device)
+        del found
+        best = min(best, time.perf_counter() - before)
+    return len(example) / best

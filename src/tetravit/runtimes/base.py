@@ -1,0 +1,124 @@
+"""What every way of running a model offers, and the graph that graph programs start from.
+
+Shapes: B batch, C channels, Hi Wi image.
+"""
+
+import io
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+SMALLEST, LARGEST = 64, 4096  # pixels a side that a captured graph takes; below, the deepest map is one cell
+MOST = 4096  # images a batch
+KEPT = 16  # shapes whose compiled programs stay in memory
+
+Outputs = Tensor | list[Tensor]
+Runner = Callable[[Tensor], Outputs]
+Program = TypeVar("Program")
+
+
+class CannotRun(ValueError):
+    """A backend that cannot run a model here; the text says why."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way of running a model.
+
+    build: model and example images -> what runs it. ready: why it cannot be had here; "" where it can.
+    devices: types of devices it runs on. smallest, largest: pixels a side; other images go through the plain model.
+    compared: whether its answer is compared with the plain model's once per size. slow: building takes a minute, so
+    `auto` tries it only where nothing else is left, or where it is the usual one.
+    """
+
+    build: Callable[[nn.Module, Tensor], Runner]
+    ready: Callable[[], str] = lambda: ""
+    devices: tuple[str, ...] = ("cpu",)
+    smallest: int = 1
+    largest: int = 2**31
+    compared: bool = False
+    slow: bool = False
+
+
+def fold(model: nn.Module) -> None:
+    """Put every batch norm that follows a convolution in a `Sequential` into that convolution."""
+    for module in list(model.modules()):
+        if not isinstance(module, nn.Sequential):
+            continue
+        for i in range(len(module) - 1):
+            conv, norm = module[i], module[i + 1]
+            if type(conv) is nn.Conv2d and isinstance(norm, nn.BatchNorm2d) and not norm.training:
+                module[i], module[i + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
+
+
+def capture(model: nn.Module, example: Tensor) -> ExportedProgram:
+    """The graph of a model for images of any batch, `SMALLEST` to `LARGEST` pixels a side.
+
+    Raises:
+        CannotRun: if the graph holds for some sizes alone.
+    """
+    # A batch of one, and a square, would make the graph one for such images.
+    height, width = (max(SMALLEST + 32, side) for side in example.shape[2:])
+    if height == width:
+        width += 32
+    images = example.new_zeros(2, example.shape[1], height, width)
+    sides = {2: Dim("height", min=SMALLEST, max=LARGEST), 3: Dim("width", min=SMALLEST, max=LARGEST)}
+    dims = {0: Dim("batch", min=1, max=MOST), **sides}
+    try:
+        with torch.no_grad():
+            return torch.export.export(model, (images,), dynamic_shapes=(dims,))
+    except Exception as error:
+        raise CannotRun(f"the graph cannot be captured for every size: {_first_line(error)}") from error
+
+
+def to_onnx(model: nn.Module, example: Tensor) -> bytes:
+    """The graph of a model as ONNX, weights included.
+
+    Raises:
+        CannotRun: if there is none.
+    """
+    program = capture(model, example)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # it reports on itself
+            warnings.simplefilter("ignore")
+            found = torch.onnx.export(program, dynamo=True, verbose=False)
+            assert found is not None
+            return found.model_proto.SerializeToString()  # type: ignore[no-any-return]
+    except Exception as error:
+        raise CannotRun(f"the graph has no ONNX form: {_first_line(error)}") from error
+
+
+class PerShape(Generic[Program]):
+    """Programs compiled for one shape each, the last `KEPT` of them."""
+
+    def __init__(self, compile: Callable[[Sequence[int]], Program]) -> None:
+        self._compile = compile
+        self._kept: OrderedDict[tuple[int, ...], Program] = OrderedDict()
+
+    def __call__(self, shape: Sequence[int]) -> Program:
+        key = tuple(shape)
+        if key not in self._kept:
+            self._kept[key] = self._compile(key)
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(key)
+        return self._kept[key]
+
+
+def needs(package: str, extra: str) -> str:
+    """Why a backend over an optional package cannot be had; "" where the package is there."""
+    from importlib.util import find_spec
+
+    return "" if find_spec(package) else f"it needs the extra: pip install 'tetravit[{extra}]'"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

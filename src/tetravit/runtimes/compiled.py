@@ -1,0 +1,22 @@
+"""One program per shape by torch's own compiler, with the weights laid out for this processor."""
+
+import torch
+from torch import Tensor, nn
+
+from tetravit.runtimes.base import Backend, Outputs, Runner, fold
+
+
+def build(model: nn.Module, example: Tensor) -> Runner:
+    from torch._inductor import config
+
+    fold(model)
+    compiled = torch.compile(model, dynamic=False)
+
+    def run(images: Tensor) -> Outputs:
+        with torch.no_grad(), config.patch(freezing=True):
+            return compiled(images)  # type: ignore[no-any-return]
+
+    return run
+
+
+BACKENDS = {"compile": Backend(build, devices=("cpu", "cuda"), slow=True)}

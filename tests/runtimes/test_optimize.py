@@ -1,0 +1,125 @@
+"""The optimised form is the same model: same answers at every size, whatever runs it."""
+
+import pytest
+import torch
+
+from tetravit.models import create_backbone, create_detector, create_model, create_segmenter
+from tetravit.runtimes import BACKENDS, base, optimize
+
+SHAPES = [(1, 3, 64, 64), (3, 3, 96, 160), (2, 3, 64, 64), (1, 3, 32, 48)]
+SMALL = {"depth": 2}
+
+
+@pytest.fixture(scope="module")
+def model():
+    return create_model("xcit_nano_12_p16", num_classes=5, image_size=64, **SMALL).eval()
+
+
+def images(shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+def error(fast, plain, shape):
+    x = images(shape)
+    with torch.no_grad():
+        got, wanted = fast(x), plain(x)
+    pairs = [(got, wanted)] if isinstance(got, torch.Tensor) else zip(got, wanted, strict=True)
+    return max(((g - w).abs().max() / w.abs().max().clamp(min=1)).item() for g, w in pairs)
+
+
+def test_norms_behind_convolutions_are_folded_away(model):
+    fast = optimize(model, backend="eager")
+    assert max(error(fast, model, shape) for shape in SHAPES) < 2e-6
+    assert fast.optimized.backend == "eager"
+    assert isinstance(model.backbone.patch_embed[0][1], torch.nn.BatchNorm2d)  # the model itself is as it was
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("xcit_nano_12_p16", SMALL),
+        ("deit_tiny", SMALL),
+        ("convit_tiny", {"depth": 4, "num_gpsa": 3}),
+        ("gcvit_xxtiny", {"depths": (1, 1, 1, 1)}),
+        ("twins_svt_small", {"depths": (1, 1, 2, 1)}),
+        ("twins_pcpvt_small", {"depths": (1, 1, 1, 1)}),
+    ],
+)
+def test_one_graph_serves_every_batch_and_size(name, options, backend):
+    pytest.importorskip(backend)
+    plain = create_model(name, num_classes=5, image_size=64, **options).eval()
+    fast = optimize(plain, backend=backend, example=images(SHAPES[0]))
+    assert max(error(fast, plain, shape) for shape in SHAPES) < 2e-5
+
+
+@pytest.mark.slow
+def test_maps_of_a_backbone_and_logits_of_a_segmenter():
+    pytest.importorskip("openvino")
+    for plain in (
+        create_backbone("xcit_nano_12_p16", depth=4, out_blocks=(0, 1, 2, 3)),
+        create_segmenter(
+            "xcit_nano_12_p16", head="semantic_fpn", num_classes=3, depth=4, out_blocks=(0, 1, 2, 3)
+        ),
+    ):
+        plain = plain.eval()
+        fast = optimize(plain, backend="openvino", example=images((1, 3, 64, 96)))
+        assert max(error(fast, plain, shape) for shape in [(1, 3, 64, 96), (2, 3, 96, 64)]) < 2e-5
+
+
+def test_a_detector_finds_the_same():
+    plain = create_detector("xcit_nano_12_p16", num_classes=3, depth=4, out_blocks=(0, 1, 2, 3)).eval()
+    fast = optimize(plain, backend="eager", example=images((1, 3, 64, 64)))
+    (got,), (wanted,) = (m.detect(images((1, 3, 96, 64))) for m in (fast, plain))
+    torch.testing.assert_close(got.boxes, wanted.boxes, rtol=1e-4, atol=1e-3)
+    assert type(fast) is type(plain)
+
+
+def test_auto_takes_the_fastest_and_says_what_it_tried(model, monkeypatch):
+    rates = iter([100.0, 300.0])
+    monkeypatch.setattr("tetravit.runtimes._rate", lambda runner, example: next(rates))
+    eager = BACKENDS["eager"]
+    broken = base.Backend(lambda model, example: pytest.fail("was built"), lambda: "it needs luck")
+    wrong = base.Backend(lambda model, example: lambda x: model(x) + 1.0)
+    monkeypatch.setattr(
+        "tetravit.runtimes.BACKENDS", {"eager": eager, "other": eager, "wrong": wrong, "broken": broken}
+    )
+    fast = optimize(model)
+    assert fast.optimized.backend == "other"
+    assert str(fast.optimized) == (
+        "other (images/s: other 300, eager 100); without broken: it needs luck; without wrong: its outputs differ"
+        " by 1.0e+00 of the largest, more than 2e-05"
+    )
+
+
+def test_a_size_with_other_answers_stays_with_the_plain_model(model, monkeypatch):
+    def build(graph, example):
+        return lambda x: graph(x) + (1.0 if x.shape[2] == 96 else 0.0)
+
+    monkeypatch.setitem(BACKENDS, "odd", base.Backend(build, smallest=64, compared=True))
+    fast = optimize(model, backend="odd")
+    assert all(error(fast, model, shape) < 1e-6 for shape in SHAPES)
+
+
+def test_lower_precision_keeps_float32_outputs(model):
+    fast = optimize(model, torch.bfloat16, backend="eager")
+    x = images(SHAPES[0])
+    with torch.no_grad():
+        got, wanted = fast(x), model(x)
+    assert got.dtype == torch.float32
+    assert 0 < (got - wanted).abs().max() < 0.1
+
+
+def test_the_copy_has_no_gradients(model):
+    assert not any(p.requires_grad for p in optimize(model, backend="eager").parameters())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_mistakes(model, monkeypatch):
+    with pytest.raises(ValueError, match=r"^Unknown backend 'openvin'\. Did you mean 'openvino'\?$"):
+        optimize(model, backend="openvin")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    text = r"^The backend 'openvino' cannot be had: it needs the extra: pip install 'tetravit\[openvino\]'\.$"
+    with pytest.raises(ValueError, match=text):
+        optimize(model, backend="openvino")
