@@ -47,7 +47,7 @@ class ObjectTable:
     """Grows by `image` and `add`; after `close` it answers. Objects may come in any order of their images.
 
     names: of the images, relative to a folder. sizes: (N, 2) height and width, 0 where it is not known before the
-    image is read. ids: (N,) as in the annotations.
+    image is read: boxes and polygons are then shares of it. ids: (N,) as in the annotations.
     """
 
     def __init__(self) -> None:
@@ -135,8 +135,8 @@ class ObjectTable:
         """The numbers of an image's objects, in the order they came."""
         return self.order[self.starts[row] : self.starts[row + 1]]
 
-    def mask(self, k: int, height: int, width: int) -> np.ndarray | None:
-        """The mask of object `k`, bool (Hi, Wi); None: it has none."""
+    def mask(self, row: int, k: int, height: int, width: int) -> np.ndarray | None:
+        """The mask of object `k` of image `row`, bool (Hi, Wi); None: it has none."""
         codes = self._codes[self._code_ends[k - 1] if k else 0 : self._code_ends[k]]
         if codes:
             return counts_mask(counts_of(bytes(codes)), height, width)
@@ -145,9 +145,11 @@ class ObjectTable:
             return None
         ends = self._value_ends[first:last]
         begin = int(self._value_ends[first - 1]) if first else 0
-        scale = EXACT if self._values.dtype == np.int32 else 1.0
-        parts = np.split(self._values[begin : ends[-1]] / scale, ends[:-1] - begin)
-        return polygon_mask(parts, height, width)
+        values = self._values[begin : ends[-1]]
+        values = values / EXACT if values.dtype == np.int32 else values
+        if not self.sizes[row].all():
+            values = values * np.tile([width, height], len(values) // 2)  # shares of the image
+        return polygon_mask(np.split(values, ends[:-1] - begin), height, width)
 
 
 class ObjectSet:
@@ -237,7 +239,7 @@ class ObjectSet:
             which, boxes = which[large], boxes[large]
         masks = None
         if self.masks == "read":
-            found = [table.mask(int(k), *size) for k in which]
+            found = [table.mask(row, int(k), *size) for k in which]
             if all(mask is not None for mask in found):
                 masks = torch.from_numpy(np.stack(found) if found else np.zeros((0, *size), bool))  # type: ignore[arg-type]
         areas = table.areas[which]

@@ -1,0 +1,154 @@
+"""Objects in Pascal VOC's XML and in YOLO's text: read into the same targets, their faults counted or refused."""
+
+import pytest
+import torch
+from PIL import Image
+
+from tetravit.data.datasets import DATASETS
+
+HEIGHT, WIDTH = 40, 60
+
+
+def xml(*objects, size=f"<width>{WIDTH}</width><height>{HEIGHT}</height>", file="a.png"):
+    rows = "".join(
+        f"<object><name>{name}</name><difficult>{hard}</difficult><bndbox><xmin>{x1}</xmin><ymin>{y1}</ymin>"
+        f"<xmax>{x2}</xmax><ymax>{y2}</ymax></bndbox></object>"
+        for name, hard, x1, y1, x2, y2 in objects
+    )
+    return f"<annotation><filename>{file}</filename><size>{size}</size>{rows}</annotation>"
+
+
+@pytest.fixture
+def voc(tmp_path):
+    def opened(text, split="val", listed="a", **options):
+        for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+            (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "JPEGImages" / "a.png")
+        (tmp_path / "Annotations" / "a.xml").write_text(text)
+        (tmp_path / "ImageSets" / "Main" / f"{split}.txt").write_text(f"{listed}\n")
+        return DATASETS["voc_det"](tmp_path, split, **options)
+
+    return opened
+
+
+def test_voc_counts_pixels_from_1_and_keeps_difficult_objects_apart(voc):
+    dataset = voc(xml(("dog", 0, 1, 1, 10, 20), ("person", 1, 11, 11, 20, 20)))
+    assert len(dataset.class_names) == 20
+    target = dataset[0].target
+    assert target.boxes.tolist() == [[0, 0, 10, 20], [10, 10, 20, 20]]
+    assert [dataset.class_names[k] for k in target.labels] == ["dog", "person"]
+    assert target.crowd.tolist() == [False, True]
+    assert target.masks is None
+    assert voc(xml(("cog", 0, 1, 1, 9, 9)), classes=("cog",))[0].target.labels.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        (("dig", 0, 1, 1, 9, 9), "objects of unknown classes, left out"),
+        (("dog", 0, 9, 1, 8, 9), "boxes with zero or negative sides, left out"),
+        (("dog", 0, "nan", 1, 8, 9), "boxes with sides that are NaN or infinite, left out"),
+        (("dog", 0, "x", 1, 8, 9), "boxes with sides that are NaN or infinite, left out"),
+        (("dog", 0, 70, 1, 80, 9), "boxes outside their image, left out"),
+    ],
+)
+def test_what_voc_cannot_mean_is_counted(voc, row, problem):
+    dataset = voc(xml(("dog", 0, 1, 1, 10, 20), row))
+    assert len(dataset[0].target.boxes) == 1
+    assert dataset.problems.lines() == [f"1 {problem}; the first: a.xml, object 2"]
+
+
+def test_what_voc_lacks_is_said(voc, tmp_path):
+    with pytest.raises(ValueError, match="The data set 'voc_det' needs its root"):
+        DATASETS["voc_det"](None, "val")
+    with pytest.raises(ValueError) as error:
+        voc("<annotation>")
+    file = tmp_path / "Annotations" / "a.xml"
+    assert str(error.value) == f"Cannot read {str(file)!r}: no element found: line 1, column 12."
+    with pytest.raises(ValueError) as error:
+        voc(xml(), listed="../a")
+    assert str(error.value) == "val.txt: file_name is a path below the image folder; got '../a'."
+    with pytest.raises(ValueError) as error:
+        voc(xml(file="../../a.png"))
+    assert str(error.value) == "a.xml: file_name is a path below the image folder; got '../../a.png'."
+    with pytest.raises(ValueError) as error:
+        voc(xml(), val="test")
+    file = tmp_path / "ImageSets" / "Main" / "test.txt"
+    assert str(error.value) == f"Cannot read the list of images {str(file)!r}: no such file or directory."
+
+
+@pytest.fixture
+def yolo(tmp_path):
+    def opened(text, split="val", names="cat\ndog\n", file="classes.txt"):
+        for folder in ("images", "labels"):
+            (tmp_path / folder / split).mkdir(parents=True, exist_ok=True)
+        for name in ("a", "b"):
+            Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / split / f"{name}.png")
+        (tmp_path / "labels" / split / "a.txt").write_text(text)
+        (tmp_path / file).write_text(names)
+        return DATASETS["yolo"](tmp_path, split)
+
+    return opened
+
+
+def test_yolo_boxes_are_shares_of_the_image(yolo):
+    dataset = yolo("1 0.5 0.5 0.5 0.25\n\n0 0.1 0.1 0.2 0.2\n")
+    assert dataset.class_names == ("cat", "dog")
+    target = dataset[0].target
+    torch.testing.assert_close(target.boxes, torch.tensor([[15.0, 15, 45, 25], [0, 0, 12, 8]]))
+    assert target.labels.tolist() == [1, 0]
+    assert target.area.tolist() == pytest.approx([300, 96])
+    assert dataset[1].target.boxes.shape == (0, 4)
+    assert len(yolo("1 0.5 0.5 0.5 0.25", "train")) == 1  # images without an object do not train
+    assert dataset.wide is None
+
+
+def test_yolo_polygons_are_masks(yolo):
+    target = yolo("1 0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75")[0].target
+    assert target.boxes.tolist() == [[15, 10, 45, 30]]
+    assert target.masks[0, 10:30, 15:45].all()
+    assert target.masks.sum() == 600
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path: .\nnames: ['cat', \"dog\"]\nnc: 2\n",
+        "names: [cat, dog]",
+        "names:\n  0: cat\n  1: dog\n",
+        "names:\n- cat\n- dog",
+    ],
+)
+def test_yolo_names_in_yaml(yolo, text):
+    assert yolo("0 0.5 0.5 0.1 0.1", names=text, file="data.yaml").class_names == ("cat", "dog")
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("2 0.5 0.5 0.1 0.1", "objects of unknown classes, left out"),
+        ("0.5 0.5 0.5 0.1 0.1", "objects of unknown classes, left out"),
+        ("0 0.5 0.5 0 0.1", "boxes with zero or negative sides, left out"),
+        ("0 0.5 0.5 nan 0.1", "boxes with sides that are NaN or infinite, left out"),
+        ("0 5 5 0.1 0.1", "boxes outside their image, left out"),
+        ("0 0.5 0.5 0.1", "lines that are neither a box nor a polygon, left out"),
+        ("0 a b c d", "lines that are not numbers, left out"),
+    ],
+)
+def test_what_yolo_cannot_mean_is_counted(yolo, line, problem):
+    dataset = yolo(f"0 0.5 0.5 0.1 0.1\n{line}\n")
+    assert len(dataset[0].target.boxes) == 1
+    assert dataset.problems.lines() == [f"1 {problem}; the first: a.txt, line 2"]
+
+
+def test_what_yolo_lacks_is_said(yolo, tmp_path):
+    with pytest.raises(ValueError, match="The data set 'yolo' needs its root"):
+        DATASETS["yolo"](None, "val")
+    with pytest.raises(ValueError) as error:
+        DATASETS["yolo"](tmp_path, "val")
+    assert str(error.value) == f"There is no folder {str(tmp_path / 'images' / 'val')!r}."
+    with pytest.raises(ValueError) as error:
+        yolo("", names="")
+    assert str(error.value) == (
+        f"The class names of {str(tmp_path)!r} stand in classes.txt, one per line, or data.yaml; got none."
+    )
