@@ -141,3 +141,16 @@ def test_boxes_masks_and_captions_are_drawn():
     assert tuple(pixels[60, 90]) == (200, 0, 0)  # the outline
     assert tuple(pixels[100, 300]) == (255, 255, 255)
     assert (pixels[5:29, 95:130] != 255).any()  # the caption above
+
+
+def test_evaluate_puts_scores_and_classes_in_tables(ask, detector, tmp_path):
+    data = ("data.name=shapes_det", "data.options={size = 96, count = 2}")
+    row = json.loads(ask("evaluate", detector, *data, "--json", "--per-class").out)
+    assert 0 <= row["mask_ap"] <= 1
+    assert [c["class"] for c in row["classes"]] == list(CLASSES)
+    assert {"objects", "box_ap", "mask_ap50"} <= set(row["classes"][0])
+    shown = ask("evaluate", detector, *data, "--per-class").out
+    assert "mask_ap50" in shown
+    assert "triangle" in shown
+    wrong = ask("evaluate", detector)
+    assert wrong.err == "tetravit evaluate: The data set 'coco' needs its root.\n"

@@ -9,6 +9,7 @@ from tetravit.cli.base import optimized as optimized_form
 from tetravit.registry import pick
 
 SPLITS = ("val", "train")
+WIDE_SCORES = 6  # more of them get a table of their own
 
 
 def evaluate(
@@ -54,7 +55,7 @@ def evaluate(
         say(f"tetravit evaluate: {name}: {pixels} pixels have labels that are no class; they are left out.")
     classes = _classes(result.findings) if per_class else []
     if per_class and not classes:
-        raise ValueError(f"--per-class is for label maps; {weights} can not make any.")
+        raise ValueError(f"--per-class is for label maps and objects; {weights} gives none.")
     row: dict[str, Any] = {
         "weights": result.weights,
         "data": result.data,
@@ -84,16 +85,18 @@ def evaluate(
         return
     shown = {**row, **{name: _share(name, value) for name, value in result.scores.items()}}
     shown |= {"seconds": f"{result.seconds:.1f}", "images_per_s": f"{result.images_per_s:.0f}"}
-    columns = [name for name in shown if name != "bad" or result.bad]
+    apart = list(result.scores) if len(result.scores) > WIDE_SCORES else []
+    columns = [name for name in shown if (name != "bad" or result.bad) and name not in apart]
     print_table(
         [name.replace("images_per_s", "images/s") for name in columns], [[shown[name] for name in columns]]
     )
+    if apart:
+        print_table(["score", "value"], [[name, shown[name]] for name in apart], right=["value"])
     if classes:
-        print_table(
-            ["class", "IoU", "accuracy", "pixels"],
-            [[c["class"], *(_shares(c[name]) for name in ("iou", "accuracy")), c["pixels"]] for c in classes],
-            right=["IoU", "accuracy", "pixels"],
-        )
+        counts = ("pixels", "objects")
+        heads = [name.replace("iou", "IoU") for name in classes[0]]
+        cells = [[v if k in ("class", *counts) else _shares(v) for k, v in c.items()] for c in classes]
+        print_table(heads, cells, right=heads[1:])
     if against:
         print_table(
             ["score", "ours", "others", "gap", "", "by"],
@@ -121,7 +124,10 @@ def _shares(value: float | None) -> str | None:
 
 
 def _classes(findings: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row per class of label maps; none for other findings."""
+    """A row per class of label maps or objects; none for other findings."""
+    if "curves" in findings:
+        named = zip(findings["class_names"], findings["classes"], strict=True)
+        return [{"class": name, **row} for name, row in named]
     if "iou" not in findings:
         return []
     columns = [findings[name] for name in ("class_names", "iou", "accuracy", "pixels")]

@@ -1,0 +1,135 @@
+"""Where the time of a detector goes: backbone, neck, heads, and what is done with their answers.
+
+    python benchmarks/detection_split.py [--models mask_rcnn:xcit_tiny_12_p16,retinanet:twins_svt_small]
+        [--size 800x1088] [--repeats 5] [--threads 2] [--jsonl FILE]
+
+Inference on one image, as `Detector.detect` does it, masks pasted at the size of the image. Post-processing is
+everything after a layer's output: anchors, decoding, sorting, suppression, pasting; with two stages also what lies
+between them. Weights are random, those of the scores spread, so that 100 objects are found and 1000 regions compete.
+The goal: post-processing below a tenth of the whole.
+"""
+
+import argparse
+import json
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tetravit.boxes.pooling import pool_regions
+from tetravit.heads.parts import two_stage
+from tetravit.models.detector import Detector, create_detector
+
+MODELS = "mask_rcnn:xcit_tiny_12_p16,retinanet:twins_svt_small"
+LAYERS = ("backbone", "neck", "heads")
+
+
+def built(name: str, head: str) -> Detector:
+    """A detector whose random scores are spread, so that there is something to suppress and to paste."""
+    torch.manual_seed(0)
+    detector = create_detector(name, head=head).eval()
+    with torch.no_grad():
+        for key, parameter in detector.head.named_parameters():
+            if "_convs." in key and parameter.ndim == 4:
+                torch.nn.init.kaiming_normal_(parameter)
+            if key.endswith("score.weight") and not key.startswith("masks."):
+                parameter.normal_(std=3.0 / math.sqrt(parameter[0].numel()))
+            if head == "retinanet" and key == "score.bias":
+                parameter.fill_(-6.0)
+    return detector
+
+
+class Split:
+    """Seconds per part; parts that run inside another are not counted there."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.inner: list[float] = []
+
+    def timed(self, part: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self.inner.append(0.0)
+            start = time.perf_counter()
+            out = call(*args, **kwargs)
+            whole = time.perf_counter() - start
+            self.seconds[part] = self.seconds.get(part, 0.0) + whole - self.inner.pop()
+            if self.inner:
+                self.inner[-1] += whole
+            return out
+
+        return run
+
+
+def watch(detector: Detector, split: Split) -> None:
+    """Time the layers of a detector wherever they are called from."""
+    head: Any = detector.head
+    layers: list[tuple[Any, str]] = [(head.neck, "neck")]
+    if head.has_masks:
+        layers += [(head.rpn.conv, "heads"), (head.rpn.score, "heads"), (head.rpn.delta, "heads")]
+        layers += [(branch, "heads") for branch in (*head.boxes, *head.masks)]
+        two_stage.pool_regions = split.timed("heads", pool_regions)
+    else:
+        layers += [(c, "heads") for c in (*head.score_convs, *head.delta_convs, head.score, head.delta)]
+    for layer, part in layers:
+        object.__setattr__(layer, "forward", split.timed(part, layer.forward))
+    object.__setattr__(detector, "feature_maps", split.timed("backbone", detector.feature_maps))
+
+
+def measure(name: str, head: str, size: tuple[int, int], repeats: int) -> dict[str, Any]:
+    detector, split = built(name, head), Split()
+    watch(detector, split)
+    images = torch.randn(1, 3, *size)
+    detect = split.timed("post-processing", detector.detect)
+    rounds: list[dict[str, float]] = []
+    for i in range(repeats + 1):
+        split.seconds.clear()
+        (found,) = detect(images, masks="pasted" if detector.head.has_masks else "none")
+        if i:  # the first call warms up
+            rounds.append(dict(split.seconds))
+    parts = {part: statistics.median(r[part] for r in rounds) for part in (*LAYERS, "post-processing")}
+    whole = sum(parts.values())
+    return {
+        "model": name,
+        "head": head,
+        "size": f"{size[0]}x{size[1]}",
+        "found": len(found.boxes),
+        "seconds": round(whole, 4),
+        **{f"{part}_share": round(value / whole, 4) for part, value in parts.items()},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", default=MODELS)
+    parser.add_argument("--size", default="800x1088")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--jsonl", type=Path)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    height, width = (int(side) for side in given.size.split("x"))
+    for pair in given.models.split(","):
+        head, name = pair.split(":")
+        row = measure(name, head, (height, width), given.repeats)
+        row |= {
+            "threads": given.threads,
+            "device": f"cpu ({platform.processor() or platform.machine()})",
+            "torch": torch.__version__,
+            "date": date.today().isoformat(),
+        }
+        print(json.dumps(row), flush=True)
+        if given.jsonl:
+            with given.jsonl.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+
+if __name__ == "__main__":
+    main()
