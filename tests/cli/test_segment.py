@@ -110,7 +110,7 @@ def test_a_classifier_makes_no_label_maps(ask, weights, image, tmp_path):
         "tetravit predict: A model that can classify has no option 'scales'; it is for the task segment.\n"
     )
     answer = ask("evaluate", weights, "--per-class")
-    assert answer.err.endswith(f"--per-class is for label maps; {weights} can not make any.\n")
+    assert answer.err.endswith(f"--per-class is for label maps and objects; {weights} gives none.\n")
 
 
 def test_scores_of_the_whole_set_and_of_each_class(ask, segmenter):
