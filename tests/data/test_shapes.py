@@ -94,6 +94,18 @@ def test_outlines_run_along_the_pixels(holes):
         assert segmentation(mask) == {"size": [5, 6], "counts": [6, 3, 2, 1, 1, 1, 2, 1, 1, 1, 2, 3, 1, 1, 4]}
 
 
+@pytest.mark.parametrize("other", [(0, 0), (0, 4), (4, 0), (4, 4)])
+def test_what_touches_at_a_corner_stays_apart(other):
+    mask = np.zeros((5, 5), bool)
+    mask[1:4, 1:4] = mask[other] = True
+    y, x = other
+    square = [x, y, x + 1, y, x + 1, y + 1, x, y + 1]
+    assert {tuple(sorted(zip(loop[::2], loop[1::2], strict=True))) for loop in segmentation(mask)} == {
+        tuple(sorted(zip(square[::2], square[1::2], strict=True))),
+        ((1, 1), (1, 4), (4, 1), (4, 4)),
+    }
+
+
 def test_run_lengths_may_begin_with_the_mask():
     mask = np.ones((3, 3), bool)
     mask[1, 1] = False

@@ -70,6 +70,22 @@ def test_logits_are_averaged_where_windows_overlap():
     assert (got != segment(model, x, [(48, 80)])[0]).any()
 
 
+def test_windows_are_averaged_before_probabilities_are():
+    """A sum in the place of the mean would count what many windows see for more than its share."""
+    model, x = Sided(), images(32, 80)
+
+    def mean(x):
+        total, count = torch.zeros(4, 32, 80), torch.zeros(32, 80)
+        for left in (0, 8, 16, 24, 32, 40, 48):
+            total[:, :, left : left + 32] += model(x[:, :, :, left : left + 32])[0]
+            count[:, left : left + 32] += 1
+        return total / count
+
+    want = mean(x).softmax(dim=0) + mean(x.flip(3)).softmax(dim=0).flip(2)
+    (got,) = segment(model, x, [(32, 80)], Inference(32, 8, flip="on"))
+    assert torch.equal(got, want.argmax(dim=0))
+
+
 def looks(model, x, size, scales):
     """Mean probability over scales and mirrored images, by the book."""
     total = 0
