@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tetravit.backbones.base import Backbone
+from tetravit.kernels import gram_attention
 from tetravit.layers.class_attention import ClassAttention
 from tetravit.layers.drop_path import DropPath
 from tetravit.layers.mlp import Mlp
 from tetravit.layers.position import FourierPosition
-from tetravit.layers.residual import add_linear
+from tetravit.layers.residual import add_linear, by_hand
 
 OUT_BLOCKS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}  # depth: the blocks whose outputs dense heads read
 
@@ -51,6 +52,19 @@ class CrossCovarianceAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.proj(self.read(x))  # type: ignore[no-any-return]
+
+    def add_to(self, x: Tensor, normed: Tensor, drop_path: DropPath, gamma: Tensor) -> Tensor:
+        """x + drop_path(gamma * attention(normed)), in the form that takes fewer operations."""
+        able = by_hand(x, self.qkv, self.proj) and not drop_path.active
+        if not able or normed.shape[1] < gram_attention.LEAST * normed.shape[2]:
+            return add_linear(x, self.proj, self.read(normed), drop_path, gamma)
+        matrix, shift = gram_attention.gram_projection(
+            normed,
+            (self.qkv.weight, self.qkv.bias),
+            self.temperature,
+            (gamma[:, None] * self.proj.weight, gamma * self.proj.bias),
+        )
+        return (x + shift).baddbmm_(normed, matrix)
 
     def read(self, x: Tensor) -> Tensor:
         """Normed patches (B, N, C) -> what they read, in front of the last projection."""
@@ -91,7 +105,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        x = add_linear(x, self.attn.proj, self.attn.read(self.norm1(x)), self.drop_path, self.gamma1)
+        x = self.attn.add_to(x, self.norm1(x), self.drop_path, self.gamma1)
         x = torch.addcmul(x, self.gamma3, self.drop_path(self.local(self.norm3(x), grid)))
         return self.mlp.residual(x, self.norm2, self.drop_path, self.gamma2)
 
