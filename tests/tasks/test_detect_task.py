@@ -133,3 +133,22 @@ def test_what_is_refused():
     with pytest.raises(ValueError) as error:
         task().score([])
     assert str(error.value) == "The set to score on is empty."
+
+
+def test_compiling_a_detector_compiles_its_backbone(monkeypatch):
+    calls = []
+
+    def compiled(function, *args, **kwargs):
+        def run(images):
+            calls.append(images.shape)
+            return function(images)
+
+        return run
+
+    trained = task().train()
+    monkeypatch.setattr(torch, "compile", compiled)
+    names = set(trained.state_dict())
+    trained.model.compile()
+    assert set(trained.state_dict()) == names
+    assert trained.step(batch())["loss"].isfinite()
+    assert calls == [(2, 3, 64, 64)]

@@ -21,14 +21,15 @@ from tetravit.heads.parts.dense import Dense, match_anchors, per_anchor, start_s
 from tetravit.heads.parts.fpn import FPN
 from tetravit.structures import Target
 
-SCALES = tuple(4 * 2 ** (i / 3) for i in range(3))
+SCALES_PER_OCTAVE = 3
 
 
 class RetinaNet(nn.Module):
     """Levels at strides 8 to 128; two towers of four convolutions, shared by the levels.
 
     The finest map (stride 4) is not read. score_threshold: detections below are dropped. overlap: the largest
-    between two detections of a class. num_candidates: how many of a level compete.
+    between two detections of a class. num_candidates: how many of a level compete. anchor_scale: sides of the
+    smallest square anchors, in strides of their level. width: channels of the pyramid.
     """
 
     has_masks = False
@@ -46,13 +47,15 @@ class RetinaNet(nn.Module):
         overlap: float = 0.5,
         max_detections: int = 100,
         num_candidates: int = 1000,
+        anchor_scale: float = 4.0,
         width: int = 256,
     ) -> None:
         super().__init__()
         self.num_classes, self.num_candidates = num_classes, num_candidates
         self.score_threshold, self.overlap, self.max_detections = score_threshold, overlap, max_detections
         self.neck = FPN(channels[self.first_map :], width, extra="conv")
-        self.grid = AnchorGrid((*strides[self.first_map :], 2 * strides[-1], 4 * strides[-1]), SCALES)
+        scales = [anchor_scale * 2 ** (i / SCALES_PER_OCTAVE) for i in range(SCALES_PER_OCTAVE)]
+        self.grid = AnchorGrid((*strides[self.first_map :], 2 * strides[-1], 4 * strides[-1]), scales)
         self.score_convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(4))
         self.delta_convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(4))
         self.score = nn.Conv2d(width, self.grid.num_anchors * num_classes, 3, padding=1)

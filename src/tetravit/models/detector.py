@@ -160,6 +160,10 @@ class Detector(nn.Module):
         outputs = self.head(self.feature_maps(pad(batch.images)))
         return self.head.loss(outputs, targets, sizes)  # type: ignore[operator, no-any-return]
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile the backbone, whose shapes are those of the batch; what the head does depends on its values."""
+        self.feature_maps = torch.compile(self.feature_maps, *args, **kwargs)  # type: ignore[method-assign]
+
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that are never decayed, beyond biases and norms."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}

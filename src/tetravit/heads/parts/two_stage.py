@@ -50,8 +50,9 @@ class TwoStage(nn.Module):
     """Feature pyramid, region proposals, one box branch and one mask branch per look.
 
     num_candidates: how many anchors of a level compete, twice as many in training. num_proposals: regions per image
-    that are looked at. train_proposals: in training, how many of an image stay for sampling. width: channels of the pyramid. anchor_scale:
-    sides of the square anchors, in strides of their level. num_samples: regions per image that a loss is taken of.
+    that are looked at. train_proposals: in training, how many of an image stay for sampling. num_samples: regions
+    per image that a loss is taken of. anchor_scale: sides of the square anchors, in strides of their level. width:
+    channels of the pyramid.
     """
 
     has_masks = True

@@ -1,0 +1,75 @@
+"""The report of a detector: figures, curves, classes, drawn detections, the first training images."""
+
+import json
+
+import pytest
+
+from tetravit.data.masks import mask_letters
+from tetravit.data.shapes import CLASSES
+from tetravit.report import write
+
+RECIPE = """
+epochs = 9
+[task]
+name = "detect"
+[model]
+name = "xcit_nano_12_p16"
+[data]
+name = "shapes_det"
+image_size = 64
+batch_size = 2
+augment = "flip"
+mode = "fit"
+options = { size = 64, count = 3 }
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    from tetravit.data.datasets import DATASETS
+
+    target = DATASETS["shapes_det"](None, "val", size=64, count=3)[1].target
+    masks = [text.decode() for text in mask_letters(target.masks)]
+    truth = {"boxes": target.boxes.tolist(), "labels": target.labels.tolist(), "masks": masks}
+    found = {**truth, "scores": [0.75] * len(masks)}
+    rows = [
+        {"objects": i, "box_ap": i / 8 if i else None, "mask_ap": i / 10 if i else None} for i in range(8)
+    ]
+    for row in rows:
+        row |= {f"{kind}_{name}": row["box_ap"] for kind in ("box", "mask") for name in ("ap50", "ar100")}
+    figures = {"ap": 0.61, "ap50": 0.9, "ap75": 0.7, "ap_small": 0.5, "ar1": 0.4, "ar10": 0.6, "ar100": 0.6}
+    curves = {"0.50": [1.0] * 101, "0.75": [0.5] * 101, "0.50:0.95": [0.4] * 101}
+    evaluation = {
+        "step": 20, "epoch": 1.0, "weights": "ema", "box_ap": 0.61, "mask_ap": 0.57, "box_ap50": 0.9, "count": 3,
+        "objects": 28, "class_names": CLASSES, "classes": rows, "figures": {"box": figures, "mask": figures},
+        "curves": {"box": curves, "mask": curves},
+        "pictures": [{"name": "a<b", "index": 1, "size": [64, 64], "truth": truth, "found": found}],
+    }  # fmt: skip
+    (tmp_path / "recipe.toml").write_text(RECIPE)
+    (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
+    lines = [{"event": "evaluation", "step": s, "box_ap": s / 40, "mask_ap": s / 50} for s in (10, 20)]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return tmp_path
+
+
+def test_everything_is_shown(run):
+    html = write(run).read_text()
+    for words in (
+        "Mask AP", "57.00 %", "averaged weights of step 20", "28 objects", "Average precision", "As COCO counts",
+        "AP of small objects", "boxes at overlap 0.50", "masks at overlap 0.75", "Held-out images", "a&lt;b",
+        "First training images", "Find objects in your own images",
+    ):  # fmt: skip
+        assert words in html, words
+    assert html.count("data:image/") == 2 + 2  # prediction and truth; a batch of two
+    assert (
+        html.index("<td>ring<") < html.index("<td>star<") < html.index("<td>circle<")
+    )  # weakest, best, none
+
+
+def test_what_is_not_there_is_left_out(run):
+    (run / "evaluation.json").unlink()
+    (run / "recipe.toml").write_text(RECIPE.replace('"shapes_det"', '"coco"').replace("options", "#"))
+    html = write(run).read_text()
+    assert "Held-out images" not in html
+    assert "First training images" not in html
+    assert "Average precision" in html
