@@ -6,7 +6,7 @@ import torch
 from tetravit.models import create_backbone, create_detector, create_model, create_segmenter
 from tetravit.runtimes import BACKENDS, base, optimize
 
-SHAPES = [(1, 3, 64, 64), (3, 3, 96, 160), (2, 3, 64, 64), (1, 3, 32, 48)]
+SHAPES = [(1, 3, 128, 128), (3, 3, 96, 160), (2, 3, 64, 64), (1, 3, 32, 48)]
 SMALL = {"depth": 2}
 
 
@@ -40,6 +40,7 @@ def test_norms_behind_convolutions_are_folded_away(model):
     ("name", "options"),
     [
         ("xcit_nano_12_p16", SMALL),
+        ("xcit_nano_12_p8", SMALL),
         ("deit_tiny", SMALL),
         ("convit_tiny", {"depth": 4, "num_gpsa": 3}),
         ("gcvit_xxtiny", {"depths": (1, 1, 1, 1)}),

@@ -63,6 +63,12 @@ class Backbone(nn.Module):
         """Names of parameters that the authors' training never decays (beyond biases and norms)."""
         return set()
 
+    def expect(self, height: int, width: int) -> None:
+        """Settle on what is fastest for images of about this size; the answers stay the same, at any size.
+
+        For graphs that are captured: elsewhere models look at the size of each batch.
+        """
+
     def stages(self) -> list[list[nn.Module]]:
         """The modules in order of depth, in groups, stem first: what freezing and layer-wise decay count."""
         raise NotImplementedError

@@ -39,7 +39,13 @@ class ConvStem(nn.Sequential):
 
 
 class CrossCovarianceAttention(nn.Module):
-    """Each head mixes its D channels through a D x D map (Sec. 3.2)."""
+    """Each head mixes its D channels through a D x D map (Sec. 3.2).
+
+    many: whether to expect many tokens, for which the Gram form takes fewer operations; None: by their number. A
+    captured graph cannot ask, so it takes the plain form unless it is told.
+    """
+
+    many: bool | None = None
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -55,8 +61,7 @@ class CrossCovarianceAttention(nn.Module):
 
     def add_to(self, x: Tensor, normed: Tensor, drop_path: DropPath, gamma: Tensor) -> Tensor:
         """x + drop_path(gamma * attention(normed)), in the form that takes fewer operations."""
-        able = by_hand(x, self.qkv, self.proj) and not drop_path.active
-        if not able or normed.shape[1] < gram_attention.LEAST * normed.shape[2]:
+        if drop_path.active or not self._takes_gram(normed):
             return add_linear(x, self.proj, self.read(normed), drop_path, gamma)
         matrix, shift = gram_attention.gram_projection(
             normed,
@@ -64,7 +69,14 @@ class CrossCovarianceAttention(nn.Module):
             self.temperature,
             (gamma[:, None] * self.proj.weight, gamma * self.proj.bias),
         )
-        return (x + shift).baddbmm_(normed, matrix)
+        return torch.baddbmm(x + shift, normed, matrix)
+
+    def _takes_gram(self, normed: Tensor) -> bool:
+        """Whether the Gram form is taken: as was said, or where it is known to be faster."""
+        if self.many is not None:
+            return self.many
+        able = by_hand(normed, self.qkv, self.proj)
+        return able and normed.shape[1] >= gram_attention.LEAST * normed.shape[2]
 
     def read(self, x: Tensor) -> Tensor:
         """Normed patches (B, N, C) -> what they read, in front of the last projection."""
@@ -200,6 +212,12 @@ class XCiT(Backbone):
     def stages(self) -> list[list[nn.Module]]:
         stem: list[nn.Module] = [self.patch_embed, self.pos_embed]
         return [stem, *([block] for block in self.blocks), [*self.class_blocks, self.norm]]
+
+    def expect(self, height: int, width: int) -> None:
+        tokens = -(-height // self.strides[0]) * -(-width // self.strides[0])
+        for module in self.modules():
+            if isinstance(module, CrossCovarianceAttention):
+                module.many = tokens >= gram_attention.LEAST * self.embed_dim
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         x, grid = self._embed(images)

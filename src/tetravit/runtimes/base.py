@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from tetravit.backbones import Backbone
+
 SMALLEST, LARGEST = 64, 4096  # pixels a side that a captured graph takes; below, the deepest map is one cell
 MOST = 4096  # images a batch
 KEPT = 16  # shapes whose compiled programs stay in memory
@@ -65,6 +67,9 @@ def capture(model: nn.Module, example: Tensor) -> ExportedProgram:
     Raises:
         CannotRun: if the graph holds for some sizes alone.
     """
+    for module in model.modules():
+        if isinstance(module, Backbone):
+            module.expect(*example.shape[2:])
     # A batch of one, and a square, would make the graph one for such images.
     height, width = (max(SMALLEST + 32, side) for side in example.shape[2:])
     if height == width:
