@@ -107,7 +107,9 @@ def test_decay_spares_what_the_authors_lists_match(name, model):
     names = [n for n, p in built.named_parameters() if p.requires_grad]
     numbered = {n: torch.full((9, 1), i) for i, n in enumerate(names)}  # shaped like a table of windows of 2
     theirs = dense_map(LAYOUTS, family(model), recipe.model.head).to_theirs(numbered)
-    theirs = {k: int(i.flatten()[0]) for k, i in theirs.items() if not k.endswith("position_index")}  # derived
+    theirs = {
+        k: int(i.flatten()[0]) for k, i in theirs.items() if not k.endswith("position_index")
+    }  # derived
     assert len(theirs) == len(names)
     wanted = {names[i] for k, i in theirs.items() if any(part in k for part in parts)}
     assert {n for n, p in built.named_parameters() if p in free} == wanted

@@ -43,7 +43,9 @@ def _pool_each(
 ) -> Tensor:
     """Every level pools its own regions only; levels without one take part with an empty result."""
     rows = [(level == i).nonzero().flatten() for i in range(len(maps))]
-    pooled = [_pool(x, regions[row], size, stride) for x, row, stride in zip(maps, rows, strides, strict=True)]
+    pooled = [
+        _pool(x, regions[row], size, stride) for x, row, stride in zip(maps, rows, strides, strict=True)
+    ]
     return torch.cat(pooled)[torch.cat(rows).argsort()]
 
 
