@@ -106,6 +106,19 @@ def test_what_touches_at_a_corner_stays_apart(other):
     }
 
 
+def test_a_loop_that_comes_by_below_leaves_its_neighbour_alone():
+    mask = np.zeros((4, 4), bool)
+    mask[1, 1] = True
+    mask[2, 0] = mask[3] = mask[:, 3] = True  # from the right around to the pixel's lower left corner
+    loops = outlines(mask)
+    assert sorted(map(len, loops)) == [4, 8]
+    assert [_area_of(loop) for loop in sorted(loops, key=len)] == [1, 8]
+
+
+def _area_of(loop):
+    return sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(loop, [*loop[1:], loop[0]], strict=True)) / 2
+
+
 def test_run_lengths_may_begin_with_the_mask():
     mask = np.ones((3, 3), bool)
     mask[1, 1] = False
