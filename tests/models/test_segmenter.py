@@ -154,6 +154,17 @@ def test_a_published_file_brings_its_classes_and_its_auxiliary_head(tmp_path):
         assert torch.equal(again.head.auxiliary_logits(maps), model.head.auxiliary_logits(maps))
 
 
+def test_published_files_of_150_classes_know_their_names():
+    model = create_segmenter("xcit_nano_12_p16", num_classes=150, head_options=SMALL)
+    assert model.class_names == ()
+    again = create_segmenter("xcit_nano_12_p16", weights=theirs(model, "upernet"), head_options=SMALL)
+    assert (again.class_names[0], again.class_names[149]) == ("wall", "flag")
+    other = create_segmenter(
+        "xcit_nano_12_p16", weights=theirs(model, "upernet"), head_options=SMALL, num_classes=3
+    )
+    assert other.class_names == ()
+
+
 def test_other_classes_get_fresh_scores(capsys):
     model = tiny("semantic_fpn")
     other = create_segmenter(
@@ -182,7 +193,7 @@ def test_our_own_names_load_for_families_without_published_segmenters():
 
 def test_options_build_the_same_model_again():
     model = tiny("semantic_fpn", drop_path=0.1)
-    again = create_segmenter(model.name, **model.options)
+    again = create_segmenter(model.name, head=model.head_name, **model.options)
     assert {k: v.shape for k, v in again.state_dict().items()} == {
         k: v.shape for k, v in model.state_dict().items()
     }

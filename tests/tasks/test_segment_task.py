@@ -78,6 +78,15 @@ def test_a_step_is_the_sum_of_the_losses_of_the_head():
     )
 
 
+def test_one_image_at_a_time_is_too_few_for_pooled_norms():
+    text = "This head trains on 2 images or more at a time on each device; got 1: raise data.batch_size."
+    found = task()
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+        found.step(found.example(1, 64))
+    with pytest.raises(ValueError, match=r"^labels must be integers"):
+        found.step(Batch(torch.zeros(2, 3, 64, 64), torch.zeros(2, 60, 64).long()))
+
+
 def test_labels_that_are_no_class_are_left_out_and_told_once(caplog):
     found, made = task().eval(), task().example(2, 64)
     made.names = ["a.png", "b.png"]

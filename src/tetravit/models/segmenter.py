@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tetravit import weights as published
+from tetravit.data.palettes import ade20k
 from tetravit.heads import HEADS
 from tetravit.heads.parts.pixels import IGNORE, to_picture
 from tetravit.models.build import Size, class_names, create_backbone, family, resolve
@@ -204,7 +205,8 @@ def create_segmenter(
     if state is not None:
         model.report = _load(model, state, head, fresh=num_classes != known)
         model.input = found.preprocess or model.input
-        names = class_names(found)
+        published_names = ade20k()[0] if model.report.layout == "mmseg" else ()
+        names = class_names(found) or published_names
         model.class_names = names if len(names) == num_classes else ()
     return model
 

@@ -25,6 +25,8 @@ FIRST, HARDEST = 6, 6  # images of a set that a report shows
 PUBLISHED_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of Twins' figures for several scales
 SHOWN_SIDE = 256  # pixels; larger label maps are shrunk for a report
 
+ALONE = "This head trains on 2 images or more at a time on each device; got 1: raise data.batch_size."
+
 
 class SegmentConfig(TaskConfig):
     """The `[task]` section of a recipe that segments: how label maps are made when it is evaluated.
@@ -93,7 +95,12 @@ class Segment(Task):
         return Batch(torch.randn(count, in_chans, size, size), labels.to(torch.uint8))
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        losses = self.model.loss(batch.images, self._known(batch))
+        try:
+            losses = self.model.loss(batch.images, self._known(batch))
+        except ValueError as error:  # torch's, of a batch norm behind a mean over the whole map
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(ALONE) from None
         parts = {name: value.detach() for name, value in losses.items()} if len(losses) > 1 else {}
         return {"loss": torch.stack(list(losses.values())).sum(), **parts}
 
