@@ -193,7 +193,7 @@ def test_our_own_names_load_for_families_without_published_segmenters():
 
 def test_options_build_the_same_model_again():
     model = tiny("semantic_fpn", drop_path=0.1)
-    again = create_segmenter(model.name, head=model.head_name, **model.options)
+    again = create_segmenter(model.name, head=model.head_name, num_classes=model.num_classes, **model.options)
     assert {k: v.shape for k, v in again.state_dict().items()} == {
         k: v.shape for k, v in model.state_dict().items()
     }

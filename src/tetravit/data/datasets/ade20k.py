@@ -16,7 +16,9 @@ ARCHIVE = "ADEChallengeData2016"
 
 
 class ADE20K(LabelMaps):
-    """Labels uint8, 0 to 149, 255 for pixels without a class.
+    """ADE20K: photographs of scenes, 150 classes of pixels.
+
+    Labels are uint8, 0 to 149, and 255 for pixels without a class.
 
     Args:
         root: the folder, see above.

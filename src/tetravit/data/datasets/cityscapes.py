@@ -15,7 +15,9 @@ from tetravit.data.palettes import cityscapes
 
 
 class Cityscapes(LabelMaps):
-    """Labels uint8, 0 to 18 as the benchmark counts in training, 255 for what it leaves out.
+    """Cityscapes: streets, 19 classes of pixels.
+
+    Labels are uint8, 0 to 18 as the benchmark counts in training, and 255 for what it leaves out.
 
     Args:
         root: the folder, see above.

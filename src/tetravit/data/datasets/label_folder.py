@@ -12,7 +12,7 @@ from tetravit.data.label_maps import LabelMaps, Shifted, pairs_of
 
 
 class LabelFolder(LabelMaps):
-    """Labels as in the files.
+    """A folder of your own: images, label maps and the names of their classes.
 
     Args:
         root: the folder, see above.

@@ -56,7 +56,10 @@ class Shapes:
 
 
 class ShapesSeg(Shapes):
-    """Targets are label maps uint8 (size, size): `class_names`, 255 where an outline runs through a pixel."""
+    """Drawings of shapes, 9 classes of pixels; no download.
+
+    Labels are uint8, places in `class_names`, and 255 where an outline runs through a pixel.
+    """
 
     kind = "segment"
     set_name = "shapes_seg"
@@ -69,7 +72,10 @@ class ShapesSeg(Shapes):
 
 
 class ShapesDet(Shapes):
-    """Targets are objects: boxes around what is seen of each, masks, areas in pixels."""
+    """Drawings of shapes, 8 classes of objects with boxes and masks; no download.
+
+    A box is around what is seen of its object; areas are in pixels.
+    """
 
     kind = "detect"
     set_name = "shapes_det"

@@ -13,7 +13,9 @@ from tetravit.data.palettes import VOC
 
 
 class VOCSegmentation(LabelMaps):
-    """Labels uint8, 0 (background) to 20; 255 around objects.
+    """Pascal VOC: photographs, 21 classes of pixels.
+
+    Labels are uint8, 0 (background) to 20, and 255 around objects.
 
     Args:
         root: the folder, see above.
