@@ -334,7 +334,7 @@ def _rest(detector: Detector) -> None:
     """Parameters that only classification uses, or that lead to a map the head does not read, do not train."""
     idle = list(UNUSED.get(family(detector.name), ()))
     for level in range(getattr(detector.head, "first_map", 0)):
-        idle += [f"pyramid.levels.{level}.", f"pyramid.norms.{level}.", f"backbone.stage_norms.{level}."]
+        idle += [f"pyramid.levels.{level}.", f"pyramid.norms.{level}."]
     for name, parameter in detector.named_parameters():
         if name.startswith(tuple(idle)):
             parameter.requires_grad_(False)
