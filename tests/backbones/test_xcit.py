@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from tetravit.backbones.xcit import ClassBlock, CrossCovarianceAttention, XCiT
+from tetravit.backbones.xcit import ClassBlock, CrossCovarianceAttention, LocalPatchInteraction, XCiT
 from tetravit.layers.position import FourierPosition
 from tetravit.models import create_backbone, create_model
 from tetravit.weights.xcit import LAYOUTS
@@ -285,3 +285,15 @@ def test_arguments_it_cannot_take():
         with pytest.raises(ValueError) as error:
             XCiT(**arguments)
         assert str(error.value) == message
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_neighbours_talk_without_another_layout(batch):
+    """A lone image too: PyTorch takes the strides of some views of one image for another layout, and copies."""
+    seen = []
+    local = LocalPatchInteraction(8).eval()
+    for conv in (local.conv1, local.conv2):
+        conv.register_forward_hook(lambda _, x, y: seen.extend((x[0], y)))
+    local(torch.randn(batch, 20, 8), (4, 5))
+    assert all(t.is_contiguous(memory_format=torch.channels_last) for t in seen)
+    assert not any(t.is_contiguous() for t in seen)

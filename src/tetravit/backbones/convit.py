@@ -230,7 +230,7 @@ class ConViT(Backbone):
             x = self._step(i, x, grid)
             if i in self.out_blocks:
                 patches = x if i < self.num_gpsa else x[:, 1:]
-                maps.append(patches.mT.unflatten(2, grid))  # (B, C, H, W)
+                maps.append(patches.unflatten(1, grid).permute(0, 3, 1, 2))  # (B, C, H, W)
         return maps
 
     def forward_features(self, images: Tensor) -> Tensor:

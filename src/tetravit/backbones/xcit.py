@@ -97,7 +97,7 @@ class LocalPatchInteraction(nn.Module):
         self.conv2 = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        x = x.mT.unflatten(2, grid)  # (B, C, H, W), a channels-last view of the tokens
+        x = x.unflatten(1, grid).permute(0, 3, 1, 2)  # (B, C, H, W), a channels-last view of the tokens
         x = self.conv2(self.norm(F.gelu(self.conv1(x))))
         return x.flatten(2).mT  # (B, N, C)
 
@@ -225,7 +225,7 @@ class XCiT(Backbone):
         for i, block in enumerate(self.blocks):
             x = self.run(block, x, grid)
             if i in self.out_blocks:
-                maps.append(x.mT.unflatten(2, grid))  # (B, C, H, W)
+                maps.append(x.unflatten(1, grid).permute(0, 3, 1, 2))  # (B, C, H, W)
         return maps
 
     def forward_features(self, images: Tensor) -> Tensor:
