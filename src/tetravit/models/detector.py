@@ -332,7 +332,7 @@ def _class_names(found: convert.Found, num_classes: int) -> tuple[str, ...]:
 
 def _rest(detector: Detector) -> None:
     """Parameters that only classification uses, or that lead to a map the head does not read, do not train."""
-    idle = list(UNUSED.get(family(detector.name), ()))
+    idle = list(UNUSED.get(family(detector.name), ("backbone.norm.",)))
     for level in range(getattr(detector.head, "first_map", 0)):
         idle += [f"pyramid.levels.{level}.", f"pyramid.norms.{level}."]
     for name, parameter in detector.named_parameters():
