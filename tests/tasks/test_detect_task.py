@@ -5,9 +5,12 @@ import json
 import pytest
 import torch
 
+from tetravit.data.layouts import write_shapes
 from tetravit.data.loader import DataConfig, make_eval_loader, make_train_loader
+from tetravit.recipe import list_recipes, load
 from tetravit.structures import Batch, Detections, Target
 from tetravit.tasks import TASKS
+from tetravit.train import train
 
 SMALL = {"width": 16, "num_samples": 8, "num_candidates": 20, "num_proposals": 20, "anchor_scale": 6.0}
 DATA = DataConfig(
@@ -152,3 +155,24 @@ def test_compiling_a_detector_compiles_its_backbone(monkeypatch):
     assert set(trained.state_dict()) == names
     assert trained.step(batch())["loss"].isfinite()
     assert calls == [(2, 3, 64, 64)]
+
+
+def test_parts_with_other_classes_are_refused(tmp_path):
+    list(write_shapes(tmp_path, train=2, val=1, size=64))
+    file = tmp_path / "coco" / "annotations" / "instances_val2017.json"
+    table = json.loads(file.read_text())
+    recipe = load(
+        list_recipes()["shapes-det"],
+        ["data.name=coco", f"data.root={tmp_path / 'coco'}", "data.batch_size=2"],
+    )
+    for change, message in (
+        (lambda rows: rows[1].update(name="rang"), "class 1 is 'ring' to train and 'rang' to validate"),
+        (lambda rows: rows.pop(), "class 1 is 'ring' to train and 'rang' to validate"),
+        (lambda rows: rows[1].update(name="ring"), "8 to train and 7 to validate"),
+    ):
+        change(table["categories"])
+        file.write_text(json.dumps(table))
+        with pytest.raises(ValueError) as error:
+            train(recipe, tmp_path / "run", reporters=[])
+        assert str(error.value) == f"The parts of 'coco' hold different classes: {message}."
+    assert not (tmp_path / "run").exists()

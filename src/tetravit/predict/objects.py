@@ -76,12 +76,13 @@ class Objects(Prediction):
         return rows
 
     def picture(self, pixels: Tensor) -> Image:
+        drawn = self.objects[::-1]  # the surest on top
         return outlined(
             pixels,
-            [o.box for o in self.objects],
-            [f"{o.name} {100 * o.score:.0f} %" for o in self.objects],
-            [self.colours[o.index] for o in self.objects],
-            (None if o.mask is None else counts_mask(counts_of(o.mask), *self.size) for o in self.objects),
+            [o.box for o in drawn],
+            [f"{o.name} {100 * o.score:.0f} %" for o in drawn],
+            [self.colours[o.index] for o in drawn],
+            (None if o.mask is None else counts_mask(counts_of(o.mask), *self.size) for o in drawn),
         )
 
 
