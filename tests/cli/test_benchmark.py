@@ -16,6 +16,7 @@ from tetravit.models import create_model
 FAST = ["--size", "32", "--batch", "2", "--rounds", "2"]
 
 
+@pytest.mark.slow  # it measures for seconds
 def test_rows_hold_together(ask):
     answer = ask("benchmark", "xcit_nano_12_p16", "deit_tiny", *FAST, "--json")
     rows = [Row(**json.loads(line)) for line in answer.out.splitlines()]

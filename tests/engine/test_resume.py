@@ -46,8 +46,13 @@ def assert_same(a, b):
     assert a[2] == b[2]
 
 
+SLOW = [{}, {"accumulate": 4, "precision": "fp16"}]
+
+
 @pytest.fixture(
-    scope="module", params=[{}, {"accumulate": 4, "precision": "fp16"}, {"optimizer": "sgd"}], ids=str
+    scope="module",
+    params=[*(pytest.param(kind, marks=pytest.mark.slow) for kind in SLOW), {"optimizer": "sgd"}],
+    ids=str,
 )
 def straight(request, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("straight")

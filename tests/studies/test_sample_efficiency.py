@@ -16,6 +16,7 @@ def rows():
     return run(fractions=(0.1,), seeds=(0, 1), epochs=1, device="cpu")
 
 
+@pytest.mark.slow  # four runs
 def test_both_models_see_the_same_images(rows):
     assert [row.model for row in rows] == list(MODELS)
     assert {(row.images, row.steps, row.fraction) for row in rows} == {(rows[0].images, 20, 0.1)}
@@ -49,6 +50,7 @@ def ask(capsys, *arguments):
     return int(ended.value.code or 0), printed.out, printed.err
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_writes_rows(rows, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("tetravit.studies.sample_efficiency.run", lambda **options: rows)
     code, out, _ = ask(capsys, "--seeds", "2", "--into", str(tmp_path / "rows.jsonl"))
@@ -57,7 +59,7 @@ def test_the_command_prints_a_table_and_writes_rows(rows, capsys, tmp_path, monk
     written = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert [row["mean"] for row in written] == [row.mean for row in rows]
     facts = {"study", "epochs", "device", "threads", "torch", "date", "command"}
-    assert all(facts <= row.keys() and row["command"].startswith("tetravit ") for row in written)
+    assert all(facts <= row.keys() and row["command"].startswith("tetravit") for row in written)
     code, out, _ = ask(capsys, "--json")
     assert [json.loads(line)["model"] for line in out.splitlines()] == list(MODELS)
 

@@ -85,7 +85,9 @@ class DeiT(Backbone):
         for i, block in enumerate(self.blocks):
             x = self.run(block, x)
             if i in self.out_blocks:
-                maps.append(x[:, self.num_embeddings :].unflatten(1, grid).permute(0, 3, 1, 2))  # (B, C, H, W)
+                maps.append(
+                    x[:, self.num_embeddings :].unflatten(1, grid).permute(0, 3, 1, 2)
+                )  # (B, C, H, W)
         return maps
 
     def forward_features(self, images: Tensor) -> Tensor:
