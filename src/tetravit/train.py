@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import shlex
-import subprocess
 import sys
 import time
 import uuid
@@ -28,7 +27,7 @@ import torch
 
 from tetravit.data.datasets import DATASETS
 from tetravit.data.loader import EvalLoader, TrainLoader, make_eval_loader, make_train_loader
-from tetravit.engine import distributed, optim
+from tetravit.engine import distributed, optim, provenance
 from tetravit.engine.checkpoint import Checkpoint, Checkpoints, check_room, replace_file, size_mib
 from tetravit.engine.distributed import World
 from tetravit.engine.ema import Ema
@@ -402,10 +401,10 @@ def _opened(folder: Path, recipe: Recipe, world: World) -> dict[str, Any]:
     record = {
         "id": kept.get("id", uuid.uuid4().hex),
         "version": package_version(),
-        **_commit(),
+        **provenance.commit(),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "device": _device_name(world.device),
+        "device": provenance.device_name(world.device),
         "host": platform.node(),
         "world_size": world.size,
         "seed": recipe.run.seed,
@@ -417,41 +416,8 @@ def _opened(folder: Path, recipe: Recipe, world: World) -> dict[str, Any]:
     _write_json(path, record)
     replace_file(folder / "recipe.toml", dump(recipe).encode())
     if folder.parent.name == "runs":
-        _point_latest(folder)
+        provenance.point_latest(folder)
     return record
-
-
-def _point_latest(folder: Path) -> None:
-    """`runs/latest` leads to the newest run; where links cannot be made, it is left out."""
-    link, new = folder.parent / "latest", folder.parent / f".latest_{os.getpid()}"
-    with suppress(OSError):
-        if link.exists() and not link.is_symlink():
-            return
-        new.symlink_to(folder.name)
-        os.replace(new, link)
-
-
-def _commit() -> dict[str, Any]:
-    """Commit and state of the source tree; None where the package was installed from elsewhere."""
-
-    def git(*words: str) -> str:
-        here = Path(__file__).parent
-        return subprocess.run(
-            ["git", "-C", here, *words], capture_output=True, text=True, check=True, timeout=5
-        ).stdout.strip()
-
-    try:
-        if Path(git("rev-parse", "--show-toplevel")) not in Path(__file__).parents[2:3]:
-            return {"commit": None, "dirty": None}
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
-    except (OSError, subprocess.SubprocessError):
-        return {"commit": None, "dirty": None}
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{device.type} ({platform.processor() or platform.machine()}, {os.cpu_count()} cores)"
 
 
 @contextmanager

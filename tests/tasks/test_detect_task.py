@@ -8,7 +8,7 @@ import torch
 from tetravit.data.layouts import write_shapes
 from tetravit.data.loader import DataConfig, make_eval_loader, make_train_loader
 from tetravit.recipe import list_recipes, load
-from tetravit.structures import Batch, Detections, Target
+from tetravit.structures import COCO_INPUT, Batch, Detections, Target
 from tetravit.tasks import TASKS
 from tetravit.train import train
 
@@ -176,3 +176,12 @@ def test_parts_with_other_classes_are_refused(tmp_path):
             train(recipe, tmp_path / "run", reporters=[])
         assert str(error.value) == f"The parts of 'coco' hold different classes: {message}."
     assert not (tmp_path / "run").exists()
+
+
+def test_what_counts_is_asked_for_before_the_first_step(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError) as error:
+        task().prepare(COCO_INPUT)
+    assert str(error.value) == (
+        "COCO's average precision needs faster-coco-eval or pycocotools: pip install 'tetravit[coco]'."
+    )

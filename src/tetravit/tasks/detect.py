@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from tetravit.data.masks import pasted_letters
-from tetravit.metrics.coco_ap import Average, CocoAP, Objects, counts_per_class
+from tetravit.metrics.coco_ap import Average, CocoAP, Objects, counts_per_class, installed
 from tetravit.models import Detector, create_detector
-from tetravit.structures import Batch, Kind, Target
+from tetravit.structures import Batch, Kind, Preprocess, Target
 from tetravit.tasks.base import Task, TaskConfig, from_ranks
 
 PICTURES = 12  # images that a report draws
@@ -55,6 +55,9 @@ class Detect(Task):
     @classmethod
     def create(cls, name: str, *, num_classes: int, **options: Any) -> nn.Module:
         return create_detector(name, num_classes=num_classes, **options)
+
+    def prepare(self, images: Preprocess) -> None:
+        installed()  # said before the first step, not at the first evaluation
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         losses = self.model.loss(batch)

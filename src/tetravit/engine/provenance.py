@@ -1,0 +1,43 @@
+"""What run.json says of the machine and the sources, and the link to the newest run."""
+
+import os
+import platform
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def point_latest(folder: Path) -> None:
+    """`runs/latest` leads to the newest run; where links cannot be made, it is left out."""
+    link, new = folder.parent / "latest", folder.parent / f".latest_{os.getpid()}"
+    with suppress(OSError):
+        if link.exists() and not link.is_symlink():
+            return
+        new.symlink_to(folder.name)
+        os.replace(new, link)
+
+
+def commit() -> dict[str, Any]:
+    """Commit and state of the source tree; None where the package was installed from elsewhere."""
+
+    def git(*words: str) -> str:
+        here = Path(__file__).parent
+        return subprocess.run(
+            ["git", "-C", here, *words], capture_output=True, text=True, check=True, timeout=5
+        ).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) not in Path(__file__).parents[3:4]:
+            return {"commit": None, "dirty": None}
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{device.type} ({platform.processor() or platform.machine()}, {os.cpu_count()} cores)"
