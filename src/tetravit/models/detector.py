@@ -5,20 +5,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tetravit.boxes.pasting import paste_masks
 from tetravit.data import coco
 from tetravit.heads import HEADS
 from tetravit.models.build import Size, class_names, create_backbone, family, resolve
+from tetravit.models.dense import DenseModel
 from tetravit.models.pretrained import load_backbone
-from tetravit.models.pyramid import PyramidBackbone
 from tetravit.registry import pick, suggestion
-from tetravit.structures import COCO_INPUT, Batch, Detections, Kind, Target
+from tetravit.structures import COCO_INPUT, Batch, Detections, Target
 from tetravit.weights import LAYOUTS, convert
 from tetravit.weights.mmdet import ADAPTERS, UNUSED, DenseMap, dense_map
 from tetravit.weights.read import Report, State, load_into
@@ -32,47 +32,14 @@ SCORES = ("head.score.*", "head.boxes.*.score.*", "head.boxes.*.delta.*", "head.
 Masks = Literal["none", "pasted", "probabilities"]
 
 
-class Detector(nn.Module):
+class Detector(DenseModel):
     """A backbone with its adapter and a detection head.
 
     Call it for tensors of one shape (export), `detect` for one record per image, `loss` to train.
-    name, head_name, options: the arguments of `create_detector` that build it again. class_names: one per
-    class, where known. input: what its weights expect of a picture; `preprocess` does it. report: what became of
-    every tensor of the weights it was built with.
     """
 
-    task: ClassVar[Kind] = "detect"
-
-    def __init__(
-        self,
-        backbone: PyramidBackbone,
-        head: nn.Module,
-        *,
-        name: str = "",
-        head_name: str = "",
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__()
-        self.name, self.head_name, self.options = name, head_name, dict(options or {})
-        self.class_names: tuple[str, ...] = ()
-        self.input = COCO_INPUT
-        self.report: Report | None = None
-        self.backbone, self.pyramid, self.head = backbone.backbone, backbone.pyramid, head
-        self.num_classes: int = head.num_classes  # type: ignore[assignment]
-
-    def feature_maps(self, images: Tensor) -> list[Tensor]:
-        """Images -> the four maps at strides 4, 8, 16, 32 that the head reads."""
-        return self.pyramid(self.backbone.feature_maps(images))  # type: ignore[no-any-return]
-
-    def preprocess(self, image: Any) -> Tensor:
-        """A picture (path, Pillow image, array, tensor) -> float (3, Hi, Wi), as the weights were trained for.
-
-        Raises:
-            ValueError: if the picture cannot be read, or is not one.
-        """
-        from tetravit.data.preprocess import preprocess  # torchvision loads only where a picture is read
-
-        return preprocess(image, self.input)
+    task = "detect"
+    usual_input = COCO_INPUT
 
     def forward(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
         """Detections of a batch in tensors, best first, filling last where images have fewer than others.
@@ -163,15 +130,6 @@ class Detector(nn.Module):
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Compile the backbone, whose shapes are those of the batch; what the head does depends on its values."""
         self.feature_maps = torch.compile(self.feature_maps, *args, **kwargs)  # type: ignore[method-assign]
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of parameters that are never decayed, beyond biases and norms."""
-        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
-
-    def set_grad_checkpointing(self, mode: bool = True) -> Self:
-        """Recompute the backbone's blocks in the backward pass: less memory, about a third more time."""
-        self.backbone.set_grad_checkpointing(mode)
-        return self
 
     def _sizes(self, images: Tensor, sizes: Any, name: str) -> Tensor:
         if sizes is None:

@@ -3,20 +3,20 @@
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tetravit import weights as published
 from tetravit.data.palettes import ade20k
 from tetravit.heads import HEADS
 from tetravit.heads.parts.pixels import IGNORE, to_picture
 from tetravit.models.build import Size, class_names, create_backbone, family, resolve
+from tetravit.models.dense import DenseModel
 from tetravit.models.pretrained import load_backbone
-from tetravit.models.pyramid import PyramidBackbone
 from tetravit.registry import pick
-from tetravit.structures import ADE20K_INPUT, Kind
+from tetravit.structures import ADE20K_INPUT
 from tetravit.weights import convert, mmseg
 from tetravit.weights.mmdet import ADAPTERS, UNUSED
 from tetravit.weights.read import Report, State, load_into
@@ -27,54 +27,18 @@ AUXILIARY_WEIGHT = 0.4  # of the published models
 SCORES = ("head.score.*", "head.auxiliary.score.*")
 
 
-class Segmenter(nn.Module):
+class Segmenter(DenseModel):
     """A backbone with its adapter and a head that scores every pixel.
 
     Call it for logits (export), `segment` for label maps, `loss` to train.
-
-    name, head_name, options: the arguments of `create_segmenter` that build it again. class_names: one per class,
-    where known. input: what its weights expect of a picture; `preprocess` does it. report: what became of every
-    tensor of the weights it was built with.
     """
 
-    task: ClassVar[Kind] = "segment"
-
-    def __init__(
-        self,
-        backbone: PyramidBackbone,
-        head: nn.Module,
-        *,
-        name: str = "",
-        head_name: str = "",
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__()
-        self.backbone, self.pyramid, self.head = backbone.backbone, backbone.pyramid, head
-        self.num_classes: int = head.num_classes  # type: ignore[assignment]
-        self.name, self.head_name, self.options = name, head_name, dict(options or {})
-        self.class_names: tuple[str, ...] = ()
-        self.input = ADE20K_INPUT
-        self.report: Report | None = None
-
-    def feature_maps(self, images: Tensor) -> list[Tensor]:
-        """Images -> the four maps at strides 4, 8, 16, 32 that the head reads."""
-        maps: list[Tensor] = self.pyramid(self.backbone.feature_maps(images))
-        # The exporter of torch 2.15 cannot prove that maps with channels last keep that layout at every size.
-        return [x.contiguous() for x in maps] if torch.compiler.is_exporting() else maps
+    task = "segment"
+    usual_input = ADE20K_INPUT
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, Hi, Wi), normalized, of any size -> logits (B, K, h, w) at the grid of the finest map."""
         return self.head(self.feature_maps(images))  # type: ignore[no-any-return]
-
-    def preprocess(self, image: Any) -> Tensor:
-        """A picture (path, Pillow image, array, tensor) -> float (3, Hi, Wi), as the weights were trained for.
-
-        Raises:
-            ValueError: if the picture cannot be read, or is not one.
-        """
-        from tetravit.data.preprocess import preprocess  # torchvision loads only where a picture is read
-
-        return preprocess(image, self.input)
 
     def probabilities(self, images: Tensor, size: Sequence[int] | None = None) -> Tensor:
         """Images -> the share of each class in every pixel, (B, K, height, width) float32.
@@ -118,15 +82,6 @@ class Segmenter(nn.Module):
         maps = self.feature_maps(images)
         auxiliary = self.head.auxiliary_logits(maps)  # type: ignore[operator]
         return self.head.loss(self.head(maps), labels, auxiliary)  # type: ignore[operator, no-any-return]
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of parameters that are never decayed, beyond biases and norms."""
-        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
-
-    def set_grad_checkpointing(self, mode: bool = True) -> Self:
-        """Recompute the backbone's blocks in the backward pass: less memory, about a third more time."""
-        self.backbone.set_grad_checkpointing(mode)
-        return self
 
     def _check(self, images: Tensor, labels: Tensor) -> None:
         size = (len(images), *images.shape[2:])

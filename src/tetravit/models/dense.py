@@ -1,0 +1,65 @@
+"""What segmenters and detectors share: a backbone with its adapter, a head, what is known of their weights."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from tetravit.models.pyramid import PyramidBackbone
+from tetravit.structures import Kind, Preprocess
+from tetravit.weights.read import Report
+
+
+class DenseModel(nn.Module):
+    """A backbone with its adapter and a head over four maps.
+
+    name, head_name, options: the arguments that build it again by name. class_names: one per class, where known.
+    input: what its weights expect of a picture; `preprocess` does it. report: what became of every tensor of the
+    weights it was built with.
+    """
+
+    task: ClassVar[Kind]
+    usual_input: ClassVar[Preprocess]
+
+    def __init__(
+        self,
+        backbone: PyramidBackbone,
+        head: nn.Module,
+        *,
+        name: str = "",
+        head_name: str = "",
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.pyramid, self.head = backbone.backbone, backbone.pyramid, head
+        self.num_classes: int = head.num_classes  # type: ignore[assignment]
+        self.name, self.head_name, self.options = name, head_name, dict(options or {})
+        self.class_names: tuple[str, ...] = ()
+        self.input = self.usual_input
+        self.report: Report | None = None
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """Images -> the four maps at strides 4, 8, 16, 32 that the head reads."""
+        maps: list[Tensor] = self.pyramid(self.backbone.feature_maps(images))
+        # The exporter of torch 2.15 cannot prove that maps with channels last keep that layout at every size.
+        return [x.contiguous() for x in maps] if torch.compiler.is_exporting() else maps
+
+    def preprocess(self, image: Any) -> Tensor:
+        """A picture (path, Pillow image, array, tensor) -> float (3, Hi, Wi), as the weights were trained for.
+
+        Raises:
+            ValueError: if the picture cannot be read, or is not one.
+        """
+        from tetravit.data.preprocess import preprocess  # torchvision loads only where a picture is read
+
+        return preprocess(image, self.input)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that are never decayed, beyond biases and norms."""
+        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+
+    def set_grad_checkpointing(self, mode: bool = True) -> Self:
+        """Recompute the backbone's blocks in the backward pass: less memory, about a third more time."""
+        self.backbone.set_grad_checkpointing(mode)
+        return self
