@@ -149,6 +149,16 @@ def test_region_levels_and_pooling():
         same(pool_regions(levels, (4, 8, 16, 32), regions, size), UNITS[f"roi_align{size}"], 1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_regions_keep_their_place_on_maps_of_16_bits(dtype):
+    ramp = (torch.arange(320) % 16).float().expand(1, 1, 320, 320)  # exact in either format
+    regions = torch.tensor([[0, 1201.3, 1100.7, 1217.9, 1118.2]])
+    wanted = pool_regions([ramp], (4,), regions, 7)
+    got = pool_regions([ramp.to(dtype)], (4,), regions, 7)
+    assert got.dtype == dtype
+    same(got.float(), wanted.to(dtype).float())
+
+
 def test_mask_targets():
     masks = inscribed_ellipses(UNITS["assign_gt"], *CANVAS)
     targets = crop_masks(masks, UNITS["mask_target_gt"], UNITS["mask_target_boxes"], 28)
@@ -162,6 +172,13 @@ def test_pasting():
     assert torch.equal(
         paste_masks(probabilities, boxes, (300, 400)), unpack(UNITS["paste_packed"], (6, 300, 400))
     )
+
+
+def test_pasting_is_single_precision_under_autocast():
+    probabilities, boxes = UNITS["paste_prob"], UNITS["paste_boxes"]
+    with torch.autocast("cpu", torch.bfloat16):
+        masks = paste_masks(probabilities, boxes, (300, 400))
+    assert torch.equal(masks, unpack(UNITS["paste_packed"], (6, 300, 400)))
 
 
 def test_pasting_outside_the_image_or_into_nothing_gives_no_mask():

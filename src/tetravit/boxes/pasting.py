@@ -37,11 +37,13 @@ def reach(boxes: Tensor, size: tuple[int, int]) -> list[tuple[int, int, int, int
 
 
 def paste(probability: Tensor, box: Tensor, window: tuple[int, int, int, int]) -> Tensor:
-    """One mask (h, w) of probabilities in `box` (4,) -> the probability of every pixel of `window`."""
+    """One mask (h, w) of probabilities in `box` (4,) -> the probability of every pixel of `window`, float32."""
     x1, y1, x2, y2 = window
+    probability, box = probability.float(), box.float()
     rows = _weights(y1, y2, box[1], box[3], probability.shape[0])
     columns = _weights(x1, x2, box[0], box[2], probability.shape[1])
-    return rows @ probability @ columns.T
+    with torch.autocast(probability.device.type, enabled=False):
+        return rows @ probability @ columns.T
 
 
 def _weights(start: int, stop: int, low: Tensor, high: Tensor, cells: int) -> Tensor:

@@ -50,7 +50,9 @@ def _pool_each(
 
 
 def _pool(x: Tensor, regions: Tensor, size: int, stride: int) -> Tensor:
-    return roi_align(x, regions.to(x.dtype), size, 1 / stride, sampling_ratio=-1, aligned=True)
+    """In float32 whatever the map has: 16 bits hold no position near 1000 pixels to a fraction of one."""
+    pooled = roi_align(x.float(), regions.float(), size, 1 / stride, sampling_ratio=-1, aligned=True)
+    return pooled.to(x.dtype)
 
 
 def crop_masks(masks: Tensor, rows: Tensor, boxes: Tensor, size: int) -> Tensor:
