@@ -10,7 +10,7 @@ from tetravit.data.datasets import DATASETS
 from tetravit.recipe import dump, find, load
 from tetravit.report import read, write
 from tetravit.report.charts import Series, line_chart, log_ticks, number, smooth, thin, ticks
-from tetravit.report.html import duration
+from tetravit.report.html import duration, percent
 
 VOID = {"meta", "br", "img", "i", "line", "path", "circle", "rect"}
 
@@ -213,3 +213,11 @@ def test_numbers_are_short(value, text):
 )
 def test_durations_are_said_as_people_say_them(seconds, text):
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0.0, "0.00 %"), (0.1234, "12.34 %"), (1.0, "100 %"), (None, "-"), (float("nan"), "-")],
+)
+def test_shares_are_percent_where_there_are_any(share, text):
+    assert percent(share) == text

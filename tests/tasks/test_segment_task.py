@@ -4,7 +4,6 @@ import base64
 import io
 import json
 import logging
-import math
 import re
 
 import numpy as np
@@ -206,6 +205,25 @@ def test_an_empty_set_is_refused():
         judge(Oracle()).score([])
 
 
+def test_images_without_a_labelled_pixel_have_no_accuracy():
+    labels = torch.ones(2, 32, 32, dtype=torch.uint8)
+    labels[0] = 255
+    found = judge(Oracle())
+    with torch.no_grad():
+        found.score([batch(labels)])
+    pictures = found.findings["pictures"]
+    assert [p["accuracy"] for p in pictures["first"]] == [None, 1.0]
+    assert [p["name"] for p in pictures["hardest"]] == ["b"]
+    json.dumps(found.findings, allow_nan=False)
+
+
+def test_a_set_without_a_labelled_pixel_is_refused():
+    labels = torch.full((2, 32, 32), 255, dtype=torch.uint8)
+    labels[0, 0] = 99  # no class either
+    with torch.no_grad(), pytest.raises(ValueError, match=r"^No pixel of the set has a class\.$"):
+        judge(Oracle()).score([batch(labels)])
+
+
 @pytest.mark.parametrize(
     ("given", "text"),
     [
@@ -223,11 +241,13 @@ def test_one_pixel_is_enlarged_and_answered_at_its_size():
     pixel = torch.zeros(3, 1, 1, dtype=torch.uint8)
     x = eval_transform(Preprocess(size=64, longest=256, mode="fit", interpolation="bilinear"))(pixel)
     assert x.shape == (3, 64, 64)
-    made = Batch(x[None], [torch.zeros(1, 1, dtype=torch.uint8)], None, ["p"], [0])
+    found = task().eval()
     with torch.no_grad():
-        scores = task().eval().score([made])
-    assert scores["aacc"] in (0.0, 1.0)
-    assert not math.isnan(scores["miou"])
+        (said,) = found.model.segment(x[None], [(1, 1)])
+        for label in (int(said), (int(said) + 1) % K):
+            made = Batch(x[None], [torch.full((1, 1), label).to(torch.uint8)], None, ["p"], [0])
+            right = float(label == int(said))
+            assert found.score([made]) == {"miou": right, "macc": right, "aacc": right}
 
 
 def test_the_task_builds_the_models_of_its_head():

@@ -67,7 +67,10 @@ def points(rows: Iterable[Mapping[str, Any]], name: str, times: float = 1) -> li
     ]
 
 
-def percent(share: float) -> str:
+def percent(share: float | None) -> str:
+    """A share as text; "-" where there is none (None, NaN)."""
+    if share is None or math.isnan(share):
+        return "-"
     return f"{100 * share:.2f} %" if share < 1 else "100 %"
 
 

@@ -56,7 +56,7 @@ def _classes(evaluation: Mapping[str, Any]) -> str:
     names, total = evaluation["class_names"], max(1, sum(pixels))
     order = sorted(range(len(iou)), key=lambda i: (iou[i] is None, iou[i] or 0))
     rows = [
-        [str(names[i]), _share(iou[i]), _share(accuracy[i]), f"{100 * pixels[i] / total:.2f} %"]
+        [str(names[i]), percent(iou[i]), percent(accuracy[i]), f"{100 * pixels[i] / total:.2f} %"]
         for i in order
     ]
     body = table(["class", "IoU", "accuracy", "pixels"], rows, numbers=1)
@@ -132,10 +132,6 @@ def _decoded(text: str) -> Tensor:
 
 def _resized(labels: Tensor, size: Sequence[int]) -> Tensor:
     return F.resize(labels, list(size), interpolation=F.InterpolationMode.NEAREST)
-
-
-def _share(value: float | None) -> str:
-    return "-" if value is None else percent(value)
 
 
 REPORTS = {"segment": Kind("Segment your own images", tiles, charts, sections)}

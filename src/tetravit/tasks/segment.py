@@ -138,14 +138,17 @@ class Segment(Task):
                 count += 1
                 if n := int(unknown(found)):
                     beyond.append((names[i], n))
-                about = {"name": names[i], "index": indices[i], "accuracy": pixel_accuracy(found)}
+                (share,) = _numbers(torch.tensor([pixel_accuracy(found)], dtype=torch.float64))
+                about = {"name": names[i], "index": indices[i], "accuracy": share}
                 if len(first) < FIRST:
                     first.append({**about, "map": encoded(predicted)})
-                if len(hardest) < HARDEST or about["accuracy"] < hardest[-1]["accuracy"]:
+                if share is not None and (len(hardest) < HARDEST or share < hardest[-1]["accuracy"]):
                     hardest = _hardest([*hardest, {**about, "map": encoded(predicted)}])
         over_ranks(totals.counts)
         if not int(over_ranks(count)):
             raise ValueError("The set to score on is empty.")
+        if not int(totals.confusion.sum()):
+            raise ValueError("No pixel of the set has a class.")
         iou, accuracy = totals.per_class()
         self.findings = {
             "count": int(count),
@@ -193,9 +196,8 @@ def encoded(labels: Tensor) -> str:
 
 
 def _hardest(pictures: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those with the fewest right pixels; images without a labelled pixel have no share and come last."""
-    known = [p for p in pictures if p["accuracy"] == p["accuracy"]]
-    return sorted(known, key=lambda p: (p["accuracy"], p["name"]))[:HARDEST]
+    """Those with the fewest right pixels; all have a labelled one."""
+    return sorted(pictures, key=lambda p: (p["accuracy"], p["name"]))[:HARDEST]
 
 
 def _numbers(values: Tensor) -> list[float | None]:
