@@ -1,7 +1,10 @@
 """Sets of label maps: what they read, and what they say about files that cannot be."""
 
 import pickle
+import random
 import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -190,8 +193,41 @@ def test_a_label_map_in_colours(folder):
 
 
 def test_a_label_map_that_is_no_image(folder):
-    (folder / "labels" / "val" / "d.png").write_text("no image")
-    assert bad(folder) == "Cannot read image FILE: it is not an image."
+    file = folder / "labels" / "val" / "d.png"
+    file.write_text("no image")
+    assert bad(folder) == "Cannot read image FILE: it is not an image (it begins with b'no image')."
+    file.write_bytes(b"")
+    assert bad(folder) == "Cannot read image FILE: the file is empty."
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(BadImage) as caught:
+        read_labels(file)
+    assert str(caught.value) == f"Cannot read image {str(file)!r}: is a directory."
+
+
+def png(width, height, *chunks):
+    """A grey PNG of 8 bits with these chunks, (kind, body)."""
+    header = (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    pieces = [
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in (header, *chunks)
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(pieces)
+
+
+def test_a_damaged_header_inside_a_label_map(folder):
+    """The second part of its pixels has lost its name: no OSError for Pillow."""
+    packed = zlib.compress(b"".join(b"\0" + random.Random(i).randbytes(5) for i in range(4)))
+    data = png(5, 4, (b"IDAT", packed[:9]), (b"\0\0\0\0", packed[9:]), (b"IEND", b""))
+    (folder / "labels" / "val" / "d.png").write_bytes(data)
+    assert bad(folder) == "Cannot read image FILE: broken PNG file (chunk b'\\x00\\x00\\x00\\x00')."
+
+
+def test_a_label_map_of_too_many_pixels(folder, recwarn):
+    data = png(15_000, 15_000, (b"IDAT", zlib.compress(b"\0" * 99)))
+    (folder / "labels" / "val" / "d.png").write_bytes(data)
+    assert bad(folder) == "Cannot read image FILE: it has more than 200 million pixels."
+    assert not recwarn.list
 
 
 def test_a_palette_is_no_matter(tmp_path):

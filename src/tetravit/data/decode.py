@@ -14,6 +14,8 @@ Shapes: H, W pixels of the upright image.
 import io
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -69,18 +71,52 @@ def decode(
         BadImage: if the file cannot be read, holds no image, breaks off, or has more than `MAX_PIXELS`
             (seen in its header, before any pixel is decoded).
     """
-    if isinstance(source, bytes):
-        data, name = source, name or "(bytes)"
-    else:
-        name = name or os.fspath(source)
-        try:
-            data = Path(source).read_bytes()
-        except OSError as error:
-            raise BadImage(name, (error.strerror or str(error)).lower()) from None
+    data = source if isinstance(source, bytes) else file_bytes(source, name)
+    name = name or ("(bytes)" if isinstance(source, bytes) else os.fspath(source))
     if not data:
         raise BadImage(name, "the file is empty")
     pixels = _decode(data, name)
     return pixels.contiguous() if layout == "contiguous" else pixels
+
+
+def file_bytes(file: str | os.PathLike[str], name: str | None = None) -> bytes:
+    """What a file holds. name: what to call it in a message; None: its path.
+
+    Raises:
+        BadImage: if it cannot be read, or is empty.
+    """
+    name = name or os.fspath(file)
+    try:
+        data = Path(file).read_bytes()
+    except OSError as error:
+        raise BadImage(name, (error.strerror or str(error)).lower()) from None
+    if not data:
+        raise BadImage(name, "the file is empty")
+    return data
+
+
+@contextmanager
+def opened(data: bytes, name: str) -> Iterator[Image.Image]:
+    """Pillow's image of the bytes of a file, with its pixels.
+
+    Raises:
+        BadImage: for whatever goes wrong, inside the block too.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd metadata is no news about the pixels
+            image: Image.Image = Image.open(io.BytesIO(data), formats=_formats())
+            _check_pixels(*image.size, name)
+            image.load()
+            yield image
+    except BadImage:
+        raise
+    except UnidentifiedImageError:
+        raise BadImage(name, f"it is not an image (it begins with {data[:12]!r})") from None
+    except Image.DecompressionBombError:
+        raise BadImage(name, f"it has more than {MAX_PIXELS // 10**6} million pixels") from None
+    except Exception as error:  # a broken file makes decoders raise OSError, SyntaxError, struct.error, ...
+        raise BadImage(name, (str(error) or type(error).__name__).rstrip(".")) from error
 
 
 def _decode(data: bytes, name: str) -> Tensor:
@@ -132,22 +168,8 @@ def _with_torchvision(data: bytes) -> Tensor | None:
 
 
 def _with_pillow(data: bytes, name: str) -> Tensor:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata is no news about the pixels
-            image: Image.Image = Image.open(io.BytesIO(data), formats=_formats())
-            _check_pixels(*image.size, name)
-            image.load()
-            image = ImageOps.exif_transpose(image)
-            array = _rgb(image)
-    except BadImage:
-        raise
-    except UnidentifiedImageError:
-        raise BadImage(name, f"it is not an image (it begins with {data[:12]!r})") from None
-    except Image.DecompressionBombError:
-        raise BadImage(name, f"it has more than {MAX_PIXELS // 10**6} million pixels") from None
-    except Exception as error:  # a broken file makes decoders raise OSError, SyntaxError, struct.error, ...
-        raise BadImage(name, (str(error) or type(error).__name__).rstrip(".")) from error
+    with opened(data, name) as image:
+        array = _rgb(ImageOps.exif_transpose(image))
     return torch.from_numpy(array).permute(2, 0, 1)
 
 

@@ -3,16 +3,14 @@
 Shapes: Hi Wi the image in pixels.
 """
 
-import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from tetravit.data.decode import BadImage, decode
+from tetravit.data.decode import BadImage, decode, file_bytes, opened
 from tetravit.structures import Kind, Sample
 
 IGNORE = 255  # label of pixels that carry no class
@@ -69,16 +67,8 @@ def read_labels(file: Path) -> Tensor:
         BadImage: if the file cannot be read, or holds colours.
     """
     name = str(file)
-    try:
-        data = file.read_bytes()
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.load()
-            mode = picture.mode
-            array = np.asarray(picture)
-    except UnidentifiedImageError:
-        raise BadImage(name, "it is not an image") from None
-    except OSError as error:
-        raise BadImage(name, (error.strerror or str(error)).lower().rstrip(".")) from None
+    with opened(file_bytes(file), name) as picture:
+        mode, array = picture.mode, np.asarray(picture)
     if mode in ("L", "P", "1"):
         return torch.from_numpy(array.astype(np.uint8))
     if mode.startswith("I"):
