@@ -16,7 +16,9 @@ from tetravit.data.decode import BadImage
 from tetravit.data.label_maps import Shifted, read_labels
 from tetravit.data.layouts import write_shapes
 from tetravit.data.palettes import VOC, ade20k, cityscapes, palette, voc_colour
+from tetravit.data.prepare import collate
 from tetravit.data.shapes import IGNORE, SEGMENTS, draw
+from tetravit.structures import Sample
 
 
 def save(path, array, mode=None):
@@ -240,6 +242,43 @@ def test_16_bits_keep_their_numbers(tmp_path):
     found = read_labels(tmp_path / "w.png")
     assert found.dtype == torch.int32
     assert found.tolist() == [[0, 9, 300, 65535]]
+
+
+WIDE = np.array([[1, 7, 300], [65535, 255, 256]], np.uint16)  # stored in 16 bits
+
+
+def in_16_bits(name, root):
+    """A set of one image whose label map is `WIDE`."""
+    image, labels = {
+        "ade20k": ("images/training/a.jpg", "annotations/training/a.png"),
+        "label_folder": ("images/train/a.jpg", "labels/train/a.png"),
+        "cityscapes": ("leftImg8bit/train/x/a_leftImg8bit.png", "gtFine/train/x/a_gtFine_labelIds.png"),
+        "voc_seg": ("VOCdevkit/VOC2012/JPEGImages/a.jpg", "VOCdevkit/VOC2012/SegmentationClass/a.png"),
+    }[name]
+    save(root / image, np.zeros((2, 3, 3), np.uint8))
+    save(root / labels, WIDE)
+    lists = root / "VOCdevkit/VOC2012/ImageSets/Segmentation"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("a\n")
+    (root / "classes.txt").write_text("one\ntwo\n")
+    return DATASETS[name](root, "train")
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("ade20k", [[0, 6, 300], [65535, 255, 256]]),
+        ("label_folder", WIDE.tolist()),
+        ("cityscapes", [[255, 0, 254], [254, 255, 254]]),
+        ("voc_seg", WIDE.tolist()),
+    ],
+)
+def test_sets_in_16_bits(name, labels, tmp_path):
+    """What no class has stays known as such: it becomes neither a class nor 255."""
+    sample = in_16_bits(name, tmp_path)[0]
+    assert sample.target.tolist() == labels
+    eight = Sample(sample.image, torch.zeros(2, 3, dtype=torch.uint8), "b")
+    assert collate([eight, sample], [0, 1]).targets[1].tolist() == labels
 
 
 def test_one_pixel(tmp_path):

@@ -113,5 +113,5 @@ class Shifted:
             table[: self.first] = IGNORE
             table[IGNORE] = IGNORE
             return table.to(torch.uint8)[labels.long()]
-        shifted = labels - self.first
+        shifted = torch.where(labels > IGNORE, labels, labels - self.first)  # none of them becomes `IGNORE`
         return shifted.masked_fill((shifted < 0) | (labels == IGNORE), IGNORE)

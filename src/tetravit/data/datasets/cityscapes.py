@@ -50,7 +50,8 @@ def _to_training(ids: Tensor) -> Tensor:
         if row.id >= 0:
             table[row.id] = row.train_id
     table[IGNORE] = IGNORE
-    return table[ids.long()]
+    ids = ids.long()
+    return table[ids.clamp(0, 255)].masked_fill((ids < 0) | (ids > 255), UNKNOWN)
 
 
 DATASETS = {"cityscapes": Cityscapes}
