@@ -125,6 +125,8 @@ def test_training_boxes_are_cut_to_the_image_and_tiny_ones_go(coco):
             {"segmentation": [[1, 1, 5, 5, math.nan, 3]]},
             "polygons of fewer than three points, or without numbers, left out",
         ),
+        ({"segmentation": "abc"}, "segmentations that are neither polygons nor run lengths, left out"),
+        ({"segmentation": 5}, "segmentations that are neither polygons nor run lengths, left out"),
         ({"category_id": 4}, "annotations of unknown categories, left out"),
         ({"image_id": 8}, "annotations of images that are not listed, left out"),
     ],
@@ -135,6 +137,35 @@ def test_what_cannot_be_used_is_left_out_and_counted(coco, caplog, changes, prob
     assert dataset.problems.counts == {problem: 1}
     assert dataset.problems.lines() == [f"1 {problem}; the first: instances_val2017.json, annotation 6"]
     assert caplog.messages == [f"{dataset.folder}: {dataset.problems.lines()[0]}."]
+
+
+@pytest.mark.parametrize("bare", [[], None])
+def test_one_object_without_a_mask_takes_no_masks_from_the_others(coco, bare):
+    content = table(annotation(1), annotation(2, segmentation=bare), annotation(3))
+    for split in ("train", "val"):
+        dataset = coco(content, split)
+        target = dataset[0].target
+        assert len(target.boxes) == len(target.labels) == len(target.area) == 2
+        assert target.masks.sum(dim=(1, 2)).tolist() == [100, 100]
+        assert dataset.problems.lines() == [
+            '1 objects without a mask, left out (masks = "skip" keeps them); the first: a.png'
+        ]
+    assert coco(content, masks="skip")[0].target.boxes.shape == (3, 4)
+
+
+def test_a_set_without_any_mask_keeps_its_boxes(coco):
+    images = [{"id": i, "file_name": "a.png", "height": HEIGHT, "width": WIDTH} for i in (7, 8)]
+    dataset = coco(table(annotation(segmentation=[]), images=images))
+    assert dataset.problems.lines() == []
+    assert [dataset[i].target.masks for i in (0, 1)] == [None, None]
+    assert dataset[0].target.boxes.shape == (1, 4)
+
+
+def test_an_image_whose_objects_all_lack_masks_does_not_train(coco):
+    images = [{"id": i, "file_name": "a.png", "height": HEIGHT, "width": WIDTH} for i in (7, 8)]
+    content = table(annotation(1), annotation(2, image_id=8, segmentation=[]), images=images)
+    assert len(coco(content, "train")) == 1
+    assert len(coco(content, "train", masks="skip")) == 2
 
 
 def test_a_good_polygon_beside_a_bad_one_stays(coco):

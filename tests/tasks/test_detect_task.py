@@ -95,14 +95,18 @@ def test_an_untrained_detector_is_scored_on_real_batches():
     assert judged.watch == "mask_ap"
 
 
-def test_without_masks_boxes_decide():
+def test_without_masks_boxes_decide(caplog):
     judged = task("retinanet").eval()
     assert judged.watch == "box_ap"
     judged = task().eval()
     bare = Target(torch.tensor([[4.0, 4, 40, 40]]), torch.tensor([1]), image_id=3, size=(64, 64))
     with torch.no_grad():
-        scores = judged.score([Batch(torch.zeros(1, 3, 64, 64), [bare])])
+        for _ in range(2):
+            scores = judged.score([Batch(torch.zeros(1, 3, 64, 64), [bare])])
     assert judged.watch == "box_ap"
+    assert caplog.messages == [
+        "The set to score on has no masks: boxes alone are scored, and box_ap says which weights are best."
+    ]
     assert not any(name.startswith("mask") for name in scores)
 
 

@@ -24,6 +24,10 @@ from tetravit.structures import Kind, Sample, Target
 LOG = logging.getLogger("tetravit.data")
 SHORTEST = 32  # pixels: training images with shorter sides are left out, as in the papers' releases
 EXACT = 100  # coordinates with two decimals are kept as whole hundredths
+LARGEST = 100_000  # pixels of a side: the runs of larger masks overflow COCO's letters
+OUTSIDE = 4  # polygons may reach so many of the image's longer side beyond it
+
+WITHOUT_MASK = 'objects without a mask, left out (masks = "skip" keeps them)'
 
 Empty = Literal["drop", "keep"]
 
@@ -135,6 +139,19 @@ class ObjectTable:
         """The numbers of an image's objects, in the order they came."""
         return self.order[self.starts[row] : self.starts[row + 1]]
 
+    @property
+    def images(self) -> np.ndarray:
+        """The row of each object's image (M,)."""
+        rows = np.empty(len(self.boxes), dtype=np.int64)
+        rows[self.order] = np.repeat(np.arange(len(self)), np.diff(self.starts))
+        return rows
+
+    @property
+    def masked(self) -> np.ndarray:
+        """Which objects have a mask, bool (M,)."""
+        parts, codes = (np.diff(ends, prepend=0) > 0 for ends in (self._parts_end, self._code_ends))
+        return parts | codes
+
     def mask(self, row: int, k: int, height: int, width: int) -> np.ndarray | None:
         """The mask of object `k` of image `row`, bool (Hi, Wi); None: it has none."""
         codes = self._codes[self._code_ends[k - 1] if k else 0 : self._code_ends[k]]
@@ -161,7 +178,8 @@ class ObjectSet:
         class_names: one per label.
         split: images to train on are chosen as in the papers' releases: sides of 32 pixels or more, at least one
             object that is no crowd (unless `empty` is "keep"), objects of a pixel or more.
-        masks: "read" them, or "skip" them to save time.
+        masks: "read" them, or "skip" them to save time. Where they are read, an object without one is left out,
+            unless no object of the set has one: then targets have no masks.
 
     `problems` says what was left out.
 
@@ -188,12 +206,18 @@ class ObjectSet:
         self.folder, self.table, self.split, self.masks = folder, table, split, masks
         self.class_names, self.num_classes = tuple(class_names), len(class_names)
         self.problems = table.problems
+        masked = table.masked
+        self.has_masks = masks == "read" and bool(masked.any() or not len(masked))
+        self._bare = ~masked if self.has_masks and not masked.all() else None
+        if self._bare is not None:
+            images = table.images
+            for k in np.flatnonzero(self._bare):
+                self.problems.add(WITHOUT_MASK, table.name(int(images[k])))
         kept = np.arange(len(table))
         if split == "train":
             large = (table.sizes == 0).any(axis=1) | (table.sizes.min(axis=1, initial=SHORTEST) >= SHORTEST)
-            usable = self._usable(np.arange(len(table.boxes))) & ~table.crowds
-            image = np.repeat(np.arange(len(table)), np.diff(table.starts))
-            holding = np.bincount(image, weights=usable[table.order], minlength=len(table)) > 0
+            usable = self._usable() & ~table.crowds
+            holding = np.bincount(table.images, weights=usable, minlength=len(table)) > 0
             kept = kept[large & (holding | (empty == "keep"))]
         if not len(kept):
             raise ValueError(
@@ -230,6 +254,8 @@ class ObjectSet:
         """The objects of an image of `size` (height, width)."""
         table, row = self.table, int(self.rows[index])
         which = table.objects(row)
+        if self._bare is not None:
+            which = which[~self._bare[which]]
         boxes = table.boxes[which]
         if not table.sizes[row].all():
             boxes = boxes * np.array([size[1], size[0]] * 2)  # shares of the image
@@ -238,10 +264,9 @@ class ObjectSet:
             large = (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1) & (table.areas[which] != 0)
             which, boxes = which[large], boxes[large]
         masks = None
-        if self.masks == "read":
+        if self.has_masks:
             found = [table.mask(row, int(k), *size) for k in which]
-            if all(mask is not None for mask in found):
-                masks = torch.from_numpy(np.stack(found) if found else np.zeros((0, *size), bool))  # type: ignore[arg-type]
+            masks = torch.from_numpy(np.stack(found) if found else np.zeros((0, *size), bool))  # type: ignore[arg-type]
         areas = table.areas[which]
         sides = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
         return Target(
@@ -254,17 +279,16 @@ class ObjectSet:
             size=size,
         )
 
-    def _usable(self, which: np.ndarray) -> np.ndarray:
-        """Objects of a pixel or more inside their image, as far as its size is known."""
-        boxes = self.table.boxes[which]
-        image = np.empty(len(self.table.boxes), dtype=np.int64)
-        image[self.table.order] = np.repeat(np.arange(len(self.table)), np.diff(self.table.starts))
-        sizes = self.table.sizes[image[which]][:, ::-1].astype(np.float64)
+    def _usable(self) -> np.ndarray:
+        """Which objects (M,) train: of a pixel or more inside their image, as far as its size is known."""
+        boxes = self.table.boxes
+        sizes = self.table.sizes[self.table.images][:, ::-1].astype(np.float64)
         known = (sizes > 0).all(axis=1)
         limits = np.where(known[:, None], np.tile(sizes, 2), np.inf)
         clipped = np.minimum(boxes.clip(0), limits)
         sides = clipped[:, 2:] - clipped[:, :2]
-        return np.where(known, (sides >= 1).all(axis=1), True) & (self.table.areas[which] != 0)
+        usable = np.where(known, (sides >= 1).all(axis=1), True) & (self.table.areas != 0)
+        return usable if self._bare is None else usable & ~self._bare
 
 
 def check_name(name: Any, where: str) -> str:

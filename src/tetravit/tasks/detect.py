@@ -1,5 +1,6 @@
 """Object detection and instance segmentation: the losses of a head, and COCO's average precision."""
 
+import logging
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
 
@@ -12,6 +13,8 @@ from tetravit.models import Detector, create_detector
 from tetravit.structures import Batch, Kind, Preprocess, Target
 from tetravit.tasks.base import Task, TaskConfig, from_ranks
 
+LOG = logging.getLogger("tetravit.tasks")
+NO_MASKS = "The set to score on has no masks: boxes alone are scored, and box_ap says which weights are best."
 PICTURES = 12  # images that a report draws
 SHOWN = 0.3  # detections with lower scores are not drawn
 
@@ -87,6 +90,8 @@ class Detect(Task):
         if not judge.truth:
             raise ValueError("The set to score on is empty.")
         if masks and any(objects.masks is None for objects in judge.truth):
+            if self.watch != "box_ap":
+                LOG.warning("%s", NO_MASKS)
             masks, self.watch = False, "box_ap"  # type: ignore[misc]
         kinds: list[Literal["box", "mask"]] = ["box", "mask"] if masks else ["box"]
         leads = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0

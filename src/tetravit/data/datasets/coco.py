@@ -6,7 +6,7 @@ categories in the order of their ids, gaps closed. Crowds are kept apart: not tr
 
 import json
 from array import array
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,16 +59,7 @@ def read(file: Path) -> tuple[ObjectTable, list[str]]:
     Raises:
         ValueError: in one line, if it is missing, does not read, or contradicts itself.
     """
-    try:
-        with file.open(encoding="utf-8") as text:
-            found = json.load(text, object_hook=_packed)
-    except OSError as error:
-        raise ValueError(f"Cannot read {str(file)!r}: {(error.strerror or str(error)).lower()}.") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file.name} is not JSON: {error}.") from None
-    for part in PARTS:
-        if not isinstance(found, dict) or not isinstance(found.get(part), list):
-            raise ValueError(f"{file.name} is not COCO's JSON: it holds no list of {part!r}.")
+    found = _parts(file, PARTS)
     table = ObjectTable()
     categories = _by_id(found["categories"], "category", file.name)
     labels = {number: label for label, number in enumerate(sorted(categories))}
@@ -101,6 +92,40 @@ def read(file: Path) -> tuple[ObjectTable, list[str]]:
                 where,
             )
     return table.close(), names
+
+
+def numbers(file: Path) -> tuple[dict[str, int], dict[str, int]]:
+    """The ids that COCO's JSON gives images, by file name, and categories, by name. It may lack annotations.
+
+    Raises:
+        ValueError: in one line, if it is missing, does not read, or a name is given twice.
+    """
+    found = _parts(file, ("images", "categories"))
+    answer: list[dict[str, int]] = []
+    for part, kind, key in (("images", "image", "file_name"), ("categories", "category", "name")):
+        ids: dict[str, int] = {}
+        for number, row in _by_id(found[part], kind, file.name).items():
+            name = str(row.get(key))
+            if name in ids:
+                raise ValueError(f"{file.name}: the {kind} {name!r} has two ids, {ids[name]} and {number}.")
+            ids[name] = number
+        answer.append(ids)
+    return answer[0], answer[1]
+
+
+def _parts(file: Path, parts: Sequence[str]) -> dict[str, list[Any]]:
+    """What a file of COCO's JSON holds, with a list under each name of `parts`."""
+    try:
+        with file.open(encoding="utf-8") as text:
+            found = json.load(text, object_hook=_packed)
+    except OSError as error:
+        raise ValueError(f"Cannot read {str(file)!r}: {(error.strerror or str(error)).lower()}.") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{file.name} is not JSON: {error}.") from None
+    for part in parts:
+        if not isinstance(found, dict) or not isinstance(found.get(part), list):
+            raise ValueError(f"{file.name} is not COCO's JSON: it holds no list of {part!r}.")
+    return found  # type: ignore[no-any-return]
 
 
 def _packed(table: dict[str, Any]) -> dict[str, Any]:
@@ -153,7 +178,10 @@ def _add(
         except ValueError as error:
             table.problems.add(f"run lengths {error}, left out", where)
             return
-    elif isinstance(given, list) and given:
+    elif given is not None and not isinstance(given, list):
+        table.problems.add("segmentations that are neither polygons nor run lengths, left out", where)
+        return
+    elif given:
         polygons = [p for p in given if len(p) >= 6 and len(p) % 2 == 0 and _finite(p)]
         if len(polygons) < len(given):
             table.problems.add("polygons of fewer than three points, or without numbers, left out", where)
