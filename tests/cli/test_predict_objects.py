@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from tetravit.data.coco import category_ids, class_names
+from tetravit.data.layouts import write_shapes
 from tetravit.data.masks import counts_mask, counts_of
 from tetravit.data.shapes import CLASSES, draw
 from tetravit.draw.objects import outlined
@@ -45,7 +46,10 @@ def test_a_table_and_results_in_cocos_format(ask, detector, drawings, tmp_path):
     answer = ask("predict", detector, drawings, "--threshold", 0.05, "--results", file)
     assert answer.code == 0
     rows = json.loads(file.read_text())
-    assert answer.err == f"Wrote {len(rows)} objects into {file}.\n"
+    assert answer.err == (
+        f"Wrote {len(rows)} objects into {file}. Ids of images are their file names, ids of categories counted"
+        " from 1; --annotations FILE takes both from COCO's JSON.\n"
+    )
     assert "%" in answer.out
     assert {row["image_id"] for row in rows} == {7, 8, 9}
     for row in rows:
@@ -117,6 +121,81 @@ def test_tiles_and_larger_sides_tell_their_memory(ask, detector, drawings):
 def test_what_is_refused(ask, detector, drawings, options, message):
     answer = ask("predict", detector, drawings, *options)
     assert (answer.code, answer.err) == (2, f"tetravit predict: {message}\n")
+
+
+@pytest.fixture(scope="module")
+def layout(tmp_path_factory):
+    """Drawings in COCO's layout, and its annotations."""
+    root = tmp_path_factory.mktemp("layout")
+    list(write_shapes(root, train=1, val=2, size=64))
+    return root / "coco" / "val2017", root / "coco" / "annotations" / "instances_val2017.json"
+
+
+def test_results_have_the_ids_of_the_annotations(ask, detector, layout, tmp_path):
+    coco = pytest.importorskip("pycocotools.coco")
+    folder, annotations = layout
+    table = json.loads(annotations.read_text())
+    for i, image in enumerate(table["images"]):
+        image["id"] = 1000 + i  # no longer what the file name says
+    for row in table["annotations"]:
+        row["image_id"] = 1000
+    renumbered = tmp_path / "val.json"
+    renumbered.write_text(json.dumps(table))
+    file = tmp_path / "results.json"
+    options = ("--threshold", 0, "--results", file, "--annotations", renumbered, "--json")
+    answer = ask("predict", detector, folder, *options)
+    told = f"Ids of images and categories are those of {renumbered}."
+    rows = json.loads(file.read_text())
+    assert answer.err == f"Wrote {len(rows)} objects into {file}. {told}\n"
+    truth = coco.COCO(str(renumbered))
+    found = truth.loadRes(str(file))  # refuses images that the annotations do not list
+    assert set(found.getImgIds()) == {1000, 1001}
+    names = [o["class"] for line in answer.out.splitlines() for o in json.loads(line)["objects"]]
+    assert [truth.cats[row["category_id"]]["name"] for row in rows] == names
+    assert {row["category_id"] for row in rows} <= set(truth.getCatIds())
+
+
+def test_ids_that_cannot_be_told_are_refused(ask, detector, layout, tmp_path):
+    folder, annotations = layout
+    table = json.loads(annotations.read_text())
+    first = sorted(folder.iterdir())[0]
+    asked = ("predict", detector, folder, "--results", tmp_path / "x.json")
+
+    def refused(*options, **changes):
+        file = tmp_path / "ids.json"
+        file.write_text(json.dumps(table | changes))
+        answer = ask(*asked, "--annotations", file, *options)
+        assert (answer.code, answer.out) == (2, "")
+        return answer.err.removeprefix("tetravit predict: ")
+
+    fewer = [{**row, "name": row["name"].replace("ring", "rang")} for row in table["categories"]]
+    assert refused(categories=fewer) == (
+        "ids.json has no category 'ring', which the model finds. Did you mean 'rang'?\n"
+    )
+    assert refused(images=table["images"][1:]) == f"ids.json lists no image '{first.name}'.\n"
+    number = table["images"][0]["id"]
+    twice = [*table["images"], {**table["images"][0], "id": 5}]
+    message = f"ids.json: the image '{first.name}' has two ids, {number} and 5.\n"
+    assert refused(images=twice) == message
+    copy = tmp_path / "copy" / first.name
+    copy.parent.mkdir()
+    copy.write_bytes(first.read_bytes())
+    for options in ((), ("--annotations", annotations)):
+        answer = ask("predict", detector, first, copy, "--results", tmp_path / "x.json", *options)
+        assert answer.err == f"tetravit predict: Two images have the id {number}: '{first}' and '{copy}'.\n"
+    answer = ask("predict", detector, folder, "--annotations", annotations)
+    assert answer.err == (
+        "tetravit predict: --annotations says which ids --results writes; got no --results.\n"
+    )
+
+
+def test_images_without_numbers_are_counted_from_1(ask, detector, drawings, tmp_path):
+    for i, source in enumerate(sorted(drawings.iterdir())):
+        (tmp_path / ("x.png" if i == 1 else source.name)).write_bytes(source.read_bytes())
+    file = tmp_path / "results.json"
+    answer = ask("predict", detector, tmp_path, "--threshold", 0, "--results", file)
+    assert {row["image_id"] for row in json.loads(file.read_text())} == {1, 2, 3}
+    assert "Ids of images are counted from 1, ids of categories counted from 1;" in answer.err
 
 
 def test_results_are_for_detectors(ask, weights, images, tmp_path):

@@ -55,6 +55,12 @@ def predict(
     results: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write COCO's result format here (detectors).")
     ] = None,
+    annotations: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="COCO's JSON of the images: its ids go into --results (detectors)."
+        ),
+    ] = None,
     optimized: Annotated[
         bool, typer.Option("--optimize", help="First find the fastest way to run the model on this machine.")
     ] = False,
@@ -69,6 +75,7 @@ def predict(
     from tetravit.models import load
     from tetravit.predict import find_images
     from tetravit.predict import predict as ask
+    from tetravit.predict.numbers import Numbers, numbers
 
     if model is None:
         model, *images = images
@@ -88,6 +95,13 @@ def predict(
         raise ValueError(f"--save-maps is for the task segment; {model} can {loaded.task}.")
     if results is not None and loaded.task != "detect":
         raise ValueError(f"--results is for the task detect; {model} can {loaded.task}.")
+    if annotations is not None and results is None:
+        raise ValueError("--annotations says which ids --results writes; got no --results.")
+    ids: Numbers | None = None
+    if results is not None:
+        names = loaded.class_names or [str(i) for i in range(loaded.num_classes)]
+        ids = numbers(files, names, annotations)
+        looks["categories"] = ids.categories
     if optimized:
         loaded = optimized_form(loaded.to(where))
     answers = ask(loaded, files, topk=topk, batch_size=batch, device=where, **looks)
@@ -107,8 +121,8 @@ def predict(
                 prediction.picture(decode(image)).save(free_name(draw, image, taken))
             if save_maps is not None:
                 prediction.map_picture().save(free_name(save_maps, image, mapped))  # type: ignore[attr-defined]
-            if results is not None:
-                number = int(image.stem) if image.stem.isdecimal() else files.index(image)
+            if ids is not None:
+                number = ids.images[image]
                 found += [{"image_id": number, **row} for row in prediction.results()]  # type: ignore[attr-defined]
         if as_json:
             said = {"error": error} if error is not None else prediction.facts()
@@ -126,9 +140,9 @@ def predict(
         say(f"Drew {len(taken)} images into {draw}.")
     if save_maps is not None:
         say(f"Wrote {len(mapped)} label maps into {save_maps}.")
-    if results is not None:
+    if results is not None and ids is not None:
         results.write_text(json.dumps(found))
-        say(f"Wrote {len(found)} objects into {results}.")
+        say(f"Wrote {len(found)} objects into {results}. {ids.told}")
     if side is not None or window is not None:
         peak = peak_so_far_mib(where)
         say(f"Peak memory: {peak:,.0f} MiB." if peak == peak else "Peak memory: not known here.")

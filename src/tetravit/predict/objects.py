@@ -1,6 +1,6 @@
 """Weights + images -> the objects in each: boxes, names, and masks where the model gives them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,7 @@ def objects(
     side: int | None = None,
     window: int | None = None,
     stride: int | None = None,
+    categories: Sequence[int] | None = None,
 ) -> Iterator[Objects]:
     """Find the objects in image files.
 
@@ -110,6 +111,8 @@ def objects(
             weights were trained.
         window, stride: look at large images also in tiles of so many of their pixels, so far apart (None: four
             fifths of the window), and merge what is found.
+        categories: the number of each class in COCO's result format; None: COCO's own for its classes, else
+            1, 2, 3, ...
 
     Raises:
         ValueError: for a number that is out of range.
@@ -125,7 +128,7 @@ def objects(
             f"stride goes with a window, and is at most its side; got stride={stride}, window={window}."
         )
     model = model.to(device).eval()
-    asked = _Asked(model, threshold, torch.device(device))
+    asked = _Asked(model, threshold, torch.device(device), categories)
     return _objects(asked, images, batch_size, side, window, stride or max(1, (window or 1) * 4 // 5))
 
 
@@ -164,10 +167,16 @@ def _objects(
 class _Asked:
     """A model, and how its answers become predictions."""
 
-    def __init__(self, model: Detector, threshold: float, device: torch.device) -> None:
+    def __init__(
+        self, model: Detector, threshold: float, device: torch.device, categories: Sequence[int] | None
+    ) -> None:
         self.model, self.threshold, self.device = model, threshold, device
         self.names = model.class_names or tuple(str(i) for i in range(model.num_classes))
-        self.categories = coco.category_ids(self.names)
+        self.categories = coco.category_ids(self.names) if categories is None else tuple(categories)
+        if len(self.categories) != len(self.names):
+            raise ValueError(
+                f"categories holds a number for each of the {len(self.names)} classes; got {len(self.categories)}."
+            )
         self.colours = palette(self.names)
         self.masks: Masks = "probabilities" if model.head.has_masks else "none"
 

@@ -1,0 +1,68 @@
+"""Which numbers images and classes have in COCO's result format."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tetravit.data import coco
+from tetravit.data.datasets.coco import numbers as listed
+from tetravit.registry import suggestion
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """images: of each file. categories: one per class. told: where both are from, as a line."""
+
+    images: dict[Path, int]
+    categories: tuple[int, ...]
+    told: str
+
+
+def numbers(files: Sequence[Path], names: Sequence[str], annotations: Path | None = None) -> Numbers:
+    """Numbers for the images `files` and the classes `names`.
+
+    Args:
+        annotations: COCO's JSON of these images, whose ids count; a file is the image whose `file_name` ends its
+            path. None: the numbers that are the file names, where all are, else 1, 2, 3, ...; for the
+            classes of COCO its own, else 1, 2, 3, ...
+
+    Raises:
+        ValueError: in one line, if the annotations lack an image or a class, or two images have one number.
+    """
+    if annotations is not None:
+        images, categories = _looked_up(files, names, annotations)
+        told = f"Ids of images and categories are those of {annotations}."
+    else:
+        named = all(file.stem.isdecimal() for file in files)
+        images = {file: int(file.stem) if named else i for i, file in enumerate(files, start=1)}
+        categories = coco.category_ids(names)
+        own = tuple(names) == coco.class_names()
+        told = (
+            f"Ids of images are {'their file names' if named else 'counted from 1'}, ids of categories "
+            f"{'those of COCO' if own else 'counted from 1'}; --annotations FILE takes both from COCO's JSON."
+        )
+    taken: dict[int, Path] = {}
+    for file, number in images.items():
+        if number in taken:
+            raise ValueError(f"Two images have the id {number}: {str(taken[number])!r} and {str(file)!r}.")
+        taken[number] = file
+    return Numbers(images, categories, told)
+
+
+def _looked_up(
+    files: Sequence[Path], names: Sequence[str], annotations: Path
+) -> tuple[dict[Path, int], tuple[int, ...]]:
+    images, categories = listed(annotations)
+    for name in names:
+        if name not in categories:
+            raise ValueError(
+                f"{annotations.name} has no category {name!r}, which the model finds.{suggestion(name, categories)}"
+            )
+    found: dict[Path, int] = {}
+    for file in files:
+        ends = ("/".join(file.parts[i:]) for i in range(len(file.parts)))
+        end = next((end for end in ends if end in images), None)
+        if end is None:
+            raise ValueError(f"{annotations.name} lists no image {file.name!r}.")
+        found[file] = images[end]
+    return found, tuple(categories[name] for name in names)
