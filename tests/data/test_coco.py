@@ -125,6 +125,28 @@ def test_training_boxes_are_cut_to_the_image_and_tiny_ones_go(coco):
             {"segmentation": [[1, 1, 5, 5, math.nan, 3]]},
             "polygons of fewer than three points, or without numbers, left out",
         ),
+        (
+            {"segmentation": {"size": None, "counts": [HEIGHT * WIDTH]}},
+            "run lengths of another size, left out",
+        ),
+        ({"segmentation": {"size": 5, "counts": [81]}}, "run lengths of another size, left out"),
+        (
+            {"segmentation": {"size": [HEIGHT, WIDTH], "counts": None}},
+            "run lengths that do not read, left out",
+        ),
+        (
+            {"segmentation": {"size": [HEIGHT, WIDTH], "counts": 4 * [2**62] + [HEIGHT * WIDTH]}},
+            "run lengths of another size, left out",
+        ),
+        ({"bbox": [1, 1, 10**400, 5]}, "annotations without a box x, y, width, height, left out"),
+        (
+            {"segmentation": [[1, 1, 5, 5, 10**400, 3]]},
+            "polygons of fewer than three points, or without numbers, left out",
+        ),
+        ({"category_id": {}}, "annotations of unknown categories, left out"),
+        ({"category_id": 3.5}, "annotations of unknown categories, left out"),
+        ({"image_id": [7]}, "annotations of images that are not listed, left out"),
+        ({"image_id": None}, "annotations of images that are not listed, left out"),
         ({"segmentation": "abc"}, "segmentations that are neither polygons nor run lengths, left out"),
         ({"segmentation": 5}, "segmentations that are neither polygons nor run lengths, left out"),
         ({"category_id": 4}, "annotations of unknown categories, left out"),
@@ -188,10 +210,26 @@ def test_a_good_polygon_beside_a_bad_one_stays(coco):
             table(categories=2 * [{"id": 3, "name": "a"}]),
             "instances_val2017.json: the category id 3 is given twice.",
         ),
-        (table({"id": "1"}), "instances_val2017.json: every annotation has an id, a whole number; got '1'."),
+        (
+            table({"id": "1"}),
+            "instances_val2017.json: every annotation has an id, a whole number of 64 bits; got '1'.",
+        ),
+        (
+            table(annotation(2**70)),
+            f"instances_val2017.json: every annotation has an id, a whole number of 64 bits; got {2**70}.",
+        ),
         (
             table(images=[{"id": 7, "file_name": "a.png", "height": 0, "width": 9}]),
-            "instances_val2017.json, image 7: height and width are whole pixels; got [0, 9].",
+            "instances_val2017.json, image 7: height and width are whole pixels from 1 to 100,000; got [0, 9].",
+        ),
+        (
+            table(images=[{"id": 7, "file_name": "a.png", "height": 2**40, "width": 9}]),
+            "instances_val2017.json, image 7: height and width are whole pixels from 1 to 100,000;"
+            f" got [{2**40}, 9].",
+        ),
+        (
+            table(images=[{"id": [7], "file_name": "a.png", "height": 9, "width": 9}]),
+            "instances_val2017.json: every image has an id, a whole number of 64 bits; got [7].",
         ),
     ],
 )
@@ -204,7 +242,18 @@ def test_a_file_that_contradicts_itself_is_refused(coco, content, message):
 
 @pytest.mark.parametrize(
     "name",
-    ["../a.png", "x/../../a.png", "/etc/passwd", "http://host/a.png", "file:a.png", "..\\a.png", "", None],
+    [
+        "../a.png",
+        "x/../../a.png",
+        "/etc/passwd",
+        "http://host/a.png",
+        "file:a.png",
+        "..\\a.png",
+        "",
+        None,
+        "a\0",
+        "\ud800",
+    ],
 )
 def test_file_names_stay_in_their_folder(coco, name):
     with pytest.raises(ValueError) as error:

@@ -58,6 +58,16 @@ def test_what_voc_cannot_mean_is_counted(voc, row, problem):
     assert dataset.problems.lines() == [f"1 {problem}; the first: a.xml, object 2"]
 
 
+@pytest.mark.parametrize("side", ["inf", "nan", "0.5", "1e9", "-3", ""])
+def test_an_image_of_no_size_has_no_objects(voc, side):
+    size = f"<width>{side}</width><height>{HEIGHT}</height>"
+    dataset = voc(xml(("dog", 0, 1, 1, 10, 20), size=size))
+    assert len(dataset[0].target.boxes) == 0
+    assert dataset.problems.lines() == [
+        "1 objects of images whose size is not said, left out; the first: a.xml, object 1"
+    ]
+
+
 def test_what_voc_lacks_is_said(voc, tmp_path):
     with pytest.raises(ValueError, match="The data set 'voc_det' needs its root"):
         DATASETS["voc_det"](None, "val")

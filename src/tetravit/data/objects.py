@@ -25,7 +25,6 @@ LOG = logging.getLogger("tetravit.data")
 SHORTEST = 32  # pixels: training images with shorter sides are left out, as in the papers' releases
 EXACT = 100  # coordinates with two decimals are kept as whole hundredths
 LARGEST = 100_000  # pixels of a side: the runs of larger masks overflow COCO's letters
-OUTSIDE = 4  # polygons may reach so many of the image's longer side beyond it
 
 WITHOUT_MASK = 'objects without a mask, left out (masks = "skip" keeps them)'
 
@@ -295,14 +294,22 @@ def check_name(name: Any, where: str) -> str:
     """A file name from annotations that stays inside its folder.
 
     Raises:
-        ValueError: for a URL, an absolute path, one that leads out, or no text.
+        ValueError: for a URL, an absolute path, one that leads out, or what is no text of a file system.
     """
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name or "\0" in name or not _encodes(name):
         raise ValueError(f"{where}: file_name is a path below the image folder; got {name!r}.")
     parts = PurePosixPath(name.replace("\\", "/"))
     if "://" in name or parts.is_absolute() or ".." in parts.parts or ":" in name.split("/")[0]:
         raise ValueError(f"{where}: file_name is a path below the image folder; got {name!r}.")
     return name
+
+
+def _encodes(name: str) -> bool:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def check_box(box: Any) -> str | None:
@@ -320,7 +327,7 @@ def runs(segmentation: dict[str, Any], height: int, width: int) -> bytes:
     Raises:
         ValueError: if they are not for an image of this size, or do not read.
     """
-    if list(segmentation.get("size", ())) != [height, width]:
+    if segmentation.get("size") != [height, width]:
         raise ValueError("of another size")
     given = segmentation.get("counts")
     try:
@@ -329,6 +336,7 @@ def runs(segmentation: dict[str, Any], height: int, width: int) -> bytes:
         )
     except (ValueError, TypeError, OverflowError):
         raise ValueError("that do not read") from None
-    if counts.ndim != 1 or counts.sum() != height * width or (counts < 0).any():
+    pixels = height * width
+    if counts.ndim != 1 or ((counts < 0) | (counts > pixels)).any() or counts.sum() != pixels:
         raise ValueError("of another size")
     return letters(counts)

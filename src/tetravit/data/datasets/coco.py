@@ -8,10 +8,10 @@ import json
 from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from tetravit.data.datasets.base import Split, check_split
-from tetravit.data.objects import Empty, ObjectSet, ObjectTable, check_box, check_name, runs
+from tetravit.data.objects import LARGEST, Empty, ObjectSet, ObjectTable, check_box, check_name, runs
 
 ANNOTATIONS, IMAGES = "annotations/instances_{split}2017.json", "{split}2017"
 PARTS = ("images", "annotations", "categories")
@@ -69,28 +69,22 @@ def read(file: Path) -> tuple[ObjectTable, list[str]]:
     for number, image in _by_id(found["images"], "image", file.name).items():
         name = check_name(image.get("file_name"), f"{file.name}, image {number}")
         height, width = sides = image.get("height"), image.get("width")
-        if not all(isinstance(side, int) and side > 0 for side in sides):
+        if not all(_whole(side) and 0 < side <= LARGEST for side in sides):
             raise ValueError(
-                f"{file.name}, image {number}: height and width are whole pixels; got {list(sides)}."
+                f"{file.name}, image {number}: height and width are whole pixels from 1 to {LARGEST:,};"
+                f" got {list(sides)}."
             )
         rows[number] = table.image(name, number, height, width)  # type: ignore[arg-type]
         sizes[number] = height, width  # type: ignore[assignment]
     for number, annotation in _by_id(found["annotations"], "annotation", file.name).items():
         where = f"{file.name}, annotation {number}"
-        if annotation.get("image_id") not in rows:
+        image_id, category_id = annotation.get("image_id"), annotation.get("category_id")
+        if not _whole(image_id) or image_id not in rows:
             table.problems.add("annotations of images that are not listed, left out", where)
-        elif annotation.get("category_id") not in labels:
+        elif not _whole(category_id) or category_id not in labels:
             table.problems.add("annotations of unknown categories, left out", where)
         else:
-            size = sizes[annotation["image_id"]]
-            _add(
-                table,
-                annotation,
-                rows[annotation["image_id"]],
-                labels[annotation["category_id"]],
-                size,
-                where,
-            )
+            _add(table, annotation, rows[image_id], labels[category_id], sizes[image_id], where)
     return table.close(), names
 
 
@@ -132,11 +126,21 @@ def _packed(table: dict[str, Any]) -> dict[str, Any]:
     """Polygons as arrays, as soon as they are read: a tenth of the memory."""
     polygons = table.get("segmentation")
     if isinstance(polygons, list):
-        try:
-            table["segmentation"] = [array("d", polygon) for polygon in polygons]
-        except TypeError:
-            table["segmentation"] = [array("d")]
+        table["segmentation"] = [_numbers(polygon) for polygon in polygons]
     return table
+
+
+def _numbers(values: Any) -> "array[float]":
+    """Numbers as an array; an empty one where something else is among them."""
+    try:
+        return array("d", values)
+    except (TypeError, ValueError, OverflowError):
+        return array("d")
+
+
+def _whole(value: Any) -> TypeGuard[int]:
+    """Whether a value is a whole number that fits into 64 bits."""
+    return type(value) is int and -(2**63) <= value < 2**63
 
 
 def _by_id(rows: list[Any], kind: str, file: str) -> dict[int, Mapping[str, Any]]:
@@ -144,8 +148,8 @@ def _by_id(rows: list[Any], kind: str, file: str) -> dict[int, Mapping[str, Any]
     found: dict[int, Mapping[str, Any]] = {}
     for row in rows:
         number = row.get("id") if isinstance(row, dict) else None
-        if not isinstance(number, int):
-            raise ValueError(f"{file}: every {kind} has an id, a whole number; got {number!r}.")
+        if not _whole(number):
+            raise ValueError(f"{file}: every {kind} has an id, a whole number of 64 bits; got {number!r}.")
         if number in found:
             raise ValueError(f"{file}: the {kind} id {number} is given twice.")
         found[number] = row
@@ -159,7 +163,7 @@ def _add(
     try:
         x, y, width, height = (float(value) for value in annotation["bbox"])
         area = float(annotation.get("area", -1.0))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         table.problems.add("annotations without a box x, y, width, height, left out", where)
         return
     box = (x, y, x + width, y + height)

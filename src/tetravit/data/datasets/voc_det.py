@@ -9,7 +9,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from tetravit.data.datasets.base import Split, check_split
-from tetravit.data.objects import Empty, ObjectSet, ObjectTable, check_box, check_name
+from tetravit.data.objects import LARGEST, Empty, ObjectSet, ObjectTable, check_box, check_name
 from tetravit.data.palettes import VOC
 
 
@@ -62,7 +62,7 @@ def _add(table: ObjectTable, root: Path, name: str, number: int, labels: dict[st
     except (OSError, ElementTree.ParseError) as error:
         raise ValueError(f"Cannot read {str(file)!r}: {_why(error)}.") from None
     width, height = (_number(tree, f"size/{side}") for side in ("width", "height"))
-    known = width > 0 and height > 0
+    known = 1 <= width <= LARGEST and 1 <= height <= LARGEST
     image = tree.findtext("filename") or f"{name}.jpg"
     suffix = Path(check_name(image, file.name)).suffix or ".jpg"
     row = table.image(f"{name}{suffix}", number, *((int(height), int(width)) if known else (0, 0)))
