@@ -14,6 +14,7 @@ from tetravit.data.shapes import SEGMENTS
 from tetravit.evaluate import references
 from tetravit.models import load as load_model
 from tetravit.models import save
+from tetravit.models.inference import Inference, segment
 from tetravit.models.segmenter import create_segmenter
 from tetravit.recipe import dump, find, load
 from tetravit.report import write
@@ -79,12 +80,27 @@ def test_a_label_map_in_words_in_json_and_as_files(ask, segmenter, image, tmp_pa
     assert f"{row['classes'][0]['class']}  {100 * row['classes'][0]['share']:.1f} %" in table.out
 
 
-def test_windows_scales_and_flips_change_the_answer(ask, segmenter, image):
-    plain, looked = (
-        rows(ask("predict", segmenter, image, "--json", *more).out)
-        for more in ((), ("--window", 48, "--stride", 16, "--scales", "1,1.5", "--flip"))
-    )
-    assert plain != looked
+@pytest.mark.parametrize(
+    ("options", "how"),
+    [
+        (["--window", 48], {"window": 48}),
+        (["--window", 48, "--stride", 8], {"window": 48, "stride": 8}),
+        (["--scales", "1,1.5"], {"scales": (1.0, 1.5)}),
+        (["--flip"], {"flip": "on"}),
+    ],
+)
+def test_each_way_to_look_reaches_the_model(ask, segmenter, image, tmp_path, options, how):
+    answer = ask("predict", segmenter, image, "--save-maps", tmp_path, *options)
+    assert answer.code == 0, answer.err
+    model = load_model(segmenter).eval()
+    x = model.preprocess(decode(image))[None]
+    (want,) = segment(model, x, [(64, 64)], Inference(**how))
+    with Image.open(tmp_path / "ADE_val_00000001.png") as stored:
+        np.testing.assert_array_equal(np.asarray(stored), want)
+    others = [{}, {"window": 48}, {"window": 48, "stride": 8}, {"scales": (1.0, 1.5)}, {"flip": "on"}]
+    for other in others:  # so that none can stand for another
+        if other != how:
+            assert not torch.equal(segment(model, x, [(64, 64)], Inference(**other))[0], want)
 
 
 @pytest.mark.parametrize(
@@ -154,6 +170,32 @@ def test_a_damaged_label_map_stops_or_is_passed_over(ask, segmenter, drawn, tmp_
     answer = ask("evaluate", segmenter, *place, "data.on_bad=skip", "--json")
     assert f"tetravit evaluate: {file}: {cause}; passed over.\n" in answer.err
     assert rows(answer.out)[0]["images"] == 1
+
+
+NARROW = ((1, 1), (1, 1000), (1000, 1))  # width, height
+
+
+def test_narrow_images_get_label_maps_of_their_size(ask, segmenter, tmp_path):
+    for size in NARROW:
+        Image.new("RGB", size).save(tmp_path / "{}x{}.png".format(*size))
+    maps, drawn = tmp_path / "maps", tmp_path / "drawn"
+    files = sorted(tmp_path.glob("*.png"))
+    answer = ask("predict", segmenter, *files, "--json", "--save-maps", maps, "--draw", drawn)
+    assert answer.code == 0, answer.err
+    found = {(row["width"], row["height"]) for row in rows(answer.out)}
+    assert found == {Image.open(file).size for file in maps.iterdir()} == set(NARROW)
+    assert all(max(Image.open(file).size) < 2800 for file in drawn.iterdir())
+
+
+def test_narrow_images_are_scored(ask, segmenter, drawn, tmp_path):
+    root = tmp_path / "ade"
+    shutil.copytree(drawn, root)
+    for size in NARROW:
+        Image.new("RGB", size).save(root / "images/validation" / "{}x{}.png".format(*size))
+        Image.new("L", size, 1).save(root / "annotations/validation" / "{}x{}.png".format(*size))
+    answer = ask("evaluate", segmenter, "data.name=ade20k", f"data.root={root}", "--json")
+    assert answer.code == 0, answer.err
+    assert rows(answer.out)[0]["images"] == 5
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,16 @@ def test_no_scale_goes_below_what_a_backbone_takes():
     assert model.calls == [(1, 3, 32, 50)]
 
 
+@pytest.mark.parametrize("how", [None, Inference(32, 16), Inference(flip="on")])
+def test_narrow_images_are_enlarged_to_what_a_backbone_takes(how):
+    model = Local()
+    (got,) = segment(model, images(2, 70), [(1, 35)], how)
+    assert got.shape == (1, 35)
+    assert {shape[2] for shape in model.calls} == {32}
+    (want,) = segment(model, F.interpolate(images(2, 70), (32, 70), mode="bilinear"), [(1, 35)], how)
+    assert torch.equal(got, want)
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

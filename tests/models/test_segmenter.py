@@ -269,6 +269,16 @@ def test_wrong_sizes():
     )
 
 
+def test_narrow_images_are_enlarged_to_what_a_backbone_takes():
+    model, images = tiny().eval(), torch.randn(1, 3, 2, 70)
+    (got,) = model.segment(images, [(1, 35)])
+    wide = F.interpolate(images, (32, 70), mode="bilinear")
+    assert torch.equal(got, model.segment(wide, [(1, 35)])[0])
+    with torch.no_grad():
+        shares = model.probabilities(images)
+    assert shares.shape == (1, 5, 2, 70)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("head", ["semantic_fpn", "upernet"])
 def test_a_graph_takes_any_batch_height_and_width(head):

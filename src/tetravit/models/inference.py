@@ -14,9 +14,7 @@ from torch import Tensor
 
 from tetravit.heads.parts.conv import resize
 from tetravit.heads.parts.pixels import View, most_probable
-from tetravit.models.segmenter import Segmenter
-
-SMALLEST = 32  # pixels; what every backbone takes
+from tetravit.models.segmenter import SMALLEST, Segmenter, enlarged
 
 
 @dataclass(frozen=True)
@@ -66,15 +64,14 @@ def segment(
 
     Args:
         model: in evaluation mode.
-        images: (B, C, Hi, Wi) normalized, without padding.
+        images: (B, C, Hi, Wi) normalized, without padding; sides below 32 pixels are enlarged to them.
         sizes: height and width of each picture.
         how: None: each image once, as it is.
     """
     how = how or Inference()
     views: list[tuple[Tensor, Sequence[int], bool]] = []
     for scale in how.scales:
-        x = resize(images, [max(SMALLEST, int(side * scale + 0.5)) for side in images.shape[2:]])
-        x = images if scale == 1 else x
+        x = enlarged(images, scale)
         for mirrored in (False, True) if how.flip == "on" else (False,):
             views.append((_logits(model, x.flip(3) if mirrored else x, how), x.shape[2:], mirrored))
     return [

@@ -11,6 +11,7 @@ from torch import Tensor
 from tetravit import weights as published
 from tetravit.data.palettes import ade20k
 from tetravit.heads import HEADS
+from tetravit.heads.parts.conv import resize
 from tetravit.heads.parts.pixels import IGNORE, to_picture
 from tetravit.models.build import Size, class_names, create_backbone, family, resolve
 from tetravit.models.dense import DenseModel
@@ -23,6 +24,7 @@ from tetravit.weights.read import Report, State, load_into
 
 SEGMENTERS = ("semantic_fpn", "upernet")
 ADE20K_CLASSES = 150
+SMALLEST = 32  # pixels; sides of images that every backbone takes
 AUXILIARY_WEIGHT = 0.4  # of the published models
 SCORES = ("head.score.*", "head.auxiliary.score.*")
 
@@ -45,15 +47,16 @@ class Segmenter(DenseModel):
 
         size: height and width of the pictures; None: those of the images.
         """
-        image_size = images.shape[2:]
-        return to_picture(self(images), image_size, size or image_size).softmax(dim=1)
+        size = size or images.shape[2:]
+        images = enlarged(images)
+        return to_picture(self(images), images.shape[2:], size).softmax(dim=1)
 
     @torch.no_grad()
     def segment(self, images: Tensor, sizes: Sequence[Sequence[int]] | Tensor | None = None) -> list[Tensor]:
         """The most probable class of every pixel, (height, width) int64 for each image.
 
         Args:
-            images: (B, C, Hi, Wi) normalized, without padding.
+            images: (B, C, Hi, Wi) normalized, without padding; sides below 32 pixels are enlarged to them.
             sizes: height and width of each picture before it was resized for the model; None: those of the
                 images.
 
@@ -66,6 +69,7 @@ class Segmenter(DenseModel):
             raise ValueError(
                 f"sizes holds a height and a width in pixels for each of the {len(images)} images; got {sizes!r}."
             )
+        images = enlarged(images)
         return self.head.decode(self(images), wanted.tolist(), images.shape[2:])  # type: ignore[operator, no-any-return]
 
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -93,6 +97,11 @@ class Segmenter(DenseModel):
                 f"labels are 0 to {self.num_classes - 1} for num_classes={self.num_classes}, or {IGNORE} for none;"
                 f" got {int(labels[wrong][0])} among {int(wrong.sum())} wrong pixels of the batch."
             )
+
+
+def enlarged(images: Tensor, scale: float = 1.0) -> Tensor:
+    """Images (B, C, Hi, Wi) times `scale`, bilinear; no side goes below `SMALLEST`."""
+    return resize(images, [max(SMALLEST, int(side * scale + 0.5)) for side in images.shape[2:]])
 
 
 def create_segmenter(
