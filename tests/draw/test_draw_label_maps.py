@@ -5,7 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from tetravit.draw.base import fitted
 from tetravit.draw.label_maps import EDGE, LISTED, OPAQUE, label_png, overlay, painted, shares
+from tetravit.draw.labels import labelled
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -48,6 +50,32 @@ def test_a_legend_of_any_length_fits(count):
     names = [f"a class with a long name {i}" for i in range(150)]
     picture = overlay(torch.zeros(3, 20, 30, dtype=torch.uint8), labels, names, [RED] * 150)
     assert 320 < picture.height < 550
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"),
+    [
+        ((1, 1), (480, 480)),
+        ((1, 1000), (3, 2560)),
+        ((1000, 1), (1000, 1)),
+        ((300, 5000), (154, 2560)),
+        ((5000, 1), (1280, 1)),
+        ((120, 90), (480, 360)),
+        ((600, 800), (600, 800)),
+        ((2560, 1280), (1280, 640)),
+    ],
+)
+def test_pictures_of_any_shape_can_be_looked_at(size, shown):
+    assert fitted(Image.new("RGB", size)).size == shown
+
+
+def test_a_narrow_picture_has_a_legend_that_can_be_read():
+    image, labels = torch.zeros(3, 1000, 1, dtype=torch.uint8), torch.zeros(1000, 1).long()
+    picture = overlay(image, labels, ["sea"], [RED])
+    assert picture.width == 480
+    assert 2560 < picture.height < 2700
+    assert (np.asarray(picture)[2560:] == RED).all(axis=2).any()
+    assert labelled(image, [("sea", 0.9)]).width == 480
 
 
 def test_a_label_map_as_a_file_keeps_its_numbers(tmp_path):

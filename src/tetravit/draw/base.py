@@ -7,17 +7,19 @@ from PIL import Image, ImageFont
 
 WIDTH = 480  # pixels; narrower images are enlarged to it
 LARGEST = 1280  # pixels; wider images are shrunk to it
+TALLEST = 2560  # pixels; higher images are shrunk to it, whatever their width becomes
 INK, SOFT, PAPER, BAR, TRACK = "#14181f", "#5b6472", "#ffffff", "#2563c9", "#e3e6eb"
 
 
 def fitted(picture: Image.Image) -> Image.Image:
-    """A picture at a width that can be looked at; tiny ones keep their square pixels."""
-    width = min(max(picture.width, WIDTH), LARGEST)
-    if picture.width == width:
+    """A picture at a size that can be looked at; tiny ones keep their square pixels."""
+    factor = min(max(picture.width, WIDTH), LARGEST) / picture.width
+    factor = min(factor, TALLEST / picture.height)
+    if factor == 1:
         return picture
-    height = max(1, round(picture.height * width / picture.width))
-    kind = Image.Resampling.NEAREST if picture.width <= WIDTH // 4 else Image.Resampling.LANCZOS
-    return picture.resize((width, height), kind)
+    width, height = (max(1, round(side * factor)) for side in picture.size)
+    square = factor > 1 and picture.width <= WIDTH // 4
+    return picture.resize((width, height), Image.Resampling.NEAREST if square else Image.Resampling.LANCZOS)
 
 
 def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:

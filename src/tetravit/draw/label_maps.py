@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from tetravit.draw.base import INK, PAPER, SOFT, fitted, shortened
+from tetravit.draw.base import INK, PAPER, SOFT, WIDTH, fitted, shortened
 
 IGNORE = 255  # label of pixels that carry no class: they stay as they are
 OPAQUE = 0.55  # share of the colour in a painted pixel
@@ -48,7 +48,8 @@ def overlay(
     picture = fitted(painted(image, labels, palette))
     entries = [(class_names[i], share, palette[i]) for i, share in shares(labels, len(class_names))]
     left_out = len(entries) - LISTED
-    width, unit = picture.width, max(14, picture.width // 34)
+    width = max(WIDTH, picture.width)
+    unit = max(14, width // 34)
     font = ImageFont.load_default(unit)
     columns = max(1, min(4, width // (11 * unit)))
     rows = -(-min(len(entries), LISTED) // columns) + (left_out > 0)

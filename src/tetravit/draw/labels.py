@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from tetravit.draw.base import BAR, INK, PAPER, SOFT, TRACK, fitted, shortened
+from tetravit.draw.base import BAR, INK, PAPER, SOFT, TRACK, WIDTH, fitted, shortened
 
 
 def labelled(image: Tensor, guesses: Sequence[tuple[str, float]]) -> Image.Image:
@@ -16,7 +16,8 @@ def labelled(image: Tensor, guesses: Sequence[tuple[str, float]]) -> Image.Image
         guesses: name and probability in 0..1.
     """
     picture = fitted(Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()))
-    width, unit = picture.width, max(16, picture.width // 26)
+    width = max(WIDTH, picture.width)
+    unit = max(16, width // 26)
     font = ImageFont.load_default(unit)
     line, margin = round(unit * 2.3), unit
     canvas = Image.new("RGB", (width, picture.height + line * len(guesses) + margin), PAPER)

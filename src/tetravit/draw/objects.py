@@ -33,11 +33,11 @@ def outlined(
             part = pixels[mask].astype(np.float32)
             pixels[mask] = np.rint(part + OPAQUE * (np.asarray(colour, np.float32) - part)).astype(np.uint8)
     picture = fitted(Image.fromarray(pixels))
-    scale = picture.width / pixels.shape[1]
+    scale = picture.width / pixels.shape[1], picture.height / pixels.shape[0]
     draw = ImageDraw.Draw(picture)
     font = ImageFont.load_default(max(12, picture.width // 40))
     width = max(2, picture.width // 240)
-    placed = [[scale * value for value in box] for box in boxes]
+    placed = [[scale[i % 2] * value for i, value in enumerate(box)] for box in boxes]
     for box, colour in zip(placed, colours, strict=True):
         draw.rectangle(
             (box[0], box[1], max(box[0], box[2]), max(box[1], box[3])), outline=colour, width=width
