@@ -143,6 +143,14 @@ def test_training_boxes_are_cut_to_the_image_and_tiny_ones_go(coco):
             {"segmentation": [[1, 1, 5, 5, 10**400, 3]]},
             "polygons of fewer than three points, or without numbers, left out",
         ),
+        (
+            {"segmentation": [[1, 1, 1e9, 1, 5, 5]]},
+            "polygons that reach far outside their image, left out",
+        ),
+        (
+            {"segmentation": [[1, 1, 9, -4 * WIDTH - 1, 5, 5]]},
+            "polygons that reach far outside their image, left out",
+        ),
         ({"category_id": {}}, "annotations of unknown categories, left out"),
         ({"category_id": 3.5}, "annotations of unknown categories, left out"),
         ({"image_id": [7]}, "annotations of images that are not listed, left out"),
@@ -190,9 +198,18 @@ def test_an_image_whose_objects_all_lack_masks_does_not_train(coco):
     assert len(coco(content, "train", masks="skip")) == 2
 
 
-def test_a_good_polygon_beside_a_bad_one_stays(coco):
-    dataset = coco(table(annotation(segmentation=[SQUARE, [1, 1, 5, 5]])))
+@pytest.mark.parametrize("bad", [[1, 1, 5, 5], ["x"], 5, [1, 1, 1e9, 1, 5, 5]])
+def test_a_good_polygon_beside_a_bad_one_stays(coco, bad):
+    dataset = coco(table(annotation(segmentation=[SQUARE, bad])))
     assert dataset[0].target.masks.sum() == 100
+    assert list(dataset.problems.counts.values()) == [1]
+
+
+def test_polygons_may_reach_over_the_border(coco):
+    around = [-WIDTH, -HEIGHT, 2 * WIDTH, -HEIGHT, 2 * WIDTH, 2 * HEIGHT, -WIDTH, 2 * HEIGHT]
+    dataset = coco(table(annotation(segmentation=[around])))
+    assert dataset[0].target.masks.all()
+    assert dataset.problems.lines() == []
 
 
 @pytest.mark.parametrize(

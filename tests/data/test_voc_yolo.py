@@ -142,6 +142,7 @@ def test_yolo_names_in_yaml(yolo, text):
         ("0 0.5 0.5 nan 0.1", "boxes with sides that are NaN or infinite, left out"),
         ("0 5 5 0.1 0.1", "boxes outside their image, left out"),
         ("0 0.5 0.5 0.1", "lines that are neither a box nor a polygon, left out"),
+        ("0 0.1 0.1 1e9 0.1 0.5 0.5", "polygons that reach far outside their image, left out"),
         ("0 a b c d", "lines that are not numbers, left out"),
     ],
 )

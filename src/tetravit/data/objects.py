@@ -7,6 +7,7 @@ Shapes: N images, M objects of an image.
 """
 
 import logging
+import math
 import os
 from array import array
 from collections.abc import Sequence
@@ -24,6 +25,9 @@ from tetravit.structures import Kind, Sample, Target
 LOG = logging.getLogger("tetravit.data")
 SHORTEST = 32  # pixels: training images with shorter sides are left out, as in the papers' releases
 EXACT = 100  # coordinates with two decimals are kept as whole hundredths
+OUTSIDE = (
+    4  # polygons may reach so many of the image's longer side beyond it: outlines are walked pixel by pixel
+)
 LARGEST = 100_000  # pixels of a side: the runs of larger masks overflow COCO's letters
 
 WITHOUT_MASK = 'objects without a mask, left out (masks = "skip" keeps them)'
@@ -318,6 +322,15 @@ def check_box(box: Any) -> str | None:
         return "boxes with sides that are NaN or infinite, left out"
     if box[2] <= box[0] or box[3] <= box[1]:
         return "boxes with zero or negative sides, left out"
+    return None
+
+
+def check_polygon(polygon: Sequence[float], longest: float) -> str | None:
+    """What is wrong with the corners x1 y1 x2 y2 ... in an image of that longer side, as a cause to count."""
+    if len(polygon) < 6 or len(polygon) % 2 or not math.isfinite(sum(polygon)):
+        return "polygons of fewer than three points, or without numbers, left out"
+    if min(polygon) < -OUTSIDE * longest or max(polygon) > (1 + OUTSIDE) * longest:
+        return "polygons that reach far outside their image, left out"
     return None
 
 

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
 from tetravit.data.datasets.base import Split, check_split
-from tetravit.data.objects import LARGEST, Empty, ObjectSet, ObjectTable, check_box, check_name, runs
+from tetravit.data.objects import (
+    LARGEST,
+    Empty,
+    ObjectSet,
+    ObjectTable,
+    check_box,
+    check_name,
+    check_polygon,
+    runs,
+)
 
 ANNOTATIONS, IMAGES = "annotations/instances_{split}2017.json", "{split}2017"
 PARTS = ("images", "annotations", "categories")
@@ -186,17 +195,15 @@ def _add(
         table.problems.add("segmentations that are neither polygons nor run lengths, left out", where)
         return
     elif given:
-        polygons = [p for p in given if len(p) >= 6 and len(p) % 2 == 0 and _finite(p)]
-        if len(polygons) < len(given):
-            table.problems.add("polygons of fewer than three points, or without numbers, left out", where)
+        for polygon in given:
+            wrong = check_polygon(polygon, max(size))
+            if wrong is None:
+                polygons.append(polygon)
+            else:
+                table.problems.add(wrong, where)
         if not polygons:
             return
     table.add(row, box, label, area=area, crowd=bool(annotation.get("iscrowd")), polygons=polygons, code=code)
-
-
-def _finite(values: array) -> bool:  # type: ignore[type-arg]
-    total = sum(values)
-    return total - total == 0  # neither NaN nor infinite
 
 
 DATASETS = {"coco": Coco}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from tetravit.data.datasets.base import Split, check_split
-from tetravit.data.objects import Empty, ObjectSet, ObjectTable, check_box
+from tetravit.data.objects import Empty, ObjectSet, ObjectTable, check_box, check_polygon
 
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
@@ -116,6 +116,8 @@ def _add(table: ObjectTable, row: int, file: Path, num_classes: int) -> None:
         wrong = check_box(box)
         if wrong is None and (box[0] >= 1 or box[1] >= 1 or box[2] <= 0 or box[3] <= 0):
             wrong = "boxes outside their image, left out"
+        if wrong is None and polygon:
+            wrong = check_polygon(polygon, 1.0)
         if wrong is not None:
             table.problems.add(wrong, where)
         else:
