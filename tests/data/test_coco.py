@@ -151,6 +151,9 @@ def test_training_boxes_are_cut_to_the_image_and_tiny_ones_go(coco):
             {"segmentation": [[1, 1, 9, -4 * WIDTH - 1, 5, 5]]},
             "polygons that reach far outside their image, left out",
         ),
+        ({"iscrowd": "0"}, "annotations whose iscrowd is neither 0 nor 1, left out"),
+        ({"iscrowd": 2}, "annotations whose iscrowd is neither 0 nor 1, left out"),
+        ({"iscrowd": []}, "annotations whose iscrowd is neither 0 nor 1, left out"),
         ({"category_id": {}}, "annotations of unknown categories, left out"),
         ({"category_id": 3.5}, "annotations of unknown categories, left out"),
         ({"image_id": [7]}, "annotations of images that are not listed, left out"),
@@ -181,6 +184,24 @@ def test_one_object_without_a_mask_takes_no_masks_from_the_others(coco, bare):
             '1 objects without a mask, left out (masks = "skip" keeps them); the first: a.png'
         ]
     assert coco(content, masks="skip")[0].target.boxes.shape == (3, 4)
+
+
+@pytest.mark.parametrize("area", [None, math.nan, math.inf, "x", -5, -1, [], 10**400])
+def test_an_area_that_is_none_is_taken_from_the_box(coco, area):
+    dataset = coco(table(annotation(1, area=area), annotation(2, area=70)))
+    assert dataset[0].target.area.tolist() == [100.0, 70.0]
+    assert dataset.problems.lines() == [
+        "1 areas that are no finite number from 0 up, taken from the box; the first: instances_val2017.json,"
+        " annotation 1"
+    ]
+
+
+def test_annotations_need_neither_area_nor_iscrowd(coco):
+    bare = {name: value for name, value in annotation().items() if name not in ("area", "iscrowd")}
+    dataset = coco(table(bare))
+    assert dataset[0].target.area.tolist() == [100.0]
+    assert dataset[0].target.crowd.tolist() == [False]
+    assert dataset.problems.lines() == []
 
 
 def test_a_set_without_any_mask_keeps_its_boxes(coco):

@@ -25,9 +25,8 @@ from tetravit.structures import Kind, Sample, Target
 LOG = logging.getLogger("tetravit.data")
 SHORTEST = 32  # pixels: training images with shorter sides are left out, as in the papers' releases
 EXACT = 100  # coordinates with two decimals are kept as whole hundredths
-OUTSIDE = (
-    4  # polygons may reach so many of the image's longer side beyond it: outlines are walked pixel by pixel
-)
+FROM_SIDES = -1.0  # the area of an object whose annotation has none: that of its box
+OUTSIDE = 4  # polygons, walked pixel by pixel, may reach so many of the longer side beyond their image
 LARGEST = 100_000  # pixels of a side: the runs of larger masks overflow COCO's letters
 
 WITHOUT_MASK = 'objects without a mask, left out (masks = "skip" keeps them)'
@@ -81,7 +80,7 @@ class ObjectTable:
         box: Sequence[float],
         label: int,
         *,
-        area: float = -1.0,
+        area: float = FROM_SIDES,
         crowd: bool = False,
         polygons: Sequence[Sequence[float]] = (),
         code: bytes = b"",

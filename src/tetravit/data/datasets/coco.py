@@ -5,6 +5,7 @@ categories in the order of their ids, gaps closed. Crowds are kept apart: not tr
 """
 
 import json
+import math
 from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Literal, TypeGuard
 
 from tetravit.data.datasets.base import Split, check_split
 from tetravit.data.objects import (
+    FROM_SIDES,
     LARGEST,
     Empty,
     ObjectSet,
@@ -171,7 +173,6 @@ def _add(
     """One annotation, or a count of why it is left out."""
     try:
         x, y, width, height = (float(value) for value in annotation["bbox"])
-        area = float(annotation.get("area", -1.0))
     except (KeyError, TypeError, ValueError, OverflowError):
         table.problems.add("annotations without a box x, y, width, height, left out", where)
         return
@@ -181,6 +182,10 @@ def _add(
         wrong = "boxes outside their image, left out"
     if wrong is not None:
         table.problems.add(wrong, where)
+        return
+    crowd = annotation.get("iscrowd", 0)
+    if crowd not in (0, 1):
+        table.problems.add("annotations whose iscrowd is neither 0 nor 1, left out", where)
         return
     given = annotation.get("segmentation")
     polygons: list[Any] = []
@@ -203,7 +208,20 @@ def _add(
                 table.problems.add(wrong, where)
         if not polygons:
             return
-    table.add(row, box, label, area=area, crowd=bool(annotation.get("iscrowd")), polygons=polygons, code=code)
+    area = _area(annotation["area"]) if "area" in annotation else FROM_SIDES
+    if area is None:
+        table.problems.add("areas that are no finite number from 0 up, taken from the box", where)
+        area = FROM_SIDES
+    table.add(row, box, label, area=area, crowd=bool(crowd), polygons=polygons, code=code)
+
+
+def _area(value: Any) -> float | None:
+    """An area as given; None: it is no finite number from 0 up."""
+    try:
+        area = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return area if 0 <= area < math.inf else None
 
 
 DATASETS = {"coco": Coco}
