@@ -1,6 +1,7 @@
 """Whole images, windows, scales, mirrored images: each against what it is by definition."""
 
 import re
+import weakref
 
 import pytest
 import torch
@@ -108,6 +109,28 @@ def test_probabilities_are_averaged_over_scales_and_mirrored_images(band, monkey
     assert (got != want).sum() <= 3  # ties
     (once,) = segment(model, x, [size])
     assert (once != want).sum() > 100
+
+
+@pytest.mark.parametrize(("band", "bands"), [(2**26, 1), (4 * 96 * 10, 5)])
+def test_the_scores_of_one_look_at_a_time_are_held(band, bands, monkeypatch):
+    """Of 12 looks no more than of one: each is added up before the next is brought to the size of the picture."""
+    made, held = [], []
+
+    def watched(make):
+        def scores(*arguments, **named):
+            held.append(sum(x() is not None for x in made))
+            x = make(*arguments, **named)
+            made.append(weakref.ref(x))
+            return x
+
+        return scores
+
+    monkeypatch.setattr(pixels, "BAND", band)
+    for name in ("to_picture", "_band"):
+        monkeypatch.setattr(pixels, name, watched(getattr(pixels, name)))
+    looks = [pixels.View(torch.randn(4, 12, 24), (48, 96), mirrored) for mirrored in (False, True) * 6]
+    assert pixels.most_probable(looks, (50, 70)).shape == (50, 70)
+    assert held == [0] * 12 * bands
 
 
 def test_no_scale_goes_below_what_a_backbone_takes():

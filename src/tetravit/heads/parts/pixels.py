@@ -4,7 +4,8 @@ Shapes: K classes, h w the grid of the logits, Hi Wi the image in pixels.
 Source: mmsegmentation 0.30.0, BaseDecodeHead, FCNHead and cross_entropy.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -134,20 +135,27 @@ def most_probable(views: Sequence[View], size: Sequence[int]) -> Tensor:
     tallest, widest = (max(size[side], *(view.image_size[side] for view in views)) for side in (0, 1))
     rows = max(1, BAND // (len(views[0].logits) * widest))
     if rows >= tallest:
-        return _best(views, [to_picture(view.logits[None], view.image_size, size)[0] for view in views])
+        return _best(views, lambda view: to_picture(view.logits[None], view.image_size, size)[0])
     bands = []
     for start in range(0, height, rows):
         stop = min(start + rows, height)
-        bands.append(_best(views, [_band(view, start, stop, size) for view in views]))
+        bands.append(_best(views, partial(_band, start=start, stop=stop, size=size)))
     return torch.cat(bands)
 
 
-def _best(views: Sequence[View], scores: Sequence[Tensor]) -> Tensor:
-    """Scores (K, rows, width) of each view -> the best class of their mean share, (rows, width)."""
-    turned = [x.flip(2) if view.mirrored else x for view, x in zip(views, scores, strict=True)]
-    if len(turned) == 1:  # a softmax would not change which is the highest
-        return turned[0].argmax(dim=0)
-    return torch.stack([x.softmax(dim=0) for x in turned]).sum(dim=0).argmax(dim=0)
+def _best(views: Sequence[View], scores: Callable[[View], Tensor]) -> Tensor:
+    """The class (rows, width) with the highest mean share; `scores` (K, rows, width) are made view by view."""
+    if len(views) == 1:  # a softmax would not change which is the highest
+        x = scores(views[0])
+        return (x.flip(2) if views[0].mirrored else x).argmax(dim=0)
+    total: Tensor | None = None
+    for view in views:
+        x = scores(view).softmax(dim=0)
+        x = x.flip(2) if view.mirrored else x
+        total = x if total is None else total.add_(x)
+        del x  # before the scores of the next view are made
+    assert total is not None
+    return total.argmax(dim=0)
 
 
 def _band(view: View, start: int, stop: int, size: Sequence[int]) -> Tensor:
