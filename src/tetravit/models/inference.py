@@ -23,7 +23,8 @@ class Inference:
 
     window: side of windows that slide over the image, in pixels, and whose logits are averaged where they overlap;
     None: the image at once. stride: pixels from one window to the next; None: two thirds of the window.
-    windows_at_once: windows per call of the model. scales: factors on the prepared image. flip: mirrored images too.
+    windows_at_once: windows per call of the model. scales: factors on the prepared image, not on the original, from
+    which the published evaluation makes each scale. flip: mirrored images too.
     Probabilities are averaged over scales and mirrored images.
 
     Raises:

@@ -22,7 +22,6 @@ from tetravit.tasks.base import Task, TaskConfig, from_ranks, over_ranks
 
 LOG = logging.getLogger("tetravit.data")
 FIRST, HARDEST = 6, 6  # images of a set that a report shows
-PUBLISHED_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of Twins' figures for several scales
 SHOWN_SIDE = 256  # pixels; larger label maps are shrunk for a report
 
 ALONE = "This head trains on 2 images or more at a time on each device; got 1: raise data.batch_size."
@@ -46,12 +45,13 @@ class SegmentConfig(TaskConfig):
         return Inference(self.window, self.stride, self.windows_at_once, self.scales, self.flip)
 
     def published_as(self, score: str) -> str | None:
-        """One look at the whole image, or six scales with flips: figures for both are published."""
+        """Published are figures for one look at the whole image.
+
+        Those for several scales were made otherwise: the original image was resized for each, where
+        `models.inference.segment` resizes the prepared one.
+        """
         how = self.inference
-        if how == Inference(windows_at_once=how.windows_at_once):
-            return score
-        many = Inference(windows_at_once=how.windows_at_once, scales=PUBLISHED_SCALES, flip="on")
-        return f"{score}_multi_scale" if how == many else None
+        return score if how == Inference(windows_at_once=how.windows_at_once) else None
 
     @model_validator(mode="after")
     def _possible(self) -> "SegmentConfig":
@@ -89,10 +89,11 @@ class Segment(Task):
     def create(cls, name: str, *, num_classes: int, **options: Any) -> nn.Module:
         return create_segmenter(name, num_classes=num_classes, **options)
 
-    def example(self, count: int, size: int) -> Batch:
+    def example(self, count: int, size: int | tuple[int, int]) -> Batch:
+        height, width = (size, size) if isinstance(size, int) else size
         in_chans = getattr(getattr(self.model, "backbone", None), "in_chans", 3)
-        labels = torch.randint(self.num_classes, (count, size, size))
-        return Batch(torch.randn(count, in_chans, size, size), labels.to(torch.uint8))
+        labels = torch.randint(self.num_classes, (count, height, width))
+        return Batch(torch.randn(count, in_chans, height, width), labels.to(torch.uint8))
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         try:
