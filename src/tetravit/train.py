@@ -172,10 +172,12 @@ class _Run:
         device = str(self.world.device)
         if self.world.device.type == "cpu":
             device += f", {torch.get_num_threads()} threads"
+        height, width = data.canvas(micro)
+        up_to = "" if height == width == data.image_size else "up to "
         averaged = f", averaged with decay {settings.ema:g}" if self.ema else ""
         lines = [
             ("model", f"{recipe.model.name}, {params / 1e6:.2f} M parameters, {self.num_classes} classes"),
-            ("data", f"{data.name}: {images}, {data.image_size} x {data.image_size} pixels"),
+            ("data", f"{data.name}: {images}, {up_to}{height} x {width} pixels"),
             ("steps", f"{recipe.total_epochs(steps)} epochs of {steps}: {self.total_steps:,} steps"),
             (
                 "batch",
@@ -203,7 +205,7 @@ class _Run:
         found = rehearse(
             self.task,
             images=micro,
-            size=recipe.data.image_size,
+            size=recipe.data.canvas(micro),
             precision=chosen(recipe.run.precision, device),
             device=device,
             settings=recipe.optim,

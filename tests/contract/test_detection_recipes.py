@@ -154,7 +154,7 @@ def test_two_steps_run(name, tmp_path):
     small = {"flip | multiscale": "flip | multiscale((48, 64), 96, (40, 48), (32, 48))"}
     augment = small.get(recipe.data.augment, "fit(48, 96) | flip")
     changes = [
-        "optim.warmup_steps=1", "data.batch_size=2", "data.image_size=64", "data.short=48", "data.longest=96",
+        "optim.warmup_steps=1", "data.batch_size=2", "data.short=48", "data.longest=96",
         "data.workers=0", "run.device=cpu", "run.log_steps=1", "model.head_options.width=16",
         "model.backbone_weights=", *SHALLOW[family(recipe.model.name)],
     ]  # fmt: skip

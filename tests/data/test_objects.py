@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tetravit.data.augment import parse
-from tetravit.data.loader import TrainLoader
+from tetravit.data.loader import DataConfig, TrainLoader
 from tetravit.data.prepare import Order, collate, transformed
 from tetravit.structures import Sample, Target
 
@@ -21,6 +21,23 @@ def sample(height, width):
     mask[0, y : y + 40, x : x + 60] = True
     box = torch.tensor([[x, y, x + 60, y + 40]], dtype=torch.float32)
     return Sample(image, Target(box, torch.tensor([3]), mask, area=torch.tensor([2400.0])), "a")
+
+
+@pytest.mark.parametrize(
+    ("augment", "images", "canvas"),
+    [
+        ("flip | multiscale", 1, (800, 1344)),
+        ("flip | multiscale", 2, (800, 1344)),  # both wide, or both high
+        ("fit(800, 1333) | flip", 3, (1344, 1344)),  # high beside wide
+        ("multiscale((480, 640), 600)", 2, (608, 608)),
+        ("flip", 9, (96, 96)),
+    ],
+)
+def test_the_largest_canvas_of_a_batch(augment, images, canvas):
+    config = DataConfig(
+        name="coco", batch_size=16, augment=augment, image_size=96, group=2, bucket=32, workers=0
+    )
+    assert config.canvas(images) == canvas
 
 
 def test_fit_keeps_both_limits_and_takes_boxes_and_masks_along():

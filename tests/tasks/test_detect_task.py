@@ -114,6 +114,10 @@ def test_made_up_images_take_a_step():
     trained = task().train()
     values = trained.step(trained.example(2, 64))
     assert values["loss"].isfinite()
+    wide = trained.example(1, (64, 96))
+    assert wide.images.shape == (1, 3, 64, 96)
+    assert wide.targets[0].masks.shape == (8, 64, 96)
+    assert (wide.targets[0].boxes <= torch.tensor([96, 64, 96, 64])).all()
 
 
 def test_recomputing_the_backbone_changes_no_gradient():

@@ -85,6 +85,17 @@ class DataConfig(BaseModel):
             longest=self.longest,
         )
 
+    def canvas(self, images: int) -> tuple[int, int]:
+        """The largest height and width, or width and height, of a part of a batch that holds `images` images.
+
+        Where images keep their ratio, high ones beside wide ones are filled up to a square.
+        """
+        given = [step.limits for step in parse(self.augment, size=self.image_size).steps if step.limits]
+        if not given:
+            return self.image_size, self.image_size
+        short, longest = (-(-side // self.bucket) * self.bucket for side in given[-1])
+        return (short if images <= self.group else longest), longest
+
 
 def build_dataset(config: DataConfig, split: Literal["train", "val"]) -> Dataset:
     """The data set that a config names.

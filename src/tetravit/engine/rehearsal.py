@@ -40,7 +40,7 @@ def rehearse(
     task: Task,
     *,
     images: int,
-    size: int,
+    size: int | tuple[int, int],
     precision: Precision,
     device: torch.device,
     settings: OptimConfig,

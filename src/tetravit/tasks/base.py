@@ -60,8 +60,11 @@ class Task(nn.Module):
             ValueError: if the task cannot train on such images.
         """
 
-    def example(self, count: int, size: int) -> Batch | None:
-        """`count` made-up images of `size` pixels a side, to time a step with; None where a task has none."""
+    def example(self, count: int, size: int | tuple[int, int]) -> Batch | None:
+        """`count` made-up images of `size` pixels a side, or height and width, to time a step with.
+
+        None where a task has none.
+        """
         return None
 
     def companions(self) -> list[nn.Module]:

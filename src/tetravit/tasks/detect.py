@@ -66,12 +66,14 @@ class Detect(Task):
         losses = self.model.loss(batch)
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
-    def example(self, count: int, size: int) -> Batch:
-        corner = torch.rand(count, 8, 2) * size / 2
-        boxes = torch.cat((corner, corner + size / 8 + torch.rand(count, 8, 2) * size / 4), dim=2)
-        masks = torch.zeros(8, size, size, dtype=torch.bool)
+    def example(self, count: int, size: int | tuple[int, int]) -> Batch:
+        height, width = (size, size) if isinstance(size, int) else size
+        sides = torch.tensor([width, height])
+        corner = torch.rand(count, 8, 2) * sides / 2
+        boxes = torch.cat((corner, corner + sides / 8 + torch.rand(count, 8, 2) * sides / 4), dim=2)
+        masks = torch.zeros(8, height, width, dtype=torch.bool)
         targets = [Target(box, torch.randint(self.num_classes, (8,)), masks=masks) for box in boxes]
-        return Batch(torch.randn(count, 3, size, size), targets)
+        return Batch(torch.randn(count, 3, height, width), targets)
 
     def score(self, loader: Iterable[Batch]) -> dict[str, float]:
         """box_ap, box_ap50, ... and with masks mask_ap, ...: shares in [0, 1], means over the classes.

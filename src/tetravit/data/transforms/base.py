@@ -20,7 +20,12 @@ INTERPOLATIONS = {"bicubic": InterpolationMode.BICUBIC, "bilinear": Interpolatio
 
 
 class Transform(v2.Transform):
-    """A torchvision transform that skips the bookkeeping for structures when it gets one plain image."""
+    """A torchvision transform that skips the bookkeeping for structures when it gets one plain image.
+
+    limits: the most pixels of the short and of the long side of what comes out; None: not known beforehand.
+    """
+
+    limits: tuple[int, int] | None = None
 
     normalized: ClassVar[bool] = (
         False  # True: works on the normalized float image, so `normalize` comes before it

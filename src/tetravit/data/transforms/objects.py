@@ -27,6 +27,7 @@ class Fit(Transform):
         super().__init__()
         self.short = check_size("fit", short)
         self.longest = check_size("fit", longest)
+        self.limits = (min(short, longest), longest)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = F.get_size(flat_inputs[0])
@@ -65,6 +66,7 @@ class MultiScale(Transform):
         if len(self.cut) != 2 or self.cut[0] > self.cut[1]:
             raise ValueError(f"multiscale takes cut as (from, to); got {tuple(cut)!r}.")
         self.longest = check_size("multiscale", longest)
+        self.limits = (min(max(self.short), longest), longest)
         self.p = check_probability("multiscale", p)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:

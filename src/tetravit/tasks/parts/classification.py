@@ -74,9 +74,10 @@ class Classification(Task):
             return batch.images, batch.targets
         return self.mix(batch.images, batch.targets, torch.default_generator)
 
-    def example(self, count: int, size: int) -> Batch:
+    def example(self, count: int, size: int | tuple[int, int]) -> Batch:
+        height, width = (size, size) if isinstance(size, int) else size
         in_chans = getattr(getattr(self.model, "backbone", None), "in_chans", 3)
-        return Batch(torch.randn(count, in_chans, size, size), torch.randint(self.num_classes, (count,)))
+        return Batch(torch.randn(count, in_chans, height, width), torch.randint(self.num_classes, (count,)))
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Logits (B, K) and labels (B,) or soft labels (B, K), which carry their smoothing -> mean loss."""
