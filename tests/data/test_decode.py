@@ -138,8 +138,23 @@ def test_every_orientation_comes_out_upright(kind, orientation):
     exif[0x0112] = orientation
     stored = np.ascontiguousarray(ORIENT[orientation](RGB))
     options = {"JPEG": {"quality": 98, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
-    got = pixels(encode(stored, kind, exif=exif, **options))
+    data = encode(stored, kind, exif=exif, **options)
+    assert decode_module.orientation(data, "a") == orientation
+    got = pixels(data)
     assert np.abs(got - RGB.astype(int)).max() <= (6 if kind == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "GIF"])
+def test_files_without_an_orientation_are_upright(kind):
+    assert decode_module.orientation(encode(RGB, kind), "a") == 1
+
+
+@pytest.mark.parametrize("value", [0, 9])
+def test_an_orientation_that_there_is_not(value):
+    exif = Image.Exif()
+    exif[0x0112] = value
+    assert decode_module.orientation(encode(RGB, "JPEG", exif=exif), "a") == 1
+    assert decode_module.orientation(encode(RGB, "JPEG", exif=b"Exif\0\0MM\0*garbage"), "a") == 1
 
 
 def test_16_bit_gray_is_scaled_not_clipped():

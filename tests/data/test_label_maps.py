@@ -187,6 +187,44 @@ def test_a_label_map_of_another_size(folder):
     assert bad(folder) == "Cannot read image FILE: it is 4 x 5 pixels, its image 5 x 4."
 
 
+def turned(folder, orientation, height, width):
+    """The one validation sample, after its image was stored with this orientation: height, width as stored."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = folder / "images" / "val" / "d.jpg"
+    Image.new("RGB", (width, height)).save(file, exif=exif)
+    save(folder / "labels" / "val" / "d.png", np.eye(4, 5 if height != width else 4, dtype=np.uint8))
+    with pytest.raises(BadImage) as caught:
+        DATASETS["label_folder"](folder, "val")[0]
+    return str(caught.value).replace(repr(str(file)), "IMAGE")
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size"), [(2, (4, 5)), (3, (4, 5)), (4, (4, 5)), (6, (4, 4)), (8, (4, 4))]
+)
+def test_an_image_that_is_turned_when_its_label_map_may_not_be(folder, orientation, size):
+    assert turned(folder, orientation, *size) == (
+        f"Cannot read image IMAGE: EXIF orientation {orientation} turns it, and its label map may be turned or not;"
+        " store it upright."
+    )
+
+
+def test_a_label_map_of_the_size_of_the_turned_image_belongs_to_it(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (4, 5)).save(folder / "images" / "val" / "d.jpg", exif=exif)
+    assert DATASETS["label_folder"](folder, "val")[0].image.shape == (3, 4, 5)
+    save(folder / "labels" / "val" / "d.png", np.zeros((5, 4), np.uint8))
+    assert bad(folder) == "Cannot read image FILE: it is 4 x 5 pixels, its image 5 x 4."
+
+
+def test_an_image_that_is_stored_upright(folder):
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    Image.new("RGB", (5, 4)).save(folder / "images" / "val" / "d.jpg", exif=exif)
+    assert DATASETS["label_folder"](folder, "val")[0].image.shape == (3, 4, 5)
+
+
 def test_a_label_map_in_colours(folder):
     save(folder / "labels" / "val" / "d.png", np.zeros((4, 5, 3), np.uint8))
     assert bad(folder) == (

@@ -22,7 +22,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 MAX_PIXELS = 200_000_000  # the largest phone cameras stay below
@@ -39,6 +39,7 @@ _FORMATS = (
     "TGA",
     "AVIF",
 )  # none runs a program
+_MARKS = (b"Exif", b"eXIf", b"EXIF", b"exif", b"Orientation")  # of JPEG, PNG, WebP, PNG of old, XMP
 _UINT16_STEP = 257  # 65535 / 255
 
 
@@ -97,7 +98,7 @@ def file_bytes(file: str | os.PathLike[str], name: str | None = None) -> bytes:
 
 @contextmanager
 def opened(data: bytes, name: str) -> Iterator[Image.Image]:
-    """Pillow's image of the bytes of a file, with its pixels.
+    """Pillow's image of the bytes of a file; its pixels are read where they are asked for.
 
     Raises:
         BadImage: for whatever goes wrong, inside the block too.
@@ -107,7 +108,6 @@ def opened(data: bytes, name: str) -> Iterator[Image.Image]:
             warnings.simplefilter("ignore")  # odd metadata is no news about the pixels
             image: Image.Image = Image.open(io.BytesIO(data), formats=_formats())
             _check_pixels(*image.size, name)
-            image.load()
             yield image
     except BadImage:
         raise
@@ -117,6 +117,19 @@ def opened(data: bytes, name: str) -> Iterator[Image.Image]:
         raise BadImage(name, f"it has more than {MAX_PIXELS // 10**6} million pixels") from None
     except Exception as error:  # a broken file makes decoders raise OSError, SyntaxError, struct.error, ...
         raise BadImage(name, (str(error) or type(error).__name__).rstrip(".")) from error
+
+
+def orientation(data: bytes, name: str) -> int:
+    """How the pixels of an image are stored, as EXIF counts: 1 upright, 2 to 8 mirrored or turned.
+
+    Raises:
+        BadImage: if the data is no image.
+    """
+    if not any(mark in data for mark in _MARKS) and data[:2] not in (b"II", b"MM"):
+        return 1  # neither EXIF, nor XMP, nor TIFF
+    with opened(data, name) as image:
+        found = image.getexif().get(ExifTags.Base.Orientation)
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def _decode(data: bytes, name: str) -> Tensor:
@@ -169,6 +182,7 @@ def _with_torchvision(data: bytes) -> Tensor | None:
 
 def _with_pillow(data: bytes, name: str) -> Tensor:
     with opened(data, name) as image:
+        image.load()
         array = _rgb(ImageOps.exif_transpose(image))
     return torch.from_numpy(array).permute(2, 0, 1)
 

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tetravit.data.decode import BadImage, decode, file_bytes, opened
+from tetravit.data.decode import BadImage, decode, file_bytes, opened, orientation
 from tetravit.structures import Kind, Sample
 
 IGNORE = 255  # label of pixels that carry no class
 UNKNOWN = 254  # what a table gives for a number that it does not list
+MIRRORED = (2, 3, 4)  # EXIF orientations that leave height and width as they are
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 Pair = tuple[Path, Path]  # image, label map
@@ -22,6 +23,9 @@ Pair = tuple[Path, Path]  # image, label map
 
 class LabelMaps:
     """Pairs of files as samples; targets are label maps (Hi, Wi), uint8 where the file has 8 bits, else int32.
+
+    Images are turned upright as their EXIF data says, label maps are as stored: one of the upright image's size
+    belongs to it. Where the size cannot tell, the image is refused.
 
     Args:
         pairs: image and label map of each sample.
@@ -50,10 +54,17 @@ class LabelMaps:
 
     def __getitem__(self, index: int) -> Sample:
         image_file, label_file = self.pairs[index]
-        image, labels = decode(image_file), read_labels(label_file)
-        if image.shape[1:] != labels.shape:
-            (Hi, Wi), (h, w) = image.shape[1:], labels.shape
+        name, data = str(image_file), file_bytes(image_file)
+        image, labels = decode(data, name=name), read_labels(label_file)
+        (Hi, Wi), (h, w) = image.shape[1:], labels.shape
+        if (Hi, Wi) != (h, w):
             raise BadImage(str(label_file), f"it is {w} x {h} pixels, its image {Wi} x {Hi}")
+        turned = orientation(data, name)
+        if turned in MIRRORED or (turned != 1 and Hi == Wi):
+            raise BadImage(
+                name,
+                f"EXIF orientation {turned} turns it, and its label map may be turned or not; store it upright",
+            )
         labels = labels if self.convert is None else self.convert(labels)
         return Sample(image, labels, image_file.relative_to(self.root).as_posix())
 
@@ -68,6 +79,7 @@ def read_labels(file: Path) -> Tensor:
     """
     name = str(file)
     with opened(file_bytes(file), name) as picture:
+        picture.load()
         mode, array = picture.mode, np.asarray(picture)
     if mode in ("L", "P", "1"):
         return torch.from_numpy(array.astype(np.uint8))
