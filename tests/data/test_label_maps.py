@@ -146,6 +146,32 @@ def test_an_image_without_its_label_map(folder):
         DATASETS["label_folder"](folder, "train")
 
 
+def test_sets_as_released_without_their_label_maps(tmp_path):
+    for name, file in (
+        ("cityscapes", "gtFine/train/x/a_gtFine_labelIds.png"),
+        ("voc_seg", "VOCdevkit/VOC2012/SegmentationClass/a.png"),
+    ):
+        in_16_bits(name, tmp_path / name)
+        (tmp_path / name / file).unlink()
+        with raises(f"1 of 1 images lack their label map; the first is {str(tmp_path / name / file)!r}."):
+            DATASETS[name](tmp_path / name, "train")
+
+
+def test_a_list_of_voc_that_is_empty(tmp_path):
+    in_16_bits("voc_seg", tmp_path)
+    file = tmp_path / "VOCdevkit/VOC2012/ImageSets/Segmentation/train.txt"
+    file.write_text("")
+    with raises(f"{str(file)!r} lists no images."):
+        DATASETS["voc_seg"](tmp_path, "train")
+
+
+def test_two_images_with_one_label_map(folder):
+    a, b = (folder / "images" / "train" / f"a.{suffix}" for suffix in ("jpg", "png"))
+    save(b, np.zeros((4, 5, 3), np.uint8))
+    with raises(f"{str(a)!r} and {str(b)!r} share the label map 'a.png'; rename one of them, or remove it."):
+        DATASETS["label_folder"](folder, "train")
+
+
 def test_an_empty_folder_of_label_maps(folder):
     labels = folder / "labels" / "val"
     (labels / "d.png").unlink()

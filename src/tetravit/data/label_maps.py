@@ -32,6 +32,9 @@ class LabelMaps:
         class_names: in the order of the labels.
         root: what file names are given relative to in messages.
         convert: the numbers in a file -> labels; None: they are labels.
+
+    Raises:
+        ValueError: if an image lacks its label map, or shares it with another.
     """
 
     kind: Kind = "segment"
@@ -45,6 +48,7 @@ class LabelMaps:
         root: Path,
         convert: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
+        check_pairs(pairs)
         self.pairs, self.root, self.convert = list(pairs), root, convert
         self.class_names = tuple(class_names)
         self.num_classes = len(self.class_names)
@@ -91,10 +95,10 @@ def read_labels(file: Path) -> Tensor:
 
 
 def pairs_of(images: Path, labels: Path, *, suffix: str = ".png") -> list[Pair]:
-    """Every image below a folder with the label map of the same name below another, in order.
+    """Every image below a folder with the place of its label map, of the same name below another, in order.
 
     Raises:
-        ValueError: if a folder is missing or empty, or an image lacks its label map.
+        ValueError: if a folder is missing or empty.
     """
     for folder in (images, labels):
         if not folder.is_dir():
@@ -104,13 +108,23 @@ def pairs_of(images: Path, labels: Path, *, suffix: str = ".png") -> list[Pair]:
         raise ValueError(f"There are no images in {str(images)!r}.")
     if not any(labels.rglob(f"*{suffix}")):
         raise ValueError(f"There are no label maps (*{suffix}) in {str(labels)!r}.")
-    pairs = [(p, labels / p.relative_to(images).with_suffix(suffix)) for p in found]
+    return [(p, labels / p.relative_to(images).with_suffix(suffix)) for p in found]
+
+
+def check_pairs(pairs: Sequence[Pair]) -> None:
+    """Raises: ValueError if an image lacks its label map, or shares it with another."""
     lacking = [label for _, label in pairs if not label.is_file()]
     if lacking:
         raise ValueError(
             f"{len(lacking)} of {len(pairs)} images lack their label map; the first is {str(lacking[0])!r}."
         )
-    return pairs
+    owners: dict[Path, Path] = {}
+    for image, label in pairs:
+        if (other := owners.setdefault(label, image)) is not image:
+            raise ValueError(
+                f"{str(other)!r} and {str(image)!r} share the label map {label.name!r}; rename one of them, or"
+                " remove it."
+            )
 
 
 class Shifted:

@@ -32,6 +32,7 @@ class VOCSegmentation(LabelMaps):
             raise ValueError("The data set 'voc_seg' needs its root.")
         if year not in map(str, range(2007, 2013)):
             raise ValueError(f"year is 2007 to 2012; got {year!r}.")
+        lists = root / "VOCdevkit" / f"VOC{year}" / "ImageSets" / "Segmentation"
         try:
             found = datasets.VOCSegmentation(root, year=year, image_set=split)
         except (RuntimeError, OSError):
@@ -39,6 +40,8 @@ class VOCSegmentation(LabelMaps):
                 f"{str(root)!r} does not hold VOCdevkit/VOC{year} with its segmentation as released."
             ) from None
         pairs = [(Path(a), Path(b)) for a, b in zip(found.images, found.masks, strict=True)]
+        if not pairs:
+            raise ValueError(f"{str(lists / f'{split}.txt')!r} lists no images.")
         super().__init__(pairs, VOC, root=Path(root))
 
 
