@@ -85,13 +85,22 @@ def test_drawings_in_the_layout_of_ade20k(tmp_path, nested):
 
 def test_ade20k_has_150_classes_unless_its_list_says_otherwise(tmp_path):
     list(write_shapes(tmp_path, train=1, val=1, size=32))
-    file = tmp_path / "ade20k" / "objectInfo150.txt"
-    file.write_text("Idx\tRatio\tTrain\tVal\tName\n" + "1\t0.1\t1\t1\twall, x\n" * 150)
-    names = DATASETS["ade20k"](tmp_path / "ade20k", "val").class_names
-    assert len(names) == 150
-    assert (names[0], names[7], names[149]) == ("wall", "bed", "flag")
+    root, (released, _) = tmp_path / "ade20k", ade20k()
+    file = root / "objectInfo150.txt"
+
+    def listed(names):
+        rows = [f"{i + 1}\t0.1\t1\t1\t{name}, x\n" for i, name in enumerate(names)]
+        file.write_text("Idx\tRatio\tTrain\tVal\tName\n" + "".join(rows))
+        return DATASETS["ade20k"](root, "val").class_names
+
+    assert listed(released) == released
+    assert listed(("bed ", "desk", "house of a kind", *released[3:])) == released
+    assert listed(released[:149]) == released[:149]
+    own = tuple(f"my {i}" for i in range(150))
+    assert listed(own) == own
     file.unlink()
-    assert DATASETS["ade20k"](tmp_path / "ade20k", "val").class_names == names
+    assert DATASETS["ade20k"](root, "val").class_names == released
+    assert (released[0], released[7], released[149]) == ("wall", "bed", "flag")
 
 
 def test_cityscapes(tmp_path):

@@ -1,8 +1,8 @@
 """ADE20K as released for scene parsing (Zhou et al. 2017): 20,210 images to train, 2,000 to validate, 150 classes.
 
 ROOT, or ROOT/ADEChallengeData2016, holds images/ and annotations/, each with training/ and validation/. In the
-files 0 is no class and classes count from 1. Where ROOT/objectInfo150.txt lists other than 150 classes, these are
-the classes: that is how sets of one's own come in this layout.
+files 0 is no class and classes count from 1. Where ROOT/objectInfo150.txt lists others than the 150 released classes,
+these are the classes: that is how sets of one's own come in this layout.
 """
 
 from pathlib import Path
@@ -38,13 +38,17 @@ class ADE20K(LabelMaps):
 
 
 def _classes(file: Path) -> tuple[str, ...]:
-    """The released 150, or those of a file that lists another number: a row each, the name in the last column."""
+    """The released 150, or those of a file that lists others: a row each, the name in the last column.
+
+    A file with most of the released names in their places is the released one, however it spells the rest.
+    """
     names, _ = ade20k()
     if not file.is_file():
         return names
     rows = [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()[1:] if line.strip()]
     listed = tuple(row[-1].split(",")[0].strip() for row in rows)
-    return names if len(listed) == len(names) else listed
+    same = sum(a == b for a, b in zip(listed, names, strict=False))
+    return names if len(listed) == len(names) and 2 * same > len(names) else listed
 
 
 DATASETS = {"ade20k": ADE20K}
