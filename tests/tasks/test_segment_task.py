@@ -98,7 +98,7 @@ def test_labels_that_are_no_class_are_left_out_and_told_once(caplog):
     made.targets = clean
     assert torch.equal(got, found.step(made)["loss"])
     assert [r.getMessage() for r in caplog.records] == [
-        "b.png: 128 pixels have labels that are neither 0 to 8 nor 255; they are left out."
+        "b.png: in a crop, 128 pixels have labels that are neither 0 to 8 nor 255; they are left out."
     ]
 
 

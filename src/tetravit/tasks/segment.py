@@ -180,9 +180,9 @@ class Segment(Task):
 
 
 def beyond_text(name: str, count: int, num_classes: int) -> str:
-    """A line about labels that are no class."""
+    """A line about labels that are no class, in what a batch shows of an image."""
     return (
-        f"{name}: {count} pixels have labels that are neither 0 to {num_classes - 1} nor {IGNORE};"
+        f"{name}: in a crop, {count} pixels have labels that are neither 0 to {num_classes - 1} nor {IGNORE};"
         " they are left out."
     )
 
