@@ -109,6 +109,21 @@ def test_tiles_and_larger_sides_tell_their_memory(ask, detector, drawings):
             assert -0.01 <= y <= y + h <= 96.01
 
 
+def test_tiles_fill_batches_and_find_more_than_one_image_may(detector, drawings, monkeypatch):
+    model, sizes = load(detector), []
+    detect = model.detect
+
+    def counted(images, *args, **kwargs):
+        sizes.append(len(images))
+        return detect(images, *args, **kwargs)
+
+    monkeypatch.setattr(model, "detect", counted)
+    files = find_images([drawings])[:1]
+    found = next(predict(model, files, threshold=0.0, window=48, stride=48, batch_size=3))
+    assert sizes == [1, 3, 1]  # all of it, then four tiles
+    assert len(found.objects) > SMALL["max_detections"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -45,20 +45,37 @@ def test_a_part_gives_way_to_the_whole_even_if_it_is_surer():
     assert (
         len(merge([part], 100, 200).boxes) == 2
     )  # where nothing stands for it, a part is better than nothing
-    assert len(merge([whole, part], 100, 200, most=1).boxes) == 1
 
 
 def test_boxes_and_masks_are_put_back_in_their_places():
     picture = torch.zeros(3, 100, 250, dtype=torch.uint8)
     picture[0, 40:52, 170:190] = 255
 
-    def find(part):
+    def find(parts):
+        asked.append({tuple(part.shape) for part in parts})
+        return [look(part) for part in parts]
+
+    def look(part):
         y, x = torch.nonzero(part[0], as_tuple=True)
         if not len(x):
             return detections(masks=torch.empty(0, 28, 28))
         box = (x.min(), y.min(), x.max() + 1, y.max() + 1, 0.9, 0)
         return detections(box, masks=torch.ones(1, 28, 28))
 
-    found = find_in_tiles(find, picture, 64, 48)
-    assert found.boxes.tolist() == [[170, 40, 190, 52]]
-    assert found.masks.shape == (1, 28, 28)
+    for batch, calls in ((1, 11), (4, 4), (100, 2)):  # the whole picture, and 2 x 5 tiles
+        asked = []
+        found = find_in_tiles(find, picture, 64, 48, batch)
+        assert found.boxes.tolist() == [[170, 40, 190, 52]]
+        assert found.masks.shape == (1, 28, 28)
+        assert len(asked) == calls
+        assert all(len(shapes) == 1 for shapes in asked)
+
+
+def test_a_huge_picture_may_hold_thousands_of_objects():
+    x, y = torch.meshgrid(torch.arange(60.0), torch.arange(60.0), indexing="ij")
+    corner = 100 * torch.stack((x.flatten(), y.flatten()), dim=1)
+    boxes = torch.cat((corner, corner + 50), dim=1)
+    view = (0, 0, 6000, 6000)
+    twice = [(view, Detections(boxes, torch.rand(3600), torch.zeros(3600).long())) for _ in range(2)]
+    found = merge(twice, 6000, 6000)
+    assert sorted(found.boxes.tolist()) == boxes.tolist()

@@ -33,13 +33,11 @@ def _starts(length: int, side: int, stride: int) -> list[int]:
     return [*range(0, last, stride), last]
 
 
-def merge(
-    found: list[tuple[View, Detections]], height: int, width: int, most: int | None = None
-) -> Detections:
+def merge(found: list[tuple[View, Detections]], height: int, width: int) -> Detections:
     """Detections of several views of a picture, boxes in its pixels, -> each object once, best first.
 
     What an inner edge of a tile cuts counts after all that is whole, and goes where something better of its class
-    covers most of it. most: how many stay; None: all. Masks, of whatever kind, follow as they are.
+    covers most of it. Masks, of whatever kind, follow as they are.
     """
     boxes = torch.cat([d.boxes for _, d in found])
     scores = torch.cat([d.scores for _, d in found])
@@ -47,7 +45,7 @@ def merge(
     cut = torch.cat([_cut(d.boxes, view, height, width) for view, d in found])
     order = torch.argsort(scores - 2 * cut.to(scores.dtype), descending=True, stable=True)
     kept = order[_survivors(boxes[order], labels[order], cut[order])]
-    kept = kept[torch.argsort(scores[kept], descending=True, stable=True)][:most]
+    kept = kept[torch.argsort(scores[kept], descending=True, stable=True)]
     masks = None
     if all(d.masks is not None for _, d in found):
         masks = torch.cat([d.masks for _, d in found])[kept]  # type: ignore[misc]
@@ -64,30 +62,34 @@ def _cut(boxes: Tensor, view: View, height: int, width: int) -> Tensor:
 
 def _survivors(boxes: Tensor, labels: Tensor, cut: Tensor) -> Tensor:
     """Positions of the boxes (M, 4), best first, that no better one of their class stands for."""
-    iou = box_iou(boxes, boxes)
+    device = boxes.device
+    boxes, labels, cut = boxes.cpu(), labels.cpu(), cut.cpu()
     area = box_area(boxes)
-    common = iou * (area[:, None] + area) / (1 + iou)
-    same = (iou > SAME) | ((common > WITHIN * area) & cut)  # [i, j]: i stands for j
-    same = (same & (labels[:, None] == labels)).cpu()
     alive = torch.ones(len(boxes), dtype=torch.bool)
-    for i in range(len(boxes)):
+    for i in range(len(boxes)):  # a row at a time: hundreds of tiles hold many thousands of boxes
         if alive[i]:
-            alive[i + 1 :] &= ~same[i, i + 1 :]
-    return alive.nonzero().flatten().to(boxes.device)
+            rest = slice(i + 1, None)
+            iou = box_iou(boxes[i : i + 1], boxes[rest])[0]
+            common = iou * (area[i] + area[rest]) / (1 + iou)
+            same = (iou > SAME) | ((common > WITHIN * area[rest]) & cut[rest])  # i stands for these
+            alive[rest] &= ~(same & (labels[rest] == labels[i]))
+    return alive.nonzero().flatten().to(device)
 
 
 def find_in_tiles(
-    find: Callable[[Tensor], Detections], picture: Tensor, side: int, stride: int, most: int | None = None
+    find: Callable[[list[Tensor]], list[Detections]], picture: Tensor, side: int, stride: int, batch: int = 1
 ) -> Detections:
-    """Ask `find` about every view of a picture uint8 (3, Hi, Wi), and merge its answers.
+    """Ask `find` about every view of a picture uint8 (3, Hi, Wi), and merge all of its answers.
 
-    find: a part of the picture -> its detections, in pixels of the part, masks in the frames of the boxes.
+    find: parts of the picture -> the detections of each, in pixels of the part, masks in the frames of the boxes.
+    It is asked about the whole picture, and then about up to `batch` tiles, all of one size, at a time.
     """
     height, width = picture.shape[1:]
+    whole, *tiles = views(height, width, side, stride)
     found = []
-    for view in views(height, width, side, stride):
-        x1, y1, x2, y2 = view
-        part = find(picture[:, y1:y2, x1:x2])
-        shift = part.boxes.new_tensor([x1, y1, x1, y1])
-        found.append((view, Detections(part.boxes + shift, part.scores, part.labels, part.masks)))
-    return merge(found, height, width, most)
+    for chunk in [[whole], *(tiles[i : i + batch] for i in range(0, len(tiles), batch))]:
+        answers = find([picture[:, y1:y2, x1:x2] for x1, y1, x2, y2 in chunk])
+        for view, part in zip(chunk, answers, strict=True):
+            shift = part.boxes.new_tensor([*view[:2], *view[:2]])
+            found.append((view, Detections(part.boxes + shift, part.scores, part.labels, part.masks)))
+    return merge(found, height, width)

@@ -104,13 +104,13 @@ def objects(
         model: with its preprocessing and class names, as `tetravit.load` gives it.
         images: files, of any sizes; those that cannot be read get a prediction that says why.
         threshold: objects with lower scores are left out.
-        batch_size: images per call of the model; smaller ones are filled up to the largest, which models whose
-            attention sees the whole canvas notice a little.
+        batch_size: images, or tiles of one, per call of the model; smaller ones are filled up to the largest, which
+            models whose attention sees the whole canvas notice a little.
         device: where to compute.
         side: pixels of the short side that images are resized to, the long one without a limit; None: as the
             weights were trained.
         window, stride: look at large images also in tiles of so many of their pixels, so far apart (None: four
-            fifths of the window), and merge what is found.
+            fifths of the window), and merge what is found, which may be more than the model gives of one image.
         categories: the number of each class in COCO's result format; None: COCO's own for its classes, else
             1, 2, 3, ...
 
@@ -144,17 +144,16 @@ def _objects(
     model = asked.model
     if side is not None:
         model.input = replace(model.input, size=side, longest=None)
-    most = getattr(model.head, "max_detections", None)
 
     def read(file: Path) -> tuple[Tensor, tuple[int, int]]:
         pixels = decode(file, layout="decoded")
         size = (pixels.shape[1], pixels.shape[2])
         return (pixels if window else model.preprocess(pixels)), size
 
-    for files, found in in_chunks(images, batch_size, read):
+    for files, found in in_chunks(images, 1 if window else batch_size, read):
         whole = [entry for entry in found if isinstance(entry, tuple)]
         if window:
-            parts = [find_in_tiles(asked.find, pixels, window, stride, most) for pixels, _ in whole]
+            parts = [find_in_tiles(asked.find, pixels, window, stride, batch_size) for pixels, _ in whole]
         else:
             parts = asked.batch([x for x, _ in whole], [size for _, size in whole]) if whole else []
         answers = iter([asked.told(part, size) for part, (_, size) in zip(parts, whole, strict=True)])
@@ -180,9 +179,10 @@ class _Asked:
         self.colours = palette(self.names)
         self.masks: Masks = "probabilities" if model.head.has_masks else "none"
 
-    def find(self, pixels: Tensor) -> Detections:
-        """Of one picture uint8 (3, Hi, Wi)."""
-        return self.batch([self.model.preprocess(pixels)], [(pixels.shape[1], pixels.shape[2])])[0]
+    def find(self, pictures: list[Tensor]) -> list[Detections]:
+        """Of pictures uint8 (3, Hi, Wi)."""
+        sizes = [(pixels.shape[1], pixels.shape[2]) for pixels in pictures]
+        return self.batch([self.model.preprocess(pixels) for pixels in pictures], sizes)
 
     def batch(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[Detections]:
         """Of prepared images (3, h, w), in pixels of pictures of `sizes`."""
