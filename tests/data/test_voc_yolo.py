@@ -68,6 +68,12 @@ def test_an_image_of_no_size_has_no_objects(voc, side):
     ]
 
 
+def test_names_that_a_voc_list_repeats_are_read_once(voc):
+    dataset = voc(xml(("dog", 0, 1, 1, 10, 20)), listed="a\na\na")
+    assert len(dataset) == 1
+    assert dataset.problems.lines() == ["2 names that the list repeats, read once; the first: val.txt, a"]
+
+
 def test_what_voc_lacks_is_said(voc, tmp_path):
     with pytest.raises(ValueError, match="The data set 'voc_det' needs its root"):
         DATASETS["voc_det"](None, "val")
@@ -95,6 +101,7 @@ def yolo(tmp_path):
         for name in ("a", "b"):
             Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "images" / split / f"{name}.png")
         (tmp_path / "labels" / split / "a.txt").write_text(text)
+        (tmp_path / "labels" / split / "b.txt").touch()
         (tmp_path / file).write_text(names)
         return DATASETS["yolo"](tmp_path, split)
 
@@ -127,6 +134,9 @@ def test_yolo_polygons_are_masks(yolo):
         "names: [cat, dog]",
         "names:\n  0: cat\n  1: dog\n",
         "names:\n- cat\n- dog",
+        "names:\n  1: dog  # the second\n  0: 'cat'\nnc: 2\n",
+        "names: {1: dog, 0: cat}",
+        "# of pets\n\nnames:\n  0: cat\n  # and\n\n  1: dog\n",
     ],
 )
 def test_yolo_names_in_yaml(yolo, text):
@@ -150,6 +160,47 @@ def test_what_yolo_cannot_mean_is_counted(yolo, line, problem):
     dataset = yolo(f"0 0.5 0.5 0.1 0.1\n{line}\n")
     assert len(dataset[0].target.boxes) == 1
     assert dataset.problems.lines() == [f"1 {problem}; the first: a.txt, line 2"]
+
+
+def test_images_and_label_files_that_are_alone_are_counted(yolo, tmp_path):
+    yolo("0 0.5 0.5 0.1 0.1")
+    labels = tmp_path / "labels" / "val"
+    (labels / "b.txt").rename(labels / "c.txt")
+    (labels / "classes.txt").write_text("cat\ndog\n")  # where some tools put them
+    dataset = DATASETS["yolo"](tmp_path, "val")
+    assert [len(dataset[i].target.boxes) for i in range(2)] == [1, 0]
+    assert dataset.problems.lines() == [
+        "1 images without a label file, taken for empty; the first: b.png",
+        "1 label files without an image, left out; the first: c.txt",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "file", "message"),
+    [
+        (
+            "names:\n  0: cat\n  2: dog\n",
+            "data.yaml",
+            "data.yaml counts its classes from 0 without gaps; 1 of 0 to 2 has no name.",
+        ),
+        (
+            "names: {1: cat}",
+            "data.yaml",
+            "data.yaml counts its classes from 0 without gaps; 0 of 0 to 1 has no name.",
+        ),
+        ("names:\n  0: cat\n  0: dog\n", "data.yaml", "data.yaml gives the class number 0 twice."),
+        ("names: {cat, dog}", "data.yaml", "data.yaml has class names as NUMBER: NAME; got 'cat'."),
+        (
+            "cat\n\ndog\n",
+            "classes.txt",
+            "classes.txt has the name of a class in every line; line 2 is empty.",
+        ),
+    ],
+)
+def test_class_names_with_gaps_are_refused(yolo, names, file, message):
+    with pytest.raises(ValueError) as error:
+        yolo("0 0.5 0.5 0.1 0.1", names=names, file=file)
+    assert str(error.value) == message
 
 
 def test_what_yolo_lacks_is_said(yolo, tmp_path):

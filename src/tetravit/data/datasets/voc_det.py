@@ -5,6 +5,7 @@ count pixels from 1, and include the last. Difficult objects are kept apart, as 
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -49,9 +50,17 @@ class VocDet(ObjectSet):
             raise ValueError(f"Cannot read the list of images {str(chosen)!r}: {_why(error)}.") from None
         table = ObjectTable()
         labels = {name: i for i, name in enumerate(names)}
+        for name in _repeated(images):
+            table.problems.add("names that the list repeats, read once", f"{chosen.name}, {name}")
         for number, name in enumerate(dict.fromkeys(images)):
             _add(table, root, check_name(name, chosen.name), number, labels)
         super().__init__(root / "JPEGImages", table.close(), names, split, empty=empty, masks="skip")
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    """Every name that stood before, each time."""
+    seen: set[str] = set()
+    return [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
 
 
 def _add(table: ObjectTable, root: Path, name: str, number: int, labels: dict[str, int]) -> None:

@@ -8,12 +8,14 @@ shares of the image, or `CLASS X1 Y1 X2 Y2 X3 Y3 ...`, a polygon in shares. An i
 import ast
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from tetravit.data.datasets.base import Split, check_split
 from tetravit.data.objects import Empty, ObjectSet, ObjectTable, check_box, check_polygon
 
+NAMES = "classes.txt"
 ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 
 
@@ -27,7 +29,8 @@ class Yolo(ObjectSet):
         masks: "read" polygons as masks, or "skip" them.
 
     Raises:
-        ValueError: in one line, if a folder or the class names are missing.
+        ValueError: in one line, if a folder is missing, or the class names are or have gaps. `problems` counts
+            what is left out, and which images and label files are alone.
     """
 
     def __init__(
@@ -49,12 +52,18 @@ class Yolo(ObjectSet):
         names = class_names(root)
         table = ObjectTable()
         found = sorted(p for p in images.rglob("*") if p.suffix.lower() in ENDINGS)
+        alone = {p for p in labels.rglob("*.txt") if p.name != NAMES}
         for number, image in enumerate(found):
             name = image.relative_to(images)
             row = table.image(name.as_posix(), number)
             file = labels / name.with_suffix(".txt")
             if file.is_file():
                 _add(table, row, file, len(names))
+                alone.discard(file)
+            else:
+                table.problems.add("images without a label file, taken for empty", name.as_posix())
+        for file in sorted(alone):
+            table.problems.add("label files without an image, left out", file.relative_to(labels).as_posix())
         super().__init__(images, table.close(), names, split, empty=empty, masks=masks)
 
 
@@ -62,12 +71,16 @@ def class_names(root: Path) -> tuple[str, ...]:
     """From classes.txt, or the `names:` of data.yaml: a list, or names under numbers that count from 0.
 
     Raises:
-        ValueError: if there is neither, or none in it.
+        ValueError: if there is neither, or none in it, or a number has no name.
     """
-    listed, described = root / "classes.txt", root / "data.yaml"
+    listed, described = root / NAMES, root / "data.yaml"
     names: list[str] = []
     if listed.is_file():
-        names = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+        names = [line.strip() for line in listed.read_text(encoding="utf-8").rstrip().splitlines()]
+        if "" in names:
+            raise ValueError(
+                f"{NAMES} has the name of a class in every line; line {names.index('') + 1} is empty."
+            )
     elif described.is_file():
         names = _from_yaml(described.read_text(encoding="utf-8"))
     if not names:
@@ -78,7 +91,11 @@ def class_names(root: Path) -> tuple[str, ...]:
 
 
 def _from_yaml(text: str) -> list[str]:
-    """`names: [a, b]`, or a block of `- a` or of `0: a` lines below `names:`."""
+    """`names: [a, b]`, `names: {0: a, 1: b}`, or a block of `- a` or of `0: a` lines below `names:`."""
+    text = re.sub(r"^\s*(?:#.*)?\n", "", text, flags=re.MULTILINE)
+    table = re.search(r"^names:\s*\{(.*?)\}", text, re.MULTILINE | re.DOTALL)
+    if table:
+        return _in_order(table[1].split(","))
     inline = re.search(r"^names:\s*(\[.*?\])", text, re.MULTILINE | re.DOTALL)
     if inline:
         try:
@@ -87,7 +104,38 @@ def _from_yaml(text: str) -> list[str]:
             return [part.strip().strip("'\"") for part in inline[1][1:-1].split(",") if part.strip()]
     block = re.search(r"^names:\s*\n((?:[ \t]*(?:-|\d+:)[^\n]*(?:\n|$))+)", text, re.MULTILINE)
     lines = block[1].splitlines() if block else []
-    return [re.sub(r"^\s*(?:-|\d+:)\s*", "", line).strip().strip("'\"") for line in lines]
+    if all(re.match(r"\s*-", line) for line in lines):
+        return [_bare(line.strip()[1:]) for line in lines]
+    return _in_order(lines)
+
+
+def _in_order(entries: Sequence[str]) -> list[str]:
+    """Names by their numbers, from entries `0: a`.
+
+    Raises:
+        ValueError: if the numbers do not count from 0 without gaps.
+    """
+    names: dict[int, str] = {}
+    for entry in filter(str.strip, entries):
+        number, colon, name = entry.partition(":")
+        if not colon or not number.strip().isdecimal():
+            raise ValueError(f"data.yaml has class names as NUMBER: NAME; got {entry.strip()!r}.")
+        if int(number) in names:
+            raise ValueError(f"data.yaml gives the class number {int(number)} twice.")
+        names[int(number)] = _bare(name)
+    for wanted in range(len(names)):
+        if wanted not in names:
+            raise ValueError(
+                f"data.yaml counts its classes from 0 without gaps; {wanted} of 0 to {max(names)} has no name."
+            )
+    return [names[wanted] for wanted in range(len(names))]
+
+
+def _bare(name: str) -> str:
+    """A name without its quotes, or else without the comment behind it."""
+    name = name.strip()
+    quoted = re.match(r"""(["'])(.*?)\1""", name)
+    return quoted[2] if quoted else re.sub(r"\s+#.*$", "", name)
 
 
 def _add(table: ObjectTable, row: int, file: Path, num_classes: int) -> None:
