@@ -154,6 +154,23 @@ def test_a_published_file_brings_its_classes_and_its_auxiliary_head(tmp_path):
         assert torch.equal(again.head.auxiliary_logits(maps), model.head.auxiliary_logits(maps))
 
 
+@pytest.mark.parametrize("layout", ["ours", "mmseg"])
+def test_an_auxiliary_head_of_the_weights_is_left_out_where_it_is_refused(layout, capsys):
+    head_options = {**SMALL, "auxiliary": 0.4}
+    model = create_segmenter("xcit_nano_12_p16", num_classes=5, head_options=head_options).eval()
+    state = model.state_dict() if layout == "ours" else theirs(model, "upernet")
+    again = create_segmenter("xcit_nano_12_p16", weights=state, head_options={**SMALL, "auxiliary": 0}).eval()
+    left_out = {name for name in model.state_dict() if name.startswith("head.auxiliary.")}
+    assert again.head.auxiliary is None
+    assert again.report.layout == layout
+    assert left_out <= set(again.report.dropped)
+    assert not any(name.startswith("head.") for name in again.report.missing)
+    assert "dropped  head.auxiliary.conv" in capsys.readouterr().err
+    images = torch.randn(1, 3, 48, 64)
+    with torch.no_grad():
+        assert torch.equal(again(images), model(images))
+
+
 def test_published_files_of_150_classes_know_their_names():
     model = create_segmenter("xcit_nano_12_p16", num_classes=150, head_options=SMALL)
     assert model.class_names == ()

@@ -26,6 +26,7 @@ SEGMENTERS = ("semantic_fpn", "upernet")
 ADE20K_CLASSES = 150
 SMALLEST = 32  # pixels; sides of images that every backbone takes
 AUXILIARY_WEIGHT = 0.4  # of the published models
+AUXILIARY = "head.auxiliary.*"
 SCORES = ("head.score.*", "head.auxiliary.score.*")
 
 
@@ -131,7 +132,8 @@ def create_segmenter(
         backbone_weights: of a classifier to begin with: its tag ("in1k"), a file, a state dict.
         image_size, in_chans, drop_path, options: as in `create_backbone`.
         head_options: other arguments of the head's constructor (auxiliary, average, width, dropout, ...). An
-            auxiliary head is built where its loss is asked for (`{"auxiliary": 0.4}`), or the weights hold one.
+            auxiliary head is built where its loss is asked for (`{"auxiliary": 0.4}`), or the weights hold one and
+            it is not refused (`{"auxiliary": 0}`).
         accept_license: agree to a licence that forbids commercial use; asked for once.
 
     Raises:
@@ -193,7 +195,8 @@ def _load(model: Segmenter, state: State, head: str, *, fresh: bool) -> Report:
     kind = family(model.name)
     layouts = {"mmseg": mmseg.segmentor_map(published.LAYOUTS, kind, head)} if kind in ADAPTERS else {}
     unused = tuple(f"{start}*" for start in UNUSED.get(kind, ()))
-    report = load_into(model, state, layouts=layouts, allow=(*unused, *(SCORES if fresh else ())))
+    idle = () if model.head.auxiliary is not None else (AUXILIARY,)
+    report = load_into(model, state, layouts=layouts, allow=(*unused, *idle, *(SCORES if fresh else ())))
     if report.resized or report.dropped or report.missing:
         print(report, file=sys.stderr)
     return report
