@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from tetravit.data.layouts import write_shapes
 from tetravit.data.masks import mask_letters
 from tetravit.data.shapes import CLASSES
 from tetravit.report import write
@@ -64,6 +65,27 @@ def test_everything_is_shown(run):
     assert (
         html.index("<td>ring<") < html.index("<td>star<") < html.index("<td>circle<")
     )  # weakest, best, none
+
+
+def test_what_the_data_held_in_vain_is_listed(run, tmp_path):
+    list(write_shapes(tmp_path / "data", train=3, val=2, size=64))
+    root = tmp_path / "data" / "coco"
+    for split, box in (("train", [1, 1, 0, 5]), ("val", [99, 1, 5, 5])):
+        file = root / "annotations" / f"instances_{split}2017.json"
+        content = json.loads(file.read_text())
+        content["annotations"][0]["bbox"] = box
+        file.write_text(json.dumps(content))
+    recipe = RECIPE.replace('"shapes_det"', f'"coco"\nroot = "{root}"').replace("options", "#")
+    (run / "recipe.toml").write_text(recipe)
+    html = write(run).read_text()
+    first = "instances_train2017.json, annotation 1"
+    assert (
+        f"<td>training</td><td>1 boxes with zero or negative sides, left out; the first: {first}</td>" in html
+    )
+    first = "instances_val2017.json, annotation 1"
+    assert f"<td>held out</td><td>1 boxes outside their image, left out; the first: {first}</td>" in html
+    (run / "recipe.toml").write_text(RECIPE)
+    assert "Left out of the data" not in write(run).read_text()
 
 
 def test_what_is_not_there_is_left_out(run):

@@ -178,6 +178,7 @@ class _Run:
         lines = [
             ("model", f"{recipe.model.name}, {params / 1e6:.2f} M parameters, {self.num_classes} classes"),
             ("data", f"{data.name}: {images}, {up_to}{height} x {width} pixels"),
+            *(("left out", line) for line in _problems(self.loader.dataset)),
             ("steps", f"{recipe.total_epochs(steps)} epochs of {steps}: {self.total_steps:,} steps"),
             (
                 "batch",
@@ -341,6 +342,12 @@ class _Run:
             f"Reached {share} on {self.validation.total:,} held-out images in {took}: {best}",
             f"Next: tetravit predict {shlex.quote(str(best))} IMAGE",
         ]
+
+
+def _problems(dataset: Any) -> list[str]:
+    """What a set to train on could not use, where it counts that."""
+    problems = getattr(dataset, "problems", None)
+    return problems.lines() if problems is not None else []
 
 
 def _chosen(

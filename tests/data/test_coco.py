@@ -85,6 +85,21 @@ def test_images_without_objects_are_validated_but_not_trained_on(coco):
     assert collate([empty], [1]).targets[0].labels.dtype == torch.int64
 
 
+def test_images_that_do_not_train_are_counted(coco):
+    sides = {1: (31, 60), 2: (40, 60), 3: (40, 60), 4: (40, 60)}
+    images = [{"id": i, "file_name": f"{i}.png", "height": h, "width": w} for i, (h, w) in sides.items()]
+    rows = [annotation(1, image_id=1), annotation(2, image_id=2), annotation(3, image_id=4, area=0)]
+    dataset = coco(table(*rows, images=images), "train")
+    assert len(dataset) == 1
+    assert dataset.problems.lines() == [
+        "1 images with a side under 32 pixels, left out; the first: 1.png",
+        "2 images without an object to train on, left out; the first: 3.png",
+    ]
+    assert coco(table(*rows, images=images)).problems.lines() == []  # evaluated, they count
+    kept = coco(table(*rows, images=images), "train", empty="keep")
+    assert list(kept.problems.counts.values()) == [1]
+
+
 def test_training_boxes_are_cut_to_the_image_and_tiny_ones_go(coco):
     rows = [
         annotation(1, bbox=[50, 30, 30, 30]),

@@ -7,6 +7,7 @@ import torch
 
 from tetravit.data.layouts import write_shapes
 from tetravit.data.loader import DataConfig, make_eval_loader, make_train_loader
+from tetravit.engine.log import Reporter
 from tetravit.recipe import list_recipes, load
 from tetravit.structures import COCO_INPUT, Batch, Detections, Target
 from tetravit.tasks import TASKS
@@ -193,3 +194,32 @@ def test_what_counts_is_asked_for_before_the_first_step(monkeypatch):
     assert str(error.value) == (
         "COCO's average precision needs faster-coco-eval or pycocotools: pip install 'tetravit[coco]'."
     )
+
+
+def test_a_run_tells_what_it_cannot_train_on(tmp_path):
+    list(write_shapes(tmp_path, train=3, val=1, size=64))
+    file = tmp_path / "coco" / "annotations" / "instances_train2017.json"
+    table = json.loads(file.read_text())
+    table["annotations"] = [
+        row for row in table["annotations"] if row["image_id"] != table["images"][1]["id"]
+    ]
+    file.write_text(json.dumps(table))
+    recipe = load(
+        list_recipes()["shapes-det"],
+        [
+            "data.name=coco",
+            f"data.root={tmp_path / 'coco'}",
+            "data.batch_size=2",
+            "data.image_size=32",
+            "data.options={}",
+        ],
+    )
+
+    class Told(Reporter):
+        def start(self, plan):
+            self.lines = [text for label, text in plan.lines if label == "left out"]
+
+    told = Told()
+    train(recipe, tmp_path / "run", reporters=[told], dry_run=True)
+    name = table["images"][1]["file_name"]
+    assert told.lines == [f"1 images without an object to train on, left out; the first: {name}"]

@@ -220,13 +220,18 @@ class ObjectSet:
             large = (table.sizes == 0).any(axis=1) | (table.sizes.min(axis=1, initial=SHORTEST) >= SHORTEST)
             usable = self._usable() & ~table.crowds
             holding = np.bincount(table.images, weights=usable, minlength=len(table)) > 0
-            kept = kept[large & (holding | (empty == "keep"))]
+            wanted = holding | (empty == "keep")
+            self._count(~large, f"images with a side under {SHORTEST} pixels, left out")
+            self._count(large & ~wanted, "images without an object to train on, left out")
+            kept = kept[large & wanted]
         if not len(kept):
             raise ValueError(
                 f"No image in {str(folder)!r} has an object to {'train on' if split == 'train' else 'find'}."
             )
         self.rows = kept
-        for line in self.problems.lines():
+        for line in (
+            self.problems.lines() if split == "val" else ()
+        ):  # a run tells those of training in its plan
             LOG.warning("%s: %s.", folder, line)
 
     def __len__(self) -> int:
@@ -280,6 +285,11 @@ class ObjectSet:
             image_id=int(table.ids[row]),
             size=size,
         )
+
+    def _count(self, rows: np.ndarray, cause: str) -> None:
+        """Add the images that `rows` (N,) marks to the problems."""
+        for row in np.flatnonzero(rows):
+            self.problems.add(cause, self.table.name(int(row)))
 
     def _usable(self) -> np.ndarray:
         """Which objects (M,) train: of a pixel or more inside their image, as far as its size is known."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tetravit.data.datasets import Dataset
-from tetravit.data.loader import make_train_loader
+from tetravit.data.loader import TrainLoader, make_train_loader
 from tetravit.data.masks import counts_mask, counts_of
 from tetravit.data.palettes import palette
 from tetravit.draw.objects import outlined
@@ -61,11 +61,14 @@ def charts(run: Run) -> list[str]:
 
 def sections(run: Run) -> list[str]:
     evaluation = run.evaluation
+    dataset = run.held_out() if evaluation.get("pictures") else None
+    loader = _loader(run)
     return [
-        *_found(run),
+        *_found(run, dataset),
         pair(_figures(evaluation), _curves(evaluation)),
         _classes(evaluation),
-        _given(run),
+        _given(run, loader),
+        _left_out(None if loader is None else loader.dataset, dataset),
     ]
 
 
@@ -110,10 +113,9 @@ def _classes(evaluation: Mapping[str, Any]) -> str:
     return card("Classes, weakest first", f'<div class="tall">{body}</div>')
 
 
-def _found(run: Run) -> list[str]:
+def _found(run: Run, dataset: Dataset | None) -> list[str]:
     """Held-out images with what was found and what is there; nothing where the data has gone since."""
     entries = run.evaluation.get("pictures")
-    dataset = run.held_out() if entries else None
     if not entries or dataset is None:
         return []
     names = [str(name) for name in run.evaluation["class_names"]]
@@ -144,12 +146,31 @@ def _pair(dataset: Dataset, entry: Mapping[str, Any], names: list[str]) -> str:
     return f"<figure><div>{''.join(views)}</div><figcaption>{caption}</figcaption></figure>"
 
 
-def _given(run: Run) -> str:
-    """The first images that trained, as the model saw them: a class counted wrongly is seen at once."""
+def _left_out(training: Dataset | None, held_out: Dataset | None) -> str:
+    """What of the data could not be used; nothing where all of it could."""
+    rows = []
+    for part, dataset in (("training", training), ("held out", held_out)):
+        problems = getattr(dataset, "problems", None)
+        rows += [[part, line] for line in (problems.lines() if problems else ())]
+    return card("Left out of the data", table(["part", "what"], rows, numbers=2)) if rows else ""
+
+
+def _loader(run: Run) -> TrainLoader | None:
+    """What the run trained on; None where it has gone since."""
     try:
         recipe = validated(run.recipe)
         data = recipe.data.model_copy(update={"workers": 0})
-        loader = make_train_loader(data, seed=recipe.run.seed, accumulate=recipe.run.accumulate)
+        return make_train_loader(data, seed=recipe.run.seed, accumulate=recipe.run.accumulate)
+    except (ValueError, OSError):
+        return None
+
+
+def _given(run: Run, loader: TrainLoader | None) -> str:
+    """The first images that trained, as the model saw them: a class counted wrongly is seen at once."""
+    if loader is None:
+        return ""
+    recipe = validated(run.recipe)
+    try:
         batch = next(loader.batches())[0]
     except (ValueError, OSError):
         return ""
