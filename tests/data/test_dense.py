@@ -22,19 +22,35 @@ def test_a_label_map_is_mirrored_with_its_image():
     assert torch.equal(sample.image[0, 0].argsort(), torch.arange(6).flip(0))
 
 
-def test_objects_are_mirrored_and_those_cut_away_go():
+def test_objects_are_mirrored_and_those_of_nothing_go():
     target = Target(
-        boxes=torch.tensor([[0.0, 0.0, 2.0, 4.0], [3.0, 1.0, 3.4, 2.0]]),
-        labels=torch.tensor([5, 6]),
-        masks=torch.zeros(2, 4, 6, dtype=torch.bool).index_fill_(2, torch.tensor([0, 1]), True),
-        crowd=torch.tensor([True, False]),
+        boxes=torch.tensor([[0.0, 0.0, 2.0, 4.0], [3.0, 1.0, 3.0, 2.0], [3.0, 1.0, 3.5, 2.0]]),
+        labels=torch.tensor([5, 6, 7]),
+        masks=torch.zeros(3, 4, 6, dtype=torch.bool).index_fill_(2, torch.tensor([0, 1]), True),
+        crowd=torch.tensor([True, False, False]),
     )
     got = transformed(Sample(picture(4, 6), target, "a"), parse("flip(1.0)")).target
-    assert got.boxes.tolist() == [[4.0, 0.0, 6.0, 4.0]]  # the other is under a pixel wide
-    assert got.labels.tolist() == [5]
-    assert got.crowd.tolist() == [True]
+    assert got.boxes.tolist() == [[4.0, 0.0, 6.0, 4.0], [2.5, 1.0, 3.0, 2.0]]  # half a pixel is something
+    assert got.labels.tolist() == [5, 7]
+    assert got.crowd.tolist() == [True, False]
     assert got.masks[0].any(dim=0).tolist() == [False] * 4 + [True] * 2
-    assert target.boxes.shape == (2, 4)  # what the data set gave is as it was
+    assert target.boxes.shape == (3, 4)  # what the data set gave is as it was
+
+
+def test_objects_that_shrink_below_a_pixel_stay():
+    target = Target(torch.tensor([[10.0, 10.0, 14.0, 40.0]]), torch.tensor([0]))
+    got = transformed(Sample(picture(80, 120), target, "a"), parse("fit(16, 24)")).target
+    torch.testing.assert_close(got.boxes, torch.tensor([[2.0, 2.0, 2.8, 8.0]]))
+
+
+def test_objects_that_are_cut_off_go():
+    target = Target(torch.tensor([[0.0, 0.0, 4.0, 4.0], [60.0, 40.0, 80.0, 60.0]]), torch.tensor([0, 1]))
+    got = transformed(
+        Sample(picture(80, 120), target, "a"), parse("multiscale((40,), 60, (80,), (20, 20), 1)")
+    )
+    height, width = got.image.shape[1:]
+    assert len(got.target.boxes) <= 1  # a part of 20 x 20 pixels holds one of them at most
+    assert (got.target.boxes <= torch.tensor([width, height, width, height])).all()
 
 
 def test_without_masks_there_are_none_afterwards():

@@ -182,7 +182,7 @@ class PrepareEval:
 def transformed(sample: Sample, transform: Transform) -> Sample:
     """The sample after `transform`; label map, boxes and masks follow the image.
 
-    Objects of which less than a pixel is left go.
+    Objects of which nothing is left go.
     """
     target = sample.target
     if isinstance(target, Tensor):  # (Hi, Wi)
@@ -197,7 +197,7 @@ def transformed(sample: Sample, transform: Transform) -> Sample:
         image, boxes, masks = transform(sample.image, boxes, masks)
         boxes = boxes.as_subclass(Tensor)
         masks = None if masks is None else masks.as_subclass(Tensor)
-        kept = (boxes[:, 2:] - boxes[:, :2] >= 1).all(dim=1)
+        kept = (boxes[:, 2:] - boxes[:, :2] > 0).all(dim=1)
         return replace(sample, image=image, target=_objects(replace(target, boxes=boxes, masks=masks), kept))
     return replace(sample, image=transform(sample.image))
 
