@@ -41,9 +41,8 @@ class DenseModel(nn.Module):
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Images -> the four maps at strides 4, 8, 16, 32 that the head reads."""
-        maps: list[Tensor] = self.pyramid(self.backbone.feature_maps(images))
-        # The exporter of torch 2.15 cannot prove that maps with channels last keep that layout at every size.
-        return [x.contiguous() for x in maps] if torch.compiler.is_exporting() else maps
+        maps: list[Tensor] = self.pyramid(_plain(self.backbone.feature_maps(images)))
+        return _plain(maps)
 
     def preprocess(self, image: Any) -> Tensor:
         """A picture (path, Pillow image, array, tensor) -> float (3, Hi, Wi), as the weights were trained for.
@@ -63,3 +62,8 @@ class DenseModel(nn.Module):
         """Recompute the backbone's blocks in the backward pass: less memory, about a third more time."""
         self.backbone.set_grad_checkpointing(mode)
         return self
+
+
+def _plain(maps: list[Tensor]) -> list[Tensor]:
+    """Maps; in graphs in the usual layout: torch 2.15 cannot prove that another one holds at every size."""
+    return [x.contiguous() for x in maps] if torch.compiler.is_exporting() else maps
