@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from tetravit.data.coco import category_ids, class_names
+from tetravit.data.decode import decode
 from tetravit.data.layouts import write_shapes
 from tetravit.data.masks import counts_mask, counts_of
 from tetravit.data.shapes import CLASSES, draw
@@ -66,16 +67,36 @@ def test_a_table_and_results_in_cocos_format(ask, detector, drawings, tmp_path):
 
 
 def test_batches_of_several_sizes_are_answered_in_order(detector, drawings):
-    """The filling changes scores a little: the attention of these models sees all of the batch's canvas."""
-    model, files = load(detector), find_images([drawings])
+    """As each image alone on the canvas of the batch, of which the attention of these models sees all."""
+    model, files = load(detector).eval(), find_images([drawings])
+    answers = list(predict(model, files, batch_size=3, threshold=0.0))
+    assert [p.image for p in answers] == files
+    for prediction in answers:
+        pixels = decode(prediction.image)
+        size = tuple(pixels.shape[1:])
+        assert prediction.size == size
+        image = model.preprocess(pixels)
+        height, width = image.shape[1:]
+        canvas = torch.zeros(1, 3, 96, 96)
+        canvas[0, :, :height, :width] = image
+        with torch.no_grad():
+            (alone,) = model.detect(canvas, [(height, width)], output_sizes=[size])
+        scores, boxes = ([getattr(o, name) for o in prediction.objects] for name in ("score", "box"))
+        np.testing.assert_allclose(scores, alone.scores, atol=1e-5)
+        np.testing.assert_allclose(boxes, alone.boxes, atol=1e-2)
+        assert (alone.boxes <= torch.tensor([size[1], size[0]] * 2)).all()
+
+
+def test_batches_of_one_size_are_answered_as_each_image_alone(detector, tmp_path):
+    for i in range(3):
+        Image.fromarray(draw(i, size=96).image).save(tmp_path / f"{i}.png")
+    model, files = load(detector), find_images([tmp_path])
     one, all_ = (list(predict(model, files, batch_size=n, threshold=0.0)) for n in (1, 3))
-    assert [p.image for p in all_] == files
     for a, b in zip(one, all_, strict=True):
-        assert a.size == b.size
-        assert [o.score for o in a.objects] == pytest.approx([o.score for o in b.objects], abs=0.03)
-        for o in b.objects:
-            assert 0 <= o.box[0] <= o.box[2] <= b.size[1]
-            assert 0 <= o.box[1] <= o.box[3] <= b.size[0]
+        assert [o.index for o in a.objects] == [o.index for o in b.objects]
+        np.testing.assert_allclose([o.score for o in a.objects], [o.score for o in b.objects], atol=1e-5)
+        np.testing.assert_allclose([o.box for o in a.objects], [o.box for o in b.objects], atol=1e-2)
+        assert [o.mask is None for o in b.objects] == [False] * len(b.objects)
 
 
 def test_an_image_that_cannot_be_read_stops_no_other(detector, drawings, tmp_path):

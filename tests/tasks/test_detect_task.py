@@ -8,6 +8,7 @@ import torch
 from tetravit.data.layouts import write_shapes
 from tetravit.data.loader import DataConfig, make_eval_loader, make_train_loader
 from tetravit.engine.log import Reporter
+from tetravit.metrics.coco_ap import CocoAP
 from tetravit.recipe import list_recipes, load
 from tetravit.structures import COCO_INPUT, Batch, Detections, Target
 from tetravit.tasks import TASKS
@@ -89,10 +90,23 @@ def _crop(mask, box):
 
 
 def test_an_untrained_detector_is_scored_on_real_batches():
+    """The same as asking about each image alone, pasting its masks whole, and counting with pycocotools."""
+    pytest.importorskip("pycocotools")
     judged = task().eval()
+    loader = make_eval_loader(DATA.model_copy(update={"short": 48}))  # seen smaller than they are
+    by_hand = CocoAP(8, masks=True, engine="pycocotools")
     with torch.no_grad():
-        scores = judged.score(make_eval_loader(DATA))
-    assert 0 <= scores["mask_ap"] < 0.2
+        scores = judged.score(loader)
+        for batch in loader:
+            for image, target in zip(batch.images, batch.targets, strict=True):
+                found = judged.model.detect(image[None], output_sizes=[(64, 64)], masks="pasted")[0]
+                by_hand.add(target, found)
+    expected = {
+        f"{kind}_{name}": v for kind in ("box", "mask") for name, v in by_hand.average(kind).scores().items()
+    }
+    assert scores == pytest.approx(expected, abs=1e-6)
+    assert scores["box_ar100"] > 0
+    assert 48 < max(objects.boxes.max() for objects in by_hand.found) <= 64  # in pixels of the original
     assert judged.watch == "mask_ap"
 
 
