@@ -210,7 +210,7 @@ def test_what_counts_is_asked_for_before_the_first_step(monkeypatch):
     )
 
 
-def test_a_run_tells_what_it_cannot_train_on(tmp_path):
+def test_a_run_tells_what_it_cannot_train_on_and_how_large_batches_become(tmp_path, monkeypatch):
     list(write_shapes(tmp_path, train=3, val=1, size=64))
     file = tmp_path / "coco" / "annotations" / "instances_train2017.json"
     table = json.loads(file.read_text())
@@ -226,14 +226,20 @@ def test_a_run_tells_what_it_cannot_train_on(tmp_path):
             "data.batch_size=2",
             "data.image_size=32",
             "data.options={}",
+            "data.augment=fit(40, 64) | flip",
         ],
     )
+    sizes = []
+    monkeypatch.setattr("tetravit.train.rehearse", lambda task, *, size, **_: sizes.append(size))
 
     class Told(Reporter):
         def start(self, plan):
             self.lines = [text for label, text in plan.lines if label == "left out"]
+            self.data = dict(plan.lines)["data"]
 
     told = Told()
     train(recipe, tmp_path / "run", reporters=[told], dry_run=True)
     name = table["images"][1]["file_name"]
     assert told.lines == [f"1 images without an object to train on, left out; the first: {name}"]
+    assert told.data == "coco: 2 images to train on, 1 held out, up to 64 x 64 pixels"
+    assert sizes == [(64, 64)]
