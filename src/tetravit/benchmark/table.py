@@ -78,3 +78,17 @@ def contest_caption(rows: Sequence[Contest]) -> str:
         f"{what}, {first.dtype}, batch {first.batch}; {processor}; torch {first.torch};"
         f" matrix products {rate:.3g} TFLOP/s, copies {copied:.3g} GB/s"
     )
+
+
+def contest_markdown(rows: Sequence[Contest]) -> str:
+    """A table and its caption.
+
+    Raises:
+        ValueError: if they were not measured on one machine in one way: such rows share no table.
+    """
+    kinds = {(r.device, r.threads, r.mode, r.batch, r.dtype, r.torch) for r in rows}
+    if len(kinds) != 1:
+        raise ValueError("Rows of different machines or settings share no table.")
+    lines = ["| " + " | ".join(CONTEST_COLUMNS) + " |", "|---|---|" + "--:|" * (len(CONTEST_COLUMNS) - 2)]
+    lines += ["| " + " | ".join(contest_cells(row)) + " |" for row in rows]
+    return "\n".join([*lines, "", f"{contest_caption(rows)}."])
