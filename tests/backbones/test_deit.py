@@ -73,6 +73,7 @@ def test_any_size_gives_the_promised_maps(tiny, height, width):
     assert [m.shape for m in maps] == [(1, 192, -(-height // 16), -(-width // 16))] * 4
 
 
+@pytest.mark.slow  # 800 x 1333 pixels
 def test_a_detection_size_works(tiny):
     with torch.no_grad():
         assert torch.isfinite(tiny(torch.randn(1, 3, 800, 1333))).all()

@@ -59,8 +59,13 @@ def teacher(path, num_classes):
     return [f"task.teacher={path}", "task.teacher_weights=", "task.teacher_size=32"]
 
 
+QUICK = {"digits", "finetune"}  # the others, at a second each, run with the slow tests
+
+
 @pytest.mark.parametrize("faithful", ["false", "true"])
-@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CLASSIFIERS]
+)
 def test_two_steps_run(name, faithful, tmp_path, lay_out):
     """On a tiny data set in the layout of the recipe's own, with a shallow model of its family."""
     whole = load(RECIPES[name])
