@@ -6,8 +6,11 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from tetravit.models.build import family
 from tetravit.models.pyramid import PyramidBackbone
 from tetravit.structures import Kind, Preprocess
+from tetravit.weights import convert
+from tetravit.weights.mmdet import UNUSED
 from tetravit.weights.read import Report
 
 
@@ -44,6 +47,18 @@ class DenseModel(nn.Module):
         maps: list[Tensor] = self.pyramid(_plain(self.backbone.feature_maps(images)))
         return _plain(maps)
 
+    def rest(self) -> None:
+        """Parameters that only classification uses, or that lead to a map the head does not read, do not train.
+
+        Several processes average gradients only where every parameter that trains has one.
+        """
+        idle = list(UNUSED.get(family(self.name), ("backbone.norm.",)))
+        for level in range(getattr(self.head, "first_map", 0)):
+            idle += [f"pyramid.levels.{level}.", f"pyramid.norms.{level}."]
+        for name, parameter in self.named_parameters():
+            if name.startswith(tuple(idle)):
+                parameter.requires_grad_(False)
+
     def preprocess(self, image: Any) -> Tensor:
         """A picture (path, Pillow image, array, tensor) -> float (3, Hi, Wi), as the weights were trained for.
 
@@ -67,3 +82,21 @@ class DenseModel(nn.Module):
 def _plain(maps: list[Tensor]) -> list[Tensor]:
     """Maps; in graphs in the usual layout: torch 2.15 cannot prove that another one holds at every size."""
     return [x.contiguous() for x in maps] if torch.compiler.is_exporting() else maps
+
+
+def head_of(found: convert.Found, task: Kind, head: str | None) -> str | None:
+    """The head of weights that say what they hold, which is the one asked for, if any; else `head`.
+
+    Raises:
+        ValueError: if they hold a model for another task, or another head.
+    """
+    record = found.header or found.row
+    if record is None:
+        return head
+    where = found.row.name if found.row else found.where
+    if record.task != task:
+        kind = {"detect": "detector", "segment": "segmenter", "classify": "classifier"}[task]
+        raise ValueError(f"{where} holds a model for the task {record.task!r}; a {kind} needs {task!r}.")
+    if head is not None and head != record.head:
+        raise ValueError(f"{where} holds the head {record.head!r}; got head={head!r}.")
+    return record.head

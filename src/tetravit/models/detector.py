@@ -15,12 +15,12 @@ from tetravit.boxes.pasting import paste_masks
 from tetravit.data import coco
 from tetravit.heads import HEADS
 from tetravit.models.build import Size, class_names, create_backbone, family, resolve
-from tetravit.models.dense import DenseModel
+from tetravit.models.dense import DenseModel, head_of
 from tetravit.models.pretrained import load_backbone
 from tetravit.registry import pick, suggestion
 from tetravit.structures import COCO_INPUT, Batch, Detections, Target
 from tetravit.weights import LAYOUTS, convert
-from tetravit.weights.mmdet import ADAPTERS, UNUSED, DenseMap, dense_map
+from tetravit.weights.mmdet import ADAPTERS, DenseMap, dense_map
 from tetravit.weights.read import Report, State, load_into
 
 PADDING = 32  # sides of a batch are padded to multiples of this many pixels
@@ -197,7 +197,7 @@ def create_detector(
     state: State | None = None
     if dot or weights is not None:
         found = convert.find(tag if dot else weights, model=name, accept_license=accept_license)
-        head = _head_of(found, head)
+        head = head_of(found, "detect", head)
         state = convert.state_of(found)
     head = head or "mask_rcnn"
     row = pick({key: HEADS[key] for key in DETECTORS}, head, "detection head")
@@ -222,7 +222,7 @@ def create_detector(
         head_name=head,
         options={**asked, **({"head_options": given} if given else {})},
     )
-    _rest(detector)
+    detector.rest()
     if state is not None:
         report = load_weights(detector, state, fresh=SCORES if num_classes != known else ())
         if report.resized or report.dropped or report.missing:
@@ -255,19 +255,6 @@ def load_weights(
     return load_into(detector, source, layouts=layouts, allow=allow)
 
 
-def _head_of(found: convert.Found, head: str | None) -> str | None:
-    """The head of weights that say what they hold, which is the one asked for, if any; else `head`."""
-    record = found.header or found.row
-    if record is None:
-        return head
-    where = found.row.name if found.row else found.where
-    if record.task != "detect":
-        raise ValueError(f"{where} holds a model for the task {record.task!r}; a detector needs 'detect'.")
-    if head is not None and head != record.head:
-        raise ValueError(f"{where} holds the head {record.head!r}; got head={head!r}.")
-    return record.head
-
-
 def _num_classes(tensors: Mapping[str, Tensor], head: str) -> int:
     """How many classes a detector's state dict, of either layout, tells apart; where it has no scores, COCO's."""
     ends = {"head.boxes.0.score.bias": -1, "bbox_head.fc_cls.bias": -1, "bbox_head.0.fc_cls.bias": -1}
@@ -286,16 +273,6 @@ def _class_names(found: convert.Found, num_classes: int) -> tuple[str, ...]:
     if not names and found.row and found.row.data.startswith("COCO"):
         names = coco.class_names()
     return names if len(names) == num_classes else ()
-
-
-def _rest(detector: Detector) -> None:
-    """Parameters that only classification uses, or that lead to a map the head does not read, do not train."""
-    idle = list(UNUSED.get(family(detector.name), ("backbone.norm.",)))
-    for level in range(getattr(detector.head, "first_map", 0)):
-        idle += [f"pyramid.levels.{level}.", f"pyramid.norms.{level}."]
-    for name, parameter in detector.named_parameters():
-        if name.startswith(tuple(idle)):
-            parameter.requires_grad_(False)
 
 
 def pad(images: Tensor) -> Tensor:

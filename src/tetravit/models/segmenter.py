@@ -14,7 +14,7 @@ from tetravit.heads import HEADS
 from tetravit.heads.parts.conv import resize
 from tetravit.heads.parts.pixels import IGNORE, to_picture
 from tetravit.models.build import Size, class_names, create_backbone, family, resolve
-from tetravit.models.dense import DenseModel
+from tetravit.models.dense import DenseModel, head_of
 from tetravit.models.pretrained import load_backbone
 from tetravit.registry import pick
 from tetravit.structures import ADE20K_INPUT
@@ -146,7 +146,7 @@ def create_segmenter(
     state: State | None = None
     if dot or weights is not None:
         found = convert.find(tag if dot else weights, model=name, accept_license=accept_license)
-        head = _head_of(found, head)
+        head = head_of(found, "segment", head)
         state = convert.state_of(found)
     tensors = state.tensors if state else {}
     head = head or "upernet"
@@ -168,6 +168,7 @@ def create_segmenter(
         head_name=head,
         options={**asked, **({"head_options": head_options} if head_options else {})},
     )
+    model.rest()
     if state is not None:
         model.report = _load(model, state, head, fresh=num_classes != known)
         model.input = found.preprocess or model.input
@@ -175,19 +176,6 @@ def create_segmenter(
         names = class_names(found) or published_names
         model.class_names = names if len(names) == num_classes else ()
     return model
-
-
-def _head_of(found: convert.Found, head: str | None) -> str | None:
-    """The head of weights that say what they hold, which is the one asked for, if any; else `head`."""
-    record = found.header or found.row
-    if record is None:
-        return head
-    where = found.row.name if found.row else found.where
-    if record.task != "segment":
-        raise ValueError(f"{where} holds a model for the task {record.task!r}; a segmenter needs 'segment'.")
-    if head is not None and head != record.head:
-        raise ValueError(f"{where} holds the head {record.head!r}; got head={head!r}.")
-    return record.head
 
 
 def _load(model: Segmenter, state: State, head: str, *, fresh: bool) -> Report:

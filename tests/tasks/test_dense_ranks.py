@@ -1,4 +1,4 @@
-"""Detectors on two processes (gloo): every parameter that trains gets a gradient, and each image one score."""
+"""Dense models on two processes (gloo): every parameter that trains gets a gradient, and each image one score."""
 
 import json
 import multiprocessing
@@ -30,17 +30,33 @@ def recipe_of(head, *changes):
     return recipe.model_copy(update={"model": model})
 
 
+COLUMN = {"dim": 16, "depth": 4, "num_heads": 2, "out_blocks": (0, 1, 2, 3)}
+SEGMENTERS = {
+    "xcit_nano_12_p16": COLUMN,
+    "deit_tiny": COLUMN,
+    "twins_svt_small": {"depths": (1, 1, 1, 1), "dims": (8, 8, 8, 8), "num_heads": (1, 1, 1, 1)},
+}
+
+
+def segmenter(name):
+    changes = [change for change in SMALL if not change.startswith(("model.", "steps"))]
+    recipe = load(list_recipes()["shapes-seg"], [*changes, "data.batch_size=4", "steps=3"])
+    model = {"name": name, "head_options": {"width": 8}, "options": SEGMENTERS[name]}
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update=model)})
+
+
 def run(rank, port, folder, head):
     os.environ.update(
         RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     torch.set_num_threads(1)
-    train(recipe_of(head), folder / head, reporters=[])
+    recipe = recipe_of(head) if head in HEADS else segmenter(head)
+    train(recipe, folder / head, reporters=[])
     (folder / f"{head}_{rank}").touch()
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_two_ranks_train_and_score_together(head, tmp_path):
+def on_two_ranks(head, tmp_path):
+    """What the evaluation of a run of two processes found."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -53,7 +69,20 @@ def test_two_ranks_train_and_score_together(head, tmp_path):
         assert process.exitcode == 0
     assert (tmp_path / f"{head}_0").exists()
     assert (tmp_path / f"{head}_1").exists()
-    found = json.loads((tmp_path / head / "evaluation.json").read_text())
+    return json.loads((tmp_path / head / "evaluation.json").read_text())
+
+
+@pytest.mark.parametrize("name", SEGMENTERS)
+def test_two_ranks_segment_together(name, tmp_path):
+    found = on_two_ranks(name, tmp_path)
+    assert found["count"] == 5
+    assert [picture["index"] for picture in found["pictures"]["first"]] == list(range(5))
+    assert sum(found["pixels"]) > 0
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_two_ranks_train_and_score_together(head, tmp_path):
+    found = on_two_ranks(head, tmp_path)
     assert found["count"] == 5  # each image once, whichever rank had it
     assert [picture["index"] for picture in found["pictures"]] == list(range(5))
     assert 0 <= found["box_ap"] <= 1
