@@ -36,12 +36,12 @@ def random_set(images, detections, *, classes=5, masks=True, seed=0):
         labels = torch.from_numpy(rng.integers(0, classes, count))
         found = boxes_of(rng, detections)
         hits = min(3 * count, detections)
+        near = rng.integers(0, max(count, 1), hits)
         if hits:
-            found[:hits] = (
-                boxes[rng.integers(0, count, hits)] + torch.from_numpy(rng.normal(0, 3, (hits, 4))).float()
-            )
+            found[:hits] = boxes[near] + torch.from_numpy(rng.normal(0, 3, (hits, 4))).float()
         found[:, 2:] = torch.maximum(found[:, 2:], found[:, :2] + 2)
         guesses = torch.from_numpy(rng.integers(0, classes, detections))
+        guesses[: hits // 2] = labels[near[: hits // 2]]  # the others are right by chance
         target = Target(
             boxes,
             labels,
@@ -51,6 +51,7 @@ def random_set(images, detections, *, classes=5, masks=True, seed=0):
             size=(SIDE, SIDE),
         )
         scores = torch.from_numpy(rng.random(detections).round(2)).float()  # ties too
+        scores[:hits] = (1 + scores[:hits]) / 2  # what is near an object is surer
         yield target, Detections(found, scores, guesses, masks_of(found) if masks else None)
 
 
@@ -121,4 +122,4 @@ def test_both_engines_agree_on_two_thousand_images():
     assert fast.figures() == pytest.approx(slow.figures(), abs=1e-9)
     np.testing.assert_allclose(fast.precision, slow.precision, atol=1e-9)
     np.testing.assert_allclose(fast.recall, slow.recall, atol=1e-9)
-    assert slow.figures()["ap"] > 0.001  # they agree on something
+    assert slow.figures()["ap"] > 0.01
