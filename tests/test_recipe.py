@@ -262,3 +262,17 @@ data = { name = "synthetic", batch_size = 2, options = { size = 9 } }
     assert loads(text, ["data.name=synthetic"]).data.options == {"size": 9}
     assert loads(text, ["data.name=digits"]).data.options == {}
     assert loads(text, ["data.name=digits", "data.options.fraction=0.5"]).data.options == {"fraction": 0.5}
+
+
+@pytest.mark.parametrize("path", ["data.options", "model.options", "model.head_options"])
+def test_a_key_without_a_value_is_no_option(path):
+    section, key = path.split(".")
+    table = tomllib.loads(BASE)
+    table[section][key] = {"name": None, "loss": {"a": [1, {"b": None}]}}
+    with pytest.raises(ValueError) as error:
+        validated(table)
+    assert str(error.value) == f"A table of options has a value for every key; got {table[section][key]!r}."
+    table[section][key] = {"loss": {"a": [1, {"b": None}]}}
+    with pytest.raises(ValueError) as error:
+        validated(table)
+    assert str(error.value) == "A table of options has a value for every key; got {'b': None}."

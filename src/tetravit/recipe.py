@@ -22,6 +22,7 @@ from tetravit.data.augment import parse
 from tetravit.data.calls import parse_calls
 from tetravit.data.datasets import DATASETS, kind_of
 from tetravit.data.loader import DataConfig
+from tetravit.data.options import Options
 from tetravit.engine.loop import RunConfig
 from tetravit.engine.optim import OptimConfig
 from tetravit.models import resolve
@@ -49,12 +50,12 @@ class ModelConfig(BaseModel):
     name: str
     drop_path: float | None = Field(default=None, ge=0, lt=1)
     head: str | None = None
-    head_options: dict[str, Any] = Field(default_factory=dict)
+    head_options: Options = Field(default_factory=dict)
     weights: str | None = None
     backbone_weights: str | None = None
     image_size: int | None = Field(default=None, ge=32)
     freeze: Annotated[int, Field(ge=0)] | Literal["backbone"] = 0
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: Options = Field(default_factory=dict)
 
     @field_validator("name")
     @classmethod

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from tetravit.data.augment import parse
 from tetravit.data.datasets import DATASETS, Dataset
+from tetravit.data.options import Options
 from tetravit.data.prepare import OnBad, Order, PrepareEval, PrepareTrain, Reader, Result, Transform
 from tetravit.data.preprocess import eval_transform
 from tetravit.data.stream import Stream
@@ -53,7 +54,7 @@ class DataConfig(BaseModel):
     longest: int | None = Field(None, ge=1)  # evaluation, mode fit: pixels of the long side at most
     on_bad: OnBad = "error"
     bad_limit: float = Field(0.001, ge=0, le=1)  # share of bad images above which "skip" gives up
-    options: dict[str, Any] = Field(default_factory=dict)  # arguments of the data set
+    options: Options = Field(default_factory=dict)  # arguments of the data set
 
     @field_validator("workers")
     @classmethod

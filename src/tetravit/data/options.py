@@ -1,0 +1,19 @@
+"""Free tables of a recipe: what goes to the constructor of a data set, a model or a head."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator
+
+
+def _written(value: Any) -> Any:
+    """Raises: ValueError for what TOML cannot hold: nothing at all."""
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    for part in inner:
+        if part is None:
+            raise ValueError(f"A table of options has a value for every key; got {value!r}.")
+        _written(part)
+    return value
+
+
+Options = Annotated[dict[str, Any], AfterValidator(_written)]
