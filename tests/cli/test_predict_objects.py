@@ -11,6 +11,7 @@ from tetravit.data.coco import category_ids, class_names
 from tetravit.data.decode import decode
 from tetravit.data.layouts import write_shapes
 from tetravit.data.masks import counts_mask, counts_of
+from tetravit.data.preprocess import preprocess
 from tetravit.data.shapes import CLASSES, draw
 from tetravit.draw.objects import outlined
 from tetravit.models import create_detector, load, save
@@ -130,6 +131,64 @@ def test_tiles_and_larger_sides_tell_their_memory(ask, detector, drawings):
             assert -0.01 <= y <= y + h <= 96.01
 
 
+@pytest.fixture
+def large(tmp_path):
+    """A picture whose sides the detector's preprocessing shrinks five times, and its file."""
+    pixels = np.tile(draw(0, size=96).image, (4, 5, 1))[:320, :480]
+    Image.fromarray(pixels).save(tmp_path / "large.png")
+    return tmp_path / "large.png"
+
+
+def shapes_seen(model, monkeypatch):
+    """The shapes of the batches that the model is shown from now on."""
+    seen, detect = [], model.detect
+
+    def watched(images, *args, **kwargs):
+        seen.append(tuple(images.shape))
+        return detect(images, *args, **kwargs)
+
+    monkeypatch.setattr(model, "detect", watched)
+    return seen
+
+
+def test_images_of_their_own_size_are_not_resized(detector, drawings, large, monkeypatch):
+    model = load(detector)
+    seen, trained = shapes_seen(model, monkeypatch), model.input
+    files = [large, *find_images([drawings])]
+    found = list(predict(model, files, threshold=0.0, side="own"))
+    assert seen == [(1, 3, 320, 480), (1, 3, 96, 96), (1, 3, 60, 96), (1, 3, 96, 50)]
+    assert [p.seen for p in found] == [p.size for p in found]
+    assert model.input == trained  # what is saved with the model afterwards is what it was trained with
+    image = preprocess(decode(large), Preprocess(size=320, mode="fit"))
+    want = model.detect(image[None])[0]
+    np.testing.assert_allclose([o.box for o in found[0].objects], want.boxes, atol=1e-2)
+
+
+def test_sides_are_those_of_tiles_where_there_are_some(detector, large, monkeypatch):
+    """The whole picture is looked at as the weights were trained, or tiles would save no memory."""
+    model = load(detector)
+    seen = shapes_seen(model, monkeypatch)
+    for side, tile in ((None, 64), ("own", 160), (200, 200)):
+        seen.clear()
+        list(predict(model, [large], threshold=0.0, side=side, window=160, stride=160))
+        assert seen == [(1, 3, 64, 96), *[(1, 3, tile, tile)] * 6]
+
+
+def test_a_picture_that_is_shrunk_much_gets_a_hint(ask, detector, drawings, large):
+    answer = ask("predict", detector, large, drawings)
+    hint, peak = answer.err.splitlines()
+    assert hint == (
+        f"tetravit predict: {large}: the model saw its 480 x 320 pixels as 96 x 64; --side own shows it all of"
+        " them, --window PX all of them in tiles."
+    )
+    assert peak.startswith("Peak memory: ")
+    copy = large.with_name("other.png")
+    copy.write_bytes(large.read_bytes())
+    assert ask("predict", detector, large, copy).err.startswith(hint + " The same holds for 1 more.\n")
+    for options in (("--side", "own"), ("--window", 160)):
+        assert ask("predict", detector, large, *options).err.startswith("Peak memory: ")
+
+
 def test_tiles_fill_batches_and_find_more_than_one_image_may(detector, drawings, monkeypatch):
     model, sizes = load(detector), []
     detect = model.detect
@@ -150,6 +209,7 @@ def test_tiles_fill_batches_and_find_more_than_one_image_may(detector, drawings,
     [
         (("--threshold", 1.5), "threshold is a score from 0 to 1; got 1.5."),
         (("--side", 0), "side is 1 or more; got 0."),
+        (("--side", "all"), "side is a number of pixels, or own: those of each image; got 'all'."),
         (("--stride", 5), "stride goes with a window, and is at most its side; got stride=5, window=None."),
         (("--topk", 3), "A model that can detect has no option 'topk'; it is for the task classify."),
     ],

@@ -50,7 +50,8 @@ def predict(
         float | None, typer.Option(metavar="SCORE", help="Leave out objects below (detectors; 0.3).")
     ] = None,
     side: Annotated[
-        int | None, typer.Option(metavar="PX", help="Resize the short side to this (detectors).")
+        str | None,
+        typer.Option(metavar="PX|own", help="Resize the short side to this; own: not at all (detectors)."),
     ] = None,
     results: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write COCO's result format here (detectors).")
@@ -88,7 +89,7 @@ def predict(
         "scales": _numbers(scales),
         "flip": "on" if flip else None,
     }
-    looks |= {"threshold": threshold, "side": side}
+    looks |= {"threshold": threshold, "side": int(side) if side and _is_number(side) else side}
     files = find_images(images)
     loaded = load(model, accept_license=accept_license)
     if save_maps is not None and loaded.task != "segment":
@@ -111,12 +112,15 @@ def predict(
     bad, taken, rows = 0, set[Path](), []
     mapped = set[Path]()
     found: list[dict[str, Any]] = []
+    hints: list[str] = []
     for prediction in answers:
         image, error = prediction.image, prediction.error
         if error is not None:
             bad += 1
             say(f"tetravit predict: {image}: {error}.")
         else:
+            if hint := prediction.hint():
+                hints.append(f"{image}: {hint}")
             if draw is not None:
                 prediction.picture(decode(image)).save(free_name(draw, image, taken))
             if save_maps is not None:
@@ -143,9 +147,16 @@ def predict(
     if results is not None and ids is not None:
         results.write_text(json.dumps(found))
         say(f"Wrote {len(found)} objects into {results}. {ids.told}")
-    if side is not None or window is not None:
+    if hints:
+        more = f" The same holds for {len(hints) - 1} more." if len(hints) > 1 else ""
+        say(f"tetravit predict: {hints[0]}.{more}")
+    if hints or side is not None or window is not None:
         peak = peak_so_far_mib(where)
         say(f"Peak memory: {peak:,.0f} MiB." if peak == peak else "Peak memory: not known here.")
+
+
+def _is_number(text: str) -> bool:
+    return text.removeprefix("-").isdecimal()
 
 
 def _numbers(text: str | None) -> tuple[float, ...] | None:

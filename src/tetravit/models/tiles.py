@@ -77,18 +77,27 @@ def _survivors(boxes: Tensor, labels: Tensor, cut: Tensor) -> Tensor:
 
 
 def find_in_tiles(
-    find: Callable[[list[Tensor]], list[Detections]], picture: Tensor, side: int, stride: int, batch: int = 1
+    find: Callable[[list[Tensor]], list[Detections]],
+    picture: Tensor,
+    side: int,
+    stride: int,
+    batch: int = 1,
+    *,
+    whole: Callable[[list[Tensor]], list[Detections]] | None = None,
 ) -> Detections:
     """Ask `find` about every view of a picture uint8 (3, Hi, Wi), and merge all of its answers.
 
     find: parts of the picture -> the detections of each, in pixels of the part, masks in the frames of the boxes.
-    It is asked about the whole picture, and then about up to `batch` tiles, all of one size, at a time.
+    It is asked about up to `batch` tiles, all of one size, at a time. whole: asked first, about all of the picture;
+    None: `find` is.
     """
     height, width = picture.shape[1:]
-    whole, *tiles = views(height, width, side, stride)
+    everything, *tiles = views(height, width, side, stride)
+    asks = [(whole or find, [everything])]
+    asks += [(find, tiles[i : i + batch]) for i in range(0, len(tiles), batch)]
     found = []
-    for chunk in [[whole], *(tiles[i : i + batch] for i in range(0, len(tiles), batch))]:
-        answers = find([picture[:, y1:y2, x1:x2] for x1, y1, x2, y2 in chunk])
+    for ask, chunk in asks:
+        answers = ask([picture[:, y1:y2, x1:x2] for x1, y1, x2, y2 in chunk])
         for view, part in zip(chunk, answers, strict=True):
             shift = part.boxes.new_tensor([*view[:2], *view[:2]])
             found.append((view, Detections(part.boxes + shift, part.scores, part.labels, part.masks)))

@@ -30,6 +30,10 @@ class Prediction:
         """The same as plain data, after the name of the image."""
         raise NotImplementedError
 
+    def hint(self) -> str:
+        """What else to ask, where the model was shown much less than there is; empty: nothing."""
+        return ""
+
     def picture(self, pixels: Tensor) -> Image:
         """The image uint8 (3, Hi, Wi) with the answer in it."""
         raise NotImplementedError

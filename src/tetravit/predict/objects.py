@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from PIL.Image import Image
@@ -14,6 +14,7 @@ from tetravit.data import coco
 from tetravit.data.decode import decode
 from tetravit.data.masks import counts_mask, counts_of, pasted_letters
 from tetravit.data.palettes import Colour, palette
+from tetravit.data.preprocess import preprocess
 from tetravit.draw.objects import outlined
 from tetravit.models import Detector
 from tetravit.models.detector import Masks
@@ -22,6 +23,9 @@ from tetravit.predict.base import Prediction, check_count, in_chunks
 from tetravit.structures import Detections
 
 TOLD = 5  # objects in a row of a table
+MUCH = 4  # an image that is shrunk more than so many times a side keeps few of its small objects
+
+Side = int | Literal["own"]
 
 
 @dataclass(frozen=True)
@@ -39,11 +43,13 @@ class Object:
 class Objects(Prediction):
     """What was found in an image, the surest first. size: its height and width.
 
+    seen: height and width of the image as the model was shown it; None: there were tiles too.
     categories: COCO's number of each class. colours: one per class.
     """
 
     objects: tuple[Object, ...] = ()
     size: tuple[int, int] = (0, 0)
+    seen: tuple[int, int] | None = None
     categories: tuple[int, ...] = field(default=(), repr=False)
     colours: tuple[Colour, ...] = field(default=(), repr=False)
 
@@ -75,6 +81,15 @@ class Objects(Prediction):
             rows.append(row)
         return rows
 
+    def hint(self) -> str:
+        if self.seen is None or min(self.size) <= MUCH * min(self.seen):
+            return ""
+        (height, width), (high, wide) = self.size, self.seen
+        return (
+            f"the model saw its {width} x {height} pixels as {wide} x {high};"
+            " --side own shows it all of them, --window PX all of them in tiles"
+        )
+
     def picture(self, pixels: Tensor) -> Image:
         drawn = self.objects[::-1]  # the surest on top
         return outlined(
@@ -93,7 +108,7 @@ def objects(
     threshold: float = 0.3,
     batch_size: int = 1,
     device: torch.device | str = "cpu",
-    side: int | None = None,
+    side: Side | None = None,
     window: int | None = None,
     stride: int | None = None,
     categories: Sequence[int] | None = None,
@@ -107,10 +122,11 @@ def objects(
         batch_size: images, or tiles of one, per call of the model; smaller ones are filled up to the largest, which
             models whose attention sees the whole canvas notice a little.
         device: where to compute.
-        side: pixels of the short side that images are resized to, the long one without a limit; None: as the
-            weights were trained.
-        window, stride: look at large images also in tiles of so many of their pixels, so far apart (None: four
-            fifths of the window), and merge what is found, which may be more than the model gives of one image.
+        side: pixels of the short side that images, or their tiles, are resized to, the long one without a limit;
+            "own": they stay as they are; None: as the weights were trained.
+        window, stride: look at large images as the weights were trained, and then at tiles of so many of their
+            pixels, so far apart (None: four fifths of the window); merge what is found, which may be more than
+            the model gives of one image.
         categories: the number of each class in COCO's result format; None: COCO's own for its classes, else
             1, 2, 3, ...
 
@@ -121,15 +137,17 @@ def objects(
         raise ValueError(f"threshold is a score from 0 to 1; got {threshold}.")
     check_count("batch_size", batch_size)
     for name, value in (("side", side), ("window", window), ("stride", stride)):
-        if value is not None:
+        if isinstance(value, str) and value != "own":
+            raise ValueError(f"{name} is a number of pixels, or own: those of each image; got {value!r}.")
+        if isinstance(value, int):
             check_count(name, value)
     if stride is not None and (window is None or stride > window):
         raise ValueError(
             f"stride goes with a window, and is at most its side; got stride={stride}, window={window}."
         )
     model = model.to(device).eval()
-    asked = _Asked(model, threshold, torch.device(device), categories)
-    return _objects(asked, images, batch_size, side, window, stride or max(1, (window or 1) * 4 // 5))
+    asked = _Asked(model, threshold, torch.device(device), categories, side)
+    return _objects(asked, images, batch_size, window, stride or max(1, (window or 1) * 4 // 5))
 
 
 @torch.inference_mode()
@@ -137,26 +155,26 @@ def _objects(
     asked: "_Asked",
     images: Iterable[Path],
     batch_size: int,
-    side: int | None,
     window: int | None,
     stride: int,
 ) -> Iterator[Objects]:
-    model = asked.model
-    if side is not None:
-        model.input = replace(model.input, size=side, longest=None)
-
     def read(file: Path) -> tuple[Tensor, tuple[int, int]]:
         pixels = decode(file, layout="decoded")
-        size = (pixels.shape[1], pixels.shape[2])
-        return (pixels if window else model.preprocess(pixels)), size
+        return (pixels if window else asked.prepared(pixels)), _size(pixels)
 
     for files, found in in_chunks(images, 1 if window else batch_size, read):
         whole = [entry for entry in found if isinstance(entry, tuple)]
         if window:
-            parts = [find_in_tiles(asked.find, pixels, window, stride, batch_size) for pixels, _ in whole]
+            parts = [
+                find_in_tiles(asked.find, pixels, window, stride, batch_size, whole=asked.find_trained)
+                for pixels, _ in whole
+            ]
         else:
             parts = asked.batch([x for x, _ in whole], [size for _, size in whole]) if whole else []
-        answers = iter([asked.told(part, size) for part, (_, size) in zip(parts, whole, strict=True)])
+        told = []
+        for part, (x, size) in zip(parts, whole, strict=True):
+            told.append(asked.told(part, size, None if window else _size(x)))
+        answers = iter(told)
         for file, entry in zip(files, found, strict=True):
             yield (
                 replace(next(answers), image=file) if isinstance(entry, tuple) else Objects(file, entry.cause)
@@ -167,9 +185,14 @@ class _Asked:
     """A model, and how its answers become predictions."""
 
     def __init__(
-        self, model: Detector, threshold: float, device: torch.device, categories: Sequence[int] | None
+        self,
+        model: Detector,
+        threshold: float,
+        device: torch.device,
+        categories: Sequence[int] | None,
+        side: Side | None,
     ) -> None:
-        self.model, self.threshold, self.device = model, threshold, device
+        self.model, self.threshold, self.device, self.side = model, threshold, device, side
         self.names = model.class_names or tuple(str(i) for i in range(model.num_classes))
         self.categories = coco.category_ids(self.names) if categories is None else tuple(categories)
         if len(self.categories) != len(self.names):
@@ -179,14 +202,24 @@ class _Asked:
         self.colours = palette(self.names)
         self.masks: Masks = "probabilities" if model.head.has_masks else "none"
 
+    def prepared(self, pixels: Tensor) -> Tensor:
+        """A picture uint8 (3, Hi, Wi) -> (3, h, w), its sides as asked."""
+        if self.side is None:
+            return self.model.preprocess(pixels)
+        side = min(pixels.shape[1:]) if self.side == "own" else self.side
+        return preprocess(pixels, replace(self.model.input, size=side, longest=None))
+
     def find(self, pictures: list[Tensor]) -> list[Detections]:
         """Of pictures uint8 (3, Hi, Wi)."""
-        sizes = [(pixels.shape[1], pixels.shape[2]) for pixels in pictures]
-        return self.batch([self.model.preprocess(pixels) for pixels in pictures], sizes)
+        return self.batch([self.prepared(pixels) for pixels in pictures], [_size(x) for x in pictures])
+
+    def find_trained(self, pictures: list[Tensor]) -> list[Detections]:
+        """The same at the size that the weights were trained for."""
+        return self.batch([self.model.preprocess(x) for x in pictures], [_size(x) for x in pictures])
 
     def batch(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[Detections]:
         """Of prepared images (3, h, w), in pixels of pictures of `sizes`."""
-        true = [(x.shape[1], x.shape[2]) for x in images]
+        true = [_size(x) for x in images]
         height, width = (max(s[i] for s in true) for i in (0, 1))
         filled = torch.stack([F.pad(x, (0, width - x.shape[2], 0, height - x.shape[1])) for x in images])
         return self.model.detect(
@@ -197,13 +230,17 @@ class _Asked:
             threshold=self.threshold,
         )
 
-    def told(self, found: Detections, size: tuple[int, int]) -> Objects:
+    def told(self, found: Detections, size: tuple[int, int], seen: tuple[int, int] | None) -> Objects:
         masks: list[bytes | None] = [None] * len(found.boxes)
         if found.masks is not None:
             masks = list(pasted_letters(found.masks, found.boxes, size))
         rows = zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), masks, strict=True)
         told = tuple(Object(k, self.names[k], score, tuple(box), mask) for k, score, box, mask in rows)
-        return Objects(Path(), None, told, size, self.categories, self.colours)
+        return Objects(Path(), None, told, size, seen, self.categories, self.colours)
+
+
+def _size(picture: Tensor) -> tuple[int, int]:
+    return picture.shape[1], picture.shape[2]
 
 
 PREDICTORS = {"detect": objects}
