@@ -11,11 +11,11 @@ import tetravit
 ORDER = [
     *("registry", "structures", "kernels", "layers", "boxes", "backbones", "heads", "weights"),
     *("data", "metrics", "models", "tasks", "engine", "recipe", "runtimes"),
-    *("evaluate", "draw", "predict", "report", "train", "benchmark", "export", "explain", "studies"),
+    *("evaluate", "draw", "predict", "report", "train", "benchmark", "exports", "explain", "studies"),
     *("cli", "__main__"),
 ]
 SHARED = {"base", "pyramid"}  # what siblings in a menu folder may import of each other
-MENUS = ["backbones", "heads", "data/datasets", "data/transforms", "tasks", "runtimes", "export", "cli"]
+MENUS = ["backbones", "heads", "data/datasets", "data/transforms", "tasks", "runtimes", "exports", "cli"]
 ROOT = Path(tetravit.__file__).parent
 
 

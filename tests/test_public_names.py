@@ -24,6 +24,7 @@ PUBLIC = [
     "create_detector",
     "create_model",
     "create_segmenter",
+    "export",
     "list_models",
     "load",
     "optimize",

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tetravit.backbones import Backbone as Backbone
+    from tetravit.exports import export as export
     from tetravit.models import Classifier as Classifier
     from tetravit.models import Detector as Detector
     from tetravit.models import Segmenter as Segmenter
@@ -37,6 +38,7 @@ _HOMES = {
     "create_detector": "tetravit.models",
     "create_model": "tetravit.models",
     "create_segmenter": "tetravit.models",
+    "export": "tetravit.exports",
     "list_models": "tetravit.models",
     "load": "tetravit.models.load",
     "optimize": "tetravit.runtimes",

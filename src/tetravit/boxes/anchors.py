@@ -57,7 +57,7 @@ def inside_image(anchors: Tensor, height: int, width: int, border: int) -> Tenso
 
 
 def _grid(height: int, width: int, stride: int, base: Tensor) -> Tensor:
-    cell = torch.arange(height * width, device=base.device)
-    x, y = cell % width * stride, cell // width * stride
+    y, x = (torch.arange(side, device=base.device) * stride for side in (height, width))
+    y, x = (corner.flatten() for corner in torch.broadcast_tensors(y[:, None], x))  # (H * W,)
     corner = torch.stack((x, y, x, y), dim=1).to(base.dtype)  # (H * W, 4)
     return (corner[:, None] + base).flatten(0, 1)

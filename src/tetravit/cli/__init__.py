@@ -18,6 +18,7 @@ from tetravit.cli.copy import copy
 from tetravit.cli.data import VERBS as DATA_VERBS
 from tetravit.cli.data import app as data_app
 from tetravit.cli.evaluate import evaluate
+from tetravit.cli.export import export
 from tetravit.cli.list import list_
 from tetravit.cli.predict import predict
 from tetravit.cli.show import show
@@ -39,6 +40,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "export": export,
     "benchmark": benchmark,
     "convert": convert,
     "list": list_,

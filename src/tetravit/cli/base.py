@@ -22,7 +22,7 @@ MENUS = {  # kind: package, table of its rows
     "datasets": ("tetravit.data.datasets", "DATASETS"),
     "transforms": ("tetravit.data.transforms", "TRANSFORMS"),
     "tasks": ("tetravit.tasks", "TASKS"),
-    "exports": ("tetravit.export", "TARGETS"),
+    "exports": ("tetravit.exports", "TARGETS"),
 }
 KINDS = ("models", "weights", "recipes", *MENUS)
 

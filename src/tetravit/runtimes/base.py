@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -61,8 +61,17 @@ def fold(model: nn.Module) -> None:
                 module[i], module[i + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
 
 
-def capture(model: nn.Module, example: Tensor) -> ExportedProgram:
-    """The graph of a model for images of any batch, `SMALLEST` to `LARGEST` pixels a side.
+def capture(
+    model: nn.Module, example: Tensor, *others: Tensor, multiple: int = 1, smallest: int = SMALLEST
+) -> ExportedProgram:
+    """The graph of a model for images of any batch, `smallest` to `LARGEST` pixels a side.
+
+    Args:
+        model: called with images and `others`.
+        example: images (B, C, Hi, Wi) of the size that the graph is to be fast at.
+        others: what else the model takes, one row per image.
+        multiple: of which sides are multiples.
+        smallest: side in pixels, a multiple too.
 
     Raises:
         CannotRun: if the graph holds for some sizes alone.
@@ -71,17 +80,41 @@ def capture(model: nn.Module, example: Tensor) -> ExportedProgram:
         if isinstance(module, Backbone):
             module.expect(*example.shape[2:])
     # A batch of one, and a square, would make the graph one for such images.
-    height, width = (max(SMALLEST + 32, side) for side in example.shape[2:])
+    height, width = (max(smallest + 32, side) // multiple * multiple for side in example.shape[2:])
     if height == width:
-        width += 32
+        width += max(32, multiple)
+    given = (x.new_ones(2, *x.shape[1:]) for x in others)
     images = example.new_zeros(2, example.shape[1], height, width)
-    sides = {2: Dim("height", min=SMALLEST, max=LARGEST), 3: Dim("width", min=SMALLEST, max=LARGEST)}
-    dims = {0: Dim("batch", min=1, max=MOST), **sides}
+    names = ("height", "width") if multiple == 1 else ("rows", "columns")
+    rows, columns = (Dim(name, min=smallest // multiple, max=LARGEST // multiple) for name in names)
+    sides = {2: rows, 3: columns} if multiple == 1 else {2: multiple * rows, 3: multiple * columns}
+    batch = Dim("batch", min=1, max=MOST)
+    dims = ({0: batch, **sides}, *({0: batch} for _ in others))
     try:
         with torch.no_grad():
-            return torch.export.export(model, (images,), dynamic_shapes=(dims,))
+            return torch.export.export(model, (images, *given), dynamic_shapes=dims)
     except Exception as error:
         raise CannotRun(f"the graph cannot be captured for every size: {_first_line(error)}") from error
+
+
+def onnx_form(
+    program: ExportedProgram, inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None
+) -> Any:
+    """A graph as ONNX, weights included: an `onnx.ModelProto`. inputs, outputs: their names; None: torch's own.
+
+    Raises:
+        CannotRun: if there is none.
+    """
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # it reports on itself
+            warnings.simplefilter("ignore")
+            found = torch.onnx.export(
+                program, dynamo=True, verbose=False, input_names=inputs, output_names=outputs
+            )
+            assert found is not None
+            return found.model_proto
+    except Exception as error:
+        raise CannotRun(f"the graph has no ONNX form: {_first_line(error)}") from error
 
 
 def to_onnx(model: nn.Module, example: Tensor) -> bytes:
@@ -90,15 +123,7 @@ def to_onnx(model: nn.Module, example: Tensor) -> bytes:
     Raises:
         CannotRun: if there is none.
     """
-    program = capture(model, example)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # it reports on itself
-            warnings.simplefilter("ignore")
-            found = torch.onnx.export(program, dynamo=True, verbose=False)
-            assert found is not None
-            return found.model_proto.SerializeToString()  # type: ignore[no-any-return]
-    except Exception as error:
-        raise CannotRun(f"the graph has no ONNX form: {_first_line(error)}") from error
+    return onnx_form(capture(model, example)).SerializeToString()  # type: ignore[no-any-return]
 
 
 class PerShape(Generic[Program]):

@@ -1,0 +1,68 @@
+"""export: a file that answers as the model does, and says so."""
+
+import json
+
+import pytest
+import torch
+
+
+@pytest.mark.slow
+def test_weights_become_a_program(ask, weights, tmp_path):
+    answer = ask("export", weights, "--to", tmp_path / "m.pt2", "--size", "64x96", "--optimize", "--json")
+    assert (answer.code, answer.err) == (0, "")
+    row = json.loads(answer.out)
+    assert row["files"] == [f"{tmp_path}/m.pt2"]
+    assert row["difference"] < 2e-5
+    assert row["shapes"][0] == [1, 3, 64, 96]
+    extra = {"tetravit.json": ""}
+    program = torch.export.load(tmp_path / "m.pt2", extra_files=extra).module()
+    assert program(torch.zeros(2, 3, 80, 80))[0].shape == (2, 10)
+    facts = json.loads(extra["tetravit.json"])
+    assert facts["class_names"] == [str(i) for i in range(10)]
+    assert facts["folded"] is True
+    again = ask("export", weights, "--to", tmp_path / "m.pt2")
+    assert (again.code, again.err) == (
+        2,
+        f"tetravit export: {tmp_path}/m.pt2 is there already;"
+        " --force, in Python existing='replace', writes over it.\n",
+    )
+
+
+@pytest.mark.slow
+def test_random_weights_are_told(ask, tmp_path):
+    answer = ask("export", "xcit_nano_12_p16", "--to", tmp_path / "m.pt2", "--size", "64")
+    assert answer.code == 0
+    first, second = answer.err.splitlines()
+    assert first == (
+        "xcit_nano_12_p16 names no weights: they are random."
+        " `tetravit list weights 'xcit_nano_12_p16.*'` shows published ones."
+    )
+    assert second.startswith(f"Wrote {tmp_path}/m.pt2 (torch, float32, ")
+    assert second.endswith("of the largest answer, on 4 batches of two sizes.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (
+            ["--to", "m.onx"],
+            "The ending of a file says its format: .onnx (onnx), .pt2 (torch), .xml (openvino); got 'm.onx'.",
+        ),
+        (["--to", "m.onnx", "--format", "onxx"], "Unknown format 'onxx'. Did you mean 'onnx'?"),
+        (["--to", "nowhere/m.onnx"], "There is no folder 'nowhere'."),
+        (
+            ["--to", "m.pt2", "--size", "a4"],
+            "--size takes a side in pixels, or height x width as in 480x640; got 'a4'.",
+        ),
+        (
+            ["--to", "m.pt2", "--dtype", "int8"],
+            "dtype takes one of float32, float16, bfloat16 for torch; got 'int8'.",
+        ),
+    ],
+    ids=["ending", "format", "folder", "size", "dtype"],
+)
+def test_mistakes(ask, weights, tmp_path, monkeypatch, arguments, text):
+    monkeypatch.chdir(tmp_path)
+    answer = ask("export", weights, *arguments)
+    assert (answer.code, answer.out, answer.err) == (2, "", f"tetravit export: {text}\n")
+    assert list(tmp_path.iterdir()) == []

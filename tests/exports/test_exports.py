@@ -1,0 +1,308 @@
+"""What is exported answers as the model does, at every batch and size, or is not there."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tetravit.backbones import VARIANTS
+from tetravit.exports import TARGETS, base, export
+from tetravit.exports.compare import apart, compare
+from tetravit.models import create_backbone, create_detector, create_model, create_segmenter, family
+from tetravit.structures import Preprocess
+
+COLUMN = {"dim": 16, "depth": 4, "num_heads": 2}
+STAGES = {"depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}
+TOYS = {
+    "convit_tiny": COLUMN | {"num_gpsa": 2},
+    "deit_tiny": COLUMN,
+    "gcvit_xxtiny": STAGES | {"dim": 8},
+    "twins_pcpvt_small": STAGES | {"dims": (8, 8, 8, 8)},
+    "twins_svt_small": STAGES | {"dims": (8, 8, 8, 8)},
+    "xcit_nano_12_p16": COLUMN,
+}
+SMALL = COLUMN | {"out_blocks": (0, 1, 2, 3)}
+NEEDS = {"onnx": "onnxruntime", "openvino": "openvino"}
+
+
+def classifier(name="xcit_nano_12_p16", **options):
+    torch.manual_seed(0)
+    model = create_model(name, num_classes=3, image_size=64, **(TOYS[name] | options)).eval()
+    model.class_names, model.input = ("a", "b", "c"), Preprocess(size=64, crop=1.0)
+    return model
+
+
+def detector(head):
+    """One whose scores are spread, so that there is something to find."""
+    torch.manual_seed(0)
+    options = {"max_detections": 10} | ({} if head == "retinanet" else {"num_proposals": 30})
+    model = create_detector(
+        "xcit_nano_12_p16", head=head, num_classes=4, head_options=options, **SMALL
+    ).eval()
+    with torch.no_grad():
+        for name, parameter in model.head.named_parameters():
+            if name.endswith(("score.weight", "delta.weight")):
+                parameter.normal_(std=0.1)
+            if name.endswith("score.bias"):
+                parameter.zero_()
+    return model
+
+
+def suffix(format):
+    if format in NEEDS:
+        pytest.importorskip(NEEDS[format])
+        pytest.importorskip("onnxscript")
+    return TARGETS[format].suffix
+
+
+class Copier(base.Target):
+    """Writes two files without a look at the model; answers what a test says."""
+
+    suffix = ".copy"
+    beside = (".more",)
+    dtypes = ("float32",)
+
+    def __init__(self, run):
+        self.run = run
+
+    def write(self, graph, path):
+        path.write_text("main")
+        path.with_suffix(".more").write_text("more")
+
+    def load(self, path):
+        assert path.with_suffix(".more").exists()
+        return self.run
+
+
+@pytest.fixture
+def copier(monkeypatch):
+    """`copier(run)` adds the format "copy", for which no graph is captured."""
+    monkeypatch.setattr("tetravit.exports._graph", lambda *_: None)
+
+    def add(run):
+        monkeypatch.setitem(TARGETS, "copy", Copier(run))
+
+    return add
+
+
+def test_every_family_is_here():
+    assert {family(name) for name in TOYS} == {family(name) for name in VARIANTS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", TARGETS)
+@pytest.mark.parametrize("name", TOYS)
+def test_every_family_in_every_format(name, format, tmp_path):
+    done = export(classifier(name), tmp_path / f"model{suffix(format)}", fold="on")
+    assert done.difference < 2e-5
+    assert sorted(tmp_path.iterdir()) == sorted(done.files)
+    assert done.size == sum(file.stat().st_size for file in done.files)
+    assert [shape[0] for shape in done.shapes] == [1, 3, 1, 3]
+    assert len({shape[2:] for shape in done.shapes}) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", TARGETS)
+@pytest.mark.parametrize("head", ["retinanet", "mask_rcnn"])
+def test_detectors_find_the_same(head, format, tmp_path):
+    done = export(detector(head), tmp_path / f"model{suffix(format)}", size=(160, 192))
+    assert done.objects > 20
+    assert done.difference < 2e-5
+
+
+@pytest.mark.slow
+def test_segmenters_and_backbones(tmp_path):
+    head = {"head": "semantic_fpn", "num_classes": 3, "head_options": {"width": 8}}
+    segmenter = create_segmenter("xcit_nano_12_p16", **head, **SMALL)
+    assert export(segmenter, tmp_path / "s.pt2", size=(96, 128)).difference < 2e-5
+    path = tmp_path / f"b{suffix('onnx')}"
+    assert export(create_backbone("xcit_nano_12_p16", **SMALL), path, size=96).difference < 2e-5
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert [x.name for x in session.get_outputs()] == ["map_4", "map_8", "map_16", "map_32"]
+
+
+@pytest.mark.slow
+def test_files_say_what_they_hold(tmp_path):
+    model, paths = classifier(), {format: tmp_path / f"model{suffix(format)}" for format in TARGETS}
+    for path in paths.values():
+        export(model, path, licence="CC0-1.0")
+    import onnxruntime
+    import openvino
+
+    extra = {"tetravit.json": ""}
+    torch.export.load(paths["torch"], extra_files=extra)
+    session = onnxruntime.InferenceSession(paths["onnx"], providers=["CPUExecutionProvider"])
+    (images,), (logits,) = session.get_inputs(), session.get_outputs()
+    assert (images.name, images.shape) == ("images", ["batch", 3, "height", "width"])
+    assert (logits.name, logits.shape) == ("logits", ["batch", 3])
+    facts = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
+    assert facts.pop("opset") >= 18
+    kept = openvino.Core().read_model(paths["openvino"]).get_rt_info(["tetravit", "preprocess"])
+    assert json.loads(kept.astype(str)) == facts["preprocess"]
+    assert json.loads(extra["tetravit.json"]) == facts
+    assert facts["class_names"] == ["a", "b", "c"]
+    assert facts["preprocess"]["size"] == 64
+    assert facts["preprocess"]["mean"] == [0.485, 0.456, 0.406]
+    assert facts["preprocess"]["interpolation"] == "bicubic"
+    assert (facts["model"], facts["task"], facts["licence"]) == ("xcit_nano_12_p16", "classify", "CC0-1.0")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", TARGETS)
+def test_lower_precision(format, tmp_path):
+    whole, half = (
+        export(classifier(), tmp_path / f"{dtype}{suffix(format)}", dtype=dtype)
+        for dtype in ("float32", "float16")
+    )
+    assert whole.difference < half.difference < 0.02
+    assert half.size < 0.75 * whole.size
+
+
+def test_a_file_appears_with_all_that_belongs_to_it(copier, tmp_path):
+    model = classifier()
+    copier(lambda inputs: [model(inputs[0])])
+    done = export(model, tmp_path / "model.copy")
+    assert [file.name for file in done.files] == ["model.copy", "model.more"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.copy", "model.more"]
+    assert done.difference < 1e-6
+
+
+@pytest.mark.parametrize(("error", "shown"), [(1e-3, "1.0e-03"), (math.nan, "inf")])
+def test_a_file_that_answers_otherwise_does_not_appear(copier, tmp_path, error, shown):
+    model = classifier()
+    (tmp_path / "model.copy").write_text("before")
+
+    def run(inputs):
+        return [model(inputs[0]) + (error if inputs[0].shape[2] > 64 else 0.0)]
+
+    copier(run)
+    with pytest.raises(ValueError) as caught:
+        export(model, tmp_path / "model.copy", existing="replace")
+    assert str(caught.value) == (
+        f"The copy file answers otherwise than the model: by {shown} of the largest answer at 1 x 96 x 128;"
+        " allowed are 2e-05. Nothing was written."
+    )
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["before"]
+
+
+def test_the_model_stays_as_it_is(copier, tmp_path):
+    model = classifier().train()
+    copier(lambda inputs: [model.eval()(inputs[0])])
+    export(model, tmp_path / "model.copy", fold="on")
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert isinstance(model.backbone.patch_embed[0][1], torch.nn.BatchNorm2d)
+
+
+def found(**changes):
+    """Two objects in one image, and one row of filling."""
+    whole = {
+        "boxes": torch.tensor([[[0.0, 0, 10, 10], [5, 5, 50, 100], [0, 0, 0, 0]]]),
+        "scores": torch.tensor([[0.9, 0.5, 0.0]]),
+        "labels": torch.tensor([[1, 2, 0]]),
+        "valid": torch.tensor([[True, True, False]]),
+    }
+    return whole | changes
+
+
+def test_detections_are_compared_with_the_nearest_of_their_class():
+    swapped = {name: value[:, [1, 0, 2]] for name, value in found().items()}
+    assert apart(found(), swapped, 0) == 0
+    moved = found(boxes=found()["boxes"] + torch.tensor([0.0, 0, 0, 1]))
+    assert apart(moved, found(), 0) == pytest.approx(0.01)
+    assert apart(found(scores=found()["scores"] - 0.1), found(), 0) == pytest.approx(0.1)
+    assert apart(found(labels=torch.tensor([[1, 1, 0]])), found(), 0) == math.inf
+    assert apart(found(valid=torch.tensor([[True, False, False]])), found(), 0) == math.inf
+
+
+def test_the_worst_shape_is_told():
+    model = classifier()
+
+    def run(inputs):
+        return [model(inputs[0]) + 0.01 * len(inputs[0])]
+
+    assert compare(model, run, (64, 64), 1).worst.startswith("3 x ")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "text"),
+    [
+        (
+            "m.onx",
+            {},
+            "The ending of a file says its format: .onnx (onnx), .pt2 (torch), .xml (openvino); got 'm.onx'.",
+        ),
+        ("m.onnx", {"format": "onx"}, "Unknown format 'onx'. Did you mean 'onnx'?"),
+        ("m.onnx", {"format": "torch"}, "Files of the format 'torch' end in .pt2; got 'm.onnx'."),
+        (
+            "m.onnx",
+            {"dtype": "bfloat16"},
+            "dtype takes one of float32, float16 for onnx; got 'bfloat16'.",
+        ),
+        ("m.pt2", {"size": 32}, "An exported classifier takes sides of 64 to 4096 pixels; got 32x32."),
+    ],
+    ids=["ending", "format", "other", "dtype", "size"],
+)
+def test_mistakes(name, options, text, tmp_path):
+    with pytest.raises(ValueError) as caught:
+        export(classifier(), tmp_path / name, **options)
+    assert str(caught.value) == text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_to(tmp_path):
+    with pytest.raises(ValueError) as caught:
+        export(classifier(), tmp_path / "no" / "m.pt2")
+    assert str(caught.value) == f"There is no folder '{tmp_path}/no'."
+    (tmp_path / "m.bin").write_text("precious")
+    with pytest.raises(ValueError) as caught:
+        export(classifier(), tmp_path / "m.xml")
+    assert str(caught.value) == (
+        f"{tmp_path}/m.bin is there already; --force, in Python existing='replace', writes over it."
+    )
+
+
+def test_a_missing_package_is_named_with_its_cure(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError) as caught:
+        export(classifier(), tmp_path / "m.onnx")
+    assert str(caught.value) == (
+        "The format 'onnx' cannot be written: it needs the extra: pip install 'tetravit[onnx]'."
+    )
+
+
+def test_detectors_take_sides_that_32_divides(tmp_path):
+    with pytest.raises(ValueError) as caught:
+        export(detector("retinanet"), tmp_path / "m.pt2", size=(160, 170))
+    assert str(caught.value) == (
+        "An exported detector takes sides of 160 to 4096 pixels, in steps of 32; got 160x170."
+    )
+
+
+def test_what_a_target_cannot_hold_is_told(copier, tmp_path, monkeypatch):
+    from tetravit.runtimes.base import CannotRun
+
+    def refuse(*_):
+        raise CannotRun("the graph has no ONNX form: luck")
+
+    copier(lambda inputs: inputs)
+    monkeypatch.setattr("tetravit.exports._graph", refuse)
+    with pytest.raises(ValueError) as caught:
+        export(classifier(), tmp_path / "m.copy")
+    assert str(caught.value) == "The format 'copy' cannot hold this model: the graph has no ONNX form: luck."
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_are_prepared_as_the_model_expects():
+    from tetravit.exports.compare import pictures
+
+    model = classifier()
+    usual = pictures(model, 2, 64, 96)
+    assert usual.shape == (2, 3, 64, 96)
+    model.input = replace(model.input, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    plain = pictures(model, 2, 64, 96)
+    assert 0 <= plain.min() < plain.max() <= 1
+    assert usual.min() < 0
