@@ -33,8 +33,10 @@ def test_training_counts_three_forward_passes():
     assert row.share == pytest.approx(6e-12 * row.macs * row.images_per_s / row.product_tflops, rel=0.05)
 
 
-def test_the_table_says_under_which_conditions(ask):
-    answer = ask("benchmark", "xcit_nano_12_p16", *FAST)
+def test_the_table_says_under_which_conditions(ask, tmp_path):
+    answer = ask("benchmark", "xcit_nano_12_p16", *FAST, "--into", tmp_path / "rows.jsonl")
+    (row,) = (Row(**json.loads(line)) for line in (tmp_path / "rows.jsonl").read_text().splitlines())
+    assert f"{row.images_per_s:,.1f}" in answer.out
     assert "images/s" in answer.out
     assert answer.err.startswith("forward, eager, float32, 32 px, batch 2; ")
     assert "TFLOP/s" in answer.err
@@ -60,17 +62,23 @@ def test_rows_of_different_kinds_share_no_table():
             ["deit_tiny", "--size", "16"],
             "--size takes pixels from 32 up, or several with commas between; got '16'.",
         ),
+        (
+            ["deit_tiny", "--batch", "1,0"],
+            "--batch takes a number from 1 up, or several with commas between; got '1,0'.",
+        ),
+        (["deit_tiny", "--into", "nowhere/rows.jsonl"], "There is no folder 'nowhere' for the rows."),
+        (["deit_tiny", "--picture", "nowhere/a.png"], "There is no folder 'nowhere' for the picture."),
         (["deit_tiny", "--against", "tim"], "Unknown contender 'tim'. Did you mean 'timm'?"),
         (
             ["deit_tiny", "--train", "--against", "openvino"],
-            "openvino does not train; contenders that do: plain, timm, compile.",
+            "openvino does not train; contenders that do: plain, plain-compiled, timm, compile.",
         ),
         (
             ["deit_tiny", "--compile", "--optimize"],
-            "--compile goes without --against, --optimize, --picture and several sizes.",
+            "--compile goes without --against, --optimize, --picture, several sizes and several batches.",
         ),
     ],
-    ids=["model", "dtype", "size", "small", "contender", "idle", "compile"],
+    ids=["model", "dtype", "size", "small", "batch", "into", "picture", "contender", "idle", "compile"],
 )
 def test_mistakes(ask, arguments, text):
     answer = ask("benchmark", *arguments)
@@ -110,6 +118,36 @@ def test_contenders_take_turns_in_processes_of_their_own(ask, tmp_path):
         assert 0 < row.share < 1
     assert [row.ratio for row in rows if row.contender == "timm"] == [1.0, 1.0]
     assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_several_batches_are_measured_and_added_to_a_file(ask, tmp_path):
+    kept = tmp_path / "rows.jsonl"
+    kept.write_text('{"before": 1}\n')
+    answer = ask(
+        *("benchmark", "xcit_nano_12_p16", "--batch", "1,2", "--size", "32", "--rounds", "1"),
+        *("--against", "torch", "--into", kept),
+    )
+    assert answer.code == 0
+    before, *lines = kept.read_text().splitlines()
+    rows = [Contest(**json.loads(line)) for line in lines]
+    assert before == '{"before": 1}'
+    assert [(row.contender, row.batch) for row in rows] == [
+        *(("plain", 1), ("torch", 1)),
+        *(("plain", 2), ("torch", 2)),
+    ]
+    assert [row.failed for row in rows] == [""] * 4
+    assert "batch" in answer.out.splitlines()[0]
+    assert "batch 1, 2; " in answer.err
+
+
+@pytest.mark.slow
+def test_a_step_counts_as_three_forward_passes():
+    (row,) = contest(
+        ["xcit_nano_12_p16"], ["plain"], sizes=[32], batch=2, mode="step", rounds=1, seconds=0.01
+    )
+    assert row.failed == ""
+    assert row.share == pytest.approx(6e-12 * row.macs * row.images_per_s / row.product_tflops, rel=0.05)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ reaches of the first is its share of the floor.
 """
 
 import datetime
+import itertools
 import multiprocessing
 import platform
 import statistics
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 
 from tetravit.benchmark.contenders import CONTENDERS, DTYPES, TRAINING, Mode, Task, serve
+from tetravit.benchmark.energy import joules
 from tetravit.benchmark.flops import count
 from tetravit.benchmark.speed import device_name
 from tetravit.registry import pick
@@ -34,7 +36,8 @@ class Contest:
     images_per_s: median over the rounds; spread: interquartile range over the median; ratio: to timm run eagerly in
     the same run, where it took part. share: of the machine's matrix-product rate (`product_tflops`, two operations
     per multiply-add), counting the model's own multiply-adds, three times those of a forward pass in training.
-    peak_mib: above what was in use before a call. failed: why there are no figures.
+    peak_mib: above what was in use before a call. failed: why there are no figures. joules_per_image: of all
+    processors, or of the GPU, at the power that the turns of the contender took; None: the system does not tell.
     """
 
     model: str
@@ -58,6 +61,7 @@ class Contest:
     torch: str
     python: str
     date: str
+    joules_per_image: float | None = None
 
 
 def contest(
@@ -65,23 +69,26 @@ def contest(
     contenders: Sequence[str],
     *,
     sizes: Sequence[int] = (224,),
-    batch: int = 8,
+    batch: int | Sequence[int] = 8,
     mode: Mode = "predict",
     dtype: str = "float32",
     device: torch.device | str = "cpu",
     rounds: int = 7,
     seconds: float = 1.0,
     on_round: Callable[[int], object] = lambda count: None,
+    on_rows: Callable[[Sequence[Contest]], object] = lambda rows: None,
 ) -> list[Contest]:
-    """Measure every contender on every model and size.
+    """Measure every contender on every model, size and batch.
 
     Args:
         names: of models of this package.
         contenders: of `CONTENDERS`.
-        sizes: image sides in pixels. batch: images per call. mode: `predict` or `train` (forward and backward).
+        sizes: image sides in pixels. batch: images per call, or several such numbers.
+        mode: `predict`, `train` (forward and backward) or `step` (and an update by AdamW).
         dtype: of `DTYPES`; timm runs lower precision under autocast.
         device: where. rounds: how often each is measured. seconds: how long a round of one contender is.
-        on_round: told 1 after each round of all contenders of a model and size.
+        on_round: told 1 after each round of all contenders of a model, size and batch.
+        on_rows: told the rows of each model, size and batch as soon as they are there.
 
     Raises:
         ValueError: for an unknown contender or type, counts below 1, or a contender that cannot train.
@@ -90,17 +97,18 @@ def contest(
         pick(CONTENDERS, name, "contender")
     if dtype not in DTYPES:
         raise ValueError(f"dtype takes one of {', '.join(DTYPES)}; got {dtype!r}.")
-    for what, value in (("batch", batch), ("rounds", rounds)):
+    batches = [batch] if isinstance(batch, int) else list(batch)
+    for what, value in (*(("batch", one) for one in batches), ("rounds", rounds)):
         if value < 1:
             raise ValueError(f"{what} is 1 or more; got {value}.")
-    if mode == "train" and (idle := [name for name in contenders if name not in TRAINING]):
+    if mode != "predict" and (idle := [name for name in contenders if name not in TRAINING]):
         raise ValueError(f"{idle[0]} does not train; contenders that do: {', '.join(TRAINING)}.")
     device, threads = torch.device(device), torch.get_num_threads()
     rows = []
-    for name in names:
-        for size in sizes:
-            tasks = [Task(name, c, size, batch, dtype, mode, str(device), threads) for c in contenders]
-            rows += _one(tasks, rounds, seconds, on_round)
+    for name, size, images in itertools.product(names, sizes, batches):
+        tasks = [Task(name, c, size, images, dtype, mode, str(device), threads) for c in contenders]
+        rows += (found := _one(tasks, rounds, seconds, on_round))
+        on_rows(found)
     return rows
 
 
@@ -111,12 +119,17 @@ def _one(
     device = torch.device(first.device)
     with ExitStack() as stack:
         lines, peaks = [], []
-        for task in tasks:  # one builds at a time, so that no measurement of memory disturbs another
-            line = stack.enter_context(_process(task))
-            lines.append(line)
-            peaks.append(_answer(line))
+        for task in tasks:
+            lines.append(stack.enter_context(_process(task)))
+            if (
+                device.type == "cpu"
+            ):  # one builds at a time, so that no measurement of memory disturbs another
+                peaks.append(_answer(lines[-1]))
+        peaks = peaks or [_answer(line) for line in lines]
+        used = joules(device)
         yardsticks = _yardsticks(device, DTYPES[first.dtype])
         taken: list[list[float]] = [[] for _ in tasks]
+        watts: list[list[float]] = [[] for _ in tasks]
         rates: tuple[list[float], list[float]] = ([], [])
         for _ in range(rounds):
             for kept, (work, call) in zip(rates, yardsticks, strict=True):
@@ -124,8 +137,11 @@ def _one(
             for i, line in enumerate(lines):
                 if isinstance(peaks[i], str):
                     continue
+                start, before = time.perf_counter(), used() if used else 0.0
                 line.send(seconds)
                 answer = _answer(line)
+                if used:
+                    watts[i].append((used() - before) / (time.perf_counter() - start))
                 if isinstance(answer, str):
                     peaks[i] = answer
                     taken[i].clear()
@@ -139,7 +155,7 @@ def _one(
     macs = count(first.model, image_size=first.size).macs
     speeds = [first.batch / statistics.median(times) if times else None for times in taken]
     timm = next((s for t, s in zip(tasks, speeds, strict=True) if t.contender == "timm"), None)
-    work = 2 * macs * (3 if first.mode == "train" else 1)
+    work = 2 * macs * (1 if first.mode == "predict" else 3)
     return [
         Contest(
             model=task.model,
@@ -163,8 +179,9 @@ def _one(
             torch=torch.__version__,
             python=platform.python_version(),
             date=datetime.date.today().isoformat(),
+            joules_per_image=_rounded(statistics.median(power) / speed, 4) if power and speed else None,
         )
-        for task, peak, times, speed in zip(tasks, peaks, taken, speeds, strict=True)
+        for task, peak, times, speed, power in zip(tasks, peaks, taken, speeds, watts, strict=True)
     ]
 
 

@@ -1,7 +1,8 @@
 """Ways of running a model that are measured against each other, each in a process of its own.
 
-Ours: `plain`, the model as it is; `optimized`, what `tetravit.optimize` makes of it. timm's model of the same name:
-`timm` eagerly, `compile` through torch.compile, `onnxruntime` and `openvino` through those programs.
+Ours: `plain`, the model as it is; `plain-compiled`, that through torch.compile; `optimized`, what `tetravit.optimize`
+makes of it; `torch`, what it makes with torch alone. timm's model of the same name: `timm` eagerly, `compile` through
+torch.compile, `onnxruntime` and `openvino` through those programs.
 """
 
 import time
@@ -20,7 +21,7 @@ from tetravit.models import create_model
 from tetravit.runtimes import optimize
 from tetravit.runtimes.base import needs
 
-Mode = Literal["predict", "train"]
+Mode = Literal["predict", "train", "step"]  # forward; and backward; and an update by AdamW
 Call = Callable[[], object]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -74,6 +75,23 @@ def _optimized(task: Task, images: Tensor) -> Call:
     return lambda: fast(images)
 
 
+def _torch_alone(task: Task, images: Tensor) -> Call:
+    """The faster of what torch itself offers."""
+    model = create_model(task.model, image_size=task.size).eval().to(task.device)
+    calls: list[Call] = []
+    for backend in ("eager", "compile"):
+        fast = optimize(model, DTYPES[task.dtype], backend, images)
+        calls.append(lambda fast=fast: fast(images))  # type: ignore[misc]
+        calls[-1]()  # compiles
+    return min(calls, key=lambda call: min(_times(call, task.device, CHOICE_S)))
+
+
+def _plain_compiled(task: Task, images: Tensor) -> Call:
+    model = create_model(task.model, image_size=task.size)
+    model.compile()
+    return _stepping(model, task, images)
+
+
 def _timm_eager(task: Task, images: Tensor) -> Call:
     return _stepping(_timm(task), task, images)
 
@@ -114,13 +132,17 @@ def _timm_openvino(task: Task, images: Tensor) -> Call:
 
 CONTENDERS: dict[str, Callable[[Task, Tensor], Call]] = {
     "plain": _plain,
+    "plain-compiled": _plain_compiled,
     "optimized": _optimized,
+    "torch": _torch_alone,
     "timm": _timm_eager,
     "compile": _timm_compiled,
     "onnxruntime": _timm_onnxruntime,
     "openvino": _timm_openvino,
 }
-TRAINING = ("plain", "timm", "compile")
+OURS = ("plain", "plain-compiled", "optimized", "torch")
+TRAINING = ("plain", "plain-compiled", "timm", "compile")
+CHOICE_S = 1.0  # for which each way of torch's own is measured
 
 
 def serve(task: Task, line: Connection) -> None:
@@ -131,14 +153,19 @@ def serve(task: Task, line: Connection) -> None:
     try:
         torch.set_num_threads(task.threads)
         torch.manual_seed(0)
-        dtype = DTYPES[task.dtype] if task.contender in ("plain", "optimized") else torch.float32
+        dtype = DTYPES[task.dtype] if task.contender in OURS else torch.float32
         images = torch.randn(task.batch, 3, task.size, task.size, device=task.device, dtype=dtype)
         with torch.no_grad() if task.mode == "predict" else torch.enable_grad():
             call = CONTENDERS[task.contender](task, images)
             call()
-            line.send(peak_mib(call, torch.device(task.device)))
+            peak = peak_mib(call, torch.device(task.device))
+            _release(task.device)
+            line.send(peak)
             while (seconds := line.recv()) is not None:
+                if task.device.startswith("cuda"):
+                    call()  # fetches the memory that the others had in the meantime
                 line.send(_times(call, task.device, seconds))
+                _release(task.device)
     except EOFError:
         pass  # nobody listens any more
     except Exception as error:
@@ -147,24 +174,33 @@ def serve(task: Task, line: Connection) -> None:
 
 
 def _stepping(model: nn.Module, task: Task, images: Tensor) -> Call:
-    """Forward, or forward and backward. timm's models run in lower precision as their users do it: autocast."""
+    """What `task.mode` says. timm's models run in lower precision as their users do it: autocast."""
     dtype, kind = DTYPES[task.dtype], torch.device(task.device).type
-    model = model.to(task.device).train(task.mode == "train")
-    ours = task.contender == "plain" and task.mode == "predict"
+    model = model.to(task.device).train(task.mode != "predict")
+    ours = task.contender in OURS and task.mode == "predict"
     if ours:
         model = model.to(dtype)
     mixed = dtype != torch.float32 and not ours
     images = images if ours else images.float()
     labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True) if task.mode == "step" else None
 
     def step() -> None:
         with torch.autocast(kind, dtype, enabled=mixed):
             logits = model(images)
-        if task.mode == "train":
+        if task.mode != "predict":
             F.cross_entropy(logits.float(), labels).backward()
+            if optimizer is not None:
+                optimizer.step()
             model.zero_grad(set_to_none=True)
 
     return step
+
+
+def _release(device: str) -> None:
+    """Leave the memory of a GPU to the others."""
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
 
 
 def _times(call: Call, device: str, seconds: float) -> list[float]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tetravit.benchmark.against import Contest
+from tetravit.benchmark.table import MODES
 from tetravit.weights import CHECKPOINTS
 
 COLOURS = ("#2563c9", "#d1495b", "#2a9d8f", "#e09f3e", "#7b5ea7", "#5b6472")
@@ -36,9 +37,11 @@ def draw(rows: Sequence[Contest], path: str | Path) -> None:
         else:
             _against_accuracy(axes[0, 0], rows)
         first = rows[0]
-        work = "forward and backward" if first.mode == "train" else "forward"
+        batches = ", ".join(str(batch) for batch in dict.fromkeys(row.batch for row in rows))
         threads = f", {first.threads} threads" if first.threads else ""
-        figure.suptitle(f"{work}, {first.dtype}, batch {first.batch}; {first.device}{threads}", fontsize=9)
+        figure.suptitle(
+            f"{MODES[first.mode]}, {first.dtype}, batch {batches}; {first.device}{threads}", fontsize=9
+        )
         figure.tight_layout()
         try:
             figure.savefig(path, dpi=DPI)
@@ -57,9 +60,8 @@ def slope(sizes: Sequence[float], values: Sequence[float]) -> float:
 
 
 def _against_accuracy(axes, rows) -> None:  # type: ignore[no-untyped-def]
-    contenders = list(dict.fromkeys(row.contender for row in rows))
-    for i, contender in enumerate(contenders):
-        mine = [row for row in rows if row.contender == contender]
+    for i, contender in enumerate(dict.fromkeys(_label(row, rows) for row in rows)):
+        mine = [row for row in rows if _label(row, rows) == contender]
         points = [(row, top1) for row in mine if (top1 := _top1(row.model)) is not None]
         axes.scatter(
             [row.images_per_s for row, _ in points],
@@ -81,8 +83,8 @@ def _against_accuracy(axes, rows) -> None:  # type: ignore[no-untyped-def]
 
 
 def _against_size(axes, rows, label, value) -> None:  # type: ignore[no-untyped-def]
-    for i, key in enumerate(dict.fromkeys((row.model, row.contender) for row in rows)):
-        mine = sorted((r for r in rows if (r.model, r.contender) == key), key=lambda r: r.size)
+    for i, key in enumerate(dict.fromkeys((row.model, _label(row, rows)) for row in rows)):
+        mine = sorted((r for r in rows if (r.model, _label(r, rows)) == key), key=lambda r: r.size)
         sizes, values = [r.size for r in mine], [value(r) for r in mine]
         usable = [(s, v) for s, v in zip(sizes, values, strict=True) if v > 0]
         name = " ".join(key)
@@ -96,6 +98,11 @@ def _against_size(axes, rows, label, value) -> None:  # type: ignore[no-untyped-
     axes.set_ylabel(label)
     axes.grid(alpha=0.25, which="both")
     axes.legend(fontsize=7)
+
+
+def _label(row: Contest, rows: Sequence[Contest]) -> str:
+    """The contender, with its batch where there are several."""
+    return row.contender if len({r.batch for r in rows}) == 1 else f"{row.contender}, batch {row.batch}"
 
 
 def _top1(model: str) -> float | None:

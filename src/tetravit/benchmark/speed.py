@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tetravit.benchmark.energy import joules
 from tetravit.benchmark.flops import count_macs
 from tetravit.benchmark.memory import peak_mib
 from tetravit.models import create_model
@@ -31,7 +32,8 @@ class Row:
 
     share: of the machine's matrix-product rate, in 0..1, counting the multiply-adds of the model (three times
     those of a forward pass where it trains). product_tflops: that rate, two operations per multiply-add.
-    peak_mib: memory taken above what was in use before the first call.
+    peak_mib: memory taken above what was in use before the first call. joules_per_image: of all processors, or of
+    the GPU, at the power that the rounds of the model took; None: the system does not tell.
     """
 
     model: str
@@ -53,6 +55,7 @@ class Row:
     share: float
     torch: str
     date: str
+    joules_per_image: float | None = None
 
 
 def measure(
@@ -100,19 +103,25 @@ def measure(
         calls.append((call, peak_mib(call, device)))
     product = _product(device, DTYPES[dtype])
     times: list[list[float]] = [[] for _ in calls]
+    watts: list[list[float]] = [[] for _ in calls]
+    used = joules(device)
     rates: list[float] = []
     for call in (product, *(call for call, _ in calls)):
         _time(call, device, seconds / 5)  # warm-up
     for _ in range(rounds):
         side = PRODUCT_SIDE.get(device.type, 1024)
         rates.append(2 * side**3 / statistics.median(_time(product, device, seconds / 5)))
-        for (call, _), taken in zip(calls, times, strict=True):
+        for (call, _), taken, power in zip(calls, times, watts, strict=True):
+            start, before = time.perf_counter(), used() if used else 0.0
             taken.append(statistics.median(_time(call, device, seconds)))
+            if used:
+                power.append((used() - before) / (time.perf_counter() - start))
         on_round(1)
     rate = statistics.median(rates)
     work = 3 if mode == "train" else 1
     rows = []
-    for name, (params, macs), (_, peak), taken in zip(names, facts, calls, times, strict=True):
+    found = zip(names, facts, calls, times, watts, strict=True)
+    for name, (params, macs), (_, peak), taken, power in found:
         middle = statistics.median(taken)
         rows.append(
             Row(
@@ -135,6 +144,7 @@ def measure(
                 share=round(2 * macs * work * batch / middle / rate, 4),
                 torch=torch.__version__,
                 date=datetime.date.today().isoformat(),
+                joules_per_image=round(statistics.median(power) * middle / batch, 4) if power else None,
             )
         )
     return rows

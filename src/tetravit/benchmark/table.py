@@ -6,11 +6,22 @@ from collections.abc import Sequence
 from tetravit.benchmark.against import Contest
 from tetravit.benchmark.speed import Row
 
-COLUMNS = ("model", "parameters", "GMACs", "images/s", "spread", "peak MiB", "of this machine")
+ENERGY = "J/image"  # a column only where some row has it
+MODES = {
+    "predict": "forward",
+    "train": "forward and backward",
+    "step": "forward, backward and fused AdamW",
+}
 
 
-def cells(row: Row) -> list[str]:
-    """One row of a table under `COLUMNS`."""
+def columns(rows: Sequence[Row]) -> list[str]:
+    """The titles of a table; all but the first are over numbers."""
+    titles = ["model", "parameters", "GMACs", "images/s", "spread", "peak MiB", "of this machine"]
+    return titles + [ENERGY] * _energy(rows)
+
+
+def cells(row: Row, rows: Sequence[Row]) -> list[str]:
+    """One of the rows, as `columns` names its cells."""
     return [
         row.model,
         f"{row.params / 1e6:.2f} M",
@@ -19,6 +30,7 @@ def cells(row: Row) -> list[str]:
         f"{100 * row.spread:.1f} %",
         f"{row.peak_mib:,.0f}",
         f"{100 * row.share:.0f} %",
+        *[_text(row.joules_per_image, "{:.3g}")] * _energy(rows),
     ]
 
 
@@ -34,48 +46,52 @@ def caption(rows: Sequence[Row]) -> str:
     device, threads, mode, size, batch, dtype, compiled, version = kinds.pop()
     processor = f"{device}, {threads} threads" if threads else device
     how = "compiled" if compiled else "eager"
-    what = {"predict": "forward", "train": "forward and backward"}[mode]
+    what = MODES[mode]
     rate = f"matrix products {rows[0].product_tflops:.3g} TFLOP/s"
     return f"{what}, {how}, {dtype}, {size} px, batch {batch}; {processor}; torch {version}; {rate}"
 
 
 def markdown(rows: Sequence[Row]) -> str:
     """A table and its caption."""
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "--:|" * (len(COLUMNS) - 1)]
-    lines += ["| " + " | ".join(cells(row)) + " |" for row in rows]
-    return "\n".join([*lines, "", caption(rows)])
+    table = _markdown(columns(rows), [cells(row, rows) for row in rows], texts=1)
+    return "\n".join([*table, "", caption(rows)])
 
 
-CONTEST_COLUMNS = ("model", "contender", "px", "images/s", "spread", "of timm", "of the floor", "peak MiB")
+TEXTS = 2  # columns of a contest that hold no numbers
 
 
-def contest_cells(row: Contest) -> list[str]:
-    """One row of a table under `CONTEST_COLUMNS`."""
+def contest_columns(rows: Sequence[Contest]) -> list[str]:
+    """The titles of a table; all but the first `TEXTS` are over numbers."""
+    sizes = ["px", *["batch"] * _several(rows)]
+    figures = ["images/s", "spread", "of timm", "of the floor", "peak MiB"]
+    return ["model", "contender", *sizes, *figures, *[ENERGY] * _energy(rows)]
 
-    def text(value: float | None, form: str) -> str:
-        return "-" if value is None else form.format(value)
 
+def contest_cells(row: Contest, rows: Sequence[Contest]) -> list[str]:
+    """One of the rows, as `contest_columns` names its cells."""
     return [
         row.model,
         row.contender,
         str(row.size),
-        text(row.images_per_s, "{:,.2f}"),
-        text(row.spread, "{:.1%}"),
-        text(row.ratio, "{:.2f}"),
-        text(row.share, "{:.0%}"),
-        text(row.peak_mib, "{:,.0f}"),
+        *[str(row.batch)] * _several(rows),
+        _text(row.images_per_s, "{:,.2f}"),
+        _text(row.spread, "{:.1%}"),
+        _text(row.ratio, "{:.2f}"),
+        _text(row.share, "{:.0%}"),
+        _text(row.peak_mib, "{:,.0f}"),
+        *[_text(row.joules_per_image, "{:.3g}")] * _energy(rows),
     ]
 
 
 def contest_caption(rows: Sequence[Contest]) -> str:
     """What the rows have in common, in one line."""
     first = rows[0]
-    what = {"predict": "forward", "train": "forward and backward"}[first.mode]
+    batches = ", ".join(str(batch) for batch in dict.fromkeys(row.batch for row in rows))
     processor = f"{first.device}, {first.threads} threads" if first.threads else first.device
     rate = statistics.median(row.product_tflops for row in rows)
     copied = statistics.median(row.copy_gb_s for row in rows)
     return (
-        f"{what}, {first.dtype}, batch {first.batch}; {processor}; torch {first.torch};"
+        f"{MODES[first.mode]}, {first.dtype}, batch {batches}; {processor}; torch {first.torch};"
         f" matrix products {rate:.3g} TFLOP/s, copies {copied:.3g} GB/s"
     )
 
@@ -86,9 +102,26 @@ def contest_markdown(rows: Sequence[Contest]) -> str:
     Raises:
         ValueError: if they were not measured on one machine in one way: such rows share no table.
     """
-    kinds = {(r.device, r.threads, r.mode, r.batch, r.dtype, r.torch) for r in rows}
+    kinds = {(r.device, r.threads, r.mode, r.dtype, r.torch) for r in rows}
     if len(kinds) != 1:
         raise ValueError("Rows of different machines or settings share no table.")
-    lines = ["| " + " | ".join(CONTEST_COLUMNS) + " |", "|---|---|" + "--:|" * (len(CONTEST_COLUMNS) - 2)]
-    lines += ["| " + " | ".join(contest_cells(row)) + " |" for row in rows]
-    return "\n".join([*lines, "", f"{contest_caption(rows)}."])
+    table = _markdown(contest_columns(rows), [contest_cells(row, rows) for row in rows], texts=TEXTS)
+    return "\n".join([*table, "", f"{contest_caption(rows)}."])
+
+
+def _markdown(titles: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int) -> list[str]:
+    """Lines of a table whose first `texts` columns hold no numbers."""
+    rule = "|" + "---|" * texts + "--:|" * (len(titles) - texts)
+    return [f"| {' | '.join(titles)} |", rule, *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def _several(rows: Sequence[Contest]) -> bool:
+    return len({row.batch for row in rows}) > 1
+
+
+def _energy(rows: Sequence[Row] | Sequence[Contest]) -> bool:
+    return any(row.joules_per_image is not None for row in rows)
+
+
+def _text(value: float | None, form: str) -> str:
+    return "-" if value is None else form.format(value)

@@ -1,8 +1,10 @@
 """`tetravit benchmark`: measure models on this machine, alone or against other ways of running them."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -14,7 +16,7 @@ def benchmark(
         list[str], typer.Argument(help="Names from `tetravit list models`.", autocompletion=complete_models)
     ],
     size: Annotated[str, typer.Option(metavar="PX[,PX...]", help="Image side, or several.")] = "224",
-    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images per call.")] = 8,
+    batch: Annotated[str, typer.Option(metavar="N[,N...]", help="Images per call, or several.")] = "8",
     train: Annotated[bool, typer.Option("--train", help="Forward and backward.")] = False,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
@@ -26,7 +28,8 @@ def benchmark(
         str | None,
         typer.Option(
             metavar="NAME[,NAME...]",
-            help="timm's model of the same name, in the same run: timm (as it is), compile, onnxruntime, openvino.",
+            help="timm's model of the same name, in the same run: timm (as it is), compile, onnxruntime, openvino. "
+            "Of ours also: torch (--optimize without extras), plain-compiled.",
         ),
     ] = None,
     rounds: Annotated[
@@ -35,33 +38,38 @@ def benchmark(
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the rows: PNG, SVG or PDF by its ending.")
     ] = None,
+    into: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Append the rows to this file, as JSON lines.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per row.")] = False,
 ) -> None:
     """Measure speed, memory and the share of this machine's limit."""
-    sizes = _sizes(size)
+    sizes, batches = _sizes(size), _batches(batch)
+    for file, what in ((picture, "the picture"), (into, "the rows")):
+        if file is not None and not file.parent.is_dir():
+            raise ValueError(f"There is no folder {str(file.parent)!r} for {what}.")
     from tetravit.engine.distributed import pick_device
     from tetravit.models import resolve
 
     names = list(dict.fromkeys(resolve(name) for name in models))
     where = pick_device(device)
-    if against or optimized or picture or len(sizes) > 1:
+    if against or optimized or picture or len(sizes) > 1 or len(batches) > 1:
         if compiled:
-            raise ValueError("--compile goes without --against, --optimize, --picture and several sizes.")
-        contenders = [
-            "plain",
-            *(["optimized"] if optimized else []),
-            *(against.split(",") if against else []),
-        ]
-        _contest(names, contenders, sizes, batch, train, dtype, str(where), rounds, picture, as_json)
+            raise ValueError(
+                "--compile goes without --against, --optimize, --picture, several sizes and several batches."
+            )
+        asked = ["plain", *(["optimized"] if optimized else []), *(against.split(",") if against else [])]
+        contenders = list(dict.fromkeys(asked))
+        _contest(names, contenders, sizes, batches, train, dtype, str(where), rounds, picture, into, as_json)
         return
     from tetravit.benchmark.speed import measure
-    from tetravit.benchmark.table import COLUMNS, caption, cells
+    from tetravit.benchmark.table import caption, cells, columns
 
     with progress(f"of {rounds} rounds") as advance:
         rows = measure(
             names,
             size=sizes[0],
-            batch=batch,
+            batch=batches[0],
             mode="train" if train else "predict",
             dtype=dtype,
             device=where,
@@ -69,10 +77,12 @@ def benchmark(
             rounds=rounds,
             on_round=advance,
         )
+    _append(into, rows)
     if as_json:
         print_rows(asdict(row) for row in rows)
         return
-    print_table(COLUMNS, [cells(row) for row in rows], right=COLUMNS[1:])
+    titles = columns(rows)
+    print_table(titles, [cells(row, rows) for row in rows], right=titles[1:])
     say(caption(rows))
 
 
@@ -80,38 +90,39 @@ def _contest(
     names: list[str],
     contenders: list[str],
     sizes: list[int],
-    batch: int,
+    batches: list[int],
     train: bool,
     dtype: str,
     device: str,
     rounds: int,
     picture: Path | None,
+    into: Path | None,
     as_json: bool,
 ) -> None:
     from tetravit.benchmark.against import contest
-    from tetravit.benchmark.table import CONTEST_COLUMNS, contest_caption, contest_cells
+    from tetravit.benchmark.table import TEXTS, contest_caption, contest_cells, contest_columns
 
-    if picture is not None and not picture.parent.is_dir():
-        raise ValueError(f"There is no folder {str(picture.parent)!r} for the picture.")
-    with progress(f"of {rounds * len(names) * len(sizes)} rounds") as advance:
+    with progress(f"of {rounds * len(names) * len(sizes) * len(batches)} rounds") as advance:
         rows = contest(
             names,
             contenders,
             sizes=sizes,
-            batch=batch,
+            batch=batches,
             mode="train" if train else "predict",
             dtype=dtype,
             device=device,
             rounds=rounds,
             on_round=advance,
+            on_rows=lambda rows: _append(into, rows),
         )
     if as_json:
         print_rows(asdict(row) for row in rows)
     else:
-        print_table(CONTEST_COLUMNS, [contest_cells(row) for row in rows], right=CONTEST_COLUMNS[2:])
+        titles = contest_columns(rows)
+        print_table(titles, [contest_cells(row, rows) for row in rows], right=titles[TEXTS:])
         for row in rows:
             if row.failed:
-                say(f"{row.contender} on {row.model} at {row.size} px: {row.failed}")
+                say(f"{row.contender} on {row.model} at {row.size} px, batch {row.batch}: {row.failed}")
         say(contest_caption(rows))
     if picture is not None:
         from tetravit.benchmark.picture import draw
@@ -120,8 +131,22 @@ def _contest(
         say(f"Drew {picture}.")
 
 
+def _append(into: Path | None, rows: Sequence[Any]) -> None:
+    """Add measured rows to a file, if there is one to add to."""
+    if into is not None:
+        with into.open("a") as file:
+            file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)
+
+
 def _sizes(text: str) -> list[int]:
     parts = text.split(",")
-    if not all(part.strip().isdigit() and int(part) >= 32 for part in parts):
+    if not all(part.strip().isdecimal() and int(part) >= 32 for part in parts):
         raise ValueError(f"--size takes pixels from 32 up, or several with commas between; got {text!r}.")
+    return list(dict.fromkeys(int(part) for part in parts))
+
+
+def _batches(text: str) -> list[int]:
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) >= 1 for part in parts):
+        raise ValueError(f"--batch takes a number from 1 up, or several with commas between; got {text!r}.")
     return list(dict.fromkeys(int(part) for part in parts))
