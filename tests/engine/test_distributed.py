@@ -18,6 +18,7 @@ from tetravit.engine.guard import NotFinite
 from tetravit.engine.log import Reporters
 from tetravit.engine.loop import fit
 from tetravit.engine.signals import Interrupted
+from tetravit.layers.batch_norm import BatchNorm
 
 STEPS = 12
 
@@ -113,10 +114,11 @@ def test_two_processes_are_one(tmp_path):
     assert (tmp_path / "dropped/metrics.jsonl").read_bytes() == (tmp_path / "cut/metrics.jsonl").read_bytes()
 
 
-def test_a_shared_norm_alone_is_batch_norm(monkeypatch):
+@pytest.mark.parametrize("kind", [nn.BatchNorm2d, BatchNorm])
+def test_a_shared_norm_alone_is_batch_norm(kind, monkeypatch):
     monkeypatch.setattr(distributed, "all_reduce", lambda x: x)
     torch.manual_seed(0)
-    plain, shared = nn.BatchNorm2d(3), nn.Sequential(nn.BatchNorm2d(3))
+    plain, shared = nn.BatchNorm2d(3), nn.Sequential(kind(3))
     distributed.share_norms(shared, torch.device("cpu"))
     assert type(shared[0]) is SharedBatchNorm
     for _ in range(3):

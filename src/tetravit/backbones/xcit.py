@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from tetravit.backbones.base import Backbone
 from tetravit.kernels import gram_attention
+from tetravit.layers.batch_norm import BatchNorm
 from tetravit.layers.class_attention import ClassAttention
 from tetravit.layers.drop_path import DropPath
 from tetravit.layers.mlp import Mlp
@@ -34,7 +35,7 @@ class ConvStem(nn.Sequential):
         layers: list[nn.Module] = []
         for i in range(steps):
             conv = nn.Conv2d(widths[i], widths[i + 1], 3, stride=2, padding=1, bias=False)
-            layers += [nn.Sequential(conv, nn.BatchNorm2d(widths[i + 1])), nn.GELU()]
+            layers += [nn.Sequential(conv, BatchNorm(widths[i + 1])), nn.GELU()]
         super().__init__(*layers[:-1])
 
 
@@ -93,7 +94,7 @@ class LocalPatchInteraction(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
-        self.norm = nn.BatchNorm2d(dim)
+        self.norm = BatchNorm(dim)
         self.conv2 = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -137,5 +137,5 @@ def share_norms(module: nn.Module, device: torch.device) -> None:
         nn.SyncBatchNorm.convert_sync_batchnorm(module)
         return
     for child in module.modules():
-        if type(child) is nn.BatchNorm2d:
+        if isinstance(child, nn.BatchNorm2d):
             child.__class__ = SharedBatchNorm

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tetravit.layers.batch_norm import BatchNorm
+
 STRIDES = (4, 8, 16, 32)
 
 
@@ -70,7 +72,7 @@ def _resample(channels: int, stride: int, target: int) -> nn.Module:
     layers: list[nn.Module] = []
     while stride > target:
         if layers:
-            layers += [nn.BatchNorm2d(channels), nn.GELU()]
+            layers += [BatchNorm(channels), nn.GELU()]
         layers.append(nn.ConvTranspose2d(channels, channels, 2, stride=2))
         stride //= 2
     return nn.Sequential(*layers)

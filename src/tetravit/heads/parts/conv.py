@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tetravit.layers.batch_norm import BatchNorm
+
 
 class ConvNorm(nn.Module):
     """Convolution without bias, batch norm, ReLU; the map keeps its size."""
@@ -14,7 +16,7 @@ class ConvNorm(nn.Module):
     def __init__(self, channels: int, width: int, kernel: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, width, kernel, padding=kernel // 2, bias=False)
-        self.norm = nn.BatchNorm2d(width)
+        self.norm = BatchNorm(width)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:

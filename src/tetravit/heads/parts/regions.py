@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tetravit.heads.parts.dense import start_small
+from tetravit.layers.batch_norm import BatchNorm
 
 
 class BoxBranch(nn.Module):
@@ -66,4 +67,4 @@ def of_class(x: Tensor, labels: Tensor) -> Tensor:
 def _normed(width: int) -> nn.Sequential:
     conv = nn.Conv2d(width, width, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
-    return nn.Sequential(conv, nn.BatchNorm2d(width))
+    return nn.Sequential(conv, BatchNorm(width))

@@ -1,0 +1,75 @@
+"""Batch norm whose statistics keep their precision on channels-last maps.
+
+On a processor torch adds up each channel of a channels-last float32 map in one float32 number, and a digit of its
+mean and variance is lost, which deep gradients need. (Contiguous maps it adds up in float64.) Here the columns of a
+map are channels of their own to torch's kernel, and what it finds is merged in float64: exact, and as fast.
+
+Shapes: B batch, C channels, H W map.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tetravit.layers.cache import capturing
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """BatchNorm2d with exact statistics in training: (B, C, H, W) -> the same; arguments and names are torch's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self._by_columns(x):
+            return super().forward(x)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        with torch.no_grad():
+            mean, var = statistics(x)
+            count = x.numel() // x.shape[1]
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
+            self.num_batches_tracked.add_(1)
+        return _Normed.apply(x, self.weight, self.bias, mean, var, self.eps)  # type: ignore[no-any-return]
+
+    def _by_columns(self, x: Tensor) -> bool:
+        """Whether torch would lose precision, and nothing is captured, transformed or set otherwise."""
+        if not self.training or capturing() or torch._C._are_functorch_transforms_active():
+            return False
+        if not self.affine or not self.track_running_stats or self.momentum is None:
+            return False
+        if x.device.type != "cpu" or x.ndim != 4 or not x.dtype == self.weight.dtype == torch.float32:
+            return False
+        return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and (biased) variance of each channel (C,) of a channels-last map (B, C, H, W)."""
+    columns = x.permute(0, 2, 3, 1).flatten(2).flatten(0, 1)  # (B * H, W * C), no copy
+    found = torch.batch_norm_update_stats(columns, None, None, 0.0)
+    means, vars = (t.view(-1, x.shape[1]) for t in found)  # (W, C)
+    mean, var = (t.mean(0, dtype=torch.float64).float() for t in (means, vars))
+    return mean, var.add_(means.var(0, correction=0))
+
+
+class _Normed(torch.autograd.Function):
+    """A map normed by its own statistics, which are known; torch's gradients."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, mean, var)
+        ctx.eps = eps
+        return F.batch_norm(x, mean, var, weight, bias, eps=eps)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, mean, var = ctx.saved_tensors
+        rstd = (var + ctx.eps).rsqrt()
+        found = torch.ops.aten.native_batch_norm_backward(
+            grad, x, weight, None, None, mean, rstd, True, ctx.eps, ctx.needs_input_grad[:3]
+        )
+        return *found, None, None, None
