@@ -310,7 +310,7 @@ def test_boxes_masks_and_captions_are_drawn():
     image = torch.full((3, 120, 480), 255, dtype=torch.uint8)
     mask = np.zeros((120, 480), bool)
     mask[40:80, 100:200] = True
-    picture = outlined(image, [(90, 30, 210, 90)], ["bar 98 %"], [(200, 0, 0)], [mask])
+    picture = outlined(image, [(90, 30, 210, 90)], ["bar 98 %"], [(200, 0, 0)], [(100, mask[:, 100:200])])
     pixels = np.asarray(picture)
     assert tuple(pixels[60, 150]) == (230, 140, 140)  # under the mask
     assert tuple(pixels[60, 90]) == (200, 0, 0)  # the outline

@@ -8,6 +8,7 @@ from tetravit.boxes.pasting import paste_masks
 from tetravit.data.masks import (
     counts_mask,
     counts_of,
+    inside_columns,
     letters,
     mask_counts,
     mask_letters,
@@ -48,6 +49,12 @@ def test_runs_are_written_as_by_pycocotools(share):
         text = letters(mask_counts(torch.from_numpy(mask)))
         assert text == coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
         assert np.array_equal(counts_mask(counts_of(text), *mask.shape), mask)
+        first, inside = inside_columns(counts_of(text), mask.shape[0])
+        columns = np.flatnonzero(mask.any(axis=0))
+        assert inside.shape[1] == (columns[-1] + 1 - columns[0] if len(columns) else 0)
+        back = np.zeros_like(mask)
+        back[:, first : first + inside.shape[1]] = inside
+        assert np.array_equal(back, mask)
 
 
 def test_long_runs_are_read_back():

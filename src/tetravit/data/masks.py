@@ -68,6 +68,21 @@ def counts_mask(counts: np.ndarray, height: int, width: int) -> np.ndarray:
     return np.ascontiguousarray(_runs(counts).reshape(width, height).T)
 
 
+def inside_columns(counts: np.ndarray, height: int) -> tuple[int, np.ndarray]:
+    """Run lengths -> the first column with a pixel inside, and bool (Hi, w) from there to the last one.
+
+    A small mask of a huge image costs what its columns do, not what the image does.
+    """
+    ends = np.cumsum(counts)[1::2]  # of the runs inside
+    if not len(ends):
+        return 0, np.zeros((height, 0), dtype=bool)
+    first, last = int(counts[0]) // height, -(-int(ends[-1]) // height)
+    part = counts[: 2 * len(ends)].copy()
+    part[0] -= first * height
+    part = np.append(part, last * height - ends[-1])
+    return first, _runs(part).reshape(last - first, height).T
+
+
 def _runs(counts: np.ndarray) -> np.ndarray:
     return np.repeat(np.arange(len(counts)) % 2 == 1, counts)
 

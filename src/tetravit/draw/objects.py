@@ -17,7 +17,7 @@ def outlined(
     boxes: Sequence[Sequence[float]],
     captions: Sequence[str],
     colours: Sequence[Colour],
-    masks: Iterable[np.ndarray | None] = (),
+    masks: Iterable[tuple[int, np.ndarray] | None] = (),
 ) -> Image.Image:
     """An image with its objects, at a size to look at.
 
@@ -25,13 +25,15 @@ def outlined(
         image: uint8 (3, Hi, Wi).
         boxes: x1 y1 x2 y2 in pixels of the image.
         captions, colours: one per box; an empty caption is left out.
-        masks: bool (Hi, Wi), one per box; taken one at a time.
+        masks: a column to begin at and bool (Hi, w) from there, one per box; taken one at a time.
     """
     pixels = image.permute(1, 2, 0).cpu().numpy().copy()
     for mask, colour in zip(masks, colours, strict=False):
         if mask is not None:
-            part = pixels[mask].astype(np.float32)
-            pixels[mask] = np.rint(part + OPAQUE * (np.asarray(colour, np.float32) - part)).astype(np.uint8)
+            start, inside = mask
+            place = pixels[:, start : start + inside.shape[1]]
+            part = place[inside].astype(np.float32)
+            place[inside] = np.rint(part + OPAQUE * (np.asarray(colour, np.float32) - part)).astype(np.uint8)
     picture = fitted(Image.fromarray(pixels))
     scale = picture.width / pixels.shape[1], picture.height / pixels.shape[0]
     draw = ImageDraw.Draw(picture)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from tetravit.data import coco
 from tetravit.data.decode import decode
-from tetravit.data.masks import counts_mask, counts_of, pasted_letters
+from tetravit.data.masks import counts_of, inside_columns, pasted_letters
 from tetravit.data.palettes import Colour, palette
 from tetravit.data.preprocess import preprocess
 from tetravit.draw.objects import outlined
@@ -97,7 +97,7 @@ class Objects(Prediction):
             [o.box for o in drawn],
             [f"{o.name} {100 * o.score:.0f} %" for o in drawn],
             [self.colours[o.index] for o in drawn],
-            (None if o.mask is None else counts_mask(counts_of(o.mask), *self.size) for o in drawn),
+            (None if o.mask is None else inside_columns(counts_of(o.mask), self.size[0]) for o in drawn),
         )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tetravit.data.datasets import Dataset
 from tetravit.data.loader import TrainLoader, make_train_loader
-from tetravit.data.masks import counts_mask, counts_of
+from tetravit.data.masks import counts_of, inside_columns
 from tetravit.data.palettes import palette
 from tetravit.draw.objects import outlined
 from tetravit.recipe import validated
@@ -138,7 +138,8 @@ def _pair(dataset: Dataset, entry: Mapping[str, Any], names: list[str]) -> str:
             names[k] if scores is None else f"{names[k]} {100 * scores[i]:.0f} %"
             for i, k in enumerate(part["labels"])
         ]
-        masks = [counts_mask(counts_of(m.encode("ascii")), *entry["size"]) for m in part["masks"] or ()]
+        height = entry["size"][0]
+        masks = [inside_columns(counts_of(m.encode("ascii")), height) for m in part["masks"] or ()]
         picture = outlined(image, part["boxes"], captions, [colours[k] for k in part["labels"]], masks)
         views.append(f'<img src="{picture_uri(picture)}" alt="{name}: {what}">')
     count = len(entry["found"]["labels"])
@@ -192,7 +193,9 @@ def _annotated(image: Tensor, target: Target, name: str, names: list[str]) -> st
     crowd = target.crowd.tolist() if target.crowd is not None else [False] * len(labels)
     captions = [names[k] + (" (crowd)" if many else "") for k, many in zip(labels, crowd, strict=True)]
     masks = (
-        [] if target.masks is None else [m[: image.shape[1], : image.shape[2]] for m in target.masks.numpy()]
+        []
+        if target.masks is None
+        else [(0, m[: image.shape[1], : image.shape[2]]) for m in target.masks.numpy()]
     )
     picture = outlined(image, target.boxes.tolist(), captions, [colours[k] for k in labels], masks)
     shown = f'<img src="{picture_uri(picture)}" alt="{escape(name)}">'
