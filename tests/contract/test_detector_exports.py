@@ -1,0 +1,98 @@
+"""A detector of every family with every head leaves Python as one program for all batches and sizes."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from tetravit.backbones import VARIANTS
+from tetravit.models import family
+from tetravit.models.detector import DETECTORS, PADDING, Detector, create_detector
+
+COLUMN = {"dim": 16, "depth": 4, "num_heads": 2, "out_blocks": (0, 1, 2, 3)}
+STAGES = {"depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}
+TOYS = {
+    "convit_tiny": COLUMN | {"num_gpsa": 2},
+    "deit_tiny": COLUMN,
+    "gcvit_xxtiny": STAGES | {"dim": 8},
+    "twins_pcpvt_small": STAGES | {"dims": (8, 8, 8, 8)},
+    "twins_svt_small": STAGES | {"dims": (8, 8, 8, 8)},
+    "xcit_nano_12_p16": COLUMN,
+}
+# Each head behind a column and behind a pyramid, each family with one head: a head sees maps of exact strides alone.
+PAIRS = {
+    "convit_tiny": "cascade",
+    "deit_tiny": "mask_rcnn",
+    "gcvit_xxtiny": "cascade",
+    "twins_pcpvt_small": "mask_rcnn",
+    "twins_svt_small": "retinanet",
+    "xcit_nano_12_p16": "retinanet",
+}
+MOST = 8  # detections of an image
+OPTIONS = {"num_candidates": 30, "max_detections": MOST, "width": 8}
+SIZES = [(1, 192, 160), (3, 160, 256), (8, 160, 160)]
+
+
+def toy(name: str, head: str) -> Detector:
+    """A detector of 3 classes whose scores are spread, so that there is something to find."""
+    torch.manual_seed(0)
+    options = OPTIONS if head == "retinanet" else OPTIONS | {"num_proposals": 20}
+    detector = create_detector(name, head=head, num_classes=3, head_options=options, **TOYS[name]).eval()
+    for layer in detector.head.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            spread(layer)
+    with torch.no_grad():
+        detector(*example())
+    return detector
+
+
+def spread(layer: nn.Conv2d | nn.Linear) -> None:
+    """Give what a layer answers the deviation 1 when it is called for the first time."""
+
+    def once(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+        hook.remove()
+        deviation = output.std()
+        layer.weight.div_(deviation)
+        return output / deviation
+
+    hook = layer.register_forward_hook(once)
+
+
+def example() -> tuple[Tensor, Tensor]:
+    return torch.randn(2, 3, 192, 224), torch.tensor([[192, 200], [160, 224]])
+
+
+def exported(detector: Detector) -> nn.Module:
+    rows, columns = Dim("rows", min=5, max=64), Dim("columns", min=5, max=64)
+    batch = Dim("batch", min=1, max=64)
+    shapes = ({0: batch, 2: PADDING * rows, 3: PADDING * columns}, {0: batch})
+    with torch.no_grad():
+        return torch.export.export(detector, example(), dynamic_shapes=shapes).module()
+
+
+def test_every_family_is_here():
+    assert {family(name) for name in TOYS} == {family(name) for name in VARIANTS}
+    assert set(PAIRS) == set(TOYS)
+    assert set(PAIRS.values()) == set(DETECTORS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "head"), PAIRS.items())
+def test_one_exported_detector_serves_every_batch_and_size(name, head):
+    detector = toy(name, head)
+    program = exported(detector)
+    for count, height, width in SIZES:
+        images = torch.randn(count, 3, height, width)
+        sizes = torch.tensor([[height - 5 * i, width - 3 * i] for i in range(count)])
+        with torch.no_grad():
+            got, want = program(images, sizes), detector(images, sizes)
+        masks = {"masks"} if head != "retinanet" else set()
+        assert set(got) == set(want) == {"boxes", "scores", "labels", "valid"} | masks
+        assert {key: tuple(x.shape[:2]) for key, x in got.items()} == dict.fromkeys(got, (count, MOST))
+        found = want["valid"].shape[1]
+        assert want["valid"].any()
+        assert torch.equal(got["valid"][:, :found], want["valid"])
+        assert not got["valid"][:, found:].any()
+        for key in want:
+            ours, theirs = (x[key][:, :found][want["valid"]] for x in (got, want))
+            torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
