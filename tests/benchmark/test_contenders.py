@@ -1,0 +1,58 @@
+"""What contenders are built of."""
+
+import time
+
+import pytest
+import torch
+
+from tetravit.benchmark import contenders
+from tetravit.benchmark.contenders import CONTENDERS, OURS, TRAINING, Task
+
+
+@pytest.mark.parametrize("faster", ["eager", "compile"])
+def test_torch_alone_keeps_the_faster_of_its_two_ways(monkeypatch, faster):
+    built, calls = [], []
+
+    def optimize(model, dtype, backend, example):
+        built.append((backend, dtype, model.training))
+
+        def run(images):
+            calls.append(backend)
+            time.sleep(0.0 if backend == faster else 0.01)
+
+        return run
+
+    monkeypatch.setattr(contenders, "optimize", optimize)
+    monkeypatch.setattr(contenders, "CHOICE_S", 0.02)
+    task = Task("xcit_nano_12_p16", "torch", 32, 1, "bfloat16", "predict", "cpu", 1)
+    call = CONTENDERS["torch"](task, torch.zeros(1, 3, 32, 32))
+    assert built == [("eager", torch.bfloat16, False), ("compile", torch.bfloat16, False)]
+    calls.clear()
+    call()
+    assert calls == [faster]
+
+
+def test_a_step_changes_the_weights_and_training_alone_does_not(monkeypatch):
+    kept = []
+    create_model = contenders.create_model
+
+    def create(name, **options):
+        kept.append(create_model(name, depth=1, **options))
+        return kept[-1]
+
+    monkeypatch.setattr(contenders, "create_model", create)
+    images = torch.randn(2, 3, 32, 32)
+    for mode, moved in (("train", False), ("step", True)):
+        call = CONTENDERS["plain"](
+            Task("xcit_nano_12_p16", "plain", 32, 2, "float32", mode, "cpu", 1), images
+        )
+        before = kept[-1].head.weight.clone()
+        call()
+        assert torch.equal(kept[-1].head.weight, before) is not moved
+        assert kept[-1].training
+        assert all(parameter.grad is None for parameter in kept[-1].parameters())
+
+
+def test_every_contender_is_listed():
+    assert set(OURS) | {"timm", "compile", "onnxruntime", "openvino"} == set(CONTENDERS)
+    assert set(TRAINING) < set(CONTENDERS)
