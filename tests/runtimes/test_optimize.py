@@ -81,8 +81,8 @@ def test_auto_takes_the_fastest_and_says_what_it_tried(model, monkeypatch):
     rates = iter([100.0, 300.0])
     monkeypatch.setattr("tetravit.runtimes._rate", lambda runner, example: next(rates))
     eager = BACKENDS["eager"]
-    broken = base.Backend(lambda model, example: pytest.fail("was built"), lambda: "it needs luck")
-    wrong = base.Backend(lambda model, example: lambda x: model(x) + 1.0)
+    broken = base.Backend(lambda source: pytest.fail("was built"), lambda: "it needs luck")
+    wrong = base.Backend(lambda source: lambda x: source.model(x) + 1.0)
     monkeypatch.setattr(
         "tetravit.runtimes.BACKENDS", {"eager": eager, "other": eager, "wrong": wrong, "broken": broken}
     )
@@ -95,12 +95,55 @@ def test_auto_takes_the_fastest_and_says_what_it_tried(model, monkeypatch):
 
 
 def test_a_size_with_other_answers_stays_with_the_plain_model(model, monkeypatch):
-    def build(graph, example):
-        return lambda x: graph(x) + (1.0 if x.shape[2] == 96 else 0.0)
+    def build(source):
+        return lambda x: source.model(x) + (1.0 if x.shape[2] == 96 else 0.0)
 
     monkeypatch.setitem(BACKENDS, "odd", base.Backend(build, smallest=64, compared=True))
     fast = optimize(model, backend="odd")
     assert all(error(fast, model, shape) < 1e-6 for shape in SHAPES)
+
+
+def test_one_onnx_form_serves_all_who_ask(model, monkeypatch):
+    made, seen = [], []
+
+    def capture(graph, example):
+        made.append(example.dtype)
+        return graph
+
+    class Form:
+        def SerializeToString(self):
+            return b"graph"
+
+    def build(source):
+        seen.append(source.onnx)
+        return source.model
+
+    monkeypatch.setattr(base, "capture", capture)
+    monkeypatch.setattr(base, "onnx_form", lambda graph: Form())
+    monkeypatch.setattr("tetravit.runtimes.BACKENDS", {"a": base.Backend(build), "b": base.Backend(build)})
+    for dtype in (torch.float32, torch.bfloat16):
+        made.clear()
+        seen.clear()
+        assert error(optimize(model, dtype), model, SHAPES[0]) < 0.1
+        assert (made, seen) == ([torch.float32], [b"graph", b"graph"])
+
+
+def test_weights_are_copied_once_and_folded_ones_beside_them(model, monkeypatch):
+    sources = []
+
+    def build(source):
+        sources.append(source)
+        return base.folded(source.model)
+
+    monkeypatch.setitem(BACKENDS, "kept", base.Backend(build))
+    fast = optimize(model, backend="kept")
+    own, given = dict(fast.named_parameters()), dict(sources[0].model.named_parameters())
+    assert all(given[name] is own[name] for name in own)
+    assert not any(own[name].data_ptr() == x.data_ptr() for name, x in model.named_parameters())
+    kept = dict(base.folded(sources[0].model).named_parameters())
+    others = {name for name in kept if kept[name] is not own.get(name)}
+    assert others
+    assert all(name.startswith("backbone.patch_embed.") for name in others)
 
 
 def test_lower_precision_keeps_float32_outputs(model):

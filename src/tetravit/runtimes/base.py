@@ -3,12 +3,14 @@
 Shapes: B batch, C channels, Hi Wi image.
 """
 
+import copy
 import io
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -31,23 +33,54 @@ class CannotRun(ValueError):
     """A backend that cannot run a model here; the text says why."""
 
 
+class Source:
+    """What backends are built from: a model, which they leave as it is, and images as they will come."""
+
+    def __init__(self, model: nn.Module, example: Tensor) -> None:
+        self.model, self.example = model, example
+
+    @cached_property
+    def onnx(self) -> bytes:
+        """The graph in float32 as ONNX, weights included, made once for all who ask.
+
+        Raises:
+            CannotRun: if there is none.
+        """
+        whole = self.example.dtype == torch.float32
+        model = self.model if whole else copy.deepcopy(self.model).float()
+        return onnx_form(capture(model, self.example.float())).SerializeToString()  # type: ignore[no-any-return]
+
+
 @dataclass(frozen=True)
 class Backend:
     """One way of running a model.
 
-    build: model and example images -> what runs it. ready: why it cannot be had here; "" where it can.
+    build: what it is made from -> what runs it. ready: why it cannot be had here; "" where it can.
     devices: types of devices it runs on. smallest, largest: pixels a side; other images go through the plain model.
     compared: whether its answer is compared with the plain model's once per size. slow: building takes a minute, so
     `auto` tries it only where nothing else is left, or where it is the usual one.
     """
 
-    build: Callable[[nn.Module, Tensor], Runner]
+    build: Callable[[Source], Runner]
     ready: Callable[[], str] = lambda: ""
     devices: tuple[str, ...] = ("cpu",)
     smallest: int = 1
     largest: int = 2**31
     compared: bool = False
     slow: bool = False
+
+
+def over_same_tensors(model: nn.Module) -> nn.Module:
+    """A copy of all modules, whose parameters and buffers are those of `model`."""
+    tensors: dict[int, Any] = {id(x): x for x in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, tensors)
+
+
+def folded(model: nn.Module) -> nn.Module:
+    """The model with `fold`; it keeps its own weights, and shares those that do not change."""
+    part = over_same_tensors(model)
+    fold(part)
+    return part
 
 
 def fold(model: nn.Module) -> None:
@@ -115,15 +148,6 @@ def onnx_form(
             return found.model_proto
     except Exception as error:
         raise CannotRun(f"the graph has no ONNX form: {_first_line(error)}") from error
-
-
-def to_onnx(model: nn.Module, example: Tensor) -> bytes:
-    """The graph of a model as ONNX, weights included.
-
-    Raises:
-        CannotRun: if there is none.
-    """
-    return onnx_form(capture(model, example)).SerializeToString()  # type: ignore[no-any-return]
 
 
 class PerShape(Generic[Program]):

@@ -1,16 +1,15 @@
 """One program per shape by torch's own compiler, with the weights laid out for this processor."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tetravit.runtimes.base import Backend, Outputs, Runner, fold
+from tetravit.runtimes.base import Backend, Outputs, Runner, Source, folded
 
 
-def build(model: nn.Module, example: Tensor) -> Runner:
+def build(source: Source) -> Runner:
     from torch._inductor import config
 
-    fold(model)
-    compiled = torch.compile(model, dynamic=False)
+    compiled = torch.compile(folded(source.model), dynamic=False)
 
     def run(images: Tensor) -> Outputs:
         with torch.no_grad(), config.patch(freezing=True):

@@ -1,13 +1,13 @@
 """The model as it is, with convolutions that have taken in the norms behind them."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tetravit.runtimes.base import Backend, Outputs, Runner, fold
+from tetravit.runtimes.base import Backend, Outputs, Runner, Source, folded
 
 
-def build(model: nn.Module, example: Tensor) -> Runner:
-    fold(model)
+def build(source: Source) -> Runner:
+    model = folded(source.model)
 
     def run(images: Tensor) -> Outputs:
         with torch.inference_mode():

@@ -1,22 +1,20 @@
 """ONNX Runtime, on a graph for every batch and size."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tetravit.runtimes.base import LARGEST, SMALLEST, Backend, CannotRun, Outputs, Runner, needs, to_onnx
+from tetravit.runtimes.base import LARGEST, SMALLEST, Backend, CannotRun, Outputs, Runner, Source, needs
 
 
-def build(model: nn.Module, example: Tensor) -> Runner:
+def build(source: Source) -> Runner:
     import onnxruntime
 
-    if example.dtype != torch.float32:
+    if source.example.dtype != torch.float32:
         raise CannotRun("ONNX Runtime runs float32 on processors")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        to_onnx(model, example), options, providers=["CPUExecutionProvider"]
-    )
+    session = onnxruntime.InferenceSession(source.onnx, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     single = len(session.get_outputs()) == 1
 

@@ -1,7 +1,7 @@
 """OpenVINO, one program per shape of the same graph."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tetravit.runtimes.base import (
     LARGEST,
@@ -11,23 +11,24 @@ from tetravit.runtimes.base import (
     Outputs,
     PerShape,
     Runner,
+    Source,
     needs,
-    to_onnx,
 )
 
 PRECISION = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
-def build(model: nn.Module, example: Tensor) -> Runner:
+def build(source: Source) -> Runner:
     import openvino
 
-    if example.dtype not in PRECISION:
-        raise CannotRun(f"OpenVINO computes in float32 or bfloat16; got {example.dtype}")
-    graph = openvino.Core().read_model(to_onnx(model.float(), example.float()))
+    dtype = source.example.dtype
+    if dtype not in PRECISION:
+        raise CannotRun(f"OpenVINO computes in float32 or bfloat16; got {dtype}")
+    graph = openvino.Core().read_model(source.onnx)
     settings = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": PRECISION[example.dtype],
+        "INFERENCE_PRECISION_HINT": PRECISION[dtype],
     }
     core = openvino.Core()
     single = len(graph.outputs) == 1
