@@ -174,7 +174,13 @@ def evaluate(
         model = prepare(model.to(where))
     recipe = loads(_recipe_text(source) or USUAL[model.task], overrides, name=f"The recipe in {source}")
     prepared = _input(model, recipe.data, overrides)
-    loader = open_data(recipe.data, prepared, class_names=model.class_names, split=split)
+    loader = open_data(
+        recipe.data,
+        prepared,
+        class_names=model.class_names,
+        split=split,
+        scales=recipe.task.eval_scales(),
+    )
     result = score(
         model,
         loader,
@@ -215,14 +221,19 @@ def references(row: Checkpoint, data: str, task: TaskConfig | None = None) -> tu
 
 
 def open_data(
-    config: DataConfig, preprocess: Preprocess, *, class_names: Sequence[str] = (), split: Split = "val"
+    config: DataConfig,
+    preprocess: Preprocess,
+    *,
+    class_names: Sequence[str] = (),
+    split: Split = "val",
+    scales: Sequence[float] = (1.0,),
 ) -> EvalLoader:
     """The images of a data section, prepared for some weights.
 
     Raises:
         ValueError: if the data cannot be had, or its classes are not `class_names` in that order.
     """
-    loader = make_eval_loader(config, split=split, preprocess=preprocess)
+    loader = make_eval_loader(config, split=split, preprocess=preprocess, scales=scales)
     theirs = imagenet.readable(map(str, loader.dataset.class_names))
     class_names = imagenet.readable(class_names)
     classes = getattr(loader.dataset, "classes", range(len(theirs)))

@@ -77,6 +77,7 @@ class Batch:
     in size, or of `Target`.
     sizes: (B, 2) int64, the true (height, width) of each image where the batch is padded; None: all of it.
     names: what to call each image in a message. indices: their positions in the data set.
+    views: the same images, each prepared from the original in other ways, in order: images and sizes alone.
     """
 
     images: Tensor  # (B, C, Hi, Wi) float, normalized
@@ -84,6 +85,7 @@ class Batch:
     sizes: Tensor | None = None
     names: Sequence[str] = field(default_factory=list)
     indices: Sequence[int] = field(default_factory=list)
+    views: Sequence["Batch"] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -97,12 +99,15 @@ class Batch:
 
     def pin_memory(self) -> Self:
         """The batch in page-locked memory, so that the copy to a GPU can overlap."""
-        return replace(self, images=self.images.pin_memory())
+        views = [view.pin_memory() for view in self.views]
+        return replace(self, images=self.images.pin_memory(), views=views)
 
 
 def _move(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
+    if isinstance(value, Batch):
+        return value.to(device)
     if isinstance(value, Target):
         return replace(value, **{f.name: _move(getattr(value, f.name), device) for f in fields(value)})
     if isinstance(value, list):

@@ -114,7 +114,7 @@ class _Run:
             "pin_memory": world.device.type == "cuda",
         }
         self.loader: TrainLoader = make_train_loader(data, seed=run.seed, accumulate=run.accumulate, **ranks)
-        self.validation: EvalLoader = make_eval_loader(data, **ranks)
+        self.validation: EvalLoader = make_eval_loader(data, scales=recipe.task.eval_scales(), **ranks)
         self.num_classes = self.loader.dataset.num_classes
         self.class_names = tuple(self.loader.dataset.class_names)
         if self.class_names != (others := tuple(self.validation.dataset.class_names)):

@@ -10,6 +10,7 @@ from PIL import Image
 
 from tetravit.data.decode import decode
 from tetravit.data.layouts import write_shapes
+from tetravit.data.preprocess import preprocess, scaled
 from tetravit.data.shapes import SEGMENTS
 from tetravit.evaluate import references
 from tetravit.models import load as load_model
@@ -93,14 +94,19 @@ def test_each_way_to_look_reaches_the_model(ask, segmenter, image, tmp_path, opt
     answer = ask("predict", segmenter, image, "--save-maps", tmp_path, *options)
     assert answer.code == 0, answer.err
     model = load_model(segmenter).eval()
-    x = model.preprocess(decode(image))[None]
-    (want,) = segment(model, x, [(64, 64)], Inference(**how))
+
+    def answer_of(**how):
+        looks = [scaled(model.input, scale) for scale in how.get("scales", (1.0,))]
+        images = [preprocess(decode(image), look)[None] for look in looks]  # each from the original
+        return segment(model, images, [(64, 64)], Inference(**how))[0]
+
+    want = answer_of(**how)
     with Image.open(tmp_path / "ADE_val_00000001.png") as stored:
         np.testing.assert_array_equal(np.asarray(stored), want)
     others = [{}, {"window": 48}, {"window": 48, "stride": 8}, {"scales": (1.0, 1.5)}, {"flip": "on"}]
     for other in others:  # so that none can stand for another
         if other != how:
-            assert not torch.equal(segment(model, x, [(64, 64)], Inference(**other))[0], want)
+            assert not torch.equal(answer_of(**other), want)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +209,10 @@ def test_narrow_images_are_scored(ask, segmenter, drawn, tmp_path):
     [
         ({}, 0.462),
         ({"windows_at_once": 2}, 0.462),
-        ({"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "flip": "on"}, None),  # made from the original image
+        ({"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "flip": "on"}, 0.471),
+        ({"scales": (1.75, 1.5, 1.25, 1.0, 0.75, 0.5), "flip": "on"}, 0.471),
+        ({"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)}, None),
+        ({"scales": (0.5, 1.0, 1.5), "flip": "on"}, None),
         ({"flip": "on"}, None),
         ({"window": 512}, None),
     ],

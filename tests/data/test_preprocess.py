@@ -1,15 +1,19 @@
 """One picture, given in any form, becomes the same tensor; and the tensor is the one the papers evaluate."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
 from timm.data import create_transform
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as F
 
 from tetravit.data.decode import BadImage
-from tetravit.data.preprocess import eval_transform, preprocess
-from tetravit.structures import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from tetravit.data.preprocess import eval_transform, fitted, preprocess, scaled
+from tetravit.structures import ADE20K_INPUT, IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
 PHOTO = load_sample_image("flower.jpg")[50:250, 100:400]  # (200, 300, 3)
 SMALL = Preprocess(size=96)
@@ -95,3 +99,35 @@ def test_what_is_no_picture(image, text):
 def test_a_missing_file(tmp_path):
     with pytest.raises(BadImage, match="no such file or directory"):
         preprocess(tmp_path / "cat.jpg", SMALL)
+
+
+@pytest.mark.parametrize(
+    ("scale", "limits", "size"),
+    [  # of 1000 x 1333 and 700 x 3000 pixels, for img_scale=(2048, 512) times the ratio
+        (0.5, (256, 1024), [(256, 341), (239, 1024)]),
+        (0.75, (384, 1536), [(384, 512), (358, 1536)]),
+        (1.0, (512, 2048), [(512, 682), (478, 2048)]),
+        (1.25, (640, 2560), [(640, 853), (597, 2560)]),
+        (1.75, (896, 3584), [(896, 1194), (836, 3584)]),
+    ],
+)
+def test_each_scale_is_made_from_the_original(scale, limits, size):
+    """Not from the image at another scale: twice resized is another image."""
+    p = scaled(ADE20K_INPUT, scale)
+    assert (p.size, p.longest) == limits
+    assert [fitted(original, p.size, p.longest) for original in ((1000, 1333), (700, 3000))] == size
+    pixels = torch.randint(256, (3, 90, 120), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    small = replace(ADE20K_INPUT, size=64, longest=80)
+    wanted = list(fitted((90, 120), int(64 * scale), int(80 * scale)))
+    direct = F.resize(pixels, wanted, interpolation=InterpolationMode.BILINEAR, antialias=False)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (p.mean, p.std))
+    got = preprocess(pixels, scaled(small, scale))
+    torch.testing.assert_close(got, (direct / 255 - mean) / std, atol=1e-5, rtol=0)
+    if scale != 1:
+        twice = torch.nn.functional.interpolate(preprocess(pixels, small)[None], wanted, mode="bilinear")[0]
+        assert (got - twice).abs().max() > 0.5
+
+
+def test_without_a_limit_of_the_long_side_there_is_none_at_any_scale():
+    assert scaled(Preprocess(size=101, mode="fit"), 0.5) == Preprocess(size=50, mode="fit")
+    assert scaled(Preprocess(size=1), 0.1).size == 1

@@ -87,12 +87,10 @@ def test_windows_are_averaged_before_probabilities_are():
     assert torch.equal(got, want.argmax(dim=0))
 
 
-def looks(model, x, size, scales):
+def looks(model, views, size):
     """Mean probability over scales and mirrored images, by the book."""
     total = 0
-    for scale in scales:
-        seen = [int(side * scale + 0.5) for side in x.shape[2:]]
-        scaled = F.interpolate(x, seen, mode="bilinear")
+    for scaled in views:
         for mirrored in (False, True):
             logits = model(scaled.flip(3) if mirrored else scaled)
             shares = F.interpolate(logits, size, mode="bilinear").softmax(dim=1)
@@ -103,11 +101,12 @@ def looks(model, x, size, scales):
 @pytest.mark.parametrize("band", [2**26, 4 * 70 * 9])
 def test_probabilities_are_averaged_over_scales_and_mirrored_images(band, monkeypatch):
     monkeypatch.setattr(pixels, "BAND", band)
-    model, x, size = Sided(), images(64, 96), (50, 70)
-    (got,) = segment(model, x, [size], Inference(scales=(0.5, 1.0, 1.75), flip="on"))
-    want = looks(model, x, size, (0.5, 1.0, 1.75))
+    model, size = Sided(), (50, 70)
+    views = [images(32, 48), images(64, 96), images(112, 168)]
+    (got,) = segment(model, views, [size], Inference(scales=(0.5, 1.0, 1.75), flip="on"))
+    want = looks(model, views, size)
     assert (got != want).sum() <= 3  # ties
-    (once,) = segment(model, x, [size])
+    (once,) = segment(model, views[1], [size])
     assert (once != want).sum() > 100
 
 
@@ -135,8 +134,15 @@ def test_the_scores_of_one_look_at_a_time_are_held(band, bands, monkeypatch):
 
 def test_no_scale_goes_below_what_a_backbone_takes():
     model = Local()
-    segment(model, images(40, 100), [(40, 100)], Inference(scales=(0.5,)))
-    assert model.calls == [(1, 3, 32, 50)]
+    segment(model, [images(20, 50), images(40, 100)], [(40, 100)], Inference(scales=(0.5, 1.0)))
+    assert model.calls == [(1, 3, 32, 50), (1, 3, 40, 100)]
+
+
+@pytest.mark.parametrize("given", [images(64, 96), [images(64, 96)] * 3])
+def test_every_scale_has_images_of_its_own(given):
+    text = f"images holds a batch for each of the 2 scales; got {1 if torch.is_tensor(given) else 3}."
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+        segment(Local(), given, [(64, 96)], Inference(scales=(0.5, 1.0)))
 
 
 @pytest.mark.parametrize("how", [None, Inference(32, 16), Inference(flip="on")])

@@ -13,10 +13,11 @@ from PIL import Image
 from torch import nn
 
 from tetravit.data.datasets import DATASETS
-from tetravit.data.loader import EvalLoader
-from tetravit.data.preprocess import eval_transform
+from tetravit.data.loader import DataConfig, EvalLoader, make_eval_loader
+from tetravit.data.preprocess import eval_transform, preprocess, scaled
+from tetravit.models.inference import segment
 from tetravit.models.segmenter import create_segmenter
-from tetravit.structures import Batch, Preprocess
+from tetravit.structures import Batch, Preprocess, Sample
 from tetravit.tasks import TASKS
 from tetravit.tasks.segment import HARDEST, encoded
 
@@ -198,6 +199,48 @@ def test_a_set_is_scored_through_the_loader():
     assert all(0 <= value <= 1 for value in scores.values())
     assert found.findings["count"] == 3
     assert found.findings["pictures"]["first"][2]["name"] == "shapes_seg/val/2"
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_every_scale_is_made_from_the_original_and_looked_at(batch_size):
+    """Images of several sizes, alone and filled up beside others: the same label maps as by hand."""
+    sizes, scales = [(70, 101), (90, 64), (70, 101)], (0.5, 1.0, 1.5)
+    dataset = Pictures(sizes)
+    p = Preprocess(size=64, longest=96, mode="fit", interpolation="bilinear")
+    first, *more = (eval_transform(scaled(p, scale)) for scale in scales)
+    found, maps = task(scales=scales, flip="on").eval(), []
+    with torch.no_grad():
+        for batch in EvalLoader(dataset, first, more=more, batch_size=batch_size):
+            assert [len(view) for view in batch.views] == [len(batch)] * 2
+            maps += [answer for answer, _ in found._answers(batch)]
+        for i, (got, size) in enumerate(zip(maps, sizes, strict=True)):
+            views = [preprocess(dataset[i].image, scaled(p, scale))[None] for scale in scales]
+            (want,) = segment(found.model, views, [size], found.config.inference)
+            assert (got != want).float().mean() < 1e-3  # ties
+    config = DataConfig(
+        name="shapes_seg", batch_size=1, image_size=64, options={"size": 96}, mode="fit", workers=0
+    )
+    assert found.config.eval_scales() == scales
+    batch = next(iter(make_eval_loader(config, scales=found.config.eval_scales())))
+    assert [tuple(x.images.shape[2:]) for x in (batch, *batch.views)] == [(32, 32), (64, 64), (96, 96)]
+
+
+class Pictures:
+    """Noise of the given sizes, and its labels."""
+
+    num_classes, class_names = K, tuple("abcdefghi")
+
+    def __init__(self, sizes):
+        self.sizes = sizes
+
+    def __len__(self):
+        return len(self.sizes)
+
+    def __getitem__(self, i):
+        draw = torch.Generator().manual_seed(i)
+        image = torch.randint(256, (3, *self.sizes[i]), dtype=torch.uint8, generator=draw)
+        labels = torch.randint(K, self.sizes[i], dtype=torch.uint8, generator=draw)
+        return Sample(image, labels, str(i))
 
 
 def test_an_empty_set_is_refused():

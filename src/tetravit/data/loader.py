@@ -9,7 +9,7 @@ import inspect
 import itertools
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from tetravit.data.augment import parse
 from tetravit.data.datasets import DATASETS, Dataset
 from tetravit.data.options import Options
 from tetravit.data.prepare import OnBad, Order, PrepareEval, PrepareTrain, Reader, Result, Transform
-from tetravit.data.preprocess import eval_transform
+from tetravit.data.preprocess import eval_transform, scaled
 from tetravit.data.stream import Stream
 from tetravit.data.transforms.mixup import parse_mix
 from tetravit.registry import pick, suggestion
@@ -156,17 +156,23 @@ def make_eval_loader(
     world_size: int = 1,
     split: Literal["train", "val"] = "val",
     preprocess: Preprocess | None = None,
+    scales: Sequence[float] = (1.0,),
     pin_memory: bool = False,
 ) -> "EvalLoader":
     """One rank's share of the evaluation batches that a config describes; `preprocess` replaces the config's.
+
+    scales: how large images are made from the originals, as factors on the limits of the preprocessing; the first
+    are a batch's images, the others its `views`.
 
     Raises:
         ValueError: for anything in the config that cannot be had.
     """
     dataset = build_dataset(config, split)
+    first, *more = (eval_transform(scaled(preprocess or config.preprocess, scale)) for scale in scales)
     return EvalLoader(
         dataset,
-        eval_transform(preprocess or config.preprocess),
+        first,
+        more=more,
         batch_size=config.val_batch_size or max(1, config.batch_size // world_size),
         rank=rank,
         world_size=world_size,
@@ -300,7 +306,8 @@ class EvalLoader:
     """This rank's images, each once, in order: positions rank, rank + world_size, ...
 
     Unreadable images are errors, or are left out and listed in `bad`. The arguments are those of
-    `TrainLoader`; `batch_size` is this rank's own, and the last batch may be smaller.
+    `TrainLoader`; `batch_size` is this rank's own, and the last batch may be smaller. more: transforms of the same
+    images, whose results are the `views` of a batch.
     """
 
     def __init__(
@@ -308,6 +315,7 @@ class EvalLoader:
         dataset: Dataset,
         transform: Transform,
         *,
+        more: Sequence[Transform] = (),
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
@@ -322,7 +330,7 @@ class EvalLoader:
         self.pin_memory = pin_memory
         mine = range(rank, self.total, world_size)
         self._parts = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
-        self._prepare = PrepareEval(Reader(dataset, transform, on_bad))
+        self._prepare = PrepareEval(Reader(dataset, transform, on_bad), more)
         self._bad = _BadCount(on_bad, bad_limit, self.total)
 
     @property

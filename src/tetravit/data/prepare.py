@@ -158,22 +158,31 @@ class PrepareTrain:
 
 
 class PrepareEval:
-    """Indices -> a batch of those that can be read."""
+    """Indices -> a batch of those that can be read.
 
-    def __init__(self, reader: Reader) -> None:
+    more: transforms of the same images, whose results are the `views` of the batch.
+    """
+
+    def __init__(self, reader: Reader, more: Sequence[Transform] = ()) -> None:
         self.reader = reader
+        self.more = more
 
     def __call__(self, job: Sequence[int]) -> Result:
         bad: list[BadImage] = []
         samples, indices = [], []
+        views: list[list[Tensor]] = [[] for _ in self.more]
         try:
             for index in job:
                 sample = self.reader.try_read(index, bad)
                 if sample is not None:
+                    for view, transform in zip(views, self.more, strict=True):
+                        view.append(transform(sample.image))
                     sample.image = self.reader.transform(sample.image)
                     samples.append(sample)
                     indices.append(index)
             batch = collate(samples, indices) if samples else Batch(torch.empty(0))
+            if samples:
+                batch.views = [_together(view) for view in views]
             return Result(batch, bad)
         except ValueError as error:
             return Result(None, bad, error)
@@ -234,6 +243,14 @@ def collate(samples: Sequence[Sample], indices: Sequence[int], bucket: int = 1) 
         sizes = torch.tensor([image.shape[-2:] for image in images])
         images = _filled_up(images, bucket)
     return Batch(torch.stack(images), targets, sizes, [s.name for s in samples], list(indices))
+
+
+def _together(images: Sequence[Tensor]) -> Batch:
+    """Images (C, Hi, Wi) of any sizes -> a batch of them, without targets."""
+    if len({image.shape for image in images}) == 1:
+        return Batch(torch.stack(list(images)))
+    sizes = torch.tensor([image.shape[-2:] for image in images])
+    return Batch(torch.stack(_filled_up(images, 1)), sizes=sizes)
 
 
 def _filled_up(images: Sequence[Tensor], bucket: int) -> list[Tensor]:

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,15 @@ def eval_transform(p: Preprocess) -> Callable[[Tensor], Tensor]:
     The result is a square of `size`, unless `p.mode` is `fit`.
     """
     return _EvalTransform(p)
+
+
+def scaled(p: Preprocess, scale: float) -> Preprocess:
+    """The preprocessing that makes a picture `scale` times as large as `p` does, from the original.
+
+    Source: mmsegmentation 0.30.0, MultiScaleFlipAug with img_ratios: limits are cut to whole pixels.
+    """
+    longest = None if p.longest is None else max(1, int(p.longest * scale))
+    return replace(p, size=max(1, int(p.size * scale)), longest=longest)
 
 
 def preprocess(image: str | os.PathLike[str] | Image.Image | np.ndarray | Tensor, p: Preprocess) -> Tensor:

@@ -23,8 +23,8 @@ class Inference:
 
     window: side of windows that slide over the image, in pixels, and whose logits are averaged where they overlap;
     None: the image at once. stride: pixels from one window to the next; None: two thirds of the window.
-    windows_at_once: windows per call of the model. scales: factors on the prepared image, not on the original, from
-    which the published evaluation makes each scale. flip: mirrored images too.
+    windows_at_once: windows per call of the model. scales: how large the original is made for each look, as factors
+    on the limits of the preprocessing; see `data.preprocess.scaled`. flip: mirrored images too.
     Probabilities are averaged over scales and mirrored images.
 
     Raises:
@@ -59,20 +59,29 @@ class Inference:
 
 @torch.no_grad()
 def segment(
-    model: Segmenter, images: Tensor, sizes: Sequence[Sequence[int]], how: Inference | None = None
+    model: Segmenter,
+    images: Tensor | Sequence[Tensor],
+    sizes: Sequence[Sequence[int]],
+    how: Inference | None = None,
 ) -> list[Tensor]:
     """The most probable class of every pixel, (height, width) int64 for each image.
 
     Args:
         model: in evaluation mode.
-        images: (B, C, Hi, Wi) normalized, without padding; sides below 32 pixels are enlarged to them.
+        images: (B, C, Hi, Wi) normalized, without padding; sides below 32 pixels are enlarged to them. With
+            several scales a tensor for each, in their order, made from the originals.
         sizes: height and width of each picture.
         how: None: each image once, as it is.
+
+    Raises:
+        ValueError: if there is not one tensor of images per scale.
     """
     how = how or Inference()
+    seen = [images] if isinstance(images, Tensor) else list(images)
+    if len(seen) != len(how.scales):
+        raise ValueError(f"images holds a batch for each of the {len(how.scales)} scales; got {len(seen)}.")
     views: list[tuple[Tensor, Sequence[int], bool]] = []
-    for scale in how.scales:
-        x = enlarged(images, scale)
+    for x in map(enlarged, seen):
         for mirrored in (False, True) if how.flip == "on" else (False,):
             views.append((_logits(model, x.flip(3) if mirrored else x, how), x.shape[2:], mirrored))
     return [

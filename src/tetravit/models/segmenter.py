@@ -100,9 +100,9 @@ class Segmenter(DenseModel):
             )
 
 
-def enlarged(images: Tensor, scale: float = 1.0) -> Tensor:
-    """Images (B, C, Hi, Wi) times `scale`, bilinear; no side goes below `SMALLEST`."""
-    return resize(images, [max(SMALLEST, int(side * scale + 0.5)) for side in images.shape[2:]])
+def enlarged(images: Tensor) -> Tensor:
+    """Images (B, C, Hi, Wi), sides below `SMALLEST` brought up to it: bilinear."""
+    return resize(images, [max(SMALLEST, side) for side in images.shape[2:]])
 
 
 def create_segmenter(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tetravit.data.decode import decode
 from tetravit.data.palettes import Colour, palette
+from tetravit.data.preprocess import preprocess, scaled
 from tetravit.draw.label_maps import label_png, overlay, shares
 from tetravit.models.inference import Inference, segment
 from tetravit.models.segmenter import Segmenter
@@ -87,15 +88,16 @@ def _segments(
     names = model.class_names or tuple(str(i) for i in range(model.num_classes))
     colours = palette(names)
 
-    def read(file: Path) -> tuple[Tensor, tuple[int, int]]:
+    def read(file: Path) -> tuple[list[Tensor], tuple[int, int]]:
         pixels = decode(file, layout="decoded")
-        return model.preprocess(pixels), (pixels.shape[1], pixels.shape[2])
+        looks = [preprocess(pixels, scaled(model.input, scale)) for scale in how.scales]
+        return looks, (pixels.shape[1], pixels.shape[2])
 
     for files, found in in_chunks(images, 2, read):
         for file, entry in zip(files, found, strict=True):
             if isinstance(entry, tuple):
-                x, size = entry
-                (labels,) = segment(model, x[None].to(device), [size], how)
+                looks, size = entry
+                (labels,) = segment(model, [x[None].to(device) for x in looks], [size], how)
                 yield Segments(file, None, labels.to("cpu", torch.uint8), names, colours)
             else:
                 yield Segments(file, error=entry.cause)

@@ -22,6 +22,10 @@ class TaskConfig(BaseModel):
         """What catalogues call a score that is measured as this section says; None: nobody publishes that."""
         return score
 
+    def eval_scales(self) -> tuple[float, ...]:
+        """How large an image is made for each look at it when the task is scored; see `make_eval_loader`."""
+        return (1.0,)
+
 
 class Task(nn.Module):
     """A model, and what to do with it in a step.

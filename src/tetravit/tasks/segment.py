@@ -7,6 +7,7 @@ import base64
 import io
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -23,6 +24,7 @@ from tetravit.tasks.base import Task, TaskConfig, from_ranks, over_ranks
 LOG = logging.getLogger("tetravit.data")
 FIRST, HARDEST = 6, 6  # images of a set that a report shows
 SHOWN_SIDE = 256  # pixels; larger label maps are shrunk for a report
+PUBLISHED_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of figures for several: mmsegmentation's --aug-test
 
 ALONE = "This head trains on 2 images or more at a time on each device; got 1: raise data.batch_size."
 
@@ -45,13 +47,15 @@ class SegmentConfig(TaskConfig):
         return Inference(self.window, self.stride, self.windows_at_once, self.scales, self.flip)
 
     def published_as(self, score: str) -> str | None:
-        """Published are figures for one look at the whole image.
+        """Published are figures for one look at the whole image, and for `PUBLISHED_SCALES`, mirrored too."""
+        how = replace(self.inference, windows_at_once=1, scales=tuple(sorted(self.scales)))
+        if how == Inference(windows_at_once=1):
+            return score
+        several = Inference(windows_at_once=1, scales=PUBLISHED_SCALES, flip="on")
+        return f"{score}_multi_scale" if how == several else None
 
-        Those for several scales were made otherwise: the original image was resized for each, where
-        `models.inference.segment` resizes the prepared one.
-        """
-        how = self.inference
-        return score if how == Inference(windows_at_once=how.windows_at_once) else None
+    def eval_scales(self) -> tuple[float, ...]:
+        return self.scales
 
     @model_validator(mode="after")
     def _possible(self) -> "SegmentConfig":
@@ -167,16 +171,23 @@ class Segment(Task):
     def _answers(self, batch: Batch) -> Iterator[tuple[Tensor, Tensor]]:
         """Predicted and true label map of each image of a batch; an image that was filled up is asked alone."""
         assert isinstance(self.config, SegmentConfig)
-        how, images = self.config.inference, batch.images.to(self.device)
+        how, looks = self.config.inference, [batch, *batch.views]
+        images = [look.images.to(self.device) for look in looks]
         sizes = [label.shape for label in batch.targets]
-        if batch.sizes is None:
+        if all(look.sizes is None for look in looks):
             answers = segment(self.model, images, sizes, how)
         else:
-            answers = [
-                segment(self.model, images[i : i + 1, :, :height, :width], [sizes[i]], how)[0]
-                for i, (height, width) in enumerate(batch.sizes.tolist())
-            ]
+            answers = []
+            for i in range(len(batch)):
+                alone = [_alone(x, look.sizes, i) for x, look in zip(images, looks, strict=True)]
+                answers += segment(self.model, alone, [sizes[i]], how)
         yield from zip(answers, batch.targets, strict=True)
+
+
+def _alone(images: Tensor, sizes: Tensor | None, i: int) -> Tensor:
+    """Image `i` of a batch without what it was filled up with, (1, C, Hi, Wi)."""
+    height, width = images.shape[2:] if sizes is None else sizes[i].tolist()
+    return images[i : i + 1, :, :height, :width]
 
 
 def beyond_text(name: str, count: int, num_classes: int) -> str:
