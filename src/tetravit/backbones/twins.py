@@ -2,7 +2,9 @@
 
 PCPVT is PVT with positions made by convolutions; every block attends to the summary ("G"). SVT takes turns:
 attention inside windows ("L"), then to the summary ("G"). Maps stay channel-last from the first layer to the
-last, so that linear layers, norms and depthwise convolutions read them without a transposed copy.
+last, so that linear layers, norms and depthwise convolutions read them without a transposed copy. Norms and
+linear layers see them as tokens (B, N, C): a compiler of graphs takes four dimensions for an image whose
+channels come second, and copies.
 
 Shapes: B batch, Hi Wi pixels, H W token grid, N = H * W, C width, D = C // heads, w window side, nW windows per
 image, M tokens of the summary.
@@ -47,7 +49,7 @@ class PatchEmbed(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm(self.proj(x))
+        return _over_tokens(self.norm, self.proj(x))
 
 
 class ConditionalPosition(nn.Module):
@@ -58,7 +60,8 @@ class ConditionalPosition(nn.Module):
         self.proj = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # a view, there and back
+        near = self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # a view, there and back
+        return (x.flatten(1, 2) + near.flatten(1, 2)).unflatten(1, (x.shape[1], x.shape[2]))
 
 
 class LocalAttention(nn.Module):
@@ -136,8 +139,8 @@ class GlobalAttention(nn.Module):
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, heads, N, D), keys and values (B, heads, M, D)."""
-        q = self.q(x).flatten(1, 2).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-        kv = self.kv(self.norm(self.sr(x))).flatten(1, 2).unflatten(2, (2, self.num_heads, -1))
+        q = self.q(x.flatten(1, 2)).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        kv = self.kv(self.norm(self.sr(x).flatten(1, 2))).unflatten(2, (2, self.num_heads, -1))
         k, v = kv.permute(2, 0, 3, 1, 4)
         return q, k, v
 
@@ -155,8 +158,11 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = add_linear(x, self.attn.proj, self.attn.read(self.norm1(x)), self.drop_path)
-        return self.mlp.residual(x, self.norm2, self.drop_path)
+        grid = (x.shape[1], x.shape[2])
+        x = x.flatten(1, 2)  # (B, N, C)
+        read = self.attn.read(self.norm1(x).unflatten(1, grid)).flatten(1, 2)
+        x = add_linear(x, self.attn.proj, read, self.drop_path)
+        return self.mlp.residual(x, self.norm2, self.drop_path).unflatten(1, grid)
 
 
 class Twins(Backbone):
@@ -273,7 +279,7 @@ class Twins(Backbone):
             x = position(self.run(first, embed(x)))
             for block in rest:
                 x = self.run(block, x)
-            x = norm(x)
+            x = _over_tokens(norm, x)
             yield x
 
 
@@ -285,6 +291,11 @@ class SVT(Twins):
         "detect": {"stage_norm": 1e-6},
         "segment": {"stage_norm": 1e-6, "window_mask": "segmentation"},
     }
+
+
+def _over_tokens(norm: nn.Module, x: Tensor) -> Tensor:
+    """A norm of each token of a map (B, H, W, C)."""
+    return norm(x.flatten(1, 2)).unflatten(1, (x.shape[1], x.shape[2]))  # type: ignore[no-any-return]
 
 
 def _check_stages(
