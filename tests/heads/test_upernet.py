@@ -7,6 +7,10 @@ from dense.segmentation import Case
 pytestmark = pytest.mark.slow  # whole detectors and segmentors
 
 MODELS = {"upernet_xcit_tiny_12_p8": "xcit_tiny_12_p8", "upernet_pcpvt_s": "twins_pcpvt_small"}
+RECORDED = {
+    "upernet_xcit_tiny_12_p8": 1e-4,
+    "upernet_pcpvt_s": 2e-4,
+}  # how far float32 norms are from exact ones
 
 
 @pytest.fixture(scope="module", params=MODELS)
@@ -28,5 +32,14 @@ def test_losses_and_gradients(case):
 
 
 def test_losses_gradients_and_statistics_of_a_batch(case):
-    """Statistics of the two means of whole maps amplify rounding: the recorded norms are 5e-4 off in float64."""
-    case.check_losses("train_bn", gradient_bound=5e-4, dtype=torch.float64)
+    """In float64, where ours are exact: what is left is the rounding of the recorded float32 norms.
+
+    The mean of a whole map is one value per image, and batch norm over two of them divides by their difference:
+    whatever was rounded before is amplified, in the gradients of the whole backbone.
+    """
+    case.check_losses("train_bn", gradient_bound=RECORDED[case.golden.name], dtype=torch.float64)
+
+
+def test_a_batch_in_float32(case):
+    """Losses and statistics keep the bound; of the norms, amplified as above, rounding alone moves some by 3e-3."""
+    case.check_losses("train_bn", gradient_bound=5e-3)

@@ -49,9 +49,10 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and (biased) variance of each channel (C,) of a channels-last map (B, C, H, W)."""
     columns = x.permute(0, 2, 3, 1).flatten(2).flatten(0, 1)  # (B * H, W * C), no copy
     found = torch.batch_norm_update_stats(columns, None, None, 0.0)
-    means, vars = (t.view(-1, x.shape[1]) for t in found)  # (W, C)
-    mean, var = (t.mean(0, dtype=torch.float64).float() for t in (means, vars))
-    return mean, var.add_(means.var(0, correction=0))
+    means, variances = (t.double().view(-1, x.shape[1]) for t in found)  # (W, C)
+    mean = means.mean(0)
+    var = variances.mean(0) + (means - mean).square_().mean(0)
+    return mean.float(), var.float()
 
 
 class _Normed(torch.autograd.Function):

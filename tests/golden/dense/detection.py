@@ -124,7 +124,11 @@ class Case:
             self.golden.check_slice(f"mask_logits{i}", head.mask_logits(i, levels, regions[::12]))
 
     def check_losses(self, monkeypatch, gradient_bound: float = 1e-4) -> None:
-        """With every candidate in the losses and, for two stages, with the first ones."""
+        """With every candidate in the losses and, for two stages, with the first ones.
+
+        gradient_bound: of the norms in front of a ReLU. An input within rounding of zero falls on either side of
+        it, and everything in front moves by a share of its own. Layers with no ReLU behind them are held to 1e-5.
+        """
         head, batch = self.detector.head, self.batch()
         if hasattr(head, "rpn"):
             proposals = self.golden.meta["train_proposals"]
@@ -143,7 +147,8 @@ class Case:
         for key, norm in self.golden.meta["grad_all"].items():
             if key in theirs:
                 got = theirs[key].double().norm().item()
-                assert abs(got - norm) <= gradient_bound * norm + 1e-7, (key, got, norm)
+                bound = 1e-5 if any(layer in key for layer in LAST) else gradient_bound
+                assert abs(got - norm) <= bound * norm + 1e-7, (key, got, norm)
             else:
                 assert not norm, key
 
@@ -157,6 +162,7 @@ class Case:
             assert abs(value.item() - want[key]) <= 1e-4 * want[key], (kind, key)
 
 
+LAST = ("rpn_cls.", "rpn_reg.", "retina_cls.", "retina_reg.", "fc_cls.", "fc_reg.", "conv_logits.")
 OUR_LOSSES = {
     "loss_rpn_cls": "loss_rpn_class",
     "loss_rpn_bbox": "loss_rpn_box",
