@@ -15,6 +15,8 @@ from torch import nn
 from tetravit.data.datasets import DATASETS
 from tetravit.data.loader import DataConfig, EvalLoader, make_eval_loader
 from tetravit.data.preprocess import eval_transform, preprocess, scaled
+from tetravit.engine.optim import OptimConfig
+from tetravit.engine.rehearsal import rehearse
 from tetravit.models.inference import segment
 from tetravit.models.segmenter import create_segmenter
 from tetravit.structures import Batch, Preprocess, Sample
@@ -85,6 +87,22 @@ def test_one_image_at_a_time_is_too_few_for_pooled_norms():
         found.step(found.example(1, 64))
     with pytest.raises(ValueError, match=r"^labels must be integers"):
         found.step(Batch(torch.zeros(2, 3, 64, 64), torch.zeros(2, 60, 64).long()))
+
+
+def test_one_image_on_each_of_several_ranks_is_rehearsed_as_two(monkeypatch):
+    """Their norms share statistics; who rehearses is alone."""
+
+    def rehearsed():
+        cpu, settings = torch.device("cpu"), OptimConfig(name="adamw", lr=1e-3)
+        return rehearse(task(), images=1, size=64, precision="fp32", device=cpu, settings=settings)
+
+    with pytest.raises(ValueError, match=r"^This head trains on 2 images or more at a time on each device"):
+        rehearsed()
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    found = rehearsed()
+    assert found.images == 2
+    assert found.memory_mib(1) == pytest.approx(found.fixed_mib + found.kept_mib / 2)
 
 
 def test_labels_that_are_no_class_are_left_out_and_told_once(caplog):

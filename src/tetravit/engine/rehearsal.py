@@ -60,6 +60,7 @@ def rehearse(
             batch = task.example(count, size)
             if batch is None:
                 return None
+            count = len(batch)  # a task may need more than it was asked for
             batch = batch.to(device, memory_format)
             kept: dict[tuple[torch.device, int], int] = {}
             ours = {p.untyped_storage().data_ptr() for p in task.parameters()}
