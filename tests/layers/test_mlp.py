@@ -58,7 +58,7 @@ def test_stochastic_depth_drops_the_same_images_in_parts(monkeypatch):
 
 
 def test_evaluation_never_holds_all_hidden_features(monkeypatch):
-    monkeypatch.setattr(mlp, "PART", 64)
+    monkeypatch.setattr(mlp, "FUSED_PART", 64)
     (layer, norm, drop_path), x = block(dim=4), torch.randn(1000, 4)
     with torch.no_grad(), Largest() as largest:
         layer.residual(x, norm, drop_path)

@@ -6,6 +6,7 @@ from torch import nn
 
 from tetravit.layers.drop_path import DropPath
 from tetravit.layers.residual import add_linear, by_hand
+from tetravit.layers.residual import linear as run
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -53,3 +54,19 @@ def test_layers_are_computed_by_hand_only_in_float32_on_a_processor():
     assert not per_sample.any()
     linear.register_full_backward_hook(lambda *_: None)
     assert not by_hand(x, linear)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(2, 5), (2, 3, 4), (1,), (0, 5)], ids=str)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad])
+def test_a_layer_run_by_hand_gives_what_it_gives(mode, shape, bias):
+    layer, x = nn.Linear(4, 3, bias=bias), torch.randn(*shape, 4)
+    with mode():
+        torch.testing.assert_close(run(layer, x), layer(x))
+
+
+def test_a_layer_that_is_not_plain_is_called():
+    layer, heard = nn.Linear(4, 3), []
+    layer.register_forward_hook(lambda *_: heard.append(True))
+    run(layer, torch.randn(2, 5, 4))
+    assert heard == [True]

@@ -20,7 +20,7 @@ from tetravit.layers.cache import capturing
 from tetravit.layers.drop_path import DropPath, linear_rates
 from tetravit.layers.mlp import Mlp
 from tetravit.layers.relative_bias import RelativeBias
-from tetravit.layers.residual import add_linear, by_hand
+from tetravit.layers.residual import add_linear, by_hand, linear
 from tetravit.layers.window import join, windows
 
 STAGES = 4
@@ -161,7 +161,7 @@ class LocalAttention(WindowAttention):
         self.qkv = nn.Linear(dim, 3 * dim)
 
     def project(self, x: Tensor, query: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self.qkv(x).unflatten(2, (3, self.num_heads, -1)), None
+        return linear(self.qkv, x).unflatten(2, (3, self.num_heads, -1)), None
 
 
 class GlobalAttention(WindowAttention):
@@ -172,7 +172,7 @@ class GlobalAttention(WindowAttention):
         self.kv = nn.Linear(dim, 2 * dim)
 
     def project(self, x: Tensor, query: Tensor) -> tuple[Tensor, Tensor | None]:
-        return self.kv(x).unflatten(2, (2, self.num_heads, -1)), query
+        return linear(self.kv, x).unflatten(2, (2, self.num_heads, -1)), query
 
 
 class Block(nn.Module):

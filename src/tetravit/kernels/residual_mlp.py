@@ -2,8 +2,8 @@
 
 The hidden features of all tokens at once are the largest tensor of most models. On a processor, fetching,
 filling and giving back such memory costs as much as arithmetic: here parts of tokens pass from the norm to the
-residual while they are near the core, and the last product adds to the residual in place. Kept for the backward
-pass are the hidden features in front of the activation; norm and activation are computed once more.
+residual while they are near the core, and the last product adds to the residual. Kept for the backward pass are
+the hidden features in front of the activation; norm and activation are computed once more.
 
 Shapes: T tokens, C width, F hidden width.
 """
@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from tetravit.kernels.linear import fused_linear
 
 
 class MlpWeights(NamedTuple):
@@ -45,19 +47,34 @@ def residual_mlp(x: Tensor, keep: Tensor | None, weights: MlpWeights, eps: float
     """
     if torch.is_grad_enabled():
         return _ResidualMlp.apply(x, keep, *weights, eps, part)  # type: ignore[no-any-return]
-    return _forward(x, keep, weights, eps, part, None)
+    if len(x) <= part:
+        return _evaluate(x, keep, weights, eps)
+    y = torch.empty_like(x)
+    for i in range(0, len(x), part):
+        tokens = slice(i, i + part)
+        y[tokens] = _evaluate(x[tokens], None if keep is None else keep[tokens], weights, eps)
+    return y
+
+
+def _evaluate(x: Tensor, keep: Tensor | None, weights: MlpWeights, eps: float) -> Tensor:
+    """The answer for one part of the tokens: two products, each with what follows it."""
+    normed = F.layer_norm(x, x.shape[1:], weights.norm, weights.norm_bias, eps)
+    active = fused_linear(normed, weights.w1, weights.b1, gelu=True)
+    if keep is None:
+        return fused_linear(active, weights.w2, weights.b2, x)
+    return torch.addcmul(x, keep, fused_linear(active, weights.w2, weights.b2))
 
 
 def _forward(
-    x: Tensor, keep: Tensor | None, weights: MlpWeights, eps: float, part: int, hidden: Tensor | None
+    x: Tensor, keep: Tensor | None, weights: MlpWeights, eps: float, part: int, hidden: Tensor
 ) -> Tensor:
-    """The answer; the hidden features in front of the activation go to `hidden` (T, F) where it is given."""
+    """The answer; the hidden features in front of the activation go to `hidden` (T, F)."""
     norm, norm_bias, w1, b1, w2, b2 = weights
     y = torch.empty_like(x) if keep is not None else x + b2
     for i in range(0, len(x), part):
         tokens = slice(i, i + part)
         normed = F.layer_norm(x[tokens], x.shape[1:], norm, norm_bias, eps)
-        inner = normed @ w1.mT if hidden is None else torch.mm(normed, w1.mT, out=hidden[tokens])
+        inner = torch.mm(normed, w1.mT, out=hidden[tokens])
         active = F.gelu(inner.add_(b1))
         if keep is None:
             y[tokens].addmm_(active, w2.mT)

@@ -8,9 +8,10 @@ from torch.nn import functional as F
 
 from tetravit.kernels.residual_mlp import MlpWeights, residual_mlp
 from tetravit.layers.drop_path import DropPath
-from tetravit.layers.residual import add_linear, by_hand
+from tetravit.layers.residual import add_linear, by_hand, linear
 
 PART = 2**20  # hidden values at a time and processor core: they stay near it, and their memory is used again
+FUSED_PART = 2**22  # the same in evaluation, where the activation is no pass of its own
 KEPT = 2**22  # hidden values that training rather keeps than computes again: up to there that is faster
 
 
@@ -36,7 +37,7 @@ class Mlp(nn.Module):
             branch = self(norm(x))
             return x + drop_path(branch if gamma is None else gamma * branch)
         if torch.is_grad_enabled() and x.numel() // x.shape[-1] * self.fc1.out_features <= KEPT:
-            return add_linear(x, self.fc2, F.gelu(self.fc1(norm(x))), drop_path, gamma)
+            return add_linear(x, self.fc2, F.gelu(linear(self.fc1, norm(x))), drop_path, gamma)
         keep = drop_path.mask(x)
         if keep is not None:
             keep = keep.expand(*x.shape[:-1], 1).reshape(-1, 1)
@@ -46,6 +47,7 @@ class Mlp(nn.Module):
             w2, b2 = gamma[:, None] * w2, gamma * b2
         weights = MlpWeights(norm.weight, norm.bias, self.fc1.weight, self.fc1.bias, w2, b2)
         tokens = x.flatten(0, -2)
-        most = max(1, PART // self.fc1.out_features) * torch.get_num_threads()
+        values = PART if torch.is_grad_enabled() else FUSED_PART
+        most = max(1, values // self.fc1.out_features) * torch.get_num_threads()
         part = max(1, math.ceil(len(tokens) / max(1, math.ceil(len(tokens) / most))))  # all parts alike
         return residual_mlp(tokens, keep, weights, norm.eps, part).view(x.shape)

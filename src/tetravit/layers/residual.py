@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from tetravit.kernels.linear import fused_linear
 from tetravit.layers.cache import capturing
 from tetravit.layers.drop_path import DropPath
 
@@ -10,7 +11,7 @@ from tetravit.layers.drop_path import DropPath
 def add_linear(
     x: Tensor, linear: nn.Linear, read: Tensor, drop_path: DropPath, gamma: Tensor | None = None
 ) -> Tensor:
-    """x + drop_path(gamma * linear(read)): the product adds to the residual in place, where nothing is dropped.
+    """x + drop_path(gamma * linear(read)): the product adds to the residual, where nothing is dropped.
 
     x: tokens (B, ..., C).
     read: (B, ..., D), what the last linear layer of the branch reads.
@@ -23,10 +24,15 @@ def add_linear(
     bias: Tensor | None = linear.bias
     if gamma is not None:  # a factor of the weights rather than of all tokens
         weight, bias = gamma[:, None] * weight, None if bias is None else gamma * bias
-    x_flat, read = x.flatten(0, -2), read.flatten(0, -2)
-    if bias is None:
-        return torch.addmm(x_flat, read, weight.mT).view(x.shape)
-    return torch.add(x_flat, bias).addmm_(read, weight.mT).view(x.shape)
+    return fused_linear(read.flatten(0, -2), weight, bias, x.flatten(0, -2)).view(x.shape)
+
+
+def linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """layer(x) for tokens (B, ..., C), bias included in the pass of the product."""
+    if not by_hand(x, layer):
+        return layer(x)  # type: ignore[no-any-return]
+    y = fused_linear(x.flatten(0, -2), layer.weight, layer.bias)
+    return y.view(*x.shape[:-1], layer.out_features)
 
 
 def by_hand(x: Tensor, *layers: nn.Module) -> bool:
