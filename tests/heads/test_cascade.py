@@ -32,5 +32,5 @@ def test_detections(case, monkeypatch):
 
 
 def test_losses_and_gradients(case, monkeypatch):
-    """Some of the 600 regions' ReLUs in four convolutions of three stages are within rounding of zero."""
+    """Of the ReLUs of hundreds of regions in three stages, some are within rounding of zero."""
     case.check_losses(monkeypatch, gradient_bound=2e-3)

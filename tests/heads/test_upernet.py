@@ -10,7 +10,7 @@ MODELS = {"upernet_xcit_tiny_12_p8": "xcit_tiny_12_p8", "upernet_pcpvt_s": "twin
 RECORDED = {
     "upernet_xcit_tiny_12_p8": 1e-4,
     "upernet_pcpvt_s": 2e-4,
-}  # how far float32 norms are from exact ones
+}  # how far the goldens' rounding moves norms
 
 
 @pytest.fixture(scope="module", params=MODELS)
