@@ -161,13 +161,13 @@ def test_what_is_refused():
     assert str(error.value) == "The set to score on is empty."
 
 
-def test_compiling_a_detector_compiles_its_backbone(monkeypatch):
+def test_compiling_a_detector_compiles_its_backbone_and_what_its_head_makes_of_maps(monkeypatch):
     calls = []
 
     def compiled(function, *args, **kwargs):
-        def run(images):
-            calls.append(images.shape)
-            return function(images)
+        def run(x):
+            calls.append(x.shape if isinstance(x, torch.Tensor) else [m.shape[2] for m in x])
+            return function(x)
 
         return run
 
@@ -177,7 +177,7 @@ def test_compiling_a_detector_compiles_its_backbone(monkeypatch):
     trained.model.compile()
     assert set(trained.state_dict()) == names
     assert trained.step(batch())["loss"].isfinite()
-    assert calls == [(2, 3, 64, 64)]
+    assert calls == [(2, 3, 64, 64), [16, 8, 4, 2]]
 
 
 def test_parts_with_other_classes_are_refused(tmp_path):

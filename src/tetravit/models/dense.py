@@ -47,6 +47,15 @@ class DenseModel(nn.Module):
         maps: list[Tensor] = self.pyramid(_plain(self.backbone.feature_maps(images)))
         return _plain(maps)
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile what depends on the shape of a batch alone: backbone, adapter, what the head makes of its maps.
+
+        The third shape at the latest makes graphs for any shape. Attention in windows takes a few of them: for sides
+        that its windows divide, and for others.
+        """
+        self.feature_maps = torch.compile(self.feature_maps, *args, **kwargs)  # type: ignore[method-assign]
+        self.head.compile(*args, **kwargs)
+
     def rest(self) -> None:
         """Parameters that only classification uses, or that lead to a map the head does not read, do not train.
 

@@ -127,10 +127,6 @@ class Detector(DenseModel):
         outputs = self.head(self.feature_maps(pad(batch.images)))
         return self.head.loss(outputs, targets, sizes)  # type: ignore[operator, no-any-return]
 
-    def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile the backbone, whose shapes are those of the batch; what the head does depends on its values."""
-        self.feature_maps = torch.compile(self.feature_maps, *args, **kwargs)  # type: ignore[method-assign]
-
     def _sizes(self, images: Tensor, sizes: Any, name: str) -> Tensor:
         if sizes is None:
             return torch.tensor([images.shape[2:]] * len(images), device=images.device)
