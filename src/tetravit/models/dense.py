@@ -13,6 +13,8 @@ from tetravit.weights import convert
 from tetravit.weights.mmdet import UNUSED
 from tetravit.weights.read import Report
 
+GRAPHS = 32  # of one function: GC ViT's windows of 24 tokens divide four maps in up to 15 ways
+
 
 class DenseModel(nn.Module):
     """A backbone with its adapter and a head over four maps.
@@ -53,6 +55,9 @@ class DenseModel(nn.Module):
         The third shape at the latest makes graphs for any shape. Attention in windows takes a few of them: for sides
         that its windows divide, and for others.
         """
+        from torch._dynamo import config  # loads the compiler
+
+        config.recompile_limit = max(config.recompile_limit, GRAPHS)  # type: ignore[attr-defined]
         self.feature_maps = torch.compile(self.feature_maps, *args, **kwargs)  # type: ignore[method-assign]
         self.head.compile(*args, **kwargs)
 
