@@ -74,7 +74,8 @@ def export(
         model: a classifier, segmenter, detector, or backbone with four maps, on a CPU or GPU; it stays as it is.
         path: the file; its folder exists.
         format: of `TARGETS`; None: what the ending of `path` says.
-        size: side or (height, width) in pixels that the file is fastest at; None: the model's own for classifiers.
+        size: side or (height, width) in pixels that the file is fastest at; None: a classifier's own, from 64 up;
+            320 for the others.
         dtype: float32, float16 or bfloat16, what it computes in.
         fold: "on": batch norms behind convolutions become part of them.
         existing: "replace": write over a file that is there.
@@ -203,7 +204,7 @@ def _sides(model: Model, size: int | Sequence[int] | None) -> tuple[int, int]:
         ValueError: if the graph does not take them.
     """
     if size is None:
-        size = model.input.size if isinstance(model, Classifier) else DENSE_SIDE
+        size = max(SMALLEST, model.input.size) if isinstance(model, Classifier) else DENSE_SIDE
     height, width = (size, size) if isinstance(size, int) else size
     multiple = _multiple(model)
     smallest = DETECTOR_SMALLEST if isinstance(model, Detector) else SMALLEST

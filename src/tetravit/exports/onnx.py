@@ -1,14 +1,18 @@
 """ONNX, for ONNX Runtime and whatever else reads it."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tetravit.exports.base import Graph, Run, Target
 from tetravit.runtimes.base import needs, onnx_form
+
+SYMBOL = re.compile(r"\bs\d+\b")
 
 
 class Onnx(Target):
@@ -22,6 +26,7 @@ class Onnx(Target):
 
     def write(self, graph: Graph, path: Path) -> None:
         model = onnx_form(graph.program, graph.inputs, graph.outputs)
+        _name_axes(model.graph)
         opset = next(row.version for row in model.opset_import if row.domain in ("", "ai.onnx"))
         for name, value in {**graph.facts, "opset": opset}.items():
             model.metadata_props.add(key=name, value=json.dumps(value))
@@ -41,6 +46,19 @@ class Onnx(Target):
             return [torch.from_numpy(x) for x in session.run(None, given)]
 
         return run
+
+
+def _name_axes(graph: Any) -> None:
+    """Call the axes of the images batch, height and width, or 32*rows and 32*columns; torch calls them s34, s14."""
+    names: dict[str, str] = {}
+    sides = [x.dim_param for x in graph.input[0].type.tensor_type.shape.dim]
+    whole = {0: "batch", 2: "height", 3: "width"}
+    for axis, name in (whole | {2: "rows", 3: "columns"} if "*" in sides[2] else whole).items():
+        names |= dict.fromkeys(SYMBOL.findall(sides[axis]), name)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param:
+                dim.dim_param = SYMBOL.sub(lambda found: names.get(found[0], found[0]), dim.dim_param)
 
 
 TARGETS = {"onnx": Onnx()}
