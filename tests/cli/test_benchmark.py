@@ -132,7 +132,7 @@ def test_several_batches_are_measured_and_added_to_a_file(ask, tmp_path):
     rows = [Contest(**json.loads(line)) for line in lines]
     assert before == '{"before": 1}'
     assert [(row.contender, row.batch, row.failed) for row in rows] == [("plain", 1, ""), ("plain", 2, "")]
-    assert "batch" in answer.out.splitlines()[0]
+    assert answer.out.split()[:4] == ["model", "contender", "px", "batch"]
     assert "batch 1, 2; " in answer.err
 
 
