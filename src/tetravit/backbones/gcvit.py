@@ -59,7 +59,8 @@ class FusedMBConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         near = F.gelu(_convolve(self.depthwise, x))
         if not by_hand(x, self.pointwise):
-            return x + self.pointwise(self.se(near))
+            mixed = self.pointwise(self.se(near).flatten(1, 2))  # (B, H * W, C)
+            return (x.flatten(1, 2) + mixed).unflatten(1, (x.shape[1], x.shape[2]))
         weight = (
             self.se.gate(near)[:, :, None] * self.pointwise.weight.mT
         )  # (B, C, C): weighs the product, not the map
@@ -77,7 +78,8 @@ class Downsample(nn.Module):
         self.norm2 = nn.LayerNorm(out_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.norm2(_convolve(self.reduction, self.conv(self.norm1(x))))
+        x = self.conv(_over_tokens(self.norm1, x))
+        return _over_tokens(self.norm2, _convolve(self.reduction, x))
 
 
 class PatchEmbed(nn.Module):
@@ -199,10 +201,17 @@ class Block(nn.Module):
             self.register_parameter(name, None if layer_scale is None else _constant(dim, layer_scale))
 
     def forward(self, x: Tensor, query: Tensor, layout: Layout) -> Tensor:
-        """A map (B, H, W, C) or its windows (B, nW, N, C) -> the same, after the block."""
+        """A map (B, H, W, C) or its windows (B, nW, N, C) -> the same, after the block.
+
+        Norms and linear layers see tokens (B, H * W, C): a compiler of graphs takes four dimensions for an image
+        whose channels come second, and copies.
+        """
         read = self._read_map if layout == "map" else self._read_windows
-        x = add_linear(x, self.attn.proj, read(self.norm1(x), query), self.drop_path, self.gamma1)
-        return self.mlp.residual(x, self.norm2, self.drop_path, self.gamma2)
+        sides = (x.shape[1], x.shape[2])
+        x = x.flatten(1, 2)
+        found = read(self.norm1(x).unflatten(1, sides), query).flatten(1, 2)
+        x = add_linear(x, self.attn.proj, found, self.drop_path, self.gamma1)
+        return self.mlp.residual(x, self.norm2, self.drop_path, self.gamma2).unflatten(1, sides)
 
     def _read_map(self, x: Tensor, query: Tensor) -> Tensor:
         """Cut, attend, put back. The padding is zero behind the norm and seen by all: its keys are a bias."""
@@ -359,6 +368,11 @@ class GCViT(Backbone):
 def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
     """A convolution of a map (B, H, W, C); the permuted view is what PyTorch calls channels-last, no copy."""
     return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def _over_tokens(norm: nn.Module, x: Tensor) -> Tensor:
+    """A norm of each token of a map (B, H, W, C)."""
+    return norm(x.flatten(1, 2)).unflatten(1, (x.shape[1], x.shape[2]))  # type: ignore[no-any-return]
 
 
 def _per_window(query: Tensor, num_windows: int) -> Tensor:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from tetravit.backbones.base import Backbone
 from tetravit.kernels import gram_attention
 from tetravit.layers.batch_norm import BatchNorm
+from tetravit.layers.cache import capturing
 from tetravit.layers.class_attention import ClassAttention
 from tetravit.layers.drop_path import DropPath
 from tetravit.layers.mlp import Mlp
@@ -82,8 +83,11 @@ class CrossCovarianceAttention(nn.Module):
     def read(self, x: Tensor) -> Tensor:
         """Normed patches (B, N, C) -> what they read, in front of the last projection."""
         qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 4, 1)  # (3, B, heads, D, N)
-        q, k = F.normalize(qkv[:2].contiguous(), dim=-1)  # unit length over the tokens, now side by side
-        v = qkv[2]
+        q, k, v = qkv.unbind()
+        if capturing():
+            q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        else:  # unit length over the tokens, which a copy puts side by side
+            q, k = F.normalize(qkv[:2].contiguous(), dim=-1)
         attn = (q @ k.mT * self.temperature).softmax(dim=-1)  # (B, heads, D, D)
         return (attn @ v).permute(0, 3, 1, 2).flatten(2)  # (B, N, C)
 
