@@ -100,9 +100,16 @@ class Marked(torch.Tensor):
 
 def test_other_kinds_of_tensors_and_types_take_the_plain_way(monkeypatch):
     x, weight = torch.randn(7, 4), torch.randn(6, 4)
-    assert not linear._for_onednn(x, weight.as_subclass(Marked))
-    assert not linear._for_onednn(x.double(), weight.double())
-    assert not linear._for_onednn(x.to("meta"), weight.to("meta"))
-    assert linear._for_onednn(x, nn.Parameter(weight)) == torch.backends.mkldnn.is_available()
+    assert not linear._for_onednn(x, weight.as_subclass(Marked), None)
+    assert not linear._for_onednn(x.double(), weight.double(), None)
+    assert not linear._for_onednn(x.to("meta"), weight.to("meta"), None)
+    assert linear._for_onednn(x, nn.Parameter(weight), None) == torch.backends.mkldnn.is_available()
     monkeypatch.setattr(torch._C, "_get_mkldnn_enabled", lambda: False)  # torch.backends.mkldnn.enabled
-    assert not linear._for_onednn(x, weight)
+    assert not linear._for_onednn(x, weight, None)
+
+
+def test_a_bias_with_strides_is_read_right():
+    x, weight = torch.randn(5, 8), torch.randn(16, 8)
+    for bias in (torch.randn(1).expand(16), torch.randn(32)[::2]):
+        with torch.no_grad():
+            torch.testing.assert_close(fused_linear(x, weight, bias), plain_linear(x, weight, bias))

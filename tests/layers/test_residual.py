@@ -54,6 +54,16 @@ def test_layers_are_computed_by_hand_only_in_float32_on_a_processor():
     assert not per_sample.any()
     linear.register_full_backward_hook(lambda *_: None)
     assert not by_hand(x, linear)
+    linear = nn.Linear(3, 3)
+    linear.register_full_backward_pre_hook(lambda *_: None)
+    assert not by_hand(x, linear)
+    linear = nn.Linear(3, 3)
+    linear.forward = lambda x: x  # as programs do that fetch weights when they are needed
+    assert not by_hand(x, linear)
+    listener = nn.modules.module.register_module_forward_hook(lambda *_: None)
+    assert not by_hand(x, nn.Linear(3, 3))
+    listener.remove()
+    assert by_hand(x, nn.Linear(3, 3))
 
 
 @pytest.mark.parametrize("bias", [True, False])

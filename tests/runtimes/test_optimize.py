@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tetravit.models import create_backbone, create_detector, create_model, create_segmenter
-from tetravit.runtimes import BACKENDS, base, optimize
+from tetravit.runtimes import BACKENDS, CannotRun, base, optimize
 
 SHAPES = [(1, 3, 128, 128), (3, 3, 96, 160), (2, 3, 64, 64), (1, 3, 32, 48)]
 SMALL = {"depth": 2}
@@ -101,6 +101,58 @@ def test_a_size_with_other_answers_stays_with_the_plain_model(model, monkeypatch
     monkeypatch.setitem(BACKENDS, "odd", base.Backend(build, smallest=64, compared=True))
     fast = optimize(model, backend="odd")
     assert all(error(fast, model, shape) < 1e-6 for shape in SHAPES)
+
+
+def test_a_backend_that_fails_is_left_out_and_says_why(model, monkeypatch):
+    """Whether it cannot be built or cannot run: errors of other programs are of every kind."""
+
+    def broken(source):
+        raise RuntimeError("no compiler\nlong story")
+
+    def build(source):
+        def run(x):
+            raise TypeError("no such op")
+
+        return run
+
+    rows = {"eager": BACKENDS["eager"], "broken": base.Backend(broken), "mute": base.Backend(build)}
+    monkeypatch.setattr("tetravit.runtimes.BACKENDS", rows)
+    fast = optimize(model)
+    assert fast.optimized.backend == "eager"
+    assert fast.optimized.left_out == {"broken": "no compiler", "mute": "no such op"}
+    with pytest.raises(ValueError, match=r"^The backend 'broken' cannot run this model: no compiler\.$"):
+        optimize(model, backend="broken")
+
+
+def test_a_size_at_which_a_backend_fails_stays_with_the_plain_model(model, monkeypatch):
+    def build(source):
+        def run(x):
+            if x.shape[2] == 96:
+                raise RuntimeError("too small")
+            return source.model(x)
+
+        return run
+
+    monkeypatch.setitem(BACKENDS, "odd", base.Backend(build, compared=True))
+    fast = optimize(model, backend="odd")
+    assert all(error(fast, model, shape) < 1e-6 for shape in SHAPES)
+    with pytest.raises(ValueError, match=r"got \(1, 5, 96, 96\)"):  # the model's own word, not the backend's
+        fast(torch.zeros(1, 5, 96, 96))
+
+
+def test_a_graph_that_cannot_be_had_is_asked_for_once(model, monkeypatch):
+    asked = []
+
+    def capture(graph, example):
+        asked.append(True)
+        raise CannotRun("no graph")
+
+    monkeypatch.setattr(base, "capture", capture)
+    source = base.Source(model, torch.zeros(1, 3, 64, 64))
+    for _ in range(2):
+        with pytest.raises(CannotRun, match=r"^no graph$"):
+            _ = source.onnx
+    assert asked == [True]
 
 
 def test_one_onnx_form_serves_all_who_ask(model, monkeypatch):

@@ -46,7 +46,7 @@ def fused_linear(
 
 
 def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, gelu: bool) -> Tensor:
-    if (gelu and residual is not None) or not _for_onednn(x, weight):
+    if (gelu and residual is not None) or not _for_onednn(x, weight, bias):
         return plain_linear(x, weight, bias, residual, gelu=gelu)
     fused: Any = torch.ops.mkldnn._linear_pointwise
     if residual is not None:
@@ -54,13 +54,14 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | 
     return fused(x, weight, bias, "gelu" if gelu else "none", [], "none")  # type: ignore[no-any-return]
 
 
-def _for_onednn(x: Tensor, weight: Tensor) -> bool:
+def _for_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether oneDNN may be asked: for plain float32 tensors that are not empty, unless operations are listened to.
 
-    A FLOP counter, for one, knows the products of PyTorch and not these.
+    A FLOP counter, for one, knows the products of PyTorch and not these. Strides of a bias are not looked at there.
     """
     return (
-        x.device.type == "cpu"
+        (bias is None or bias.is_contiguous())
+        and x.device.type == "cpu"
         and x.dtype == torch.float32
         and type(x) is Tensor
         and type(weight) in (Tensor, nn.Parameter)

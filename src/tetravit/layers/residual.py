@@ -2,6 +2,7 @@
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from tetravit.kernels.linear import fused_linear
 from tetravit.layers.cache import capturing
@@ -42,11 +43,13 @@ def by_hand(x: Tensor, *layers: nn.Module) -> bool:
     """
     if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu") or capturing():
         return False
-    if torch._C._are_functorch_transforms_active():
+    if torch._C._are_functorch_transforms_active() or _has_any_global_hook():
         return False
     return all(
         type(layer) in (nn.Linear, nn.LayerNorm)
         and layer.weight.dtype == x.dtype
-        and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks)
+        and "forward" not in layer.__dict__
+        and not (layer._forward_hooks or layer._forward_pre_hooks)
+        and not (layer._backward_hooks or layer._backward_pre_hooks)
         for layer in layers
     )

@@ -53,7 +53,8 @@ class DenseModel(nn.Module):
         """Compile what depends on the shape of a batch alone: backbone, adapter, what the head makes of its maps.
 
         The third shape at the latest makes graphs for any shape. Attention in windows takes a few of them: for sides
-        that its windows divide, and for others.
+        that its windows divide, and for others; so many graphs that the limit of torch's compiler is raised, which is
+        one for the whole process.
         """
         from torch._dynamo import config  # loads the compiler
 

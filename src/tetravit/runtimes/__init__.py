@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tetravit.models import Classifier, Detector, PyramidBackbone, Segmenter
 from tetravit.registry import discover, pick
-from tetravit.runtimes.base import Backend, CannotRun, Outputs, Runner, Source, over_same_tensors
+from tetravit.runtimes.base import Backend, CannotRun, Outputs, Runner, Source, first_line, over_same_tensors
 
 BACKENDS: Mapping[str, Backend] = discover(__name__, "BACKENDS")
 
@@ -72,7 +72,8 @@ def optimize(
             raise ValueError(f"The backend {backend!r} cannot be had: {why}.")
         fast = _copy(model, dtype)
         try:
-            return _with(fast, row, row.build(Source(_graph(fast), example)), Optimized(backend), dtype)
+            runner, _ = _first(row, Source(_graph(fast), example))
+            return _with(fast, row, runner, Optimized(backend), dtype)
         except CannotRun as error:
             raise ValueError(f"The backend {backend!r} cannot run this model: {error}.") from error
     left_out = {name: why for name, row in BACKENDS.items() if (why := _unfit(row, device))}
@@ -86,8 +87,8 @@ def optimize(
     best: tuple[str, Runner] | None = None
     for name in tried:
         try:
-            runner = BACKENDS[name].build(source)
-            _check(runner(example), plain, dtype)
+            runner, found = _first(BACKENDS[name], source)
+            _check(found, plain, dtype)
         except CannotRun as error:
             left_out[name] = str(error)
             continue
@@ -123,11 +124,26 @@ def _graph(model: nn.Module) -> nn.Module:
     return _Maps(part) if isinstance(part, Detector) else part
 
 
+def _first(row: Backend, source: Source) -> tuple[Runner, Outputs]:
+    """What runs the model, and its answer to the example.
+
+    Raises:
+        CannotRun: whatever the backend stumbles over; a program of others, it has errors of its own.
+    """
+    try:
+        runner = row.build(source)
+        return runner, runner(source.example)
+    except CannotRun:
+        raise
+    except Exception as error:
+        raise CannotRun(first_line(error)) from error
+
+
 def _with(fast: Model, row: Backend, runner: Runner, how: Optimized, dtype: torch.dtype) -> Model:
     """Lead the images of `fast` through `runner`, but for sizes that the backend does not take.
 
-    The first answer at each size is compared with that of the plain model; a size at which they differ stays with
-    the plain one, so that an optimised model never gives other answers.
+    The first answer at each size is compared with that of the plain model; a size at which they differ, or at which
+    the backend fails, stays with the plain one, so that an optimised model never gives other answers.
     """
     replaced = "feature_maps" if isinstance(fast, Detector) else "forward"
     plain = getattr(fast, replaced)
@@ -137,7 +153,7 @@ def _with(fast: Model, row: Backend, runner: Runner, how: Optimized, dtype: torc
         images, size = images.to(dtype), tuple(images.shape[2:])
         fits = row.smallest <= min(size) and max(size) <= row.largest
         if fits and size not in trusted:
-            trusted[size] = not row.compared or _same(runner(images[:1]), _run(plain, images[:1]), dtype)
+            trusted[size] = not row.compared or _agrees(runner, plain, images[:1], dtype)
         found = runner(images) if fits and trusted[size] else _run(plain, images)
         return found.float() if isinstance(found, Tensor) else [x.float() for x in found]
 
@@ -146,9 +162,15 @@ def _with(fast: Model, row: Backend, runner: Runner, how: Optimized, dtype: torc
     return fast
 
 
-def _same(found: Outputs, plain: Outputs, dtype: torch.dtype) -> bool:
+def _agrees(runner: Runner, plain: Runner, images: Tensor, dtype: torch.dtype) -> bool:
     try:
-        _check(found, plain, dtype)
+        found = runner(images)
+    except (
+        Exception
+    ):  # of a program of others; the plain model says what is wrong with the images, if anything is
+        return False
+    try:
+        _check(found, _run(plain, images), dtype)
     except CannotRun:
         return False
     return True

@@ -39,16 +39,25 @@ class Source:
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         self.model, self.example = model, example
 
-    @cached_property
+    @property
     def onnx(self) -> bytes:
         """The graph in float32 as ONNX, weights included, made once for all who ask.
 
         Raises:
             CannotRun: if there is none.
         """
+        if isinstance(self._onnx, CannotRun):
+            raise self._onnx
+        return self._onnx
+
+    @cached_property
+    def _onnx(self) -> bytes | CannotRun:
         whole = self.example.dtype == torch.float32
         model = self.model if whole else copy.deepcopy(self.model).float()
-        return onnx_form(capture(model, self.example.float())).SerializeToString()  # type: ignore[no-any-return]
+        try:
+            return onnx_form(capture(model, self.example.float())).SerializeToString()  # type: ignore[no-any-return]
+        except CannotRun as error:
+            return error
 
 
 @dataclass(frozen=True)
@@ -127,7 +136,7 @@ def capture(
         with torch.no_grad():
             return torch.export.export(model, (images, *given), dynamic_shapes=dims)
     except Exception as error:
-        raise CannotRun(f"the graph cannot be captured for every size: {_first_line(error)}") from error
+        raise CannotRun(f"the graph cannot be captured for every size: {first_line(error)}") from error
 
 
 def onnx_form(
@@ -147,7 +156,7 @@ def onnx_form(
             assert found is not None
             return found.model_proto
     except Exception as error:
-        raise CannotRun(f"the graph has no ONNX form: {_first_line(error)}") from error
+        raise CannotRun(f"the graph has no ONNX form: {first_line(error)}") from error
 
 
 class PerShape(Generic[Program]):
@@ -174,5 +183,5 @@ def needs(package: str, extra: str) -> str:
     return "" if find_spec(package) else f"it needs the extra: pip install 'tetravit[{extra}]'"
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
