@@ -17,6 +17,7 @@ in time with what it has: say `--models` and `--parts` to measure the rest in an
 import argparse
 import copy
 import json
+import math
 import shlex
 import signal
 import statistics
@@ -42,25 +43,23 @@ from tetravit.models import Detector, create_detector, create_model, create_segm
 from tetravit.runtimes.base import needs
 
 MODELS = (
-    *(
-        "xcit_small_12_p16",
-        "convit_small",
-        "gcvit_tiny",
-        "twins_svt_small",
-        "twins_pcpvt_small",
-        "deit_small",
-    ),
+    "xcit_small_12_p16",
+    "convit_small",
+    "gcvit_tiny",
+    "twins_svt_small",
+    "twins_pcpvt_small",
+    "deit_small",
 )
 HEADS = ("semantic_fpn", "upernet", "retinanet", "mask_rcnn", "cascade")
 UNDER_HEADS = "xcit_nano_12_p16"
 PARTS = ("checks", "predict", "step")
 LIMITS = {"float32": 1e-4, "bfloat16": 0.1}  # of the largest answer
 RESERVE_S = 30.0  # that the processes may take to end, and the tables to be printed
-SHORT = ("OutOfMemoryError", "out of memory")
+SHORT = ("OutOfMemoryError", "CUDA out of memory")  # what torch says; a process that died says neither
 
 
-class OutOfTime(Exception):
-    """The minutes are over."""
+class OutOfTime(BaseException):
+    """The minutes are over; no Exception, which much code recovers from."""
 
 
 @contextmanager
@@ -102,10 +101,11 @@ def answers(model: nn.Module, images: Tensor) -> list[Tensor]:
 
 
 def error(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
-    """The largest difference, as a share of the largest value of its tensor."""
+    """The largest difference, as a share of the largest value of its tensor; infinite where one is no number."""
     pairs = list(zip(got, wanted, strict=True))
     assert pairs
-    return max(((g - w).abs().max() / w.abs().max().clamp(min=1e-6)).item() for g, w in pairs)
+    shares = [((g - w).abs().max() / w.abs().max().clamp(min=1e-6)).item() for g, w in pairs]
+    return math.inf if any(math.isnan(share) for share in shares) else max(shares)
 
 
 def check(name: str, model: nn.Module, size: int, device: torch.device) -> Iterator[dict[str, Any]]:
@@ -156,13 +156,19 @@ def measured(name: str, mode: str, batch: int, contenders: Sequence[str], args: 
         print(f"{name}: memory is short; batch {batch}", flush=True)
 
 
-def summary(rows: Sequence[Contest]) -> Iterator[str]:
-    """Geometric means over the models: ours beside timm's, and the faster of ours beside the faster of theirs."""
-    for mode, asked in dict.fromkeys((row.mode, row.batch) for row in rows):
+def summary(rows: Sequence[tuple[int, Contest]]) -> Iterator[str]:
+    """Geometric means over the models: ours beside timm's, and the faster of ours beside the faster of theirs.
+
+    Each row comes with the batch that was asked for, of which its own may be a half or less.
+    """
+    for mode, asked in dict.fromkeys((row.mode, batch) for batch, row in rows):
         speeds: dict[str, dict[str, float]] = {}
-        for row in rows:
-            if (row.mode, row.batch) == (mode, asked) and row.images_per_s:
+        halved: dict[str, int] = {}
+        for batch, row in rows:
+            if (row.mode, batch) == (mode, asked) and row.images_per_s:
                 speeds.setdefault(row.model, {})[row.contender] = row.images_per_s
+                if row.batch != asked:
+                    halved[row.model] = row.batch
         pairs = [("plain", "timm"), ("plain-compiled", "compile"), ("plain-compiled", "plain")]
         texts = []
         for ours, theirs in pairs:
@@ -179,7 +185,8 @@ def summary(rows: Sequence[Contest]) -> Iterator[str]:
         if best:
             texts.append(f"best / best {statistics.geometric_mean(best):.2f}")
         if texts:
-            yield f"{MODES[mode]}, batch {asked}: {'; '.join(texts)}"
+            less = "".join(f", {batch} of {name}" for name, batch in halved.items())
+            yield f"{MODES[mode]}, batch {asked}{less}: {'; '.join(texts)}"
 
 
 def keep(into: Path | None, rows: Sequence[dict[str, Any]]) -> None:
@@ -252,7 +259,7 @@ def main() -> int:
     if needs("timm", "timm"):
         print("timm is not here: ours eager beside ours compiled.", flush=True)
         contenders = [name for name in contenders if name in OURS]
-    start, rows, failed, unfinished = time.perf_counter(), [], 0, ""
+    start, asked, failed, unfinished = time.perf_counter(), [], 0, ""
     print(f"{device_name(device)}, torch {torch.__version__}", flush=True)
     try:
         with minutes_left(args.minutes):
@@ -265,19 +272,20 @@ def main() -> int:
                     for name in args.models:
                         unfinished = f"{mode} of {name} at batch {batch}"
                         found = measured(name, mode, batch, able, args)
-                        rows += found
+                        asked += [(batch, row) for row in found]
                         keep(args.into, [asdict(row) for row in found])
                         seconds = time.perf_counter() - start
                         print(f"{unfinished}: done after {seconds:.0f} s", flush=True)
         unfinished = ""
     except OutOfTime:
         print(f"The {args.minutes:g} minutes are over; not finished: {unfinished}, and what follows.")
+    rows = [row for _, row in asked]
     for mode in dict.fromkeys(row.mode for row in rows):
         print(f"\n{contest_markdown([row for row in rows if row.mode == mode])}")
     for row in rows:
         if row.failed:
             print(f"{row.contender} on {row.model}, {row.mode}, batch {row.batch}: {row.failed}")
-    print("\n".join(["", *summary(rows)]), flush=True)
+    print("\n".join(["", *summary(asked)]), flush=True)
     return 1 if failed else 0
 
 

@@ -53,6 +53,13 @@ def test_a_step_changes_the_weights_and_training_alone_does_not(monkeypatch):
         assert all(parameter.grad is None for parameter in kept[-1].parameters())
 
 
+def test_openvino_says_in_what_it_computes():
+    task = Task("xcit_nano_12_p16", "openvino", 32, 1, "float16", "predict", "cpu", 1)
+    with pytest.raises(ValueError) as caught:
+        CONTENDERS["openvino"](task, torch.zeros(1, 3, 32, 32))
+    assert str(caught.value) == "openvino computes in one of float32, bfloat16; got 'float16'."
+
+
 def test_every_contender_is_listed():
     assert set(OURS) | {"timm", "compile", "onnxruntime", "openvino"} == set(CONTENDERS)
     assert set(TRAINING) < set(CONTENDERS)

@@ -1,12 +1,19 @@
 """benchmarks/gpu.py can be run: rehearsed on a processor, refused where there is no GPU."""
 
+import argparse
+import importlib.util
 import json
+import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
+
+from tetravit.benchmark.against import Contest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
 SMALL = ["--device", "cpu", "--batch", "2", "--size", "64", "--models", "xcit_nano_12_p16"]
@@ -15,6 +22,70 @@ SMALL = ["--device", "cpu", "--batch", "2", "--size", "64", "--models", "xcit_na
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT), *(str(a) for a in arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=550)
+
+
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("gpu_script", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+ROW = Contest(
+    *("m", "plain", "predict", 224, 256, "bfloat16", "a GPU", 0, 1, 100.0, 0.0, None, 0.1, 1.0, 1.0, 1.0, 1),
+    *("", "2", "3", "2026-01-01"),
+)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_what_is_no_number_passes_no_check(script, place):
+    wanted = [torch.ones(3), torch.ones(3)]
+    got = [torch.ones(3), torch.ones(3)]
+    assert script.error(got, wanted) == 0
+    got[place][1] = math.nan
+    assert script.error(got, wanted) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("failed", "batches"),
+    [
+        ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB.", [8, 4]),
+        ("the process ended without a word (out of memory?)", [8]),
+        ("", [8]),
+    ],
+    ids=["memory", "dead", "well"],
+)
+def test_batches_are_halved_where_memory_is_short_alone(script, monkeypatch, failed, batches):
+    asked = []
+
+    def contest(names, contenders, *, batch, **_):
+        asked.append(batch)
+        return [replace(ROW, batch=batch, failed=failed if batch == 8 else "")]
+
+    monkeypatch.setattr(script, "contest", contest)
+    args = argparse.Namespace(size=224, dtype="bfloat16", device="cuda", rounds=1, seconds=0.1)
+    rows = script.measured("m", "predict", 8, ["plain"], args)
+    assert asked == batches
+    assert [row.batch for row in rows] == batches[-1:]
+
+
+def test_models_of_halved_batches_are_in_the_summary_of_the_batch_asked_for(script):
+    rows = [
+        (256, ROW),
+        (256, replace(ROW, contender="timm", images_per_s=50.0)),
+        (256, replace(ROW, model="n", batch=128, images_per_s=400.0)),
+        (256, replace(ROW, model="n", batch=128, contender="timm", images_per_s=50.0)),
+    ]
+    assert list(script.summary(rows)) == [
+        "forward, batch 256, 128 of n: plain / timm 4.00 (2 models); best / best 4.00"
+    ]
+
+
+def test_the_end_of_the_minutes_is_not_swallowed(script):
+    assert not issubclass(script.OutOfTime, Exception)
 
 
 @pytest.mark.slow

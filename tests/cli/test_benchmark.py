@@ -68,6 +68,9 @@ def test_rows_of_different_kinds_share_no_table():
         ),
         (["deit_tiny", "--into", "nowhere/rows.jsonl"], "There is no folder 'nowhere' for the rows."),
         (["deit_tiny", "--picture", "nowhere/a.png"], "There is no folder 'nowhere' for the picture."),
+        (["deit_tiny", "--into", "."], ". is a folder, not a file for the rows."),
+        (["deit_tiny", "--picture", "."], ". is a folder, not a file for the picture."),
+        (["deit_tiny", "--against", "timm, compil"], "Unknown contender 'compil'. Did you mean 'compile'?"),
         (["deit_tiny", "--against", "tim"], "Unknown contender 'tim'. Did you mean 'timm'?"),
         (
             ["deit_tiny", "--train", "--against", "openvino"],
@@ -78,7 +81,21 @@ def test_rows_of_different_kinds_share_no_table():
             "--compile goes without --against, --optimize, --picture, several sizes and several batches.",
         ),
     ],
-    ids=["model", "dtype", "size", "small", "batch", "into", "picture", "contender", "idle", "compile"],
+    ids=[
+        "model",
+        "dtype",
+        "size",
+        "small",
+        "batch",
+        "into",
+        "picture",
+        "rows folder",
+        "picture folder",
+        "blank",
+        "contender",
+        "idle",
+        "compile",
+    ],
 )
 def test_mistakes(ask, arguments, text):
     answer = ask("benchmark", *arguments)

@@ -4,6 +4,7 @@ Between the rounds the machine's own speed is measured: a large matrix product a
 reaches of the first is its share of the floor.
 """
 
+import contextlib
 import datetime
 import itertools
 import multiprocessing
@@ -11,7 +12,6 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -117,7 +117,7 @@ def _one(
 ) -> list[Contest]:
     first = tasks[0]
     device = torch.device(first.device)
-    with ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         lines, peaks = [], []
         for task in tasks:
             lines.append(stack.enter_context(_process(task)))
@@ -138,8 +138,7 @@ def _one(
                 if isinstance(peaks[i], str):
                     continue
                 start, before = time.perf_counter(), used() if used else 0.0
-                line.send(seconds)
-                answer = _answer(line)
+                answer = _answer(line, seconds)
                 if used:
                     watts[i].append((used() - before) / (time.perf_counter() - start))
                 if isinstance(answer, str):
@@ -150,7 +149,8 @@ def _one(
             on_round(1)
         for line, peak in zip(lines, peaks, strict=True):
             if not isinstance(peak, str):
-                line.send(None)
+                with contextlib.suppress(OSError):
+                    line.send(None)
     product, copied = (statistics.median(kept) for kept in rates)
     macs = count(first.model, image_size=first.size).macs
     speeds = [first.batch / statistics.median(times) if times else None for times in taken]
@@ -205,11 +205,13 @@ class _process:
             self.process.terminate()
 
 
-def _answer(line: Connection) -> Any:
-    """What the contender says; a text where its process has died."""
+def _answer(line: Connection, seconds: float | None = None) -> Any:
+    """What the contender says, asked for a round of `seconds` if they are given; a text where it has died."""
     try:
+        if seconds is not None:
+            line.send(seconds)
         return line.recv()
-    except EOFError:
+    except (BrokenPipeError, ConnectionResetError, EOFError):
         return "the process ended without a word (out of memory?)"
 
 

@@ -24,6 +24,7 @@ from tetravit.runtimes.base import needs
 Mode = Literal["predict", "train", "step"]  # forward; and backward; and an update by AdamW
 Call = Callable[[], object]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+OPENVINO_HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,15 @@ def _timm_onnxruntime(task: Task, images: Tensor) -> Call:
 
 
 def _timm_openvino(task: Task, images: Tensor) -> Call:
+    if task.dtype not in OPENVINO_HINTS:
+        raise ValueError(f"openvino computes in one of {', '.join(OPENVINO_HINTS)}; got {task.dtype!r}.")
     import openvino
 
     program = torch.export.export(_timm(task).eval(), (images.float(),))
     settings = {
         "INFERENCE_NUM_THREADS": task.threads,
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[task.dtype],
+        "INFERENCE_PRECISION_HINT": OPENVINO_HINTS[task.dtype],
     }
     compiled = openvino.Core().compile_model(openvino.convert_model(program), "CPU", settings)
     request, feed = compiled.create_infer_request(), {0: images.float().numpy()}
@@ -166,7 +169,7 @@ def serve(task: Task, line: Connection) -> None:
                     call()  # fetches the memory that the others had in the meantime
                 line.send(_times(call, task.device, seconds))
                 _release(task.device)
-    except EOFError:
+    except (BrokenPipeError, ConnectionResetError, EOFError):
         pass  # nobody listens any more
     except Exception as error:
         lines = str(error).strip().splitlines() or [traceback.format_exc(limit=1)]

@@ -48,6 +48,8 @@ def benchmark(
     for file, what in ((picture, "the picture"), (into, "the rows")):
         if file is not None and not file.parent.is_dir():
             raise ValueError(f"There is no folder {str(file.parent)!r} for {what}.")
+        if file is not None and file.is_dir():
+            raise ValueError(f"{file} is a folder, not a file for {what}.")
     from tetravit.engine.distributed import pick_device
     from tetravit.models import resolve
 
@@ -58,8 +60,8 @@ def benchmark(
             raise ValueError(
                 "--compile goes without --against, --optimize, --picture, several sizes and several batches."
             )
-        asked = ["plain", *(["optimized"] if optimized else []), *(against.split(",") if against else [])]
-        contenders = list(dict.fromkeys(asked))
+        others = [name.strip() for name in against.split(",")] if against else []
+        contenders = list(dict.fromkeys(["plain", *(["optimized"] if optimized else []), *others]))
         _contest(names, contenders, sizes, batches, train, dtype, str(where), rounds, picture, into, as_json)
         return
     from tetravit.benchmark.speed import measure
