@@ -34,7 +34,7 @@ def contender(monkeypatch):
                     done += 1
                 theirs.close()
 
-            thread = threading.Thread(target=serve)
+            thread = threading.Thread(target=serve, daemon=True)
             thread.start()
             if task.contender == "plain" and turns == 0:
                 thread.join()
