@@ -5,6 +5,10 @@ import json
 import pytest
 import torch
 
+from tetravit.cli.export import _licence
+from tetravit.exports import Exported
+from tetravit.models import create_model, save
+
 
 @pytest.mark.slow
 def test_weights_become_a_program(ask, weights, tmp_path):
@@ -38,7 +42,38 @@ def test_random_weights_are_told(ask, tmp_path):
         " `tetravit list weights 'xcit_nano_12_p16.*'` shows published ones."
     )
     assert second.startswith(f"Wrote {tmp_path}/m.pt2 (torch, float32, ")
-    assert second.endswith("of the largest answer, on 4 batches of two sizes.")
+    assert second.endswith("of the largest answer, on 4 batches of 2 sizes.")
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("a.safetensors", "{0}/a.safetensors"),
+        ("best.safetensors", "{0}"),
+        ("model.safetensors", "{0}"),
+        ("model.safetensors", "hf:owner/name"),
+        ("weights/xcit_nano_12_p16.mine.safetensors", "xcit_nano_12_p16.mine"),
+    ],
+    ids=["file", "run", "folder", "hub", "import"],
+)
+def test_the_licence_is_known_wherever_the_weights_are(tmp_path, monkeypatch, file, name):
+    monkeypatch.setenv("TETRAVIT_HOME", str(tmp_path))
+    monkeypatch.setattr("tetravit.weights.hub.fetch", lambda _: tmp_path)
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    save(create_model("xcit_nano_12_p16", num_classes=2, depth=1), tmp_path / file, licence="CC0-1.0")
+    assert _licence(name.format(tmp_path), False) == "CC0-1.0"
+
+
+@pytest.mark.parametrize(("count", "last"), [(0, True), (3, False)])
+def test_a_detector_that_finds_nothing_is_told(ask, weights, tmp_path, monkeypatch, count, last):
+    shapes = ((1, 3, 160, 160), (1, 3, 192, 224))
+    done = Exported((tmp_path / "m.pt2",), "torch", "float32", 2**20, 0.0, shapes, count)
+    monkeypatch.setattr("tetravit.exports.export", lambda *_, **__: done)
+    answer = ask("export", weights, "--to", tmp_path / "m.pt2")
+    first, *others = answer.err.splitlines()
+    assert first.endswith(f"on 2 batches of 2 sizes, {count} objects in them.")
+    said = ["It found nothing in the pictures of the comparison, so no box was compared."]
+    assert others == (said if last else [])
 
 
 @pytest.mark.parametrize(

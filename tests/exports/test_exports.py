@@ -1,4 +1,4 @@
-"""What is exported answers as the model does, at every batch and size, or is not there."""
+"""What is exported answers as the model does, at every batch and allowed size, or is not there."""
 
 import json
 import math
@@ -9,7 +9,7 @@ import torch
 
 from tetravit.backbones import VARIANTS
 from tetravit.exports import TARGETS, base, export
-from tetravit.exports.compare import apart, compare
+from tetravit.exports.compare import _share, _sizes, apart, compare
 from tetravit.models import create_backbone, create_detector, create_model, create_segmenter, family
 from tetravit.structures import Preprocess
 
@@ -194,7 +194,7 @@ def test_a_file_that_answers_otherwise_does_not_appear(copier, tmp_path, error, 
     with pytest.raises(ValueError) as caught:
         export(model, tmp_path / "model.copy", existing="replace")
     assert str(caught.value) == (
-        f"The copy file answers otherwise than the model: by {shown} of the largest answer at 1 x 96 x 128;"
+        f"The copy file answers otherwise than the model: by {shown} of the largest answer at 1 x 91 x 125;"
         " allowed are 2e-05. Nothing was written."
     )
     assert [file.read_text() for file in tmp_path.iterdir()] == ["before"]
@@ -235,7 +235,35 @@ def test_the_worst_shape_is_told():
     def run(inputs):
         return [model(inputs[0]) + 0.01 * len(inputs[0])]
 
-    assert compare(model, run, (64, 64), 1).worst.startswith("3 x ")
+    assert compare(model, run, (64, 64), range(64, 4097)).worst.startswith("3 x ")
+
+
+@pytest.mark.parametrize("name", ["boxes", "scores", "masks"])
+@pytest.mark.parametrize("whose", ["file", "model"])
+def test_what_is_no_number_is_infinitely_far(name, whose):
+    masks = torch.full((1, 3, 2, 2), 0.5)
+    whole, broken = found(masks=masks), found(masks=masks.clone())
+    assert apart(broken, whole, 0) == 0
+    broken[name][0, 1].view(-1)[0] = math.nan
+    pair = (broken, whole) if whose == "file" else (whole, broken)
+    assert apart(*pair, 0) == math.inf
+    assert _share(pair[0][name][0, 1], pair[1][name][0, 1]) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("sides", "allowed", "sizes"),
+    [
+        ((224, 224), range(64, 4097), [(224, 224), (251, 285), (197, 163)]),
+        ((64, 64), range(64, 4097), [(64, 64), (91, 125)]),
+        ((4090, 80), range(64, 4097), [(4090, 80), (4063, 141), (4063, 64)]),
+        ((320, 320), range(160, 4097, 32), [(320, 320), (352, 384), (288, 256)]),
+        ((4096, 4096), range(160, 4097, 32), [(4096, 4096), (4064, 4032)]),
+    ],
+    ids=["usual", "smallest", "near the limit", "detector", "largest"],
+)
+def test_sizes_of_the_comparison_are_allowed(sides, allowed, sizes):
+    assert _sizes(sides, allowed) == sizes
+    assert all(side in allowed for size in sizes for side in size)
 
 
 @pytest.mark.parametrize(
@@ -254,8 +282,14 @@ def test_the_worst_shape_is_told():
             "dtype takes one of float32, float16 for onnx; got 'bfloat16'.",
         ),
         ("m.pt2", {"size": 32}, "An exported classifier takes sides of 64 to 4096 pixels; got 32x32."),
+        (
+            "m.pt2",
+            {"size": (1, 2, 3)},
+            "size takes a side in pixels, or (height, width); got (1, 2, 3).",
+        ),
+        ("m.pt2", {"size": 96.0}, "size takes a side in pixels, or (height, width); got 96.0."),
     ],
-    ids=["ending", "format", "other", "dtype", "size"],
+    ids=["ending", "format", "other", "dtype", "size", "three", "fraction"],
 )
 def test_mistakes(name, options, text, tmp_path):
     with pytest.raises(ValueError) as caught:
@@ -274,6 +308,62 @@ def test_a_place_that_cannot_be_written_to(tmp_path):
     assert str(caught.value) == (
         f"{tmp_path}/m.bin is there already; --force, in Python existing='replace', writes over it."
     )
+    (tmp_path / "m.xml").write_text("precious")
+    with pytest.raises(ValueError) as caught:
+        export(classifier(), tmp_path / "m.xml")
+    assert str(caught.value) == (
+        f"{tmp_path}/m.xml and {tmp_path}/m.bin are there already; --force, in Python existing='replace',"
+        " writes over them."
+    )
+    (tmp_path / "f.bin").mkdir()
+    with pytest.raises(ValueError) as caught:
+        export(classifier(), tmp_path / "f.xml", existing="replace")
+    assert str(caught.value) == f"{tmp_path}/f.bin is a folder; a file is to be written there."
+
+
+def test_what_another_wrote_in_the_meantime_stays(copier, tmp_path):
+    model = classifier()
+
+    def run(inputs):
+        (tmp_path / "m.more").write_text("precious")
+        return [model(inputs[0])]
+
+    copier(run)
+    with pytest.raises(ValueError, match=r"m\.more is there already; --force, "):
+        export(model, tmp_path / "m.copy")
+    assert [file.read_text() for file in tmp_path.iterdir()] == ["precious"]
+
+
+def test_an_optimised_model_is_refused(tmp_path):
+    model = classifier()
+    model.optimized = "eager"
+    with pytest.raises(ValueError) as caught:
+        export(model, tmp_path / "m.pt2")
+    assert str(caught.value) == "An optimised model is not exported; export the model it was made of."
+
+
+@pytest.mark.parametrize("step", ["write", "load", "run"])
+def test_what_the_program_of_a_format_says_is_one_line(copier, tmp_path, monkeypatch, step):
+    def refuse(*_):
+        raise RuntimeError("Exception from src/core.cpp:1:\nout of luck.\nfurther")
+
+    copier(refuse)
+    if step != "run":
+        monkeypatch.setattr(TARGETS["copy"], step, refuse)
+    with pytest.raises(ValueError) as caught:
+        export(classifier(), tmp_path / "m.copy")
+    assert str(caught.value) == "The format 'copy' cannot hold this model: out of luck."
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_as_such(copier, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    copier(refuse)
+    monkeypatch.setattr(TARGETS["copy"], "write", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        export(classifier(), tmp_path / "m.copy")
 
 
 def test_a_missing_package_is_named_with_its_cure(tmp_path, monkeypatch):

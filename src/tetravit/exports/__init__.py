@@ -6,7 +6,8 @@ Shapes: B batch, C channels, K classes, P detections, (Hi, Wi) image in pixels.
 import copy
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -39,7 +40,7 @@ class Exported:
 
     files: the main one first. size: total bytes. difference: the largest between its answers and the model's, as a
     share of the largest answer. shapes: of the images on which they were compared. objects: that a detector found
-    in them; None: no detector.
+    in them; 0: none, so no box was compared; None: no detector.
     """
 
     files: tuple[Path, ...]
@@ -62,10 +63,12 @@ def export(
     existing: Literal["refuse", "replace"] = "refuse",
     licence: str = "",
 ) -> Exported:
-    """Write a model as a program for images of any batch, height and width, and prove that it answers the same.
+    """Write a model as a program for images of any batch and size, and prove that it answers the same.
 
-    The file is loaded again and compared with the model on images of two sizes and two batch sizes. It appears
-    whole or not at all, and only where the answers agree: float32 within 2e-5 of the largest. Inputs are float32
+    Sides are 64 to 4096 pixels; for detectors 160 to 4096, in steps of 32. The file is loaded again and compared
+    with the model on images of `size`, a larger and a smaller size, in two batch sizes. It appears whole or not
+    at all, and only where the answers agree: float32 within 2e-5 of the largest. A detector that finds nothing in
+    these images has no boxes to compare: `objects` of the result is 0. Inputs are float32
     `images`, normalized, and for detectors `sizes` (B, 2) int64, the height and width of each image without its
     padding; detections come filled up to a fixed number per image, with `valid` to tell. The file says what it
     holds: model, task, class names, how pictures are prepared.
@@ -83,8 +86,10 @@ def export(
 
     Raises:
         ValueError: for an unknown format or type, a place that cannot be written to, a package that is missing, a
-            model that the format cannot hold, or answers that differ.
+            model that the format cannot hold, an optimised model, or answers that differ.
     """
+    if hasattr(model, "optimized"):
+        raise ValueError("An optimised model is not exported; export the model it was made of.")
     path = Path(path)
     name, target = place(path, format, existing)
     if dtype not in target.dtypes:
@@ -97,13 +102,17 @@ def export(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
         draft = Path(folder) / path.name
         try:
-            target.write(_graph(plain, sides, dtype, fold, licence), draft)
+            graph = _graph(plain, sides, dtype, fold, licence)
         except CannotRun as error:
             raise ValueError(f"The format {name!r} cannot hold this model: {error}.") from error
-        compared = compare(plain, target.load(draft), sides, _multiple(plain))
+        with _held(name):
+            target.write(graph, draft)
+            run = target.load(draft)
+        compared = compare(plain, _held(name)(run), sides, _allowed(plain))
         _check(compared, dtype, name)
         drafts = [draft.with_suffix(ending) for ending in (*target.beside, target.suffix)]
         total = sum(file.stat().st_size for file in drafts)
+        place(path, format, existing)  # others may have written in the meantime
         for file in drafts:  # the main file last: where it is, all are
             os.replace(file, path.with_suffix(file.suffix))
     return Exported(
@@ -117,7 +126,7 @@ def place(
     """The name of the format of a file to be written, and its target.
 
     Raises:
-        ValueError: for an unknown format or ending, a folder that does not exist, a file that does.
+        ValueError: for an unknown format or ending, a folder that does not exist, files or folders that do.
     """
     endings = {target.suffix: name for name, target in TARGETS.items()}
     if format is None and path.suffix not in endings:
@@ -130,11 +139,29 @@ def place(
     if not path.parent.is_dir():
         raise ValueError(f"There is no folder {str(path.parent)!r}.")
     there = [file for file in _files(path, target) if file.exists()]
+    for file in there:
+        if file.is_dir():
+            raise ValueError(f"{file} is a folder; a file is to be written there.")
     if there and existing == "refuse":
+        is_, it = ("is", "it") if len(there) == 1 else ("are", "them")
         raise ValueError(
-            f"{there[0]} is there already; --force, in Python existing='replace', writes over it."
+            f"{' and '.join(str(file) for file in there)} {is_} there already; --force, in Python"
+            f" existing='replace', writes over {it}."
         )
     return name, target
+
+
+@contextmanager
+def _held(format: str) -> Iterator[None]:
+    """What a format's own program says against a model becomes one line; what the disk says stays."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        lines = [line for line in str(error).strip().splitlines() if not line.startswith("Exception from")]
+        why = lines[0] if lines else type(error).__name__  # OpenVINO's texts begin with where
+        raise ValueError(f"The format {format!r} cannot hold this model: {why.rstrip('.')}.") from error
 
 
 def _files(path: Path, target: Target) -> tuple[Path, ...]:
@@ -163,10 +190,9 @@ def _graph(
         fold(part)
     served = _Served(part.to(DTYPES[dtype]), DTYPES[dtype]).eval()
     example = torch.zeros(2, model.backbone.in_chans, *sides)
-    multiple = _multiple(model)
     if isinstance(model, Detector):
-        sizes = torch.tensor([sides, sides])
-        program = capture(served, example, sizes, multiple=multiple, smallest=DETECTOR_SMALLEST)
+        sizes, allowed = torch.tensor([sides, sides]), _allowed(model)
+        program = capture(served, example, sizes, multiple=allowed.step, smallest=allowed.start)
     else:
         program = capture(served, example)
     facts = _facts(model, sides, licence) | {"dtype": dtype, "folded": folding == "on"}
@@ -184,35 +210,39 @@ def _outputs(model: Model) -> tuple[str, ...]:
 
 def _facts(model: Model, sides: tuple[int, int], licence: str) -> dict[str, Any]:
     """What one must know to use the file, JSON-ready."""
-    smallest = DETECTOR_SMALLEST if isinstance(model, Detector) else SMALLEST
+    allowed = _allowed(model)
     facts: dict[str, Any] = {"outputs": list(_outputs(model)), "made_for": list(sides)}
-    facts |= {"sides": [smallest, LARGEST], "multiple": _multiple(model)}
+    facts |= {"sides": [allowed[0], allowed[-1]], "multiple": allowed.step}
     if not isinstance(model, PyramidBackbone):
         facts |= {"model": model.name, "task": model.task, "num_classes": model.num_classes}
         facts |= {"class_names": list(model.class_names), "preprocess": asdict(model.input)}
     return {**facts, "licence": licence, "written_by": f"tetravit {package_version()}"}
 
 
-def _multiple(model: nn.Module) -> int:
-    return DETECTOR_MULTIPLE if isinstance(model, Detector) else 1
+def _allowed(model: nn.Module) -> range:
+    """The sides in pixels that a graph of the model takes."""
+    if isinstance(model, Detector):
+        return range(DETECTOR_SMALLEST, LARGEST + 1, DETECTOR_MULTIPLE)
+    return range(SMALLEST, LARGEST + 1)
 
 
 def _sides(model: Model, size: int | Sequence[int] | None) -> tuple[int, int]:
     """Height and width that the file is made for.
 
     Raises:
-        ValueError: if the graph does not take them.
+        ValueError: if it is neither a side nor two, or the graph does not take them.
     """
     if size is None:
         size = max(SMALLEST, model.input.size) if isinstance(model, Classifier) else DENSE_SIDE
-    height, width = (size, size) if isinstance(size, int) else size
-    multiple = _multiple(model)
-    smallest = DETECTOR_SMALLEST if isinstance(model, Detector) else SMALLEST
-    if not all(smallest <= side <= LARGEST and side % multiple == 0 for side in (height, width)):
-        steps = f", in steps of {multiple}" if multiple > 1 else ""
+    sides = size if isinstance(size, Sequence) else (size, size)
+    if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
+        raise ValueError(f"size takes a side in pixels, or (height, width); got {size!r}.")
+    (height, width), allowed = sides, _allowed(model)
+    if height not in allowed or width not in allowed:
+        steps = f", in steps of {allowed.step}" if allowed.step > 1 else ""
         raise ValueError(
-            f"An exported {type(model).__name__.lower()} takes sides of {smallest} to {LARGEST} pixels{steps};"
-            f" got {height}x{width}."
+            f"An exported {type(model).__name__.lower()} takes sides of {allowed[0]} to {allowed[-1]} pixels"
+            f"{steps}; got {height}x{width}."
         )
     return height, width
 

@@ -17,7 +17,7 @@ from tetravit.exports.base import Run
 from tetravit.models import Detector
 
 BATCHES = (1, 3)
-FURTHER = (32, 64)  # pixels by which the second size is higher and wider
+APART = (27, 61)  # pixels between the heights and the widths of the sizes, where every side is allowed
 
 
 @dataclass(frozen=True)
@@ -30,18 +30,17 @@ class Compared:
     objects: int | None
 
 
-def compare(model: Any, run: Run, sides: tuple[int, int], multiple: int) -> Compared:
-    """Ask both about drawings of two sizes in two batches.
+def compare(model: Any, run: Run, sides: tuple[int, int], allowed: range) -> Compared:
+    """Ask both about drawings of two or three sizes in two batches.
 
     Args:
         model: in evaluation mode, on the processor.
         run: what the file answers.
-        sides: height and width of the first size; the second is a rectangle.
-        multiple: of which both are multiples.
+        sides: height and width of the first size; the others are larger and smaller, as far as is allowed.
+        allowed: the sides that the file takes.
     """
-    second = tuple(side + more // multiple * multiple for side, more in zip(sides, FURTHER, strict=True))
     worst, where, shapes, objects = -1.0, "", [], 0
-    for height, width in (sides, second):
+    for height, width in _sizes(sides, allowed):
         for count in BATCHES:
             images = pictures(model, count, height, width)
             shapes.append(tuple(images.shape))
@@ -50,6 +49,15 @@ def compare(model: Any, run: Run, sides: tuple[int, int], multiple: int) -> Comp
             if not apart <= worst:
                 worst, where = apart, f"{count} x {height} x {width}"
     return Compared(worst, where, tuple(shapes), objects if isinstance(model, Detector) else None)
+
+
+def _sizes(sides: tuple[int, int], allowed: range) -> list[tuple[int, int]]:
+    """The first size, a larger one (smaller in what would pass the limit), and a smaller one if there is any."""
+    apart = APART if allowed.step == 1 else (allowed.step, 2 * allowed.step)
+    height, width = ((side + by, side - by) for side, by in zip(sides, apart, strict=True))
+    larger = [more if more in allowed else less for more, less in (height, width)]
+    smaller = [max(less, allowed.start) for _, less in (height, width)]
+    return list(dict.fromkeys((sides, (larger[0], larger[1]), (smaller[0], smaller[1]))))
 
 
 def pictures(model: Any, count: int, height: int, width: int) -> Tensor:
@@ -82,7 +90,8 @@ def _difference(model: Any, run: Run, images: Tensor) -> tuple[float, int]:
 def apart(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor], image: int) -> float:
     """How far the detections of an image are from those that are wanted; infinite where their number differs.
 
-    Each is compared with the nearest of its class: detections of nearly equal scores may change places.
+    What is no number is infinitely far, too. Each is compared with the nearest of its class: detections of nearly
+    equal scores may change places.
     """
     mine, theirs = ({k: v[image][x["valid"][image]] for k, v in x.items()} for x in (got, wanted))
     if len(mine["boxes"]) != len(theirs["boxes"]):
@@ -93,16 +102,21 @@ def apart(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor], image: int) -
         box = (mine["boxes"] - theirs["boxes"][i]).abs().amax(dim=1) / scale
         score = (mine["scores"] - theirs["scores"][i]).abs()
         both = torch.maximum(box, score)
-        both[mine["labels"] != theirs["labels"][i]] = math.inf
+        both[(mine["labels"] != theirs["labels"][i]) | both.isnan()] = math.inf
         nearest = int(both.argmin())
         largest = max(largest, both[nearest].item())
         if "masks" in theirs:
-            largest = max(largest, (mine["masks"][nearest] - theirs["masks"][i]).abs().max().item())
+            largest = max(largest, _number((mine["masks"][nearest] - theirs["masks"][i]).abs().max()))
     return largest
 
 
 def _share(got: Tensor, wanted: Tensor) -> float:
     if got.shape != wanted.shape:
         return math.inf
-    share = ((got - wanted).abs().max() / wanted.abs().max().clamp(min=1)).item()
-    return share if share == share else math.inf  # NaN is no answer
+    return _number((got - wanted).abs().max() / wanted.abs().max().clamp(min=1))
+
+
+def _number(difference: Tensor) -> float:
+    """NaN is no answer, and `max` would pass over it."""
+    value = difference.item()
+    return math.inf if math.isnan(value) else value
