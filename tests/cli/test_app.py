@@ -64,8 +64,8 @@ def test_help_takes_less_than_three_tenths_of_a_second():
             "tetravit weights: No such command 'fetc'. Did you mean 'fetch'? See `tetravit weights ",
         ),
         (["list", "--jsn"], "tetravit list: No such option: --jsn"),
-        (["benchmark", "deit_tiny", "--batch", "0"], "tetravit benchmark: Invalid value for '--batch': "),
-        (["benchmark", "deit_tiny", "--batch", "x"], "tetravit benchmark: Invalid value for '--batch': "),
+        (["benchmark", "deit_tiny", "--rounds", "0"], "tetravit benchmark: Invalid value for '--rounds': "),
+        (["benchmark", "deit_tiny", "--rounds", "x"], "tetravit benchmark: Invalid value for '--rounds': "),
     ],
     ids=["verb", "argument", "verb of a group", "option", "range", "type"],
 )
