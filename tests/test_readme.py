@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tetravit.benchmark.summary import read, summary
 from tetravit.cli import main
 from tetravit.cli.list import rows_of
 from tetravit.data.datasets import DATASETS
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
 BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S
 )
@@ -97,3 +99,10 @@ def family_table() -> str:
 def test_the_table_of_models_is_what_the_menus_say():
     found = README.partition("<!-- models -->\n")[2].partition("\n<!-- /models -->")[0]
     assert found == family_table()
+
+
+def test_the_tables_of_speed_are_what_was_measured():
+    rows = read(ROOT / "results" / "speed.jsonl")
+    found = README.partition("<!-- speed -->\n")[2].partition("\n<!-- /speed -->")[0]
+    kinds = ({"mode": "predict", "dtype": "float32", "batch": batch, "size": 224} for batch in (8, 1))
+    assert found == "\n\n".join(summary(rows, **kind) for kind in kinds)

@@ -103,6 +103,17 @@ def test_a_size_with_other_answers_stays_with_the_plain_model(model, monkeypatch
     assert all(error(fast, model, shape) < 1e-6 for shape in SHAPES)
 
 
+@pytest.mark.slow
+def test_openvino_keeps_the_answers_of_gc_vit():
+    """Written otherwise, its gated convolutions came back changed."""
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    model, images = create_model("gcvit_xxtiny").eval().requires_grad_(False), torch.randn(2, 3, 224, 224)
+    found = BACKENDS["openvino"].build(base.Source(model, images[:1]))(images)
+    torch.testing.assert_close(found, model(images), atol=2e-5, rtol=0)
+
+
 def test_a_backend_that_fails_is_left_out_and_says_why(model, monkeypatch):
     """Whether it cannot be built or cannot run: errors of other programs are of every kind."""
 

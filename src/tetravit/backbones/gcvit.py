@@ -59,8 +59,7 @@ class FusedMBConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         near = F.gelu(_convolve(self.depthwise, x))
         if not by_hand(x, self.pointwise):
-            mixed = self.pointwise(self.se(near).flatten(1, 2))  # (B, H * W, C)
-            return (x.flatten(1, 2) + mixed).unflatten(1, (x.shape[1], x.shape[2]))
+            return x + self.pointwise(self.se(near))  # on tokens OpenVINO 2026.4 answers otherwise
         weight = (
             self.se.gate(near)[:, :, None] * self.pointwise.weight.mT
         )  # (B, C, C): weighs the product, not the map
