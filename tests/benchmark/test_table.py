@@ -3,33 +3,11 @@
 from dataclasses import replace
 
 import pytest
+from tests.benchmark import rows
 
-from tetravit.benchmark.against import Contest
 from tetravit.benchmark.table import contest_caption, contest_cells, contest_columns, contest_markdown
 
-ROW = Contest(
-    model="deit_tiny",
-    contender="timm",
-    mode="step",
-    size=64,
-    batch=1,
-    dtype="float32",
-    device="a processor",
-    threads=2,
-    macs=1,
-    images_per_s=1234.5,
-    spread=0.012,
-    ratio=1.0,
-    share=0.5,
-    peak_mib=None,
-    product_tflops=0.2,
-    copy_gb_s=9.0,
-    rounds=3,
-    failed="",
-    torch="2.15.0",
-    python="3.11",
-    date="2026-11-21",
-)
+ROW = replace(rows.ROW, mode="step", size=64, batch=1, images_per_s=1234.5, share=0.5)
 
 
 def test_the_batch_is_a_column_where_there_are_several():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.toys import TOYS
 from torch import Tensor, nn
 from torch.export import Dim
 
@@ -9,16 +10,6 @@ from tetravit.backbones import VARIANTS
 from tetravit.models import family
 from tetravit.models.detector import DETECTORS, PADDING, Detector, create_detector
 
-COLUMN = {"dim": 16, "depth": 4, "num_heads": 2, "out_blocks": (0, 1, 2, 3)}
-STAGES = {"depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}
-TOYS = {
-    "convit_tiny": COLUMN | {"num_gpsa": 2},
-    "deit_tiny": COLUMN,
-    "gcvit_xxtiny": STAGES | {"dim": 8},
-    "twins_pcpvt_small": STAGES | {"dims": (8, 8, 8, 8)},
-    "twins_svt_small": STAGES | {"dims": (8, 8, 8, 8)},
-    "xcit_nano_12_p16": COLUMN,
-}
 # Each head behind a column and behind a pyramid, each family with one head: a head sees maps of exact strides alone.
 PAIRS = {
     "convit_tiny": "cascade",

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.toys import TOYS
 from torch import nn
 from torch.export import Dim
 
@@ -9,16 +10,6 @@ from tetravit.backbones import VARIANTS
 from tetravit.models import family
 from tetravit.models.segmenter import create_segmenter
 
-COLUMN = {"dim": 16, "depth": 4, "num_heads": 2, "out_blocks": (0, 1, 2, 3)}
-STAGES = {"depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}
-TOYS = {
-    "convit_tiny": COLUMN | {"num_gpsa": 2},
-    "deit_tiny": COLUMN,
-    "gcvit_xxtiny": STAGES | {"dim": 8},
-    "twins_pcpvt_small": STAGES | {"dims": (8, 8, 8, 8)},
-    "twins_svt_small": STAGES | {"dims": (8, 8, 8, 8)},
-    "xcit_nano_12_p16": COLUMN,
-}
 SIZES = [(1, 3, 64, 64), (3, 3, 101, 150), (2, 3, 224, 95)]
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tests.toys import COLUMN, TOYS
 
 from tetravit.backbones import VARIANTS
 from tetravit.exports import TARGETS, base, export
@@ -13,17 +14,6 @@ from tetravit.exports.compare import _share, _sizes, apart, compare
 from tetravit.models import create_backbone, create_detector, create_model, create_segmenter, family
 from tetravit.structures import Preprocess
 
-COLUMN = {"dim": 16, "depth": 4, "num_heads": 2}
-STAGES = {"depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}
-TOYS = {
-    "convit_tiny": COLUMN | {"num_gpsa": 2},
-    "deit_tiny": COLUMN,
-    "gcvit_xxtiny": STAGES | {"dim": 8},
-    "twins_pcpvt_small": STAGES | {"dims": (8, 8, 8, 8)},
-    "twins_svt_small": STAGES | {"dims": (8, 8, 8, 8)},
-    "xcit_nano_12_p16": COLUMN,
-}
-SMALL = COLUMN | {"out_blocks": (0, 1, 2, 3)}
 NEEDS = {"onnx": "onnxruntime", "openvino": "openvino"}
 
 
@@ -39,7 +29,7 @@ def detector(head):
     torch.manual_seed(0)
     options = {"max_detections": 10} | ({} if head == "retinanet" else {"num_proposals": 30})
     model = create_detector(
-        "xcit_nano_12_p16", head=head, num_classes=4, head_options=options, **SMALL
+        "xcit_nano_12_p16", head=head, num_classes=4, head_options=options, **COLUMN
     ).eval()
     with torch.no_grad():
         for name, parameter in model.head.named_parameters():
@@ -121,10 +111,10 @@ def test_detectors_find_the_same(head, format, tmp_path):
 @pytest.mark.slow
 def test_segmenters_and_backbones(tmp_path):
     head = {"head": "semantic_fpn", "num_classes": 3, "head_options": {"width": 8}}
-    segmenter = create_segmenter("xcit_nano_12_p16", **head, **SMALL)
+    segmenter = create_segmenter("xcit_nano_12_p16", **head, **COLUMN)
     assert export(segmenter, tmp_path / "s.pt2", size=(96, 128)).difference < 2e-5
     path = tmp_path / f"maps{suffix('onnx')}"
-    assert export(create_backbone("xcit_nano_12_p16", **SMALL), path, size=96).difference < 2e-5
+    assert export(create_backbone("xcit_nano_12_p16", **COLUMN), path, size=96).difference < 2e-5
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

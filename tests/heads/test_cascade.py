@@ -1,6 +1,7 @@
 """Cascade Mask R-CNN equals mmdet's, with the weights of a published layout."""
 
 import pytest
+import torch
 from dense.detection import Case
 
 pytestmark = pytest.mark.slow  # whole detectors and segmentors
@@ -32,5 +33,13 @@ def test_detections(case, monkeypatch):
 
 
 def test_losses_and_gradients(case, monkeypatch):
-    """Of the ReLUs of hundreds of regions in three stages, some are within rounding of zero."""
-    case.check_losses(monkeypatch, gradient_bound=1e-3)
+    """Of the ReLUs of hundreds of regions in three stages, some are within rounding of zero.
+
+    Several threads add up in another order, and other ReLUs flip: one thread, as in the workers of pytest.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        case.check_losses(monkeypatch, gradient_bound=5e-4)
+    finally:
+        torch.set_num_threads(threads)

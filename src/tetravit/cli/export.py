@@ -36,7 +36,7 @@ def export(
     accept_license: AcceptLicense = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Write a model as one program for images of any batch and size, and compare its answers."""
+    """Write a model as one program for images of any batch and many sizes, and compare its answers."""
     sides = _size(size)
     from tetravit.backbones import ALIASES, VARIANTS
     from tetravit.exports import Model, place

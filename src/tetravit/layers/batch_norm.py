@@ -2,7 +2,7 @@
 
 On a processor torch adds up each channel of a channels-last float32 map in one float32 number, and a digit of its
 mean and variance is lost, which deep gradients need. (Contiguous maps it adds up in float64.) Here the columns of a
-map are channels of their own to torch's kernel, and what it finds is merged in float64: exact, and as fast.
+map are channels of their own to torch's kernel, and what it finds is merged in float64.
 
 Shapes: B batch, C channels, H W map.
 """
