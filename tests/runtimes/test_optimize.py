@@ -5,6 +5,7 @@ import torch
 
 from tetravit.models import create_backbone, create_detector, create_model, create_segmenter
 from tetravit.runtimes import BACKENDS, CannotRun, base, optimize
+from tetravit.runtimes.openvino import streams
 
 SHAPES = [(1, 3, 128, 128), (3, 3, 96, 160), (2, 3, 64, 64), (1, 3, 32, 48)]
 SMALL = {"depth": 2}
@@ -92,6 +93,54 @@ def test_auto_takes_the_fastest_and_says_what_it_tried(model, monkeypatch):
         "other (images/s: other 300, eager 100); without broken: it needs luck; without wrong: its outputs differ"
         " by 1.0e+00 of the largest, more than 2e-05"
     )
+
+
+@pytest.mark.parametrize(
+    ("batch", "threads", "parts"),
+    [(8, 2, 2), (1, 2, 1), (3, 2, 1), (6, 4, 2), (12, 6, 6), (5, 5, 5), (8, 1, 1)],
+)
+def test_a_batch_goes_into_equal_parts_with_equal_threads(batch, threads, parts):
+    assert streams(batch, threads) == parts
+
+
+def test_parts_of_a_batch_come_back_in_order(model):
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnxscript")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        fast = optimize(model, backend="openvino", example=images((4, 3, 64, 64)))
+        x = images((4, 3, 64, 64))
+        first = fast(x)
+        kept = first.clone()
+        fast(torch.zeros_like(x))
+        with torch.no_grad():
+            wanted = model(x)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(first, kept)  # an answer is not overwritten by the next one
+    torch.testing.assert_close(first, wanted, rtol=0, atol=2e-5)
+    assert (wanted[0] - wanted[2]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("mask", ["none", "float", "bool"])
+def test_attention_keeps_its_answers_in_onnx(mask):
+    pytest.importorskip("onnxscript")
+    reference = pytest.importorskip("onnx.reference")
+
+    class Attention(torch.nn.Module):
+        def forward(self, q, k, v, mask=None):
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, n, 4, generator=generator) for n in (5, 7, 7))
+    bias = torch.randn(1, 3, 5, 7, generator=generator)
+    given = {"none": (), "float": (bias,), "bool": (bias > -0.5,)}[mask]
+    form = base.onnx_form(torch.export.export(Attention(), (q, k, v, *given)))
+    names = [x.name for x in form.graph.input]
+    feed = {name: x.numpy() for name, x in zip(names, (q, k, v, *given), strict=True)}
+    (found,) = reference.ReferenceEvaluator(form).run(None, feed)
+    torch.testing.assert_close(torch.from_numpy(found), Attention()(q, k, v, *given), rtol=1e-5, atol=1e-6)
 
 
 def test_a_size_with_other_answers_stays_with_the_plain_model(model, monkeypatch):

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from tetravit.backbones.base import Backbone
 from tetravit.layers.cache import SizeCache
 from tetravit.layers.drop_path import DropPath, linear_rates
+from tetravit.layers.heads import to_heads
 from tetravit.layers.mlp import Mlp
 from tetravit.layers.residual import add_linear
 from tetravit.layers.vit import OUT_BLOCKS, Block, ClassToken, Grid, LearnedPosition, PatchEmbed
@@ -97,7 +98,7 @@ class GatedPositionalAttention(nn.Module):
 
     def _queries_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys, (B, heads, N, D) each."""
-        q, k = self.qk(x).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k = to_heads(x, self.qk, 2, self.num_heads)
         return q, k
 
     def _positional(self, v: Tensor, grid: Grid) -> Tensor:

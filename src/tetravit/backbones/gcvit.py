@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tetravit.backbones.base import Backbone
-from tetravit.kernels.biased_attention import attention_weights, biased_attention, split
+from tetravit.kernels.biased_attention import attention_weights, biased_attention
 from tetravit.layers.cache import capturing
 from tetravit.layers.drop_path import DropPath, linear_rates
+from tetravit.layers.heads import to_heads
 from tetravit.layers.mlp import Mlp
 from tetravit.layers.relative_bias import RelativeBias
 from tetravit.layers.residual import add_linear, by_hand, linear
@@ -41,7 +42,11 @@ class SqueezeExcite(nn.Module):
 
     def gate(self, x: Tensor) -> Tensor:
         """The weights alone (B, C)."""
-        return self.fc2(F.gelu(self.fc1(x.mean(dim=(1, 2))))).sigmoid()  # type: ignore[no-any-return]
+        return self.weights(x.mean(dim=(1, 2)))
+
+    def weights(self, means: Tensor) -> Tensor:
+        """Means over a map (B, C) -> the weights of its channels (B, C)."""
+        return self.fc2(F.gelu(self.fc1(means))).sigmoid()  # type: ignore[no-any-return]
 
 
 class FusedMBConv(nn.Module):
@@ -57,6 +62,8 @@ class FusedMBConv(nn.Module):
         self.pointwise = nn.Linear(dim, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():
+            return self.as_convolutions(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         near = F.gelu(_convolve(self.depthwise, x))
         if not by_hand(x, self.pointwise):
             return x + self.pointwise(self.se(near))  # on tokens OpenVINO 2026.4 answers otherwise
@@ -64,6 +71,12 @@ class FusedMBConv(nn.Module):
             self.se.gate(near)[:, :, None] * self.pointwise.weight.mT
         )  # (B, C, C): weighs the product, not the map
         return torch.baddbmm(x.flatten(1, 2), near.flatten(1, 2), weight).view(x.shape)
+
+    def as_convolutions(self, x: Tensor) -> Tensor:
+        """The same for a map (B, C, H, W): programs for graphs keep its layout from end to end."""
+        near = F.gelu(self.depthwise(x))
+        gate = self.se.weights(near.mean(dim=(2, 3)))
+        return x + F.conv2d(near * gate[:, :, None, None], self.pointwise.weight[:, :, None, None])
 
 
 class Downsample(nn.Module):
@@ -121,7 +134,7 @@ class GlobalQuery(nn.Module):
             if i < self.num_pools:
                 x = F.max_pool2d(x.permute(0, 3, 1, 2), 3, stride=2, padding=1).permute(0, 2, 3, 1)
         x = F.interpolate(x.permute(0, 3, 1, 2), size=(self.window_size,) * 2, mode="bicubic")  # (B, C, w, w)
-        return x.flatten(2).unflatten(1, (self.num_heads, -1)).mT
+        return x.permute(0, 2, 3, 1).flatten(1, 2).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
 
 
 class WindowAttention(nn.Module):
@@ -141,13 +154,22 @@ class WindowAttention(nn.Module):
 
     def read(self, x: Tensor, query: Tensor) -> Tensor:
         """The same in front of the last projection."""
+        if torch.compiler.is_exporting():
+            q, k, v = self.heads(x, query)
+            read = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias(q.dtype)[None])
+            # how a kernel lays out its answer is not for a program to rely on
+            return read.clone(memory_format=torch.contiguous_format).transpose(1, 2).flatten(2)
         packed, given = self.project(x, query)
         return biased_attention(packed, self.bias(packed.dtype), given)
 
     def weights(self, x: Tensor, query: Tensor) -> Tensor:
         """How much each query takes from each token of its window (B * nW, heads, N, N)."""
-        q, k, _ = split(*self.project(x, query))
+        q, k, _ = self.heads(x, query)
         return attention_weights(q, k, self.bias(q.dtype))
+
+    def heads(self, x: Tensor, query: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values, each (B * nW, heads, N, D)."""
+        raise NotImplementedError
 
     def project(self, x: Tensor, query: Tensor) -> tuple[Tensor, Tensor | None]:
         """What one product makes of the windows (B * nW, N, parts, heads, D); queries from elsewhere, if any."""
@@ -164,6 +186,9 @@ class LocalAttention(WindowAttention):
     def project(self, x: Tensor, query: Tensor) -> tuple[Tensor, Tensor | None]:
         return linear(self.qkv, x).unflatten(2, (3, self.num_heads, -1)), None
 
+    def heads(self, x: Tensor, query: Tensor) -> tuple[Tensor, ...]:
+        return to_heads(x, self.qkv, 3, self.num_heads)
+
 
 class GlobalAttention(WindowAttention):
     """The global queries of an image ask the tokens of each of its windows; there are keys and values only."""
@@ -174,6 +199,9 @@ class GlobalAttention(WindowAttention):
 
     def project(self, x: Tensor, query: Tensor) -> tuple[Tensor, Tensor | None]:
         return linear(self.kv, x).unflatten(2, (2, self.num_heads, -1)), query
+
+    def heads(self, x: Tensor, query: Tensor) -> tuple[Tensor, ...]:
+        return query, *to_heads(x, self.kv, 2, self.num_heads)
 
 
 class Block(nn.Module):

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from tetravit.backbones.base import Backbone
 from tetravit.layers.drop_path import DropPath, linear_rates
+from tetravit.layers.heads import to_heads
 from tetravit.layers.mlp import Mlp
 from tetravit.layers.residual import add_linear
 from tetravit.layers.window import join, padding, windows
@@ -99,7 +100,7 @@ class LocalAttention(nn.Module):
 
     def _heads(self, x_windows: Tensor) -> Sequence[Tensor]:
         """Queries, keys and values, each (B * nW, heads, w * w, D)."""
-        return self.qkv(x_windows).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+        return to_heads(x_windows, self.qkv, 3, self.num_heads)
 
     def _mask(self, grid: tuple[int, int], x_windows: Tensor) -> Tensor | None:
         """Who may see whom (B * nW, 1, w * w, w * w). The authors add -1000 instead: the same weights."""
@@ -139,9 +140,9 @@ class GlobalAttention(nn.Module):
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, heads, N, D), keys and values (B, heads, M, D)."""
-        q = self.q(x.flatten(1, 2)).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-        kv = self.kv(self.norm(self.sr(x).flatten(1, 2))).unflatten(2, (2, self.num_heads, -1))
-        k, v = kv.permute(2, 0, 3, 1, 4)
+        summary = self.norm(self.sr(x).flatten(1, 2))
+        (q,) = to_heads(x.flatten(1, 2), self.q, 1, self.num_heads)
+        k, v = to_heads(summary, self.kv, 2, self.num_heads)
         return q, k, v
 
 

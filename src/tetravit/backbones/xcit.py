@@ -18,6 +18,7 @@ from tetravit.layers.batch_norm import BatchNorm
 from tetravit.layers.cache import capturing
 from tetravit.layers.class_attention import ClassAttention
 from tetravit.layers.drop_path import DropPath
+from tetravit.layers.heads import to_heads
 from tetravit.layers.mlp import Mlp
 from tetravit.layers.position import FourierPosition
 from tetravit.layers.residual import add_linear, by_hand
@@ -82,6 +83,8 @@ class CrossCovarianceAttention(nn.Module):
 
     def read(self, x: Tensor) -> Tensor:
         """Normed patches (B, N, C) -> what they read, in front of the last projection."""
+        if torch.compiler.is_exporting() and x.dtype == torch.float32:
+            return self._read_in_place(x)
         qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 4, 1)  # (3, B, heads, D, N)
         q, k, v = qkv.unbind()
         if capturing():
@@ -90,6 +93,17 @@ class CrossCovarianceAttention(nn.Module):
             q, k = F.normalize(qkv[:2].contiguous(), dim=-1)
         attn = (q @ k.mT * self.temperature).softmax(dim=-1)  # (B, heads, D, D)
         return (attn @ v).permute(0, 3, 1, 2).flatten(2)  # (B, N, C)
+
+    def _read_in_place(self, x: Tensor) -> Tensor:
+        """The same for programs: the projections stay token by token, and the lengths divide the product.
+
+        Sums over tokens that are not of unit length want the range of float32.
+        """
+        q, k, v = to_heads(x, self.qkv, 3, self.num_heads)  # (B, heads, N, D)
+        q_length, k_length = (torch.linalg.vector_norm(y, dim=2).clamp(min=1e-12) for y in (q, k))
+        scale = self.temperature / (q_length[:, :, :, None] * k_length[:, :, None])
+        attn = (q.mT @ k * scale).softmax(dim=-1)  # (B, heads, D, D)
+        return (v @ attn.mT).transpose(1, 2).flatten(2)  # (B, N, C)
 
 
 class LocalPatchInteraction(nn.Module):

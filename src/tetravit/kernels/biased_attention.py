@@ -33,10 +33,7 @@ def biased_attention(packed: Tensor, bias: Tensor, query: Tensor | None = None) 
     if _trains_on_cpu(packed, bias):
         read: Tensor = _InPlaceAttention.apply(packed, bias, query)
     else:
-        q, k, v = split(packed, query)
-        read = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[None])
-    if torch.compiler.is_exporting():  # how a kernel lays out its answer is not for a program to rely on
-        read = read.clone(memory_format=torch.contiguous_format)
+        read = F.scaled_dot_product_attention(*split(packed, query), attn_mask=bias[None])
     return read.transpose(1, 2).flatten(2)
 
 

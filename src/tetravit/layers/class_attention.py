@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tetravit.layers.heads import to_heads
+
 
 class ClassAttention(nn.Module):
     """Only the class token asks, so one query per image and head is all there is to compute."""
@@ -33,7 +35,6 @@ class ClassAttention(nn.Module):
 
     def _heads(self, token: Tensor, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, heads, 1, D), keys and values (B, heads, 1 + N, D)."""
-        q = self.q(token).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
-        kv = self.kv(torch.cat((token, patches), dim=1)).unflatten(2, (2, self.num_heads, -1))
-        k, v = kv.permute(2, 0, 3, 1, 4)
+        (q,) = to_heads(token, self.q, 1, self.num_heads)
+        k, v = to_heads(torch.cat((token, patches), dim=1), self.kv, 2, self.num_heads)
         return q, k, v

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from tetravit.layers.cache import SizeCache
 from tetravit.layers.drop_path import DropPath
+from tetravit.layers.heads import to_heads
 from tetravit.layers.mlp import Mlp
 from tetravit.layers.position import resize_grid
 from tetravit.layers.residual import add_linear
@@ -129,7 +130,7 @@ class SelfAttention(nn.Module):
     def read(self, x: Tensor, num_queries: int | None = None) -> Tensor:
         """The same in front of the last projection."""
         if num_queries is None:
-            q, k, v = self._heads(x, self.qkv.weight, self.qkv.bias)
+            q, k, v = to_heads(x, self.qkv, 3, self.num_heads)
         else:
             dim, bias = x.shape[2], self.qkv.bias
             split = (None, None) if bias is None else (bias[:dim], bias[dim:])
@@ -140,7 +141,7 @@ class SelfAttention(nn.Module):
 
     def attention(self, x: Tensor) -> Tensor:
         """Tokens (B, N, C) -> the weights with which each (row) reads the others (B, heads, N, N)."""
-        q, k, _ = self._heads(x, self.qkv.weight, self.qkv.bias)
+        q, k, _ = to_heads(x, self.qkv, 3, self.num_heads)
         return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
 
     def _heads(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:

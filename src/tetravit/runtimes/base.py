@@ -151,12 +151,41 @@ def onnx_form(
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # it reports on itself
             warnings.simplefilter("ignore")
             found = torch.onnx.export(
-                program, dynamo=True, verbose=False, input_names=inputs, output_names=outputs
+                program,
+                dynamo=True,
+                verbose=False,
+                input_names=inputs,
+                output_names=outputs,
+                custom_translation_table={
+                    torch.ops.aten.scaled_dot_product_attention.default: _attention_form()
+                },
             )
             assert found is not None
             return found.model_proto
     except Exception as error:
         raise CannotRun(f"the graph has no ONNX form: {first_line(error)}") from error
+
+
+def _attention_form() -> Callable[..., Any]:
+    """Attention in ONNX as four steps, whose keys OpenVINO reads as they lie; torch's own form copies them."""
+    from onnxscript import opset18 as op
+
+    def attention(  # type: ignore[no-untyped-def]
+        query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
+    ):
+        if dropout_p or is_causal or enable_gqa:
+            raise NotImplementedError("attention with dropout, a causal mask or shared heads")
+        if scale is None:
+            scale = query.shape[-1] ** -0.5
+        scores = op.MatMul(query, op.Transpose(key, perm=[0, 1, 3, 2]))
+        scores = op.Mul(scores, op.CastLike(scale, query))
+        if attn_mask is not None and attn_mask.dtype.name == "BOOL":
+            scores = op.Where(attn_mask, scores, op.CastLike(float("-inf"), query))
+        elif attn_mask is not None:
+            scores = op.Add(scores, attn_mask)
+        return op.MatMul(op.Softmax(scores, axis=-1), value)
+
+    return attention
 
 
 class PerShape(Generic[Program]):

@@ -1,0 +1,23 @@
+"""One product for several projections of the same tokens, cut into heads.
+
+Shapes: B batch, N tokens, C width, D = C // heads.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tetravit.layers.residual import linear
+
+
+def to_heads(x: Tensor, layer: nn.Linear, parts: int, num_heads: int) -> tuple[Tensor, ...]:
+    """Tokens (B, N, C) -> the parts of one projection, such as queries, keys and values, each (B, heads, N, D).
+
+    In an exported program each part is a product of its own: programs for graphs pass its answer to the attention as
+    it lies, while they cut one answer for all parts by copies.
+    """
+    if torch.compiler.is_exporting() and type(layer) is nn.Linear:
+        bias = (None,) * parts if layer.bias is None else layer.bias.chunk(parts)
+        pairs = zip(layer.weight.chunk(parts), bias, strict=True)
+        return tuple(F.linear(x, w, b).unflatten(2, (num_heads, -1)).transpose(1, 2) for w, b in pairs)
+    return linear(layer, x).unflatten(2, (parts, num_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
