@@ -36,6 +36,24 @@ def test_every_verb_has_help(ask, verb):
     assert answer.out.startswith(f"Usage: tetravit {verb} ")
 
 
+@pytest.mark.parametrize(("verb", "spins"), [("benchmark", "20000"), ("train", "2000")])
+def test_threads_spin_for_as_long_as_suits_the_verb(verb, spins):
+    script = f"""
+import os, runpy, sys
+sys.argv = ["tetravit", "{verb}", "--help"]
+try:
+    runpy.run_module("tetravit", run_name="__main__")
+except SystemExit:
+    print(os.environ["GOMP_SPINCOUNT"])
+"""
+    environ = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    for own in ({}, {"GOMP_SPINCOUNT": "7"}):
+        out = subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, env=environ | own
+        ).stdout
+        assert out.splitlines()[-1] == own.get("GOMP_SPINCOUNT", spins)  # what the user says counts
+
+
 def test_help_imports_nothing_heavy():
     heavy = "{'torch', 'torchvision', 'numpy', 'pydantic', 'rich', 'PIL'} & sys.modules.keys()"
     code = f"import sys\nfrom tetravit.cli import main\ntry: main(['--help'])\nfinally: print({heavy} or 'light')"
