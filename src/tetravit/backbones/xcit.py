@@ -15,13 +15,12 @@ from torch.nn import functional as F
 from tetravit.backbones.base import Backbone
 from tetravit.kernels import gram_attention
 from tetravit.layers.batch_norm import BatchNorm
-from tetravit.layers.cache import capturing
 from tetravit.layers.class_attention import ClassAttention
 from tetravit.layers.drop_path import DropPath
 from tetravit.layers.heads import to_heads
 from tetravit.layers.mlp import Mlp
 from tetravit.layers.position import FourierPosition
-from tetravit.layers.residual import add_linear, by_hand
+from tetravit.layers.residual import add_linear, by_hand, linear
 
 OUT_BLOCKS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}  # depth: the blocks whose outputs dense heads read
 
@@ -82,26 +81,22 @@ class CrossCovarianceAttention(nn.Module):
         return able and normed.shape[1] >= gram_attention.LEAST * normed.shape[2]
 
     def read(self, x: Tensor) -> Tensor:
-        """Normed patches (B, N, C) -> what they read, in front of the last projection."""
-        if torch.compiler.is_exporting() and x.dtype == torch.float32:
-            return self._read_in_place(x)
-        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1)).permute(2, 0, 3, 4, 1)  # (3, B, heads, D, N)
-        q, k, v = qkv.unbind()
-        if capturing():
-            q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
-        else:  # unit length over the tokens, which a copy puts side by side
-            q, k = F.normalize(qkv[:2].contiguous(), dim=-1)
-        attn = (q @ k.mT * self.temperature).softmax(dim=-1)  # (B, heads, D, D)
-        return (attn @ v).permute(0, 3, 1, 2).flatten(2)  # (B, N, C)
+        """Normed patches (B, N, C) -> what they read, in front of the last projection.
 
-    def _read_in_place(self, x: Tensor) -> Tensor:
-        """The same for programs: the projections stay token by token, and the lengths divide the product.
-
-        Sums over tokens that are not of unit length want the range of float32.
+        Queries and keys are of unit length over the tokens. Where sums over tokens that are not have the range, the
+        lengths divide the product of both, of channels by channels: fewer passes, and nothing is turned.
         """
-        q, k, v = to_heads(x, self.qkv, 3, self.num_heads)  # (B, heads, N, D)
-        q_length, k_length = (torch.linalg.vector_norm(y, dim=2).clamp(min=1e-12) for y in (q, k))
-        scale = self.temperature / (q_length[:, :, :, None] * k_length[:, :, None])
+        if torch.compiler.is_exporting():
+            q, k, v = to_heads(x, self.qkv, 3, self.num_heads)  # (B, heads, N, D)
+        else:
+            packed = linear(self.qkv, x).unflatten(2, (3, self.num_heads, -1))
+            q, k, v = packed.permute(2, 0, 3, 1, 4).contiguous().unbind()
+        scale = self.temperature
+        if q.dtype.itemsize < 4:
+            q, k = F.normalize(q, dim=2), F.normalize(k, dim=2)
+        else:
+            q_length, k_length = (torch.linalg.vector_norm(y, dim=2).clamp(min=1e-12) for y in (q, k))
+            scale = scale / (q_length[:, :, :, None] * k_length[:, :, None])
         attn = (q.mT @ k * scale).softmax(dim=-1)  # (B, heads, D, D)
         return (v @ attn.mT).transpose(1, 2).flatten(2)  # (B, N, C)
 
