@@ -72,20 +72,22 @@ def test_no_norm_and_no_bias_of_a_contender_is_one_that_a_program_leaves_out(mon
     monkeypatch.setattr(contenders, "_stepping", lambda model, *_: kept.append(model))
     task = Task("xcit_nano_12_p16", contender, 32, 1, "float32", "predict", "cpu", 1)
     CONTENDERS[contender](task, torch.zeros(1, 3, 32, 32))
-    vectors = [p for p in kept[0].parameters() if p.dim() == 1]
-    assert vectors
+    vectors = [p for p in kept[0].parameters() if p.numel() == max(p.shape)]
+    assert any(p.shape == (4, 1, 1) for p in vectors)  # temperatures
     assert all((p != 0).all() and (p != 1).all() for p in vectors)
 
 
 def test_the_first_call_of_a_round_does_not_count(monkeypatch):
-    calls = []
-    monkeypatch.setattr(contenders, "_stepping", lambda *_: lambda: calls.append(0))
+    asked = []
+    monkeypatch.setattr(contenders, "_stepping", lambda *_: lambda: None)
     monkeypatch.setattr(contenders, "peak_mib", lambda call, device: 0.0)
-    monkeypatch.setattr(contenders, "_times", lambda call, device, seconds: [len(calls)])
+    monkeypatch.setattr(
+        contenders, "_times", lambda call, device, seconds: asked.append(seconds) or [len(asked)]
+    )
 
     class Line:
         sent: ClassVar = []
-        asked: ClassVar = [0.1, 0.1, None]
+        asked: ClassVar = [0.1, 0.2, None]
 
         def send(self, found):
             self.sent.append(found)
@@ -94,4 +96,5 @@ def test_the_first_call_of_a_round_does_not_count(monkeypatch):
             return self.asked.pop(0)
 
     contenders.serve(Task("xcit_nano_12_p16", "plain", 32, 1, "float32", "predict", "cpu", 1), Line())
-    assert Line.sent == [0.0, [2], [3]]  # one call at the start, and one more in front of each round
+    assert asked == [0, 0.1, 0, 0.2]  # one call in front of each round
+    assert Line.sent == [0.0, [2], [4]]

@@ -35,3 +35,15 @@ def test_an_exported_program_has_a_product_for_each_part():
     program = torch.export.export(Parts(nn.Linear(6, 24), 3), (torch.randn(2, 5, 6),))
     products = [node for node in program.graph.nodes if node.target is torch.ops.aten.linear.default]
     assert len(products) == 3
+
+
+def test_a_layer_that_someone_listens_to_is_called_in_an_exported_program_too():
+    layer, x = nn.Linear(6, 24), torch.randn(2, 5, 6)
+    layer.register_forward_hook(lambda module, given, answer: answer + 1)
+    exported = torch.export.export(Parts(layer, 3), (x,)).module()(x)
+    for found, wanted in zip(exported, heads_of(layer(x)), strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def heads_of(whole):
+    return whole.view(2, 5, 3, 2, 4).permute(2, 0, 3, 1, 4).unbind()

@@ -21,7 +21,7 @@ from tetravit.layers.drop_path import DropPath, linear_rates
 from tetravit.layers.heads import to_heads
 from tetravit.layers.mlp import Mlp
 from tetravit.layers.relative_bias import RelativeBias
-from tetravit.layers.residual import add_linear, by_hand, linear
+from tetravit.layers.residual import add_linear, by_hand, linear, untouched
 from tetravit.layers.window import join, windows
 
 STAGES = 4
@@ -62,18 +62,21 @@ class FusedMBConv(nn.Module):
         self.pointwise = nn.Linear(dim, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_exporting():
+        if torch.compiler.is_exporting() and untouched(self.pointwise):
             return self.as_convolutions(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         near = F.gelu(_convolve(self.depthwise, x))
         if not by_hand(x, self.pointwise):
-            return x + self.pointwise(self.se(near))  # on tokens OpenVINO 2026.4 answers otherwise
+            return x + self.pointwise(self.se(near))
         weight = (
             self.se.gate(near)[:, :, None] * self.pointwise.weight.mT
         )  # (B, C, C): weighs the product, not the map
         return torch.baddbmm(x.flatten(1, 2), near.flatten(1, 2), weight).view(x.shape)
 
     def as_convolutions(self, x: Tensor) -> Tensor:
-        """The same for a map (B, C, H, W): programs for graphs keep its layout from end to end."""
+        """The same for a map (B, C, H, W): programs for graphs keep its layout from end to end.
+
+        Written on tokens, OpenVINO 2026.4 gives other answers.
+        """
         near = F.gelu(self.depthwise(x))
         gate = self.se.weights(near.mean(dim=(2, 3)))
         return x + F.conv2d(near * gate[:, :, None, None], self.pointwise.weight[:, :, None, None])

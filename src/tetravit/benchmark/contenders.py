@@ -74,7 +74,7 @@ def _as_trained(model: Model) -> Model:
     """The model with norms, biases and factors that do something: of a new one, programs leave them out."""
     with torch.no_grad():
         for parameter in model.parameters():
-            if parameter.dim() == 1:
+            if parameter.numel() == max(parameter.shape, default=1):
                 parameter.add_(torch.randn_like(parameter), alpha=NOISE)
     return model
 
@@ -179,7 +179,7 @@ def serve(task: Task, line: Connection) -> None:
             _release(task.device)
             line.send(peak)
             while (seconds := line.recv()) is not None:
-                call()  # fetches caches and memory that the others had in the meantime
+                _times(call, task.device, 0)  # fetches caches and memory that the others had in the meantime
                 line.send(_times(call, task.device, seconds))
                 _release(task.device)
     except (BrokenPipeError, ConnectionResetError, EOFError):

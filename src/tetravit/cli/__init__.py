@@ -31,8 +31,9 @@ from tetravit.cli.weights import convert
 
 MISTAKE = 2  # exit code of whatever the user can put right
 
-# How long threads that wait for each other spin. On a machine that does other work too, spinning for long makes a
-# step many times slower; where there is none, spinning briefly takes a quarter of the speed of small models.
+# How long threads that wait for each other spin. On a machine that does other work too, as loading data is, spinning
+# for long makes a step many times slower; where measuring is all there is to do, spinning briefly takes a quarter of
+# the speed of small models.
 SPINS, SPINS_ALONE = "2000", "20000"
 UsageError: Any = typer.BadParameter.__base__  # typer's own, whichever copy of click it carries
 
@@ -77,21 +78,10 @@ def start(
     ] = False,
 ) -> None:
     context.obj = {"traceback": trace}
-    alone = context.invoked_subcommand == "benchmark" or running() <= 1
-    os.environ.setdefault(
-        "GOMP_SPINCOUNT", SPINS_ALONE if alone else SPINS
-    )  # for OpenMP, when torch is loaded
+    spins = SPINS_ALONE if context.invoked_subcommand == "benchmark" else SPINS
+    os.environ.setdefault("GOMP_SPINCOUNT", spins)  # for OpenMP, when torch is loaded
     if context.invoked_subcommand is None:
         print(context.get_help())
-
-
-def running() -> float:
-    """How many threads of this machine are at work this moment, this one included; infinite where unknown."""
-    try:
-        with open("/proc/loadavg") as file:
-            return int(file.read().split()[3].partition("/")[0])
-    except (OSError, ValueError, IndexError):
-        return float("inf")
 
 
 def tell(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -45,9 +45,13 @@ def by_hand(x: Tensor, *layers: nn.Module) -> bool:
         return False
     if torch._C._are_functorch_transforms_active() or _has_any_global_hook():
         return False
+    return untouched(*layers) and all(layer.weight.dtype == x.dtype for layer in layers)
+
+
+def untouched(*layers: nn.Module) -> bool:
+    """Whether layers are PyTorch's own, and nobody listens to them."""
     return all(
         type(layer) in (nn.Linear, nn.LayerNorm)
-        and layer.weight.dtype == x.dtype
         and "forward" not in layer.__dict__
         and not (layer._forward_hooks or layer._forward_pre_hooks)
         and not (layer._backward_hooks or layer._backward_pre_hooks)

@@ -167,7 +167,7 @@ def onnx_form(
 
 
 def _attention_form() -> Callable[..., Any]:
-    """Attention in ONNX as four steps, whose keys OpenVINO reads as they lie; torch's own form copies them."""
+    """Attention in ONNX that starts from queries, keys and values as they lie; torch's own form reshapes them."""
     from onnxscript import opset18 as op
 
     def attention(  # type: ignore[no-untyped-def]
@@ -177,8 +177,7 @@ def _attention_form() -> Callable[..., Any]:
             raise NotImplementedError("attention with dropout, a causal mask or shared heads")
         if scale is None:
             scale = query.shape[-1] ** -0.5
-        scores = op.MatMul(query, op.Transpose(key, perm=[0, 1, 3, 2]))
-        scores = op.Mul(scores, op.CastLike(scale, query))
+        scores = op.MatMul(op.Mul(query, op.CastLike(scale, query)), op.Transpose(key, perm=[0, 1, 3, 2]))
         if attn_mask is not None and attn_mask.dtype.name == "BOOL":
             scores = op.Where(attn_mask, scores, op.CastLike(float("-inf"), query))
         elif attn_mask is not None:
