@@ -92,7 +92,7 @@ class CrossCovarianceAttention(nn.Module):
             packed = linear(self.qkv, x).unflatten(2, (3, self.num_heads, -1))
             q, k, v = packed.permute(2, 0, 3, 1, 4).contiguous().unbind()
         scale = self.temperature
-        if q.dtype.itemsize < 4 or torch.is_autocast_enabled(q.device.type):
+        if q.dtype.itemsize < 4:
             q, k = F.normalize(q, dim=2), F.normalize(k, dim=2)
         else:
             q_length, k_length = (torch.linalg.vector_norm(y, dim=2).clamp(min=1e-12) for y in (q, k))
