@@ -12,8 +12,7 @@ def _seed():
 
 
 def pytest_configure():
-    os.environ.setdefault(
-        "GOMP_SPINCOUNT", "2000"
-    )  # of processes that tests start: others are at work beside them
+    # Of processes that tests start: others are at work beside them.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)

@@ -162,8 +162,9 @@ class WindowAttention(nn.Module):
             read = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias(q.dtype)[None])
             # how a kernel lays out its answer is not for a program to rely on
             return read.clone(memory_format=torch.contiguous_format).transpose(1, 2).flatten(2)
-        packed, given = self.project(x, query)
-        return biased_attention(packed, self.bias(packed.dtype), given)
+        layer, parts = self.projection()
+        packed = linear(layer, x).unflatten(2, (parts, self.num_heads, -1))
+        return biased_attention(packed, self.bias(packed.dtype), None if parts == 3 else query)
 
     def weights(self, x: Tensor, query: Tensor) -> Tensor:
         """How much each query takes from each token of its window (B * nW, heads, N, N)."""
@@ -172,10 +173,12 @@ class WindowAttention(nn.Module):
 
     def heads(self, x: Tensor, query: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values, each (B * nW, heads, N, D)."""
-        raise NotImplementedError
+        layer, parts = self.projection()
+        found = to_heads(x, layer, parts, self.num_heads)
+        return found if parts == 3 else (query, *found)
 
-    def project(self, x: Tensor, query: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What one product makes of the windows (B * nW, N, parts, heads, D); queries from elsewhere, if any."""
+    def projection(self) -> tuple[nn.Linear, int]:
+        """What the windows pass through, and of how many parts its answer is; of two where queries are given."""
         raise NotImplementedError
 
 
@@ -186,11 +189,8 @@ class LocalAttention(WindowAttention):
         super().__init__(dim, num_heads, window_size)
         self.qkv = nn.Linear(dim, 3 * dim)
 
-    def project(self, x: Tensor, query: Tensor) -> tuple[Tensor, Tensor | None]:
-        return linear(self.qkv, x).unflatten(2, (3, self.num_heads, -1)), None
-
-    def heads(self, x: Tensor, query: Tensor) -> tuple[Tensor, ...]:
-        return to_heads(x, self.qkv, 3, self.num_heads)
+    def projection(self) -> tuple[nn.Linear, int]:
+        return self.qkv, 3
 
 
 class GlobalAttention(WindowAttention):
@@ -200,11 +200,8 @@ class GlobalAttention(WindowAttention):
         super().__init__(dim, num_heads, window_size)
         self.kv = nn.Linear(dim, 2 * dim)
 
-    def project(self, x: Tensor, query: Tensor) -> tuple[Tensor, Tensor | None]:
-        return linear(self.kv, x).unflatten(2, (2, self.num_heads, -1)), query
-
-    def heads(self, x: Tensor, query: Tensor) -> tuple[Tensor, ...]:
-        return query, *to_heads(x, self.kv, 2, self.num_heads)
+    def projection(self) -> tuple[nn.Linear, int]:
+        return self.kv, 2
 
 
 class Block(nn.Module):
