@@ -19,7 +19,6 @@ import torch
 from torch import nn
 
 from tetravit.engine import optim
-from tetravit.engine.distributed import World
 from tetravit.engine.ema import Ema
 from tetravit.engine.log import JsonLines, Reporters
 from tetravit.engine.loop import Job, RunConfig, fit
@@ -28,6 +27,7 @@ from tetravit.engine.schedule import warmup_cosine
 from tetravit.models import create_model
 from tetravit.structures import Batch
 from tetravit.tasks.classify import Classify, ClassifyConfig
+from tetravit.world import World
 
 
 class OneBatch:

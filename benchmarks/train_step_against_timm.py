@@ -31,13 +31,13 @@ from torch import nn
 
 from tetravit.benchmark.speed import device_name
 from tetravit.engine import optim
-from tetravit.engine.distributed import World
 from tetravit.engine.ema import Ema
 from tetravit.engine.loop import Job, RunConfig, fit
 from tetravit.engine.precision import autocast, chosen
 from tetravit.models import create_model
 from tetravit.structures import Batch
 from tetravit.tasks.classify import Classify, ClassifyConfig
+from tetravit.world import World
 
 THEIRS = {  # one model of each family
     "xcit_small_12_p16": "xcit_small_12_p16_224",

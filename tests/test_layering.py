@@ -9,13 +9,17 @@ import pytest
 import tetravit
 
 ORDER = [
-    *("registry", "structures", "kernels", "layers", "boxes", "backbones", "heads", "weights"),
-    *("data", "metrics", "models", "tasks", "engine", "recipe", "runtimes"),
-    *("evaluate", "draw", "predict", "report", "train", "benchmark", "exports", "explain", "studies"),
+    *("files", "world", "seeds", "registry", "structures"),
+    *("kernels", "layers", "boxes", "backbones", "heads", "weights"),
+    *("data", "metrics", "models", "protocols", "tasks", "engine", "recipe", "runtimes"),
+    *("evaluate", "draw", "predict", "report", "train", "runs", "benchmark", "exports", "explain", "studies"),
     *("cli", "__main__"),
 ]
 SHARED = {"base", "pyramid"}  # what siblings in a menu folder may import of each other
-MENUS = ["backbones", "heads", "data/datasets", "data/transforms", "tasks", "runtimes", "exports", "cli"]
+MENUS = [
+    *("backbones", "heads", "data/datasets", "data/transforms", "tasks", "runtimes", "exports", "cli"),
+    "engine/strategies",
+]
 ROOT = Path(tetravit.__file__).parent
 
 

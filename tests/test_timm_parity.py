@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from tetravit.engine import optim
 from tetravit.engine.ema import Ema
 from tetravit.engine.loop import Job, RunConfig, fit
-from tetravit.engine.seeds import seed_step
 from tetravit.models import create_model
 from tetravit.models.teacher import Teacher
+from tetravit.seeds import seed_step
 from tetravit.structures import Batch, Preprocess
 from tetravit.tasks.classify import Classify, ClassifyConfig
 from tetravit.tasks.distill import Distill, DistillConfig

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from tetravit.data import imagenet
 from tetravit.data.loader import DataConfig, EvalLoader, make_eval_loader
-from tetravit.engine.distributed import pick_device
 from tetravit.models import load
 from tetravit.models.load import Model
 from tetravit.recipe import loads
@@ -20,6 +19,7 @@ from tetravit.tasks import TASKS, TaskConfig
 from tetravit.weights import CHECKPOINTS, Checkpoint
 from tetravit.weights.fileformat import is_ours, read_header
 from tetravit.weights.store import row_at
+from tetravit.world import pick_device
 
 Split = Literal["train", "val"]
 

@@ -27,9 +27,8 @@ import torch
 
 from tetravit.data.datasets import DATASETS
 from tetravit.data.loader import EvalLoader, TrainLoader, make_eval_loader, make_train_loader
-from tetravit.engine import distributed, optim, provenance
-from tetravit.engine.checkpoint import Checkpoint, Checkpoints, check_room, replace_file, size_mib
-from tetravit.engine.distributed import World
+from tetravit.engine import optim, provenance
+from tetravit.engine.checkpoint import Checkpoint, Checkpoints, size_mib
 from tetravit.engine.ema import Ema
 from tetravit.engine.guard import NotFinite
 from tetravit.engine.lock import Lock
@@ -38,9 +37,12 @@ from tetravit.engine.loop import Job, Progress, fit
 from tetravit.engine.precision import chosen
 from tetravit.engine.rehearsal import rehearse
 from tetravit.engine.signals import Interrupted
+from tetravit.files import check_room, replace_file
 from tetravit.recipe import Recipe, dump, load
 from tetravit.tasks import TASKS, Task
 from tetravit.weights.fileformat import Header, package_version, save
+from tetravit.world import World
+from tetravit.world import world as enter_world
 
 # What may change when a run is resumed, because it changes no number beyond rounding. A teacher may lie elsewhere:
 # a checkpoint knows the checksum of its weights.
@@ -80,20 +82,20 @@ def train(
     recipe, folder = _chosen(recipe, run_dir, resume)
     told = Reporters([Console()] if reporters is None else reporters)
     with ExitStack() as stack:
-        world = stack.enter_context(distributed.world(recipe.run.device))
+        world = stack.enter_context(enter_world(recipe.run.device))
         stack.enter_context(_kernels(recipe.run.kernels))
-        if not world.leads:
+        if not world.is_main:
             told = Reporters([])
-        folder = Path(world.from_lead(str(folder)))
+        folder = Path(world.broadcast(str(folder)))
         run = _Run(recipe, folder, world, told)
         stack.callback(run.loader.close)
         run.check_room()
         if dry_run:
-            if world.leads:
+            if world.is_main:
                 told.start(run.plan())
                 told.stop()
             return Summary(0, None, None, 0.0, lines=["Nothing was written: a dry run."])
-        if world.leads:
+        if world.is_main:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(run.lock)
         return run.run(resumed=resume is not None, on_corrupt=on_corrupt)
@@ -157,7 +159,7 @@ class _Run:
 
     def check_room(self) -> None:
         """Refuse a folder that cannot take the run, before anything is written."""
-        if self.world.leads:
+        if self.world.is_main:
             state = self.task.state_dict()
             per_step = (3 + (self.ema is not None)) * size_mib(state)
             check_room(self.folder, (self.recipe.run.keep + 1) * per_step + 2 * size_mib(state))
@@ -224,10 +226,10 @@ class _Run:
 
     def run(self, *, resumed: bool, on_corrupt: Literal["previous", "stop"]) -> Summary:
         """Train, and leave the run folder behind."""
-        leads = self.world.leads
+        leads = self.world.is_main
         if leads:
             self.told.members.append(JsonLines(self.folder))
-        record = self.world.from_lead(_opened(self.folder, self.recipe, self.world) if leads else None)
+        record = self.world.broadcast(_opened(self.folder, self.recipe, self.world) if leads else None)
         checkpoints = Checkpoints(
             self.folder,
             run_id=record["id"],
@@ -239,7 +241,7 @@ class _Run:
         if leads:
             checkpoints.prepare()
             found = checkpoints.latest(on_corrupt=on_corrupt) if resumed else None
-        found = self.world.from_lead(found)
+        found = self.world.broadcast(found)
         job = self._job(checkpoints, found)
         if leads:
             self.told.start(self.plan(found.step if found else 0))
@@ -279,13 +281,13 @@ class _Run:
             resume=found,
             reporters=self.told,
             on_best=self._keep_best,
-            on_log=self.lock.beat if self.world.leads else lambda: None,
+            on_log=self.lock.beat if self.world.is_main else lambda: None,
             how_to_continue=f"tetravit train --resume {shlex.quote(str(self.folder))}",
         )
 
     def _keep_best(self, record: dict[str, Any]) -> None:
         """The model holds the best weights so far: write them, and what they get wrong."""
-        if not self.world.leads:
+        if not self.world.is_main:
             return
         findings = {**record, "class_names": self.class_names, **self.task.findings}
         try:
@@ -320,13 +322,13 @@ class _Run:
 
     def _finished(self, progress: Progress) -> Summary:
         lines: list[str] = []
-        if self.world.leads:
+        if self.world.is_main:
             self._write_weights("last.safetensors", f"step {progress.done}, raw weights")
             lines = self._closing_lines(progress)
         summary = Summary(
             progress.done, progress.best, progress.best_step, round(progress.seconds, 1), self.folder, lines
         )
-        if self.world.leads:
+        if self.world.is_main:
             _report(self.folder, self.told)
         self.told.finish(summary)
         return summary

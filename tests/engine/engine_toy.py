@@ -8,14 +8,14 @@ from torch import nn
 
 from tetravit.engine import optim
 from tetravit.engine.checkpoint import Checkpoints
-from tetravit.engine.distributed import World
 from tetravit.engine.ema import Ema
 from tetravit.engine.log import JsonLines, Reporters
 from tetravit.engine.loop import Job, RunConfig
 from tetravit.engine.schedule import warmup_cosine
-from tetravit.engine.seeds import mixed
+from tetravit.seeds import mixed
 from tetravit.structures import Batch
 from tetravit.tasks.classify import Classify, ClassifyConfig
+from tetravit.world import World
 
 CLASSES = 3
 

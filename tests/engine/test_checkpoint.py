@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tetravit.engine import checkpoint
-from tetravit.engine.checkpoint import BadCheckpoint, Checkpoints, check_room, read
+from tetravit.engine.checkpoint import BadCheckpoint, Checkpoints, read
+from tetravit.files import check_room
 
 
 def tensors(step: int) -> dict:

@@ -12,12 +12,13 @@ import torch
 from engine_toy import ToyLoader, ToyValidation, batch, toy_job
 from torch import nn
 
-from tetravit.engine import distributed
-from tetravit.engine.distributed import SharedBatchNorm
+from tetravit import world as world_module
 from tetravit.engine.guard import NotFinite
 from tetravit.engine.log import Reporters
 from tetravit.engine.loop import fit
 from tetravit.engine.signals import Interrupted
+from tetravit.engine.strategies import ddp
+from tetravit.engine.strategies.ddp import SharedBatchNorm
 from tetravit.layers.batch_norm import BatchNorm
 
 STEPS = 12
@@ -37,7 +38,7 @@ def job(run_dir, world, *, dropout=0.0, spoil=None, resume=None, **options):
         run_dir, steps=STEPS, loader=loader, dropout=dropout, world=world, resume=resume,
         validation=Share(world.rank), **options,
     )  # fmt: skip
-    if not world.leads:
+    if not world.is_main:
         made.reporters = Reporters([])
     return made
 
@@ -57,10 +58,10 @@ def scenarios(rank, port, folder):
         RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     torch.set_num_threads(1)
-    with distributed.world("cpu") as world:
+    with world_module.world("cpu") as world:
         straight = job(folder / "straight", world)
         fit(straight)
-        if world.leads:
+        if world.is_main:
             torch.save(straight.task.state_dict(), folder / "two.pt")
 
         spoilt = job(None, world, spoil={3: float("nan")} if rank else None)
@@ -116,10 +117,10 @@ def test_two_processes_are_one(tmp_path):
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm2d, BatchNorm])
 def test_a_shared_norm_alone_is_batch_norm(kind, monkeypatch):
-    monkeypatch.setattr(distributed, "all_reduce", lambda x: x)
+    monkeypatch.setattr(ddp, "all_reduce", lambda x: x)
     torch.manual_seed(0)
     plain, shared = nn.BatchNorm2d(3), nn.Sequential(kind(3))
-    distributed.share_norms(shared, torch.device("cpu"))
+    ddp.share_norms(shared, torch.device("cpu"))
     assert type(shared[0]) is SharedBatchNorm
     for _ in range(3):
         x = torch.randn(4, 3, 5, 5) * 0.01 + 50.0
@@ -144,5 +145,5 @@ def test_a_device_that_is_not_there_is_named(device, message, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(ValueError) as error:
-        distributed.pick_device(device)
+        world_module.pick_device(device)
     assert str(error.value) == message

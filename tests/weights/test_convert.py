@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from tetravit import weights
 from tetravit.cli import weights as cli
+from tetravit.files import write_json
 from tetravit.models import create_model
 from tetravit.models.detector import create_detector
 from tetravit.structures import Preprocess
@@ -228,7 +229,7 @@ def test_the_list(fetched):
 def test_verify_names_what_changed(fetched):
     with fetched.open("r+b") as file:
         file.write(b"PK\x03\x05")
-    fileformat.write_json(fetched.with_name(fetched.name + ".json"), {"sha256": "0", "size": 1})
+    write_json(fetched.with_name(fetched.name + ".json"), {"sha256": "0", "size": 1})
     done = run("verify", TAGGED)
     assert done.output.startswith(f"CHANGED  {fetched}: has changed since it was stored (sha256)")
     assert str(done.exception) == "1 of 1 files are not as they were stored."

@@ -50,8 +50,8 @@ def benchmark(
             raise ValueError(f"There is no folder {str(file.parent)!r} for {what}.")
         if file is not None and file.is_dir():
             raise ValueError(f"{file} is a folder, not a file for {what}.")
-    from tetravit.engine.distributed import pick_device
     from tetravit.models import resolve
+    from tetravit.world import pick_device
 
     names = list(dict.fromkeys(resolve(name) for name in models))
     where = pick_device(device)

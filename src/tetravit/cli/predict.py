@@ -72,11 +72,11 @@ def predict(
     from tetravit.benchmark.memory import peak_so_far_mib
     from tetravit.data.decode import decode
     from tetravit.draw import free_name
-    from tetravit.engine.distributed import pick_device
     from tetravit.models import load
     from tetravit.predict import find_images
     from tetravit.predict import predict as ask
     from tetravit.predict.numbers import Numbers, numbers
+    from tetravit.world import pick_device
 
     if model is None:
         model, *images = images

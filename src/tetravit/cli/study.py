@@ -72,7 +72,7 @@ def _facts(device: str) -> dict[str, Any]:
     import torch
 
     from tetravit.benchmark.speed import device_name
-    from tetravit.engine.distributed import pick_device
+    from tetravit.world import pick_device
 
     return {
         "device": device_name(pick_device(device)),

@@ -21,6 +21,8 @@ from typing import Any, Literal
 import safetensors.torch
 from torch import Tensor
 
+from tetravit.files import sync_folder, write_file
+
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
 
@@ -40,9 +42,6 @@ class Checkpoint:
     def tensors(self, name: str) -> dict[str, Tensor]:
         """One of its files (`model`, `ema`, `optimizer`), on the CPU."""
         return safetensors.torch.load_file(self.path / f"{name}.safetensors")
-
-    def has(self, name: str) -> bool:
-        return (self.path / f"{name}.safetensors").is_file()
 
 
 class Checkpoints:
@@ -195,77 +194,9 @@ def read(folder: Path, *, run_id: str | None = None) -> Checkpoint:
     return Checkpoint(folder, manifest["step"], json.loads((folder / "state.json").read_bytes()))
 
 
-def write_file(path: Path, data: bytes) -> dict[str, Any]:
-    """Write and flush to the disk; returns size and sha256."""
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    try:
-        view = memoryview(data)
-        while view:
-            view = view[os.write(file, view[: 1 << 24]) :]
-        os.fsync(file)
-    finally:
-        os.close(file)
-    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Put a whole file in the place of another, or leave the other one whole."""
-    temporary = path.with_name(f".writing_{path.name}")
-    try:
-        write_file(temporary, data)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Flush the names inside a folder, so that a rename survives a power cut."""
-    file = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def check_room(run_dir: Path, needed_mib: float) -> None:
-    """Refuse a folder that cannot be written or a disk without room, before any work is done.
-
-    Raises:
-        ValueError: naming the folder and the reason.
-    """
-    probe = run_dir / ".probe"
-    made = [p for p in (run_dir, *run_dir.parents) if not p.exists()]
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        write_file(probe, b"tetravit")
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise ValueError(f"{run_dir} cannot be written: {reason}.") from None
-    finally:
-        _forget(probe, made)
-    free_mib = (
-        shutil.disk_usage(next(p for p in (run_dir, *run_dir.absolute().parents) if p.exists())).free / 2**20
-    )
-    if free_mib < needed_mib:
-        raise ValueError(
-            f"{run_dir} needs about {needed_mib:.0f} MiB for checkpoints; its disk has {free_mib:.0f} MiB free."
-        )
-
-
 def size_mib(*groups: Mapping[str, Tensor]) -> float:
     """What tensors take on the disk."""
     return sum(t.numel() * t.element_size() for group in groups for t in group.values()) / 2**20
-
-
-def _forget(probe: Path, made: list[Path]) -> None:
-    """Take away the probe and the folders made for it; the run makes them again when it starts."""
-    try:
-        probe.unlink(missing_ok=True)
-        for folder in made:
-            folder.rmdir()
-    except OSError:
-        return  # nothing was made, or something else moved in meanwhile
 
 
 def _name(step: int) -> str:
@@ -297,6 +228,3 @@ def _digest(path: Path) -> tuple[int, str]:
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size
         return size, hashlib.file_digest(file, "sha256").hexdigest()
-
-
-__all__ = ["BadCheckpoint", "Checkpoint", "Checkpoints", "check_room", "read", "replace_file", "size_mib"]

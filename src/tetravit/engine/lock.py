@@ -1,14 +1,16 @@
 """One run per folder: a lock that says who holds it, and that a dead holder does not keep."""
 
-import fcntl
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
+
+from tetravit.files import exclusive
 
 SILENT_S = 300.0  # a holder on another machine that has not been heard of for so long is taken for dead
 
@@ -57,7 +59,7 @@ class Lock:
             pid, host, started = holder["pid"], holder["host"], holder["started"]
         except (ValueError, KeyError, TypeError):
             return None  # half a lock: its writer died while filling it
-        if host != socket.gethostname():
+        if host != socket.gethostname() or sys.platform == "win32":  # no way to ask whether a process lives
             return holder if age_s < SILENT_S else None
         return holder if _alive(pid) and _started(pid) == started else None
 
@@ -65,11 +67,13 @@ class Lock:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Only one process at a time looks at the lock and takes it."""
+    if sys.platform == "win32":  # a folder has no file number there
+        yield
+        return
     file = os.open(folder, os.O_RDONLY)
     try:
-        with suppress(OSError):  # a file system without locks: looking and taking are two steps there
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        with exclusive(file):
+            yield
     finally:
         os.close(file)
 

@@ -12,27 +12,29 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tetravit.engine import distributed, optim
+from tetravit.engine import optim
 from tetravit.engine.checkpoint import Checkpoint, Checkpoints
-from tetravit.engine.distributed import World
 from tetravit.engine.ema import Ema
 from tetravit.engine.guard import Guard, NotFinite
 from tetravit.engine.log import Clock, Meter, Reporters, pooled
 from tetravit.engine.precision import LossScale, Precision, autocast, chosen
-from tetravit.engine.seeds import seed_step
 from tetravit.engine.signals import Interrupted, Signals
+from tetravit.engine.strategies import known_strategy, pick_strategy
+from tetravit.seeds import seed_step
 from tetravit.structures import Batch
 from tetravit.tasks import Task
+from tetravit.world import World
 
 
 class RunConfig(BaseModel):
     """The `[run]` section of a recipe.
 
     device: auto, cpu, cuda, cuda:N or mps. accumulate: micro-batches that share one step.
+    strategy: how several processes share the work; auto: single for one, ddp for more.
     kernels: `repeatable` asks torch for deterministic ones, `fastest` for any.
     log_steps: steps per line of the log. evaluate_epochs: epochs between evaluations; 0: only at the end.
     evaluate_steps: steps between evaluations, in place of epochs; 0: epochs count.
@@ -46,6 +48,7 @@ class RunConfig(BaseModel):
     device: str = "auto"
     precision: Precision = "auto"
     accumulate: int = Field(default=1, ge=1)
+    strategy: str = "auto"
     compile: Literal["off", "on"] = "off"
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     kernels: Literal["repeatable", "fastest"] = "repeatable"
@@ -57,6 +60,11 @@ class RunConfig(BaseModel):
     save_epochs: int = Field(default=1, ge=0)
     keep: int = Field(default=3, ge=2)
     on_full: Literal["warn", "stop"] = "warn"
+
+    @field_validator("strategy")
+    @classmethod
+    def _strategy(cls, name: str) -> str:
+        return name if name == "auto" else known_strategy(name)
 
 
 class Loader(Protocol):
@@ -127,7 +135,7 @@ def fit(job: Job) -> Progress:
     progress = _restore(job, scale, meter)
     if config.compile == "on":
         task.model.compile()
-    module = distributed.wrap(task, world)
+    wrapped = pick_strategy(config.strategy, world).wrap(task, world)
     parameters = [p for group in job.optimizer.param_groups for p in group["params"]]
     guard, clock = Guard(task, device), Clock(progress.seconds)
     saved_at, saved_step, logged_step = time.monotonic(), progress.done, progress.done
@@ -174,10 +182,10 @@ def fit(job: Job) -> Progress:
                 seed_step(config.seed, step, i, world.rank)
                 last = i == len(micros) - 1
                 with ExitStack() as stack:
-                    if world.size > 1 and not last:
-                        stack.enter_context(module.no_sync())  # type: ignore[operator]
+                    if not last:
+                        stack.enter_context(wrapped.no_sync())
                     with autocast(precision, device):
-                        values = module(batch)
+                        values = wrapped.module(batch)
                     scale.scaled(values["loss"] / len(micros)).backward()
                 losses.append(values["loss"].detach())
                 meter.add(values)
@@ -328,7 +336,7 @@ def _stoppable(loader: Any, signals: Signals, world: World) -> Any:
 def _save(job: Job, progress: Progress, scale: LossScale, meter: Meter) -> None:
     """Write a checkpoint; rank 0 writes, the others give it their half-filled means."""
     windows = job.world.gather(meter.state())
-    if job.checkpoints is None or not job.world.leads:
+    if job.checkpoints is None or not job.world.is_main:
         return
     tensors: dict[str, Mapping[str, Tensor]] = {
         "model": job.task.state_dict(),
@@ -349,7 +357,7 @@ def _save(job: Job, progress: Progress, scale: LossScale, meter: Meter) -> None:
 def _restore(job: Job, scale: LossScale, meter: Meter) -> Progress:
     """Put a checkpoint back: weights, optimizer, average, the position, the log."""
     found = job.resume
-    if job.world.leads:
+    if job.world.is_main:
         # Also without a checkpoint: a run that was killed before its first one has written some lines.
         job.reporters.rewind(found.state["logs"] if found else None)
     if found is None:
@@ -362,6 +370,6 @@ def _restore(job: Job, scale: LossScale, meter: Meter) -> Progress:
     windows = found.state["windows"]
     if len(windows) == job.world.size:
         meter.load(windows[job.world.rank], job.world.device)
-    elif job.world.leads:
+    elif job.world.is_main:
         meter.load(pooled(windows), job.world.device)
     return Progress(**found.state["progress"])

@@ -6,7 +6,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Self
 
-WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+WATCHED = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name)]
 
 
 class Interrupted(Exception):

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from tetravit import weights
+from tetravit.files import atomic
 from tetravit.weights import store
 from tetravit.weights.base import Source
 from tetravit.weights.download import CHUNK, Patience
-from tetravit.weights.fileformat import BadFile, atomic
+from tetravit.weights.fileformat import BadFile
 
 Members = dict[str, tuple[int, Callable[[], Any]]]
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tetravit import weights
+from tetravit.files import atomic
 from tetravit.registry import suggestion
 from tetravit.structures import Preprocess
 from tetravit.weights import fileformat, hub, store
@@ -187,7 +188,7 @@ def write_as(
         ValueError: if the family has no such layout.
     """
     state: dict[str, Tensor] = rename(model.state_dict(), family_of(model), layout, layouts)
-    with fileformat.atomic(path) as file:
+    with atomic(path) as file:
         if path.suffix == ".safetensors":
             from safetensors.torch import save
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from tetravit.weights.fileformat import package_version, read_json, write_json
+from tetravit.files import read_json, write_json
+from tetravit.weights.fileformat import package_version
 
 CHUNK = 1 << 20  # bytes read at a time
 

@@ -12,18 +12,17 @@ import hashlib
 import json
 import math
 import os
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from tetravit.files import atomic
 from tetravit.structures import Preprocess
 
 FORMAT = 1
@@ -280,50 +279,6 @@ def cast(data: Tensor, dtype: torch.dtype) -> Tensor:
     if data.storage_offset() % dtype.itemsize:
         data = data.clone()
     return data.view(dtype)
-
-
-@contextmanager
-def atomic(path: str | Path) -> Iterator[BinaryIO]:
-    """Write a file beside `path` and put it in its place, on disk, when the block ends without an error."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a small JSON file of ours; {} where there is none, or it is damaged."""
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return table if isinstance(table, dict) else {}
-
-
-def write_json(path: Path, table: Mapping[str, Any]) -> None:
-    """Write a small JSON file, whole or not at all."""
-    with atomic(path) as file:
-        file.write(json.dumps(table, indent=1).encode())
-
-
-def sync_folder(folder: Path) -> None:
-    """Put the names in a folder on disk, where the system can."""
-    if sys.platform == "win32":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _open(path: Path) -> tuple[Header, Index]:

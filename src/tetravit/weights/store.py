@@ -17,16 +17,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tetravit import weights
+from tetravit.files import exclusive, read_json, sync_folder, write_json
 from tetravit.registry import pick
 from tetravit.weights import fileformat, torchfile
 from tetravit.weights.base import Checkpoint, Source
 from tetravit.weights.download import Patience, Unavailable, transfer
-from tetravit.weights.fileformat import BadFile, read_json, sync_folder, write_json
-
-try:
-    import fcntl
-except ImportError:  # Windows: renaming still keeps files whole, but two processes may fetch the same one
-    fcntl = None  # type: ignore[assignment]
+from tetravit.weights.fileformat import BadFile
 
 READABLE = (".pth", ".pt", ".bin", ".tar", ".safetensors")
 OTHER_LAYOUTS = ("mmdet",)  # read with the map of a dense head
@@ -221,19 +217,17 @@ def lock(path: Path) -> Iterator[None]:
     folder = home() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{path.name}.lock").open("a+") as file:
-        if fcntl is not None:
-            with suppress(OSError):  # a file system without locks: renaming still keeps files whole
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    file.seek(0)
-                    print(f"tetravit: waiting for process {file.read() or '?'}: {path.name}", file=sys.stderr)
-                    fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        file.truncate()
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+
+        def waiting() -> None:
+            file.seek(0)
+            print(f"tetravit: waiting for process {file.read() or '?'}: {path.name}", file=sys.stderr)
+
+        with exclusive(file.fileno(), waiting):
+            file.seek(0)
+            file.truncate()
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
 
 
 def _readable(row: Checkpoint, source: Source) -> bool:

@@ -1,30 +1,31 @@
-"""Several processes, one run: started by torchrun, kept in step, silent except for rank 0."""
+"""The processes of a run: started by torchrun, one device each; collectives over all of them."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 
 @dataclass(frozen=True)
 class World:
-    """Where this process stands. control: a gloo group for flags, so that no GPU waits for them."""
+    """This process among the processes of a run.
 
-    device: torch.device
+    device: where it computes. control: a gloo group for flags and plain data, so that no GPU waits for them.
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rank: int = 0
     size: int = 1
     control: Any = None
 
     @property
-    def leads(self) -> bool:
-        """Whether this process writes and prints for all."""
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which writes files and prints for all."""
         return self.rank == 0
 
     def any(self, *flags: bool) -> list[bool]:
@@ -43,8 +44,18 @@ class World:
         dist.all_gather_object(values, value, group=self.control)
         return values
 
-    def from_lead(self, value: Any) -> Any:
-        """The value that rank 0 has, on every rank."""
+    def all_gather(self, values: list[Any]) -> list[Any]:
+        """The lists of all ranks, one after another; plain data only."""
+        return values if self.size == 1 else [value for part in self.gather(values) for value in part]
+
+    def all_sum(self, value: Tensor) -> Tensor:
+        """The sum of a tensor on this process's device over all ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(value)
+        return value
+
+    def broadcast(self, value: Any) -> Any:
+        """The value that rank 0 has, on every rank; plain data only."""
         if self.size == 1:
             return value
         box = [value]
@@ -96,46 +107,3 @@ def world(device: str = "auto") -> Iterator[World]:
     finally:
         if joined:
             dist.destroy_process_group()
-
-
-def wrap(task: nn.Module, world: World) -> nn.Module:
-    """The module to call for a step: gradients are averaged over the ranks, norms share their statistics."""
-    if world.size == 1:
-        return task
-    share_norms(task, world.device)
-    # Batches are moved by the loop, so DDP gets no device list; shared norms leave no buffer to broadcast.
-    return DistributedDataParallel(task, gradient_as_bucket_view=True, broadcast_buffers=False)
-
-
-class SharedBatchNorm(nn.BatchNorm2d):
-    """BatchNorm2d whose statistics in training come from the images of all ranks, on a CPU too."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return super().forward(x)
-        assert self.running_mean is not None
-        assert self.running_var is not None
-        count = x.new_full((1,), x.numel() / x.shape[1], dtype=torch.float32)
-        sums = all_reduce(torch.cat((x.float().sum((0, 2, 3)), count)))
-        total = sums[-1]
-        x32 = x.float() - (mean := sums[:-1] / total)[:, None, None]
-        var = all_reduce(x32.square().sum((0, 2, 3))) / total
-        with torch.no_grad():
-            self.running_mean.lerp_(mean, self.momentum or 0.0)
-            self.running_var.lerp_(var * total / (total - 1), self.momentum or 0.0)
-            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
-        x32 = x32 * torch.rsqrt(var + self.eps)[:, None, None]
-        return (x32 * self.weight[:, None, None] + self.bias[:, None, None]).to(x.dtype)
-
-
-def share_norms(module: nn.Module, device: torch.device) -> None:
-    """Make every BatchNorm2d inside `module` share its statistics; names and tensors stay as they are.
-
-    On GPUs torch's own SyncBatchNorm does it, which refuses CPU tensors.
-    """
-    if device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(module)
-        return
-    for child in module.modules():
-        if isinstance(child, nn.BatchNorm2d):
-            child.__class__ = SharedBatchNorm
