@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tetravit.data import imagenet
-from tetravit.data.loader import DataConfig, EvalLoader, make_eval_loader
+from tetravit.data.config import DataConfig
+from tetravit.data.evaluation import EvalLoader, make_eval_loader
 from tetravit.models import load
 from tetravit.models.load import Model
 from tetravit.recipe import loads
@@ -120,16 +121,15 @@ def score(
     dataset = loader.dataset
     row = TASKS[task if isinstance(task, str) else task.name]
     config = row.Config(name=task) if isinstance(task, str) else task
-    classes = getattr(dataset, "classes", None)
-    if classes is not None:
-        model = _Chosen(model, classes)
+    info = dataset.info
+    if info.classes is not None:
+        model = _Chosen(model, info.classes)
     built = row(model, config, num_classes=dataset.num_classes)  # type: ignore[call-arg]
     judge = built.to(device).eval()
     start = time.perf_counter()
     with torch.inference_mode():
         batches = _watched(loader, on_batch)
-        several = getattr(dataset, "several", False)
-        scores = _score_several(judge.model, batches, device) if several else judge.score(batches)
+        scores = _score_several(judge.model, batches, device) if info.several else judge.score(batches)
     return Result(
         weights=weights,
         data=data,
@@ -236,8 +236,8 @@ def open_data(
     loader = make_eval_loader(config, split=split, preprocess=preprocess, scales=scales)
     theirs = imagenet.readable(map(str, loader.dataset.class_names))
     class_names = imagenet.readable(class_names)
-    classes = getattr(loader.dataset, "classes", range(len(theirs)))
-    if len(class_names) == 1000 and len(classes) < 1000:
+    classes = loader.dataset.info.classes
+    if classes is not None and len(class_names) == 1000:
         class_names = [class_names[i] for i in classes]
     if class_names and len(theirs) != len(class_names):
         raise ValueError(

@@ -20,8 +20,8 @@ from pydantic import (
 
 from tetravit.data.augment import parse
 from tetravit.data.calls import parse_calls
+from tetravit.data.config import DataConfig
 from tetravit.data.datasets import DATASETS, kind_of
-from tetravit.data.loader import DataConfig
 from tetravit.data.options import Options
 from tetravit.engine.loop import RunConfig
 from tetravit.engine.optim import OptimConfig

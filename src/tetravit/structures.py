@@ -11,6 +11,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Kind = Literal["classify", "segment", "detect"]  # what is known of an image: a class, a label map, objects
+DataKind = Literal[
+    "classify", "segment", "detect", "unlabelled"
+]  # the same of a data set; or nothing is known
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ class Batch:
         moved = {f.name: _move(getattr(self, f.name), device) for f in fields(self)}
         if memory_format is not None:
             moved["images"] = moved["images"].contiguous(memory_format=memory_format)
+            moved["views"] = [view.to(device, memory_format) for view in self.views]
         return replace(self, **moved)
 
     def pin_memory(self) -> Self:

@@ -26,7 +26,8 @@ from typing import Any, Literal
 import torch
 
 from tetravit.data.datasets import DATASETS
-from tetravit.data.loader import EvalLoader, TrainLoader, make_eval_loader, make_train_loader
+from tetravit.data.evaluation import EvalLoader, make_eval_loader
+from tetravit.data.loader import TrainLoader, make_train_loader
 from tetravit.engine import optim, provenance
 from tetravit.engine.checkpoint import Checkpoint, Checkpoints, size_mib
 from tetravit.engine.ema import Ema
@@ -108,7 +109,7 @@ class _Run:
         self.recipe, self.folder, self.world, self.told = recipe, folder, world, told
         self.lock = Lock(folder)
         data, run = recipe.data, recipe.run
-        if data.root is None and getattr(DATASETS[data.name], "needs_root", False):
+        if data.root is None and DATASETS[data.name].needs_root:
             raise ValueError("The recipe lacks data.root.")
         ranks: dict[str, Any] = {
             "rank": world.rank,
@@ -180,7 +181,7 @@ class _Run:
         lines = [
             ("model", f"{recipe.model.name}, {params / 1e6:.2f} M parameters, {self.num_classes} classes"),
             ("data", f"{data.name}: {images}, {up_to}{height} x {width} pixels"),
-            *(("left out", line) for line in _problems(self.loader.dataset)),
+            *(("left out", line) for line in self.loader.dataset.info.problems),
             ("steps", f"{recipe.total_epochs(steps)} epochs of {steps}: {self.total_steps:,} steps"),
             (
                 "batch",
@@ -344,12 +345,6 @@ class _Run:
             f"Reached {share} on {self.validation.total:,} held-out images in {took}: {best}",
             f"Next: tetravit predict {shlex.quote(str(best))} IMAGE",
         ]
-
-
-def _problems(dataset: Any) -> list[str]:
-    """What a set to train on could not use, where it counts that."""
-    problems = getattr(dataset, "problems", None)
-    return problems.lines() if problems is not None else []
 
 
 def _chosen(

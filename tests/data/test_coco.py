@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from tetravit.data.coco import class_names
+from tetravit.data.collate import collate
 from tetravit.data.datasets import DATASETS
 from tetravit.data.decode import BadImage
 from tetravit.data.layouts import write_shapes
-from tetravit.data.prepare import collate
 
 HEIGHT, WIDTH = 40, 60
 SQUARE = [10, 10, 20, 10, 20, 20, 10, 20]

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tetravit.data.augment import parse
-from tetravit.data.prepare import collate, transformed
+from tetravit.data.collate import collate
+from tetravit.data.prepare import transformed
 from tetravit.data.preprocess import eval_transform, fitted
 from tetravit.structures import COCO_INPUT, Sample, Target
 

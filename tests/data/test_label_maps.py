@@ -11,12 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
+from tetravit.data.collate import collate
 from tetravit.data.datasets import DATASETS
 from tetravit.data.decode import BadImage
 from tetravit.data.label_maps import Shifted, read_labels
 from tetravit.data.layouts import write_shapes
 from tetravit.data.palettes import VOC, ade20k, cityscapes, palette, voc_colour
-from tetravit.data.prepare import collate
 from tetravit.data.shapes import IGNORE, SEGMENTS, draw
 from tetravit.structures import Sample
 

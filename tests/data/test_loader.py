@@ -16,17 +16,14 @@ from PIL import Image
 from pydantic import ValidationError
 
 from tetravit.data.augment import parse
+from tetravit.data.build import resolve_workers
+from tetravit.data.collate import collate
+from tetravit.data.config import DataConfig
+from tetravit.data.datasets import Dataset
 from tetravit.data.datasets.digits import Digits
 from tetravit.data.decode import BadImage
-from tetravit.data.loader import (
-    DataConfig,
-    EvalLoader,
-    TrainLoader,
-    make_eval_loader,
-    make_train_loader,
-    resolve_workers,
-)
-from tetravit.data.prepare import collate
+from tetravit.data.evaluation import EvalLoader, make_eval_loader
+from tetravit.data.loader import TrainLoader, make_train_loader
 from tetravit.data.preprocess import eval_transform
 from tetravit.data.transforms.mixup import parse_mix
 from tetravit.structures import Preprocess, Sample
@@ -34,7 +31,7 @@ from tetravit.structures import Preprocess, Sample
 AUGMENT = "affine(15, 0.1, (0.9, 1.1), 10, size=16) | flip | color(0.3) | randaugment(2, 9) | erase(0.5)"
 
 
-class Few:
+class Few(Dataset):
     """The first digits of each class: small enough for many epochs."""
 
     num_classes = 10
@@ -101,6 +98,45 @@ def test_ranks_share_the_same_global_batch(world_size, reference):
             assert torch.equal(part.images, whole.images[rank::world_size])
             assert torch.equal(part.targets, whole.targets[rank::world_size])
             assert list(part.indices) == list(whole.indices[rank::world_size])
+
+
+def test_views_depend_on_their_own_number_alone(reference):
+    def more(n, **options):
+        crops = [parse(f"crop({size}) | color(0.4)") for size in (8, 6, 8)][:n]
+        return take(10, repeats=3, more=crops, **options)
+
+    three, one = more(3), more(1)
+    assert same(three, reference)  # views change nothing of the first
+    for a, b, whole in zip(three, one, reference, strict=True):
+        assert [v.images.shape[1:] for v in a.views] == [(3, 8, 8), (3, 6, 6), (3, 8, 8)]
+        assert len(a.views[0]) == len(whole)
+        assert torch.equal(a.views[0].images, b.views[0].images)
+        assert not torch.equal(a.views[0].images, a.views[2].images)  # same transform, another number
+    for options in ({"workers": 2}, {"rank": 1, "world_size": 2}):
+        share = more(3, **options)
+        for a, b in zip(three, share, strict=True):
+            step = slice(options.get("rank", 0), None, options.get("world_size", 1))
+            assert all(torch.equal(v.images[step], w.images) for v, w in zip(a.views, b.views, strict=True))
+
+
+def test_a_view_decodes_no_image_again():
+    class Counting(Few):
+        reads = 0
+
+        def __getitem__(self, index):
+            Counting.reads += 1
+            return super().__getitem__(index)
+
+    take(1, dataset=Counting(), more=[parse("crop(8)")] * 3)
+    assert Counting.reads == 12
+
+
+def test_views_of_a_recipe_replace_its_augmentation():
+    config = DataConfig(name="digits", image_size=16, batch_size=8, augment="resize", workers=0)
+    train = make_train_loader(config, seed=0, views=["crop | flip", "crop(6)", "crop(8) | erase(1.0)"])
+    (batch,) = next(train.batches())
+    sizes = [x.images.shape[-1] for x in (batch, *batch.views)]
+    assert sizes == [16, 6, 8]
 
 
 def test_accumulation_splits_the_same_global_batch(reference):
@@ -385,7 +421,8 @@ def test_automatic_workers(monkeypatch):
 
 PROGRAM = """
 import multiprocessing, sys, time
-from tetravit.data.loader import DataConfig, make_train_loader
+from tetravit.data.config import DataConfig
+from tetravit.data.loader import make_train_loader
 train = make_train_loader(
     DataConfig(name="digits", image_size=16, batch_size=8, augment="resize", workers=2), seed=0
 )

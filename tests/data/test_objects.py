@@ -1,5 +1,6 @@
 """How images with objects are resized, cut and grouped for training."""
 
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -7,8 +8,12 @@ import pytest
 import torch
 
 from tetravit.data.augment import parse
-from tetravit.data.loader import DataConfig, TrainLoader
-from tetravit.data.prepare import Order, collate, transformed
+from tetravit.data.collate import collate
+from tetravit.data.config import DataConfig
+from tetravit.data.datasets import Dataset
+from tetravit.data.loader import TrainLoader
+from tetravit.data.order import Order
+from tetravit.data.prepare import transformed
 from tetravit.structures import Sample, Target
 
 
@@ -118,9 +123,13 @@ def test_every_image_is_drawn_once_in_groups_of_one_kind():
     assert again.image(2, 77) == line[77]  # whatever was asked before
 
 
-class Pictures:
-    wide = WIDE
+class Pictures(Dataset):
+    kind = "detect"
     num_classes, class_names = 4, tuple("abcd")
+
+    @property
+    def info(self):
+        return replace(super().info, wide=WIDE)
 
     def __len__(self):
         return len(WIDE)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tetravit.data.augment import parse
+from tetravit.data.datasets import Dataset
 from tetravit.data.loader import TrainLoader
 from tetravit.models.detector import create_detector
 from tetravit.models.segmenter import create_segmenter
@@ -15,7 +16,7 @@ STAGES = {"depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1), "dims": (8, 8, 8, 8
 STEPS = 10
 
 
-class Pictures:
+class Pictures(Dataset):
     """Noise with an object, in eight sizes."""
 
     num_classes, class_names = 3, tuple("abc")

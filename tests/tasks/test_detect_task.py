@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 
+from tetravit.data.config import DataConfig
+from tetravit.data.evaluation import make_eval_loader
 from tetravit.data.layouts import write_shapes
-from tetravit.data.loader import DataConfig, make_eval_loader, make_train_loader
+from tetravit.data.loader import make_train_loader
 from tetravit.engine.log import Reporter
 from tetravit.metrics.coco_ap import CocoAP
 from tetravit.recipe import list_recipes, load

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from tetravit.data.datasets import DATASETS
-from tetravit.data.loader import DataConfig, EvalLoader, make_eval_loader
+from tetravit.data.config import DataConfig
+from tetravit.data.datasets import DATASETS, Dataset
+from tetravit.data.evaluation import EvalLoader, make_eval_loader
 from tetravit.data.preprocess import eval_transform, preprocess, scaled
 from tetravit.engine.optim import OptimConfig
 from tetravit.engine.rehearsal import rehearse
@@ -243,7 +244,7 @@ def test_every_scale_is_made_from_the_original_and_looked_at(batch_size):
     assert [tuple(x.images.shape[2:]) for x in (batch, *batch.views)] == [(32, 32), (64, 64), (96, 96)]
 
 
-class Pictures:
+class Pictures(Dataset):
     """Noise of the given sizes, and its labels."""
 
     num_classes, class_names = K, tuple("abcdefghi")

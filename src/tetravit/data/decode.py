@@ -17,13 +17,14 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+
+from tetravit.data.storage import storage_of
 
 MAX_PIXELS = 200_000_000  # the largest phone cameras stay below
 _FORMATS = (
@@ -86,9 +87,10 @@ def file_bytes(file: str | os.PathLike[str], name: str | None = None) -> bytes:
     Raises:
         BadImage: if it cannot be read, or is empty.
     """
-    name = name or os.fspath(file)
+    path = os.fspath(file)
+    name = name or path
     try:
-        data = Path(file).read_bytes()
+        data = storage_of(path).read(path)
     except OSError as error:
         raise BadImage(name, (error.strerror or str(error)).lower()) from None
     if not data:

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tetravit.data.datasets.base import Dataset
 from tetravit.data.decode import BadImage, decode, file_bytes, opened, orientation
-from tetravit.structures import Kind, Sample
+from tetravit.structures import Sample
 
 IGNORE = 255  # label of pixels that carry no class
 UNKNOWN = 254  # what a table gives for a number that it does not list
@@ -21,7 +22,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 Pair = tuple[Path, Path]  # image, label map
 
 
-class LabelMaps:
+class LabelMaps(Dataset):
     """Pairs of files as samples; targets are label maps (Hi, Wi), uint8 where the file has 8 bits, else int32.
 
     Images are turned upright as their EXIF data says, label maps are as stored: one of the upright image's size
@@ -37,7 +38,7 @@ class LabelMaps:
         ValueError: if an image lacks its label map, or shares it with another.
     """
 
-    kind: Kind = "segment"
+    kind = "segment"
     needs_root = True
 
     def __init__(

@@ -11,16 +11,18 @@ import math
 import os
 from array import array
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
+from tetravit.data.datasets.base import Dataset, DatasetInfo
 from tetravit.data.decode import BadImage, decode
 from tetravit.data.masks import counts_mask, counts_of, letters, polygon_mask
-from tetravit.structures import Kind, Sample, Target
+from tetravit.data.problems import Problems
+from tetravit.structures import Sample, Target
 
 LOG = logging.getLogger("tetravit.data")
 SHORTEST = 32  # pixels: training images with shorter sides are left out, as in the papers' releases
@@ -32,21 +34,6 @@ LARGEST = 100_000  # pixels of a side: the runs of larger masks overflow COCO's 
 WITHOUT_MASK = 'objects without a mask, left out (masks = "skip" keeps them)'
 
 Empty = Literal["drop", "keep"]
-
-
-@dataclass
-class Problems:
-    """Why objects and images were left out: how many, and the first of each kind."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-    first: dict[str, str] = field(default_factory=dict)
-
-    def add(self, cause: str, where: str) -> None:
-        self.counts[cause] = self.counts.get(cause, 0) + 1
-        self.first.setdefault(cause, where)
-
-    def lines(self) -> list[str]:
-        return [f"{count:,} {cause}; the first: {self.first[cause]}" for cause, count in self.counts.items()]
 
 
 class ObjectTable:
@@ -171,7 +158,7 @@ class ObjectTable:
         return polygon_mask(np.split(values, ends[:-1] - begin), height, width)
 
 
-class ObjectSet:
+class ObjectSet(Dataset):
     """Images with objects, as a table describes them. What the layouts build on.
 
     Args:
@@ -189,7 +176,7 @@ class ObjectSet:
         ValueError: if nothing is left.
     """
 
-    kind: Kind = "detect"
+    kind = "detect"
     needs_root = True
 
     def __init__(
@@ -236,6 +223,10 @@ class ObjectSet:
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def info(self) -> DatasetInfo:
+        return replace(super().info, problems=tuple(self.problems.lines()), wide=self.wide)
 
     @property
     def wide(self) -> np.ndarray | None:

@@ -3,22 +3,23 @@
 Nothing here depends on what was done before: a job names a step, and the seed and the step decide the rest.
 """
 
-import hashlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torchvision import tv_tensors
 
+from tetravit.data.collate import collate, collate_view
 from tetravit.data.datasets import Dataset
 from tetravit.data.decode import BadImage
+from tetravit.data.order import Order, mixed_seed
 from tetravit.structures import Batch, Sample, Target
 
+LOG = logging.getLogger("tetravit.data")
 Transform = Callable[..., Any]
 OnBad = Literal["error", "skip"]
 MAX_TRIES = 100  # images in a row; where all are unreadable, the disk is gone
@@ -36,58 +37,29 @@ class Result:
         return replace(self, batch=self.batch and self.batch.pin_memory())
 
 
-class Order:
-    """Which image stands at position k of epoch e.
+class BadCount:
+    """Collects unreadable images; raises when there are too many."""
 
-    wide: which images are wider than high; None: that does not matter. group: how many images of one kind then
-    stand together: those at the same place of the `group` equal parts of every `micro` positions, so that ranks,
-    which take every so-manyth position, get whole groups. A kind whose number does not divide ends in a mixed group.
-    """
+    def __init__(self, on_bad: OnBad, limit: float, total: int) -> None:
+        self.on_bad = on_bad
+        self.limit = limit
+        self.total = total
+        self.causes: dict[str, str] = {}
 
-    def __init__(
-        self,
-        size: int,
-        repeats: int,
-        seed: int,
-        *,
-        wide: np.ndarray | None = None,
-        group: int = 1,
-        micro: int = 1,
-    ) -> None:
-        self.size = size
-        self.repeats = repeats
-        self.seed = seed
-        self.wide, self.group, self.micro = wide, group, micro
-        self._epoch = -1
-        self._permutation = np.empty(0, dtype=np.int64)
-
-    def image(self, epoch: int, position: int, shift: int = 0) -> int:
-        """Number of the image; `shift` > 0: of the image drawn that many places later."""
-        if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch, -1))
-            self._permutation, self._epoch = self._drawn(generator), epoch
-        return int(self._permutation[(position // self.repeats + shift) % self.size])
-
-    def _drawn(self, generator: torch.Generator) -> np.ndarray:
-        """The images of an epoch in order."""
-        drawn = torch.randperm(self.size, generator=generator).numpy()
-        if self.wide is None or self.group == 1:
-            return drawn
-        kinds = [drawn[self.wide[drawn] == kind] for kind in (True, False)]
-        whole = [kind[: len(kind) // self.group * self.group] for kind in kinds]
-        groups = np.concatenate(whole).reshape(-1, self.group)
-        groups = groups[torch.randperm(len(groups), generator=generator).numpy()]
-        rest = np.concatenate([kind[len(part) :] for kind, part in zip(kinds, whole, strict=True)])
-        line = np.concatenate((groups.reshape(-1), rest))
-        whole_steps = len(line) // self.micro * self.micro
-        spread = line[:whole_steps].reshape(-1, self.micro // self.group, self.group).swapaxes(1, 2)
-        return np.concatenate((spread.reshape(-1), line[whole_steps:]))
-
-
-def mixed_seed(*numbers: int) -> int:
-    """A well-mixed 63-bit seed from several integers."""
-    text = "/".join(map(str, numbers)).encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") >> 1
+    def check(self, result: Result) -> Batch:
+        for bad in result.bad:
+            if bad.name not in self.causes:
+                LOG.warning("%s It is skipped.", bad)
+            self.causes[bad.name] = bad.cause
+        if result.bad and len(self.causes) > max(1, int(self.limit * self.total)):
+            raise ValueError(
+                f"{len(self.causes)} of {self.total} images cannot be read, more than"
+                f" data.bad_limit={self.limit:g} allows; the last: {result.bad[-1]}"
+            )
+        if result.error is not None:
+            raise result.error
+        assert result.batch is not None
+        return result.batch
 
 
 class Reader:
@@ -110,7 +82,10 @@ class Reader:
 
 
 class PrepareTrain:
-    """(step, micro-batch) -> this rank's share of it."""
+    """(step, micro-batch) -> this rank's share of it.
+
+    more: transforms of the same images, whose results are the `views` of the batch.
+    """
 
     def __init__(
         self,
@@ -121,8 +96,10 @@ class PrepareTrain:
         rank: int,
         world_size: int,
         bucket: int = 1,
+        more: Sequence[Transform] = (),
     ) -> None:
         self.reader = reader
+        self.more = more
         self.bucket = bucket
         self.order = order
         self.batch_size = batch_size
@@ -137,6 +114,7 @@ class PrepareTrain:
         first = step * self.batch_size + micro * self.micro_size
         bad: list[BadImage] = []
         samples, indices = [], []
+        views: list[list[Tensor]] = [[] for _ in self.more]
         try:
             with _own_randomness() as reseed:
                 for k in range(first + self.rank, first + self.micro_size, self.world_size):
@@ -144,7 +122,12 @@ class PrepareTrain:
                     reseed(mixed_seed(self.order.seed, epoch, k))
                     samples.append(transformed(sample, self.reader.transform))
                     indices.append(index)
-            return Result(collate(samples, indices, self.bucket), bad)
+                    for number, (view, transform) in enumerate(zip(views, self.more, strict=True), start=1):
+                        reseed(mixed_seed(self.order.seed, epoch, k, number))
+                        view.append(transform(sample.image))
+            batch = collate(samples, indices, self.bucket)
+            batch.views = [collate_view(view) for view in views]
+            return Result(batch, bad)
         except ValueError as error:  # BadImage too: carried to the parent as it is
             return Result(None, bad, error)
 
@@ -182,7 +165,7 @@ class PrepareEval:
                     indices.append(index)
             batch = collate(samples, indices) if samples else Batch(torch.empty(0))
             if samples:
-                batch.views = [_together(view) for view in views]
+                batch.views = [collate_view(view) for view in views]
             return Result(batch, bad)
         except ValueError as error:
             return Result(None, bad, error)
@@ -215,48 +198,6 @@ def _objects(target: Target, kept: Tensor) -> Target:
     """Those objects of a target that `kept` (M,) marks."""
     parts = {name: getattr(target, name) for name in ("boxes", "labels", "masks", "crowd", "area")}
     return replace(target, **{name: part[kept] for name, part in parts.items() if part is not None})
-
-
-def collate(samples: Sequence[Sample], indices: Sequence[int], bucket: int = 1) -> Batch:
-    """Samples -> a batch. Class indices, and label maps of one size, become a tensor; other targets stay a list.
-
-    Images of a dense task that differ in size are filled up with zeros right and below, all of them to sides that are
-    multiples of `bucket`; `sizes` tells the truth.
-
-    Raises:
-        ValueError: if images with a class each differ in size.
-    """
-    shapes = {tuple(s.image.shape) for s in samples}
-    targets: Any = [s.target for s in samples]
-    dense = isinstance(targets[0], (Tensor, Target))
-    if len(shapes) > 1 and not dense:
-        a, b = sorted(shapes)[:2]
-        raise ValueError(
-            f"The images of a batch must have one size; got {a} and {b}. Let data.augment crop or resize."
-        )
-    if isinstance(targets[0], int):
-        targets = torch.tensor(targets)
-    elif isinstance(targets[0], Tensor) and len({t.shape for t in targets}) == 1:
-        targets = torch.stack(targets)
-    images, sizes = [s.image for s in samples], None
-    if dense and (len(shapes) > 1 or any(side % bucket for shape in shapes for side in shape[1:])):
-        sizes = torch.tensor([image.shape[-2:] for image in images])
-        images = _filled_up(images, bucket)
-    return Batch(torch.stack(images), targets, sizes, [s.name for s in samples], list(indices))
-
-
-def _together(images: Sequence[Tensor]) -> Batch:
-    """Images (C, Hi, Wi) of any sizes -> a batch of them, without targets."""
-    if len({image.shape for image in images}) == 1:
-        return Batch(torch.stack(list(images)))
-    sizes = torch.tensor([image.shape[-2:] for image in images])
-    return Batch(torch.stack(_filled_up(images, 1)), sizes=sizes)
-
-
-def _filled_up(images: Sequence[Tensor], bucket: int) -> list[Tensor]:
-    """Images (C, Hi, Wi) with zeros right and below, all as large as the largest, in whole buckets."""
-    height, width = (-(-max(image.shape[side] for image in images) // bucket) * bucket for side in (1, 2))
-    return [F.pad(x, (0, width - x.shape[2], 0, height - x.shape[1])) for x in images]
 
 
 @contextmanager

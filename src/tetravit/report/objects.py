@@ -151,8 +151,7 @@ def _left_out(training: Dataset | None, held_out: Dataset | None) -> str:
     """What of the data could not be used; nothing where all of it could."""
     rows = []
     for part, dataset in (("training", training), ("held out", held_out)):
-        problems = getattr(dataset, "problems", None)
-        rows += [[part, line] for line in (problems.lines() if problems else ())]
+        rows += [[part, line] for line in (dataset.info.problems if dataset else ())]
     return card("Left out of the data", table(["part", "what"], rows, numbers=2)) if rows else ""
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tetravit.data.build import build_dataset
 from tetravit.data.datasets import Dataset
-from tetravit.data.loader import build_dataset
 from tetravit.recipe import validated
 
 

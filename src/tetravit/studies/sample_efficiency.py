@@ -112,7 +112,7 @@ def _row(
     device: str,
     on_run: Callable[[str], object],
 ) -> Row:
-    from tetravit.data.loader import build_dataset
+    from tetravit.data.build import build_dataset
     from tetravit.models import create_model
 
     found, steps = [], 0

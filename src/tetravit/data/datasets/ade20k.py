@@ -7,7 +7,7 @@ these are the classes: that is how sets of one's own come in this layout.
 
 from pathlib import Path
 
-from tetravit.data.datasets.base import Split, check_split
+from tetravit.data.datasets.base import Root, Split, check_split, local_root
 from tetravit.data.label_maps import LabelMaps, Shifted, pairs_of
 from tetravit.data.palettes import ade20k
 
@@ -28,10 +28,9 @@ class ADE20K(LabelMaps):
         ValueError: if folders or label maps are missing.
     """
 
-    def __init__(self, root: Path | None, split: Split) -> None:
+    def __init__(self, root: Root, split: Split) -> None:
         check_split(split)
-        if root is None:
-            raise ValueError("The data set 'ade20k' needs its root.")
+        root = local_root("ade20k", root)
         root = root / ARCHIVE if (root / ARCHIVE).is_dir() else root
         pairs = pairs_of(root / "images" / PARTS[split], root / "annotations" / PARTS[split])
         super().__init__(pairs, _classes(root / "objectInfo150.txt"), root=root, convert=Shifted(1))

@@ -1,38 +1,85 @@
-"""What every data set of labelled images offers."""
+"""What every data set offers."""
 
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from tetravit.structures import Kind, Sample
+from tetravit.data.storage import is_local
+from tetravit.structures import DataKind, Sample
 
 Split = Literal["train", "val"]
+Root = str | os.PathLike[str] | None
 
 
-class Dataset(Protocol):
-    """Images by number. Built as `DATASETS[name](root, split, **options)`.
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known of a data set before any image is read.
 
-    A set of label maps or objects says so in a class attribute `kind` ("segment", "detect"); see `kind_of`.
+    kind: what belongs to an image: a class, a label map, objects, or nothing.
+    channels: of its images. needs_root: whether it lies in a folder of the user's.
+    in_memory: whether workers are not worth their cost.
+    problems: what was left out, one line per cause.
+    wide: (N,) bool, which images are wider than high; None: not known before they are read.
+    labels: (N,) int, the class of each image; None: not a set of one class per image, or not known.
+    classes: which of the 1000 classes of ImageNet these are; None: the set's classes are the model's own.
+    several: whether a target is a tuple of classes, each a right answer.
     """
 
-    @property
-    def num_classes(self) -> int: ...
+    kind: DataKind
+    num_classes: int
+    class_names: tuple[str, ...]
+    channels: int = 3
+    needs_root: bool = False
+    in_memory: bool = False
+    problems: tuple[str, ...] = ()
+    wide: np.ndarray | None = field(default=None, compare=False, repr=False)
+    labels: np.ndarray | None = field(default=None, compare=False, repr=False)
+    classes: tuple[int, ...] | None = None
+    several: bool = False
+
+
+class Dataset:
+    """Images by number. A subclass is built as `DATASETS[name](root, split, **options)`.
+
+    A subclass sets `num_classes` and `class_names`, and defines `__len__` and `__getitem__`. What its name alone
+    says stands in class attributes; what depends on the files is added in `info`.
+    """
+
+    kind: ClassVar[DataKind] = "classify"
+    needs_root: ClassVar[bool] = False
+    in_memory: ClassVar[bool] = False
+
+    num_classes: int
+    class_names: Sequence[str]
+    labels: np.ndarray | None = None  # (N,) the class of each image, where a set of labelled images knows it
 
     @property
-    def class_names(self) -> Sequence[str]: ...
+    def info(self) -> DatasetInfo:
+        """What is known of this set; a subclass that knows more replaces fields of it."""
+        return DatasetInfo(
+            kind=self.kind,
+            num_classes=self.num_classes,
+            class_names=tuple(map(str, self.class_names)),
+            needs_root=self.needs_root,
+            in_memory=self.in_memory,
+            labels=self.labels,
+        )
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        raise NotImplementedError
 
     def __getitem__(self, index: int) -> Sample:
-        """Sample with a uint8 image (3, Hi, Wi)."""
-        ...
+        """Sample with a uint8 image (C, Hi, Wi)."""
+        raise NotImplementedError
 
 
-def kind_of(dataset: object) -> Kind:
-    """What a data set, or its row of the menu, knows of an image; "classify" where it says nothing."""
-    kind: Kind = getattr(dataset, "kind", "classify")
+def kind_of(dataset: Any) -> DataKind:
+    """What a row of the menu, a class derived from `Dataset`, holds beside its images."""
+    kind: DataKind = dataset.kind
     return kind
 
 
@@ -42,10 +89,23 @@ def check_split(split: str) -> None:
         raise ValueError(f"split takes one of train, val; got {split!r}.")
 
 
-def no_root(name: str, root: Path | None) -> None:
+def no_root(name: str, root: Root) -> None:
     """Raises: ValueError if a folder is given to a set that has none."""
     if root is not None:
         raise ValueError(f"The data set {name!r} needs no root; got {str(root)!r}.")
+
+
+def local_root(name: str, root: Root) -> Path:
+    """The folder of a set whose files are read by their local paths.
+
+    Raises:
+        ValueError: if there is none, or it lies elsewhere.
+    """
+    if root is None:
+        raise ValueError(f"The data set {name!r} needs its root.")
+    if not is_local(os.fspath(root)):
+        raise ValueError(f"The data set {name!r} is read from local folders; got data.root={str(root)!r}.")
+    return Path(root)
 
 
 def keep_fraction(labels: np.ndarray, fraction: float) -> np.ndarray:

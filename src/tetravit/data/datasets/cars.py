@@ -4,18 +4,17 @@ ROOT/stanford_cars holds `cars_train`, `cars_test`, `devkit` and `cars_test_anno
 train, the 8,041 of the test part validate.
 """
 
-from pathlib import Path
-
+import numpy as np
 from torchvision.datasets import StanfordCars
 
-from tetravit.data.datasets.base import Split, check_split
+from tetravit.data.datasets.base import Dataset, Root, Split, check_split, local_root
 from tetravit.data.decode import decode
 from tetravit.structures import Sample
 
 PARTS = {"train": "train", "val": "test"}
 
 
-class Cars:
+class Cars(Dataset):
     """Images of 196 makes of cars.
 
     Args:
@@ -28,10 +27,9 @@ class Cars:
 
     needs_root = True
 
-    def __init__(self, root: Path | None, split: Split) -> None:
+    def __init__(self, root: Root, split: Split) -> None:
         check_split(split)
-        if root is None:
-            raise ValueError("The data set 'cars' needs its root.")
+        root = local_root("cars", root)
         try:
             found = StanfordCars(root, split=PARTS[split], download=False)
         except RuntimeError as error:
@@ -41,7 +39,7 @@ class Cars:
                 ) from None
             raise ValueError(f"{str(root)!r} does not hold 'stanford_cars' as published.") from None
         self.files = [str(file) for file, _ in found._samples]
-        self.labels = [int(label) for _, label in found._samples]
+        self.labels: np.ndarray = np.array([label for _, label in found._samples])
         self.class_names = tuple(str(name) for name in found.classes)
         self.num_classes = len(self.class_names)
 
@@ -49,7 +47,7 @@ class Cars:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Sample:
-        return Sample(decode(self.files[index], layout="decoded"), self.labels[index], self.files[index])
+        return Sample(decode(self.files[index], layout="decoded"), int(self.labels[index]), self.files[index])
 
 
 DATASETS = {"cars": Cars}

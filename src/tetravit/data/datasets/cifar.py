@@ -4,40 +4,38 @@ ROOT holds `cifar-10-batches-py` or `cifar-100-python` as unpacked; torchvision 
 anything is read. The test part serves as validation.
 """
 
-from functools import partial
-from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from tetravit.data.datasets.base import Split, check_split, keep_fraction
+from tetravit.data.datasets.base import Dataset, Root, Split, check_split, keep_fraction, local_root
 from tetravit.structures import Sample
 
 SOURCES = {"cifar10": CIFAR10, "cifar100": CIFAR100}
 
 
-class Cifar:
+class Cifar(Dataset):
     """Images (3, 32, 32), all in memory.
 
     Args:
         root: the folder that holds the unpacked archive.
         split: "train" or "val".
-        name: "cifar10" or "cifar100".
         fraction: keep the first share of each class, in (0, 1]; the validation part is always whole.
 
     Raises:
         ValueError: if the archive is missing or damaged.
     """
 
+    name: ClassVar[Literal["cifar10", "cifar100"]]
     in_memory = True
     needs_root = True
 
-    def __init__(self, root: Path | None, split: Split, *, name: str, fraction: float = 1.0) -> None:
+    def __init__(self, root: Root, split: Split, *, fraction: float = 1.0) -> None:
         check_split(split)
-        if root is None:
-            raise ValueError(f"The data set {name!r} needs its root.")
-        source = SOURCES[name]
+        root = local_root(self.name, root)
+        source = SOURCES[self.name]
         try:
             found = source(root, train=split == "train", download=False)
         except RuntimeError:
@@ -46,9 +44,9 @@ class Cifar:
             ) from None
         labels = np.asarray(found.targets)
         kept = keep_fraction(labels, fraction if split == "train" else 1.0)
-        self.name, self.split, self.numbers = name, split, kept
+        self.split, self.numbers = split, kept
         self.images = torch.from_numpy(found.data[kept]).permute(0, 3, 1, 2)  # (n, 3, 32, 32)
-        self.labels = labels[kept]
+        self.labels: np.ndarray = labels[kept]
         self.class_names = tuple(found.classes)
         self.num_classes = len(self.class_names)
 
@@ -60,4 +58,16 @@ class Cifar:
         return Sample(self.images[index].contiguous(), int(self.labels[index]), name)
 
 
-DATASETS = {name: partial(Cifar, name=name) for name in SOURCES}
+class Cifar10(Cifar):
+    """CIFAR-10."""
+
+    name = "cifar10"
+
+
+class Cifar100(Cifar):
+    """CIFAR-100."""
+
+    name = "cifar100"
+
+
+DATASETS = {"cifar10": Cifar10, "cifar100": Cifar100}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from tetravit.data.datasets.base import Split, check_split
+from tetravit.data.datasets.base import Root, Split, check_split, local_root
 from tetravit.data.label_maps import IGNORE, UNKNOWN, LabelMaps
 from tetravit.data.palettes import cityscapes
 
@@ -27,10 +27,9 @@ class Cityscapes(LabelMaps):
         ValueError: if the files are missing.
     """
 
-    def __init__(self, root: Path | None, split: Split) -> None:
+    def __init__(self, root: Root, split: Split) -> None:
         check_split(split)
-        if root is None:
-            raise ValueError("The data set 'cityscapes' needs its root.")
+        root = local_root("cityscapes", root)
         try:
             found = datasets.Cityscapes(root, split=split, mode="fine", target_type="semantic")
         except RuntimeError:
@@ -40,7 +39,7 @@ class Cityscapes(LabelMaps):
         pairs = [(Path(a), Path(b[0])) for a, b in zip(found.images, found.targets, strict=True)]
         if not pairs:
             raise ValueError(f"There are no images in {str(root / 'leftImg8bit' / split)!r}.")
-        super().__init__(pairs, cityscapes()[0], root=Path(root), convert=_to_training)
+        super().__init__(pairs, cityscapes()[0], root=root, convert=_to_training)
 
 
 def _to_training(ids: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeGuard
 
-from tetravit.data.datasets.base import Split, check_split
+from tetravit.data.datasets.base import Root, Split, check_split, local_root
 from tetravit.data.objects import (
     FROM_SIDES,
     LARGEST,
@@ -45,7 +45,7 @@ class Coco(ObjectSet):
 
     def __init__(
         self,
-        root: Path | None,
+        root: Root,
         split: Split,
         *,
         annotations: str = ANNOTATIONS,
@@ -54,9 +54,7 @@ class Coco(ObjectSet):
         masks: Literal["read", "skip"] = "read",
     ) -> None:
         check_split(split)
-        if root is None:
-            raise ValueError("The data set 'coco' needs its root.")
-        root = Path(root)
+        root = local_root("coco", root)
         file, folder = (root / text.replace("{split}", split) for text in (annotations, images))
         if not folder.is_dir():
             raise ValueError(f"There is no folder {str(folder)!r}.")

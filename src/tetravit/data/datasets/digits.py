@@ -10,12 +10,11 @@ Both parts hold digits of the same 13 writers, so the score speaks of new scans,
 """
 
 from importlib.resources import files
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from tetravit.data.datasets.base import Split, check_split, keep_fraction, no_root
+from tetravit.data.datasets.base import Dataset, Root, Split, check_split, keep_fraction, no_root
 from tetravit.data.decode import decode
 from tetravit.structures import Sample
 
@@ -23,7 +22,7 @@ SIDE = 8
 PER_ROW = 45
 
 
-class Digits:
+class Digits(Dataset):
     """The embedded digits; images (3, 8, 8).
 
     Args:
@@ -39,7 +38,7 @@ class Digits:
     num_classes = 10
     class_names = tuple("0123456789")
 
-    def __init__(self, root: Path | None, split: Split, *, fraction: float = 1.0) -> None:
+    def __init__(self, root: Root, split: Split, *, fraction: float = 1.0) -> None:
         check_split(split)
         no_root("digits", root)
         images, labels = read_all()
@@ -49,7 +48,7 @@ class Digits:
             kept = kept[keep_fraction(labels[kept], fraction)]
         self.numbers = kept  # position of each scan in the whole set
         self.images = torch.from_numpy(images[kept])[:, None].repeat(1, 3, 1, 1)  # (n, 3, 8, 8)
-        self.labels = labels[kept]
+        self.labels: np.ndarray = labels[kept]
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -4,18 +4,17 @@ ROOT/flowers-102 holds `jpg`, `imagelabels.mat` and `setid.mat`. As in transfer 
 and validation parts train together (2,040 images) and the test part (6,149) validates.
 """
 
-from pathlib import Path
-
+import numpy as np
 from torchvision.datasets import Flowers102
 
-from tetravit.data.datasets.base import Split, check_split
+from tetravit.data.datasets.base import Dataset, Root, Split, check_split, local_root
 from tetravit.data.decode import decode
 from tetravit.structures import Sample
 
 PARTS = {"train": ("train", "val"), "val": ("test",)}
 
 
-class Flowers:
+class Flowers(Dataset):
     """Images of 102 kinds of flowers.
 
     Args:
@@ -29,10 +28,9 @@ class Flowers:
     num_classes = 102
     needs_root = True
 
-    def __init__(self, root: Path | None, split: Split) -> None:
+    def __init__(self, root: Root, split: Split) -> None:
         check_split(split)
-        if root is None:
-            raise ValueError("The data set 'flowers' needs its root.")
+        root = local_root("flowers", root)
         try:
             parts = [Flowers102(root, split=part, download=False) for part in PARTS[split]]
         except ImportError:
@@ -42,14 +40,14 @@ class Flowers:
         except RuntimeError:
             raise ValueError(f"{str(root)!r} does not hold 'flowers-102' as published.") from None
         self.files = [str(file) for part in parts for file in part._image_files]
-        self.labels = [int(label) for part in parts for label in part._labels]
+        self.labels: np.ndarray = np.array([label for part in parts for label in part._labels])
         self.class_names = tuple(f"flower {i + 1}" for i in range(self.num_classes))
 
     def __len__(self) -> int:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Sample:
-        return Sample(decode(self.files[index], layout="decoded"), self.labels[index], self.files[index])
+        return Sample(decode(self.files[index], layout="decoded"), int(self.labels[index]), self.files[index])
 
 
 DATASETS = {"flowers": Flowers}

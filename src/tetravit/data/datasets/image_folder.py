@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from tetravit.data import imagenet
-from tetravit.data.datasets.base import Split, check_split, keep_fraction
+from tetravit.data.datasets.base import Dataset, Root, Split, check_split, keep_fraction
 from tetravit.data.decode import decode
 from tetravit.structures import Sample
 
@@ -25,7 +25,7 @@ EXTENSIONS = frozenset((
 LAYOUT = "ROOT/train/CLASS/IMAGE and ROOT/val/CLASS/IMAGE"
 
 
-class ImageFolder:
+class ImageFolder(Dataset):
     """Labelled images of one split.
 
     Args:
@@ -43,7 +43,7 @@ class ImageFolder:
     needs_root = True
 
     def __init__(
-        self, root: Path | None, split: Split, *, fraction: float = 1.0, names: str | Path | None = None
+        self, root: Root, split: Split, *, fraction: float = 1.0, names: str | Path | None = None
     ) -> None:
         check_split(split)
         if root is None:
@@ -55,25 +55,18 @@ class ImageFolder:
         self.class_names = (
             _read_names(Path(names), self.folders) if names is not None else tuple(self.folders)
         )
-        self._paths, self._ends, self._labels = _scan(self.folder, self.folders)
-        kept = keep_fraction(self._labels, fraction)
-        self._kept = kept if split == "train" and len(kept) < len(self._labels) else None
-
-    @property
-    def num_classes(self) -> int:
-        return len(self.folders)
-
-    @property
-    def labels(self) -> np.ndarray:
-        """Class of every image, int32 (n,)."""
-        return self._labels if self._kept is None else self._labels[self._kept]
+        self.num_classes = len(self.folders)
+        self._paths, self._ends, labels = _scan(self.folder, self.folders)
+        kept = keep_fraction(labels, fraction)
+        self._kept = kept if split == "train" and len(kept) < len(labels) else None
+        self.labels: np.ndarray = labels if self._kept is None else labels[self._kept]  # (N,) int32
 
     def __len__(self) -> int:
-        return len(self._labels if self._kept is None else self._kept)
+        return len(self.labels)
 
     def __getitem__(self, index: int) -> Sample:
         path = self.path(index)
-        return Sample(decode(path, layout="decoded"), int(self._labels[self._row(index)]), path)
+        return Sample(decode(path, layout="decoded"), int(self.labels[index]), path)
 
     def path(self, index: int) -> str:
         row = self._row(index)
@@ -90,7 +83,7 @@ class ImageNet(ImageFolder):
     """ImageNet-1k: an image folder of exactly 1,000 classes, whose folders are named by WordNet numbers."""
 
     def __init__(
-        self, root: Path | None, split: Split, *, fraction: float = 1.0, names: str | Path | None = None
+        self, root: Root, split: Split, *, fraction: float = 1.0, names: str | Path | None = None
     ) -> None:
         super().__init__(root, split, fraction=fraction, names=names)
         if self.num_classes != 1000:

@@ -8,18 +8,19 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tetravit.data import imagenet
-from tetravit.data.datasets.base import Split, check_split
+from tetravit.data.datasets.base import Dataset, DatasetInfo, Root, Split, check_split
 from tetravit.data.decode import decode
 from tetravit.structures import Sample
 
 ENDINGS = (".jpeg", ".jpg", ".png")
 
 
-class _TestSet:
+class _TestSet(Dataset):
     """Images of some of ImageNet's classes.
 
     paths, targets: of every image; a target counts among `classes`. several: a target is a tuple of classes, each
@@ -31,16 +32,14 @@ class _TestSet:
 
     def __init__(self, classes: Sequence[int], paths: Sequence[Path], targets: Sequence[Any]) -> None:
         self.classes = tuple(classes)
+        names = imagenet.class_names()
+        self.class_names = tuple(names[i] for i in self.classes)
+        self.num_classes = len(self.classes)
         self.paths, self.targets = [str(path) for path in paths], list(targets)
 
     @property
-    def num_classes(self) -> int:
-        return len(self.classes)
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        names = imagenet.class_names()
-        return tuple(names[i] for i in self.classes)
+    def info(self) -> DatasetInfo:
+        return replace(super().info, classes=self.classes, several=self.several)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -59,7 +58,7 @@ class _Folders(_TestSet):
     count: int
     named: str  # how the folders are called, for a message
 
-    def __init__(self, root: Path | None, split: Split) -> None:
+    def __init__(self, root: Root, split: Split) -> None:
         folder = _only_val(self.name, root, split)
         known = {name: i for i, name in enumerate(self.folder_names())}
         found = sorted((known[p.name], p) for p in folder.iterdir() if p.name in known and p.is_dir())
@@ -124,7 +123,7 @@ class ImageNetReal(_TestSet):
 
     several = True
 
-    def __init__(self, root: Path | None, split: Split, *, labels: str | Path | None = None) -> None:
+    def __init__(self, root: Root, split: Split, *, labels: str | Path | None = None) -> None:
         folder = _only_val("imagenet_real", root, split)
         if labels is None:
             raise ValueError(
@@ -148,7 +147,7 @@ class ImageNetReal(_TestSet):
         )
 
 
-def _only_val(name: str, root: Path | None, split: Split) -> Path:
+def _only_val(name: str, root: Root, split: Split) -> Path:
     """The root, checked. Raises: ValueError if there is none, or for another split."""
     check_split(split)
     if split != "val":

@@ -6,36 +6,35 @@ image folders but does not know which images the competition holds out; its anno
 
 import json
 import os
-from functools import partial
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from tetravit.data.datasets.base import Split, check_split, keep_fraction
+from tetravit.data.datasets.base import Dataset, Root, Split, check_split, keep_fraction, local_root
 from tetravit.data.decode import decode
 from tetravit.structures import Sample
 
 
-class INaturalist:
+class INaturalist(Dataset):
     """Images of species; classes in the order of their numbers in the training annotations.
 
     Args:
         root: the folder that holds the annotations and the images.
         split: "train" or "val".
-        year: 2018 or 2019.
         fraction: keep the first share of each class, in (0, 1]; the validation part is always whole.
 
     Raises:
         ValueError: if the annotations are missing, do not read, or name other species to train than to validate.
     """
 
+    year: ClassVar[int]
     needs_root = True
 
-    def __init__(self, root: Path | None, split: Split, *, year: int, fraction: float = 1.0) -> None:
+    def __init__(self, root: Root, split: Split, *, fraction: float = 1.0) -> None:
         check_split(split)
-        if root is None:
-            raise ValueError(f"The data set 'inat{year % 100}' needs its root.")
-        self.root = Path(root)
+        year = self.year
+        self.root = local_root(f"inat{year % 100}", root)
         table = _read(self.root / f"train{year}.json")
         species = sorted({a["category_id"] for a in table["annotations"]})
         numbers = {number: i for i, number in enumerate(species)}
@@ -53,7 +52,8 @@ class INaturalist:
             ) from None
         labels = np.array([label for _, label in pairs], dtype=np.int64)
         kept = keep_fraction(labels, fraction if split == "train" else 1.0)
-        self.files, self.labels = [pairs[i][0] for i in kept], labels[kept]
+        self.files = [pairs[i][0] for i in kept]
+        self.labels: np.ndarray = labels[kept]
 
     def __len__(self) -> int:
         return len(self.files)
@@ -76,4 +76,16 @@ def _read(path: Path) -> dict[str, list[dict]]:
     return table
 
 
-DATASETS = {f"inat{year % 100}": partial(INaturalist, year=year) for year in (2018, 2019)}
+class INaturalist2018(INaturalist):
+    """iNaturalist 2018."""
+
+    year = 2018
+
+
+class INaturalist2019(INaturalist):
+    """iNaturalist 2019."""
+
+    year = 2019
+
+
+DATASETS = {"inat18": INaturalist2018, "inat19": INaturalist2019}

@@ -5,9 +5,7 @@ ROOT/images/{train,val}/**/NAME.jpg
 ROOT/labels/{train,val}/**/NAME.png a number per pixel; 255: no class
 """
 
-from pathlib import Path
-
-from tetravit.data.datasets.base import Split, check_split
+from tetravit.data.datasets.base import Root, Split, check_split, local_root
 from tetravit.data.label_maps import LabelMaps, Shifted, pairs_of
 
 
@@ -23,10 +21,9 @@ class LabelFolder(LabelMaps):
         ValueError: if the folder lacks something, or `first` is out of range.
     """
 
-    def __init__(self, root: Path | None, split: Split, *, first: int = 0) -> None:
+    def __init__(self, root: Root, split: Split, *, first: int = 0) -> None:
         check_split(split)
-        if root is None:
-            raise ValueError("The data set 'label_folder' needs its root.")
+        root = local_root("label_folder", root)
         if not 0 <= first <= 254:
             raise ValueError(f"first is the number of the first class, 0 to 254; got {first!r}.")
         file = root / "classes.txt"

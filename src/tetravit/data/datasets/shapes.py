@@ -1,18 +1,16 @@
 """Drawn shapes, as label maps and as objects: no folder, no download. See `data.shapes`."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
-from tetravit.data.datasets.base import Split, check_split, no_root
+from tetravit.data.datasets.base import Dataset, Root, Split, check_split, no_root
 from tetravit.data.shapes import CLASSES, SEGMENTS, SMALLEST, Drawing, draw
-from tetravit.structures import Kind, Sample, Target
+from tetravit.structures import Sample, Target
 
 COUNTS = {"train": 20_000, "val": 200}  # drawings, where no number is given
 
 
-class Shapes:
+class Shapes(Dataset):
     """Drawings by number, uint8 (3, size, size), made when they are asked for.
 
     Args:
@@ -26,12 +24,11 @@ class Shapes:
         ValueError: for a root, an unknown split, sides below 32 pixels, no drawing or no shape.
     """
 
-    kind: Kind
     set_name: str
     in_memory = True  # no worker is worth its cost
 
     def __init__(
-        self, root: Path | None, split: Split, *, size: int = 128, count: int | None = None, most: int = 5
+        self, root: Root, split: Split, *, size: int = 128, count: int | None = None, most: int = 5
     ) -> None:
         check_split(split)
         no_root(self.set_name, root)

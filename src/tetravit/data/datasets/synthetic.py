@@ -3,18 +3,16 @@
 Image i of a split is always the same.
 """
 
-from pathlib import Path
-
 import torch
 from torch.nn import functional as F
 
-from tetravit.data.datasets.base import Split, check_split, no_root
+from tetravit.data.datasets.base import Dataset, Root, Split, check_split, no_root
 from tetravit.structures import Sample
 
 CELLS = 6  # a class pattern is a grid of CELLS x CELLS colours
 
 
-class Synthetic:
+class Synthetic(Dataset):
     """Noisy colour patterns, uint8 (3, image_size, image_size).
 
     Args:
@@ -30,7 +28,7 @@ class Synthetic:
 
     def __init__(
         self,
-        root: Path | None,
+        root: Root,
         split: Split,
         *,
         num_classes: int = 10,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torchvision import datasets
 
-from tetravit.data.datasets.base import Split, check_split
+from tetravit.data.datasets.base import Root, Split, check_split, local_root
 from tetravit.data.label_maps import LabelMaps
 from tetravit.data.palettes import VOC
 
@@ -26,10 +26,9 @@ class VOCSegmentation(LabelMaps):
         ValueError: if the files are missing, or there was no such release.
     """
 
-    def __init__(self, root: Path | None, split: Split, *, year: str = "2012") -> None:
+    def __init__(self, root: Root, split: Split, *, year: str = "2012") -> None:
         check_split(split)
-        if root is None:
-            raise ValueError("The data set 'voc_seg' needs its root.")
+        root = local_root("voc_seg", root)
         if year not in map(str, range(2007, 2013)):
             raise ValueError(f"year is 2007 to 2012; got {year!r}.")
         lists = root / "VOCdevkit" / f"VOC{year}" / "ImageSets" / "Segmentation"
@@ -42,7 +41,7 @@ class VOCSegmentation(LabelMaps):
         pairs = [(Path(a), Path(b)) for a, b in zip(found.images, found.masks, strict=True)]
         if not pairs:
             raise ValueError(f"{str(lists / f'{split}.txt')!r} lists no images.")
-        super().__init__(pairs, VOC, root=Path(root))
+        super().__init__(pairs, VOC, root=root)
 
 
 DATASETS = {"voc_seg": VOCSegmentation}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from tetravit.data.datasets.base import Split, check_split
+from tetravit.data.datasets.base import Root, Split, check_split, local_root
 from tetravit.data.objects import LARGEST, Empty, ObjectSet, ObjectTable, check_box, check_name
 from tetravit.data.palettes import VOC
 
@@ -30,7 +30,7 @@ class VocDet(ObjectSet):
 
     def __init__(
         self,
-        root: Path | None,
+        root: Root,
         split: Split,
         *,
         classes: tuple[str, ...] | None = None,
@@ -39,9 +39,7 @@ class VocDet(ObjectSet):
         empty: Empty = "drop",
     ) -> None:
         check_split(split)
-        if root is None:
-            raise ValueError("The data set 'voc_det' needs its root.")
-        root = Path(root)
+        root = local_root("voc_det", root)
         names = tuple(classes) if classes is not None else VOC[1:]  # without the background
         chosen = root / "ImageSets" / "Main" / f"{train if split == 'train' else val}.txt"
         try:

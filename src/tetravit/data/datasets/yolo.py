@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from tetravit.data.datasets.base import Split, check_split
+from tetravit.data.datasets.base import Root, Split, check_split, local_root
 from tetravit.data.objects import Empty, ObjectSet, ObjectTable, check_box, check_polygon
 
 NAMES = "classes.txt"
@@ -35,16 +35,14 @@ class Yolo(ObjectSet):
 
     def __init__(
         self,
-        root: Path | None,
+        root: Root,
         split: Split,
         *,
         empty: Empty = "drop",
         masks: Literal["read", "skip"] = "read",
     ) -> None:
         check_split(split)
-        if root is None:
-            raise ValueError("The data set 'yolo' needs its root.")
-        root = Path(root)
+        root = local_root("yolo", root)
         images, labels = root / "images" / split, root / "labels" / split
         for folder in (images, labels):
             if not folder.is_dir():

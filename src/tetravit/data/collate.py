@@ -1,0 +1,54 @@
+"""Samples -> a batch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tetravit.structures import Batch, Sample, Target
+
+
+def collate(samples: Sequence[Sample], indices: Sequence[int], bucket: int = 1) -> Batch:
+    """Samples -> a batch. Class indices, and label maps of one size, become a tensor; other targets stay a list.
+
+    Images of a dense task that differ in size are filled up with zeros right and below, all of them to sides that are
+    multiples of `bucket`; `sizes` tells the truth.
+
+    Raises:
+        ValueError: if images with a class each differ in size.
+    """
+    shapes = {tuple(s.image.shape) for s in samples}
+    targets: Any = [s.target for s in samples]
+    dense = isinstance(targets[0], (Tensor, Target))
+    if len(shapes) > 1 and not dense:
+        a, b = sorted(shapes)[:2]
+        raise ValueError(
+            f"The images of a batch must have one size; got {a} and {b}. Let data.augment crop or resize."
+        )
+    if targets[0] is None:  # an unlabelled set
+        targets = None
+    elif isinstance(targets[0], int):
+        targets = torch.tensor(targets)
+    elif isinstance(targets[0], Tensor) and len({t.shape for t in targets}) == 1:
+        targets = torch.stack(targets)
+    images, sizes = [s.image for s in samples], None
+    if dense and (len(shapes) > 1 or any(side % bucket for shape in shapes for side in shape[1:])):
+        sizes = torch.tensor([image.shape[-2:] for image in images])
+        images = pad_to_largest(images, bucket)
+    return Batch(torch.stack(images), targets, sizes, [s.name for s in samples], list(indices))
+
+
+def collate_view(images: Sequence[Tensor]) -> Batch:
+    """Images (C, Hi, Wi) of any sizes -> a batch of them, without targets."""
+    if len({image.shape for image in images}) == 1:
+        return Batch(torch.stack(list(images)))
+    sizes = torch.tensor([image.shape[-2:] for image in images])
+    return Batch(torch.stack(pad_to_largest(images, 1)), sizes=sizes)
+
+
+def pad_to_largest(images: Sequence[Tensor], bucket: int) -> list[Tensor]:
+    """Images (C, Hi, Wi) with zeros right and below, all as large as the largest, in whole buckets."""
+    height, width = (-(-max(image.shape[side] for image in images) // bucket) * bucket for side in (1, 2))
+    return [F.pad(x, (0, width - x.shape[2], 0, height - x.shape[1])) for x in images]

@@ -1,0 +1,98 @@
+"""Images to evaluate on: each once, in the order of the data set."""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+from tetravit.data.build import build_dataset, resolve_workers
+from tetravit.data.config import DataConfig
+from tetravit.data.datasets import Dataset
+from tetravit.data.prepare import BadCount, OnBad, PrepareEval, Reader, Transform
+from tetravit.data.preprocess import eval_transform, scaled
+from tetravit.data.stream import Stream
+from tetravit.structures import Batch, Preprocess
+
+
+def make_eval_loader(
+    config: DataConfig,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    split: Literal["train", "val"] = "val",
+    preprocess: Preprocess | None = None,
+    scales: Sequence[float] = (1.0,),
+    pin_memory: bool = False,
+) -> "EvalLoader":
+    """One rank's share of the evaluation batches that a config describes; `preprocess` replaces the config's.
+
+    scales: how large images are made from the originals, as factors on the limits of the preprocessing; the first
+    are a batch's images, the others its `views`.
+
+    Raises:
+        ValueError: for anything in the config that cannot be had.
+    """
+    dataset = build_dataset(config, split)
+    first, *more = (eval_transform(scaled(preprocess or config.preprocess, scale)) for scale in scales)
+    return EvalLoader(
+        dataset,
+        first,
+        more=more,
+        batch_size=config.val_batch_size or max(1, config.batch_size // world_size),
+        rank=rank,
+        world_size=world_size,
+        workers=resolve_workers(config.workers, dataset),
+        on_bad=config.on_bad,
+        bad_limit=config.bad_limit,
+        pin_memory=pin_memory,
+    )
+
+
+class EvalLoader:
+    """This rank's images, each once, in order: positions rank, rank + world_size, ...
+
+    Unreadable images are errors, or are left out and listed in `bad`. The arguments are those of
+    `TrainLoader`; `batch_size` is this rank's own, and the last batch may be smaller. more: transforms of the same
+    images, whose results are the `views` of a batch.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        transform: Transform,
+        *,
+        more: Sequence[Transform] = (),
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        workers: int = 0,
+        on_bad: OnBad = "error",
+        bad_limit: float = 0.001,
+        pin_memory: bool = False,
+    ) -> None:
+        self.dataset = dataset
+        self.total = len(dataset)
+        self.workers = workers
+        self.pin_memory = pin_memory
+        mine = range(rank, self.total, world_size)
+        self._parts = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
+        self._prepare = PrepareEval(Reader(dataset, transform, on_bad), more)
+        self._bad = BadCount(on_bad, bad_limit, self.total)
+
+    @property
+    def bad(self) -> dict[str, str]:
+        return self._bad.causes
+
+    def __len__(self) -> int:
+        """Batches of this rank."""
+        return len(self._parts)
+
+    def __iter__(self) -> Iterator[Batch]:
+        stream = Stream(
+            self._prepare, iter(self._parts), min(self.workers, len(self._parts)), self.pin_memory
+        )
+        try:
+            for result in stream:
+                batch = self._bad.check(result)
+                if len(batch):
+                    yield batch
+        finally:
+            stream.close()

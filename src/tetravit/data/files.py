@@ -1,0 +1,83 @@
+"""Image files: which endings can be read, and which files lie below a folder. One place for all verbs."""
+
+import os
+from collections.abc import Iterable
+
+from tetravit.data.problems import Problems
+from tetravit.data.storage import storage_of
+
+# fmt: off
+ENDINGS = frozenset((
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm", ".jp2", ".tga", ".avif",
+))
+UNREADABLE = frozenset((
+    ".heic", ".heif", ".hif", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef",
+    ".psd", ".svg", ".eps", ".jxl", ".exr", ".hdr", ".dcm", ".nii", ".npy", ".mp4", ".mov", ".avi", ".mkv",
+))  # images, and films, that need a conversion first
+JUNK_FOLDERS = frozenset(("@eadir", "__macosx", "lost+found", "$recycle.bin", "#recycle"))
+JUNK_FILES = frozenset(("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"))
+# fmt: on
+
+
+def ending(name: str) -> str:
+    """The ending of a file's name, in small letters, with its dot; empty where it has none."""
+    return os.path.splitext(name)[1].lower()
+
+
+def is_image(name: str) -> bool:
+    """Whether a file of this name is read as an image."""
+    return ending(name) in ENDINGS and not name.startswith(".")
+
+
+def is_junk_folder(name: str) -> bool:
+    """Whether a folder is one of a system's own: hidden, of thumbnails, of things thrown away."""
+    return name.startswith(".") or name.lower() in JUNK_FOLDERS
+
+
+def images_below(folder: str, problems: Problems | None = None) -> list[str]:
+    """Sorted paths, relative to `folder` and with `/`, of the images at any depth below it.
+
+    Hidden files, folders of a system's own, and links that lead back up are passed over. problems: where other files
+    are counted, by the kind of their ending.
+
+    Raises:
+        OSError: if a folder cannot be listed.
+    """
+    storage = storage_of(folder)
+    images: list[str] = []
+
+    def walk(place: str, prefix: str, above: frozenset[str]) -> None:
+        here = os.path.realpath(place) if "://" not in place else place
+        if here in above:
+            return
+        for entry in storage.list(place):
+            path = f"{prefix}{entry.name}"
+            if entry.is_folder:
+                if not is_junk_folder(entry.name):
+                    walk(storage.join(place, entry.name), f"{path}/", above | {here})
+            elif is_image(entry.name):
+                images.append(path)
+            elif problems is not None and not entry.name.startswith("."):
+                count_other(problems, entry.name, storage.join(folder, path))
+
+    walk(folder, "", frozenset())
+    return sorted(images)
+
+
+def count_other(problems: Problems, name: str, where: str) -> None:
+    """Count a file that is not read as an image, unless it is a system's own."""
+    if name.lower() in JUNK_FILES:
+        return
+    kind = ending(name)
+    if kind in UNREADABLE:
+        problems.add(f"files left out: {kind} cannot be read; convert them to .jpg or .png", where)
+    else:
+        problems.add(f"files left out: {kind or 'without an ending'}, not an image", where)
+
+
+def some(names: Iterable[str], limit: int = 5) -> str:
+    """The first of some names, quoted, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(map(repr, names[:limit])) + more

@@ -1,0 +1,19 @@
+"""What a data set leaves out, counted by cause."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Problems:
+    """Why images or objects were left out: how many of each cause, and the first one."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def add(self, cause: str, where: str) -> None:
+        self.counts[cause] = self.counts.get(cause, 0) + 1
+        self.first.setdefault(cause, where)
+
+    def lines(self) -> list[str]:
+        """One line per cause, in the order of their first case."""
+        return [f"{count:,} {cause}; the first: {self.first[cause]}" for cause, count in self.counts.items()]

@@ -1,0 +1,36 @@
+"""Where files lie: a menu by scheme, one per file. A path without a scheme is a local one."""
+
+import re
+
+from tetravit.data.storage.base import Entry, Stat, Storage
+from tetravit.registry import discover, suggestion
+
+STORAGE = discover(__name__, "STORAGE")  # {"file": LocalStorage, ...}
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # two letters or more: C:\ is a drive
+
+
+def scheme_of(path: str) -> str:
+    """The scheme of a path: "s3" of "s3://bucket/x", "file" of a path without one."""
+    match = _SCHEME.match(path)
+    return match[1].lower() if match else "file"
+
+
+def is_local(path: str) -> bool:
+    """Whether a path is one of this machine's file system."""
+    return _SCHEME.match(path) is None
+
+
+def storage_of(path: str) -> Storage:
+    """The storage that holds `path`.
+
+    Raises:
+        ValueError: if no entry of the menu has its scheme.
+    """
+    scheme = scheme_of(path)
+    if scheme not in STORAGE:
+        raise ValueError(f"No storage for {path!r}: unknown scheme {scheme!r}.{suggestion(scheme, STORAGE)}")
+    storage: Storage = STORAGE[scheme]()
+    return storage
+
+
+__all__ = ["STORAGE", "Entry", "Stat", "Storage", "is_local", "scheme_of", "storage_of"]
