@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from tetravit import cli
-from tetravit.cli import VERBS, app, one_line, tell
+from tetravit.cli.app import application, catch, one_line, verbs
 
 PYTHON = [sys.executable, "-m", "tetravit"]
 
@@ -17,7 +17,7 @@ PYTHON = [sys.executable, "-m", "tetravit"]
 def test_help_names_every_verb(ask):
     answer = ask("--help")
     assert answer.code == 0
-    for verb in (*VERBS, "weights"):
+    for verb in (*verbs(), "weights"):
         assert f"\n  {verb} " in answer.out
 
 
@@ -30,7 +30,7 @@ def test_version(ask):
     assert ask("--version").out.startswith("tetravit 0.")
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", verbs())
 def test_every_verb_has_help(ask, verb):
     answer = ask(verb, "--help")
     assert answer.code == 0
@@ -104,7 +104,7 @@ def test_our_own_faults_keep_their_traceback():
         raise RuntimeError("no user did this")
 
     with pytest.raises(RuntimeError, match="no user did this"):
-        tell("broken")(broken)()
+        catch("broken")(broken)()
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(capsys):
@@ -112,7 +112,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys):
         raise ValueError("Two lines\n  become one.")
 
     with pytest.raises(typer.Exit) as ended:
-        tell("verb")(wrong)()
+        catch("verb")(wrong)()
     assert ended.value.exit_code == 2
     assert capsys.readouterr().err == "tetravit verb: Two lines become one.\n"
 
@@ -145,4 +145,4 @@ def test_errors_of_pydantic_name_the_place():
 
 def test_the_app_offers_completion(ask):
     assert "--install-completion" in ask("--help").out
-    assert app.info.name == "tetravit"
+    assert application().info.name == "tetravit"

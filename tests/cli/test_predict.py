@@ -11,7 +11,8 @@ from tetravit.data.datasets import DATASETS
 from tetravit.data.decode import decode
 from tetravit.draw import labelled
 from tetravit.models import load
-from tetravit.predict import find_images, predict
+from tetravit.predictors import stream
+from tetravit.predictors.parts.sources import find_images
 
 
 def rows(out: str) -> list[dict]:
@@ -67,7 +68,7 @@ def test_a_licence_is_asked_for_once(ask, images, tmp_path, monkeypatch):
 
 def test_the_batch_size_changes_nothing(weights, images):
     model, files = load(weights), find_images([images])
-    one, all_ = (list(predict(model, files, batch_size=n)) for n in (1, 32))
+    one, all_ = (list(stream(model, files, batch_size=n)) for n in (1, 32))
     assert [p.image for p in one] == [p.image for p in all_]
     for a, b in zip(one, all_, strict=True):
         assert [g.score for g in a.guesses] == pytest.approx([g.score for g in b.guesses], abs=1e-5)
@@ -124,7 +125,7 @@ def test_a_drawing_has_the_image_on_top(images):
         (["W", "none.png"], "There is no image or folder 'none.png'."),
         (["W", "*.nothing"], "No image matches '*.nothing'."),
         (["W", "EMPTY"], "There are no images in the folder 'EMPTY'."),
-        (["W"], "Say which images: tetravit predict W IMAGE..."),
+        (["W"], "No images: tetravit predict W IMAGE..."),
         (["none.safetensors", "IMAGES"], "There is no file and there are no weights 'none.safetensors'."),
         (["W", "IMAGES", "--device", "gpu"], "run.device takes auto, cpu, cuda, cuda:N or mps; got 'gpu'."),
     ],

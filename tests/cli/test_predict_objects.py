@@ -15,7 +15,8 @@ from tetravit.data.preprocess import preprocess
 from tetravit.data.shapes import CLASSES, draw
 from tetravit.draw.objects import outlined
 from tetravit.models import create_detector, load, save
-from tetravit.predict import find_images, predict
+from tetravit.predictors import stream
+from tetravit.predictors.parts.sources import find_images
 from tetravit.structures import Preprocess
 
 SMALL = {"width": 16, "num_candidates": 30, "num_proposals": 30, "score_threshold": 0.0, "max_detections": 6}
@@ -70,7 +71,7 @@ def test_a_table_and_results_in_cocos_format(ask, detector, drawings, tmp_path):
 def test_batches_of_several_sizes_are_answered_in_order(detector, drawings):
     """As each image alone on the canvas of the batch, of which the attention of these models sees all."""
     model, files = load(detector).eval(), find_images([drawings])
-    answers = list(predict(model, files, batch_size=3, threshold=0.0))
+    answers = list(stream(model, files, batch_size=3, threshold=0.0))
     assert [p.image for p in answers] == files
     for prediction in answers:
         pixels = decode(prediction.image)
@@ -92,7 +93,7 @@ def test_batches_of_one_size_are_answered_as_each_image_alone(detector, tmp_path
     for i in range(3):
         Image.fromarray(draw(i, size=96).image).save(tmp_path / f"{i}.png")
     model, files = load(detector), find_images([tmp_path])
-    one, all_ = (list(predict(model, files, batch_size=n, threshold=0.0)) for n in (1, 3))
+    one, all_ = (list(stream(model, files, batch_size=n, threshold=0.0)) for n in (1, 3))
     for a, b in zip(one, all_, strict=True):
         assert [o.index for o in a.objects] == [o.index for o in b.objects]
         np.testing.assert_allclose([o.score for o in a.objects], [o.score for o in b.objects], atol=1e-5)
@@ -103,7 +104,7 @@ def test_batches_of_one_size_are_answered_as_each_image_alone(detector, tmp_path
 def test_an_image_that_cannot_be_read_stops_no_other(detector, drawings, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"no image")
     files = [tmp_path / "bad.png", *find_images([drawings])]
-    answers = list(predict(load(detector), files, batch_size=2, threshold=0.0))
+    answers = list(stream(load(detector), files, batch_size=2, threshold=0.0))
     assert answers[0].error is not None
     assert all(a.objects for a in answers[1:])
 
@@ -155,7 +156,7 @@ def test_images_of_their_own_size_are_not_resized(detector, drawings, large, mon
     model = load(detector)
     seen, trained = shapes_seen(model, monkeypatch), model.input
     files = [large, *find_images([drawings])]
-    found = list(predict(model, files, threshold=0.0, side="own"))
+    found = list(stream(model, files, threshold=0.0, side="own"))
     assert seen == [(1, 3, 320, 480), (1, 3, 96, 96), (1, 3, 60, 96), (1, 3, 96, 50)]
     assert [p.seen for p in found] == [p.size for p in found]
     assert model.input == trained  # what is saved with the model afterwards is what it was trained with
@@ -170,7 +171,7 @@ def test_sides_are_those_of_tiles_where_there_are_some(detector, large, monkeypa
     seen = shapes_seen(model, monkeypatch)
     for side, tile in ((None, 64), ("own", 160), (200, 200)):
         seen.clear()
-        list(predict(model, [large], threshold=0.0, side=side, window=160, stride=160))
+        list(stream(model, [large], threshold=0.0, side=side, window=160, stride=160))
         assert seen == [(1, 3, 64, 96), *[(1, 3, tile, tile)] * 6]
 
 
@@ -178,8 +179,8 @@ def test_a_picture_that_is_shrunk_much_gets_a_hint(ask, detector, drawings, larg
     answer = ask("predict", detector, large, drawings)
     hint, peak = answer.err.splitlines()
     assert hint == (
-        f"tetravit predict: {large}: the model saw its 480 x 320 pixels as 96 x 64; --side own shows it all of"
-        " them, --window PX all of them in tiles."
+        f"tetravit predict: {large}: its 480 x 320 pixels are resized to 96 x 64; --side own keeps them all,"
+        " --window PX predicts on tiles too."
     )
     assert peak.startswith("Peak memory: ")
     copy = large.with_name("other.png")
@@ -199,7 +200,7 @@ def test_tiles_fill_batches_and_find_more_than_one_image_may(detector, drawings,
 
     monkeypatch.setattr(model, "detect", counted)
     files = find_images([drawings])[:1]
-    found = next(predict(model, files, threshold=0.0, window=48, stride=48, batch_size=3))
+    found = next(stream(model, files, threshold=0.0, window=48, stride=48, batch_size=3))
     assert sizes == [1, 3, 1]  # all of it, then four tiles
     assert len(found.objects) > SMALL["max_detections"]
 
@@ -209,14 +210,14 @@ def test_tiles_fill_batches_and_find_more_than_one_image_may(detector, drawings,
     [
         (("--threshold", 1.5), "threshold is a score from 0 to 1; got 1.5."),
         (("--side", 0), "side is 1 or more; got 0."),
-        (("--side", "all"), "side is a number of pixels, or own: those of each image; got 'all'."),
+        (("--side", "all"), "--side takes pixels, or own; got 'all'."),
         (("--stride", 5), "stride goes with a window, and is at most its side; got stride=5, window=None."),
-        (("--topk", 3), "A model that can detect has no option 'topk'; it is for the task classify."),
+        (("--topk", 3), "--topk is for classifiers; {detector} is a detector."),
     ],
 )
 def test_what_is_refused(ask, detector, drawings, options, message):
     answer = ask("predict", detector, drawings, *options)
-    assert (answer.code, answer.err) == (2, f"tetravit predict: {message}\n")
+    assert (answer.code, answer.err) == (2, f"tetravit predict: {message.format(detector=detector)}\n")
 
 
 @pytest.fixture(scope="module")
@@ -280,9 +281,7 @@ def test_ids_that_cannot_be_told_are_refused(ask, detector, layout, tmp_path):
         answer = ask("predict", detector, first, copy, "--results", tmp_path / "x.json", *options)
         assert answer.err == f"tetravit predict: Two images have the id {number}: '{first}' and '{copy}'.\n"
     answer = ask("predict", detector, folder, "--annotations", annotations)
-    assert answer.err == (
-        "tetravit predict: --annotations says which ids --results writes; got no --results.\n"
-    )
+    assert answer.err == ("tetravit predict: --annotations goes with --results.\n")
 
 
 def test_images_without_numbers_are_counted_from_1(ask, detector, drawings, tmp_path):
@@ -296,7 +295,7 @@ def test_images_without_numbers_are_counted_from_1(ask, detector, drawings, tmp_
 
 def test_results_are_for_detectors(ask, weights, images, tmp_path):
     answer = ask("predict", weights, images, "--results", tmp_path / "x.json")
-    assert answer.err == f"tetravit predict: --results is for the task detect; {weights} can classify.\n"
+    assert answer.err == f"tetravit predict: --results is for detectors; {weights} is a classifier.\n"
 
 
 def test_the_numbers_of_cocos_classes_have_its_gaps():

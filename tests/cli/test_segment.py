@@ -116,21 +116,23 @@ def test_each_way_to_look_reaches_the_model(ask, segmenter, image, tmp_path, opt
         (["--stride", 8], "stride is the way from one window to the next; say window too."),
         (["--scales", "1,a"], "--scales takes numbers with commas between them; got '1,a'."),
         (["--scales", "0"], "scales are factors above 0 and at most 8; got [0.0]."),
-        (["--topk", 3], "A model that can segment has no option 'topk'; it is for the task classify."),
+        (["--topk", 3], "--topk is for classifiers; {segmenter} is a segmenter."),
     ],
 )
 def test_options_that_cannot_be(ask, segmenter, image, arguments, text):
     answer = ask("predict", segmenter, image, *arguments)
-    assert (answer.code, answer.out, answer.err) == (2, "", f"tetravit predict: {text}\n")
+    assert (answer.code, answer.out, answer.err) == (
+        2,
+        "",
+        f"tetravit predict: {text.format(segmenter=segmenter)}\n",
+    )
 
 
 def test_a_classifier_makes_no_label_maps(ask, weights, image, tmp_path):
     answer = ask("predict", weights, image, "--save-maps", tmp_path)
-    assert answer.err == f"tetravit predict: --save-maps is for the task segment; {weights} can classify.\n"
+    assert answer.err == f"tetravit predict: --save-maps is for segmenters; {weights} is a classifier.\n"
     answer = ask("predict", weights, image, "--scales", "0.5,1")
-    assert answer.err == (
-        "tetravit predict: A model that can classify has no option 'scales'; it is for the task segment.\n"
-    )
+    assert answer.err == (f"tetravit predict: --scales is for segmenters; {weights} is a classifier.\n")
     answer = ask("evaluate", weights, "--per-class")
     assert answer.err.endswith(f"--per-class is for label maps and objects; {weights} gives none.\n")
 

@@ -56,7 +56,7 @@ def empty(**options):
 
 def run(*args):
     app = typer.Typer()
-    for name, verb in {**cli.VERBS, "convert": cli.convert}.items():
+    for name, verb in {**cli.GROUPS["weights"].verbs, **cli.VERBS}.items():
         app.command(name)(verb)
     return CliRunner().invoke(app, [str(a) for a in args])
 

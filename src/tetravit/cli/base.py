@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 import typer
 
@@ -25,6 +25,14 @@ MENUS = {  # kind: package, table of its rows
     "exports": ("tetravit.exports", "TARGETS"),
 }
 KINDS = ("models", "weights", "recipes", *MENUS)
+
+
+class Group(NamedTuple):
+    """Several verbs behind one word: `tetravit weights fetch`."""
+
+    help: str
+    verbs: dict[str, Callable[..., None]]
+
 
 AcceptLicense = Annotated[
     bool,

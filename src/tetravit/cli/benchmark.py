@@ -152,3 +152,6 @@ def _batches(text: str) -> list[int]:
     if not all(part.strip().isdecimal() and int(part) >= 1 for part in parts):
         raise ValueError(f"--batch takes a number from 1 up, or several with commas between; got {text!r}.")
     return list(dict.fromkeys(int(part) for part in parts))
+
+
+VERBS = {"benchmark": benchmark}

@@ -23,3 +23,6 @@ def copy(
     with open(file, "x", encoding="utf-8") as out:  # never over somebody's own recipe
         out.write(source.read_text(encoding="utf-8"))
     say(f"Wrote {file}. Train it: tetravit train {file}")
+
+
+VERBS = {"copy": copy}

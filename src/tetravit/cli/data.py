@@ -5,10 +5,8 @@ from typing import Annotated
 
 import typer
 
-from tetravit.cli.base import progress, say
+from tetravit.cli.base import Group, progress, say
 from tetravit.registry import pick
-
-app = typer.Typer(help="Make data sets.", no_args_is_help=True, rich_markup_mode=None)
 
 SETS = ("shapes",)
 
@@ -31,4 +29,4 @@ def make(
     say(f"Drew {train} + {val} images of {size} x {size} pixels into {to}: folders, coco, ade20k.")
 
 
-VERBS = {"make": make}
+GROUPS = {"data": Group("Make data sets.", {"make": make})}

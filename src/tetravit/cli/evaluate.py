@@ -135,3 +135,6 @@ def _classes(findings: dict[str, Any]) -> list[dict[str, Any]]:
         dict(zip(("class", "iou", "accuracy", "pixels"), row, strict=True))
         for row in zip(*columns, strict=True)
     ]
+
+
+VERBS = {"evaluate": evaluate}

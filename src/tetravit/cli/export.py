@@ -99,3 +99,6 @@ def _licence(name: str, accept_license: bool) -> str:
     best = Path(name) / "best.safetensors"
     found = find(best if best.is_file() else name, accept_license=accept_license)
     return header_for(found, name, 0).licence
+
+
+VERBS = {"export": export}

@@ -176,3 +176,6 @@ def _title(recipe: str) -> str:
     """The first comment line of a recipe."""
     first = recipe.partition("\n")[0]
     return first.removeprefix("#").strip() if first.startswith("#") else ""
+
+
+VERBS = {"list": list_}

@@ -1,6 +1,11 @@
-"""`tetravit predict`: what is in these images."""
+"""`tetravit predict`: classes, objects or label maps of images.
 
-import json
+The options below are those of every model; a predictor declares its own, and they are added to the signature.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,6 +13,8 @@ import typer
 
 from tetravit.cli.base import AcceptLicense, print_rows, print_table, say
 from tetravit.cli.base import optimized as optimized_form
+from tetravit.predictors import PREDICTORS, Option, Output, Predictor, Writer, stream
+from tetravit.predictors.base import function
 
 
 def predict(
@@ -15,123 +22,70 @@ def predict(
         list[str],
         typer.Argument(
             metavar="[WEIGHTS] IMAGE...",
-            help="A run folder, a weights file or a published name, unless --model says it; "
+            help="A run folder, a weights file or a published name, unless --model gives it; "
             "then image files, folders, or quoted patterns.",
         ),
     ],
     model: Annotated[
         str | None, typer.Option(metavar="WEIGHTS", help="The weights; then every argument is an image.")
     ] = None,
-    topk: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Classes per image (classifiers; 5).")
-    ] = None,
     batch: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Images per call of the model.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     draw: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write each image with the answer drawn into it here.")
-    ] = None,
-    save_maps: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write each label map here, as PNG (segmenters).")
-    ] = None,
-    window: Annotated[
-        int | None,
-        typer.Option(metavar="PX", help="Slide a window of this side (segmenters; detectors: tiles)."),
-    ] = None,
-    stride: Annotated[int | None, typer.Option(metavar="PX", help="From one window to the next.")] = None,
-    scales: Annotated[
-        str | None, typer.Option(metavar="F,F,...", help="Average over these sizes (segmenters): 0.5,1,1.5.")
-    ] = None,
-    flip: Annotated[
-        bool, typer.Option("--flip", help="Average over mirrored images too (segmenters).")
-    ] = False,
-    threshold: Annotated[
-        float | None, typer.Option(metavar="SCORE", help="Leave out objects below (detectors; 0.3).")
-    ] = None,
-    side: Annotated[
-        str | None,
-        typer.Option(metavar="PX|own", help="Resize the short side to this; own: not at all (detectors)."),
-    ] = None,
-    results: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write COCO's result format here (detectors).")
-    ] = None,
-    annotations: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="COCO's JSON of the images: its ids go into --results (detectors)."
-        ),
+        Path | None, typer.Option(metavar="DIR", help="Write each image with its prediction drawn into it.")
     ] = None,
     optimized: Annotated[
         bool, typer.Option("--optimize", help="First find the fastest way to run the model on this machine.")
     ] = False,
     accept_license: AcceptLicense = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per image.")] = False,
+    **given: Any,
 ) -> None:
-    """Ask a model about images: files, folders and patterns."""
+    """Predict classes, objects or label maps of images."""
     from tetravit.benchmark.memory import peak_so_far_mib
-    from tetravit.data.decode import decode
     from tetravit.draw import free_name
-    from tetravit.models import load
-    from tetravit.predict import find_images
-    from tetravit.predict import predict as ask
-    from tetravit.predict.numbers import Numbers, numbers
     from tetravit.world import pick_device
+    from tetravit.models import load
+    from tetravit.predictors.parts.sources import find_images
 
     if model is None:
         model, *images = images
         if not images:
-            raise ValueError(f"Say which images: tetravit predict {model} IMAGE...")
+            raise ValueError(f"No images: tetravit predict {model} IMAGE...")
     where = pick_device(device)
-    looks: dict[str, Any] = {
-        "window": window,
-        "stride": stride,
-        "scales": _numbers(scales),
-        "flip": "on" if flip else None,
-    }
-    looks |= {"threshold": threshold, "side": int(side) if side and _is_number(side) else side}
+    values = _parsed(given)
     files = find_images(images)
     loaded = load(model, accept_license=accept_license)
-    if save_maps is not None and loaded.task != "segment":
-        raise ValueError(f"--save-maps is for the task segment; {model} can {loaded.task}.")
-    if results is not None and loaded.task != "detect":
-        raise ValueError(f"--results is for the task detect; {model} can {loaded.task}.")
-    if annotations is not None and results is None:
-        raise ValueError("--annotations says which ids --results writes; got no --results.")
-    ids: Numbers | None = None
-    if results is not None:
-        names = loaded.class_names or [str(i) for i in range(loaded.num_classes)]
-        ids = numbers(files, names, annotations)
-        looks["categories"] = ids.categories
+    row = PREDICTORS[loaded.task]
+    for name in values:
+        if name not in row.names:
+            raise ValueError(f"{_flag(name)} is for {_nouns(name)}s; {model} is a {row.noun}.")
+    writers = _writers(row, loaded, files, values)
+    settings = {o.name: values[o.name] for o in row.options if o.name in values}
+    for writer in writers:
+        settings |= writer.settings
     if optimized:
         loaded = optimized_form(loaded.to(where))
-    answers = ask(loaded, files, topk=topk, batch_size=batch, device=where, **looks)
-    for folder in (draw, save_maps):
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-    bad, taken, rows = 0, set[Path](), []
-    mapped = set[Path]()
-    found: list[dict[str, Any]] = []
-    hints: list[str] = []
-    for prediction in answers:
-        image, error = prediction.image, prediction.error
-        if error is not None:
+    if draw is not None:
+        draw.mkdir(parents=True, exist_ok=True)
+    bad, drawn, rows, hints = 0, set[Path](), [], []
+    for prediction in stream(loaded, files, batch_size=batch, device=where, **settings):
+        image = prediction.image
+        if prediction.error is not None:
             bad += 1
-            say(f"tetravit predict: {image}: {error}.")
+            say(f"tetravit predict: {image}: {prediction.error}.")
         else:
             if hint := prediction.hint():
                 hints.append(f"{image}: {hint}")
             if draw is not None:
-                prediction.picture(decode(image)).save(free_name(draw, image, taken))
-            if save_maps is not None:
-                prediction.map_picture().save(free_name(save_maps, image, mapped))  # type: ignore[attr-defined]
-            if ids is not None:
-                number = ids.images[image]
-                found += [{"image_id": number, **row} for row in prediction.results()]  # type: ignore[attr-defined]
+                prediction.draw().save(free_name(draw, Path(str(image)), drawn))
+            for writer in writers:
+                writer.add(prediction)
         if as_json:
-            said = {"error": error} if error is not None else prediction.facts()
-            print_rows([{"image": str(image), **said}])
-        elif error is None:
+            print_rows([prediction.to_dict()])
+        elif prediction.error is None:
             rows.append([image, *prediction.cells()])
     if rows:
         width = max(len(row) for row in rows) - 1
@@ -141,31 +95,104 @@ def predict(
     if bad:
         say(f"{bad} of {len(files)} images cannot be read.")
     if draw is not None:
-        say(f"Drew {len(taken)} images into {draw}.")
-    if save_maps is not None:
-        say(f"Wrote {len(mapped)} label maps into {save_maps}.")
-    if results is not None and ids is not None:
-        results.write_text(json.dumps(found))
-        say(f"Wrote {len(found)} objects into {results}. {ids.told}")
+        say(f"Drew {len(drawn)} images into {draw}.")
+    for writer in writers:
+        say(writer.close())
     if hints:
         more = f" The same holds for {len(hints) - 1} more." if len(hints) > 1 else ""
         say(f"tetravit predict: {hints[0]}.{more}")
-    if hints or side is not None or window is not None:
+    if hints or "side" in values or "window" in values:
         peak = peak_so_far_mib(where)
-        say(f"Peak memory: {peak:,.0f} MiB." if peak == peak else "Peak memory: not known here.")
+        say(f"Peak memory: {peak:,.0f} MiB." if peak == peak else "Peak memory: unknown on this device.")
 
 
-def _is_number(text: str) -> bool:
-    return text.removeprefix("-").isdecimal()
-
-
-def _numbers(text: str | None) -> tuple[float, ...] | None:
-    """What --scales says; None: nothing.
+def _writers(row: Predictor, model: Any, files: Sequence[Path], values: dict[str, Any]) -> list[Writer]:
+    """The writers whose option was given.
 
     Raises:
-        ValueError: if it does not read.
+        ValueError: for an option of a writer whose own was not given.
     """
-    try:
-        return None if text is None else tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"--scales takes numbers with commas between them; got {text!r}.") from None
+    found = []
+    for output in row.outputs:
+        wanted = output.option.name in values
+        for option in output.others:
+            if option.name in values and not wanted:
+                raise ValueError(f"{option.flag} goes with {output.option.flag}.")
+        if wanted:
+            names = [o.name for o in (output.option, *output.others) if o.name in values]
+            found.append(function(output.open)(model, files, **{name: values[name] for name in names}))
+    return found
+
+
+def _parsed(given: dict[str, Any]) -> dict[str, Any]:
+    """Values of the options that were given, parsed.
+
+    Raises:
+        ValueError: if a text does not parse.
+    """
+    readers = {name: option.read for name, (option, _) in _declared().items()}
+    values = {}
+    for name, value in given.items():
+        if value is None or value is False:
+            continue
+        try:
+            values[name] = value if value is True else readers[name](value)
+        except ValueError as error:
+            raise ValueError(f"{_flag(name)} {error}") from None
+    return values
+
+
+def _declared() -> dict[str, tuple[Option, str]]:
+    """Every option of a predictor, with its help: what each kind of model does with it."""
+    helps: dict[str, dict[str, list[str]]] = {}
+    options: dict[str, Option] = {}
+    for row in PREDICTORS.values():
+        outputs: tuple[Output, ...] = row.outputs
+        for option in (*row.options, *(o for out in outputs for o in (out.option, *out.others))):
+            first = options.setdefault(option.name, option)
+            if (first.metavar, first.read) != (option.metavar, option.read):
+                raise ValueError(f"Two predictors declare {option.flag} differently.")
+            helps.setdefault(option.name, {}).setdefault(option.help, []).append(row.noun)
+    return {
+        name: (
+            option,
+            " ".join(
+                f"{text} ({' and '.join(f'{n}s' for n in nouns)})" for text, nouns in helps[name].items()
+            ),
+        )
+        for name, option in options.items()
+    }
+
+
+def _with_declared(verb: Callable[..., None]) -> Callable[..., None]:
+    """`verb` with the options of all predictors in its signature."""
+
+    @functools.wraps(verb)
+    def run(**values: Any) -> None:
+        verb(**values)
+
+    fixed = inspect.signature(verb)
+    parameters = [p for p in fixed.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    hints = {p.name: p.annotation for p in parameters}
+    for name, (option, text) in _declared().items():
+        kind: Any = str | None if option.metavar else bool
+        extra: dict[str, Any] = {"metavar": option.metavar} if option.metavar else {}
+        hints[name] = Annotated[kind, typer.Option(option.flag, help=text, **extra)]
+        default = None if option.metavar else False
+        parameters.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
+        )
+    run.__signature__ = fixed.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = hints
+    return run
+
+
+def _flag(name: str) -> str:
+    return _declared()[name][0].flag
+
+
+def _nouns(name: str) -> str:
+    return "s and ".join(row.noun for row in PREDICTORS.values() if name in row.names)
+
+
+VERBS = {"predict": _with_declared(predict)}

@@ -123,3 +123,6 @@ def _show_row(kind: str, name: str, row: Any, as_json: bool) -> None:
 
 def _other_names() -> list[str]:
     return [*recipe_files(), *(name for menu in MENUS.values() for name in discover(*menu))]
+
+
+VERBS = {"show": show}

@@ -10,11 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tetravit.cli.base import print_rows, print_table, say
-
-app = typer.Typer(
-    help="Ask a question of the papers in small, on real images.", no_args_is_help=True, rich_markup_mode=None
-)
+from tetravit.cli.base import Group, print_rows, print_table, say
 
 
 def sample_efficiency(
@@ -83,4 +79,6 @@ def _facts(device: str) -> dict[str, Any]:
     }
 
 
-VERBS = {"sample-efficiency": sample_efficiency}
+GROUPS = {
+    "study": Group("Repeat an experiment of the papers in small.", {"sample-efficiency": sample_efficiency})
+}

@@ -63,3 +63,6 @@ def train(
     except Interrupted as stop:
         say(str(stop))
         raise typer.Exit(stop.exit_code) from None
+
+
+VERBS = {"train": train}

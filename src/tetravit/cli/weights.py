@@ -1,19 +1,13 @@
 """`tetravit weights`: published weights on this machine. `tetravit convert`: from one layout to another."""
 
 import fnmatch
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tetravit.cli.base import AcceptLicense, print_rows, print_table, say
+from tetravit.cli.base import AcceptLicense, Group, print_rows, print_table, say
 
-app = typer.Typer(
-    help="Published weights: list, fetch, bundle for a machine without a network, verify, import, push.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
 As = Annotated[str, typer.Option("--as", metavar="NAME.TAG", help="What to call the weights.")]
 Allow = Annotated[
     list[str] | None,
@@ -222,11 +216,17 @@ def _row(row: Any, here: bool) -> dict[str, Any]:
     }
 
 
-VERBS: dict[str, Callable[..., None]] = {  # of `app`, where the command line mounts them
-    "list": list_,
-    "fetch": fetch,
-    "bundle": bundle,
-    "verify": verify,
-    "import": import_,
-    "push": push,
+VERBS = {"convert": convert}
+GROUPS = {
+    "weights": Group(
+        "Published weights: list, fetch, bundle for a machine without a network, verify, import, push.",
+        {
+            "list": list_,
+            "fetch": fetch,
+            "bundle": bundle,
+            "verify": verify,
+            "import": import_,
+            "push": push,
+        },
+    )
 }

@@ -47,7 +47,7 @@ def preprocess(image: str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
         BadImage: for a file that cannot be read.
         ValueError: for an array or tensor of another shape or type.
     """
-    return eval_transform(p)(_pixels(image))
+    return eval_transform(p)(pixels(image))
 
 
 class _EvalTransform:
@@ -72,7 +72,7 @@ class _EvalTransform:
         return out
 
 
-def _pixels(image: Any) -> Tensor:
+def pixels(image: Any) -> Tensor:
     """Any picture -> uint8, or float in [0, 1], (3, Hi, Wi)."""
     if isinstance(image, (str, os.PathLike)):
         return decode(image, layout="decoded")

@@ -1,11 +1,45 @@
-"""Which image files are meant."""
+"""Images by name, or as Python holds them."""
 
 import glob
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tetravit.data.preprocess import pixels
+from tetravit.predictors.parts.answers import Frame, Source
 
 _ENDINGS = "jpg jpeg jpe png webp bmp gif tif tiff ppm pgm jp2 tga avif mpo"
 SUFFIXES = {f".{ending}" for ending in _ENDINGS.split()}
+
+
+def gathered(images: Any) -> tuple[list[Source], bool]:
+    """Images as sources, and whether there is only one because only one was given.
+
+    Args:
+        images: a path, a pattern, a Pillow image, an array, a tensor, or a list of them.
+
+    Raises:
+        ValueError: for a place where there is nothing, or an object that is no image.
+    """
+    several = isinstance(images, (list, tuple)) or getattr(images, "ndim", 3) == 4
+    sources: list[Source] = []
+    for i, image in enumerate(images if several else [images]):
+        if isinstance(image, (str, Path)):
+            sources += find_images([image])
+        else:
+            sources.append(Frame(f"image {i}" if several else "image", _bytes(pixels(image))))
+    return sources, not several and len(sources) == 1 and not _is_folder(images)
+
+
+def _bytes(image: Tensor) -> Tensor:
+    return image if image.dtype == torch.uint8 else (255 * image).round().clamp(0, 255).to(torch.uint8)
+
+
+def _is_folder(images: Any) -> bool:
+    return isinstance(images, (str, Path)) and not Path(images).is_file()
 
 
 def find_images(places: Sequence[str | Path]) -> list[Path]:

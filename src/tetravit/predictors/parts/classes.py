@@ -5,7 +5,6 @@ Shapes: B batch, K classes.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from tetravit.draw import labelled
 from tetravit.models import Classifier
-from tetravit.predict.base import Prediction, check_count, in_chunks
+from tetravit.predictors.parts.answers import Frame, Prediction, Source, check_count, in_chunks
 
 
 @dataclass(frozen=True)
@@ -47,17 +46,17 @@ class Classes(Prediction):
 @torch.inference_mode()
 def classify(
     model: Classifier,
-    images: Iterable[Path],
+    images: Iterable[Source],
     *,
     topk: int = 5,
     batch_size: int = 32,
     device: torch.device | str = "cpu",
 ) -> Iterator[Classes]:
-    """Classify image files.
+    """The likeliest classes of each image.
 
     Args:
         model: with its preprocessing and class names, as `tetravit.load` gives it.
-        images: files; those that cannot be read get a prediction that says why.
+        images: files and frames; files that cannot be read get a prediction that says why.
         topk: classes per image; at most as many as the model has.
         batch_size: images per call of the model.
         device: where to compute.
@@ -65,22 +64,26 @@ def classify(
     Raises:
         ValueError: for counts below 1, or a model without classes.
     """
+
+    def prepared(image: Source) -> Tensor:
+        return model.preprocess(image.pixels if isinstance(image, Frame) else image)
+
     check_count("topk", topk)
     check_count("batch_size", batch_size)
     if not model.num_classes:
         raise ValueError("The model has no classes (num_classes=0): it gives embeddings, not predictions.")
     model = model.to(device).eval()
-    for files, read in in_chunks(images, batch_size, model.preprocess):
-        pixels = [x for x in read if isinstance(x, Tensor)]
-        answers = iter(_ask(model, torch.stack(pixels).to(device), topk) if pixels else [])
-        for file, x in zip(files, read, strict=True):
+    for files, found in in_chunks(images, batch_size, prepared):
+        pixels = [x for x in found if isinstance(x, Tensor)]
+        answers = iter(_guesses(model, torch.stack(pixels).to(device), topk) if pixels else [])
+        for file, x in zip(files, found, strict=True):
             if isinstance(x, Tensor):
                 yield Classes(file, guesses=next(answers))
             else:
                 yield Classes(file, error=x.cause)
 
 
-def _ask(model: Classifier, images: Tensor, topk: int) -> list[tuple[Guess, ...]]:
+def _guesses(model: Classifier, images: Tensor, topk: int) -> list[tuple[Guess, ...]]:
     """Images (B, 3, Hi, Wi) -> the guesses for each."""
     scores = model(images).float().softmax(dim=1)  # (B, K)
     best = scores.topk(min(topk, scores.shape[1]), dim=1)
@@ -89,6 +92,3 @@ def _ask(model: Classifier, images: Tensor, topk: int) -> list[tuple[Guess, ...]
         tuple(Guess(i, names[i], s) for s, i in zip(row, places, strict=True))
         for row, places in zip(best.values.tolist(), best.indices.tolist(), strict=True)
     ]
-
-
-PREDICTORS = {"classify": classify}

@@ -1,11 +1,16 @@
-"""Which numbers images and classes have in COCO's result format."""
+"""COCO's result format: the ids of images and categories, and the file."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tetravit.data import coco
 from tetravit.data.datasets.coco import numbers as listed
+from tetravit.models.load import Model
+from tetravit.predictors.base import Writer
+from tetravit.predictors.parts.answers import Frame, Source
 from tetravit.registry import suggestion
 
 
@@ -66,3 +71,33 @@ def _looked_up(
             raise ValueError(f"{annotations.name} lists no image {file.name!r}.")
         found[file] = images[end]
     return found, tuple(categories[name] for name in names)
+
+
+class _Results(Writer):
+    def __init__(self, file: Path, ids: Numbers) -> None:
+        self.file, self.ids = file, ids
+        self.settings = {"categories": ids.categories}
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, prediction: Any) -> None:
+        number = self.ids.images[prediction.image]
+        self.rows += [{"image_id": number, **row} for row in prediction.results()]
+
+    def close(self) -> str:
+        self.file.write_text(json.dumps(self.rows))
+        return f"Wrote {len(self.rows)} objects into {self.file}. {self.ids.told}"
+
+
+def results(
+    model: Model, sources: Sequence[Source], results: Path, annotations: Path | None = None
+) -> Writer:
+    """A writer of COCO's result format into the file `results`, with the ids of `annotations`.
+
+    Raises:
+        ValueError: in one line, for frames of a video, or as `numbers` does.
+    """
+    files = [source for source in sources if not isinstance(source, Frame)]
+    if len(files) < len(sources):
+        raise ValueError("--results is for image files: frames of a video have no ids.")
+    names = model.class_names or [str(i) for i in range(model.num_classes)]
+    return _Results(results, numbers(files, names, annotations))

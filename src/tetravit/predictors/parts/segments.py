@@ -1,21 +1,22 @@
 """Weights + images -> a class for every pixel."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from tetravit.data.decode import decode
 from tetravit.data.palettes import Colour, palette
 from tetravit.data.preprocess import preprocess, scaled
+from tetravit.draw import free_name
 from tetravit.draw.label_maps import label_png, overlay, shares
 from tetravit.models.inference import Inference, segment
 from tetravit.models.segmenter import Segmenter
-from tetravit.predict.base import Prediction, check_count, in_chunks
+from tetravit.predictors.base import Writer
+from tetravit.predictors.parts.answers import Prediction, Source, check_count, in_chunks, pixels_of
 
 TOLD = 5  # classes in a row of a table
 
@@ -55,21 +56,21 @@ class Segments(Prediction):
 
 def segments(
     model: Segmenter,
-    images: Iterable[Path],
+    images: Iterable[Source],
     *,
     batch_size: int = 1,
     device: torch.device | str = "cpu",
     window: int | None = None,
     stride: int | None = None,
     scales: tuple[float, ...] = (1.0,),
-    flip: Literal["off", "on"] = "off",
+    flip: bool = False,
 ) -> Iterator[Segments]:
-    """Give a class to every pixel of image files, at the size of each image.
+    """Label maps of images, each at the size of its image.
 
     Args:
         model: with its preprocessing and class names, as `tetravit.load` gives it.
-        images: files; those that cannot be read get a prediction that says why.
-        batch_size: windows per call of the model; without windows images are asked one by one.
+        images: files and frames; files that cannot be read get a prediction that says why.
+        batch_size: windows per call of the model; without windows one image per call.
         device: where to compute.
         window, stride, scales, flip: see `models.inference.Inference`.
 
@@ -77,19 +78,19 @@ def segments(
         ValueError: for a number that is out of range.
     """
     check_count("batch_size", batch_size)
-    how = Inference(window, stride, batch_size, scales, flip)
+    how = Inference(window, stride, batch_size, scales, "on" if flip else "off")
     return _segments(model.to(device).eval(), images, torch.device(device), how)
 
 
 @torch.inference_mode()
 def _segments(
-    model: Segmenter, images: Iterable[Path], device: torch.device, how: Inference
+    model: Segmenter, images: Iterable[Source], device: torch.device, how: Inference
 ) -> Iterator[Segments]:
     names = model.class_names or tuple(str(i) for i in range(model.num_classes))
     colours = palette(names)
 
-    def read(file: Path) -> tuple[list[Tensor], tuple[int, int]]:
-        pixels = decode(file, layout="decoded")
+    def read(image: Source) -> tuple[list[Tensor], tuple[int, int]]:
+        pixels = pixels_of(image)
         looks = [preprocess(pixels, scaled(model.input, scale)) for scale in how.scales]
         return looks, (pixels.shape[1], pixels.shape[2])
 
@@ -103,4 +104,20 @@ def _segments(
                 yield Segments(file, error=entry.cause)
 
 
-PREDICTORS = {"segment": segments}
+class _Maps(Writer):
+    """Label maps as PNG files in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.taken = folder, set[Path]()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, prediction: Segments) -> None:
+        prediction.map_picture().save(free_name(self.folder, Path(str(prediction.image)), self.taken))
+
+    def close(self) -> str:
+        return f"Wrote {len(self.taken)} label maps into {self.folder}."
+
+
+def maps(model: Segmenter, sources: Sequence[Source], save_maps: Path) -> Writer:
+    """A writer of label maps into the folder `save_maps`."""
+    return _Maps(save_maps)

@@ -11,7 +11,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tetravit.data import coco
-from tetravit.data.decode import decode
 from tetravit.data.masks import counts_of, inside_columns, pasted_letters
 from tetravit.data.palettes import Colour, palette
 from tetravit.data.preprocess import preprocess
@@ -19,7 +18,7 @@ from tetravit.draw.objects import outlined
 from tetravit.models import Detector
 from tetravit.models.detector import Masks
 from tetravit.models.tiles import find_in_tiles
-from tetravit.predict.base import Prediction, check_count, in_chunks
+from tetravit.predictors.parts.answers import Prediction, Source, check_count, in_chunks, pixels_of
 from tetravit.structures import Detections
 
 TOLD = 5  # objects in a row of a table
@@ -41,9 +40,9 @@ class Object:
 
 @dataclass(frozen=True)
 class Objects(Prediction):
-    """What was found in an image, the surest first. size: its height and width.
+    """The objects of an image, the highest score first. size: its height and width.
 
-    seen: height and width of the image as the model was shown it; None: there were tiles too.
+    seen: height and width of the model's input; None: there were tiles too.
     categories: COCO's number of each class. colours: one per class.
     """
 
@@ -86,12 +85,12 @@ class Objects(Prediction):
             return ""
         (height, width), (high, wide) = self.size, self.seen
         return (
-            f"the model saw its {width} x {height} pixels as {wide} x {high};"
-            " --side own shows it all of them, --window PX all of them in tiles"
+            f"its {width} x {height} pixels are resized to {wide} x {high};"
+            " --side own keeps them all, --window PX predicts on tiles too"
         )
 
     def picture(self, pixels: Tensor) -> Image:
-        drawn = self.objects[::-1]  # the surest on top
+        drawn = self.objects[::-1]  # the highest score on top
         return outlined(
             pixels,
             [o.box for o in drawn],
@@ -103,7 +102,7 @@ class Objects(Prediction):
 
 def objects(
     model: Detector,
-    images: Iterable[Path],
+    images: Iterable[Source],
     *,
     threshold: float = 0.3,
     batch_size: int = 1,
@@ -113,20 +112,19 @@ def objects(
     stride: int | None = None,
     categories: Sequence[int] | None = None,
 ) -> Iterator[Objects]:
-    """Find the objects in image files.
+    """Objects in images.
 
     Args:
         model: with its preprocessing and class names, as `tetravit.load` gives it.
-        images: files, of any sizes; those that cannot be read get a prediction that says why.
+        images: files and frames, of any sizes; files that cannot be read get a prediction that says why.
         threshold: objects with lower scores are left out.
-        batch_size: images, or tiles of one, per call of the model; smaller ones are filled up to the largest, which
-            models whose attention sees the whole canvas notice a little.
+        batch_size: images, or tiles of one, per call of the model. Smaller ones are padded to the largest, which
+            changes the results of models with global attention a little.
         device: where to compute.
         side: pixels of the short side that images, or their tiles, are resized to, the long one without a limit;
             "own": they stay as they are; None: as the weights were trained.
-        window, stride: look at large images as the weights were trained, and then at tiles of so many of their
-            pixels, so far apart (None: four fifths of the window); merge what is found, which may be more than
-            the model gives of one image.
+        window, stride: besides the whole image, predict on tiles of this side, this many pixels apart (None: four
+            fifths of the window), and merge the objects. There may be more than the model gives for one image.
         categories: the number of each class in COCO's result format; None: COCO's own for its classes, else
             1, 2, 3, ...
 
@@ -138,7 +136,7 @@ def objects(
     check_count("batch_size", batch_size)
     for name, value in (("side", side), ("window", window), ("stride", stride)):
         if isinstance(value, str) and value != "own":
-            raise ValueError(f"{name} is a number of pixels, or own: those of each image; got {value!r}.")
+            raise ValueError(f"{name} is pixels, or 'own'; got {value!r}.")
         if isinstance(value, int):
             check_count(name, value)
     if stride is not None and (window is None or stride > window):
@@ -153,13 +151,13 @@ def objects(
 @torch.inference_mode()
 def _objects(
     asked: "_Asked",
-    images: Iterable[Path],
+    images: Iterable[Source],
     batch_size: int,
     window: int | None,
     stride: int,
 ) -> Iterator[Objects]:
-    def read(file: Path) -> tuple[Tensor, tuple[int, int]]:
-        pixels = decode(file, layout="decoded")
+    def read(image: Source) -> tuple[Tensor, tuple[int, int]]:
+        pixels = pixels_of(image)
         return (pixels if window else asked.prepared(pixels)), _size(pixels)
 
     for files, found in in_chunks(images, 1 if window else batch_size, read):
@@ -241,6 +239,3 @@ class _Asked:
 
 def _size(picture: Tensor) -> tuple[int, int]:
     return picture.shape[1], picture.shape[2]
-
-
-PREDICTORS = {"detect": objects}

@@ -1,0 +1,140 @@
+"""The command `tetravit`; one file per verb: parse, call, print.
+
+Results go to standard output, messages to standard error. A mistake of the user becomes one line and exit code 2.
+Importing this loads no torch, so that `tetravit --help` is quick; a verb imports what it needs when it runs.
+"""
+
+import functools
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from tetravit.cli.base import Group
+from tetravit.registry import discover
+
+MISTAKE = 2  # exit code of whatever the user can put right
+
+# How long threads that wait for each other spin. On a machine that does other work too, as loading data is, spinning
+# for long makes a step many times slower; where measuring is all there is to do, spinning briefly takes a quarter of
+# the speed of small models.
+SPINS, SPINS_ALONE = "2000", "20000"
+UsageError: Any = typer.BadParameter.__base__  # typer's own, whichever copy of click it carries
+
+# The help lists these first, in this order, and then the other verbs of the folder.
+FIRST = ("train", "evaluate", "predict", "export", "benchmark", "convert", "list", "show", "copy")
+
+
+def application() -> typer.Typer:
+    """The command with every verb and group that the files of this folder offer."""
+    app = typer.Typer(
+        name="tetravit",
+        help="XCiT, ConViT, GC ViT and Twins: train, evaluate, predict, measure.",
+        epilog="First steps: `tetravit train digits`, then `tetravit list models`.",
+        rich_markup_mode=None,  # rich takes longer to load than the help takes to print
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    )
+    app.callback(invoke_without_command=True)(start)
+    for name, verb in verbs().items():
+        app.command(name)(catch(name)(verb))
+    groups: dict[str, Group] = discover("tetravit.cli", "GROUPS")
+    for name, group in groups.items():
+        part = typer.Typer(help=group.help, no_args_is_help=True, rich_markup_mode=None)
+        for word, verb in group.verbs.items():
+            part.command(word)(catch(f"{name} {word}")(verb))
+        app.add_typer(part, name=name)
+    return app
+
+
+def verbs() -> dict[str, Callable[..., None]]:
+    """Every verb that is no group, in the order of the help."""
+    found: dict[str, Callable[..., None]] = discover("tetravit.cli", "VERBS")
+    return {name: found[name] for name in [*FIRST, *(name for name in found if name not in FIRST)]}
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        print(f"tetravit {version('tetravit')}")
+        raise typer.Exit()
+
+
+def start(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    trace: Annotated[
+        bool, typer.Option("--traceback", help="Show where in the code a mistake was noticed.")
+    ] = False,
+) -> None:
+    context.obj = {"traceback": trace}
+    spins = SPINS_ALONE if context.invoked_subcommand == "benchmark" else SPINS
+    os.environ.setdefault("GOMP_SPINCOUNT", spins)  # for OpenMP, when torch is loaded
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+def catch(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Turn a user's mistake inside `verb` into one line on standard error and exit code 2.
+
+    A mistake is a `ValueError` (so is every error of this package that a user can cause) or what the
+    operating system refuses. Anything else is our fault and keeps its traceback.
+    """
+
+    def wrap(function: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> None:
+            try:
+                function(*args, **kwargs)
+                sys.stdout.flush()
+            except BrokenPipeError:  # the reader of our output has left: `tetravit list models | head`
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise typer.Exit(1) from None
+            except (ValueError, OSError) as error:
+                if _wants_traceback():
+                    traceback.print_exc()
+                print(f"tetravit {verb}: {one_line(error)}", file=sys.stderr)
+                raise typer.Exit(MISTAKE) from None
+
+        return run
+
+    return wrap
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, as one line."""
+    details = getattr(error, "errors", None)
+    if callable(details) and hasattr(error, "error_count"):  # pydantic
+        first = details()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        return f"{place}: {first['msg']}." if place else f"{first['msg']}."
+    if isinstance(error, OSError) and error.strerror:
+        place = f"{error.filename}: " if error.filename is not None else ""
+        return f"{place}{error.strerror}."
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _wants_traceback() -> bool:
+    return "--traceback" in sys.argv[1:]
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line `args` (None: this process's own) and leave with its exit code."""
+    try:
+        code = application()(args=args, prog_name="tetravit", standalone_mode=False)
+    except UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group without its verb: the message is the help
+            print(error.format_message(), file=sys.stderr)
+            sys.exit(MISTAKE)
+        command = error.ctx.command_path if error.ctx else "tetravit"
+        print(f"{command}: {error.format_message()} See `{command} --help`.", file=sys.stderr)
+        sys.exit(MISTAKE)
+    except typer.Abort:
+        sys.exit(130)
+    sys.exit(code or 0)

@@ -1,0 +1,126 @@
+"""What every kind of answer offers, and how images become answers."""
+
+import io
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from PIL.Image import Image
+from torch import Tensor
+
+from tetravit.data.decode import BadImage, decode
+
+Read = TypeVar("Read")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image in memory: of a video, or one that Python holds.
+
+    pixels: uint8 (3, Hi, Wi). place: where it is from, beside its name: {"frame": 12, "time_s": 0.4}.
+    """
+
+    name: str
+    pixels: Tensor = field(repr=False)
+    place: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.name}#{self.place['frame']}" if "frame" in self.place else self.name
+
+
+Source = Path | Frame
+
+
+def pixels_of(source: Source) -> Tensor:
+    """The image uint8 (3, Hi, Wi).
+
+    Raises:
+        BadImage: for a file that cannot be read.
+    """
+    return source.pixels if isinstance(source, Frame) else decode(source, layout="decoded")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model predicts for one image, or why the image cannot be read. A notebook shows it as a picture."""
+
+    image: Source
+    error: str | None = None
+
+    def cells(self) -> list[str]:
+        """The row of a table, after the name of the image."""
+        raise NotImplementedError
+
+    def facts(self) -> dict[str, Any]:
+        """The same as plain data, after the name of the image."""
+        raise NotImplementedError
+
+    def hint(self) -> str:
+        """An option worth trying, where the model was given far fewer pixels than there are; empty: none."""
+        return ""
+
+    def picture(self, pixels: Tensor) -> Image:
+        """The image uint8 (3, Hi, Wi) with the prediction drawn into it."""
+        raise NotImplementedError
+
+    def draw(self) -> Image:
+        """The image with the prediction drawn into it.
+
+        Raises:
+            BadImage: if the image cannot be read.
+        """
+        return self.picture(pixels_of(self.image))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The prediction as plain data, ready for JSON; what `tetravit predict --json` prints."""
+        place = {"image": str(self.image)}
+        if isinstance(self.image, Frame):
+            place = {"image": self.image.name, **self.image.place}
+        return place | ({"error": self.error} if self.error is not None else self.facts())
+
+    def _repr_png_(self) -> bytes | None:
+        return None if self.error is not None else _png(self.draw())
+
+
+class Predictions(list[Prediction]):
+    """Predictions for several images, in their order."""
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """Each as plain data."""
+        return [prediction.to_dict() for prediction in self]
+
+    def draw(self) -> list[Image]:
+        """Each that could be read as a picture."""
+        return [prediction.draw() for prediction in self if prediction.error is None]
+
+
+def check_count(name: str, value: int) -> None:
+    """Raises: ValueError if `value` is below 1."""
+    if value < 1:
+        raise ValueError(f"{name} is 1 or more; got {value}.")
+
+
+def in_chunks(
+    images: Iterable[Source], size: int, read: Callable[[Source], Read], threads: int = 2
+) -> Iterator[tuple[Sequence[Source], Sequence[Read | BadImage]]]:
+    """Up to `size` images at a time with what `read` makes of each, or why it cannot."""
+
+    def attempt(image: Source) -> Read | BadImage:
+        try:
+            return read(image)
+        except BadImage as error:
+            return error
+
+    pending = iter(images)
+    with ThreadPoolExecutor(threads) as pool:
+        while chunk := list(itertools.islice(pending, size)):
+            yield chunk, list(pool.map(attempt, chunk))
+
+
+def _png(picture: Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "png")
+    return buffer.getvalue()

@@ -1,0 +1,24 @@
+"""Segmenters: a class for every pixel."""
+
+from pathlib import Path
+
+from tetravit.predictors.base import STRIDE, WINDOW, Option, Output, Predictor, numbers
+
+PREDICTORS = {
+    "segment": Predictor(
+        noun="segmenter",
+        run="tetravit.predictors.parts.segments:segments",
+        options=(
+            WINDOW,
+            STRIDE,
+            Option("scales", "Average over these sizes: 0.5,1,1.5.", "F,F,...", numbers),
+            Option("flip", "Average over mirrored images too."),
+        ),
+        outputs=(
+            Output(
+                Option("save_maps", "Write each label map here, as PNG.", "DIR", Path),
+                "tetravit.predictors.parts.segments:maps",
+            ),
+        ),
+    )
+}
