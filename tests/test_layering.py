@@ -12,7 +12,8 @@ ORDER = [
     *("files", "world", "seeds", "registry", "structures"),
     *("kernels", "layers", "boxes", "backbones", "heads", "weights"),
     *("data", "metrics", "models", "protocols", "tasks", "engine", "recipe", "runtimes"),
-    *("evaluate", "draw", "predictors", "report", "train", "runs", "benchmark", "exports", "explain", "studies"),
+    *("evaluate", "draw", "predictors", "report", "train", "runs"),
+    *("benchmark", "exports", "explain", "studies"),
     *("cli", "__main__"),
 ]
 SHARED = {"base", "pyramid"}  # what siblings in a menu folder may import of each other
