@@ -46,9 +46,9 @@ def predict(
     """Predict classes, objects or label maps of images."""
     from tetravit.benchmark.memory import peak_so_far_mib
     from tetravit.draw import free_name
-    from tetravit.world import pick_device
     from tetravit.models import load
     from tetravit.predictors.parts.sources import find_images
+    from tetravit.world import pick_device
 
     if model is None:
         model, *images = images
