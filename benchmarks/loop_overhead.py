@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from tetravit.data.datasets.base import DatasetInfo
 from tetravit.engine import optim
 from tetravit.engine.ema import Ema
 from tetravit.engine.log import JsonLines, Reporters
@@ -26,6 +27,7 @@ from tetravit.engine.precision import autocast, chosen
 from tetravit.engine.schedule import warmup_cosine
 from tetravit.models import create_model
 from tetravit.structures import Batch
+from tetravit.tasks.base import Progress
 from tetravit.tasks.classify import Classify, ClassifyConfig
 from tetravit.world import World
 
@@ -53,7 +55,7 @@ def bare(
     parameters = list(task.parameters())
     for _ in range(steps):
         with autocast(precision, device):
-            loss = task(batch.to(device))["loss"]
+            loss = task(batch.to(device), Progress(0, 1, 1))["loss"]
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
@@ -119,7 +121,7 @@ def main() -> None:
     device = torch.device(options.device)
     torch.manual_seed(0)
     model = create_model(options.model, image_size=options.size)
-    task = Classify(model, ClassifyConfig(), num_classes=1000).to(device)
+    task = Classify(model, ClassifyConfig(), DatasetInfo("classify", 1000, ())).to(device)
     images = torch.randn(options.batch, 3, options.size, options.size)
     batch = Batch(
         images, torch.randint(0, 1000, (options.batch,)), names=[str(i) for i in range(options.batch)]

@@ -30,6 +30,8 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from tetravit.benchmark.speed import device_name
+from tetravit.data.config import DataConfig
+from tetravit.data.datasets.base import DatasetInfo
 from tetravit.engine import optim
 from tetravit.engine.ema import Ema
 from tetravit.engine.loop import Job, RunConfig, fit
@@ -143,7 +145,9 @@ def measure(name: str, batch: Batch, *, rounds: int, steps: int) -> Turns:
     if counts[0] != counts[1]:
         raise ValueError(f"{name} is not the same model: {counts[0]} parameters, in timm {counts[1]}.")
     mix = "mixup(0.8) | cutmix(1.0)"
-    task = Classify(ours, ClassifyConfig(label_smoothing=SMOOTHING), num_classes=1000, mix=mix).to(device)
+    info = DatasetInfo("classify", 1000, ())
+    task = Classify(ours, ClassifyConfig(label_smoothing=SMOOTHING), info).to(device)
+    task.prepare(DataConfig(name="digits", batch_size=2, mix=mix))
     turns = Turns(batch, their_step(theirs, batch), rounds=rounds, steps=steps)
     fit(
         Job(
@@ -155,7 +159,7 @@ def measure(name: str, batch: Batch, *, rounds: int, steps: int) -> Turns:
             config=RunConfig(save_epochs=0, save_minutes=0, kernels="fastest"),
             world=World(device),
             clip=CLIP,
-            ema=Ema(ours, DECAY, "off"),
+            ema=Ema(ours, DECAY, warmup=False),
         )
     )
     return turns

@@ -10,8 +10,10 @@ from PIL import Image
 
 from tetravit.cli import main
 from tetravit.data import imagenet
-from tetravit.evaluate import _Chosen, evaluate, published, references
+from tetravit.evaluate import evaluate, published
 from tetravit.models import create_model, load, save
+from tetravit.protocols.accuracy import SomeClasses
+from tetravit.protocols.references import references
 from tetravit.structures import Preprocess
 from tetravit.weights import CHECKPOINTS, store
 
@@ -136,7 +138,7 @@ def test_what_a_file_was_converted_from(tmp_path):
 
 def test_a_model_of_other_classes_is_refused():
     with pytest.raises(ValueError) as caught:
-        _Chosen(create_model("xcit_nano_12_p16", depth=1, num_classes=10), range(200))
+        SomeClasses(create_model("xcit_nano_12_p16", depth=1, num_classes=10), range(200))
     assert str(caught.value) == "The model has 10 classes; the data takes those of ImageNet-1k, 1000."
 
 

@@ -19,7 +19,7 @@ ORDER = [
 SHARED = {"base", "pyramid"}  # what siblings in a menu folder may import of each other
 MENUS = [
     *("backbones", "heads", "data/datasets", "data/transforms", "tasks", "runtimes", "exports", "cli"),
-    "engine/strategies",
+    *("protocols", "engine/optimizers", "engine/schedules", "engine/strategies"),
 ]
 ROOT = Path(tetravit.__file__).parent
 

@@ -100,10 +100,10 @@ def test_the_last_override_counts(file):
         (["task.smoothing=0.1"], "Unknown recipe key 'task.smoothing'. Did you mean 'task.label_smoothing'?"),
         (
             ["zzzzzz=1"],
-            "Unknown recipe key 'zzzzzz'. Known: data, epochs, model, optim, run, steps, stretch, task.",
+            "Unknown recipe key 'zzzzzz'. Known: data, epochs, evaluate, model, optim, run, steps, stretch, task.",
         ),
         (["task.name=clasify"], f"task.name takes one of {', '.join(sorted(TASKS))}; got 'clasify'."),
-        (["optim.name=adam"], "optim.name takes one of adamw, sgd; got 'adam'."),
+        (["optim.name=adam"], "Unknown optimizer 'adam'. Did you mean 'adamw'?"),
         (["run.precision=fp8"], "run.precision takes one of auto, float32, bf16, fp16; got 'fp8'."),
         (["task.loss=focal"], "task.loss takes one of cross_entropy, bce; got 'focal'."),
         (["optim.warmup_epochs=2.5"], "optim.warmup_epochs takes int; got 2.5 (float)."),

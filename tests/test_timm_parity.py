@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from task_toys import described
 from torch import nn
 from torch.nn import functional as F
 
@@ -65,7 +66,7 @@ class Watched:
     """Mixes by the shares of `blend`; keeps every loss."""
 
     def __init__(self, model, config):
-        super().__init__(model, config, num_classes=K)
+        super().__init__(model, config, described(K))
         self.losses = []
 
     def mixed(self, batch):
@@ -76,8 +77,8 @@ class Watched:
         targets = soft_targets(batch.targets, K, SMOOTHING)
         return images, targets * share + targets.flip(0) * (1 - share)
 
-    def step(self, batch):
-        values = super().step(batch)
+    def step(self, batch, progress):
+        values = super().step(batch, progress)
         self.losses.append(values["loss"].item())
         return values
 
@@ -91,7 +92,7 @@ class WatchedDistill(Watched, Distill):
 
 
 def ours(task):
-    ema = Ema(task.model, SETTINGS.ema, warmup="off")
+    ema = Ema(task.model, SETTINGS.ema, warmup=False)
     job = Job(
         task=task,
         loader=Loader(),

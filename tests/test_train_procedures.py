@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from task_toys import described
 
 from tetravit.engine.log import Reporter
 from tetravit.engine.optim import OptimConfig
@@ -159,7 +160,7 @@ def test_a_dry_run_tells_what_would_run(tmp_path):
 def task(**options):
     torch.manual_seed(0)
     model = create_model("xcit_nano_12_p16", num_classes=3, depth=1, **options)
-    return Classify(model, ClassifyConfig(), num_classes=3)
+    return Classify(model, ClassifyConfig(), described(3))
 
 
 def rehearsed(made, images=4, size=32):
@@ -194,10 +195,10 @@ def test_a_rehearsal_counts_what_the_backward_pass_needs():
 
 
 def test_weights_gradients_moments_and_average_are_counted():
-    made = Task(torch.nn.Linear(1024, 256, bias=False))  # 1 MiB
+    made = Task(torch.nn.Linear(1024, 256, bias=False), None, described(3))  # 1 MiB
     assert fixed_mib(made, OptimConfig()) == 4.0
     assert fixed_mib(made, OptimConfig(ema=0.9)) == 5.0
     assert fixed_mib(made, OptimConfig(name="sgd")) == 3.0
     assert fixed_mib(made.requires_grad_(False), OptimConfig()) == 1.0
-    made.companions = lambda: [torch.nn.Linear(1024, 512, bias=False)]  # a teacher
+    made.external_modules = lambda: [torch.nn.Linear(1024, 512, bias=False)]  # a teacher
     assert fixed_mib(made, OptimConfig()) == 3.0

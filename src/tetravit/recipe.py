@@ -14,6 +14,7 @@ from pydantic import (
     Field,
     SerializeAsAny,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -26,6 +27,7 @@ from tetravit.data.options import Options
 from tetravit.engine.loop import RunConfig
 from tetravit.engine.optim import OptimConfig
 from tetravit.models import resolve
+from tetravit.protocols import PROTOCOLS, ProtocolConfig
 from tetravit.registry import pick, suggestion
 from tetravit.tasks import TASKS, TaskConfig
 
@@ -76,6 +78,7 @@ class Recipe(BaseModel):
     steps: int | None = Field(default=None, ge=1)
     stretch: bool = False
     task: SerializeAsAny[TaskConfig]
+    evaluate: SerializeAsAny[ProtocolConfig] = Field(default_factory=ProtocolConfig, validate_default=True)
     model: ModelConfig
     data: DataConfig
     optim: OptimConfig = Field(default_factory=OptimConfig)
@@ -103,6 +106,21 @@ class Recipe(BaseModel):
             raise ValueError(f"task.name takes one of {', '.join(sorted(TASKS))}; got {name!r}.")
         return TASKS[name].Config.model_validate_json(json.dumps(section), strict=True)
 
+    @field_validator("evaluate", mode="before")
+    @classmethod
+    def _evaluate(cls, section: Any, info: ValidationInfo) -> Any:
+        """The section is read by the protocol that it names, or by the usual one of the task."""
+        task = info.data.get("task")
+        if task is None:  # the task is wrong, and that error is reported
+            return ProtocolConfig()
+        if isinstance(section, ProtocolConfig):
+            section = section.model_dump(mode="json")
+        if not isinstance(section, Mapping):
+            return section
+        name = section.get("protocol") or TASKS[task.name].protocol
+        config = pick(PROTOCOLS, name, "protocol").Config if isinstance(name, str) else ProtocolConfig
+        return config.model_validate_json(json.dumps({**section, "protocol": name}), strict=True)
+
     @model_validator(mode="after")
     def _names(self) -> Self:
         pick(DATASETS, self.data.name, "data set")
@@ -111,11 +129,11 @@ class Recipe(BaseModel):
             parse_calls(self.data.mix, "A mix")
         _check_length(self)
         row = TASKS[self.task.name]
-        if kind_of(DATASETS[self.data.name]) != row.reads:
-            known = [name for name, data in DATASETS.items() if kind_of(data) == row.reads]
+        if kind_of(DATASETS[self.data.name]) not in row.data_kinds:
+            known = [name for name, data in DATASETS.items() if kind_of(data) in row.data_kinds]
             raise ValueError(
-                f"The task {self.task.name!r} cannot read the data set {self.data.name!r};"
-                f" sets it reads: {', '.join(sorted(known))}."
+                f"The task {self.task.name!r} cannot train on the data set {self.data.name!r};"
+                f" sets it trains on: {', '.join(sorted(known))}."
             )
         return self
 
@@ -354,6 +372,8 @@ def _known() -> Iterator[tuple[str, Any]]:
     for name, info in Recipe.model_fields.items():
         if name == "task":
             classes: list[type[BaseModel]] = [TaskConfig, *(task.Config for task in TASKS.values())]
+        elif name == "evaluate":
+            classes = [ProtocolConfig, *(row.Config for row in PROTOCOLS.values())]
         elif name in _sections():
             classes = [_sections()[name]]
         else:

@@ -25,6 +25,7 @@ from typing import Any, Literal
 
 import torch
 
+from tetravit.data.build import build_dataset
 from tetravit.data.datasets import DATASETS
 from tetravit.data.evaluation import EvalLoader, make_eval_loader
 from tetravit.data.loader import TrainLoader, make_train_loader
@@ -34,11 +35,12 @@ from tetravit.engine.ema import Ema
 from tetravit.engine.guard import NotFinite
 from tetravit.engine.lock import Lock
 from tetravit.engine.log import Console, JsonLines, Plan, Reporter, Reporters, Summary
-from tetravit.engine.loop import Job, Progress, fit
+from tetravit.engine.loop import Job, RunState, fit
 from tetravit.engine.precision import chosen
 from tetravit.engine.rehearsal import rehearse
 from tetravit.engine.signals import Interrupted
 from tetravit.files import check_room, replace_file
+from tetravit.protocols import PROTOCOLS, Loaders
 from tetravit.recipe import Recipe, dump, load
 from tetravit.tasks import TASKS, Task
 from tetravit.weights.fileformat import Header, package_version, save
@@ -116,26 +118,50 @@ class _Run:
             "world_size": world.size,
             "pin_memory": world.device.type == "cuda",
         }
-        self.loader: TrainLoader = make_train_loader(data, seed=run.seed, accumulate=run.accumulate, **ranks)
-        self.validation: EvalLoader = make_eval_loader(data, scales=recipe.task.eval_scales(), **ranks)
-        self.num_classes = self.loader.dataset.num_classes
-        self.class_names = tuple(self.loader.dataset.class_names)
-        if self.class_names != (others := tuple(self.validation.dataset.class_names)):
+        dataset = build_dataset(data, "train")
+        self.info, scales = dataset.info, recipe.evaluate.eval_scales()
+        self.validation: EvalLoader = make_eval_loader(data, scales=scales, **ranks)
+        self.num_classes, self.class_names = self.info.num_classes, self.info.class_names
+        if self.class_names != (others := self.validation.dataset.info.class_names):
             raise ValueError(
                 f"The parts of {data.name!r} hold different classes: {_first_other(self.class_names, others)}."
             )
 
         torch.manual_seed(run.seed)
         row = TASKS[recipe.task.name]
-        model = row.create(recipe.model.name, num_classes=self.num_classes, **self._model_options())
+        model = row.create(recipe.model.name, data=self.info, **self._model_options())
         _freeze(model, recipe.model.freeze)
-        self.task: Task = row(model, recipe.task, num_classes=self.num_classes, mix=data.mix)  # type: ignore[call-arg]
-        self.task.prepare(data.preprocess)
+        self.task: Task = row(model, recipe.task, self.info)
+        self.task.prepare(data)
+        self.loader: TrainLoader = make_train_loader(
+            data,
+            seed=run.seed,
+            accumulate=run.accumulate,
+            views=self.task.views(),
+            dataset=dataset,
+            **ranks,
+        )
+        self.protocol = PROTOCOLS[recipe.evaluate.protocol](recipe.evaluate)
+        self.loaders = Loaders(
+            self.validation,
+            self.validation.dataset.info,
+            make_train=lambda: make_eval_loader(data, split="train", scales=scales, **ranks),
+            world=world,
+        )
+        self.protocol.prepare(self.loaders)
         memory_format = torch.channels_last if run.memory_format == "channels_last" else torch.preserve_format
         self.task.to(world.device, memory_format=memory_format)  # type: ignore[call-overload]
         self.ema = Ema(model, recipe.optim.ema, recipe.optim.ema_warmup) if recipe.optim.ema else None
         per_epoch = self.loader.steps_per_epoch
         self.total_steps = recipe.total_steps(per_epoch)
+        if self.ema is not None and self.task.weights() is not model:
+            raise ValueError(
+                f"optim.ema averages the model, but the task {recipe.task.name!r} saves another network;"
+                " set optim.ema=0."
+            )
+        own = self.task.schedules(self.total_steps, per_epoch, data.batch_size)
+        recipes = recipe.optim.other_schedules(total=self.total_steps, steps_per_epoch=per_epoch)
+        self.schedules = {**own, **recipes}
         self.rate = recipe.optim.rate(
             epochs=recipe.total_epochs(per_epoch),
             steps_per_epoch=per_epoch,
@@ -146,7 +172,7 @@ class _Run:
     def _model_options(self) -> dict[str, Any]:
         """What the recipe says of the model, for `Task.create`."""
         section = self.recipe.model
-        usual = self.recipe.data.image_size if TASKS[self.recipe.task.name].reads == "classify" else None
+        usual = self.recipe.data.image_size if TASKS[self.recipe.task.name].model_kind == "classify" else None
         given = {
             "head": section.head,
             "head_options": section.head_options,
@@ -181,7 +207,7 @@ class _Run:
         lines = [
             ("model", f"{recipe.model.name}, {params / 1e6:.2f} M parameters, {self.num_classes} classes"),
             ("data", f"{data.name}: {images}, {up_to}{height} x {width} pixels"),
-            *(("left out", line) for line in self.loader.dataset.info.problems),
+            *(("left out", line) for line in self.info.problems),
             ("steps", f"{recipe.total_epochs(steps)} epochs of {steps}: {self.total_steps:,} steps"),
             (
                 "batch",
@@ -275,9 +301,12 @@ class _Run:
             total_steps=self.total_steps,
             config=self.recipe.run,
             world=self.world,
+            schedules=self.schedules,
             clip=settings.clip,
+            clip_by=settings.clip_by,
             ema=self.ema,
-            validation=self.validation,
+            protocol=self.protocol,
+            loaders=self.loaders,
             checkpoints=checkpoints,
             resume=found,
             reporters=self.told,
@@ -286,11 +315,11 @@ class _Run:
             how_to_continue=f"tetravit train --resume {shlex.quote(str(self.folder))}",
         )
 
-    def _keep_best(self, record: dict[str, Any]) -> None:
+    def _keep_best(self, record: dict[str, Any], findings: dict[str, Any]) -> None:
         """The model holds the best weights so far: write them, and what they get wrong."""
         if not self.world.is_main:
             return
-        findings = {**record, "class_names": self.class_names, **self.task.findings}
+        findings = {**record, "class_names": self.class_names, **findings}
         try:
             self._write_weights("best.safetensors", f"step {record['step']}, {record['weights']} weights")
             replace_file(self.folder / "evaluation.json", json.dumps(findings).encode())
@@ -304,24 +333,24 @@ class _Run:
         header = Header(
             model=recipe.model.name,
             options=self._options(),
-            task=self.task.serves or recipe.task.name,
-            head=getattr(self.task.model, "head_name", None),
+            task=self.task.model_kind,
+            head=getattr(self.task.weights(), "head_name", None),
             num_classes=self.num_classes,
             class_names=self.class_names,
             preprocess=recipe.data.preprocess,
             recipe=dump(recipe),
             source=f"trained here: {source}",
         )
-        save(self.folder / name, self.task.model.state_dict(), header)
+        save(self.folder / name, self.task.weights().state_dict(), header)
 
     def _options(self) -> dict[str, Any]:
         """What builds the model again, with what came from the weights it began with."""
-        known = {**getattr(self.task.model, "options", {}), **self.recipe.model.options}
-        if self.task.reads == "classify":
+        known = {**getattr(self.task.weights(), "options", {}), **self.recipe.model.options}
+        if self.task.model_kind == "classify":
             known["image_size"] = self.recipe.data.image_size
         return {key: value for key, value in known.items() if key != "drop_path"}
 
-    def _finished(self, progress: Progress) -> Summary:
+    def _finished(self, progress: RunState) -> Summary:
         lines: list[str] = []
         if self.world.is_main:
             self._write_weights("last.safetensors", f"step {progress.done}, raw weights")
@@ -334,13 +363,13 @@ class _Run:
         self.told.finish(summary)
         return summary
 
-    def _closing_lines(self, progress: Progress) -> list[str]:
+    def _closing_lines(self, progress: RunState) -> list[str]:
         minutes, seconds = divmod(round(progress.seconds), 60)
         took = f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
         best = self.folder / "best.safetensors"
         if progress.best is None:
             return [f"Trained {progress.done:,} steps in {took}: {self.folder}"]
-        share = f"{100 * progress.best:.1f} % {self.task.watch}"
+        share = f"{100 * progress.best:.1f} % {progress.metric}"
         return [
             f"Reached {share} on {self.validation.total:,} held-out images in {took}: {best}",
             f"Next: tetravit predict {shlex.quote(str(best))} IMAGE",

@@ -12,15 +12,15 @@ from tetravit.data.decode import decode
 from tetravit.data.layouts import write_shapes
 from tetravit.data.preprocess import preprocess, scaled
 from tetravit.data.shapes import SEGMENTS
-from tetravit.evaluate import references
 from tetravit.models import load as load_model
 from tetravit.models import save
 from tetravit.models.inference import Inference, segment
 from tetravit.models.segmenter import create_segmenter
+from tetravit.protocols.miou import MIoUConfig, encoded
+from tetravit.protocols.references import references
 from tetravit.recipe import dump, find, load
 from tetravit.report import write
 from tetravit.structures import Preprocess
-from tetravit.tasks.segment import SegmentConfig, encoded
 from tetravit.weights import CHECKPOINTS
 
 TINY = "model.options={dims = [8, 8, 8, 8], depths = [1, 1, 1, 1], num_heads = [1, 1, 1, 1]}"
@@ -211,17 +211,17 @@ def test_narrow_images_are_scored(ask, segmenter, drawn, tmp_path):
     [
         ({}, 0.462),
         ({"windows_at_once": 2}, 0.462),
-        ({"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "flip": "on"}, 0.471),
-        ({"scales": (1.75, 1.5, 1.25, 1.0, 0.75, 0.5), "flip": "on"}, 0.471),
+        ({"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75), "flip": True}, 0.471),
+        ({"scales": (1.75, 1.5, 1.25, 1.0, 0.75, 0.5), "flip": True}, 0.471),
         ({"scales": (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)}, None),
-        ({"scales": (0.5, 1.0, 1.5), "flip": "on"}, None),
-        ({"flip": "on"}, None),
+        ({"scales": (0.5, 1.0, 1.5), "flip": True}, None),
+        ({"flip": True}, None),
         ({"window": 512}, None),
     ],
 )
 def test_the_published_figure_is_for_the_same_looks(options, value):
     row = CHECKPOINTS["twins_svt_small.ade20k_upernet"]
-    found = references(row, "ade20k", SegmentConfig(**options))
+    found = references(row, "ade20k", MIoUConfig(**options))
     assert [(r.score, r.value, r.images) for r in found] == (
         [] if value is None else [("miou", pytest.approx(value), 2000)]
     )

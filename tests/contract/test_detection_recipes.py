@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from task_toys import START, described
 
 from tetravit.data.layouts import write_shapes
 from tetravit.engine import optim
@@ -102,7 +103,7 @@ def test_decay_spares_what_the_authors_lists_match(name, model):
     recipe, parts = of(name, model), SETTINGS[name][-1]
     with torch.device("meta"):
         built = create_detector(model, head=recipe.model.head)
-        task = TASKS["detect"](built, recipe.task, num_classes=80)
+        task = TASKS["detect"](built, recipe.task, described(80, "detect"))
     free = {p for g in optim.groups(task, recipe.optim) if not g["weight_decay"] for p in g["params"]}
     names = [n for n, p in built.named_parameters() if p.requires_grad]
     numbered = {n: torch.full((9, 1), i) for i, n in enumerate(names)}  # shaped like a table of windows of 2
@@ -134,8 +135,8 @@ SHORT = {  # every family, cut short but with each kind of its blocks
 def test_the_loss_reaches_every_parameter_that_trains(model, head):
     """Ranks that average gradients wait for each of them."""
     built = create_detector(model, head=head, num_classes=3, head_options={"width": 16}, **SHORT[model])
-    task = TASKS["detect"](built, TASKS["detect"].Config(name="detect"), num_classes=3)
-    task.step(task.example(1, 64))["loss"].backward()
+    task = TASKS["detect"](built, TASKS["detect"].Config(name="detect"), described(3, "detect"))
+    task.step(task.example(1, 64), START)["loss"].backward()
     assert [n for n, p in built.named_parameters() if p.requires_grad and p.grad is None] == []
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from task_toys import described
 
 from tetravit.data.layouts import write_shapes
 from tetravit.engine import optim
@@ -89,7 +90,7 @@ def spared(name, model):
     options = {"head": recipe.model.head, "head_options": dict(recipe.model.head_options)}
     with torch.device("meta"):
         built = create_segmenter(model, num_classes=150, **options)
-        task = TASKS["segment"](built, recipe.task, num_classes=150)
+        task = TASKS["segment"](built, recipe.task, described(150, "segment"))
     ours = {
         p for group in optim.groups(task, recipe.optim) if not group["weight_decay"] for p in group["params"]
     }

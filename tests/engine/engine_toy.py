@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from task_toys import described
 from torch import nn
 
 from tetravit.engine import optim
@@ -12,6 +13,8 @@ from tetravit.engine.ema import Ema
 from tetravit.engine.log import JsonLines, Reporters
 from tetravit.engine.loop import Job, RunConfig
 from tetravit.engine.schedule import warmup_cosine
+from tetravit.protocols import Loaders
+from tetravit.protocols.accuracy import Accuracy
 from tetravit.seeds import mixed
 from tetravit.structures import Batch
 from tetravit.tasks.classify import Classify, ClassifyConfig
@@ -88,9 +91,8 @@ def toy_job(
     config = RunConfig(**{"log_steps": 3, "save_epochs": 0, "save_minutes": 0.0, "keep": 2, **known})
     loader = loader or ToyLoader(accumulate=config.accumulate)
     task = Classify(
-        ToyModel(options.pop("dropout", 0.1)), ClassifyConfig(label_smoothing=0.1), num_classes=CLASSES
+        ToyModel(options.pop("dropout", 0.1)), ClassifyConfig(label_smoothing=0.1), described(CLASSES)
     )
-    task.findings = {}
     settings = optim.OptimConfig(name=optimizer, lr=0.01, lr_batch=0)
     checkpoints = None
     if run_dir is not None:
@@ -98,6 +100,7 @@ def toy_job(
         checkpoints = Checkpoints(run_dir, run_id="toy", keep=config.keep, on_full=config.on_full)
         checkpoints.prepare()
         options.setdefault("reporters", Reporters([JsonLines(run_dir)]))
+    validation, world = options.pop("validation", ToyValidation()), options.pop("world", World())
     return Job(
         task=task,
         loader=loader,
@@ -107,9 +110,10 @@ def toy_job(
         config=config,
         ema=Ema(task.model, 0.9),
         clip=options.pop("clip", 1.0),
-        validation=options.pop("validation", ToyValidation()),
+        protocol=Accuracy(),
+        loaders=None if validation is None else Loaders(validation, task.data, world=world),
         checkpoints=checkpoints,
         resume=checkpoints.latest() if checkpoints and resume else None,
-        world=options.pop("world", World(torch.device("cpu"))),
+        world=world,
         **options,
     )

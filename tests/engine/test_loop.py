@@ -11,6 +11,7 @@ import time
 import pytest
 import torch
 from engine_toy import ToyLoader, ToyValidation, batch, toy_job
+from task_toys import scored
 from torch import nn
 
 from tetravit.engine import loop
@@ -147,7 +148,7 @@ def test_an_fp16_overflow_leaves_the_step_out_and_goes_on():
 
     job.task.model.head.weight.register_hook(overflow)
     states = []
-    job.task.after_step = lambda progress: states.append(job.task.model.head.weight.detach().clone())
+    job.task.after_update = lambda progress, good: states.append(job.task.model.head.weight.detach().clone())
     fit(job)
     assert torch.equal(states[1], states[2])
     assert not torch.equal(states[2], states[3])
@@ -274,7 +275,7 @@ def test_saving_by_minutes_and_by_epochs(tmp_path):
 def test_the_best_weights_are_handed_over_while_the_model_holds_them():
     best = []
     job = toy_job(None, steps=30)
-    job.on_best = lambda record: best.append(
+    job.on_best = lambda record, findings: best.append(
         (record, {k: v.clone() for k, v in job.task.model.state_dict().items()})
     )
     progress = fit(job)
@@ -284,7 +285,7 @@ def test_the_best_weights_are_handed_over_while_the_model_holds_them():
     job.task.model.load_state_dict(state)
     job.task.eval()
     with torch.no_grad():
-        assert job.task.score(ToyValidation())["top1"] == record["top1"]
+        assert scored(job.task, ToyValidation()).values["top1"] == record["top1"]
 
 
 def test_findings_tell_what_was_wrong():
@@ -292,11 +293,11 @@ def test_findings_tell_what_was_wrong():
     fit(job)
     job.task.eval()
     with torch.no_grad():
-        scores = job.task.score([batch(list(range(30)))])
-    matrix = torch.tensor(job.task.findings["confusion"]["matrix"])
+        scores = scored(job.task, [batch(list(range(30)))])
+    matrix = torch.tensor(scores.findings["confusion"]["matrix"])
     assert matrix.sum() == 30
-    assert matrix.diagonal().sum() / 30 == pytest.approx(scores["top1"])
-    mistakes = job.task.findings["mistakes"]
+    assert matrix.diagonal().sum() / 30 == pytest.approx(scores.values["top1"])
+    mistakes = scores.findings["mistakes"]
     assert len(mistakes) == min(24, 30 - int(matrix.diagonal().sum()))
     assert all(m["label"] != m["predicted"] and m["name"] == f"toy/{m['index']}" for m in mistakes)
     assert [m["confidence"] for m in mistakes] == sorted((m["confidence"] for m in mistakes), reverse=True)

@@ -59,7 +59,7 @@ def test_layer_decay_slows_the_early_layers(model):
     assert scales["backbone.patch_embed.0.0.weight"] == 0.0625
     assert scales["backbone.cls_token"] == 0.0625
     optimizer = optim.build(model, OptimConfig(layer_decay=0.5))
-    optim.set_lr(optimizer, 0.8)
+    optim.set_values(optimizer, 0.8)
     assert {g["lr"] for g in optimizer.param_groups} == {0.8, 0.4, 0.2, 0.1, 0.05}
 
 
@@ -207,7 +207,7 @@ def test_every_family_has_depths_to_slow_down(name):
 
 def test_the_average_follows_parameters_and_buffers():
     model = nn.BatchNorm1d(2)
-    ema = Ema(model, decay=0.9, warmup="off")
+    ema = Ema(model, decay=0.9, warmup=False)
     with torch.no_grad():
         model.weight.fill_(2.0)
         model.running_mean.fill_(1.0)
@@ -226,7 +226,7 @@ def test_the_warm_up_of_the_average():
 
 def test_applied_swaps_and_puts_back_to_the_bit():
     model = nn.Linear(3, 3)
-    ema = Ema(model, decay=0.5, warmup="off")
+    ema = Ema(model, decay=0.5, warmup=False)
     with torch.no_grad():
         model.weight.add_(1.0)
     ema.update(0)
@@ -249,7 +249,7 @@ def test_applied_swaps_and_puts_back_to_the_bit():
 def test_optimizer_state_survives_packing(name, model):
     def step(model, optimizer):
         torch.manual_seed(1)
-        optim.set_lr(optimizer, 1e-2)
+        optim.set_values(optimizer, 1e-2)
         model(torch.randn(2, 3, 32, 32)).square().sum().backward()
         optimizer.step()
         optimizer.zero_grad()

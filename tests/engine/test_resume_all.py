@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+from task_toys import data_section, described
 from torch import nn
 
 from tetravit.backbones.deit import DeiT
@@ -22,6 +23,7 @@ from tetravit.models.classifier import Classifier
 from tetravit.models.teacher import Teacher
 from tetravit.structures import Preprocess
 from tetravit.tasks.distill import Distill, DistillConfig
+from tetravit.tasks.parts.classification import Classification
 
 STEPS, K = 40, 10
 
@@ -68,7 +70,8 @@ class Cut:
 def job(run_dir, student, cut=-1):
     build, config, side = STUDENTS[student]
     mix, images = "mixup(0.8) | cutmix(1.0)", Preprocess(size=side)
-    task = Distill(build(), DistillConfig(label_smoothing=0.1, **config), num_classes=K, mix=mix)
+    task = Distill(build(), DistillConfig(label_smoothing=0.1, **config), described(K))
+    Classification.prepare(task, data_section(mix))  # the teacher is made here
     task.teach(Teacher(Net(1), K, images), images)
     loader = TrainLoader(
         DATASETS["digits"](None, "train", fraction=0.06),

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from task_toys import START, data_section, described, scored
 
 from tetravit.data.config import DataConfig
 from tetravit.data.evaluation import make_eval_loader
@@ -11,12 +12,15 @@ from tetravit.data.layouts import write_shapes
 from tetravit.data.loader import make_train_loader
 from tetravit.engine.log import Reporter
 from tetravit.metrics.coco_ap import CocoAP
+from tetravit.protocols import Loaders
+from tetravit.protocols.coco import Coco
 from tetravit.recipe import list_recipes, load
-from tetravit.structures import COCO_INPUT, Batch, Detections, Target
+from tetravit.structures import Batch, Detections, Target
 from tetravit.tasks import TASKS
 from tetravit.train import train
 
 SMALL = {"width": 16, "num_samples": 8, "num_candidates": 20, "num_proposals": 20, "anchor_scale": 6.0}
+INFO = described(8, "detect")
 DATA = DataConfig(
     name="shapes_det",
     image_size=64,
@@ -31,10 +35,8 @@ def task(head="mask_rcnn", **section):
     torch.manual_seed(0)
     row = TASKS["detect"]
     options = {"head_options": SMALL} if head != "retinanet" else {"head_options": {"width": 16}}
-    model = row.create(
-        "xcit_nano_12_p16", num_classes=8, head=head, depth=4, out_blocks=(0, 1, 2, 3), **options
-    )
-    return row(model, row.Config(name="detect", **section), num_classes=8)
+    model = row.create("xcit_nano_12_p16", data=INFO, head=head, depth=4, out_blocks=(0, 1, 2, 3), **options)
+    return row(model, row.Config(name="detect", **section), INFO)
 
 
 def batch():
@@ -44,7 +46,7 @@ def batch():
 
 def test_a_step_sums_the_losses_of_the_head_and_logs_each():
     trained = task().train()
-    values = trained.step(batch())
+    values = trained.step(batch(), START)
     loss = values.pop("loss")
     assert set(values) == {"loss_rpn_class", "loss_rpn_box", "loss_class", "loss_box", "loss_mask"}
     assert loss.item() == pytest.approx(sum(v.item() for v in values.values()), rel=1e-6)
@@ -68,13 +70,14 @@ def test_scores_of_a_perfect_detector_are_1_and_findings_are_plain(monkeypatch):
         return found
 
     monkeypatch.setattr(judged.model, "detect", perfect)
-    scores = {}
+    scores = None
     for now in make_eval_loader(DATA):  # one batch at a time, so that `perfect` knows it
-        scores = judged.score([now])
+        scores = scored(judged, [now])
+    scores, findings = scores.values, scores.findings
     assert scores["box_ap"] == pytest.approx(1.0)
     assert scores["mask_ap50"] == pytest.approx(1.0)
     assert {"box_ap50", "box_ap75", "box_ar100", "mask_ap", "box_ap_small"} <= set(scores)
-    findings = json.loads(json.dumps(judged.findings))
+    findings = json.loads(json.dumps(findings))
     assert findings["count"] == 2
     assert len(findings["classes"]) == 8
     assert findings["objects"] == sum(row["objects"] for row in findings["classes"])
@@ -98,7 +101,7 @@ def test_an_untrained_detector_is_scored_on_real_batches():
     loader = make_eval_loader(DATA.model_copy(update={"short": 48}))  # seen smaller than they are
     by_hand = CocoAP(8, masks=True, engine="pycocotools")
     with torch.no_grad():
-        scores = judged.score(loader)
+        scores = scored(judged, loader).values
         for batch in loader:
             for image, target in zip(batch.images, batch.targets, strict=True):
                 found = judged.model.detect(image[None], output_sizes=[(64, 64)], masks="pasted")[0]
@@ -109,27 +112,26 @@ def test_an_untrained_detector_is_scored_on_real_batches():
     assert scores == pytest.approx(expected, abs=1e-6)
     assert scores["box_ar100"] > 0
     assert 48 < max(objects.boxes.max() for objects in by_hand.found) <= 64  # in pixels of the original
-    assert judged.watch == "mask_ap"
+    assert Coco().primary(scores) == "mask_ap"
 
 
 def test_without_masks_boxes_decide(caplog):
-    judged = task("retinanet").eval()
-    assert judged.watch == "box_ap"
-    judged = task().eval()
+    judged, protocol = task().eval(), Coco()
     bare = Target(torch.tensor([[4.0, 4, 40, 40]]), torch.tensor([1]), image_id=3, size=(64, 64))
     with torch.no_grad():
         for _ in range(2):
-            scores = judged.score([Batch(torch.zeros(1, 3, 64, 64), [bare])])
-    assert judged.watch == "box_ap"
+            images = [Batch(torch.zeros(1, 3, 64, 64), [bare])]
+            scores = protocol.score(judged.model, Loaders(images, INFO)).values
+    assert protocol.primary(scores) == "box_ap"
     assert caplog.messages == [
-        "The set to score on has no masks: boxes alone are scored, and box_ap says which weights are best."
+        "The validation set has no masks: boxes alone are scored, and box_ap selects the best weights."
     ]
     assert not any(name.startswith("mask") for name in scores)
 
 
 def test_made_up_images_take_a_step():
     trained = task().train()
-    values = trained.step(trained.example(2, 64))
+    values = trained.step(trained.example(2, 64), START)
     assert values["loss"].isfinite()
     wide = trained.example(1, (64, 96))
     assert wide.images.shape == (1, 3, 64, 96)
@@ -142,7 +144,7 @@ def test_recomputing_the_backbone_changes_no_gradient():
     for recompute in ("off", "backbone"):
         trained = task(recompute=recompute).train()
         torch.manual_seed(1)
-        trained.step(batch())["loss"].backward()
+        trained.step(batch(), START)["loss"].backward()
         grads.append(trained.model.backbone.blocks[0].mlp.fc1.weight.grad)
     torch.testing.assert_close(*grads)
 
@@ -151,15 +153,13 @@ def test_what_is_refused():
     row = TASKS["detect"]
     model = task().model
     with pytest.raises(ValueError) as error:
-        row(model, row.Config(name="detect"), num_classes=7)
+        row(model, row.Config(name="detect"), described(7, "detect"))
     assert str(error.value) == "The model has 8 classes; the data has 7."
     with pytest.raises(ValueError) as error:
-        row(model, row.Config(name="detect"), num_classes=8, mix="mixup(0.8)")
-    assert str(error.value) == (
-        "data.mix joins images of one class each; objects cannot follow it; got 'mixup(0.8)'."
-    )
+        row(model, row.Config(name="detect"), INFO).prepare(data_section("mixup(0.8)"))
+    assert str(error.value) == ("The task 'detect' mixes no images; got data.mix='mixup(0.8)'.")
     with pytest.raises(ValueError) as error:
-        task().score([])
+        scored(task(), [])
     assert str(error.value) == "The set to score on is empty."
 
 
@@ -178,7 +178,7 @@ def test_compiling_a_detector_compiles_its_backbone_and_what_its_head_makes_of_m
     names = set(trained.state_dict())
     trained.model.compile()
     assert set(trained.state_dict()) == names
-    assert trained.step(batch())["loss"].isfinite()
+    assert trained.step(batch(), START)["loss"].isfinite()
     assert calls == [(2, 3, 64, 64), [16, 8, 4, 2]]
 
 
@@ -206,7 +206,7 @@ def test_parts_with_other_classes_are_refused(tmp_path):
 def test_what_counts_is_asked_for_before_the_first_step(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError) as error:
-        task().prepare(COCO_INPUT)
+        Coco().prepare(Loaders([], INFO))
     assert str(error.value) == (
         "COCO's average precision needs faster-coco-eval or pycocotools: pip install 'tetravit[coco]'."
     )

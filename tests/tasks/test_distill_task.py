@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from task_toys import START, data_section, described, scored
 from torch import nn
 from torch.nn import functional as F
 
@@ -15,6 +16,7 @@ from tetravit.models.teacher import Teacher, load_teacher
 from tetravit.recipe import dump, validated
 from tetravit.structures import Batch, Preprocess
 from tetravit.tasks.distill import Distill, DistillConfig
+from tetravit.tasks.parts.classification import Classification
 from tetravit.train import train
 
 K = 4
@@ -46,7 +48,8 @@ def batch(count=6):
 
 
 def task(mix="", **config):
-    made = Distill(Linear(0), DistillConfig(**config), num_classes=K, mix=mix)
+    made = Distill(Linear(0), DistillConfig(**config), described(K))
+    Classification.prepare(made, data_section(mix))
     made.teach(Teacher(Linear(1), K, IMAGES), IMAGES)
     return made.train()
 
@@ -61,7 +64,7 @@ def test_hard_distillation_is_half_labels_half_first_choices():
     ours, theirs = both(made, data)
     wanted = 0.5 * F.cross_entropy(ours, data.targets, label_smoothing=0.1)
     wanted += 0.5 * F.cross_entropy(ours, theirs.argmax(1))
-    torch.testing.assert_close(made.step(data)["loss"].detach(), wanted)
+    torch.testing.assert_close(made.step(data, START)["loss"].detach(), wanted)
 
 
 @pytest.mark.parametrize(("alpha", "tau"), [(0.5, 1.0), (0.3, 2.5)])
@@ -71,13 +74,13 @@ def test_soft_distillation_is_the_divergence_at_a_temperature(alpha, tau):
     p, q = (theirs / tau).softmax(1), (ours / tau).softmax(1)
     divergence = (p * (p.log() - q.log())).sum() * tau**2 / ours.numel()
     wanted = (1 - alpha) * F.cross_entropy(ours, data.targets) + alpha * divergence
-    torch.testing.assert_close(made.step(data)["loss"].detach(), wanted)
+    torch.testing.assert_close(made.step(data, START)["loss"].detach(), wanted)
 
 
 def test_the_teacher_sees_the_same_mixed_images():
     made = task(mix="mixup(0.8) | cutmix(1.0)")
     torch.manual_seed(5)
-    made.step(batch())
+    made.step(batch(), START)
     assert made.teacher.seen[-1] is made.model.seen[-1]
     assert not torch.equal(made.model.seen[-1], batch().images)
 
@@ -90,7 +93,7 @@ def student():
 
 
 def taught_by_token(student, **config):
-    made = Distill(student, DistillConfig(**config), num_classes=K)
+    made = Distill(student, DistillConfig(**config), described(K))
     made.teach(Teacher(Linear(1), K, IMAGES), IMAGES)
     generator = torch.Generator().manual_seed(3)
     data = Batch(torch.randn(6, 3, 32, 32, generator=generator), torch.arange(6) % K)
@@ -108,7 +111,7 @@ def test_a_distillation_token_learns_from_the_teacher_alone(student, kind):
     else:
         p, q = (theirs / 2).softmax(1), (second / 2).softmax(1)
         wanted += 0.3 * (p * (p.log() - q.log())).sum() * 4 / second.numel()
-    torch.testing.assert_close(made.step(data)["loss"].detach(), wanted)
+    torch.testing.assert_close(made.step(data, START)["loss"].detach(), wanted)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +119,7 @@ def test_a_distillation_token_learns_from_the_teacher_alone(student, kind):
 )
 def test_each_head_has_one_source(student, alpha, idle, learning):
     made, data = taught_by_token(student, alpha=alpha)
-    made.step(data)["loss"].backward()
+    made.step(data, START)["loss"].backward()
     assert not getattr(student, idle).weight.grad.any()
     assert getattr(student, learning).weight.grad.any()
 
@@ -125,7 +128,7 @@ def test_the_mean_of_both_heads_is_scored(student):
     made, data = taught_by_token(student)
     with torch.no_grad():
         first, second = made.eval().model(data.images, heads="each")
-        found = made.score([data])
+        found = scored(made, [data]).values
     wanted = F.cross_entropy((first + second) / 2, data.targets)
     assert found["loss"] == pytest.approx(wanted.item(), abs=1e-6)
 
@@ -134,7 +137,7 @@ def test_the_teacher_stays_as_it_is_and_out_of_sight():
     made = task()
     before = {name: value.clone() for name, value in made.teacher.state_dict().items()}
     optimizer = optim.build(made, optim.OptimConfig(lr=0.1, lr_batch=0))
-    made.train().step(batch())["loss"].backward()
+    made.train().step(batch(), START)["loss"].backward()
     optimizer.step()
     assert not made.teacher.training
     assert all(torch.equal(value, before[name]) for name, value in made.teacher.state_dict().items())
@@ -152,7 +155,7 @@ def test_the_teacher_follows_the_task():
 def test_another_teacher_is_noticed_when_a_run_goes_on():
     kept = task().state_dict()
     task().load_state_dict(kept)
-    other = Distill(Linear(0), DistillConfig(), num_classes=K)
+    other = Distill(Linear(0), DistillConfig(), described(K))
     other.teach(Teacher(Linear(2), K, IMAGES), IMAGES)
     with pytest.raises(ValueError) as error:
         other.load_state_dict(kept)
@@ -179,14 +182,14 @@ def test_another_teacher_is_noticed_when_a_run_goes_on():
     ids=["classes", "size", "colours"],
 )
 def test_a_teacher_that_does_not_fit(teacher, config, message):
-    made = Distill(Linear(0), DistillConfig(**config), num_classes=K)
+    made = Distill(Linear(0), DistillConfig(**config), described(K))
     with pytest.raises(ValueError) as error:
         made.teach(teacher, IMAGES)
     assert str(error.value) == message
 
 
 def test_the_size_of_a_teacher_can_be_declared():
-    made = Distill(Linear(0), DistillConfig(teacher_size=32), num_classes=K)
+    made = Distill(Linear(0), DistillConfig(teacher_size=32), described(K))
     made.teach(Teacher(Linear(1), K, Preprocess(size=224)), IMAGES)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from task_toys import START, data_section, described, scored
 from torch import nn
 
 from tetravit.data.config import DataConfig
@@ -20,20 +21,21 @@ from tetravit.engine.optim import OptimConfig
 from tetravit.engine.rehearsal import rehearse
 from tetravit.models.inference import segment
 from tetravit.models.segmenter import create_segmenter
+from tetravit.protocols.miou import HARDEST, MIoUConfig, encoded, predictions
 from tetravit.structures import Batch, Preprocess, Sample
 from tetravit.tasks import TASKS
-from tetravit.tasks.segment import HARDEST, encoded
 
 K = 9
+INFO = described(K, "segment")
 TINY = {"dims": (8, 8, 8, 8), "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}
 
 
-def task(**config):
+def task():
     torch.manual_seed(0)
     row = TASKS["segment"]
     head = {"width": 8, "auxiliary": 0.4}
-    model = row.create("twins_svt_small", num_classes=K, head_options=head, **TINY)
-    return row(model, row.Config(name="segment", **config), num_classes=K)
+    model = row.create("twins_svt_small", data=INFO, head_options=head, **TINY)
+    return row(model, row.Config(name="segment"), INFO)
 
 
 class Oracle(nn.Module):
@@ -51,9 +53,13 @@ class Oracle(nn.Module):
         return nn.functional.one_hot(labels, K).movedim(3, 1).float() * 9
 
 
-def judge(model, **config):
+def unpacked(scores):
+    return scores.values, scores.findings
+
+
+def judge(model):
     row = TASKS["segment"]
-    return row(model, row.Config(name="segment", **config), num_classes=K).eval()
+    return row(model, row.Config(name="segment"), INFO).eval()
 
 
 def batch(labels, sizes=None, names=("a", "b")):
@@ -67,7 +73,7 @@ def test_a_step_is_the_sum_of_the_losses_of_the_head():
     found = task()
     made = found.example(2, 64)
     torch.manual_seed(1)
-    step = found.step(made)
+    step = found.step(made, START)
     torch.manual_seed(1)
     losses = found.model.loss(made.images, made.targets)
     assert set(step) == {"loss", "loss_class", "loss_auxiliary"}
@@ -85,9 +91,9 @@ def test_one_image_at_a_time_is_too_few_for_pooled_norms():
     text = "This head trains on 2 images or more at a time on each device; got 1: raise data.batch_size."
     found = task()
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
-        found.step(found.example(1, 64))
+        found.step(found.example(1, 64), START)
     with pytest.raises(ValueError, match=r"^labels must be integers"):
-        found.step(Batch(torch.zeros(2, 3, 64, 64), torch.zeros(2, 60, 64).long()))
+        found.step(Batch(torch.zeros(2, 3, 64, 64), torch.zeros(2, 60, 64).long()), START)
 
 
 def test_one_image_on_each_of_several_ranks_is_rehearsed_as_two(monkeypatch):
@@ -113,10 +119,10 @@ def test_labels_that_are_no_class_are_left_out_and_told_once(caplog):
     clean = made.targets.clone()
     clean[1, :2] = 255
     with caplog.at_level(logging.WARNING):
-        got = found.step(made)["loss"]
-        found.step(made)
+        got = found.step(made, START)["loss"]
+        found.step(made, START)
     made.targets = clean
-    assert torch.equal(got, found.step(made)["loss"])
+    assert torch.equal(got, found.step(made, START)["loss"])
     assert [r.getMessage() for r in caplog.records] == [
         "b.png: in a crop, 128 pixels have labels that are neither 0 to 8 nor 255; they are left out."
     ]
@@ -126,16 +132,16 @@ def test_scores_come_from_the_totals_of_all_images():
     labels = torch.arange(K).repeat_interleave(8).repeat(2, 16, 1).to(torch.uint8)  # (2, 16, 72)
     found = judge(Oracle(wrong=20))
     with torch.no_grad():
-        scores = found.score([batch(labels), batch(labels)])
+        scores, findings = unpacked(scored(found, [batch(labels), batch(labels)]))
     right = [1.0, 0.0, 0.5, *[1.0] * 6]
     assert scores["macc"] == pytest.approx(np.mean(right))
     assert scores["aacc"] == pytest.approx(1 - 12 / 72)
     assert scores["miou"] == pytest.approx(np.mean([8 / 20, *right[1:]]))
-    assert found.findings["count"] == 4
-    assert found.findings["iou"][:3] == [0.4, 0.0, 0.5]
-    assert found.findings["pixels"] == [4 * 16 * 8] * K
-    assert found.findings["unknown"] == {}
-    json.dumps(found.findings, allow_nan=False)
+    assert findings["count"] == 4
+    assert findings["iou"][:3] == [0.4, 0.0, 0.5]
+    assert findings["pixels"] == [4 * 16 * 8] * K
+    assert findings["unknown"] == {}
+    json.dumps(findings, allow_nan=False)
 
 
 def test_padding_is_not_looked_at():
@@ -149,7 +155,7 @@ def test_padding_is_not_looked_at():
             return super().forward(images)
 
     with torch.no_grad():
-        scores = judge(Seeing()).score([batch(labels, sizes)])
+        scores = scored(judge(Seeing()), [batch(labels, sizes)]).values
     assert scores == {"miou": 1.0, "macc": 1.0, "aacc": 1.0}
     assert seen == [(1, 3, 40, 33), (1, 3, 32, 64)]
 
@@ -160,10 +166,10 @@ def test_files_with_labels_that_are_no_class_are_in_the_findings():
     labels[1, 1, :5] = 255
     found = judge(Oracle())
     with torch.no_grad():
-        scores = found.score([batch(labels)])
+        scores, findings = unpacked(scored(found, [batch(labels)]))
     assert scores["aacc"] == 1.0
-    assert found.findings["unknown"] == {"b": 5}
-    assert found.findings["iou"] == [None, 1.0, *[None] * 7]
+    assert findings["unknown"] == {"b": 5}
+    assert findings["iou"] == [None, 1.0, *[None] * 7]
 
 
 def test_the_hardest_images_are_kept_with_their_maps():
@@ -176,8 +182,8 @@ def test_the_hardest_images_are_kept_with_their_maps():
         made.indices = [i]
         batches.append(made)
     with torch.no_grad():
-        found.score(batches)
-    pictures = found.findings["pictures"]
+        findings = scored(found, batches).findings
+    pictures = findings["pictures"]
     assert [p["index"] for p in pictures["first"]] == [0, 1, 2, 3, 4, 5]
     hardest = pictures["hardest"]
     assert len(hardest) == HARDEST
@@ -204,7 +210,7 @@ def test_windows_scales_and_flips_reach_the_answers():
             return super().forward(images)
 
     with torch.no_grad():
-        judge(Counting(), window=64, stride=32, windows_at_once=8, flip="on").score([batch(labels)])
+        scored(judge(Counting()), [batch(labels)], window=64, stride=32, windows_at_once=8, flip=True)
     assert calls == [(4, 3, 64, 64)] * 2
 
 
@@ -213,11 +219,11 @@ def test_a_set_is_scored_through_the_loader():
     transform = eval_transform(Preprocess(size=64, mode="fit", interpolation="bilinear"))
     found = task().eval()
     with torch.no_grad():
-        scores = found.score(EvalLoader(dataset, transform, batch_size=2))
+        scores, findings = unpacked(scored(found, EvalLoader(dataset, transform, batch_size=2)))
     assert set(scores) == {"miou", "macc", "aacc"}
     assert all(0 <= value <= 1 for value in scores.values())
-    assert found.findings["count"] == 3
-    assert found.findings["pictures"]["first"][2]["name"] == "shapes_seg/val/2"
+    assert findings["count"] == 3
+    assert findings["pictures"]["first"][2]["name"] == "shapes_seg/val/2"
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -227,20 +233,20 @@ def test_every_scale_is_made_from_the_original_and_looked_at(batch_size):
     dataset = Pictures(sizes)
     p = Preprocess(size=64, longest=96, mode="fit", interpolation="bilinear")
     first, *more = (eval_transform(scaled(p, scale)) for scale in scales)
-    found, maps = task(scales=scales, flip="on").eval(), []
+    found, maps, config = task().eval(), [], MIoUConfig(scales=scales, flip=True)
     with torch.no_grad():
         for batch in EvalLoader(dataset, first, more=more, batch_size=batch_size):
             assert [len(view) for view in batch.views] == [len(batch)] * 2
-            maps += [answer for answer, _ in found._answers(batch)]
+            maps += [answer for answer, _ in predictions(found.model, batch, config.inference)]
         for i, (got, size) in enumerate(zip(maps, sizes, strict=True)):
             views = [preprocess(dataset[i].image, scaled(p, scale))[None] for scale in scales]
-            (want,) = segment(found.model, views, [size], found.config.inference)
+            (want,) = segment(found.model, views, [size], config.inference)
             assert (got != want).float().mean() < 1e-3  # ties
-    config = DataConfig(
+    data = DataConfig(
         name="shapes_seg", batch_size=1, image_size=64, options={"size": 96}, mode="fit", workers=0
     )
-    assert found.config.eval_scales() == scales
-    batch = next(iter(make_eval_loader(config, scales=found.config.eval_scales())))
+    assert config.eval_scales() == scales
+    batch = next(iter(make_eval_loader(data, scales=config.eval_scales())))
     assert [tuple(x.images.shape[2:]) for x in (batch, *batch.views)] == [(32, 32), (64, 64), (96, 96)]
 
 
@@ -264,7 +270,7 @@ class Pictures(Dataset):
 
 def test_an_empty_set_is_refused():
     with pytest.raises(ValueError, match=r"^The set to score on is empty\.$"):
-        judge(Oracle()).score([])
+        scored(judge(Oracle()), [])
 
 
 def test_images_without_a_labelled_pixel_have_no_accuracy():
@@ -272,31 +278,36 @@ def test_images_without_a_labelled_pixel_have_no_accuracy():
     labels[0] = 255
     found = judge(Oracle())
     with torch.no_grad():
-        found.score([batch(labels)])
-    pictures = found.findings["pictures"]
+        findings = scored(found, [batch(labels)]).findings
+    pictures = findings["pictures"]
     assert [p["accuracy"] for p in pictures["first"]] == [None, 1.0]
     assert [p["name"] for p in pictures["hardest"]] == ["b"]
-    json.dumps(found.findings, allow_nan=False)
+    json.dumps(findings, allow_nan=False)
 
 
 def test_a_set_without_a_labelled_pixel_is_refused():
     labels = torch.full((2, 32, 32), 255, dtype=torch.uint8)
     labels[0, 0] = 99  # no class either
     with torch.no_grad(), pytest.raises(ValueError, match=r"^No pixel of the set has a class\.$"):
-        judge(Oracle()).score([batch(labels)])
+        scored(judge(Oracle()), [batch(labels)])
 
 
 @pytest.mark.parametrize(
     ("given", "text"),
     [
         ({"num_classes": 3}, "The model has 9 classes; the data has 3."),
-        ({"mix": "mixup(0.8)"}, "A task that segments mixes no images; got data.mix='mixup(0.8)'."),
+        ({"mix": "mixup(0.8)"}, "The task 'segment' mixes no images; got data.mix='mixup(0.8)'."),
     ],
 )
 def test_what_does_not_go_together(given, text):
     row = TASKS["segment"]
+
+    def make():
+        made = row(Oracle(), row.Config(name="segment"), described(given.get("num_classes", K), "segment"))
+        made.prepare(data_section(given.get("mix", "")))
+
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
-        row(Oracle(), row.Config(name="segment"), **{"num_classes": K, **given})
+        make()
 
 
 def test_one_pixel_is_enlarged_and_answered_at_its_size():
@@ -309,10 +320,10 @@ def test_one_pixel_is_enlarged_and_answered_at_its_size():
         for label in (int(said), (int(said) + 1) % K):
             made = Batch(x[None], [torch.full((1, 1), label).to(torch.uint8)], None, ["p"], [0])
             right = float(label == int(said))
-            assert found.score([made]) == {"miou": right, "macc": right, "aacc": right}
+            assert scored(found, [made]).values == {"miou": right, "macc": right, "aacc": right}
 
 
 def test_the_task_builds_the_models_of_its_head():
-    model = TASKS["segment"].create("twins_svt_small", num_classes=K, head="semantic_fpn", **TINY)
+    model = TASKS["segment"].create("twins_svt_small", data=INFO, head="semantic_fpn", **TINY)
     assert (model.head_name, model.num_classes) == ("semantic_fpn", K)
     assert type(model) is type(create_segmenter("twins_svt_small", num_classes=K, **TINY))

@@ -27,8 +27,9 @@ def make_train_loader(
     accumulate: int = 1,
     pin_memory: bool = False,
     views: Sequence[str] | None = None,
+    dataset: Dataset | None = None,
 ) -> "TrainLoader":
-    """The training batches that a config describes.
+    """The training batches that a config describes; `dataset`: its training set, where that is built already.
 
     views: the augmentations of all views of an image, in place of the config's; the first makes the images of a
     batch, the others its `views`. None: one view, the config's.
@@ -36,7 +37,8 @@ def make_train_loader(
     Raises:
         ValueError: for anything in the config that cannot be had.
     """
-    dataset = build_dataset(config, "train")
+    if dataset is None:
+        dataset = build_dataset(config, "train")
     texts = [config.augment] if views is None else views
     transform, *more = (parse(text, size=config.image_size) for text in texts)
     return TrainLoader(

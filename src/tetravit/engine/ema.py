@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +10,11 @@ from torch import Tensor, nn
 class Ema:
     """An exponential moving average of parameters and float buffers; counters are copied as they are.
 
-    decay: share of the old average that a step keeps. warmup: `on` bounds it by (1 + step) / (10 + step), so
-    that the first steps, far from the end of training, are soon forgotten.
+    decay: share of the old average that a step keeps. warmup: bound it by (1 + step) / (10 + step), so that the
+    first steps, far from the end of training, soon weigh little.
     """
 
-    def __init__(self, model: nn.Module, decay: float, warmup: Literal["on", "off"] = "on") -> None:
+    def __init__(self, model: nn.Module, decay: float, warmup: bool = True) -> None:
         self.decay, self.warmup = decay, warmup
         self._live = dict(model.state_dict(keep_vars=True))
         self._kept = {name: value.detach().clone() for name, value in self._live.items()}
@@ -24,15 +23,25 @@ class Ema:
 
     def at(self, step: int) -> float:
         """The decay after optimisation step `step`, counted from 0."""
-        return min(self.decay, (1 + step) / (10 + step)) if self.warmup == "on" else self.decay
+        return min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Move the average towards the model as it is after optimisation step `step`."""
+    def update(self, step: int, good: Tensor | None = None) -> None:
+        """Move the average towards the model as it is after optimisation step `step`.
+
+        good: scalar bool on the device; False leaves the average as it is. None: the step is known to be good.
+        """
         kept = [self._kept[name] for name in self._floats]
-        torch._foreach_lerp_(kept, [self._live[name].detach() for name in self._floats], 1.0 - self.at(step))
+        live = [self._live[name].detach() for name in self._floats]
+        if good is None:
+            torch._foreach_lerp_(kept, live, 1.0 - self.at(step))
+            for name in self._others:
+                self._kept[name].copy_(self._live[name])
+            return
+        for old, new in zip(kept, live, strict=True):
+            old.copy_(torch.where(good, torch.lerp(old, new, 1.0 - self.at(step)), old))
         for name in self._others:
-            self._kept[name].copy_(self._live[name])
+            self._kept[name].copy_(torch.where(good, self._live[name], self._kept[name]))
 
     @contextmanager
     def applied(self) -> Iterator[None]:

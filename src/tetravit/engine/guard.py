@@ -27,8 +27,9 @@ class Guard:
 
     On a CPU the host looks at once. On a GPU it looks at step t while step t + 1 is under way, so that the
     queue of kernels never runs dry; in between, the fused optimizers leave the weights alone because the mark
-    is handed to them as `found_inf`, and it stays set for every later step. Buffers that a forward pass writes
-    (BatchNorm statistics) are put back from a copy. Averaged weights may have moved by then; nothing saves them.
+    is handed to them as `found_inf`, and it stays set for every later step. Tasks get it as `good`, for what they
+    move besides the weights. Buffers that a forward pass writes (BatchNorm statistics) are put back from a copy.
+    Averaged weights may have moved by then; nothing saves them.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, lag: int | None = None) -> None:
@@ -54,8 +55,12 @@ class Guard:
         optimizer: Optimizer,
         *,
         excuse: Tensor,
-    ) -> Tensor:
-        """Judge a step between its backward pass and the optimizer; returns 1 where fp16 gradients overflowed.
+    ) -> tuple[Tensor, Tensor]:
+        """Judge a step between its backward pass and the optimizer.
+
+        Returns:
+            Scalars on the device: `good`, bool, whether loss and gradients are finite, here and in every step
+            before; and 1.0 where fp16 gradients overflowed, else 0.0.
 
         excuse: whether gradients carried a loss scale that can still shrink: then their overflow is no fault,
         and the step is left out.
@@ -63,7 +68,7 @@ class Guard:
         bad_loss, bad_norm = ~loss.isfinite(), ~norm.isfinite()
         self.mark = torch.maximum(self.mark, (bad_loss | (bad_norm & ~excuse)).float())
         overflow = (bad_norm & excuse).float()
-        optimizer.found_inf = torch.maximum(self.mark, overflow)  # type: ignore[attr-defined]
+        optimizer.found_inf = bad = torch.maximum(self.mark, overflow)  # type: ignore[attr-defined]
         optimizer.grad_scale = None  # type: ignore[attr-defined]
         seen = torch.stack((self.mark, bad_loss.float()))
         event = None
@@ -71,7 +76,7 @@ class Guard:
             seen, event = seen.to("cpu", non_blocking=True), torch.cuda.Event()
             event.record()
         self._pending.append((step, seen, event, names))
-        return overflow
+        return bad == 0, overflow
 
     def found(self, *, all_steps: bool = False) -> tuple[int, str, Sequence[str]] | None:
         """The first bad step whose mark has arrived: its number, what was bad, its images.

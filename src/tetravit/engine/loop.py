@@ -5,28 +5,33 @@ randomness from (seed, step, micro-batch, rank), its learning rate from `rate(st
 anywhere continues to the same bits: a checkpoint holds tensors, the step, and the half-filled means of the log.
 """
 
+import operator
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from tetravit.engine import optim
 from tetravit.engine.checkpoint import Checkpoint, Checkpoints
+from tetravit.engine.clipping import ClipBy, clipped
 from tetravit.engine.ema import Ema
 from tetravit.engine.guard import Guard, NotFinite
 from tetravit.engine.log import Clock, Meter, Reporters, pooled
 from tetravit.engine.precision import LossScale, Precision, autocast, chosen
 from tetravit.engine.signals import Interrupted, Signals
 from tetravit.engine.strategies import known_strategy, pick_strategy
+from tetravit.protocols import Loaders
+from tetravit.protocols import Protocol as TaskProtocol
 from tetravit.seeds import seed_step
 from tetravit.structures import Batch
 from tetravit.tasks import Task
+from tetravit.tasks.base import Progress, Schedule
 from tetravit.world import World
 
 
@@ -49,7 +54,7 @@ class RunConfig(BaseModel):
     precision: Precision = "auto"
     accumulate: int = Field(default=1, ge=1)
     strategy: str = "auto"
-    compile: Literal["off", "on"] = "off"
+    compile: bool = False
     memory_format: Literal["contiguous", "channels_last"] = "contiguous"
     kernels: Literal["repeatable", "fastest"] = "repeatable"
     log_steps: int = Field(default=10, ge=1)
@@ -80,8 +85,10 @@ class Loader(Protocol):
 class Job:
     """Everything `fit` needs.
 
-    rate: learning rate of a step, counted from 0. validation: what `task.score` reads; None: no evaluation.
-    on_best: called when `task.watch` reaches a new best, while the model holds the weights that did.
+    rate: learning rate of a step, counted from 0. schedules: other settings of the optimizer as functions of the
+    step. loaders: what `protocol` scores on; None: no evaluation. clip: largest norm of the gradient, of all
+    (`global`) or of each parameter; 0: gradients stay as they are.
+    on_best: called at a new best score, while the model holds the weights that reached it.
     how_to_continue: the command that goes on after an interruption.
     """
 
@@ -92,32 +99,37 @@ class Job:
     total_steps: int
     config: RunConfig = field(default_factory=RunConfig)
     world: World = field(default_factory=lambda: World(torch.device("cpu")))
+    schedules: Mapping[str, Schedule] = field(default_factory=dict)
     clip: float = 0.0
+    clip_by: ClipBy = "global"
     ema: Ema | None = None
-    validation: Any = None
+    protocol: TaskProtocol | None = None
+    loaders: Loaders | None = None
     checkpoints: Checkpoints | None = None
     resume: Checkpoint | None = None
     reporters: Reporters = field(default_factory=lambda: Reporters([]))
-    on_best: Callable[[dict[str, Any]], None] = lambda record: None
+    on_best: Callable[[dict[str, Any], dict[str, Any]], None] = lambda record, findings: None
     on_log: Callable[[], None] = lambda: None
     how_to_continue: str = "run the same command again"
 
 
 @dataclass
-class Progress:
+class RunState:
     """Where a run stands, between two steps. All of it is in a checkpoint.
 
-    done: steps taken. evaluated: after how many steps the last evaluation was.
+    done: steps taken. evaluated: after how many steps the last evaluation was. metric: the score that selects
+    the best weights, once there is one.
     """
 
     done: int = 0
     evaluated: int = 0
     best: float | None = None
     best_step: int | None = None
+    metric: str | None = None
     seconds: float = 0.0
 
 
-def fit(job: Job) -> Progress:
+def fit(job: Job) -> RunState:
     """Train until `total_steps`, from the checkpoint in `job.resume` or from the start.
 
     Raises:
@@ -132,46 +144,51 @@ def fit(job: Job) -> Progress:
     scale = LossScale(device, active="yes" if precision == "fp16" else "no")
     meter = Meter(device)
 
-    progress = _restore(job, scale, meter)
-    if config.compile == "on":
+    state = _restore(job, scale, meter)
+    if config.compile:
         task.model.compile()
     wrapped = pick_strategy(config.strategy, world).wrap(task, world)
     parameters = [p for group in job.optimizer.param_groups for p in group["params"]]
-    guard, clock = Guard(task, device), Clock(progress.seconds)
-    saved_at, saved_step, logged_step = time.monotonic(), progress.done, progress.done
+    joint = [list(group) for group in task.joint_clip()]
+    gated = bool(job.optimizer.defaults.get("fused"))  # takes `found_inf`, and skips bad steps on the device
+    guard = Guard(task, device) if gated else Guard(task, device, lag=0)
+    clock = Clock(state.seconds)
+    saved_at, saved_step, logged_step = time.monotonic(), state.done, state.done
     task.train()
 
     with Signals() as signals:
 
         def save() -> None:
             nonlocal saved_at, saved_step
-            if saved_step != progress.done:
+            if saved_step != state.done:
                 _check(job, guard, all_steps=True)
-                progress.seconds = clock.seconds
-                _save(job, progress, scale, meter)
-            saved_at, saved_step = time.monotonic(), progress.done
+                state.seconds = clock.seconds
+                _save(job, state, scale, meter)
+            saved_at, saved_step = time.monotonic(), state.done
 
         def stop() -> None:
             save()
             raise Interrupted(
-                f"Stopped by {signals.received or 'another rank'} after step {progress.done} of {total}; "
+                f"Stopped by {signals.received or 'another rank'} after step {state.done} of {total}; "
                 f"continue with: {job.how_to_continue}"
             )
 
         def evaluate() -> None:
             _check(job, guard, all_steps=True)
             try:
-                _evaluate(job, progress, precision, signals)
+                _evaluate(job, state, precision, signals)
             except _StoppedInside:
                 stop()
             clock.skip()
 
-        if _evaluation_due(job, progress):
+        if _evaluation_due(job, state):
             evaluate()
-        batches = job.loader.batches(progress.done) if progress.done < total else iter(())
+        batches = job.loader.batches(state.done) if state.done < total else iter(())
 
-        for step in range(progress.done, total):
-            optim.set_lr(job.optimizer, job.rate(step))
+        for step in range(state.done, total):
+            progress = Progress(step, total, job.loader.steps_per_epoch)
+            settings = {name: value(step) for name, value in job.schedules.items()}
+            optim.set_values(job.optimizer, job.rate(step), settings)
             guard.before(step)
 
             # Forward and backward, once per micro-batch; only the last one averages gradients over the ranks.
@@ -185,7 +202,7 @@ def fit(job: Job) -> Progress:
                     if not last:
                         stack.enter_context(wrapped.no_sync())
                     with autocast(precision, device):
-                        values = wrapped.module(batch)
+                        values = wrapped.module(batch, progress)
                     scale.scaled(values["loss"] / len(micros)).backward()
                 losses.append(values["loss"].detach())
                 meter.add(values)
@@ -194,36 +211,38 @@ def fit(job: Job) -> Progress:
             # Judge, then move the weights. Nothing here waits for a GPU.
             gradients = [p.grad for p in parameters if p.grad is not None]
             scale.unscale(gradients)
-            norm = _clipped(parameters, gradients, job.clip)
+            norm = clipped(parameters, gradients, job.clip, job.clip_by, joint)
+            task.before_update(progress)
             names = [name for batch in micros for name in batch.names]
-            overflow = guard.after(
+            good, overflow = guard.after(
                 step, torch.stack(losses).sum(), norm, names, job.optimizer, excuse=scale.excuse
             )
             minutes_up = config.save_minutes > 0 and time.monotonic() - saved_at > 60 * config.save_minutes
             stopping, saving = _check(job, guard, signals.received is not None, minutes_up)
-            job.optimizer.step()
+            if gated or bool(good):
+                job.optimizer.step()
             torch.autograd.graph.increment_version(parameters)  # fused optimizers do not, and caches go by it
             scale.update(overflow)
             job.optimizer.zero_grad(set_to_none=True)
             if job.ema is not None:
-                job.ema.update(step)
-            task.after_step((step + 1) / total)
-            progress.done = step + 1
+                job.ema.update(step, good if scale.active else None)
+            task.after_update(progress, good)
+            state.done = step + 1
 
             # Between two steps: log, save, leave, evaluate. In this order, so that leaving never waits.
-            if progress.done % config.log_steps == 0 or progress.done == total:
-                _log(job, progress, meter, clock, norm_of=step, steps=progress.done - logged_step)
-                logged_step = progress.done
-            if saving or stopping or _save_due(job, progress.done):
+            if state.done % config.log_steps == 0 or state.done == total:
+                _log(job, state, meter, clock, norm_of=step, steps=state.done - logged_step)
+                logged_step = state.done
+            if saving or stopping or _save_due(job, state.done):
                 save()
-            if stopping and progress.done < total:
+            if stopping and state.done < total:
                 stop()
-            if _evaluation_due(job, progress):
+            if _evaluation_due(job, state):
                 evaluate()
 
         _check(job, guard, all_steps=True)
-    progress.seconds = clock.seconds
-    return progress
+    state.seconds = clock.seconds
+    return state
 
 
 class _StoppedInside(Exception):
@@ -243,24 +262,16 @@ def _check(job: Job, guard: Guard, *flags: bool, all_steps: bool = False) -> lis
     return agreed
 
 
-def _clipped(parameters: Sequence[Tensor], gradients: Sequence[Tensor], clip: float) -> Tensor:
-    """The global norm of the gradient, which is brought down to `clip` where that is set."""
-    norm = nn.utils.get_total_norm(gradients)
-    if clip > 0:
-        nn.utils.clip_grads_with_norm_(parameters, clip, norm)
-    return norm
-
-
-def _log(job: Job, progress: Progress, meter: Meter, clock: Clock, *, norm_of: int, steps: int) -> None:
+def _log(job: Job, state: RunState, meter: Meter, clock: Clock, *, norm_of: int, steps: int) -> None:
     """Tell the reporters the means since the last line, over all ranks."""
     window = pooled(job.world.gather(meter.take()))
     means = {name: total / window["count"] for name, total in window["sums"].items()}
     record = {
-        "step": progress.done,
-        "epoch": progress.done / job.loader.steps_per_epoch,
+        "step": state.done,
+        "epoch": state.done / job.loader.steps_per_epoch,
         "lr": job.rate(norm_of),
         **means,
-        "timing": clock.look(job.total_steps - progress.done, steps),
+        "timing": clock.look(job.total_steps - state.done, steps),
     }
     job.reporters.step(record)
     job.on_log()
@@ -273,32 +284,34 @@ def _save_due(job: Job, done: int) -> bool:
     return by_step or by_epoch or done == job.total_steps
 
 
-def _evaluation_due(job: Job, progress: Progress) -> bool:
+def _evaluation_due(job: Job, state: RunState) -> bool:
     """Also after a resume, where the checkpoint was written before the evaluation of its step."""
-    done, config = progress.done, job.config
+    done, config = state.done, job.config
     every = config.evaluate_steps or config.evaluate_epochs * job.loader.steps_per_epoch
     wanted = done == job.total_steps or (every > 0 and done > 0 and done % every == 0)
-    return wanted and job.validation is not None and progress.evaluated != done
+    return wanted and job.loaders is not None and state.evaluated != done
 
 
-def _evaluate(job: Job, progress: Progress, precision: Precision, signals: Signals) -> None:
-    """Score the weights, and the averaged ones, on the validation set; keep the best."""
-    task = job.task
-    record: dict[str, Any] = {"step": progress.done, "epoch": progress.done / job.loader.steps_per_epoch}
+def _evaluate(job: Job, state: RunState, precision: Precision, signals: Signals) -> None:
+    """Score the weights, and the averaged ones, by the protocol of the run; keep the best."""
+    task, protocol, loaders = job.task, job.protocol, job.loaders
+    assert protocol is not None
+    assert loaders is not None
+    record: dict[str, Any] = {"step": state.done, "epoch": state.done / job.loader.steps_per_epoch}
     sets = [("", nullcontext())] + ([("ema_", job.ema.applied())] if job.ema is not None else [])
-    bests: list[tuple[str, dict[str, float]]] = []
     start = time.perf_counter()
-    best, best_step = progress.best, progress.best_step
+    best, best_step, metric = state.best, state.best_step, state.metric
     for prefix, weights in sets:
         with weights, _evaluating(task), autocast(precision, job.world.device):
-            scores = task.score(_stoppable(job.validation, signals, job.world))
-            value = scores.get(task.watch)
-            if value is not None and (best is None or task.better(value, best)):
-                best, best_step = value, progress.done
-                bests.append((prefix, scores))
-                job.on_best({**record, "weights": prefix.rstrip("_") or "raw", **scores})
-        record |= {f"{prefix}{name}": value for name, value in scores.items()}
-    progress.best, progress.best_step, progress.evaluated = best, best_step, progress.done
+            scores = protocol.score(task.weights(), _stoppable(loaders, signals, job.world))
+            name, value, better = primary(task, protocol, scores.values)
+            if value is not None and (best is None or better(value, best)):
+                best, best_step, metric = value, state.done, name
+                job.on_best(
+                    {**record, "weights": prefix.rstrip("_") or "raw", **scores.values}, scores.findings
+                )
+        record |= {f"{prefix}{name}": value for name, value in scores.values.items()}
+    state.best, state.best_step, state.metric, state.evaluated = best, best_step, metric, state.done
     record["timing"] = {"seconds": round(time.perf_counter() - start, 1)}
     job.reporters.evaluated(record)
 
@@ -329,11 +342,29 @@ class _Stoppable:
             yield batch
 
 
-def _stoppable(loader: Any, signals: Signals, world: World) -> Any:
-    return _Stoppable(loader, signals) if world.size == 1 else loader
+def _stoppable(loaders: Loaders, signals: Signals, world: World) -> Loaders:
+    if world.size > 1:
+        return loaders
+    return Loaders(
+        _Stoppable(loaders.validation, signals),
+        loaders.info,
+        make_train=lambda: _Stoppable(loaders.train, signals),
+        world=world,
+    )
 
 
-def _save(job: Job, progress: Progress, scale: LossScale, meter: Meter) -> None:
+def primary(
+    task: Task, protocol: TaskProtocol, scores: Mapping[str, float]
+) -> tuple[str | None, float | None, Callable[[float, float], bool]]:
+    """The score that selects weights: its name, its value, and whether a value of it is better than another."""
+    if task.primary_metric:
+        higher = task.best_is == "higher"
+        return task.primary_metric, scores.get(task.primary_metric), operator.gt if higher else operator.lt
+    name = protocol.primary(scores)
+    return name, scores[name] if name else None, protocol.better
+
+
+def _save(job: Job, state: RunState, scale: LossScale, meter: Meter) -> None:
     """Write a checkpoint; rank 0 writes, the others give it their half-filled means."""
     windows = job.world.gather(meter.state())
     if job.checkpoints is None or not job.world.is_main:
@@ -344,24 +375,24 @@ def _save(job: Job, progress: Progress, scale: LossScale, meter: Meter) -> None:
     }
     if job.ema is not None:
         tensors["ema"] = job.ema.state()
-    state = {
-        "progress": vars(progress),
+    facts = {
+        "progress": vars(state),
         "windows": windows,
         "scale": scale.state(),
         "logs": job.reporters.mark(),
         "seed": job.config.seed,
     }
-    job.checkpoints.save(progress.done, tensors, state)
+    job.checkpoints.save(state.done, tensors, facts)
 
 
-def _restore(job: Job, scale: LossScale, meter: Meter) -> Progress:
+def _restore(job: Job, scale: LossScale, meter: Meter) -> RunState:
     """Put a checkpoint back: weights, optimizer, average, the position, the log."""
     found = job.resume
     if job.world.is_main:
         # Also without a checkpoint: a run that was killed before its first one has written some lines.
         job.reporters.rewind(found.state["logs"] if found else None)
     if found is None:
-        return Progress()
+        return RunState()
     job.task.load_state_dict(found.tensors("model"))
     optim.unpack(job.optimizer, job.task, found.tensors("optimizer"))
     if job.ema is not None:
@@ -372,4 +403,4 @@ def _restore(job: Job, scale: LossScale, meter: Meter) -> Progress:
         meter.load(windows[job.world.rank], job.world.device)
     elif job.world.is_main:
         meter.load(pooled(windows), job.world.device)
-    return Progress(**found.state["progress"])
+    return RunState(**found.state["progress"])

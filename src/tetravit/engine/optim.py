@@ -1,68 +1,145 @@
-"""From a model to its optimizer: which parameters decay, how fast each depth learns, and when."""
+"""From a model to its optimizer: which parameters decay, how fast each part learns, and when."""
 
 import re
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tetravit.engine.schedule import deit_epochs, gcvit_steps, poly, staircase, warmup_cosine
+from tetravit.data.calls import parse_calls
+from tetravit.data.options import Options
+from tetravit.engine.clipping import ClipBy
+from tetravit.engine.optimizers import OPTIMIZERS
+from tetravit.engine.schedules import SCHEDULES, Span
+from tetravit.registry import pick, suggestion
 
 State = dict[str, Tensor]
+RELEASES = {"deit": "deit_epochs", "convit": "deit_epochs", "gcvit": "gcvit_steps"}
 
 
 class OptimConfig(BaseModel):
-    """The `[optim]` section of a recipe.
-
-    lr: peak rate for `lr_batch` images a step, scaled with the batch; with `lr_batch = 0` it is taken as it is.
-    decay: what weight decay acts on. `matrices`: weights of linear layers and convolutions, nothing else.
-    `authors`: also position tables, bias tables, temperatures and other parameters of two dimensions or more,
-    save those that the model's `no_weight_decay()` names, as in the DeiT code that the papers build on. `all`:
-    everything but what `no_decay` names: parts of parameter names ("norm1."), as in the papers' dense releases.
-    schedule: `cosine`; `poly`, down to min_lr as (1 - step / steps) ** power; `steps`, times `gamma` after each epoch
-    of `milestones`. warmup_steps: length of the warm-up; None: warmup_epochs.
-    warmup_lr, min_lr: where the warm-up starts and the cosine ends; absolute, not scaled. cooldown_epochs: how
-    many epochs at the end run at min_lr.
-    faithful: train as the release `release` really does, with what its code does unlike its description: for
-    all, `decay = "authors"`, and momentum after Nesterov in `sgd`; `deit` (XCiT and Twins too): the rate moves
-    once per epoch, the first two epochs run at warmup_lr, and there is no cooldown; `convit`: as `deit`, and what
-    no_weight_decay() names decays too; `gcvit`: the cosine counts the warm-up.
-    clip: largest global norm of the gradient; 0 leaves it alone.
-    layer_decay: the rate of each group of `stages()` is this times that of the group after it.
-    ema: decay of the averaged weights; 0 keeps none. ema_warmup: `on` starts the average faster,
-    with min(ema, (1 + step) / (10 + step)).
-    """
+    """The `[optim]` section of a recipe."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    name: Literal["adamw", "sgd"] = "adamw"
-    lr: float = Field(default=5e-4, gt=0)
-    lr_batch: int = Field(default=512, ge=0)
-    weight_decay: float = Field(default=0.05, ge=0)
-    decay: Literal["matrices", "authors", "all"] = "matrices"
-    no_decay: tuple[str, ...] = ()
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    schedule: Literal["cosine", "poly", "steps"] = "cosine"
-    power: float = Field(default=1.0, gt=0)
-    milestones: tuple[int, ...] = ()
-    gamma: float = Field(default=0.1, gt=0, le=1)
-    warmup_epochs: int = Field(default=5, ge=0)
-    warmup_steps: int | None = Field(default=None, ge=0)
-    warmup_lr: float = Field(default=1e-6, ge=0)
-    min_lr: float = Field(default=1e-5, ge=0)
-    cooldown_epochs: int = Field(default=0, ge=0)
-    clip: float = Field(default=0.0, ge=0)
-    layer_decay: float = Field(default=1.0, gt=0, le=1)
-    faithful: bool = False
-    release: Literal["deit", "convit", "gcvit"] = "deit"
-    ema: float = Field(default=0.0, ge=0, lt=1)
-    ema_warmup: Literal["on", "off"] = "on"
+    name: str = Field(default="adamw", description="The optimizer; `tetravit list optimizers`.")
+    options: Options = Field(
+        default_factory=dict, description="Options of the optimizer that have no key here."
+    )
+    lr: float = Field(default=5e-4, gt=0, description="Peak learning rate for lr_batch images per step.")
+    lr_batch: int = Field(
+        default=512,
+        ge=0,
+        description="Batch size that lr is meant for; the rate is scaled with the batch. 0: lr is used as it is.",
+    )
+    weight_decay: float = Field(default=0.05, ge=0, description="Weight decay of the parameters that decay.")
+    decay: Literal["matrices", "authors", "all"] = Field(
+        default="matrices",
+        description="What weight decay acts on. matrices: weights of linear layers and convolutions alone."
+        " authors: also position tables, bias tables, temperatures and other parameters of two dimensions or more,"
+        " except those in the model's no_weight_decay(), as in the DeiT code. all: everything except no_decay.",
+    )
+    no_decay: tuple[str, ...] = Field(
+        default=(), description='With decay "all": parts of parameter names that do not decay ("norm1.").'
+    )
+    betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Decays of AdamW's two averages.")
+    eps: float = Field(default=1e-8, gt=0, description="Added to AdamW's denominator.")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Of SGD.")
+    rates: dict[str, float] = Field(
+        default_factory=dict,
+        description="Factors on the learning rate by module: {backbone = 0.1}; the longest name that fits counts.",
+    )
+    schedule: str = Field(
+        default="cosine",
+        description="Course of the learning rate after the warm-up: cosine or linear down to min_lr; poly, down to"
+        " min_lr as (1 - step / steps) ** power; steps, times gamma after each epoch in milestones; constant.",
+    )
+    schedule_options: Options = Field(
+        default_factory=dict, description="Options of the schedule that have no key here."
+    )
+    schedules: dict[str, str] = Field(
+        default_factory=dict,
+        description="Other settings that change over the run, from one value to another along a schedule:"
+        ' {weight_decay = "cosine(0.04, 0.4)"}.',
+    )
+    power: float = Field(default=1.0, gt=0, description="Exponent of the schedule poly.")
+    milestones: tuple[int, ...] = Field(
+        default=(), description="Epochs after which the schedule steps falls."
+    )
+    gamma: float = Field(
+        default=0.1, gt=0, le=1, description="Factor of the schedule steps at each milestone."
+    )
+    warmup_epochs: int = Field(default=5, ge=0, description="Epochs of warm-up from warmup_lr to the peak.")
+    warmup_steps: int | None = Field(
+        default=None, ge=0, description="Length of the warm-up in steps; unset: warmup_epochs."
+    )
+    warmup_lr: float = Field(
+        default=1e-6,
+        ge=0,
+        description="Learning rate at the start of the warm-up; not scaled with the batch.",
+    )
+    min_lr: float = Field(
+        default=1e-5, ge=0, description="Learning rate at the end of the schedule; not scaled with the batch."
+    )
+    cooldown_epochs: int = Field(default=0, ge=0, description="Epochs at the end that run at min_lr.")
+    clip: float = Field(default=0.0, ge=0, description="Largest norm of the gradient; 0: no clipping.")
+    clip_by: ClipBy = Field(
+        default="global",
+        description="global: one norm over all parameters; each: every parameter is clipped by its own norm.",
+    )
+    layer_decay: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="The learning rate of each group of the backbone's stages() is this times that of the next.",
+    )
+    faithful: bool = Field(
+        default=False,
+        description="Train as the release named in `release` does, where its code differs from its description:"
+        ' decay = "authors", and Nesterov momentum in sgd. deit (XCiT and Twins too): the rate moves once per'
+        " epoch, the first two epochs run at warmup_lr, no cooldown; convit: as deit, and what no_weight_decay()"
+        " names decays too; gcvit: the cosine counts the warm-up.",
+    )
+    release: Literal["deit", "convit", "gcvit"] = Field(
+        default="deit", description="The release that faithful follows."
+    )
+    ema: float = Field(
+        default=0.0, ge=0, lt=1, description="EMA decay of the averaged weights; 0: no average."
+    )
+    ema_warmup: bool = Field(
+        default=True, description="Bound the EMA decay by (1 + step) / (10 + step) in the first steps."
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, name: str) -> str:
+        pick(OPTIMIZERS, name, "optimizer")
+        return name
+
+    @field_validator("schedule")
+    @classmethod
+    def _schedule(cls, name: str) -> str:
+        pick(SCHEDULES, name, "schedule")
+        return name
+
+    @field_validator("schedules")
+    @classmethod
+    def _schedules(cls, table: dict[str, str]) -> dict[str, str]:
+        for key, text in table.items():
+            _ends(key, text)
+        return table
+
+    @field_validator("rates")
+    @classmethod
+    def _rates(cls, table: dict[str, float]) -> dict[str, float]:
+        for name, factor in table.items():
+            if not factor >= 0:
+                raise ValueError(f"optim.rates.{name} is at least 0; got {factor!r}.")
+        return table
 
     def peak(self, batch_size: int) -> float:
         """The peak learning rate for a global batch of `batch_size` images."""
@@ -75,50 +152,100 @@ class OptimConfig(BaseModel):
     def rate(
         self, *, epochs: int, steps_per_epoch: int, batch_size: int, total: int | None = None
     ) -> Callable[[int], float]:
-        """The learning rate as a function of the step, counted from 0; `total` steps, None: all of `epochs`."""
-        warmup, cooldown = self.warmup(steps_per_epoch), self.cooldown_epochs * steps_per_epoch
-        ends: dict[str, Any] = {"peak": self.peak(batch_size), "start": self.warmup_lr, "floor": self.min_lr}
-        total = epochs * steps_per_epoch if total is None else total
-        if self.schedule == "poly":
-            return partial(poly, total=total, warmup=warmup, power=self.power, **ends)
-        if self.schedule == "steps":
-            del ends["floor"]
-            falls = tuple(epoch * steps_per_epoch for epoch in self.milestones)
-            return partial(staircase, falls=falls, gamma=self.gamma, warmup=warmup, **ends)
-        if not self.faithful:
-            return partial(warmup_cosine, total=total - cooldown, warmup=warmup, **ends)
-        if self.release == "gcvit":
-            return partial(gcvit_steps, total=total, cooldown=cooldown, warmup=warmup, **ends)
-        return partial(
-            deit_epochs, per_epoch=steps_per_epoch, epochs=epochs, warmup=self.warmup_epochs, **ends
+        """The learning rate as a function of the step, counted from 0; `total` steps, None: all of `epochs`.
+
+        Where `min_lr` or `warmup_lr` is above the peak, the peak is used instead.
+        """
+        peak = self.peak(batch_size)
+        faithful = self.faithful and self.schedule == "cosine"
+        bounded = peak if not faithful else float("inf")  # the releases do not bound them
+        span = Span(
+            total=epochs * steps_per_epoch if total is None else total,
+            per_epoch=steps_per_epoch,
+            epochs=epochs,
+            peak=peak,
+            start=min(self.warmup_lr, bounded),
+            floor=min(self.min_lr, bounded),
+            warmup=self.warmup(steps_per_epoch),
+            cooldown=self.cooldown_epochs * steps_per_epoch,
+            power=self.power,
+            milestones=self.milestones,
+            gamma=self.gamma,
+            options=self.schedule_options,
         )
+        if faithful and self.release != "gcvit":
+            span = replace(span, warmup=self.warmup_epochs * steps_per_epoch)
+        return SCHEDULES[RELEASES[self.release] if faithful else self.schedule](span)
+
+    def other_schedules(self, *, total: int, steps_per_epoch: int) -> dict[str, Callable[[int], float]]:
+        """The settings in `schedules` as functions of the step."""
+        functions = {}
+        for key, text in self.schedules.items():
+            name, first, last = _ends(key, text)
+            epochs = -(-total // steps_per_epoch)
+            span = Span(total=total, per_epoch=steps_per_epoch, epochs=epochs, peak=first, floor=last)
+            functions[key] = SCHEDULES[name](replace(span, start=first, options=self.schedule_options))
+        return functions
+
+
+def _ends(key: str, text: str) -> tuple[str, float, float]:
+    """`cosine(0.04, 0.4)` -> the schedule, the first and the last value of a setting."""
+    known = ("weight_decay", "momentum", "eps", "beta1", "beta2")
+    if key not in known:
+        raise ValueError(f"optim.schedules has no setting {key!r}.{suggestion(key, known)}")
+    calls = parse_calls(text, f"optim.schedules.{key}")
+    if len(calls) != 1 or len(calls[0].args) != 2 or calls[0].kwargs:
+        raise ValueError(f"optim.schedules.{key} reads SCHEDULE(FIRST, LAST); got {text!r}.")
+    pick(SCHEDULES, calls[0].name, "schedule")
+    first, last = (float(v) for v in calls[0].args)
+    return calls[0].name, first, last
 
 
 def build(model: nn.Module, config: OptimConfig) -> Optimizer:
-    """The optimizer of every parameter of `model` that trains; its rates are set by `set_lr` before each step."""
-    found = groups(model, config)
-    if config.name == "sgd":
-        nesterov = config.faithful and config.momentum > 0
-        return torch.optim.SGD(found, lr=config.lr, momentum=config.momentum, nesterov=nesterov, fused=True)
-    return torch.optim.AdamW(found, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+    """The optimizer of every parameter of `model` that trains; its rates are set by `set_values` before each step.
+
+    A task may group its parameters itself, in `parameter_groups`.
+    """
+    own = model.parameter_groups(config) if hasattr(model, "parameter_groups") else None  # type: ignore[operator]
+    grouped = groups(model, config) if own is None else own
+    for group in grouped:
+        group.setdefault("scale", 1.0)
+    return pick(OPTIMIZERS, config.name, "optimizer").build(grouped, config)
 
 
 def groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     """Parameters in groups that share `weight_decay` and `scale`, the factor on the learning rate."""
     scales = _scales(model, config.layer_decay)
+    rates = _rates(model, config.rates)
     undecayed = _undecayed(model, config)
     table: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            key = (0.0 if name in undecayed else config.weight_decay, scales.get(name, 1.0))
+            scale = scales.get(name, 1.0) * rates.get(name, 1.0)
+            key = (0.0 if name in undecayed else config.weight_decay, scale)
             table.setdefault(key, []).append(parameter)
     return [{"params": p, "weight_decay": decay, "scale": scale} for (decay, scale), p in table.items()]
 
 
-def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Give every group its share of `lr`."""
+def set_values(optimizer: Optimizer, lr: float, values: Mapping[str, float] | None = None) -> None:
+    """Set the learning rate of every group, times its `scale`, and other settings by name.
+
+    A weight decay of 0 stays 0. beta1, beta2: of `betas`.
+
+    Raises:
+        ValueError: for a setting that the optimizer does not have.
+    """
     for group in optimizer.param_groups:
         group["lr"] = lr * group["scale"]
+        for name, value in (values or {}).items():
+            if name in ("beta1", "beta2") and "betas" in group:
+                first, second = group["betas"]
+                group["betas"] = (value, second) if name == "beta1" else (first, value)
+            elif name not in group:
+                kind = type(optimizer).__name__
+                raise ValueError(f"{kind} has no setting {name!r} that a schedule could change.")
+            elif name != "weight_decay" or group.setdefault("decays", group["weight_decay"] > 0):
+                group[name] = value
 
 
 def pack(optimizer: Optimizer, model: nn.Module) -> State:
@@ -178,3 +305,27 @@ def _scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
             # What no stage holds (class token, position table) is read first: it learns like the stem.
             scales[f"{prefix}.{name}"] = layer_decay ** (len(stages) - depth.get(parameter, 0))
     return scales
+
+
+def _rates(model: nn.Module, rates: Mapping[str, float]) -> dict[str, float]:
+    """The factor in `optim.rates` of each parameter; the longest module name that fits counts.
+
+    Names count from the model; those of other modules of a task from the task.
+
+    Raises:
+        ValueError: for a module that no parameter is part of.
+    """
+    factors: dict[str, float] = {}
+    names = [name for name, _ in model.named_parameters()]
+    for module in sorted(rates, key=len):
+        inside = [name for name in names if f".{name}".startswith((f".{module}.", f".model.{module}."))]
+        if not inside:
+            raise ValueError(f"optim.rates: no module {module!r}.{suggestion(module, _modules(names))}")
+        factors |= dict.fromkeys(inside, rates[module])
+    return factors
+
+
+def _modules(names: Iterable[str]) -> set[str]:
+    """The names of the modules, two levels deep, that parameters are part of."""
+    parts = [name.removeprefix("model.").split(".")[:-1] for name in names]
+    return {".".join(p[:depth]) for p in parts for depth in (1, 2) if len(p) >= depth}

@@ -7,8 +7,10 @@ import torch
 from torch import Tensor
 
 from tetravit.engine.optim import OptimConfig
+from tetravit.engine.optimizers import OPTIMIZERS
 from tetravit.engine.precision import Precision, autocast
 from tetravit.tasks import Task
+from tetravit.tasks.base import Progress
 
 LONG_S = 5.0  # a first step that takes longer is not repeated
 IMAGES = {"cpu": 4}  # images of a rehearsal by device; elsewhere 32
@@ -74,7 +76,7 @@ def rehearse(
             def run() -> float:
                 start = time.perf_counter()
                 with autocast(precision, device):
-                    loss = task.step(batch)["loss"]
+                    loss = task.step(batch, Progress(0, 1, 1))["loss"]
                 loss.backward()
                 loss.item()  # waits for a GPU
                 return time.perf_counter() - start
@@ -100,6 +102,8 @@ def fixed_mib(task: Task, settings: OptimConfig) -> float:
 
     everything = mib([*task.parameters(), *task.buffers()])
     training = mib([p for p in task.parameters() if p.requires_grad])
-    slots = {"adamw": 2, "sgd": 1 if settings.momentum else 0}[settings.name]
-    asked = mib([t for module in task.companions() for t in (*module.parameters(), *module.buffers())])
-    return everything * (2 if settings.ema else 1) + training * (1 + slots) + asked
+    slots = OPTIMIZERS[settings.name].slots(settings)
+    external = mib(
+        [t for module in task.external_modules() for t in (*module.parameters(), *module.buffers())]
+    )
+    return everything * (2 if settings.ema else 1) + training * (1 + slots) + external

@@ -17,7 +17,15 @@ def warmup_cosine(
     the last of the `total` steps comes one step short of. Where `floor` or `start` lies above `peak` (a fine-tuning
     run with a small rate), `peak` is used instead, so that the rate never rises above what was asked for.
     """
-    start, floor = min(start, peak), min(floor, peak)
+    ends = {"start": min(start, peak), "floor": min(floor, peak)}
+    return cosine(step, total=total, warmup=warmup, peak=peak, **ends)
+
+
+def cosine(step: int, *, total: int, warmup: int, peak: float, start: float, floor: float) -> float:
+    """The value at step `step`: a line from `start` to `peak` over `warmup` steps, half a cosine to `floor`.
+
+    The last of the `total` steps is one step short of `floor`, which may be above `peak`.
+    """
     if step < warmup:
         return start + (peak - start) * step / warmup
     progress = min(1.0, (step - warmup) / max(1, total - warmup))

@@ -29,5 +29,5 @@ def write(folder: str | Path) -> Path:
     task = TASKS.get(run.recipe.get("task", {}).get("name"))
     file = folder / NAME
     partial = file.with_suffix(".partial")
-    partial.write_text(page(run, REPORTS[task.reads if task else "classify"]), encoding="utf-8")
+    partial.write_text(page(run, REPORTS[task.model_kind if task else "classify"]), encoding="utf-8")
     return partial.replace(file)

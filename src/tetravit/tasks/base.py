@@ -1,14 +1,18 @@
-"""The contract of every task: what one step means, and how good the weights are."""
+"""The contract of every task: what one training step computes, and what moves beside the weights."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.distributed as dist
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from tetravit.structures import Batch, Kind, Preprocess
+from tetravit.data.config import DataConfig
+from tetravit.data.datasets.base import DatasetInfo
+from tetravit.structures import Batch, Kind
+
+Schedule = Callable[[int], float]  # the value of a setting at a step, counted from 0
 
 
 class TaskConfig(BaseModel):
@@ -16,100 +20,129 @@ class TaskConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    name: str
+    name: str = Field(description="The training method; `tetravit list tasks`.")
 
-    def published_as(self, score: str) -> str | None:
-        """What catalogues call a score that is measured as this section says; None: nobody publishes that."""
-        return score
 
-    def eval_scales(self) -> tuple[float, ...]:
-        """How large an image is made for each look at it when the task is scored; see `make_eval_loader`."""
-        return (1.0,)
+@dataclass(frozen=True)
+class Progress:
+    """Where a step stands in its run. step: counted from 0."""
+
+    step: int
+    total_steps: int
+    steps_per_epoch: int
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that the step is part of, counted from 0."""
+        return self.step // self.steps_per_epoch
+
+    @property
+    def fraction(self) -> float:
+        """The share of the run that is done after this step, in (0, 1]."""
+        return (self.step + 1) / self.total_steps
 
 
 class Task(nn.Module):
-    """A model, and what to do with it in a step.
+    """A model and one training step of it. A row of the menu `TASKS`.
 
-    model: what is saved, averaged and exported. A task may hold other modules that only training needs
-    (a projection head): they are part of a checkpoint, not of the saved weights.
-    Config: the task's section of a recipe. serves: the task that the trained model is used for, where that has
-    another name. reads: the kind of data sets it trains on. watch: the score that picks the best weights;
-    `higher` or `lower` is better. findings: what the last `score` saw beyond numbers, as plain data for a report.
+    model: what is trained, averaged and, unless `weights` says otherwise, evaluated, saved and exported. Other
+    modules and buffers of a task (a teacher, a projection head, a centre) are part of its state, and with it of
+    every checkpoint.
+
+    Config: its section of a recipe. model_kind: the kind of model it trains. data_kinds: the data sets it trains
+    on. protocol: how its weights are scored, unless a recipe says otherwise. primary_metric: the score that
+    selects the best weights; "": that of the protocol. best_is: whether `higher` or `lower` is better.
+
+    Raises:
+        ValueError: if the model does not fit the data.
     """
 
     Config: ClassVar[type[TaskConfig]] = TaskConfig
-    serves: ClassVar[str] = ""
-    reads: ClassVar[Kind] = "classify"
-    watch: ClassVar[str] = ""
+    model_kind: ClassVar[Kind] = "classify"
+    data_kinds: ClassVar[tuple[str, ...]] = ("classify",)
+    protocol: ClassVar[str] = "accuracy"
+    primary_metric: ClassVar[str] = ""
     best_is: ClassVar[Literal["higher", "lower"]] = "higher"
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, config: TaskConfig, data: DatasetInfo) -> None:
         super().__init__()
-        self.model = model
-        self.findings: dict[str, Any] = {}
+        self.model, self.data = model, data
+        self.config: Any = config
 
     @classmethod
-    def create(cls, name: str, *, num_classes: int, **options: Any) -> nn.Module:
-        """The model of that name as this task trains it; `options`: what the `[model]` section sets beside it.
+    def create(cls, name: str, *, data: DatasetInfo, **model_options: Any) -> nn.Module:
+        """The model called `name`, for these data; `model_options`: what the `[model]` section sets beside it.
 
         Raises:
             ValueError: for an option that such a model does not have.
         """
         raise NotImplementedError
 
-    def prepare(self, images: Preprocess) -> None:
-        """Once, before a run writes anything: load what only training needs; `images` is how it sees them.
+    def prepare(self, data: DataConfig) -> None:
+        """Once, before a run writes anything: check the `[data]` section and load what only training needs.
 
         Raises:
-            ValueError: if the task cannot train on such images.
+            ValueError: if the task cannot train on images that are prepared so.
+        """
+        if data.mix:
+            raise ValueError(f"The task {self.config.name!r} mixes no images; got data.mix={data.mix!r}.")
+
+    def views(self) -> Sequence[str] | None:
+        """The augmentation of each view of a training image, as texts like `data.augment`.
+
+        The first makes a batch's images, the others its `views`. None: one view, by `data.augment`.
+        """
+        return None
+
+    def parameter_groups(self, settings: Any) -> list[dict[str, Any]] | None:
+        """Groups of parameters for the optimizer; None: those of `engine.optim.groups`.
+
+        settings: the `[optim]` section. A group has `params`, and may have `weight_decay` (0: a schedule of the
+        weight decay leaves the group alone) and `scale`, a factor on the learning rate.
+        """
+        return None
+
+    def joint_clip(self) -> Sequence[Sequence[Tensor]]:
+        """Lists of parameters whose gradients share one norm where `optim.clip_by` is `each`."""
+        return ()
+
+    def schedules(self, total_steps: int, steps_per_epoch: int, batch_size: int) -> Mapping[str, Schedule]:
+        """Settings of the optimizer that change during the run, besides the learning rate ("weight_decay", ...)."""
+        return {}
+
+    def step(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """The scalar "loss" of a micro-batch on the model's device, and scalars to log beside it."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
+        """The same as `step`: what a wrapper that averages gradients calls."""
+        return self.step(batch, progress)
+
+    def before_update(self, progress: Progress) -> None:
+        """Between the backward pass, with gradients unscaled and clipped, and the optimizer; may drop gradients."""
+
+    def after_update(self, progress: Progress, good: Tensor) -> None:
+        """After the optimizer: move a teacher, a centre, an average.
+
+        good: scalar bool on the device; False: the loss or a gradient was not finite, the optimizer moved no
+        weight, and nothing here may move either. Select with `torch.where`: reading it makes a GPU wait.
         """
 
+    def weights(self) -> nn.Module:
+        """The network that is evaluated and saved as weights."""
+        return self.model
+
+    def external_modules(self) -> list[nn.Module]:
+        """Networks that a step calls but that are not part of the task, and so of no checkpoint."""
+        return []
+
     def example(self, count: int, size: int | tuple[int, int]) -> Batch | None:
-        """`count` made-up images of `size` pixels a side, or height and width, to time a step with.
+        """`count` random images of `size` pixels a side, or height and width, to profile a step with.
 
         None where a task has none.
         """
         return None
 
-    def companions(self) -> list[nn.Module]:
-        """Networks that a step asks but that are no part of the task, and so of no checkpoint."""
-        return []
-
-    def step(self, batch: Batch) -> dict[str, Tensor]:
-        """The scalar "loss" of a micro-batch on the model's device, and scalars to log beside it."""
-        raise NotImplementedError
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The same as `step`: what a wrapper that averages gradients calls."""
-        return self.step(batch)
-
-    def after_step(self, progress: float) -> None:
-        """Once the weights have moved; `progress` of the run in (0, 1]."""
-
-    def score(self, loader: Iterable[Batch]) -> dict[str, float]:
-        """How good the model is on a set, over all ranks. Called in evaluation mode, without gradients."""
-        raise NotImplementedError
-
-    def better(self, value: float, than: float) -> bool:
-        """Whether one value of the watched score beats another."""
-        return value > than if self.best_is == "higher" else value < than
-
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
-
-
-def over_ranks(value: Tensor) -> Tensor:
-    """The sum of a tensor over all ranks."""
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(value)
-    return value
-
-
-def from_ranks(value: list[Any]) -> list[Any]:
-    """The lists of all ranks, one after another; plain data."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return value
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, value)
-    return [entry for part in parts for entry in part]

@@ -16,29 +16,35 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tetravit.data.config import DataConfig
+from tetravit.data.datasets.base import DatasetInfo
 from tetravit.models.teacher import Teacher, load_teacher
 from tetravit.structures import Batch, Preprocess
+from tetravit.tasks.base import Progress
 from tetravit.tasks.parts.classification import Classification, ClassificationConfig, accuracy
 
 
 class DistillConfig(ClassificationConfig):
-    """The `[task]` section of a recipe that distils.
-
-    teacher: `torchvision:NAME` or `timm:NAME` (timm is an extra), with its weights in `teacher_weights`; or a
-    trained model of this package: a file, the folder of a run, NAME.TAG.
-    teacher_weights: a file, or NAME.TAG of the catalogue. teacher_size: pixels a side the teacher was trained
-    for; None: what its weights say, 224 for networks of others.
-    kind: what is learned: `hard`, its first choice; `soft`, its probabilities at temperature `tau`.
-    alpha: share of the teacher in the loss.
-    """
+    """The `[task]` section of a recipe that distils."""
 
     name: Literal["distill"] = "distill"
-    teacher: str = ""
-    teacher_weights: str = ""
-    teacher_size: int | None = Field(default=None, ge=1)
-    kind: Literal["hard", "soft"] = "hard"
-    alpha: float = Field(default=0.5, ge=0, le=1)
-    tau: float = Field(default=1.0, gt=0)
+    teacher: str = Field(
+        default="",
+        description="torchvision:NAME or timm:NAME (timm is an extra), with its weights in teacher_weights; or a"
+        " trained model of this package: a file, the folder of a run, NAME.TAG.",
+    )
+    teacher_weights: str = Field(default="", description="A file, or NAME.TAG of the catalogue.")
+    teacher_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="Pixels a side that the teacher was trained for; unset: as its weights say, else 224.",
+    )
+    kind: Literal["hard", "soft"] = Field(
+        default="hard",
+        description="What is learned: hard, the teacher's most likely class; soft, its probabilities.",
+    )
+    alpha: float = Field(default=0.5, ge=0, le=1, description="Share of the teacher in the loss.")
+    tau: float = Field(default=1.0, gt=0, description="Temperature of the probabilities of kind soft.")
 
 
 class Distill(Classification):
@@ -52,30 +58,31 @@ class Distill(Classification):
     Config = DistillConfig
     config: DistillConfig
 
-    def __init__(self, model: nn.Module, config: DistillConfig, *, num_classes: int, mix: str = "") -> None:
-        super().__init__(model, config, num_classes=num_classes, mix=mix)
+    def __init__(self, model: nn.Module, config: DistillConfig, data: DatasetInfo) -> None:
+        super().__init__(model, config, data)
         self._hidden: list[nn.Module] = []
         self.register_buffer("teacher_sha256", torch.zeros(32, dtype=torch.uint8))
 
-    def companions(self) -> list[nn.Module]:
+    def external_modules(self) -> list[nn.Module]:
         return self._hidden
 
-    def prepare(self, images: Preprocess) -> None:
-        """Load the teacher.
+    def prepare(self, data: DataConfig) -> None:
+        """Load the teacher, and mix images as `data.mix` says.
 
         Raises:
-            ValueError: if there is none, or it knows other classes or images than the run has.
+            ValueError: if there is none, or it was trained for other classes or images than the run has.
         """
+        super().prepare(data)
         config = self.config
         if not config.teacher:
             raise ValueError("The recipe lacks task.teacher.")
-        self.teach(load_teacher(config.teacher, config.teacher_weights), images)
+        self.teach(load_teacher(config.teacher, config.teacher_weights), data.preprocess)
 
     def teach(self, teacher: Teacher, images: Preprocess) -> None:
-        """Take `teacher`, after checking that it fits.
+        """Use `teacher`, after checking that it fits.
 
         Raises:
-            ValueError: if it knows other classes or images than the run has.
+            ValueError: if it was trained for other classes or images than the run has.
         """
         size = self.config.teacher_size or teacher.input.size
         if teacher.num_classes != self.num_classes:
@@ -103,7 +110,7 @@ class Distill(Classification):
             raise RuntimeError("The task has no teacher yet: call prepare first.")
         return self._hidden[0]
 
-    def step(self, batch: Batch) -> dict[str, Tensor]:
+    def step(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         images, targets = self.mixed(batch)
         with torch.no_grad():
             answers = self.teacher(images).float()  # (B, K)

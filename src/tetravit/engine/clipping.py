@@ -1,0 +1,45 @@
+"""Clipping of gradients: by their norm over all parameters, or each parameter's on its own."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+ClipBy = Literal["global", "each"]
+EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
+
+
+def clipped(
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    clip: float,
+    clip_by: ClipBy = "global",
+    joint: Sequence[Sequence[Tensor]] = (),
+) -> Tensor:
+    """Clip the gradients in place and return their global norm of before.
+
+    Args:
+        parameters: those that train.
+        gradients: of `parameters`, where there are some.
+        clip: the largest norm; 0 leaves gradients as they are.
+        clip_by: `global`: one norm over all parameters; `each`: every parameter has its own norm and factor
+            min(1, clip / (norm + 1e-6)), as in the code of DINO (arXiv:2104.14294).
+        joint: lists of parameters that share one norm and one factor where `clip_by` is `each`.
+    """
+    if clip_by == "global" or clip <= 0:
+        norm = nn.utils.get_total_norm(gradients)
+        if clip > 0:
+            nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+        return norm
+    norms = dict(zip(map(id, gradients), torch._foreach_norm(list(gradients)), strict=True))
+    total = torch.linalg.vector_norm(torch.stack(list(norms.values())))
+    for group in joint:
+        together = [p.grad for p in group if p.grad is not None]
+        if together:
+            norm = torch.linalg.vector_norm(torch.stack([norms[id(g)] for g in together]))
+            norms |= {id(g): norm for g in together}
+    factors = torch.clamp(clip / (torch.stack([norms[id(g)] for g in gradients]) + EPS), max=1.0)
+    for gradient, factor in zip(gradients, factors, strict=True):
+        gradient.mul_(factor)
+    return total

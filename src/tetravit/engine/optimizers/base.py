@@ -1,0 +1,36 @@
+"""The contract of a row of the menu of optimizers."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch.optim import Optimizer
+
+Groups = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class OptimizerRow:
+    """How an optimizer is built from a recipe.
+
+    build: parameter groups and the `[optim]` section -> the optimizer. Options of its own are in
+    `settings.options`. The optimizer keeps its state as tensors per parameter. One whose `defaults["fused"]` is
+    true takes `found_inf` as torch's fused ones do, and skips a bad step on the device; any other waits for the
+    device in each step. slots: tensors of the size of a parameter that it keeps for each, to estimate memory.
+    """
+
+    build: Callable[[Groups, Any], Optimizer]
+    slots: Callable[[Any], int] = lambda settings: 1
+
+
+def checked_options(name: str, options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
+    """`known` with its values replaced by those in `options`.
+
+    Raises:
+        ValueError: for an option that is not in `known`.
+    """
+    for option in options:
+        if option not in known:
+            takes = f"takes {', '.join(known)}" if known else "takes none"
+            raise ValueError(f"{name} has no option {option!r}; it {takes}.")
+    return {**known, **options}

@@ -1,0 +1,139 @@
+"""Top-1 and top-5 accuracy of classifiers.
+
+Shapes: B batch, K classes.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tetravit.protocols.base import EMPTY, Loaders, Protocol, Scores, check_classes, device_of
+from tetravit.structures import Batch
+
+MISTAKES = 24  # the most confident ones that a report shows
+FULL_TABLE = 64  # classes up to which the whole confusion matrix is kept; above, its largest entries
+
+
+class Accuracy(Protocol):
+    """top1, top5 and the mean cross-entropy over the set.
+
+    A set of some of a model's classes is scored among the logits of these classes alone. Where an image has
+    several right labels, one of them among the highest logits counts as right.
+    findings: count, the confusion matrix, per-class counts, the most confident mistakes.
+    """
+
+    name = "accuracy"
+    kinds = ("classify",)
+    primary_metrics = ("top1",)
+
+    def score(self, model: nn.Module, loaders: Loaders) -> Scores:
+        info = loaders.info
+        if info.classes is not None:
+            model = SomeClasses(model, info.classes)
+        check_classes(model, info)
+        return _score_several(model, loaders) if info.several else _score_single(model, loaders)
+
+
+class SomeClasses(nn.Module):
+    """The logits of a model for `classes`, a part of the 1000 of ImageNet-1k.
+
+    Raises:
+        ValueError: if the model does not have 1000 classes.
+    """
+
+    def __init__(self, model: nn.Module, classes: Sequence[int]) -> None:
+        super().__init__()
+        have = getattr(model, "num_classes", 1000)
+        if have != 1000:
+            raise ValueError(f"The model has {have} classes; the data takes those of ImageNet-1k, 1000.")
+        self.model, self.num_classes = model, len(classes)
+        device = device_of(model)
+        self.register_buffer("classes", torch.tensor(classes, device=device), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images)
+        return logits[:, self.classes]  # type: ignore[index]
+
+
+def _score_single(model: nn.Module, loaders: Loaders) -> Scores:
+    """One label per image."""
+    device, K, world = device_of(model), loaders.info.num_classes, loaders.world
+    sums = torch.zeros(4, dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+    confusion = torch.zeros(K * K, dtype=torch.int64, device=device)
+    mistakes: list[dict[str, Any]] = []
+    for batch in loaders.validation:
+        batch = batch.to(device)
+        logits, labels = model(batch.images).float(), batch.targets
+        best = logits.topk(min(5, K), dim=1).indices  # (B, 5)
+        hits = best == labels[:, None]
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        row = torch.stack((hits[:, 0].sum(), hits.sum(), loss, sums.new_tensor(len(batch))))
+        sums += row.to(sums.dtype)
+        confusion += torch.bincount(labels * K + best[:, 0], minlength=K * K)
+        mistakes = _most_confident(mistakes + _mistakes(logits, labels, best[:, 0], batch))
+    top1, top5, loss, count = world.all_sum(sums).tolist()
+    if count == 0:
+        raise ValueError(EMPTY)
+    table = world.all_sum(confusion).view(K, K).cpu()
+    findings = {
+        "count": int(count),
+        "confusion": _table(table),
+        "mistakes": _most_confident(world.all_gather(mistakes)),
+    }
+    return Scores({"top1": top1 / count, "top5": top5 / count, "loss": loss / count}, findings)
+
+
+def _score_several(model: nn.Module, loaders: Loaders) -> Scores:
+    """Several right labels per image: shares of the images with one of them among the highest logits."""
+    device = device_of(model)
+    sums = torch.zeros(3, dtype=torch.int64, device=device)
+    for batch in loaders.validation:
+        best = model(batch.images.to(device)).float().topk(5, dim=1).indices.tolist()
+        for labels, guesses in zip(batch.targets, best, strict=True):
+            hits = [not set(labels).isdisjoint(guesses[:k]) for k in (1, 5)]
+            sums += torch.tensor([*hits, 1], device=device)
+    top1, top5, count = loaders.world.all_sum(sums).tolist()
+    if not count:
+        raise ValueError(EMPTY)
+    return Scores({"top1": top1 / count, "top5": top5 / count})
+
+
+def _mistakes(logits: Tensor, labels: Tensor, predicted: Tensor, batch: Batch) -> list[dict[str, Any]]:
+    """The images of a batch that are classified wrongly, the most confident first."""
+    wrong = (predicted != labels).nonzero()[:, 0]
+    if not len(wrong):
+        return []
+    sure = logits[wrong].softmax(dim=1).amax(dim=1)
+    rows = zip(wrong.tolist(), sure.tolist(), labels[wrong].tolist(), predicted[wrong].tolist(), strict=True)
+    return [
+        {
+            "name": batch.names[i] if batch.names else "",
+            "index": batch.indices[i] if batch.indices else -1,
+            "label": label,
+            "predicted": guess,
+            "confidence": round(p, 6),
+        }
+        for i, p, label, guess in rows
+    ]
+
+
+def _most_confident(mistakes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(mistakes, key=lambda m: (-m["confidence"], m["name"]))[:MISTAKES]
+
+
+def _table(confusion: Tensor) -> dict[str, Any]:
+    """`matrix` (rows: labels, columns: predictions) for few classes, else `pairs` [label, predicted, count]."""
+    if len(confusion) <= FULL_TABLE:
+        return {"matrix": confusion.tolist()}
+    wrong = confusion.clone().fill_diagonal_(0)
+    counts, where = wrong.flatten().topk(500)
+    K = len(confusion)
+    pairs = [[i // K, i % K, n] for i, n in zip(where.tolist(), counts.tolist(), strict=True) if n]
+    correct = (confusion.diagonal() / confusion.sum(dim=1).clamp_min(1)).tolist()
+    return {"pairs": pairs, "recall": [round(r, 4) for r in correct]}
+
+
+PROTOCOLS = {"accuracy": Accuracy}

@@ -1,0 +1,116 @@
+"""Average precision of boxes and masks, as COCO defines it."""
+
+import logging
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from torch import nn
+
+from tetravit.data.masks import pasted_letters
+from tetravit.metrics.coco_ap import Average, CocoAP, Objects, counts_per_class, installed
+from tetravit.protocols.base import EMPTY, Loaders, Protocol, Scores, check_classes, device_of
+from tetravit.structures import Batch, Target
+
+LOG = logging.getLogger("tetravit.protocols")
+NO_MASKS = "The validation set has no masks: boxes alone are scored, and box_ap selects the best weights."
+PICTURES = 12  # images that a report draws
+SHOWN = 0.3  # detections with lower scores are not drawn
+
+
+class Coco(Protocol):
+    """box_ap, box_ap50, ... and with masks mask_ap, ...: shares in [0, 1], means over the classes.
+
+    findings: the figures of each class, curves of precision over recall, a few images with their detections.
+    """
+
+    name = "coco"
+    kinds = ("detect",)
+    primary_metrics = ("mask_ap", "box_ap")
+
+    _warned = False
+
+    def prepare(self, loaders: Loaders) -> list[str]:
+        installed()  # reported before the first step, not at the first evaluation
+        return []
+
+    def score(self, model: nn.Module, loaders: Loaders) -> Scores:
+        check_classes(model, loaders.info)
+        world = loaders.world
+        masks = bool(model.head.has_masks)  # type: ignore[union-attr]
+        judge = CocoAP(loaders.info.num_classes, masks=masks)
+        pictures: list[dict[str, Any]] = []
+        for batch in loaders.validation:
+            detections = _detected(model, batch.to(device_of(model)), masks)
+            for i, (detected, letters, target) in enumerate(detections):
+                judge.add(target, detected, letters)
+                if len(pictures) < PICTURES:
+                    pictures.append(_picture(judge.truth[-1], judge.found[-1], batch, i))
+        judge.truth, judge.found = world.all_gather(judge.truth), world.all_gather(judge.found)
+        if not judge.truth:
+            raise ValueError(EMPTY)
+        if masks and any(objects.masks is None for objects in judge.truth):
+            if not self._warned:
+                LOG.warning("%s", NO_MASKS)
+            masks, self._warned = False, True
+        kinds: list[Literal["box", "mask"]] = ["box", "mask"] if masks else ["box"]
+        averages = world.broadcast({kind: judge.average(kind) for kind in kinds} if world.is_main else None)
+        pictures = sorted(world.all_gather(pictures), key=lambda p: int(p["index"]))
+        values = {
+            f"{kind}_{name}": v for kind, average in averages.items() for name, v in average.scores().items()
+        }
+        return Scores(values, _findings(averages, judge, pictures))
+
+
+def _detected(model: Any, batch: Batch, masks: bool) -> Iterable[tuple[Any, list[bytes] | None, Target]]:
+    """What a model detects in each image of a batch, its masks as run lengths, and what is annotated."""
+    sizes = [list(t.size or batch.images.shape[2:]) for t in batch.targets]
+    per_image = model.detect(
+        batch.images, batch.sizes, output_sizes=sizes, masks="probabilities" if masks else "none"
+    )
+    for detections, target, (height, width) in zip(per_image, batch.targets, sizes, strict=True):
+        letters = None
+        if detections.masks is not None:
+            letters = pasted_letters(detections.masks, detections.boxes, (height, width))
+        target.size = (height, width)
+        yield detections, letters, target
+
+
+def _findings(averages: dict[str, Average], judge: CocoAP, pictures: list[dict[str, Any]]) -> dict[str, Any]:
+    counts = counts_per_class(judge.truth, judge.num_classes)
+    rows: list[dict[str, Any]] = [{"objects": count} for count in counts]
+    for kind, average in averages.items():
+        for row, figures in zip(rows, average.classes(), strict=True):
+            row |= {f"{kind}_{name}": v if v is None else round(v, 4) for name, v in figures.items()}
+    return {
+        "count": len(judge.truth),
+        "objects": sum(counts),
+        "classes": rows,
+        "figures": {kind: average.figures() for kind, average in averages.items()},
+        "curves": {kind: average.curves() for kind, average in averages.items()},
+        "pictures": pictures[:PICTURES],
+    }
+
+
+def _picture(truth: Objects, detected: Objects, batch: Batch, i: int) -> dict[str, Any]:
+    """An image with its annotated and its detected objects, as plain data."""
+    assert detected.scores is not None
+    sure = [k for k, score in enumerate(detected.scores) if score >= SHOWN]
+    return {
+        "name": batch.names[i] if batch.names else "",
+        "index": batch.indices[i] if batch.indices else -1,
+        "size": list(truth.size),
+        "truth": _plain(truth, list(range(len(truth.labels)))),
+        "found": {**_plain(detected, sure), "scores": detected.scores[sure].round(4).tolist()},
+    }
+
+
+def _plain(objects: Objects, which: list[int]) -> dict[str, Any]:
+    masks = None if objects.masks is None else [objects.masks[k].decode("ascii") for k in which]
+    return {
+        "boxes": objects.boxes[which].round(2).tolist(),
+        "labels": objects.labels[which].tolist(),
+        "masks": masks,
+    }
+
+
+PROTOCOLS = {"coco": Coco}
