@@ -4,14 +4,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-from tetravit.data import imagenet
 from tetravit.data.config import DataConfig
 from tetravit.data.evaluation import EvalLoader, make_eval_loader
+from tetravit.data.parts import Part, class_notes
 from tetravit.models import load
 from tetravit.models.load import Model
 from tetravit.protocols import PROTOCOLS, Loaders, Protocol
@@ -24,7 +24,7 @@ from tetravit.weights.fileformat import is_ours, read_header
 from tetravit.weights.store import row_at
 from tetravit.world import pick_device
 
-Split = Literal["train", "val"]
+Split = Part
 
 # What weights without a recipe of their own are scored on, by task.
 USUAL = {
@@ -62,6 +62,7 @@ class Result:
     bad: dict[str, str] = field(default_factory=dict)
     findings: dict[str, Any] = field(default_factory=dict)
     references: tuple[Reference, ...] = ()
+    notes: tuple[str, ...] = ()  # of classes that the data lack
 
     @property
     def images_per_s(self) -> float:
@@ -113,6 +114,7 @@ def score(
         device=str(device),
         bad=dict(loader.bad),
         findings={**scores.findings, "class_names": loaders.info.class_names},
+        notes=tuple(class_notes(loaders.info.counts, loaders.info.class_names, f"the {split} images")),
     )
 
 
@@ -195,25 +197,11 @@ def open_data(
     """The images of a data section, prepared for some weights.
 
     Raises:
-        ValueError: if the data cannot be had, or its classes are not `class_names` in that order.
+        ValueError: if the data cannot be had, or has classes that are not among `class_names`.
     """
-    loader = make_eval_loader(config, split=split, preprocess=preprocess, scales=scales)
-    theirs = imagenet.readable(map(str, loader.dataset.class_names))
-    class_names = imagenet.readable(class_names)
-    classes = loader.dataset.info.classes
-    if classes is not None and len(class_names) == 1000:
-        class_names = [class_names[i] for i in classes]
-    if class_names and len(theirs) != len(class_names):
-        raise ValueError(
-            f"The weights know {len(class_names)} classes; the data set {config.name!r} has {len(theirs)}."
-        )
-    for ours, name in zip(class_names, theirs, strict=False):
-        if ours != name:
-            raise ValueError(
-                f"The classes of the data set {config.name!r} are not those of the weights:"
-                f" got {name!r} in the place of {ours!r}."
-            )
-    return loader
+    return make_eval_loader(
+        config, split=split, class_names=class_names, preprocess=preprocess, scales=scales
+    )
 
 
 def _recipe_text(source: str | Path) -> str:

@@ -29,6 +29,7 @@ from tetravit.data.build import build_dataset
 from tetravit.data.datasets import DATASETS
 from tetravit.data.evaluation import EvalLoader, make_eval_loader
 from tetravit.data.loader import TrainLoader, make_train_loader
+from tetravit.data.parts import class_notes
 from tetravit.engine import optim, provenance
 from tetravit.engine.checkpoint import Checkpoint, Checkpoints, size_mib
 from tetravit.engine.ema import Ema
@@ -50,7 +51,7 @@ from tetravit.world import world as enter_world
 # What may change when a run is resumed, because it changes no number beyond rounding. A teacher may lie elsewhere:
 # a checkpoint knows the checksum of its weights.
 FREE = {
-    "data": {"root", "workers", "val_batch_size"},
+    "data": {"root", "train", "val", "test", "workers", "val_batch_size"},
     "task": {"teacher", "teacher_weights"},
     "run": None,
 }
@@ -111,7 +112,7 @@ class _Run:
         self.recipe, self.folder, self.world, self.told = recipe, folder, world, told
         self.lock = Lock(folder)
         data, run = recipe.data, recipe.run
-        if data.root is None and DATASETS[data.name].needs_root:
+        if data.root is None and data.train is None and DATASETS[data.name].needs_root:
             raise ValueError("The recipe lacks data.root.")
         ranks: dict[str, Any] = {
             "rank": world.rank,
@@ -120,12 +121,10 @@ class _Run:
         }
         dataset = build_dataset(data, "train")
         self.info, scales = dataset.info, recipe.evaluate.eval_scales()
-        self.validation: EvalLoader = make_eval_loader(data, scales=scales, **ranks)
         self.num_classes, self.class_names = self.info.num_classes, self.info.class_names
-        if self.class_names != (others := self.validation.dataset.info.class_names):
-            raise ValueError(
-                f"The parts of {data.name!r} hold different classes: {_first_other(self.class_names, others)}."
-            )
+        self.validation: EvalLoader = make_eval_loader(
+            data, scales=scales, class_names=self.class_names, **ranks
+        )
 
         torch.manual_seed(run.seed)
         row = TASKS[recipe.task.name]
@@ -208,6 +207,7 @@ class _Run:
             ("model", f"{recipe.model.name}, {params / 1e6:.2f} M parameters, {self.num_classes} classes"),
             ("data", f"{data.name}: {images}, {up_to}{height} x {width} pixels"),
             *(("left out", line) for line in self.info.problems),
+            *(("classes", line) for line in self._class_notes()),
             ("steps", f"{recipe.total_epochs(steps)} epochs of {steps}: {self.total_steps:,} steps"),
             (
                 "batch",
@@ -221,6 +221,15 @@ class _Run:
         if first_step:
             lines.append(("resumed", f"after step {first_step:,}"))
         return Plan(lines, self.total_steps, steps, first_step)
+
+    def _class_notes(self) -> list[str]:
+        """Classes that one part lacks."""
+        parts = (("training", self.info), ("validation", self.validation.dataset.info))
+        return [
+            line
+            for part, info in parts
+            for line in class_notes(info.counts, self.class_names, f"the {part} images")
+        ]
 
     def _rates(self) -> str:
         """The peak, and the way there and on."""
@@ -496,14 +505,6 @@ def _report(folder: Path, told: Reporters) -> None:
         importlib.import_module("tetravit.report").write(folder)
     except Exception as error:
         told.note(f"report.html was not written: {type(error).__name__}: {error}")
-
-
-def _first_other(train: Sequence[str], val: Sequence[str]) -> str:
-    """Where two lists of classes part."""
-    for i, (a, b) in enumerate(zip(train, val, strict=False)):
-        if a != b:
-            return f"class {i} is {a!r} to train and {b!r} to validate"
-    return f"{len(train)} to train and {len(val)} to validate"
 
 
 def _duration(seconds: float) -> str:

@@ -177,7 +177,7 @@ def test_evaluate_prints_percent(ask, weights):
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
-        (["--split", "test"], "Unknown split 'test'. Known: train, val."),
+        (["--split", "dev"], "Unknown split 'dev'. Known: test, train, val."),
         (["data.nme=digits"], "Unknown recipe key 'data.nme'. Did you mean 'data.name'?"),
         (["digits"], "An override reads section.key=value; got 'digits'."),
     ],
@@ -198,6 +198,6 @@ def test_evaluate_refuses_data_with_other_classes(ask, weights, images, tmp_path
     )
     assert answer.code == 2
     assert answer.err == (
-        "tetravit evaluate: The classes of the data set 'image_folder' are not those of the weights:"
-        " got '1' in the place of '0'.\n"
+        "tetravit evaluate: 1 of the 10 classes of the data set are not among the 10 of the model: 'cat';"
+        " the model has '0', '1', '2', '3', '4' and 5 more.\n"
     )

@@ -56,8 +56,8 @@ def test_every_set_keeps_the_contract(name, split, root):
     again = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(again[0].image, dataset[0].image)
     with pytest.raises(ValueError) as caught:
-        DATASETS[name](root if name == "image_folder" else None, "test")
-    assert str(caught.value) == "split takes one of train, val; got 'test'."
+        DATASETS[name](root if name == "image_folder" else None, "trial")
+    assert str(caught.value).startswith("split takes one of train, val")
 
 
 # Digits
@@ -189,38 +189,30 @@ def remove(path):
     path.rmdir()
 
 
-LAYOUT = "an image folder is ROOT/train/CLASS/IMAGE and ROOT/val/CLASS/IMAGE"
+LAYOUT = "the layout is ROOT/train/CLASS/IMAGE and ROOT/val/CLASS/IMAGE"
+CURE = "Name it with data.train=FOLDER, or divide the images with data.split=0.1."
 
 
 @pytest.mark.parametrize(
     ("damage", "text"),
     [
         (lambda r: remove(r), "There is no folder '{root}'."),
-        (lambda r: remove(r / "train"), f"There is no folder 'train' in '{{root}}'; {LAYOUT}."),
         (
-            lambda r: (remove(r / "train"), (r / "train").mkdir()),
-            "Classification needs two class folders or more in '{root}/train'; found none.",
+            lambda r: remove(r / "train"),
+            f"There is no folder 'train' in '{{root}}', which has 'val'; {LAYOUT}. {CURE}",
         ),
         (
-            lambda r: remove(r / "train" / "dog"),
+            lambda r: (remove(r / "train"), (r / "train").mkdir()),
+            "The class folders of '{root}/train' hold no image.",
+        ),
+        (
+            lambda r: (remove(r / "train" / "dog"), remove(r / "val" / "dog")),
             "Classification needs two class folders or more in '{root}/train'; found only 'cat'.",
         ),
         (
-            lambda r: [f.unlink() for f in (r / "train" / "cat").iterdir()],
-            "The class folder '{root}/train/cat' holds no image.",
-        ),
-        (
-            lambda r: (r / "val" / "dog").rename(r / "val" / "wolf"),
-            "train and val of '{root}' hold different classes; only in train: 'dog'; only in val: 'wolf'.",
-        ),
-        (
-            lambda r: write(r / "val" / "emu" / "1.png"),
-            "train and val of '{root}' hold different classes; only in val: 'emu'.",
-        ),
-        (
-            lambda r: [write(r / "val" / f"x{i}" / "1.png") for i in range(7)],
-            "train and val of '{root}' hold different classes;"
-            " only in val: 'x0', 'x1', 'x2', 'x3', 'x4' and 2 more.",
+            lambda r: [f.rename(f.with_suffix(".HEIC")) for f in (r / "train" / "cat").iterdir()],
+            "The class folder '{root}/train/cat' holds no image: 3 files left out: .heic cannot be read; convert them"
+            " to .jpg or .png; the first: {root}/train/cat/",
         ),
     ],
 )
@@ -228,7 +220,7 @@ def test_folders_that_are_not_right(root, damage, text):
     damage(root)
     with pytest.raises(ValueError) as caught:
         ImageFolder(root, "train")
-    assert str(caught.value) == text.format(root=root)
+    assert str(caught.value).startswith(text.format(root=root))
 
 
 def test_validation_alone_is_enough_to_evaluate(root):

@@ -46,7 +46,11 @@ def test_all_images_at_any_depth(folder):
 def test_a_part_is_a_folder_where_there_is_one(folder):
     with pytest.raises(ValueError) as error:
         DATASETS["unlabelled"](folder, "val")
-    assert str(error.value) == f"There is no folder 'val' in {str(folder)!r}."
+    assert str(error.value) == (
+        f"There is no folder 'val' in {str(folder)!r}, which has 'a', 'x.jpg'; the layout is ROOT/train/IMAGE and"
+        " ROOT/val/IMAGE, or ROOT/IMAGE to train on. Name it with data.val=FOLDER, or divide the images with"
+        " data.split=0.1."
+    )
     picture(folder / "train" / "1.png")
     assert len(DATASETS["unlabelled"](folder, "train")) == 1
 

@@ -8,7 +8,7 @@ from tetravit.cli.base import AcceptLicense, print_rows, print_table, progress, 
 from tetravit.cli.base import optimized as optimized_form
 from tetravit.registry import pick
 
-SPLITS = ("val", "train")
+SPLITS = ("val", "train", "test")
 WIDE_SCORES = 6  # more of them get a table of their own
 
 
@@ -20,7 +20,7 @@ def evaluate(
             metavar="[SECTION.KEY=VALUE]...", help="Other data than the weights' own recipe names."
         ),
     ] = None,
-    split: Annotated[str, typer.Option(help="val or train.")] = "val",
+    split: Annotated[str, typer.Option(help="val, train or test.")] = "val",
     batch: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Images per call of the model.")
     ] = None,
@@ -53,6 +53,8 @@ def evaluate(
         say(f"tetravit evaluate: {name}: {cause}; passed over.")
     for name, pixels in result.findings.get("unknown", {}).items():
         say(f"tetravit evaluate: {name}: {pixels} pixels have labels that are no class; they are left out.")
+    for line in result.notes:
+        say(f"tetravit evaluate: {line}.")
     classes = _classes(result.findings) if per_class else []
     if per_class and not classes:
         raise ValueError(f"--per-class is for label maps and objects; {weights} gives none.")

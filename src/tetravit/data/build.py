@@ -2,30 +2,71 @@
 
 import inspect
 import os
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
+import numpy as np
+
+from tetravit.data import imagenet
 from tetravit.data.config import DataConfig
 from tetravit.data.datasets import DATASETS, Dataset
+from tetravit.data.parts import PARTS, Part, divided
+from tetravit.data.subset import Renumbered, Subset
 from tetravit.registry import pick, suggestion
 
 MAX_WORKERS = 8
 
 
-def build_dataset(config: DataConfig, split: Literal["train", "val"]) -> Dataset:
-    """The data set that a config names.
+def build_dataset(config: DataConfig, split: Part, *, class_names: Sequence[str] = ()) -> Dataset:
+    """One part of the data set that a config names.
+
+    class_names: the classes of a model, in whose order those of the set are numbered; the set may lack some. None:
+    the set's own.
 
     Raises:
-        ValueError: for an unknown name or option, or a root without the images it should hold.
+        ValueError: for an unknown name or option, a root without the images it should hold, or classes that are not
+        the model's.
     """
     row = pick(DATASETS, config.name, "data set")
-    known = [p for p in inspect.signature(row).parameters if p not in ("root", "split")]
+    known = inspect.signature(row).parameters
+    options = [p for p in known if p not in ("root", "split", "parts")]
     for option in config.options:
-        if option not in known:
+        if option not in options:
             raise ValueError(
-                f"The data set {config.name!r} has no option {option!r}.{suggestion(option, known)}"
+                f"The data set {config.name!r} has no option {option!r}.{suggestion(option, options)}"
             )
-    dataset: Dataset = row(config.root, split, **config.options)
-    return dataset
+    parts, given = config.parts, dict[str, Any]()
+    if "parts" in known:
+        given["parts"] = parts
+    elif named := [part for part in PARTS if getattr(parts, part)]:
+        raise ValueError(f"The data set {config.name!r} has its own parts; it takes no data.{named[0]}.")
+
+    def built(split: Part) -> Dataset:
+        dataset: Dataset = row(config.root, split, **given, **config.options)
+        return dataset
+
+    dataset = built(split if "parts" in known or not parts.divides(split) else "train")
+    if parts.divides(split):
+        whole = dataset if split == "val" else built("val" if "parts" in known else "train")
+        names = [whole.key(i) for i in range(len(whole))]
+        held = divided(names, whole.info.strata, share=parts.split, by=parts.by, seed=parts.seed)
+        validates = {name for name, out in zip(names, held, strict=True) if out}
+        mine = [(dataset.key(i) in validates) == (split == "val") for i in range(len(dataset))]
+        dataset = Subset(dataset, np.flatnonzero(mine))
+    return as_classes(dataset, class_names)
+
+
+def as_classes(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
+    """The set with its classes numbered as in `class_names`; as it is where there are none.
+
+    Raises:
+        ValueError: if the set has classes that are not among them.
+    """
+    own = imagenet.readable(map(str, dataset.class_names))
+    wanted = imagenet.readable(class_names)
+    if not wanted or own == wanted or dataset.info.classes is not None:
+        return dataset
+    return Renumbered(dataset, wanted, own)
 
 
 def resolve_workers(workers: int | Literal["auto"], dataset: Dataset) -> int:

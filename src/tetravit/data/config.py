@@ -3,14 +3,18 @@
 import os
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from tetravit.data.augment import parse
 from tetravit.data.options import Options
+from tetravit.data.parts import PARTS, Parts
 from tetravit.data.prepare import OnBad
 from tetravit.data.storage import is_local
 from tetravit.data.transforms.mixup import parse_mix
 from tetravit.structures import Preprocess
+
+Paths = str | tuple[str, ...]
+PLACE = "a path or a list of them, relative to the root; none: the usual place"
 
 
 class DataConfig(BaseModel):
@@ -19,7 +23,24 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    root: str | None = None  # a folder, or a URL of a storage; stored as an absolute path
+    root: str | None = Field(
+        None, description="folder of the data set, or a URL of a storage; stored as an absolute path"
+    )
+    train: Paths | None = Field(None, description=f"where the images to train on lie: {PLACE}")
+    val: Paths | None = Field(None, description=f"where the validation images lie: {PLACE}")
+    test: Paths | None = Field(None, description=f"where the test images lie: {PLACE}")
+    split: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of the images to train on that validates instead of a part of its own",
+    )
+    split_by: str = Field(
+        "",
+        description="what stays in one part when a set is divided: nothing, 'folder', or a regular expression whose"
+        " first group in the image's name is the key",
+    )
+    split_seed: int = Field(0, description="another seed divides a set otherwise")
     image_size: int = Field(224, ge=1)  # pixels
     batch_size: int = Field(ge=1)  # over all ranks and accumulated steps
     val_batch_size: int | None = Field(None, ge=1)  # per rank; None: as batch_size
@@ -40,17 +61,23 @@ class DataConfig(BaseModel):
     bad_limit: float = Field(0.001, ge=0, le=1)  # share of bad images above which "skip" gives up
     options: Options = Field(default_factory=dict)  # arguments of the data set
 
-    @field_validator("root", mode="before")
+    @field_validator("root", "train", "val", "test", mode="before")
     @classmethod
-    def _root_is_text(cls, value: Any) -> Any:
-        """A folder called 2024 is read as a number by TOML; a path of Python is text too."""
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return str(value) if number or isinstance(value, os.PathLike) else value
+    def _paths_are_text(cls, value: Any) -> Any:
+        return [_as_text(v) for v in value] if isinstance(value, list | tuple) else _as_text(value)
 
     @field_validator("root")
     @classmethod
     def _root_is_absolute(cls, value: str | None) -> str | None:
         return value if value is None else absolute(value)
+
+    @field_validator("train", "val", "test")
+    @classmethod
+    def _parts_follow_the_root(cls, value: Paths | None, info: ValidationInfo) -> Paths | None:
+        """Without a root, paths are relative to the current folder."""
+        if value is None or info.data.get("root") is not None:
+            return value
+        return absolute(value) if isinstance(value, str) else tuple(map(absolute, value))
 
     @field_validator("workers")
     @classmethod
@@ -70,6 +97,12 @@ class DataConfig(BaseModel):
     def _mix(cls, value: str) -> str:
         parse_mix(value, num_classes=2)
         return value
+
+    @property
+    def parts(self) -> Parts:
+        """Where the parts of the set lie."""
+        given = {part: _listed(getattr(self, part)) for part in PARTS}
+        return Parts(root=self.root, split=self.split, by=self.split_by, seed=self.split_seed, **given)
 
     @property
     def preprocess(self) -> Preprocess:
@@ -97,3 +130,13 @@ class DataConfig(BaseModel):
 def absolute(path: str) -> str:
     """A local path with `~` and the current folder filled in; a URL as it is."""
     return os.path.abspath(os.path.expanduser(path)) if is_local(path) else path
+
+
+def _listed(paths: Paths | None) -> tuple[str, ...]:
+    return () if paths is None else (paths,) if isinstance(paths, str) else tuple(paths)
+
+
+def _as_text(value: Any) -> Any:
+    """A folder called 2024 is read as a number by TOML; a path of Python is text too."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return str(value) if number or isinstance(value, os.PathLike) else value

@@ -1,11 +1,11 @@
 """Images to evaluate on: each once, in the order of the data set."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 from tetravit.data.build import build_dataset, resolve_workers
 from tetravit.data.config import DataConfig
 from tetravit.data.datasets import Dataset
+from tetravit.data.parts import Part
 from tetravit.data.prepare import BadCount, OnBad, PrepareEval, Reader, Transform
 from tetravit.data.preprocess import eval_transform, scaled
 from tetravit.data.stream import Stream
@@ -17,20 +17,22 @@ def make_eval_loader(
     *,
     rank: int = 0,
     world_size: int = 1,
-    split: Literal["train", "val"] = "val",
+    split: Part = "val",
+    class_names: Sequence[str] = (),
     preprocess: Preprocess | None = None,
     scales: Sequence[float] = (1.0,),
     pin_memory: bool = False,
 ) -> "EvalLoader":
     """One rank's share of the evaluation batches that a config describes; `preprocess` replaces the config's.
 
+    class_names: the classes of a model, in whose order those of the set are numbered; empty: the set's own.
     scales: how large images are made from the originals, as factors on the limits of the preprocessing; the first
     are a batch's images, the others its `views`.
 
     Raises:
         ValueError: for anything in the config that cannot be had.
     """
-    dataset = build_dataset(config, split)
+    dataset = build_dataset(config, split, class_names=class_names)
     first, *more = (eval_transform(scaled(preprocess or config.preprocess, scale)) for scale in scales)
     return EvalLoader(
         dataset,

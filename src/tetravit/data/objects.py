@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from tetravit.data.datasets.base import Dataset, DatasetInfo
+from tetravit.data.datasets.base import Dataset, DatasetInfo, Split
 from tetravit.data.decode import BadImage, decode
 from tetravit.data.masks import counts_mask, counts_of, letters, polygon_mask
 from tetravit.data.problems import Problems
@@ -184,7 +184,7 @@ class ObjectSet(Dataset):
         folder: Path,
         table: ObjectTable,
         class_names: Sequence[str],
-        split: Literal["train", "val"],
+        split: Split,
         *,
         empty: Empty = "drop",
         masks: Literal["read", "skip"] = "read",

@@ -14,6 +14,11 @@ class Problems:
         self.counts[cause] = self.counts.get(cause, 0) + 1
         self.first.setdefault(cause, where)
 
+    def merge(self, other: "Problems") -> None:
+        for cause, count in other.counts.items():
+            self.counts[cause] = self.counts.get(cause, 0) + count
+            self.first.setdefault(cause, other.first[cause])
+
     def lines(self) -> list[str]:
         """One line per cause, in the order of their first case."""
         return [f"{count:,} {cause}; the first: {self.first[cause]}" for cause, count in self.counts.items()]

@@ -4,14 +4,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
+from tetravit.data.parts import Part
 from tetravit.data.storage import is_local
 from tetravit.structures import DataKind, Sample
 
-Split = Literal["train", "val"]
+Split = Part
 Root = str | os.PathLike[str] | None
 
 
@@ -25,6 +26,8 @@ class DatasetInfo:
     problems: what was left out, one line per cause.
     wide: (N,) bool, which images are wider than high; None: not known before they are read.
     labels: (N,) int, the class of each image; None: not a set of one class per image, or not known.
+    counts: (num_classes,) int, how many images, or objects, each class has; None: not counted.
+    strata: (N,) int, in whose proportions a set is divided; None: there are none.
     classes: which of the 1000 classes of ImageNet these are; None: the set's classes are the model's own.
     several: whether a target is a tuple of classes, each a right answer.
     """
@@ -38,12 +41,18 @@ class DatasetInfo:
     problems: tuple[str, ...] = ()
     wide: np.ndarray | None = field(default=None, compare=False, repr=False)
     labels: np.ndarray | None = field(default=None, compare=False, repr=False)
+    counts: np.ndarray | None = field(default=None, compare=False, repr=False)
+    strata: np.ndarray | None = field(default=None, compare=False, repr=False)
     classes: tuple[int, ...] | None = None
     several: bool = False
 
 
 class Dataset:
     """Images by number. A subclass is built as `DATASETS[name](root, split, **options)`.
+
+    One whose parts may lie elsewhere than in their usual folders takes `parts: Parts | None` too, and reads the part
+    from `parts.place(split)`; None stands for `Parts(root)`. `split` then says how images are chosen: all of them
+    are validated and tested on, while a set to train on may leave some out.
 
     A subclass sets `num_classes` and `class_names`, and defines `__len__` and `__getitem__`. What its name alone
     says stands in class attributes; what depends on the files is added in `info`.
@@ -60,14 +69,22 @@ class Dataset:
     @property
     def info(self) -> DatasetInfo:
         """What is known of this set; a subclass that knows more replaces fields of it."""
+        labels = self.labels
+        counts = None if labels is None else np.bincount(labels, minlength=self.num_classes)
         return DatasetInfo(
             kind=self.kind,
             num_classes=self.num_classes,
             class_names=tuple(map(str, self.class_names)),
             needs_root=self.needs_root,
             in_memory=self.in_memory,
-            labels=self.labels,
+            labels=labels,
+            counts=counts,
+            strata=labels,
         )
+
+    def key(self, index: int) -> str:
+        """What an image is called relative to its set, without reading it: a set is divided by it."""
+        return str(index)
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -83,10 +100,10 @@ def kind_of(dataset: Any) -> DataKind:
     return kind
 
 
-def check_split(split: str) -> None:
-    """Raises: ValueError if `split` is neither "train" nor "val"."""
-    if split not in ("train", "val"):
-        raise ValueError(f"split takes one of train, val; got {split!r}.")
+def check_split(split: str, known: Sequence[Split] = ("train", "val")) -> None:
+    """Raises: ValueError if `split` is no part that a set has."""
+    if split not in known:
+        raise ValueError(f"split takes one of {', '.join(known)}; got {split!r}.")
 
 
 def no_root(name: str, root: Root) -> None:

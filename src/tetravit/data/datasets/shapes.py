@@ -46,7 +46,7 @@ class Shapes(Dataset):
     def drawing(self, index: int) -> Drawing:
         if not 0 <= index < self.count:
             raise IndexError(index)
-        return draw(index, split=self.split, size=self.size, most=self.most)
+        return draw(index, split="train" if self.split == "train" else "val", size=self.size, most=self.most)
 
     def name(self, index: int) -> str:
         return f"{self.set_name}/{self.split}/{index}"

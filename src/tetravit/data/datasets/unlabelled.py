@@ -1,4 +1,4 @@
-"""A folder of images without labels, at any depth: ROOT/train/... where there is such a folder, else ROOT/...."""
+"""Images without labels, at any depth: ROOT/train/... where there is such a folder, else ROOT/...."""
 
 import os
 from dataclasses import replace
@@ -6,9 +6,12 @@ from dataclasses import replace
 from tetravit.data.datasets.base import Dataset, DatasetInfo, Root, Split, check_split
 from tetravit.data.decode import decode
 from tetravit.data.files import images_below
+from tetravit.data.parts import PARTS, Parts, find_part, part_folder
 from tetravit.data.problems import Problems
 from tetravit.data.storage import storage_of
 from tetravit.structures import Sample
+
+LAYOUT = "ROOT/train/IMAGE and ROOT/val/IMAGE, or ROOT/IMAGE to train on"
 
 
 class Unlabelled(Dataset):
@@ -16,7 +19,8 @@ class Unlabelled(Dataset):
 
     Args:
         root: the folder.
-        split: "train" or "val", a folder below the root; where there is no such folder, all images train.
+        split: "train", "val" or "test", a folder below the root; without a folder to train on, all images train.
+        parts: where the parts lie, each a folder or several; None: below the root.
 
     Raises:
         ValueError: if there is no folder, or no image below it.
@@ -25,38 +29,41 @@ class Unlabelled(Dataset):
     kind = "unlabelled"
     needs_root = True
 
-    def __init__(self, root: Root, split: Split) -> None:
-        check_split(split)
-        if root is None:
-            raise ValueError("The data set 'unlabelled' needs its root.")
-        root = os.fspath(root)
-        storage = storage_of(root)
-        if not storage.exists(root):
-            raise ValueError(f"There is no folder {root!r}.")
-        part = storage.join(root, split)
-        if storage.exists(part):
-            self.folder = part
-        elif split == "train":
-            self.folder = root
-        else:
-            raise ValueError(f"There is no folder {split!r} in {root!r}.")
+    def __init__(self, root: Root, split: Split, *, parts: Parts | None = None) -> None:
+        check_split(split, PARTS)
+        root = None if root is None else os.fspath(root)
+        place = (parts or Parts(root)).place(split)
+        folders = place.given
+        if not folders:
+            if root is None:
+                raise ValueError("The data set 'unlabelled' needs its root.")
+            there = storage_of(root).exists(root)
+            alone = there and place.part == "train" and find_part(root, "train") is None
+            folders = (root if alone else part_folder(root, place.part, LAYOUT),)
         self.problems = Problems()
-        self.names = images_below(self.folder, self.problems)
-        if not self.names:
+        self.files: list[tuple[str, str]] = []  # folder, path below it
+        for folder in folders:
+            if not storage_of(folder).exists(folder):
+                raise ValueError(f"There is no folder {folder!r}.")
+            self.files += [(folder, path) for path in images_below(folder, self.problems)]
+        if not self.files:
             lines = "; ".join(self.problems.lines()) or "it is empty"
-            raise ValueError(f"There are no images in {self.folder!r}: {lines}.")
+            raise ValueError(f"There are no images in {folders[0]!r}: {lines}.")
         self.num_classes, self.class_names = 0, ()
-        self._storage = storage
 
     @property
     def info(self) -> DatasetInfo:
         return replace(super().info, problems=tuple(self.problems.lines()))
 
+    def key(self, index: int) -> str:
+        return self.files[index][1]
+
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.files)
 
     def __getitem__(self, index: int) -> Sample:
-        path = self._storage.join(self.folder, self.names[index])
+        folder, path = self.files[index]
+        path = storage_of(folder).join(folder, path)
         return Sample(decode(path, layout="decoded"), None, path)
 
 
