@@ -9,6 +9,7 @@ import pytest
 import tetravit
 
 PUBLIC = [
+    "AttentionMap",
     "Backbone",
     "Batch",
     "Classifier",

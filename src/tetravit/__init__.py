@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tetravit.models.load import load as load
     from tetravit.recipe import Recipe as Recipe
     from tetravit.runtimes import optimize as optimize
+    from tetravit.structures import AttentionMap as AttentionMap
     from tetravit.structures import Batch as Batch
     from tetravit.structures import Detections as Detections
     from tetravit.structures import Preprocess as Preprocess
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from tetravit.structures import Target as Target
 
 _HOMES = {
+    "AttentionMap": "tetravit.structures",
     "Backbone": "tetravit.backbones",
     "Batch": "tetravit.structures",
     "Classifier": "tetravit.models",

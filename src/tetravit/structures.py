@@ -1,5 +1,6 @@
-"""Plain records that every layer may pass around: no behaviour beyond moving and counting."""
+"""Plain records that every layer may pass around: no behaviour beyond moving, counting and picking."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, Self
@@ -105,6 +106,124 @@ class Batch:
         """The batch in page-locked memory, so that the copy to a GPU can overlap."""
         views = [view.pin_memory() for view in self.views]
         return replace(self, images=self.images.pin_memory(), views=views)
+
+
+AttentionKind = Literal[
+    "self", "class", "gated", "content", "position", "window", "global", "summary", "channel"
+]
+
+
+@dataclass(frozen=True)
+class AttentionMap:
+    """The attention weights of one layer for a batch of images, as computed: never scaled for display.
+
+    kind: what attends to what, and with it the shape of `values` (T tokens in front, N = H * W patches in rows
+        first, w window side, D channels of a head).
+        "self": all tokens to all tokens (B, heads, T + N, T + N), rows for queries.
+        "class": the class token to the patches (B, heads, H, W).
+        "gated", "content", "position": gated positional self-attention and its two parts, patches to patches
+        (B, heads, N, N); position alone does not depend on the image (1, heads, N, N).
+        "window": tokens to the tokens of their window (B, windows, heads, w * w, w * w), windows row by row.
+        "global": the global queries of an image to the tokens of each window, same shape.
+        "summary": tokens to tiles of the map (B, heads, N, M), M = H * W tiles.
+        "channel": channels to channels (B, heads, D, D), no places.
+    layer: name of the module in the backbone, such as "blocks.11.attn".
+    grid: (H, W) of the keys; (0, 0) for channels. query_grid: of the queries, where it is another.
+    stride, centre: key (i, j) lies at pixel (stride * i + centre, stride * j + centre) of the model's input,
+        counted from 0 in the middle of the first pixel.
+    seen: the share of the weights that lies on patches of the image; the rest lies on tokens in front or on the
+        padding of windows. The shape of `values` without its keys.
+    normalised: what `values` sum to.
+    prefix: T, tokens in front of the patches among queries and keys of kind "self".
+    windows: (rows, columns) of windows, of kinds "window" and "global".
+    gate: the share of position of each head (heads,), of kinds "gated", "content" and "position".
+    temperature: the learned factor of each head (heads,), of kind "channel".
+    """
+
+    kind: AttentionKind
+    layer: str
+    values: Tensor
+    seen: Tensor
+    grid: tuple[int, int] = (0, 0)
+    stride: int = 0
+    centre: float = 0.0
+    query_grid: tuple[int, int] | None = None
+    prefix: int = 0
+    windows: tuple[int, int] | None = None
+    gate: Tensor | None = None
+    temperature: Tensor | None = None
+
+    @property
+    def normalised(self) -> str:
+        return "values of an image and head sum to `seen`" if self.kind == "class" else "rows sum to 1"
+
+    def query(self, row: int, column: int) -> Tensor:
+        """The weights of one query for all keys (B, heads, H, W), 0 outside of its window.
+
+        row, column: of the query in its grid; of "global" queries: of a token, whose place in its window counts.
+
+        Raises:
+            ValueError: for kinds without such queries, and places outside of the grid.
+        """
+        grid = self.query_grid or self.grid
+        if self.kind in ("class", "channel"):
+            raise ValueError(f"Attention of kind {self.kind!r} has no queries with a place; use `values`.")
+        if not (0 <= row < grid[0] and 0 <= column < grid[1]):
+            raise ValueError(f"A query of {self.layer} is in a grid of {grid}; got {(row, column)}.")
+        if self.windows is None:
+            weights = self.values[:, :, self.prefix + row * grid[1] + column, self.prefix :]
+            return weights.unflatten(2, self.grid)
+        side = self._window_side()
+        window = row // side * self.windows[1] + column // side
+        kept = torch.zeros_like(self.values[..., 0, :])  # (B, windows, heads, w * w)
+        kept[:, window] = self.values[:, window, :, row % side * side + column % side]
+        return self._placed(kept)
+
+    def mean_over_queries(self) -> Tensor:
+        """The mean weight of each key over all queries that have a place (B, heads, H, W).
+
+        Windows: over the queries of the key's own window, those on padding left out. The class token's row where
+        it is the only query.
+
+        Raises:
+            ValueError: for channels, which have no place.
+        """
+        if self.kind == "channel":
+            raise ValueError("Attention between channels has no places; use `values`.")
+        if self.kind == "class":
+            return self.values
+        if self.windows is None:
+            return self.values[:, :, self.prefix :, self.prefix :].mean(dim=2).unflatten(2, self.grid)
+        if self.kind == "global":
+            return self._placed(self.values.mean(dim=-2))
+        side, (rows, columns) = self._window_side(), self.windows
+        real = self.values.new_zeros(rows * side, columns * side)
+        real[: self.grid[0], : self.grid[1]] = 1
+        real = real.view(rows, side, columns, side).transpose(1, 2).reshape(-1, 1, side * side, 1)
+        return self._placed((self.values * real).sum(dim=-2) / real.sum(dim=-2))
+
+    def class_row(self) -> Tensor:
+        """The weights of the first token for the patches (B, heads, H, W), of kinds "self" and "class".
+
+        Raises:
+            ValueError: where there is no class token.
+        """
+        if self.kind == "class":
+            return self.values
+        if not self.prefix:
+            raise ValueError(f"No class token attends in {self.layer}.")
+        return self.values[:, :, 0, self.prefix :].unflatten(2, self.grid)
+
+    def _window_side(self) -> int:
+        return math.isqrt(self.values.shape[-1])
+
+    def _placed(self, keys: Tensor) -> Tensor:
+        """Keys of windows (B, windows, heads, w * w) -> the map (B, heads, H, W), padding cut off."""
+        assert self.windows is not None
+        side = self._window_side()
+        x = keys.unflatten(3, (side, side)).unflatten(1, self.windows)  # (B, rows, columns, heads, w, w)
+        x = x.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
+        return x[:, :, : self.grid[0], : self.grid[1]]
 
 
 def _move(value: Any, device: torch.device | str) -> Any:

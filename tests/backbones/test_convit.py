@@ -251,12 +251,13 @@ def test_gates_choose_between_content_and_position():
 def test_attention_maps_follow_the_image_through_the_blocks(tiny):
     images = torch.randn(2, 3, 64, 80)
     with torch.no_grad():
-        maps = tiny.backbone.attention_maps(images)
+        maps = [m.values for m in tiny.backbone.attention(images, kinds=["gated", "self"])]
         x, grid = tiny.backbone._embed(images)
         for block in tiny.backbone.blocks[:4]:
             x = block(x, grid)
-        expected = tiny.backbone.blocks[4].attention(x, grid)
-        final = tiny.backbone.class_attention(images)
+        block = tiny.backbone.blocks[4]
+        expected = block.attn.attention(block.norm1(x), grid)
+        final = tiny.backbone.attention(images, kinds=["class"])[-1].values
     assert [m.shape for m in maps] == [(2, 4, 20, 20)] * 10 + [(2, 4, 21, 21)] * 2
     assert torch.equal(maps[4], expected)
     for weights in maps:

@@ -112,12 +112,13 @@ def test_maps_are_the_patches_after_four_blocks(tiny):
 def test_attention_maps_follow_the_image_through_the_blocks(tiny):
     images = torch.randn(2, 3, 64, 80)
     with torch.no_grad():
-        maps = tiny.backbone.attention_maps(images)
+        maps = [m.values for m in tiny.backbone.attention(images, kinds=["self"])]
         x, _ = tiny.backbone._embed(images)
         for block in tiny.backbone.blocks[:4]:
             x = block(x)
-        expected = tiny.backbone.blocks[4].attention(x)
-        final = tiny.backbone.class_attention(images)
+        block = tiny.backbone.blocks[4]
+        expected = block.attn.attention(block.norm1(x))
+        final = tiny.backbone.attention(images, kinds=["class"])[-1].values
     assert [m.shape for m in maps] == [(2, 3, 21, 21)] * 12
     assert torch.equal(maps[4], expected)
     for weights in maps:
@@ -327,11 +328,11 @@ def test_no_map_holds_a_token(distilled):
     hook = distilled.backbone.blocks[-1].register_forward_hook(lambda _, __, out: seen.append(out))
     with torch.no_grad():
         maps = distilled.feature_maps(images)
-        attention = distilled.backbone.attention_maps(images)
-        read = distilled.backbone.class_attention(images)
+        *_, attention, read = distilled.backbone.attention(images)
     hook.remove()
     assert torch.equal(maps[-1], seen[0][:, 2:].mT.unflatten(2, (4, 6)))
-    assert torch.equal(read, attention[-1][:, :, 0, 2:].unflatten(2, (4, 6)))
+    assert (attention.kind, attention.prefix, read.kind) == ("self", 2, "class")
+    assert torch.equal(read.values, attention.values[:, :, 0, 2:].unflatten(2, (4, 6)))
 
 
 def test_positions_of_both_tokens_stay_when_the_image_grows(their_distilled):

@@ -226,13 +226,13 @@ def test_attention_is_the_written_formula():
     q, k, v = (heads(part) for part in local.qkv(x).chunk(3, dim=-1))
     attn = (q * 8**-0.5 @ k.mT + spread(local.bias.table, 3)).softmax(-1)
     torch.testing.assert_close(local(x, query), local.proj((attn @ v).transpose(1, 2).reshape(4, 9, 16)))
-    torch.testing.assert_close(local.weights(x, query), attn)
+    torch.testing.assert_close(local.attention_weights(x, query), attn)
 
     k, v = (heads(part) for part in everywhere.kv(x).chunk(2, dim=-1))
     attn = (query * 8**-0.5 @ k.mT + spread(everywhere.bias.table, 3)).softmax(-1)
     expected = everywhere.proj((attn @ v).transpose(1, 2).reshape(4, 9, 16))
     torch.testing.assert_close(everywhere(x, query), expected)
-    torch.testing.assert_close(everywhere.weights(x, query), attn)
+    torch.testing.assert_close(everywhere.attention_weights(x, query), attn)
 
 
 def test_global_queries_at_the_papers_size_are_not_resized():
@@ -300,7 +300,7 @@ def test_a_map_cut_once_is_a_map_cut_per_block(smallest, monkeypatch):
         per_block = x
         for block in level.blocks:
             per_block = block(per_block, query, "map")
-        torch.testing.assert_close(smallest.backbone._blocks(level, x, 7), per_block, atol=1e-5, rtol=0)
+        torch.testing.assert_close(level(x, smallest.backbone.run), per_block, atol=1e-5, rtol=0)
         monkeypatch.setattr("tetravit.backbones.gcvit.int", float, raising=False)  # no side is known any more
         torch.testing.assert_close(smallest(images), expected, atol=1e-5, rtol=0)
 
@@ -384,7 +384,7 @@ def test_stochastic_depth_is_per_image(side):
     level, x = toy().train().levels[0], torch.randn(64, side, side, 16)
     for block in level.blocks:
         block.drop_path.rate = 0.5
-    changed = (toy()._blocks(level, x, 7) != x).any(-1).flatten(1)  # (B, N)
+    changed = (level(x, toy().run) != x).any(-1).flatten(1)  # (B, N)
     assert (changed == changed[:, :1]).all()
     assert changed.any()
     assert not changed.all()

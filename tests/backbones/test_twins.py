@@ -215,7 +215,7 @@ def test_the_mask_acts_only_where_both_sides_are_padded():
 @given(height=st.integers(4, 20), width=st.integers(4, 20), size=st.sampled_from([2, 4]))
 @settings(max_examples=25, deadline=None)
 def test_tiles_are_summed_and_what_is_left_over_is_cut_off(height, width, size):
-    layer, x = TileConv(3, 8, size).double(), torch.randn(2, height, width, 3, dtype=torch.double)
+    layer, x = TileConv.of_size(3, 8, size).double(), torch.randn(2, height, width, 3, dtype=torch.double)
     tiles = x.unfold(1, size, size).unfold(2, size, size)  # (B, H/s, W/s, C, s, s)
     expected = torch.einsum("bhwcij,dcij->bhwd", tiles, layer.weight) + layer.bias
     torch.testing.assert_close(layer(x), expected)

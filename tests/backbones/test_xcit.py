@@ -154,12 +154,43 @@ def test_positions_follow_changed_weights(nano):
         assert not torch.allclose(before, model(images))
 
 
-def test_class_attention_is_a_distribution_over_the_class_and_the_patches(nano):
+def test_class_attention_of_both_blocks_is_what_they_use(nano):
+    """Values of the patches weighed by the map, and of the class token by the rest, are what the block reads."""
+    inputs = []
+    blocks = nano.backbone.class_blocks
+    hooks = [b.attn.register_forward_hook(lambda _, args, out: inputs.append((*args, out))) for b in blocks]
     with torch.no_grad():
-        attn = nano.backbone.class_attention(torch.randn(2, 3, 64, 96))
-    assert attn.shape == (2, 4, 4, 6)
-    assert (attn >= 0).all()
-    assert (attn.flatten(2).sum(-1) < 1).all()
+        nano(images := torch.randn(2, 3, 64, 96))
+        for hook in hooks:
+            hook.remove()
+        records = nano.backbone.attention(images, kinds=["class"])
+        assert [r.layer for r in records] == ["class_blocks.0.attn", "class_blocks.1.attn"]
+        for record, block, (token, patches, expected) in zip(records, blocks, inputs, strict=True):
+            attn = record.values.flatten(2)  # (B, heads, N)
+            assert attn.shape == (2, 4, 24)
+            torch.testing.assert_close(attn.sum(-1), record.seen)
+            assert (record.seen < 1).all()
+            weights = torch.cat((1 - record.seen[..., None], attn), dim=-1)[:, :, None]
+            values = block.attn.kv(torch.cat((token, patches), dim=1))[..., 128:].unflatten(2, (4, 32))
+            mixed = (weights @ values.transpose(1, 2)).transpose(1, 2).flatten(2)
+            torch.testing.assert_close(block.attn.proj(mixed), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("size", [64, 256], ids=["few", "many"])
+def test_channel_attention_is_the_plain_form_whatever_form_is_computed(size):
+    model = create_model("xcit_nano_12_p8", num_classes=3, depth=2).eval().backbone
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        records = model.attention(images, kinds=["channel"])
+        x, grid = model._embed(images)
+        for record, block in zip(records, model.blocks, strict=True):
+            q, k, _ = block.attn.qkv(block.norm1(x)).unflatten(2, (3, 4, -1)).permute(2, 0, 3, 4, 1)
+            cosines = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT
+            assert cosines.abs().max() <= 1 + 1e-5
+            expected = (cosines * block.attn.temperature).softmax(-1)
+            torch.testing.assert_close(record.values, expected, atol=1e-5, rtol=1e-4)
+            assert torch.equal(record.temperature, block.attn.temperature.flatten())
+            x = block(x, grid)
 
 
 @pytest.mark.parametrize("name", ["xcit_nano_12_p16", "xcit_nano_12_p8"])

@@ -1,5 +1,7 @@
 """The fast forms of attention with a bias agree with the plain one, gradients included."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -9,6 +11,9 @@ from tetravit.kernels.biased_attention import attention_weights, biased_attentio
 def plain(packed, bias, query=None):
     q, k, v = split(packed, query)
     return (attention_weights(q, k, bias) @ v).transpose(1, 2).flatten(2)
+
+
+in_place = partial(biased_attention, in_place=True)
 
 
 def inputs(parts, windows=3, dtype=torch.float32):
@@ -27,12 +32,19 @@ def test_training_agrees_with_the_plain_form(parts, windows, dtype):
     given = inputs(parts, windows, dtype)
     weight = torch.randn(windows, 9, 16, dtype=dtype)
     answers, gradients = [], []
-    for form in (biased_attention, plain):
+    for form in (in_place, biased_attention, plain):
         answer = form(*given)
         answers.append(answer)
         gradients.append(torch.autograd.grad((answer * weight).sum(), given))
-    torch.testing.assert_close(*answers)
-    torch.testing.assert_close(*gradients)
+    for i in range(2):
+        torch.testing.assert_close(answers[i], answers[2])
+        torch.testing.assert_close(gradients[i], gradients[2])
+
+
+@pytest.mark.parametrize("parts", [2, 3])
+def test_gradients_of_gradients_are_those_of_the_plain_form(parts):
+    given = inputs(parts, dtype=torch.float64)
+    assert torch.autograd.gradgradcheck(in_place, given, fast_mode=True)
 
 
 @pytest.mark.parametrize("parts", [2, 3])
@@ -46,7 +58,7 @@ def test_evaluation_agrees_with_the_plain_form(parts):
 def test_nothing_that_was_given_is_written_to(windows):
     given = inputs(2, windows)
     before = [x.detach().clone() for x in given]
-    biased_attention(*given).sum().backward()
+    in_place(*given).sum().backward()
     assert all(torch.equal(x, b) for x, b in zip(given, before, strict=True))
 
 
@@ -56,7 +68,7 @@ def test_gradients_reach_a_shared_query():
     query = torch.randn(1, 2, 9, 8, requires_grad=True)
     gradients = [
         torch.autograd.grad(form(packed, bias, query.expand(3, -1, -1, -1)).square().sum(), query)
-        for form in (biased_attention, plain)
+        for form in (in_place, plain)
     ]
     torch.testing.assert_close(*gradients)
 

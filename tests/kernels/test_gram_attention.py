@@ -70,7 +70,7 @@ def test_a_model_takes_it_for_many_tokens_only(mode, monkeypatch):
         images = torch.randn(2, 3, side, side)
         fast = model(images)
         assert used == expected
-        monkeypatch.setattr("tetravit.backbones.xcit.by_hand", lambda *_: False)
+        monkeypatch.setattr("tetravit.backbones.xcit.can_use_fused", lambda *_: False)
         torch.testing.assert_close(model(images), fast, rtol=1e-5, atol=1e-5)
         monkeypatch.undo()
         monkeypatch.setattr(form, lambda x, *rest: used.append(x.shape[1]) or kept(x, *rest))

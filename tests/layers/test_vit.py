@@ -12,7 +12,7 @@ from tetravit.layers.vit import Block, ClassToken, LearnedPosition, PatchEmbed, 
 @settings(max_examples=10, deadline=None)
 @given(height=st.integers(32, 80), width=st.integers(32, 80))
 def test_patches_see_every_pixel(height, width):
-    layer = PatchEmbed(3, 8, 16)
+    layer = PatchEmbed.of_size(3, 8, 16)
     images = torch.randn(1, 3, height, width, requires_grad=True)
     patches = layer(images)
     assert patches.shape == (1, 8, *layer.grid((height, width))) == (1, 8, -(-height // 16), -(-width // 16))
@@ -21,20 +21,20 @@ def test_patches_see_every_pixel(height, width):
 
 
 def test_sides_that_patches_divide_are_left_as_they_are():
-    layer = PatchEmbed(3, 8, 16)
+    layer = PatchEmbed.of_size(3, 8, 16)
     images = torch.randn(2, 3, 64, 96)
     assert torch.equal(layer(images), F.conv2d(images, layer.weight, layer.bias, stride=16))
 
 
 def test_other_sides_are_continued_with_zeros_right_and_below():
-    layer = PatchEmbed(3, 8, 16)
+    layer = PatchEmbed.of_size(3, 8, 16)
     images = torch.randn(2, 3, 50, 37)
     assert torch.equal(layer(images), layer(F.pad(images, (0, 11, 0, 14))))
 
 
 def test_a_patch_size_it_cannot_have():
     with pytest.raises(ValueError) as error:
-        PatchEmbed(3, 8, 0)
+        PatchEmbed.of_size(3, 8, 0)
     assert str(error.value) == "patch_size is 1 pixel or more; got 0."
 
 

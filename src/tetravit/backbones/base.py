@@ -1,11 +1,13 @@
-"""The contract of every backbone: an image goes in, feature maps or one embedding come out."""
+"""The contract of every backbone: from images to feature maps, patch features or one embedding."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from tetravit.structures import AttentionKind, AttentionMap
 
 SMALLEST_IMAGE = 32  # pixels a side; below that the deepest map of a pyramid would be empty
 
@@ -14,13 +16,16 @@ class Backbone(nn.Module):
     """Images (B, in_chans, Hi, Wi) of any height and width from 32 pixels up -> maps or embeddings.
 
     A family sets `channels`, `strides`, `embed_dim` in its constructor and writes `feature_maps`,
-    `forward_features` and `pool`. Every constructor takes `image_size`, `in_chans` and `drop_path`.
+    `forward_features`, `pool`, `attention_kinds` and `_attention`. Every constructor takes `image_size`, `in_chans`
+    and `drop_path`.
 
     channels, strides: one entry per level of `feature_maps`, shallow to deep.
     embed_dim: width of the embedding.
-    num_embeddings: how many embeddings of an image classification reads, each with a head of its own; 1 but for
-    distillation tokens.
-    map_norm: epsilon of the LayerNorm that dense heads put on every level; None where they read the maps raw.
+    num_embeddings: embeddings of an image, each with a classification head of its own; 1 but for distillation
+    tokens.
+    num_prefix: tokens in front of the patches in what `forward_features` returns.
+    map_norm: epsilon of the LayerNorm that dense heads put on every level; None where they take the maps raw.
+    attention_kinds: the kinds of `AttentionMap` of the family.
     task_options: constructor options that the authors' detection and segmentation releases use instead,
     under "detect" and "segment". dense_only: beginnings of the names of parameters that classifiers do not have.
     """
@@ -29,6 +34,8 @@ class Backbone(nn.Module):
     strides: tuple[int, ...]
     embed_dim: int
     num_embeddings: int = 1
+    num_prefix: int = 0
+    attention_kinds: tuple[AttentionKind, ...] = ()
     map_norm: float | None = None
     task_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     dense_only: ClassVar[tuple[str, ...]] = ()
@@ -48,7 +55,45 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def pool(self, features: Tensor) -> Tensor:
-        """What `forward_features` gives -> one embedding per image (B, embed_dim)."""
+        """Features (B, N, C) of `forward_features` -> one embedding per image (B, embed_dim)."""
+        raise NotImplementedError
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the tokens of `forward_features`, for images of this size in pixels."""
+        stride = self.strides[-1]
+        return (height + stride - 1) // stride, (width + stride - 1) // stride
+
+    def patch_features(self, images: Tensor) -> Tensor:
+        """Images -> normed features of the patches on their grid (B, embed_dim, H, W), without tokens in front.
+
+        One map at the stride of the last level. Local features, as self-supervised methods evaluate them.
+        """
+        patches = self.forward_features(images)[:, self.num_prefix :]
+        return patches.mT.unflatten(2, self.grid(images.shape[2], images.shape[3]))
+
+    def attention(
+        self, images: Tensor, *, kinds: Collection[AttentionKind] | None = None
+    ) -> list[AttentionMap]:
+        """Images -> the attention weights of every layer, in order of depth, in float32.
+
+        For inspection: weights are formed in full, so use one image or few, and evaluation mode.
+
+        Args:
+            images: (B, in_chans, Hi, Wi).
+            kinds: those wanted, which bounds time and memory; None: all that the family has.
+
+        Raises:
+            ValueError: for a kind that the family does not have.
+        """
+        wanted = self.attention_kinds if kinds is None else tuple(kinds)
+        for kind in wanted:
+            if kind not in self.attention_kinds:
+                known = ", ".join(self.attention_kinds)
+                raise ValueError(f"{type(self).__name__} has attention of kind {known}; got {kind!r}.")
+        return list(self._attention(images, frozenset(wanted)))
+
+    def _attention(self, images: Tensor, kinds: frozenset[AttentionKind]) -> Iterator[AttentionMap]:
+        """The maps of these kinds, in order of depth."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
@@ -63,10 +108,10 @@ class Backbone(nn.Module):
         """Names of parameters that the authors' training never decays (beyond biases and norms)."""
         return set()
 
-    def expect(self, height: int, width: int) -> None:
-        """Settle on what is fastest for images of about this size; the answers stay the same, at any size.
+    def prepare_for_export(self, height: int, width: int) -> None:
+        """Choose the forms that are fastest for images of about this size; outputs stay the same, at any size.
 
-        For graphs that are captured: elsewhere models look at the size of each batch.
+        For captured graphs, which hold for every size; eager models choose by the size of each batch.
         """
 
     def stages(self) -> list[list[nn.Module]]:
@@ -108,7 +153,7 @@ class Backbone(nn.Module):
         return block(*inputs)  # type: ignore[no-any-return]
 
     def check(self, images: Tensor) -> None:
-        """Refuse what no backbone can read, in words that name the promise.
+        """Refuse images that no backbone takes.
 
         Raises:
             ValueError: for another rank, channel count, integer pixels or a side below 32 pixels.

@@ -7,7 +7,9 @@ Source of every number: facebookresearch/convit@0a9340a convit.py and models.py.
 """
 
 import math
+from collections.abc import Iterator
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +19,19 @@ from tetravit.backbones.base import Backbone
 from tetravit.layers.cache import SizeCache
 from tetravit.layers.drop_path import DropPath, linear_rates
 from tetravit.layers.heads import to_heads
-from tetravit.layers.mlp import Mlp
+from tetravit.layers.mlp import Mlp, add_mlp
+from tetravit.layers.plain import is_plain_module, is_plain_tree
 from tetravit.layers.residual import add_linear
-from tetravit.layers.vit import OUT_BLOCKS, Block, ClassToken, Grid, LearnedPosition, PatchEmbed
+from tetravit.layers.vit import (
+    OUT_BLOCKS,
+    Block,
+    ClassToken,
+    Grid,
+    LearnedPosition,
+    PatchEmbed,
+    attention_records,
+)
+from tetravit.structures import AttentionKind, AttentionMap
 
 
 def offsets(grid: Grid, device: torch.device | None = None) -> Tensor:
@@ -52,10 +64,11 @@ class GatedPositionalAttention(nn.Module):
         self._cache = SizeCache()
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        return self.proj(self.read(x, grid))  # type: ignore[no-any-return]
+        """Normed patches (B, N, C) -> the same, attended."""
+        return self.proj(self.attend(x, grid))  # type: ignore[no-any-return]
 
-    def read(self, x: Tensor, grid: Grid) -> Tensor:
-        """Normed patches (B, N, C) -> what they read, in front of the last projection."""
+    def attend(self, x: Tensor, grid: Grid) -> Tensor:
+        """The same before the last projection."""
         q, k = self._queries_keys(x)
         v = self.v(x).unflatten(2, (self.num_heads, -1))  # (B, N, heads, D)
         content = F.scaled_dot_product_attention(q, k, v.transpose(1, 2)).transpose(1, 2)  # (B, N, heads, D)
@@ -84,17 +97,44 @@ class GatedPositionalAttention(nn.Module):
 
     def attention(self, x: Tensor, grid: Grid) -> Tensor:
         """The blended weights in full, step by step as in the paper (B, heads, N, N): for study and for tests."""
+        return self.blend(self.content_map(x), self.positional_map(grid))
+
+    def content_map(self, x: Tensor) -> Tensor:
+        """The content part in full (B, heads, N, N), rows for queries, for normed patches (B, N, C)."""
         q, k = self._queries_keys(x)
-        content = (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+        return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+
+    def blend(self, content: Tensor, position: Tensor) -> Tensor:
+        """Both parts weighed by the gate, (B, heads, N, N) and (heads, N, N), rows divided by their sums."""
         gate = self.gates()[:, None, None]
-        attn = (1 - gate) * content + gate * self.positional_map(grid).to(content.dtype)
+        attn = (1 - gate) * content + gate * position.to(content.dtype)
         return attn / attn.sum(dim=-1, keepdim=True)
 
+    def records(
+        self, x: Tensor, grid: Grid, kinds: frozenset[AttentionKind], layer: str, stride: int
+    ) -> Iterator[AttentionMap]:
+        """Records of the layer for its input, normed patches (B, N, C)."""
+        if not kinds & {"gated", "content", "position"}:
+            return
+        content, position = self.content_map(x), self.positional_map(grid)
+        parts = {"gated": self.blend(content, position), "content": content, "position": position[None]}
+        for kind, weights in cast(dict[AttentionKind, Tensor], parts).items():
+            if kind in kinds:
+                seen = torch.ones_like(weights[..., 0], dtype=torch.float32)  # there are patches alone
+                centre = (stride - 1) / 2
+                yield AttentionMap(
+                    kind, layer, weights.float(), seen, grid, stride, centre, gate=self.gates()
+                )
+
     def positional_map(self, grid: Grid) -> Tensor:
-        """The positional part in full (heads, N, N): rows ask, columns answer."""
-        weight = self.pos_proj.weight
-        table = offsets(grid, weight.device).to(weight.dtype)
-        return self.pos_proj(table).permute(2, 0, 1).softmax(dim=-1)
+        """The positional part in full (heads, N, N), rows for queries.
+
+        Without autocast: squares of distances leave the exact range of 16 bits from 16 patches on.
+        """
+        like = self.gating_param
+        with torch.autocast(like.device.type, enabled=False):
+            scores = self.pos_proj(offsets(grid, like.device).to(like.dtype))  # (N, N, heads)
+        return scores.permute(2, 0, 1).softmax(dim=-1)  # type: ignore[no-any-return]
 
     def _queries_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys, (B, heads, N, D) each."""
@@ -102,7 +142,9 @@ class GatedPositionalAttention(nn.Module):
         return q, k
 
     def _positional(self, v: Tensor, grid: Grid) -> Tensor:
-        """Values (B, N, heads, D) -> what each patch reads by position, in the same layout."""
+        """Values (B, N, heads, D) -> their means by position, in the same layout."""
+        if not is_plain_module(self.pos_proj):
+            return (self.positional_map(grid).to(v.dtype) @ v.transpose(1, 2)).transpose(1, 2)
         sources = (self.pos_proj.weight, self.pos_proj.bias)
         rows, columns = self._cache.get(grid, sources, lambda: self._axes(grid))
         B, _, heads, D = v.shape
@@ -142,12 +184,12 @@ class LocalBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        x = add_linear(x, self.attn.proj, self.attn.read(self.norm1(x), grid), self.drop_path)
-        return self.mlp.residual(x, self.norm2, self.drop_path)
-
-    def attention(self, x: Tensor, grid: Grid) -> Tensor:
-        """The attention weights for patches (B, N, C), as they enter the block (B, heads, N, N)."""
-        return self.attn.attention(self.norm1(x), grid)
+        normed = self.norm1(x)
+        if type(self.attn) is GatedPositionalAttention and is_plain_module(self.attn):
+            x = add_linear(x, self.attn.proj, self.attn.attend(normed, grid), self.drop_path)
+        else:
+            x = x + self.drop_path(self.attn(normed, grid))
+        return add_mlp(x, self.mlp, self.norm2, self.drop_path)
 
 
 class ConViT(Backbone):
@@ -164,6 +206,8 @@ class ConViT(Backbone):
         ValueError: for a width that the heads do not divide, no block left for the class token, a negative
             `locality_strength`.
     """
+
+    attention_kinds = ("gated", "content", "position", "self", "class")
 
     def __init__(
         self,
@@ -192,8 +236,8 @@ class ConViT(Backbone):
         self.out_blocks = out_blocks
         self.channels = (dim,) * len(out_blocks)
         self.strides = (patch_size,) * len(out_blocks)
-        self.embed_dim = dim
-        self.patch_embed = PatchEmbed(in_chans, dim, patch_size)
+        self.embed_dim, self.num_prefix = dim, 1
+        self.patch_embed = PatchEmbed.of_size(in_chans, dim, patch_size)
         self.pos_embed = LearnedPosition(dim, self.patch_embed.grid(image_size))
         rates = linear_rates(drop_path, depth)
         local = (LocalBlock(dim, num_heads, drop_path=rate) for rate in rates[:num_gpsa])
@@ -248,36 +292,32 @@ class ConViT(Backbone):
         last = len(self.blocks) - 1
         for i in range(last):
             x = self._step(i, x, grid)
-        return self.norm(self._step(last, x, grid, num_queries=1)[:, 0])  # the last block for one token alone
+        if is_plain_tree(self.blocks[last], self.norm):
+            return self.norm(
+                self._step(last, x, grid, num_queries=1)[:, 0]
+            )  # the last block for one token alone
+        return self.norm(self._step(last, x, grid))[:, 0]
 
     def gates(self) -> Tensor:
         """The share of position in each head of each gated block (num_gpsa, heads), in (0, 1)."""
         gates = [attn.gates() for attn in self._gated()]
         return torch.stack(gates) if gates else self.pos_embed.table.new_empty(0, 0)
 
-    def attention_maps(self, images: Tensor) -> list[Tensor]:
-        """How tokens (rows) weigh tokens in each block, as the image passes through: (B, heads, N, N) each.
-
-        From block `num_gpsa` on the class token is the first of N.
-        """
+    def _attention(self, images: Tensor, kinds: frozenset[AttentionKind]) -> Iterator[AttentionMap]:
+        """The gated weights of the first blocks and their parts; from block `num_gpsa` on the plain ones."""
         x, grid = self._embed(images)
-        maps = []
-        for i, block in enumerate(self.blocks):
-            if i < self.num_gpsa:
-                maps.append(block.attention(x, grid))  # type: ignore[operator]
+        stride = self.strides[0]
+        for i in range(len(self.blocks)):
+            name, block = f"blocks.{i}.attn", self.blocks[i]
+            if isinstance(block, LocalBlock):
+                yield from block.attn.records(block.norm1(x), grid, kinds, name, stride)
             else:
-                maps.append(block.attention(self._joined(i, x)))  # type: ignore[operator]
+                assert isinstance(block, Block)
+                normed = block.norm1(self._joined(i, x))
+                yield from attention_records(
+                    block.attn, normed, kinds, layer=name, grid=grid, stride=stride, prefix=1
+                )
             x = self._step(i, x, grid)
-        return maps
-
-    def class_attention(self, images: Tensor) -> Tensor:
-        """How the class token weighs the patches in the last block (B, heads, H, W); it also weighs itself."""
-        x, grid = self._embed(images)
-        last = len(self.blocks) - 1
-        for i in range(last):
-            x = self._step(i, x, grid)
-        attn = self.blocks[last].attention(self._joined(last, x))  # type: ignore[operator]
-        return attn[:, :, 0, 1:].unflatten(2, grid)
 
     def _embed(self, images: Tensor) -> tuple[Tensor, Grid]:
         """Images -> patches with their positions (B, N, C), and the grid."""
@@ -290,7 +330,8 @@ class ConViT(Backbone):
         """Block `i`, before the first plain one the class token."""
         if i < self.num_gpsa:
             return self.run(self.blocks[i], x, grid)
-        return self.run(self.blocks[i], self._joined(i, x), num_queries)
+        given = () if num_queries is None else (num_queries,)
+        return self.run(self.blocks[i], self._joined(i, x), *given)
 
     def _joined(self, i: int, x: Tensor) -> Tensor:
         """What plain block `i` reads: the class token comes in at the first one."""

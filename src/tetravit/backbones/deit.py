@@ -7,13 +7,25 @@ Shapes: B batch, H W token grid, N = H * W patches, T = 1 class token (2 with th
 Source of every number: facebookresearch/deit@7e160fe models.py.
 """
 
+from collections.abc import Iterable, Iterator
 from functools import partial
+from typing import cast
 
 from torch import Tensor, nn
 
 from tetravit.backbones.base import Backbone
 from tetravit.layers.drop_path import linear_rates
-from tetravit.layers.vit import OUT_BLOCKS, Block, ClassToken, Grid, LearnedPosition, PatchEmbed
+from tetravit.layers.plain import is_plain_tree
+from tetravit.layers.vit import (
+    OUT_BLOCKS,
+    Block,
+    ClassToken,
+    Grid,
+    LearnedPosition,
+    PatchEmbed,
+    attention_records,
+)
+from tetravit.structures import AttentionKind, AttentionMap
 
 
 class DeiT(Backbone):
@@ -29,6 +41,8 @@ class DeiT(Backbone):
     Raises:
         ValueError: for a width that the heads do not divide.
     """
+
+    attention_kinds = ("self", "class")
 
     def __init__(
         self,
@@ -50,7 +64,8 @@ class DeiT(Backbone):
         self.channels = (dim,) * len(out_blocks)
         self.strides = (patch_size,) * len(out_blocks)
         self.embed_dim, self.num_embeddings = dim, 2 if distilled else 1
-        self.patch_embed = PatchEmbed(in_chans, dim, patch_size)
+        self.num_prefix = self.num_embeddings
+        self.patch_embed = PatchEmbed.of_size(in_chans, dim, patch_size)
         self.cls_token = ClassToken(dim)
         self.dist_token = ClassToken(dim) if distilled else None
         self.pos_embed = LearnedPosition(
@@ -100,36 +115,34 @@ class DeiT(Backbone):
         return features[:, : self.num_embeddings].mean(dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self._read(images).mean(dim=1)
+        return self._tokens_out(images).mean(dim=1)
 
     def embeddings(self, images: Tensor) -> tuple[Tensor, ...]:
-        return self._read(images).unbind(dim=1)
+        return self._tokens_out(images).unbind(dim=1)
 
-    def attention_maps(self, images: Tensor) -> list[Tensor]:
-        """How tokens (rows) weigh tokens in each block, class token first: (B, heads, T + N, T + N) each."""
-        x, _ = self._embed(images)
-        maps = []
-        for block in self.blocks:
-            maps.append(block.attention(x))  # type: ignore[operator]
-            x = self.run(block, x)
-        return maps
-
-    def class_attention(self, images: Tensor) -> Tensor:
-        """How the class token weighs the patches in the last block (B, heads, H, W); it also weighs the T tokens."""
+    def _attention(self, images: Tensor, kinds: frozenset[AttentionKind]) -> Iterator[AttentionMap]:
         x, grid = self._embed(images)
-        *body, last = self.blocks
-        for block in body:
+        for i, block in enumerate(cast(Iterable[Block], self.blocks)):
+            yield from attention_records(
+                block.attn,
+                block.norm1(x),
+                kinds,
+                layer=f"blocks.{i}.attn",
+                grid=grid,
+                stride=self.strides[0],
+                prefix=self.num_prefix,
+            )
             x = self.run(block, x)
-        weights: Tensor = last.attention(x)  # type: ignore[operator]
-        return weights[:, :, 0, self.num_embeddings :].unflatten(2, grid)
 
-    def _read(self, images: Tensor) -> Tensor:
-        """Images -> the T tokens that classification reads (B, T, C): the last block is computed for them alone."""
+    def _tokens_out(self, images: Tensor) -> Tensor:
+        """Images -> the T tokens (B, T, C) that are embeddings; the last block is computed for them alone."""
         x, _ = self._embed(images)
         *body, last = self.blocks
         for block in body:
             x = self.run(block, x)
-        return self.norm(self.run(last, x, self.num_embeddings))
+        if is_plain_tree(last, self.norm):
+            return self.norm(self.run(last, x, self.num_embeddings))
+        return self.norm(self.run(last, x))[:, : self.num_embeddings]
 
     def _tokens(self) -> list[ClassToken]:
         return [self.cls_token] if self.dist_token is None else [self.cls_token, self.dist_token]

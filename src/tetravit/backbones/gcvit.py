@@ -6,7 +6,8 @@ whole image, shrunk to the size of one window, so that each window is read from 
 Shapes: B batch, H W token grid, C width, w window side, N = w * w, nW windows per image, D = C // heads.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal, cast
 
@@ -16,13 +17,14 @@ from torch.nn import functional as F
 
 from tetravit.backbones.base import Backbone
 from tetravit.kernels.biased_attention import attention_weights, biased_attention
-from tetravit.layers.cache import capturing
 from tetravit.layers.drop_path import DropPath, linear_rates
 from tetravit.layers.heads import to_heads
-from tetravit.layers.mlp import Mlp
+from tetravit.layers.mlp import Mlp, add_mlp
+from tetravit.layers.plain import can_use_fused, is_capturing, is_plain_module, is_plain_tree
 from tetravit.layers.relative_bias import RelativeBias
-from tetravit.layers.residual import add_linear, by_hand, linear, untouched
-from tetravit.layers.window import join, windows
+from tetravit.layers.residual import add_linear, linear
+from tetravit.layers.window import Grid, join, padding, windows
+from tetravit.structures import AttentionKind, AttentionMap
 
 STAGES = 4
 Layout = Literal["map", "windows"]
@@ -62,10 +64,10 @@ class FusedMBConv(nn.Module):
         self.pointwise = nn.Linear(dim, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_exporting() and untouched(self.pointwise):
+        if torch.compiler.is_exporting() and is_plain_module(self.se, self.pointwise):
             return self.as_convolutions(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         near = F.gelu(_convolve(self.depthwise, x))
-        if not by_hand(x, self.pointwise):
+        if not can_use_fused(x, self.se, self.pointwise):
             return x + self.pointwise(self.se(near))
         weight = (
             self.se.gate(near)[:, :, None] * self.pointwise.weight.mT
@@ -100,8 +102,8 @@ class Downsample(nn.Module):
 class PatchEmbed(nn.Module):
     """Images (B, in_chans, Hi, Wi) -> a map (B, Hi / 4, Wi / 4, C), rounded up, by overlapping steps of 2.
 
-    Nowhere are the maps larger. On a processor the images pass one per core, so that they stay near it; all at
-    once take half as long again.
+    The maps are largest here. On a CPU the images pass one per core, so that they stay in its cache; all at once
+    take half as long again. Hooks inside see all images at once.
     """
 
     def __init__(self, in_chans: int, dim: int) -> None:
@@ -110,7 +112,7 @@ class PatchEmbed(nn.Module):
         self.conv_down = Downsample(dim, dim)
 
     def forward(self, images: Tensor) -> Tensor:
-        if images.device.type != "cpu" or capturing():
+        if images.device.type != "cpu" or is_capturing() or not is_plain_tree(self.proj, self.conv_down):
             return self.whole(images)
         return torch.cat([self.whole(part) for part in images.split(torch.get_num_threads())])
 
@@ -151,39 +153,46 @@ class WindowAttention(nn.Module):
         self.bias = RelativeBias(window_size, num_heads)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, query: Tensor) -> Tensor:
-        """Normed windows (B * nW, N, C) and their global queries (B * nW, heads, N, D) -> what was read."""
-        return self.proj(self.read(x, query))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, query: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Normed windows (B * nW, N, C), global queries (B * nW, heads, N, D) -> windows, attended.
 
-    def read(self, x: Tensor, query: Tensor) -> Tensor:
-        """The same in front of the last projection."""
+        hidden: True where a key (B * nW, N) is masked; None: none is.
+        """
+        return self.proj(self.attend(x, query, hidden))  # type: ignore[no-any-return]
+
+    def attend(self, x: Tensor, query: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """The same before the last projection."""
         if torch.compiler.is_exporting():
             q, k, v = self.heads(x, query)
-            read = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias(q.dtype)[None])
-            # how a kernel lays out its answer is not for a program to rely on
-            return read.clone(memory_format=torch.contiguous_format).transpose(1, 2).flatten(2)
+            mask = _masked(self.bias(q.dtype), hidden)
+            mask = mask[None] if hidden is None else mask
+            attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+            # a program must not depend on the memory layout that a kernel chooses
+            return attended.clone(memory_format=torch.contiguous_format).transpose(1, 2).flatten(2)
         layer, parts = self.projection()
         packed = linear(layer, x).unflatten(2, (parts, self.num_heads, -1))
-        return biased_attention(packed, self.bias(packed.dtype), None if parts == 3 else query)
+        bias, given = self.bias(packed.dtype), None if parts == 3 else query
+        fused = hidden is None and torch.is_grad_enabled() and bias.requires_grad and can_use_fused(packed)
+        return biased_attention(packed, _masked(bias, hidden), given, in_place=fused)
 
-    def weights(self, x: Tensor, query: Tensor) -> Tensor:
-        """How much each query takes from each token of its window (B * nW, heads, N, N)."""
+    def attention_weights(self, x: Tensor, query: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Weights of each query for each token of its window (B * nW, heads, N, N)."""
         q, k, _ = self.heads(x, query)
-        return attention_weights(q, k, self.bias(q.dtype))
+        return attention_weights(q, k, _masked(self.bias(q.dtype), hidden))
 
     def heads(self, x: Tensor, query: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values, each (B * nW, heads, N, D)."""
         layer, parts = self.projection()
-        found = to_heads(x, layer, parts, self.num_heads)
-        return found if parts == 3 else (query, *found)
+        projected = to_heads(x, layer, parts, self.num_heads)
+        return projected if parts == 3 else (query, *projected)
 
     def projection(self) -> tuple[nn.Linear, int]:
-        """What the windows pass through, and of how many parts its answer is; of two where queries are given."""
+        """The projection of the windows, and its parts: 3 (q, k, v), or 2 (k, v) where queries are given."""
         raise NotImplementedError
 
 
 class LocalAttention(WindowAttention):
-    """The tokens of a window ask each other."""
+    """Self-attention within each window."""
 
     def __init__(self, dim: int, num_heads: int, window_size: int) -> None:
         super().__init__(dim, num_heads, window_size)
@@ -194,7 +203,7 @@ class LocalAttention(WindowAttention):
 
 
 class GlobalAttention(WindowAttention):
-    """The global queries of an image ask the tokens of each of its windows; there are keys and values only."""
+    """Attention from the global queries of an image to the tokens of each window, which give keys and values."""
 
     def __init__(self, dim: int, num_heads: int, window_size: int) -> None:
         super().__init__(dim, num_heads, window_size)
@@ -218,10 +227,12 @@ class Block(nn.Module):
         mlp_ratio: float,
         layer_scale: float | None,
         drop_path: float,
+        mask_padding: bool = False,
     ) -> None:
         super().__init__()
+        self.mask_padding = mask_padding
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.attn = attn
+        self.attn, self.window_size = attn, attn.bias.window_size
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
         for name in ("gamma1", "gamma2"):
@@ -233,31 +244,88 @@ class Block(nn.Module):
         Norms and linear layers see tokens (B, H * W, C): a compiler of graphs takes four dimensions for an image
         whose channels come second, and copies.
         """
-        read = self._read_map if layout == "map" else self._read_windows
         sides = (x.shape[1], x.shape[2])
         x = x.flatten(1, 2)
-        found = read(self.norm1(x).unflatten(1, sides), query).flatten(1, 2)
-        x = add_linear(x, self.attn.proj, found, self.drop_path, self.gamma1)
-        return self.mlp.residual(x, self.norm2, self.drop_path, self.gamma2).unflatten(1, sides)
+        x_windows, padded, hidden = self.windows_of(self.norm1(x).unflatten(1, sides), layout)
+        fused = isinstance(self.attn, WindowAttention) and is_plain_module(self.attn)
+        attn = self.attn.attend if fused else self.attn
+        x_windows = attn(x_windows, query) if hidden is None else attn(x_windows, query, hidden)
+        if layout == "map":
+            attended = join(x_windows, self.window_size, padded, sides).flatten(1, 2)
+        else:
+            attended = x_windows.view_as(x)
+        if fused:
+            x = add_linear(x, self.attn.proj, attended, self.drop_path, self.gamma1)
+        else:
+            x = x + self.drop_path(attended if self.gamma1 is None else self.gamma1 * attended)
+        return add_mlp(x, self.mlp, self.norm2, self.drop_path, self.gamma2).unflatten(1, sides)
 
-    def _read_map(self, x: Tensor, query: Tensor) -> Tensor:
-        """Cut, attend, put back. The padding is zero behind the norm and seen by all: its keys are a bias."""
-        w = self.attn.bias.window_size
-        x_windows, padded = windows(x, w)  # (B * nW, N, C)
-        return join(self.attn.read(x_windows, query), w, padded, (x.shape[1], x.shape[2]))
+    def windows_of(self, x: Tensor, layout: Layout) -> tuple[Tensor, Grid, Tensor | None]:
+        """A normed map or its windows -> windows (B * nW, N, C), the padded grid, the keys that are masked.
 
-    def _read_windows(self, x: Tensor, query: Tensor) -> Tensor:
-        return self.attn.read(x.flatten(0, 1), query).view_as(x)
+        Padding is zero after the norm: its keys and values are biases of the projection. All tokens of a window
+        attend to it, unless `mask_padding` is set: then it is True where a key (B * nW, N) is padding.
+        """
+        if layout == "windows":
+            return x.flatten(0, 1), (0, 0), None
+        x_windows, padded = windows(x, self.window_size)
+        if not self.mask_padding:
+            return x_windows, padded, None
+        below, right = padding(x_windows, self.window_size, (x.shape[1], x.shape[2]))
+        return x_windows, padded, below | right
+
+    def window_weights(self, x: Tensor, query: Tensor) -> tuple[Tensor, Tensor, Grid]:
+        """The weights of the attention for a normed map (B, H, W, C), and the rows and columns of windows.
+
+        Weights (B, nW, heads, N, N) and the share of each row on tokens of the map (B, nW, heads, N), in float32.
+        """
+        x_windows, padded, hidden = self.windows_of(x, "map")
+        weights = self.attn.attention_weights(x_windows, query, hidden).float()
+        below, right = padding(x_windows, self.window_size, (x.shape[1], x.shape[2]))
+        seen = weights.masked_fill((below | right)[:, None, None], 0).sum(dim=-1)
+        batch = (x.shape[0], -1)
+        counts = (padded[0] // self.window_size, padded[1] // self.window_size)
+        return weights.unflatten(0, batch), seen.unflatten(0, batch), counts
 
 
 class Level(nn.Module):
-    """A stage: blocks that attend locally and globally in turns, and the step to the next stage, if any."""
+    """A stage: blocks with local and global attention in turns, and the downsampling behind it, if any."""
 
-    def __init__(self, query: GlobalQuery, blocks: Sequence[Block], downsample: Downsample | None) -> None:
+    def __init__(
+        self, query: GlobalQuery, blocks: Sequence[Block], downsample: Downsample | None, window_size: int
+    ) -> None:
         super().__init__()
         self.query = query
         self.blocks = nn.ModuleList(blocks)
         self.downsample = downsample
+        self.window_size = window_size
+
+    def forward(self, x: Tensor, run: Callable[..., Tensor]) -> Tensor:
+        """A stage's map (B, H, W, C) through its blocks; `run` calls a module (see `Backbone.run`).
+
+        All windows of a stage are alike, so a map that they divide is cut once and joined once. Whether they
+        do is known where the size is; a graph for any size is captured in the form that always holds.
+        """
+        grid, query, layout = self.begin(x, run)
+        if layout == "map":
+            for block in self.blocks:
+                x = run(block, x, query, layout)
+            return x
+        w = self.window_size
+        x_windows, padded = windows(x, w)
+        num_windows = (grid[0] // w) * (grid[1] // w)
+        x_windows = x_windows.unflatten(0, (-1, num_windows))  # (B, nW, N, C): stochastic depth is per image
+        for block in self.blocks:
+            x_windows = run(block, x_windows, query, layout)
+        return join(x_windows.flatten(0, 1), w, padded, grid)
+
+    def begin(self, x: Tensor, run: Callable[..., Tensor]) -> tuple[Grid, Tensor, Layout]:
+        """The grid of a map, the global queries of each of its windows, the layout in which blocks take it."""
+        w, grid = self.window_size, (x.shape[1], x.shape[2])
+        num_windows = ((grid[0] + w - 1) // w) * ((grid[1] + w - 1) // w)
+        query = _per_window(run(self.query, x), num_windows)
+        divided = all(isinstance(side, int) and side % w == 0 for side in grid)  # symbolic sides are no int
+        return grid, query, "windows" if divided else "map"
 
 
 class GCViT(Backbone):
@@ -276,6 +344,8 @@ class GCViT(Backbone):
         window_size: sides of the windows of the four stages, in tokens, whatever the image size.
         query_pooling: whether the third stage's queries come from its own grid ("keep") or from half of it
             ("pool"); None: kept where its windows are larger than those of the last stage.
+        mask_padding: whether tokens of a window that is padded attend to its real tokens alone. Off in all
+            published models; self-supervised training sets it, so that crops cannot be told by their padding.
         in_chans: channels of the images.
         drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
 
@@ -287,6 +357,7 @@ class GCViT(Backbone):
     decays the bias tables too: the keyword that was to spare them is never read.
     """
 
+    attention_kinds = ("window", "global")
     map_norm = 1e-5
     task_options: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "detect": {"window_size": (24, 24, 24, 24)},
@@ -304,6 +375,7 @@ class GCViT(Backbone):
         image_size: int | tuple[int, int] = 224,
         window_size: Sequence[int] | None = None,
         query_pooling: Literal["keep", "pool"] | None = None,
+        mask_padding: bool = False,
         in_chans: int = 3,
         drop_path: float = 0.0,
     ) -> None:
@@ -331,11 +403,13 @@ class GCViT(Backbone):
                     mlp_ratio=mlp_ratio,
                     layer_scale=layer_scale,
                     drop_path=next(rates),
+                    mask_padding=mask_padding,
                 )
                 for kind in kinds
             ]
             query = GlobalQuery(width, heads, side, num_convs=QUERY_CONVS[i], num_pools=num_pools[i])
-            self.levels.append(Level(query, blocks, Downsample(width, 2 * width) if i < STAGES - 1 else None))
+            downsample = Downsample(width, 2 * width) if i < STAGES - 1 else None
+            self.levels.append(Level(query, blocks, downsample, side))
         self.norm = nn.LayerNorm(self.embed_dim)
         self.reset_parameters()
 
@@ -360,36 +434,35 @@ class GCViT(Backbone):
     def pool(self, features: Tensor) -> Tensor:
         return features.mean(dim=1)
 
+    def _attention(self, images: Tensor, kinds: frozenset[AttentionKind]) -> Iterator[AttentionMap]:
+        """The weights within windows: of their own tokens in even blocks, of the global queries in odd ones."""
+        self.check(images)
+        x = self.run(self.patch_embed, images)
+        for i, level in enumerate(cast(Iterable[Level], self.levels)):
+            grid, query, _ = level.begin(x, self.run)
+            for j, block in enumerate(cast(Iterable[Block], level.blocks)):
+                kind: AttentionKind = "window" if isinstance(block.attn, LocalAttention) else "global"
+                if kind in kinds:
+                    normed = block.norm1(x.flatten(1, 2)).unflatten(1, grid)
+                    weights, seen, counts = block.window_weights(normed, query)
+                    place = grid, self.strides[i]  # the first token lies on the first pixel
+                    name = f"levels.{i}.blocks.{j}.attn"
+                    yield AttentionMap(kind, name, weights, seen, *place, windows=counts)
+                x = self.run(block, x, query, "map")
+            if level.downsample is not None:
+                x = self.run(level.downsample, x)
+
     def _levels(self, images: Tensor) -> list[Tensor]:
         """Images -> what each stage hands out, before the step to the next one (B, H, W, C)."""
         self.check(images)
         x = self.run(self.patch_embed, images)
         maps = []
-        for level, w in zip(cast(Iterable[Level], self.levels), self.window_size, strict=True):
-            x = self._blocks(level, x, w)
+        for level in cast(Iterable[Level], self.levels):
+            x = level(x, self.run)
             maps.append(x)
             if level.downsample is not None:
                 x = self.run(level.downsample, x)
         return maps
-
-    def _blocks(self, level: Level, x: Tensor, w: int) -> Tensor:
-        """A stage's map (B, H, W, C) through its blocks.
-
-        All windows of a stage are alike, so a map that they divide is cut once and joined once. Whether they
-        do is known where the size is; a graph for any size is captured in the form that always holds.
-        """
-        grid = (x.shape[1], x.shape[2])
-        num_windows = ((grid[0] + w - 1) // w) * ((grid[1] + w - 1) // w)
-        query = _per_window(self.run(level.query, x), num_windows)
-        if not all(isinstance(side, int) and side % w == 0 for side in grid):  # symbolic sides are no int
-            for block in level.blocks:
-                x = self.run(block, x, query, "map")
-            return x
-        x_windows, padded = windows(x, w)
-        x_windows = x_windows.unflatten(0, (-1, num_windows))  # (B, nW, N, C): stochastic depth is per image
-        for block in level.blocks:
-            x_windows = self.run(block, x_windows, query, "windows")
-        return join(x_windows.flatten(0, 1), w, padded, grid)
 
 
 def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -412,6 +485,11 @@ def _per_window(query: Tensor, num_windows: int) -> Tensor:
         window = torch.arange(query.shape[0] * num_windows, device=query.device)
         return query.index_select(0, window // num_windows)
     return query[:, None].expand(-1, num_windows, -1, -1, -1).flatten(0, 1)
+
+
+def _masked(bias: Tensor, hidden: Tensor | None) -> Tensor:
+    """A bias (heads, N, N), or with -inf at masked keys (B * nW, N) one per window (B * nW, heads, N, N)."""
+    return bias if hidden is None else bias.masked_fill(hidden[:, None, None], -math.inf)
 
 
 def _constant(dim: int, value: float) -> nn.Parameter:

@@ -15,26 +15,33 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import cycle, islice
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, Self, cast, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tetravit.backbones.base import Backbone
 from tetravit.layers.drop_path import DropPath, linear_rates
 from tetravit.layers.heads import to_heads
-from tetravit.layers.mlp import Mlp
+from tetravit.layers.mlp import Mlp, add_mlp
+from tetravit.layers.plain import is_plain_module
 from tetravit.layers.residual import add_linear
 from tetravit.layers.window import join, padding, windows
+from tetravit.structures import AttentionKind, AttentionMap
 
 WindowMask = Literal["none", "segmentation"]
 
 
 class TileConv(nn.Conv2d):
-    """A convolution whose windows touch but do not overlap, on a channel-last map; what is left over is cut off."""
+    """A convolution of a channel-last map; `of_size`: its tiles touch but do not overlap, a remainder is cut off.
 
-    def __init__(self, in_dim: int, dim: int, size: int) -> None:
-        super().__init__(in_dim, dim, size, stride=size)
+    The constructor is that of `nn.Conv2d`, which tools rely on that build layers like a given one.
+    """
+
+    @classmethod
+    def of_size(cls, in_dim: int, dim: int, size: int) -> Self:
+        return cls(in_dim, dim, size, stride=size)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H // size, W // size, dim)."""
@@ -46,7 +53,7 @@ class PatchEmbed(nn.Module):
 
     def __init__(self, in_dim: int, dim: int, patch_size: int) -> None:
         super().__init__()
-        self.proj = TileConv(in_dim, dim, patch_size)
+        self.proj = TileConv.of_size(in_dim, dim, patch_size)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,7 +61,7 @@ class PatchEmbed(nn.Module):
 
 
 class ConditionalPosition(nn.Module):
-    """What lies around a token, with zeros beyond the border, tells it where it is (PEG, arXiv:2102.10882)."""
+    """Conditional position encoding: a depthwise convolution, zeros beyond the border (PEG, arXiv:2102.10882)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -71,20 +78,33 @@ class LocalAttention(nn.Module):
     window_mask: "none" lets tokens also see the padding of their window, whose keys and values are the bias of
     `qkv`, as in the detection release; "segmentation" is the mask of the segmentation release, which keeps
     tokens and padding apart, but only where the map is padded both below and to the right.
+    mask_padding: whether the padding of windows is masked as a key, whatever `window_mask` is.
     """
 
-    def __init__(self, dim: int, num_heads: int, window_size: int, window_mask: WindowMask) -> None:
+    kind: ClassVar[AttentionKind] = "window"
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window_size: int,
+        window_mask: WindowMask = "none",
+        *,
+        mask_padding: bool = False,
+    ) -> None:
         super().__init__()
-        self.num_heads, self.window_size, self.window_mask = num_heads, window_size, window_mask
+        self.num_heads, self.window_size = num_heads, window_size
+        self.window_mask, self.mask_padding = window_mask, mask_padding
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normed map (B, H, W, C) -> (B, H, W, C)."""
-        return self.proj(self.read(x))  # type: ignore[no-any-return]
+        grid = (x.shape[1], x.shape[2])
+        return self.proj(self.attend(x).flatten(1, 2)).unflatten(1, grid)  # type: ignore[no-any-return]
 
-    def read(self, x: Tensor) -> Tensor:
-        """The same in front of the last projection."""
+    def attend(self, x: Tensor) -> Tensor:
+        """The same before the last projection."""
         grid = (x.shape[1], x.shape[2])
         x_windows, padded = windows(x, self.window_size)  # (B * nW, w * w, C)
         q, k, v = self._heads(x_windows)
@@ -92,21 +112,37 @@ class LocalAttention(nn.Module):
         return join(x_windows.transpose(1, 2).flatten(2), self.window_size, padded, grid)
 
     def attention(self, x: Tensor) -> Tensor:
-        """How the tokens of a window weigh each other (B * nW, heads, w * w, w * w), for a normed map."""
+        """The weights within each window (B * nW, heads, w * w, w * w), rows for queries, for a normed map."""
         x_windows, _ = windows(x, self.window_size)
         q, k, _ = self._heads(x_windows)
         scores, mask = q @ k.mT * q.shape[-1] ** -0.5, self._mask((x.shape[1], x.shape[2]), x_windows)
         return (scores if mask is None else scores.masked_fill(~mask, -math.inf)).softmax(dim=-1)
+
+    def record(self, x: Tensor, layer: str, stride: int) -> AttentionMap:
+        """The weights for a normed map (B, H, W, C) whose tokens are `stride` pixels apart."""
+        batch, grid = (x.shape[0], -1), (x.shape[1], x.shape[2])
+        x_windows, padded = windows(x, self.window_size)
+        below, right = padding(x_windows, self.window_size, grid)
+        weights = self.attention(x).float()
+        seen = weights.masked_fill((below | right)[:, None, None], 0).sum(dim=-1).unflatten(0, batch)
+        counts = (padded[0] // self.window_size, padded[1] // self.window_size)
+        weights, centre = weights.unflatten(0, batch), (stride - 1) / 2
+        return AttentionMap("window", layer, weights, seen, grid, stride, centre, windows=counts)
 
     def _heads(self, x_windows: Tensor) -> Sequence[Tensor]:
         """Queries, keys and values, each (B * nW, heads, w * w, D)."""
         return to_heads(x_windows, self.qkv, 3, self.num_heads)
 
     def _mask(self, grid: tuple[int, int], x_windows: Tensor) -> Tensor | None:
-        """Who may see whom (B * nW, 1, w * w, w * w). The authors add -1000 instead: the same weights."""
-        if self.window_mask == "none":
+        """True where a query may attend to a key (B * nW, 1, 1 or w * w, w * w); None: everywhere.
+
+        The authors add -1000 instead: the same weights.
+        """
+        if self.window_mask == "none" and not self.mask_padding:
             return None
         below, right = padding(x_windows, self.window_size, grid)
+        if self.mask_padding:
+            return ~(below | right)[:, None, None, :]
         outside = (below | right) & below.any() & right.any()  # (B * nW, w * w)
         return outside[:, None, :, None] == outside[:, None, None, :]
 
@@ -114,29 +150,43 @@ class LocalAttention(nn.Module):
 class GlobalAttention(nn.Module):
     """Tokens attend to a summary of the map, one token per `sr_ratio` x `sr_ratio` tile ("GSA", Sec. 3.2)."""
 
+    kind: ClassVar[AttentionKind] = "summary"
+
     def __init__(self, dim: int, num_heads: int, sr_ratio: int) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.sr_ratio = num_heads, sr_ratio
         self.q = nn.Linear(dim, dim)
         self.kv = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
-        self.sr: nn.Module = TileConv(dim, dim, sr_ratio) if sr_ratio > 1 else nn.Identity()
+        self.sr: nn.Module = TileConv.of_size(dim, dim, sr_ratio) if sr_ratio > 1 else nn.Identity()
         self.norm: nn.Module = nn.LayerNorm(dim) if sr_ratio > 1 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Normed map (B, H, W, C) -> (B, H, W, C)."""
-        return self.proj(self.read(x))  # type: ignore[no-any-return]
+        grid = (x.shape[1], x.shape[2])
+        return self.proj(self.attend(x).flatten(1, 2)).unflatten(1, grid)  # type: ignore[no-any-return]
 
-    def read(self, x: Tensor) -> Tensor:
-        """The same in front of the last projection."""
+    def attend(self, x: Tensor) -> Tensor:
+        """The same before the last projection."""
         grid = (x.shape[1], x.shape[2])
         x = F.scaled_dot_product_attention(*self._heads(x))  # (B, heads, N, D)
         return x.transpose(1, 2).flatten(2).unflatten(1, grid)
 
     def attention(self, x: Tensor) -> Tensor:
-        """How each token weighs the summary (B, heads, N, M), for a normed map."""
+        """The weights of each token for the summary (B, heads, N, M), for a normed map."""
         q, k, _ = self._heads(x)
         return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+
+    def record(self, x: Tensor, layer: str, stride: int) -> AttentionMap:
+        """The weights for a normed map (B, H, W, C) whose tokens are `stride` pixels apart.
+
+        Keys are tiles of `sr_ratio` x `sr_ratio` tokens; rows and columns that are left over are in none.
+        """
+        weights, side = self.attention(x).float(), stride * self.sr_ratio
+        grid = (x.shape[1], x.shape[2])
+        tiles = (grid[0] // self.sr_ratio, grid[1] // self.sr_ratio)
+        seen = torch.ones_like(weights[..., 0])
+        return AttentionMap("summary", layer, weights, seen, tiles, side, (side - 1) / 2, query_grid=grid)
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, heads, N, D), keys and values (B, heads, M, D)."""
@@ -161,9 +211,13 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         grid = (x.shape[1], x.shape[2])
         x = x.flatten(1, 2)  # (B, N, C)
-        read = self.attn.read(self.norm1(x).unflatten(1, grid)).flatten(1, 2)
-        x = add_linear(x, self.attn.proj, read, self.drop_path)
-        return self.mlp.residual(x, self.norm2, self.drop_path).unflatten(1, grid)
+        normed = self.norm1(x).unflatten(1, grid)
+        if isinstance(self.attn, LocalAttention | GlobalAttention) and is_plain_module(self.attn):
+            attended = self.attn.attend(normed).flatten(1, 2)
+            x = add_linear(x, self.attn.proj, attended, self.drop_path)
+        else:
+            x = x + self.drop_path(self.attn(normed).flatten(1, 2))
+        return add_mlp(x, self.mlp, self.norm2, self.drop_path).unflatten(1, grid)
 
 
 class Twins(Backbone):
@@ -175,7 +229,8 @@ class Twins(Backbone):
     dims, depths, num_heads, mlp_ratios, sr_ratios, pattern: one entry per stage.
     sr_ratios: side of the tiles that the summary is made of.
     pattern: the blocks of a stage in letters, repeated to its depth: "L" in windows, "G" to the summary (Table 5).
-    window_size, window_mask: of the "L" blocks; see `LocalAttention`.
+    window_size, window_mask, mask_padding: of the "L" blocks; see `LocalAttention`. Published models do not mask
+        padding; self-supervised training does, so that crops cannot be told by it.
     stage_norm: epsilon of a LayerNorm over the map of each stage, whose answer is both the level of
         `feature_maps` and what the next stage reads; None: none.
 
@@ -195,6 +250,7 @@ class Twins(Backbone):
         pattern: tuple[str, ...] = ("LG", "LG", "LG", "LG"),
         window_size: int = 7,
         window_mask: WindowMask = "none",
+        mask_padding: bool = False,
         stage_norm: float | None = None,
         image_size: int | tuple[int, int] = 224,
         in_chans: int = 3,
@@ -211,12 +267,16 @@ class Twins(Backbone):
         self.channels = tuple(dims)
         self.strides = tuple(4 * 2**i for i in range(len(dims)))
         self.embed_dim = dims[-1]
+        letters: dict[str, AttentionKind] = {"L": "window", "G": "summary"}
+        self.attention_kinds = tuple(kind for key, kind in letters.items() if key in "".join(pattern))
         rates = iter(linear_rates(drop_path, sum(depths)))
 
         def block(i: int, letter: str) -> Block:
             attn: LocalAttention | GlobalAttention
             if letter == "L":
-                attn = LocalAttention(dims[i], num_heads[i], window_size, window_mask)
+                attn = LocalAttention(
+                    dims[i], num_heads[i], window_size, window_mask, mask_padding=mask_padding
+                )
             else:
                 attn = GlobalAttention(dims[i], num_heads[i], sr_ratios[i])
             return Block(dims[i], attn, mlp_ratios[i], next(rates))
@@ -265,6 +325,25 @@ class Twins(Backbone):
 
     def pool(self, features: Tensor) -> Tensor:
         return features.mean(dim=1)
+
+    def grid(self, height: int, width: int) -> tuple[int, int]:
+        return height // self.strides[-1], width // self.strides[-1]
+
+    def _attention(self, images: Tensor, kinds: frozenset[AttentionKind]) -> Iterator[AttentionMap]:
+        """The weights within windows ("L" blocks) and of tokens for the summary ("G" blocks)."""
+        self.check(images)
+        x = images.permute(0, 2, 3, 1)
+        for i, (embed, blocks, position, norm) in enumerate(self._levels()):
+            x = embed(x)
+            for j, block in enumerate(cast(list[Block], blocks)):
+                normed = block.norm1(x.flatten(1, 2)).unflatten(1, (x.shape[1], x.shape[2]))
+                name = f"blocks.{i}.{j}.attn"
+                if block.attn.kind in kinds:
+                    yield block.attn.record(normed, name, self.strides[i])
+                x = self.run(block, x)
+                if j == 0:
+                    x = position(x)
+            x = _over_tokens(norm, x)
 
     def _levels(self) -> Iterator[tuple[nn.Module, list[nn.Module], nn.Module, nn.Module]]:
         """What a stage consists of: patches, blocks, the position step after the first of them, the norm."""

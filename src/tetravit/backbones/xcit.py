@@ -6,7 +6,9 @@ Shapes: B batch, H W token grid, N = H * W patches, C width, D = C // heads.
 Source of every number: facebookresearch/xcit@82f5291 xcit.py.
 """
 
+from collections.abc import Iterable, Iterator
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +20,13 @@ from tetravit.layers.batch_norm import BatchNorm
 from tetravit.layers.class_attention import ClassAttention
 from tetravit.layers.drop_path import DropPath
 from tetravit.layers.heads import to_heads
-from tetravit.layers.mlp import Mlp
+from tetravit.layers.mlp import Mlp, add_mlp
+from tetravit.layers.plain import can_use_fused, is_plain_module, is_plain_tree
 from tetravit.layers.position import FourierPosition
-from tetravit.layers.residual import add_linear, by_hand, linear
+from tetravit.layers.residual import add_linear, linear
+from tetravit.structures import AttentionKind, AttentionMap
 
-OUT_BLOCKS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}  # depth: the blocks whose outputs dense heads read
+OUT_BLOCKS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}  # depth: the blocks whose outputs are feature maps
 
 
 class ConvStem(nn.Sequential):
@@ -43,8 +47,8 @@ class ConvStem(nn.Sequential):
 class CrossCovarianceAttention(nn.Module):
     """Each head mixes its D channels through a D x D map (Sec. 3.2).
 
-    many: whether to expect many tokens, for which the Gram form takes fewer operations; None: by their number. A
-    captured graph cannot ask, so it takes the plain form unless it is told.
+    many: whether images have many tokens, for which the Gram form takes fewer operations; None: by their number. A
+    captured graph holds for any number, so it has the plain form unless `many` is set.
     """
 
     many: bool | None = None
@@ -59,12 +63,13 @@ class CrossCovarianceAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.proj(self.read(x))  # type: ignore[no-any-return]
+        """Normed patches (B, N, C) -> the same, attended."""
+        return self.proj(self.attend(x))  # type: ignore[no-any-return]
 
     def add_to(self, x: Tensor, normed: Tensor, drop_path: DropPath, gamma: Tensor) -> Tensor:
         """x + drop_path(gamma * attention(normed)), in the form that takes fewer operations."""
-        if drop_path.active or not self._takes_gram(normed):
-            return add_linear(x, self.proj, self.read(normed), drop_path, gamma)
+        if drop_path.active or not self._takes_gram(normed, drop_path):
+            return add_linear(x, self.proj, self.attend(normed), drop_path, gamma)
         matrix, shift = gram_attention.gram_projection(
             normed,
             (self.qkv.weight, self.qkv.bias),
@@ -73,36 +78,49 @@ class CrossCovarianceAttention(nn.Module):
         )
         return torch.baddbmm(x + shift, normed, matrix)
 
-    def _takes_gram(self, normed: Tensor) -> bool:
-        """Whether the Gram form is taken: as was said, or where it is known to be faster."""
+    def _takes_gram(self, normed: Tensor, *others: nn.Module) -> bool:
+        """Whether the Gram form is taken: as `many` says, or where it is known to be faster."""
         if self.many is not None:
-            return self.many
-        able = by_hand(normed, self.qkv, self.proj)
+            return self.many and is_plain_module(self.qkv, self.proj, *others)
+        able = can_use_fused(normed, self.qkv, self.proj, *others)
         return able and normed.shape[1] >= gram_attention.LEAST * normed.shape[2]
 
-    def read(self, x: Tensor) -> Tensor:
-        """Normed patches (B, N, C) -> what they read, in front of the last projection.
+    def attend(self, x: Tensor) -> Tensor:
+        """Normed patches (B, N, C) -> the same, attended, before the last projection.
 
-        Queries and keys are of unit length over the tokens. Where sums over tokens that are not have the range, the
-        lengths divide the product of both, of channels by channels: fewer passes, and nothing is turned.
+        Queries and keys have unit length over the tokens. In float32 the lengths divide the product of both, of
+        channels by channels: fewer passes. Sums over tokens could leave the range of 16 bits, so there they divide
+        queries and keys.
         """
+        q, k, v = self._heads(x)
+        return (v @ self._weights(q, k).mT).transpose(1, 2).flatten(2)  # (B, N, C)
+
+    def attention(self, x: Tensor) -> Tensor:
+        """The weights between channels (B, heads, D, D) for normed patches (B, N, C), rows for queries."""
+        if self._takes_gram(x):
+            return gram_attention.gram_weights(x, (self.qkv.weight, self.qkv.bias), self.temperature)
+        q, k, _ = self._heads(x)
+        return self._weights(q, k)
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values (B, heads, N, D)."""
         if torch.compiler.is_exporting():
-            q, k, v = to_heads(x, self.qkv, 3, self.num_heads)  # (B, heads, N, D)
-        else:
-            packed = linear(self.qkv, x).unflatten(2, (3, self.num_heads, -1))
-            q, k, v = packed.permute(2, 0, 3, 1, 4).contiguous().unbind()
+            return to_heads(x, self.qkv, 3, self.num_heads)
+        packed = linear(self.qkv, x).unflatten(2, (3, self.num_heads, -1))
+        return packed.permute(2, 0, 3, 1, 4).contiguous().unbind()
+
+    def _weights(self, q: Tensor, k: Tensor) -> Tensor:
         scale = self.temperature
         if q.dtype.itemsize < 4:
             q, k = F.normalize(q, dim=2), F.normalize(k, dim=2)
         else:
             q_length, k_length = (torch.linalg.vector_norm(y, dim=2).clamp(min=1e-12) for y in (q, k))
             scale = scale / (q_length[:, :, :, None] * k_length[:, :, None])
-        attn = (q.mT @ k * scale).softmax(dim=-1)  # (B, heads, D, D)
-        return (v @ attn.mT).transpose(1, 2).flatten(2)  # (B, N, C)
+        return (q.mT @ k * scale).softmax(dim=-1)  # (B, heads, D, D)
 
 
 class LocalPatchInteraction(nn.Module):
-    """Two depthwise 3 x 3 convolutions let neighbouring patches talk (Sec. 3.3)."""
+    """Two depthwise 3 x 3 convolutions mix neighbouring patches (Sec. 3.3)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -131,13 +149,17 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        x = self.attn.add_to(x, self.norm1(x), self.drop_path, self.gamma1)
+        normed = self.norm1(x)
+        if type(self.attn) is CrossCovarianceAttention and is_plain_module(self.attn):
+            x = self.attn.add_to(x, normed, self.drop_path, self.gamma1)
+        else:
+            x = x + self.drop_path(self.gamma1 * self.attn(normed))
         x = torch.addcmul(x, self.gamma3, self.drop_path(self.local(self.norm3(x), grid)))
-        return self.mlp.residual(x, self.norm2, self.drop_path, self.gamma2)
+        return add_mlp(x, self.mlp, self.norm2, self.drop_path, self.gamma2)
 
 
 class ClassBlock(nn.Module):
-    """The class token reads the patches; the patches only pass the norms (Sec. 3.4, "class attention").
+    """The class token attends to itself and the patches; the patches only pass the norms (Sec. 3.4).
 
     The released weights were trained with a residual that starts after `norm2`, and with patches that are
     added to themselves. Both are kept: other arithmetic gives other logits.
@@ -154,25 +176,25 @@ class ClassBlock(nn.Module):
 
     def forward(self, token: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Class token (B, 1, C) and patches (B, N, C) -> both, after the block."""
-        seen = self.norm1(patches)
-        token = self._read(token, seen)
-        patches = patches + self.gamma1 * seen
+        normed = self.norm1(patches)
+        token = self._attend(token, normed)
+        patches = patches + self.gamma1 * normed
         if self.norm_patches:
             patches = self.norm2(patches)
         return token, 2 * patches
 
     def token(self, token: Tensor, patches: Tensor) -> Tensor:
         """The class token alone: all that the last block has to compute for an embedding."""
-        return self._read(token, self.norm1(patches))
+        return self._attend(token, self.norm1(patches))
 
-    def _read(self, token: Tensor, seen: Tensor) -> Tensor:
-        token = token + self.gamma1 * self.attn(self.norm1(token), seen)
+    def _attend(self, token: Tensor, normed: Tensor) -> Tensor:
+        token = token + self.gamma1 * self.attn(self.norm1(token), normed)
         token = self.norm2(token)
         return token + self.gamma2 * self.mlp(token)
 
 
 class XCiT(Backbone):
-    """A column of equal blocks, then two in which a class token reads the patches.
+    """A column of equal blocks, then two in which a class token attends to the patches.
 
     Every level has the stride of the patches; a side that they do not divide is padded, so that a map has
     ceil(Hi / patch_size) rows. `image_size` is accepted for the sake of the contract: nothing depends on it.
@@ -180,6 +202,8 @@ class XCiT(Backbone):
     Raises:
         ValueError: for a patch size other than 8 or 16, a width that the heads or the stem do not divide.
     """
+
+    attention_kinds = ("channel", "class")
 
     def __init__(
         self,
@@ -201,7 +225,7 @@ class XCiT(Backbone):
         self.out_blocks = out_blocks
         self.channels = (dim,) * len(out_blocks)
         self.strides = (patch_size,) * len(out_blocks)
-        self.embed_dim = dim
+        self.embed_dim, self.num_prefix = dim, 1
         self.patch_embed = ConvStem(in_chans, dim, patch_size)
         self.pos_embed = FourierPosition(dim)
         self.blocks = nn.ModuleList(Block(dim, num_heads, layer_scale, drop_path) for _ in range(depth))
@@ -227,7 +251,7 @@ class XCiT(Backbone):
         stem: list[nn.Module] = [self.patch_embed, self.pos_embed]
         return [stem, *([block] for block in self.blocks), [*self.class_blocks, self.norm]]
 
-    def expect(self, height: int, width: int) -> None:
+    def prepare_for_export(self, height: int, width: int) -> None:
         tokens = -(-height // self.strides[0]) * -(-width // self.strides[0])
         for module in self.modules():
             if isinstance(module, CrossCovarianceAttention):
@@ -243,26 +267,38 @@ class XCiT(Backbone):
         return maps
 
     def forward_features(self, images: Tensor) -> Tensor:
-        token, patches = self._read(self._patches(images), keep_patches=True)
+        token, patches = self._class_blocks(self._patches(images))
         return self.norm(torch.cat((token, patches), dim=1))  # (B, 1 + N, C)
 
     def pool(self, features: Tensor) -> Tensor:
         return features[:, 0]
 
     def forward(self, images: Tensor) -> Tensor:
-        token, _ = self._read(self._patches(images), keep_patches=False)
-        return self.norm(token[:, 0])
+        patches, last = self._patches(images), self.class_blocks[1]
+        if isinstance(last, ClassBlock) and is_plain_tree(last, self.norm):
+            token, patches = self.class_blocks[0](self._class_token(images), patches)
+            return self.norm(last.token(token, patches)[:, 0])
+        token, patches = self._class_blocks(patches)
+        return self.norm(torch.cat((token, patches), dim=1))[:, 0]
 
-    def class_attention(self, images: Tensor) -> Tensor:
-        """How the class token weighs the patches in the last block (B, heads, H, W); it also weighs itself."""
+    def _attention(self, images: Tensor, kinds: frozenset[AttentionKind]) -> Iterator[AttentionMap]:
+        """XCA between channels in each block; then the class token's attention in both class blocks."""
         patches, grid = self._embed(images)
-        for block in self.blocks:
-            patches = block(patches, grid)
-        first, last = self.class_blocks
-        token, patches = first(self.cls_token.expand(images.shape[0], -1, -1), patches)
-        assert isinstance(last, ClassBlock)
-        attn = last.attn.attention(last.norm1(token), last.norm1(patches))
-        return attn[..., 1:].unflatten(2, grid)
+        for i, block in enumerate(cast(Iterable[Block], self.blocks)):
+            if "channel" in kinds:
+                weights = block.attn.attention(block.norm1(patches)).float()
+                factors = block.attn.temperature.flatten()
+                seen = torch.ones_like(weights[..., 0])
+                yield AttentionMap("channel", f"blocks.{i}.attn", weights, seen, temperature=factors)
+            patches = self.run(block, patches, grid)
+        if "class" not in kinds:
+            return
+        token = self._class_token(patches)
+        for i, last in enumerate(cast(Iterable[ClassBlock], self.class_blocks)):
+            weights = last.attn.attention(last.norm1(token), last.norm1(patches)).float()[..., 1:]
+            name, stride = f"class_blocks.{i}.attn", self.strides[0]
+            yield AttentionMap("class", name, weights.unflatten(2, grid), weights.sum(-1), grid, stride)
+            token, patches = last(token, patches)
 
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Images -> patches with their positions (B, N, C), and the grid."""
@@ -277,14 +313,15 @@ class XCiT(Backbone):
             x = self.run(block, x, grid)
         return x
 
-    def _read(self, patches: Tensor, *, keep_patches: bool) -> tuple[Tensor, Tensor]:
-        """Let the class token read: it, and the patches, which the last block leaves out where not asked for."""
-        token = self.cls_token.expand(patches.shape[0], -1, -1)
-        first, last = self.class_blocks
-        token, patches = first(token, patches)
-        if keep_patches:
-            return last(token, patches)  # type: ignore[no-any-return]
-        return last.token(token, patches), patches  # type: ignore[operator]
+    def _class_blocks(self, patches: Tensor) -> tuple[Tensor, Tensor]:
+        """Patches (B, N, C) -> the class token (B, 1, C) and the patches after both class blocks."""
+        token = self._class_token(patches)
+        for block in self.class_blocks:
+            token, patches = block(token, patches)
+        return token, patches
+
+    def _class_token(self, batch: Tensor) -> Tensor:
+        return self.cls_token.expand(batch.shape[0], -1, -1)
 
 
 # fmt: off

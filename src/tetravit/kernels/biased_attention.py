@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -20,29 +19,24 @@ def split(packed: Tensor, query: Tensor | None = None) -> tuple[Tensor, Tensor, 
 
 
 def attention_weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(D) + bias) for a bias (heads, N, N) -> (B, heads, N, N): the plain form."""
+    """softmax(q k^T / sqrt(D) + bias) for a bias (heads, N, N) or (B, heads, N, N): the plain form."""
     return torch.add(bias, q @ k.mT, alpha=q.shape[-1] ** -0.5).softmax(dim=-1)
 
 
-def biased_attention(packed: Tensor, bias: Tensor, query: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(D) + bias) v for a bias (heads, N, N) -> (B, N, C).
+def biased_attention(
+    packed: Tensor, bias: Tensor, query: Tensor | None = None, *, in_place: bool = False
+) -> Tensor:
+    """softmax(q k^T / sqrt(D) + bias) v for a bias (heads, N, N) or (B, heads, N, N) -> (B, N, C).
 
-    The fused kernel of the CPU has no gradient for its mask: PyTorch would fall back to a path slower than the
-    plain one, so training in full precision takes its own there.
+    in_place: whether to take the form for training in float32 on a CPU, with one bias for all windows. The fused
+    kernel of PyTorch has no gradient for its mask there and falls back to a path slower than the plain one.
     """
-    if _trains_on_cpu(packed, bias):
-        read: Tensor = _InPlaceAttention.apply(packed, bias, query)
+    if in_place:
+        attended: Tensor = _InPlaceAttention.apply(packed, bias, query)
     else:
-        read = F.scaled_dot_product_attention(*split(packed, query), attn_mask=bias[None])
-    return read.transpose(1, 2).flatten(2)
-
-
-def _trains_on_cpu(packed: Tensor, bias: Tensor) -> bool:
-    capturing = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
-    if capturing or not torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
-        return False
-    single = packed.dtype == bias.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
-    return single and bias.requires_grad and packed.device.type == "cpu"
+        mask = bias if bias.ndim == 4 else bias[None]
+        attended = F.scaled_dot_product_attention(*split(packed, query), attn_mask=mask)
+    return attended.transpose(1, 2).flatten(2)
 
 
 class _InPlaceAttention(torch.autograd.Function):
@@ -56,24 +50,28 @@ class _InPlaceAttention(torch.autograd.Function):
         torch.baddbmm(attn, q, k.mT, beta=0, alpha=D**-0.5, out=attn)
         attn.view(B, heads, N, N).add_(bias)
         torch.softmax(attn, dim=-1, out=attn)
-        ctx.save_for_backward(q, k, v, attn)
-        ctx.parts, ctx.heads = packed.shape[2], heads
+        ctx.save_for_backward(packed, bias, query, attn)
         return torch.bmm(attn, v).view(B, heads, N, D)
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        q, k, v, attn = ctx.saved_tensors
-        N, D = q.shape[1:]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        packed, bias, query, attn = ctx.saved_tensors
+        if torch.is_grad_enabled():  # gradients of gradients: those of the plain form
+            inputs = {i: t for i, t in enumerate((packed, bias, query)) if ctx.needs_input_grad[i]}
+            q, k, v = split(packed, query)
+            y = attention_weights(q, k, bias) @ v
+            wanted = torch.autograd.grad(y, tuple(inputs.values()), grad, create_graph=True)
+            gradients = dict(zip(inputs, wanted, strict=True))
+            return tuple(gradients.get(i) for i in range(3))
+        _, N, num_parts, heads, D = packed.shape
+        q, k, v = (x.reshape(-1, N, D) for x in split(packed, query))
         grad = grad.reshape(-1, N, D)
         d_v = torch.bmm(attn.mT, grad)
         d_scores = torch.bmm(grad, v.mT)
         torch.ops.aten._softmax_backward_data.out(d_scores, attn, -1, attn.dtype, grad_input=d_scores)
-        d_bias = d_scores.unflatten(0, (-1, ctx.heads)).sum(dim=0)
+        d_bias = d_scores.unflatten(0, (-1, heads)).sum(dim=0)
         d_q = torch.baddbmm(q, d_scores, k, beta=0, alpha=D**-0.5)
         d_k = torch.baddbmm(k, d_scores.mT, q, beta=0, alpha=D**-0.5)
-        d_parts = [
-            x.unflatten(0, (-1, ctx.heads)).transpose(1, 2) for x in (d_q, d_k, d_v)
-        ]  # (B, N, heads, D)
-        d_query = None if ctx.parts == 3 else d_q.unflatten(0, (-1, ctx.heads))
-        return torch.stack(d_parts[3 - ctx.parts :], dim=2), d_bias, d_query
+        d_parts = [x.unflatten(0, (-1, heads)).transpose(1, 2) for x in (d_q, d_k, d_v)]  # (B, N, heads, D)
+        d_query = None if num_parts == 3 else d_q.unflatten(0, (-1, heads))
+        return torch.stack(d_parts[3 - num_parts :], dim=2), d_bias, d_query

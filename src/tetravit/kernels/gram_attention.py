@@ -43,7 +43,7 @@ def gram_cross_covariance(
         proj: weight (C, C) and bias (C,) of the last projection.
 
     Returns:
-        What the tokens read, projected (B, N, C).
+        Tokens, attended and projected (B, N, C).
     """
     matrix, shift = gram_projection(x, qkv, temperature, proj)
     return torch.baddbmm(shift, x, matrix)
@@ -52,11 +52,24 @@ def gram_cross_covariance(
 def gram_projection(
     x: Tensor, qkv: tuple[Tensor, Tensor], temperature: Tensor, proj: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """The matrix M (B, C, C) and the row c (B, 1, C) with which x M + c is the answer; arguments as above."""
+    """The matrix M (B, C, C) and the row c (B, 1, C) for which x M + c is the output; arguments as above."""
+    attn = gram_weights(x, qkv, temperature)  # (B, heads, D, D)
+    heads, C = temperature.shape[0], x.shape[2]
+    wv, bv = qkv[0][2 * C :], qkv[1][2 * C :]
+    # Values, attention and projection in one matrix.
+    wp = proj[0].view(C, heads, C // heads).permute(1, 2, 0)  # (heads, D, C)
+    read = attn.mT @ wp  # (B, heads, D, C): from values to the output
+    matrix = wv.mT @ read.flatten(1, 2)  # (B, C, C)
+    shift = bv.view(1, C) @ read.flatten(1, 2) + proj[1]  # (B, 1, C)
+    return matrix, shift
+
+
+def gram_weights(x: Tensor, qkv: tuple[Tensor, Tensor], temperature: Tensor) -> Tensor:
+    """The attention weights between channels (B, heads, D, D), rows for queries; arguments as above."""
     heads, (N, C) = temperature.shape[0], x.shape[1:]
     D = C // heads
-    wq, wk, wv = qkv[0].view(3, heads, D, C).unbind()
-    bq, bk, bv = qkv[1].view(3, heads, D, 1).unbind()
+    wq, wk, _ = qkv[0].view(3, heads, D, C).unbind()
+    bq, bk, _ = qkv[1].view(3, heads, D, 1).unbind()
     gram = x.mT @ x  # (B, C, C)
     total = x.sum(dim=1)[:, None, :, None]  # (B, 1, C, 1)
     # Sums over the tokens of q k^T, q^2 and k^2, biases included.
@@ -66,13 +79,7 @@ def gram_projection(
     cross = q_gram.unflatten(1, (heads, D)) @ wk.mT + q_sum @ bk.mT + bq @ k_sum.mT + N * (bq @ bk.mT)
     q_norm = _squares(q_gram, wq, q_sum, bq, N).sqrt().clamp_min(1e-12)
     k_norm = _squares(k_gram, wk, k_sum, bk, N).sqrt().clamp_min(1e-12)
-    attn = (cross / (q_norm * k_norm.mT) * temperature).softmax(dim=-1)  # (B, heads, D, D)
-    # Values, attention and projection in one matrix.
-    wp = proj[0].view(C, heads, D).permute(1, 2, 0)  # (heads, D, C)
-    read = attn.mT @ wp  # (B, heads, D, C): from values to the answer
-    matrix = wv.reshape(C, C).mT @ read.flatten(1, 2)  # (B, C, C)
-    shift = bv.reshape(1, C) @ read.flatten(1, 2) + proj[1]  # (B, 1, C)
-    return matrix, shift
+    return (cross / (q_norm * k_norm.mT) * temperature).softmax(dim=-1)  # (B, heads, D, D)
 
 
 def _squares(gram: Tensor, weight: Tensor, total: Tensor, bias: Tensor, count: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tetravit.layers.cache import capturing
+from tetravit.layers.plain import is_capturing, is_transformed
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -36,7 +36,7 @@ class BatchNorm(nn.BatchNorm2d):
 
     def _by_columns(self, x: Tensor) -> bool:
         """Whether torch would lose precision, and nothing is captured, transformed or set otherwise."""
-        if not self.training or capturing() or torch._C._are_functorch_transforms_active():
+        if not self.training or is_capturing() or is_transformed():
             return False
         if not self.affine or not self.track_running_stats or self.momentum is None:
             return False

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tetravit.layers.residual import linear, untouched
+from tetravit.layers.plain import is_plain_module
+from tetravit.layers.residual import linear
 
 
 def to_heads(x: Tensor, layer: nn.Linear, parts: int, num_heads: int) -> tuple[Tensor, ...]:
@@ -16,7 +17,7 @@ def to_heads(x: Tensor, layer: nn.Linear, parts: int, num_heads: int) -> tuple[T
     In an exported program each part is a product of its own: programs for graphs pass its answer to the attention as
     it lies, while they cut one answer for all parts by copies.
     """
-    if torch.compiler.is_exporting() and untouched(layer):
+    if torch.compiler.is_exporting() and is_plain_module(layer):
         bias = (None,) * parts if layer.bias is None else layer.bias.chunk(parts)
         pairs = zip(layer.weight.chunk(parts), bias, strict=True)
         return tuple(F.linear(x, w, b).unflatten(2, (num_heads, -1)).transpose(1, 2) for w, b in pairs)

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from tetravit.kernels.residual_mlp import MlpWeights, residual_mlp
 from tetravit.layers.drop_path import DropPath
-from tetravit.layers.residual import add_linear, by_hand, linear
+from tetravit.layers.plain import can_use_fused
+from tetravit.layers.residual import add_linear, linear
 
 PART = 2**20  # hidden values at a time and processor core: they stay near it, and their memory is used again
 FUSED_PART = 2**22  # the same in evaluation, where the activation is no pass of its own
@@ -26,28 +27,30 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
 
-    def residual(
-        self, x: Tensor, norm: nn.LayerNorm, drop_path: DropPath, gamma: Tensor | None = None
-    ) -> Tensor:
-        """x + drop_path(gamma * mlp(norm(x))) for tokens (B, ..., C), by parts of tokens where that is faster.
 
-        gamma: learned factors (C,); None: 1.
-        """
-        if not by_hand(x, norm, self.fc1, self.fc2):
-            branch = self(norm(x))
-            return x + drop_path(branch if gamma is None else gamma * branch)
-        if torch.is_grad_enabled() and x.numel() // x.shape[-1] * self.fc1.out_features <= KEPT:
-            return add_linear(x, self.fc2, F.gelu(linear(self.fc1, norm(x))), drop_path, gamma)
-        keep = drop_path.mask(x)
-        if keep is not None:
-            keep = keep.expand(*x.shape[:-1], 1).reshape(-1, 1)
-        w2: Tensor = self.fc2.weight
-        b2: Tensor = self.fc2.bias
-        if gamma is not None:  # a factor of the weights rather than of all tokens
-            w2, b2 = gamma[:, None] * w2, gamma * b2
-        weights = MlpWeights(norm.weight, norm.bias, self.fc1.weight, self.fc1.bias, w2, b2)
-        tokens = x.flatten(0, -2)
-        values = PART if torch.is_grad_enabled() else FUSED_PART
-        most = max(1, values // self.fc1.out_features) * torch.get_num_threads()
-        part = max(1, math.ceil(len(tokens) / max(1, math.ceil(len(tokens) / most))))  # all parts alike
-        return residual_mlp(tokens, keep, weights, norm.eps, part).view(x.shape)
+def add_mlp(
+    x: Tensor, mlp: nn.Module, norm: nn.LayerNorm, drop_path: DropPath, gamma: Tensor | None = None
+) -> Tensor:
+    """x + drop_path(gamma * mlp(norm(x))) for tokens (B, ..., C), by parts of tokens where that is faster.
+
+    gamma: learned factors (C,); None: 1.
+    """
+    if type(mlp) is not Mlp or not can_use_fused(x, mlp, norm, drop_path, mlp.fc1, mlp.fc2):
+        branch = mlp(norm(x))
+        return x + drop_path(branch if gamma is None else gamma * branch)
+    fc1, fc2 = mlp.fc1, mlp.fc2
+    if torch.is_grad_enabled() and x.numel() // x.shape[-1] * fc1.out_features <= KEPT:
+        return add_linear(x, fc2, F.gelu(linear(fc1, norm(x))), drop_path, gamma)
+    keep = drop_path.mask(x)
+    if keep is not None:
+        keep = keep.expand(*x.shape[:-1], 1).reshape(-1, 1)
+    w2: Tensor = fc2.weight
+    b2: Tensor = fc2.bias
+    if gamma is not None:  # a factor of the weights rather than of all tokens
+        w2, b2 = gamma[:, None] * w2, gamma * b2
+    weights = MlpWeights(norm.weight, norm.bias, fc1.weight, fc1.bias, w2, b2)
+    tokens = x.flatten(0, -2)
+    values = PART if torch.is_grad_enabled() else FUSED_PART
+    most = max(1, values // fc1.out_features) * torch.get_num_threads()
+    part = max(1, math.ceil(len(tokens) / max(1, math.ceil(len(tokens) / most))))  # all parts alike
+    return residual_mlp(tokens, keep, weights, norm.eps, part).view(x.shape)

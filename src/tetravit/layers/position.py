@@ -1,4 +1,4 @@
-"""Positions: Fourier features of the token grid, and learned grids brought to another size."""
+"""Positions: Fourier features of the token grid, and learned grids resized."""
 
 import math
 
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tetravit.layers.cache import SizeCache
+from tetravit.layers.plain import is_plain_module
 
 
 class FourierPosition(nn.Module):
@@ -25,6 +26,8 @@ class FourierPosition(nn.Module):
 
     def forward(self, grid: tuple[int, int]) -> Tensor:
         """Token grid (H, W) -> encodings (1, H * W, C)."""
+        if not is_plain_module(self.proj):
+            return self.proj(self.waves(grid).mT.unflatten(2, grid)).flatten(2).mT  # type: ignore[no-any-return]
         weight, bias = self.proj.weight, self.proj.bias
         assert bias is not None
         return self._cache.get(
@@ -33,7 +36,8 @@ class FourierPosition(nn.Module):
 
     def waves(self, grid: tuple[int, int]) -> Tensor:
         """Fixed sines and cosines (1, H * W, 2 * num_frequencies), rows first; in float32 until the last step."""
-        device, count = self.proj.weight.device, self.num_frequencies
+        weight, count = next(self.proj.parameters()), self.num_frequencies
+        device = weight.device
         pairs = torch.arange(count // 2, device=device, dtype=torch.float32)
         frequencies = self.temperature ** (-2.0 * pairs / count)  # (F / 2,)
         axes = []
@@ -44,7 +48,7 @@ class FourierPosition(nn.Module):
         rows, columns = axes
         rows = rows[:, None].expand(-1, grid[1], -1)
         columns = columns[None].expand(grid[0], -1, -1)
-        return torch.cat((rows, columns), dim=-1).flatten(0, 1)[None].to(self.proj.weight.dtype)
+        return torch.cat((rows, columns), dim=-1).flatten(0, 1)[None].to(weight.dtype)
 
 
 def resize_grid(table: Tensor, grid: tuple[int, int]) -> Tensor:

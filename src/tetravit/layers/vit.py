@@ -4,6 +4,8 @@ Shapes: B batch, H W token grid, N tokens, C width, D = C // heads.
 """
 
 import math
+from collections.abc import Iterator
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -12,29 +14,38 @@ from torch.nn import functional as F
 from tetravit.layers.cache import SizeCache
 from tetravit.layers.drop_path import DropPath
 from tetravit.layers.heads import to_heads
-from tetravit.layers.mlp import Mlp
+from tetravit.layers.mlp import Mlp, add_mlp
+from tetravit.layers.plain import is_capturing, is_plain_module
 from tetravit.layers.position import resize_grid
 from tetravit.layers.residual import add_linear
+from tetravit.structures import AttentionKind, AttentionMap
 
 Grid = tuple[int, int]
 
 OUT_BLOCKS = {
     12: (3, 5, 7, 11),
     24: (7, 11, 15, 23),
-}  # depth: the blocks whose outputs dense heads read, as in XCiT
+}  # depth: the blocks whose outputs are feature maps, as in XCiT
 
 
 class PatchEmbed(nn.Conv2d):
     """Images -> patches (B, C, ceil(Hi / patch_size), ceil(Wi / patch_size)), each through one linear map.
 
     A side that patches do not divide is continued with zeros (the mean colour of a normalized image) on the
-    right and below, so every pixel is seen; a side that they divide is left as it is.
+    right and below, so every pixel is seen; a side that they divide is left as it is. The constructor is that of
+    `nn.Conv2d`, which tools rely on that build layers like a given one; `of_size` makes the usual one.
     """
 
-    def __init__(self, in_chans: int, dim: int, patch_size: int) -> None:
+    @classmethod
+    def of_size(cls, in_chans: int, dim: int, patch_size: int) -> Self:
+        """Patches that touch and do not overlap.
+
+        Raises:
+            ValueError: if `patch_size` is below 1.
+        """
         if patch_size < 1:
             raise ValueError(f"patch_size is 1 pixel or more; got {patch_size!r}.")
-        super().__init__(in_chans, dim, patch_size, stride=patch_size)
+        return cls(in_chans, dim, patch_size, stride=patch_size)
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[2:]
@@ -52,8 +63,8 @@ class PatchEmbed(nn.Conv2d):
 class LearnedPosition(nn.Module):
     """One learned vector per cell of a token grid; other grids get them by bicubic interpolation.
 
-    grid: the (H, W) for which the vectors are learned; there they are used untouched.
-    num_prefix: vectors in front for tokens that have no place in the image, which stay as they are.
+    grid: the (H, W) for which the vectors are learned; there they are used as they are.
+    num_prefix: vectors in front for tokens that are not patches; they are never resized.
 
     Source: facebookresearch/deit README, "Fine-tuning": bicubic interpolation of the position embeddings.
     """
@@ -66,6 +77,8 @@ class LearnedPosition(nn.Module):
 
     def forward(self, grid: Grid) -> Tensor:
         """Token grid (H, W) -> position vectors (1, num_prefix + H * W, C)."""
+        if not is_capturing() and grid == self.grid:  # a program for every size must not compare sizes
+            return self.table
         return self._cache.get(grid, (self.table,), lambda: self._resize(self.table, self.grid, grid))
 
     def fit(self, table: Tensor, grid: Grid | None = None) -> Tensor:
@@ -109,7 +122,7 @@ class ClassToken(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Every token reads every token, by scaled dot products.
+    """Multi-head self-attention over all tokens.
 
     Raises:
         ValueError: for a width that the heads do not divide.
@@ -124,13 +137,14 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
-        """Tokens (B, N, C) -> what they read; of the first `num_queries` tokens alone where a count is given."""
-        return self.proj(self.read(x, num_queries))  # type: ignore[no-any-return]
+        """Tokens (B, N, C) -> the same, attended; only the first `num_queries` where a count is given."""
+        return self.proj(self.attend(x, num_queries))  # type: ignore[no-any-return]
 
-    def read(self, x: Tensor, num_queries: int | None = None) -> Tensor:
-        """The same in front of the last projection."""
-        if num_queries is None:
+    def attend(self, x: Tensor, num_queries: int | None = None) -> Tensor:
+        """The same before the last projection."""
+        if num_queries is None or not is_plain_module(self.qkv):
             q, k, v = to_heads(x, self.qkv, 3, self.num_heads)
+            q = q[:, :, :num_queries]
         else:
             dim, bias = x.shape[2], self.qkv.bias
             split = (None, None) if bias is None else (bias[:dim], bias[dim:])
@@ -140,14 +154,36 @@ class SelfAttention(nn.Module):
         return x.transpose(1, 2).flatten(2)
 
     def attention(self, x: Tensor) -> Tensor:
-        """Tokens (B, N, C) -> the weights with which each (row) reads the others (B, heads, N, N)."""
+        """Tokens (B, N, C) -> the attention weights (B, heads, N, N), rows for queries."""
         q, k, _ = to_heads(x, self.qkv, 3, self.num_heads)
         return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
 
     def _heads(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
-        """As many projections as `weight` holds, each (B, heads, N, D)."""
+        """Each projection whose rows `weight` holds, (B, heads, N, D)."""
         parts = F.linear(x, weight, bias).unflatten(2, (-1, self.num_heads, x.shape[2] // self.num_heads))
         return parts.permute(2, 0, 3, 1, 4).unbind()
+
+
+def attention_records(
+    attn: SelfAttention,
+    x: Tensor,
+    kinds: frozenset[AttentionKind],
+    *,
+    layer: str,
+    grid: Grid,
+    stride: int,
+    prefix: int,
+) -> Iterator[AttentionMap]:
+    """Records of a layer for its input, normed tokens (B, T + N, C): all rows, and the class token's row."""
+    if not kinds & {"self", "class"}:
+        return
+    centre, weights = (stride - 1) / 2, attn.attention(x).float()  # (B, heads, T + N, T + N)
+    seen = weights[..., prefix:].sum(dim=-1)
+    if "self" in kinds:
+        yield AttentionMap("self", layer, weights, seen, grid, stride, centre, prefix=prefix)
+    if "class" in kinds:
+        row = weights[:, :, 0, prefix:].unflatten(2, grid)
+        yield AttentionMap("class", layer, row, seen[:, :, 0], grid, stride, centre)
 
 
 class Block(nn.Module):
@@ -161,11 +197,11 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
-        """Tokens (B, N, C) -> the same after the block; the first `num_queries` alone where a count is given."""
-        read = self.attn.read(self.norm1(x), num_queries)
-        x = add_linear(x[:, :num_queries], self.attn.proj, read, self.drop_path)
-        return self.mlp.residual(x, self.norm2, self.drop_path)
-
-    def attention(self, x: Tensor) -> Tensor:
-        """The attention weights for tokens (B, N, C), as they enter the block (B, heads, N, N)."""
-        return self.attn.attention(self.norm1(x))
+        """Tokens (B, N, C) -> the same after the block; only the first `num_queries` where a count is given."""
+        normed, rows = self.norm1(x), x[:, :num_queries]
+        if type(self.attn) is SelfAttention and is_plain_module(self.attn):
+            x = add_linear(rows, self.attn.proj, self.attn.attend(normed, num_queries), self.drop_path)
+        else:
+            attended = self.attn(normed) if num_queries is None else self.attn(normed, num_queries)
+            x = rows + self.drop_path(attended)
+        return add_mlp(x, self.mlp, self.norm2, self.drop_path)

@@ -120,7 +120,7 @@ def capture(
     """
     for module in model.modules():
         if isinstance(module, Backbone):
-            module.expect(*example.shape[2:])
+            module.prepare_for_export(*example.shape[2:])
     # A batch of one, and a square, would make the graph one for such images.
     height, width = (max(smallest + 32, side) // multiple * multiple for side in example.shape[2:])
     if height == width:
