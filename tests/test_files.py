@@ -12,7 +12,7 @@ import sys
 sys.modules["fcntl"] = None  # as on Windows: importing it raises ImportError
 from pathlib import Path
 from tetravit import files
-from tetravit.train import train  # noqa: F401
+from tetravit.runs import train  # noqa: F401
 from tetravit.weights import store
 from tetravit.engine.lock import Lock
 assert files.fcntl is None

@@ -11,8 +11,19 @@ import tetravit
 ORDER = [
     *("files", "world", "seeds", "registry", "structures"),
     *("kernels", "layers", "boxes", "backbones", "heads", "weights"),
-    *("data", "metrics", "models", "protocols", "tasks", "engine", "recipe", "runtimes"),
-    *("evaluate", "draw", "predictors", "report", "train", "runs"),
+    *(
+        "data",
+        "metrics",
+        "models",
+        "protocols",
+        "tasks",
+        "engine",
+        "recipe_errors",
+        "recipe_length",
+        "recipe",
+        "runtimes",
+    ),
+    *("evaluate", "draw", "predictors", "report", "runs"),
     *("benchmark", "exports", "explain", "studies"),
     *("cli", "__main__"),
 ]

@@ -100,7 +100,8 @@ def test_the_last_override_counts(file):
         (["task.smoothing=0.1"], "Unknown recipe key 'task.smoothing'. Did you mean 'task.label_smoothing'?"),
         (
             ["zzzzzz=1"],
-            "Unknown recipe key 'zzzzzz'. Known: data, epochs, evaluate, model, optim, run, steps, stretch, task.",
+            "Unknown recipe key 'zzzzzz'. Known: data, epochs, evaluate, model, optim, run, scale_epochs,"
+            " steps, task.",
         ),
         (["task.name=clasify"], f"task.name takes one of {', '.join(sorted(TASKS))}; got 'clasify'."),
         (["optim.name=adam"], "Unknown optimizer 'adam'. Did you mean 'adamw'?"),

@@ -9,12 +9,13 @@ from task_toys import described
 
 from tetravit.engine.log import Reporter
 from tetravit.engine.optim import OptimConfig
-from tetravit.engine.rehearsal import fixed_mib, rehearse
+from tetravit.engine.profiling import fixed_mib, profile_step
 from tetravit.models import create_model, load, save
 from tetravit.recipe import validated
+from tetravit.runs import train
+from tetravit.runs.build import freeze
 from tetravit.tasks import Task
 from tetravit.tasks.classify import Classify, ClassifyConfig
-from tetravit.train import _freeze, train
 from tetravit.weights.fileformat import read
 
 BASE = {
@@ -84,7 +85,7 @@ def test_a_probe_leaves_no_parameter_of_the_backbone(name):
     """Class tokens and position tables too, which belong to no group of layers."""
     with torch.device("meta"):
         model = create_model(name, num_classes=3)
-    _freeze(model, "backbone")
+    freeze(model, "backbone")
     assert {n for n, p in model.named_parameters() if p.requires_grad} == {"head.weight", "head.bias"}
 
 
@@ -149,11 +150,11 @@ def test_a_dry_run_tells_what_would_run(tmp_path):
     chosen = recipe(optim__faithful=True, run__accumulate=2, task__label_smoothing=0.1)
     train(chosen, tmp_path / "run", reporters=[heard], dry_run=True)
     (plan,) = heard.plans
-    assert plan["steps"] == "1 epochs of 4: 4 steps"
-    assert plan["batch"] == "32 = 1 x 2 x 16 (ranks, parts, images)"
-    assert plan["rate"].endswith("last, as the deit release, adamw")
-    assert re.fullmatch(r"about \d+ MiB per rank", plan["memory"])
-    assert re.fullmatch(r"about \d+ s at [\d.e+]+ images/s, measured on 4 images per rank", plan["time"])
+    assert plan["steps"] == "1 epoch of 4 steps: 4 steps"
+    assert plan["batch"] == "32 = 1 x 2 x 16 (processes x accumulation x batch)"
+    assert plan["learning rate"].endswith("at the end, as in the deit release")
+    assert re.fullmatch(r"about \d+ MiB per process", plan["memory"])
+    assert re.fullmatch(r"about \d+ s at [\d.e+]+ images/s, measured on 4 images per process", plan["time"])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -164,7 +165,7 @@ def task(**options):
 
 
 def rehearsed(made, images=4, size=32):
-    return rehearse(
+    return profile_step(
         made,
         images=images,
         size=size,

@@ -3,15 +3,17 @@
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     SerializeAsAny,
     ValidationError,
     ValidationInfo,
@@ -28,36 +30,54 @@ from tetravit.engine.loop import RunConfig
 from tetravit.engine.optim import OptimConfig
 from tetravit.models import resolve
 from tetravit.protocols import PROTOCOLS, ProtocolConfig
-from tetravit.registry import pick, suggestion
+from tetravit.recipe_errors import message
+from tetravit.recipe_length import fitted_length
+from tetravit.registry import pick
 from tetravit.tasks import TASKS, TaskConfig
 
 Table = dict[str, Any]
 
 
 class ModelConfig(BaseModel):
-    """The `[model]` section: a row of the menu, and what is changed about it.
-
-    head: of a dense task (`tetravit list heads`); None: its usual one. head_options: other arguments of the head's
-    constructor.
-    weights: a file, or the tag of published weights, to start from; None: from scratch. A head for another
-    number of classes begins afresh; positions and windows are fitted to data.image_size. backbone_weights: the same
-    of a classifier, for the backbone of a dense task alone. image_size: what a dense model's positions and windows
-    are set up for; None: as its authors have it.
-    freeze: how many groups of the backbone's `stages()`, stem first, do not train; `backbone`: all of it, so that
-    only the head learns (a linear probe). options: other arguments of the backbone's constructor ("depth", ...).
-    """
+    """The `[model]` section: a model by name, and what is changed about it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    name: str
-    drop_path: float | None = Field(default=None, ge=0, lt=1)
-    head: str | None = None
-    head_options: Options = Field(default_factory=dict)
-    weights: str | None = None
-    backbone_weights: str | None = None
-    image_size: int | None = Field(default=None, ge=32)
-    freeze: Annotated[int, Field(ge=0)] | Literal["backbone"] = 0
-    options: Options = Field(default_factory=dict)
+    name: str = Field(description="`tetravit list models`.")
+    drop_path: float | None = Field(
+        default=None, ge=0, lt=1, description="Stochastic depth of the last block; unset: as in the paper."
+    )
+    head: str | None = Field(
+        default=None,
+        description="Head of a detector or segmenter; `tetravit list heads`; unset: its usual one.",
+    )
+    head_options: Options = Field(
+        default_factory=dict, description="Other arguments of the head's constructor."
+    )
+    weights: str | None = Field(
+        default=None,
+        description="A file, a run folder, or the tag of published weights (in1k) to start from; unset: random"
+        " weights. A head for another number of classes is made anew; positions and windows are fitted to"
+        " data.image_size.",
+    )
+    backbone_weights: str | None = Field(
+        default=None,
+        description="The same of a classifier, for the backbone of a detector or segmenter alone.",
+    )
+    image_size: int | None = Field(
+        default=None,
+        ge=32,
+        description="Pixels that positions and windows of a detector or segmenter are set up for; unset: the"
+        " model's own.",
+    )
+    freeze: Annotated[int, Field(ge=0)] | Literal["backbone"] = Field(
+        default=0,
+        description="Groups of the backbone's stages(), stem first, that do not train; backbone: all of it, so that"
+        " only the head learns (a linear probe).",
+    )
+    options: Options = Field(
+        default_factory=dict, description="Other arguments of the backbone's constructor (depth, ...)."
+    )
 
     @field_validator("name")
     @classmethod
@@ -68,15 +88,19 @@ class ModelConfig(BaseModel):
 class Recipe(BaseModel):
     """Everything that decides a run.
 
-    epochs, steps: how long it is; one of them. stretch: divide epochs by data.options.fraction, so that a run on a
-    part of the images sees as many as a run on all of them.
+    notes: what `load` adapted to overrides, a line each. origins: where a key was set, by its dotted name; keys
+    that are not in it have their default.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    epochs: int | None = Field(default=None, ge=1)
-    steps: int | None = Field(default=None, ge=1)
-    stretch: bool = False
+    epochs: int | None = Field(default=None, ge=1, description="Length of the run in epochs; or steps.")
+    steps: int | None = Field(default=None, ge=1, description="Length of the run in steps; or epochs.")
+    scale_epochs: bool = Field(
+        default=False,
+        description="Divide epochs by data.options.fraction: a run on a part of the images takes as many steps as"
+        " one on all of them.",
+    )
     task: SerializeAsAny[TaskConfig]
     evaluate: SerializeAsAny[ProtocolConfig] = Field(default_factory=ProtocolConfig, validate_default=True)
     model: ModelConfig
@@ -84,11 +108,28 @@ class Recipe(BaseModel):
     optim: OptimConfig = Field(default_factory=OptimConfig)
     run: RunConfig = Field(default_factory=RunConfig)
 
+    _notes: tuple[str, ...] = PrivateAttr(default=())
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether two recipes set the same; where it was set does not count."""
+        return isinstance(other, Recipe) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return self._notes
+
+    @property
+    def origins(self) -> dict[str, str]:
+        return self._origins
+
     def total_epochs(self, steps_per_epoch: int) -> int:
         """How many epochs the run takes; the last one may end early."""
         if self.steps is not None:
             return -(-self.steps // steps_per_epoch)
-        fraction = self.data.options.get("fraction", 1.0) if self.stretch else 1.0
+        fraction = self.data.options.get("fraction", 1.0) if self.scale_epochs else 1.0
         return max(1, round((self.epochs or 0) / fraction))
 
     def total_steps(self, steps_per_epoch: int) -> int:
@@ -193,11 +234,17 @@ def loads(text: str, overrides: Sequence[str] = (), *, name: str = "The recipe")
     for override in overrides:
         _set(changes, *_split(override))
     variants = table.pop("variants", {})
+    origins = dict.fromkeys(_leaves(table), "recipe")
     model = _model_name(_merged(table, changes))
     if isinstance(variants, Mapping):
         own: Table = next((v for k, v in variants.items() if model is not None and _same_model(k, model)), {})
         table = _merged(table, own)
-    return validated(_merged(_without_strange_options(table, changes), changes))
+        origins |= dict.fromkeys(_leaves(own), "variant")
+    fitted, notes = fitted_length(_without_strange_options(table, changes), changes)
+    recipe = validated(_merged(fitted, changes))
+    origins |= dict.fromkeys(_leaves(changes), "command line")
+    recipe._notes, recipe._origins = notes, origins
+    return recipe
 
 
 def _without_strange_options(table: Table, changes: Table) -> Table:
@@ -219,7 +266,7 @@ def validated(table: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate_json(json.dumps(table, default=str), strict=True)
     except ValidationError as error:
-        raise ValueError(_message(error, table)) from None
+        raise ValueError(message(error, table, known_keys())) from None
 
 
 def dump(recipe: Recipe) -> str:
@@ -291,116 +338,83 @@ def _same_model(a: str, b: str) -> bool:
     return a == b or resolve(a) == resolve(b)
 
 
-# From pydantic's words to the house's
-
-TYPES = {
-    "int_type": "int",
-    "int_from_float": "int",
-    "float_type": "float",
-    "string_type": "str",
-    "bool_type": "bool",
-    "path_type": "str",
-    "tuple_type": "list",
-    "list_type": "list",
-    "dict_type": "a table",
-    "model_type": "a table",
-    "model_attributes_type": "a table",
-}
-BOUNDS = {
-    "greater_than_equal": ("ge", "at least"),
-    "greater_than": ("gt", "above"),
-    "less_than_equal": ("le", "at most"),
-    "less_than": ("lt", "below"),
-}
+def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of a table that hold values; an empty table is one."""
+    for key, value in table.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
 
 
-def _message(error: ValidationError, table: Mapping[str, Any]) -> str:
-    """The first error, in one line; what is not known counts before what is missing."""
-    found = error.errors(include_url=False)
-    found.sort(key=lambda e: e["type"] == "missing")
-    first = found[0]
-    path = _path(first["loc"])
-    together = [e for e in found if _path(e["loc"]) == path]
-    kind, value = first["type"], first["input"]
-    if kind == "extra_forbidden":
-        return f"Unknown recipe key {path!r}.{_near_key(path)}"
-    if kind == "missing":
-        if isinstance(value, list):
-            return f"{_path(first['loc'][:-1])} has too few values; got {value!r}."
-        return f"The recipe lacks {path}."
-    if kind == "too_long":
-        return f"{path} takes {first['ctx']['max_length']} values; got {len(_given(table, path))}."
-    if kind == "value_error":
-        return str(first["ctx"]["error"])
-    if kind in BOUNDS:
-        key, words = BOUNDS[kind]
-        return f"{path} is {words} {first['ctx'][key]:g}; got {value!r}."
-    if kind == "finite_number":
-        return f"{path} takes a finite number; got {value!r}."
-    types = list(dict.fromkeys(TYPES[e["type"]] for e in together if e["type"] in TYPES))
-    choices = [c for e in together if e["type"] == "literal_error" for c in _choices(path)]
-    if choices:
-        takes = [*types, f"one of {', '.join(map(str, choices))}" if len(choices) > 1 else str(choices[0])]
-        got = f"{value!r} ({_kind(value)})" if types else repr(value)
-        return f"{path} takes {' or '.join(takes)}; got {got}."
-    if types:
-        return f"{path} takes {' or '.join(types)}; got {value!r} ({_kind(value)})."
-    return f"{path}: {first['msg']}; got {value!r}."
-
-
-def _path(loc: Sequence[int | str]) -> str:
-    """The dotted path of an error without pydantic's marks for the members of a union."""
-    parts = [str(part) for part in loc]
-    marked = len(loc) > 2 and isinstance(loc[2], str) and loc[1] != "options"
-    return ".".join(parts[:2] if marked else parts)
-
-
-def _given(table: Mapping[str, Any], path: str) -> Any:
-    value: Any = table
-    for part in path.split("."):
-        value = value[part]
-    return value
-
-
-def _sections() -> dict[str, type[BaseModel]]:
-    sections = {n: f.annotation for n, f in Recipe.model_fields.items()}
-    return {n: a for n, a in sections.items() if isinstance(a, type) and issubclass(a, BaseModel)}
-
-
-def _known() -> Iterator[tuple[str, Any]]:
-    """Every key of a recipe with its type."""
+def sections() -> dict[str, list[type[BaseModel]]]:
+    """The sections of a recipe, each with the classes that may read it."""
+    sets: dict[str, list[type[BaseModel]]] = {}
     for name, info in Recipe.model_fields.items():
         if name == "task":
-            classes: list[type[BaseModel]] = [TaskConfig, *(task.Config for task in TASKS.values())]
+            sets[name] = [TaskConfig, *(task.Config for task in TASKS.values())]
         elif name == "evaluate":
-            classes = [ProtocolConfig, *(row.Config for row in PROTOCOLS.values())]
-        elif name in _sections():
-            classes = [_sections()[name]]
-        else:
-            yield name, info.annotation
+            sets[name] = [ProtocolConfig, *(row.Config for row in PROTOCOLS.values())]
+        elif isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            sets[name] = [info.annotation]
+    return sets
+
+
+def known_keys() -> list[tuple[str, Any]]:
+    """Every dotted key of a recipe with its type."""
+    inside = sections()
+    keys: list[tuple[str, Any]] = []
+    for name, info in Recipe.model_fields.items():
+        if name not in inside:
+            keys.append((name, info.annotation))
+        for model in inside.get(name, ()):
+            keys += [(f"{name}.{key}", field.annotation) for key, field in model.model_fields.items()]
+    return keys
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One key of a recipe. origin: recipe, variant, command line or default. description: what the key means."""
+
+    key: str
+    value: Any
+    origin: str
+    description: str
+
+
+def entries(recipe: Recipe) -> list[Entry]:
+    """Every key of a recipe, with its value, where that was set, and what it means; sections in order."""
+    rows: list[Entry] = []
+    for name, info in type(recipe).model_fields.items():
+        value = getattr(recipe, name)
+        if not isinstance(value, BaseModel):
+            rows.append(Entry(name, value, _origin(recipe, name), info.description or ""))
             continue
-        for model in classes:
-            yield from ((f"{name}.{key}", inner.annotation) for key, inner in model.model_fields.items())
+        plain = value.model_dump(mode="json")
+        for key, field in type(value).model_fields.items():
+            path = f"{name}.{key}"
+            rows.append(Entry(path, plain[key], _origin(recipe, path), field.description or ""))
+    return rows
 
 
-def _near_key(path: str) -> str:
-    """The same key of another section, or the nearest of this one."""
-    known = list(dict.fromkeys(name for name, _ in _known()))
-    section, _, key = path.rpartition(".")
-    elsewhere = [name for name in known if name.rpartition(".")[2] == key]
-    if elsewhere:
-        return f" Did you mean {elsewhere[0]!r}?"
-    if section:
-        return suggestion(path, [name for name in known if name.rpartition(".")[0] == section])
-    return suggestion(path, Recipe.model_fields)
+def describe(key: str) -> list[tuple[str, str]]:
+    """What a dotted key, or every key of a section, means; several where tasks or protocols differ.
+
+    Returns:
+        Pairs of key and description; none for an unknown key.
+    """
+    rows = {
+        name: info.description or "" for name, info in Recipe.model_fields.items() if name not in sections()
+    }
+    pairs = list(rows.items())
+    for name, models in sections().items():
+        for model in models:
+            pairs += [(f"{name}.{k}", field.description or "") for k, field in model.model_fields.items()]
+    return list(dict.fromkeys(p for p in pairs if p[0] == key or p[0].startswith(f"{key}.")))
 
 
-def _choices(path: str) -> list[Any]:
-    """The values of a closed choice, also inside a union."""
-    annotations = [annotation for name, annotation in _known() if name == path]
-    parts = [part for a in annotations for part in (a, *get_args(a)) if get_origin(part) is Literal]
-    return list(dict.fromkeys(c for part in parts for c in get_args(part)))
-
-
-def _kind(value: Any) -> str:
-    return {"dict": "table"}.get(type(value).__name__, type(value).__name__)
+def _origin(recipe: Recipe, path: str) -> str:
+    """Of a key, or of the keys of a table below it: the last that set one."""
+    order = ("default", "recipe", "variant", "command line")
+    given = [o for key, o in recipe.origins.items() if key == path or key.startswith(f"{path}.")]
+    return max(given, key=order.index, default="default")

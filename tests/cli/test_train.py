@@ -27,9 +27,9 @@ def test_a_run_leaves_its_folder_and_says_what_next(ask, tmp_path):
     answer = ask("train", "digits", *SMALL, "--into", run)
     assert answer.code == 0
     assert answer.out == ""
-    reached, following = answer.err.splitlines()[-2:]
-    assert reached.startswith("Reached ")
-    assert "on 359 held-out images in" in reached
+    best, report, following = answer.err.splitlines()[-3:]
+    assert best.startswith("Best val top-1 ")
+    assert report == f"Report: {run}/report.html"
     assert following == f"Next: tetravit predict {run}/best.safetensors IMAGE"
     left = {p.name for p in run.iterdir()}
     assert {

@@ -10,9 +10,9 @@ from tetravit.data.layouts import write_shapes
 from tetravit.engine import optim
 from tetravit.models import create_detector, family
 from tetravit.recipe import list_recipes, load
+from tetravit.runs import train
 from tetravit.structures import COCO_INPUT
 from tetravit.tasks import TASKS
-from tetravit.train import train
 from tetravit.weights import CHECKPOINTS, LAYOUTS
 from tetravit.weights.mmdet import dense_map
 

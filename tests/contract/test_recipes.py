@@ -7,8 +7,8 @@ import pytest
 
 from tetravit.models import create_model, family, list_models, save
 from tetravit.recipe import dump, list_recipes, load, validated
+from tetravit.runs import train
 from tetravit.structures import Preprocess
-from tetravit.train import train
 
 RECIPES = list_recipes()
 CLASSIFYING = ("classify", "distill")  # tasks
@@ -72,7 +72,7 @@ def test_two_steps_run(name, faithful, tmp_path, lay_out):
     if faithful == "true" and not name.endswith("imagenet"):
         pytest.skip("the switch is tried on one recipe of each family")
     changes = [
-        "epochs=1", "stretch=false", "optim.warmup_epochs=0", "optim.cooldown_epochs=0",
+        "epochs=1", "scale_epochs=false", "optim.warmup_epochs=0", "optim.cooldown_epochs=0",
         f"optim.faithful={faithful}", "data.batch_size=4", "data.image_size=32", "data.workers=0",
         "run.device=cpu", "model.weights=", *SHALLOW[family(whole.model.name)],
     ]  # fmt: skip

@@ -11,8 +11,8 @@ from tetravit.engine import optim
 from tetravit.models import family
 from tetravit.models.segmenter import create_segmenter
 from tetravit.recipe import list_recipes, load
+from tetravit.runs import train
 from tetravit.tasks import TASKS
-from tetravit.train import train
 from tetravit.weights import CHECKPOINTS, LAYOUTS
 from tetravit.weights.mmseg import segmentor_map
 

@@ -5,10 +5,10 @@ import signal
 
 import pytest
 
-import tetravit.train as training
 from tetravit.engine.signals import Interrupted
 from tetravit.recipe import find, load
-from tetravit.train import train
+from tetravit.runs import build as training
+from tetravit.runs import train
 
 pytestmark = pytest.mark.slow
 

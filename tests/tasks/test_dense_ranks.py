@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tetravit.recipe import list_recipes, load
-from tetravit.train import train
+from tetravit.runs import train
 from tetravit.weights.fileformat import read
 
 pytestmark = pytest.mark.slow

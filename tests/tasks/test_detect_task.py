@@ -15,9 +15,9 @@ from tetravit.metrics.coco_ap import CocoAP
 from tetravit.protocols import Loaders
 from tetravit.protocols.coco import Coco
 from tetravit.recipe import list_recipes, load
+from tetravit.runs import train
 from tetravit.structures import Batch, Detections, Target
 from tetravit.tasks import TASKS
-from tetravit.train import train
 
 SMALL = {"width": 16, "num_samples": 8, "num_candidates": 20, "num_proposals": 20, "anchor_scale": 6.0}
 INFO = described(8, "detect")
@@ -191,9 +191,9 @@ def test_parts_with_other_classes_are_refused(tmp_path):
         ["data.name=coco", f"data.root={tmp_path / 'coco'}", "data.batch_size=2"],
     )
     for change, message in (
-        (lambda rows: rows[1].update(name="rang"), "class 1 is 'ring' to train and 'rang' to validate"),
-        (lambda rows: rows.pop(), "class 1 is 'ring' to train and 'rang' to validate"),
-        (lambda rows: rows[1].update(name="ring"), "8 to train and 7 to validate"),
+        (lambda rows: rows[1].update(name="rang"), "class 1 is 'ring' in train and 'rang' in val"),
+        (lambda rows: rows.pop(), "class 1 is 'ring' in train and 'rang' in val"),
+        (lambda rows: rows[1].update(name="ring"), "8 in train and 7 in val"),
     ):
         change(table["categories"])
         file.write_text(json.dumps(table))
@@ -232,7 +232,7 @@ def test_a_run_tells_what_it_cannot_train_on_and_how_large_batches_become(tmp_pa
         ],
     )
     sizes = []
-    monkeypatch.setattr("tetravit.train.rehearse", lambda task, *, size, **_: sizes.append(size))
+    monkeypatch.setattr("tetravit.runs.plan.profile_step", lambda task, *, size, **_: sizes.append(size))
 
     class Told(Reporter):
         def start(self, plan):
@@ -243,5 +243,5 @@ def test_a_run_tells_what_it_cannot_train_on_and_how_large_batches_become(tmp_pa
     train(recipe, tmp_path / "run", reporters=[told], dry_run=True)
     name = table["images"][1]["file_name"]
     assert told.lines == [f"1 images without an object to train on, left out; the first: {name}"]
-    assert told.data == "coco: 2 images to train on, 1 held out, up to 64 x 64 pixels"
+    assert told.data == "coco: 2 training images, 1 validation images, up to 64 x 64 pixels"
     assert sizes == [(64, 64)]

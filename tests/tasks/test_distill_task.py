@@ -14,10 +14,10 @@ from tetravit.engine import optim
 from tetravit.models import create_model, save
 from tetravit.models.teacher import Teacher, load_teacher
 from tetravit.recipe import dump, validated
+from tetravit.runs import train
 from tetravit.structures import Batch, Preprocess
 from tetravit.tasks.distill import Distill, DistillConfig
 from tetravit.tasks.parts.classification import Classification
-from tetravit.train import train
 
 K = 4
 IMAGES = Preprocess(size=32)

@@ -18,7 +18,7 @@ from tetravit.data.datasets import DATASETS, Dataset
 from tetravit.data.evaluation import EvalLoader, make_eval_loader
 from tetravit.data.preprocess import eval_transform, preprocess, scaled
 from tetravit.engine.optim import OptimConfig
-from tetravit.engine.rehearsal import rehearse
+from tetravit.engine.profiling import profile_step
 from tetravit.models.inference import segment
 from tetravit.models.segmenter import create_segmenter
 from tetravit.protocols.miou import HARDEST, MIoUConfig, encoded, predictions
@@ -101,7 +101,7 @@ def test_one_image_on_each_of_several_ranks_is_rehearsed_as_two(monkeypatch):
 
     def rehearsed():
         cpu, settings = torch.device("cpu"), OptimConfig(name="adamw", lr=1e-3)
-        return rehearse(task(), images=1, size=64, precision="fp32", device=cpu, settings=settings)
+        return profile_step(task(), images=1, size=64, precision="fp32", device=cpu, settings=settings)
 
     with pytest.raises(ValueError, match=r"^This head trains on 2 images or more at a time on each device"):
         rehearsed()

@@ -49,7 +49,7 @@ def train(
 
     from tetravit.engine.signals import Interrupted
     from tetravit.recipe import dump, find, load
-    from tetravit.train import train as run
+    from tetravit.runs import train as run
 
     chosen = None
     if recipe is not None:

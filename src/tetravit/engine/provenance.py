@@ -37,6 +37,10 @@ def commit() -> dict[str, Any]:
         return {"commit": None, "dirty": None}
 
 
+def torch_version() -> str:
+    return torch.__version__
+
+
 def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)

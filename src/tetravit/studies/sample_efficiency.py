@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tetravit.recipe import Recipe, validated
-from tetravit.train import train
+from tetravit.runs import train
 
 # fmt: off
 MODELS: dict[str, dict[str, Any]] = {  # alike but for what mixes the tokens: 4 heads of 16 channels, 4 blocks
@@ -50,7 +50,7 @@ def recipe(model: str, fraction: float, *, epochs: int, seed: int, device: str =
     return validated(
         {
             "epochs": epochs,
-            "stretch": True,
+            "scale_epochs": True,
             "task": {"name": "classify", "label_smoothing": 0.1},
             "model": {"name": model, "options": MODELS[model]},
             "data": {

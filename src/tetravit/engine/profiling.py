@@ -1,4 +1,4 @@
-"""A step before the first: how long it takes and what it keeps in memory. It changes nothing."""
+"""Profile of a step before the first: its time and its memory. Nothing of the run changes."""
 
 import time
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from tetravit.engine.precision import Precision, autocast
 from tetravit.tasks import Task
 from tetravit.tasks.base import Progress
 
-LONG_S = 5.0  # a first step that takes longer is not repeated
-IMAGES = {"cpu": 4}  # images of a rehearsal by device; elsewhere 32
+LONG_S = 5.0  # a step that takes longer is not repeated
+IMAGES = {"cpu": 4}  # images of a profile by device; elsewhere 32
 
 
 @dataclass(frozen=True)
-class Rehearsal:
+class Profile:
     """What a forward and backward pass over `images` images took.
 
     seconds: of the pass. kept_mib: what the forward pass keeps for the backward pass. fixed_mib: weights,
@@ -38,7 +38,7 @@ class Rehearsal:
         return self.fixed_mib + self.kept_mib * images / self.images
 
 
-def rehearse(
+def profile_step(
     task: Task,
     *,
     images: int,
@@ -47,8 +47,8 @@ def rehearse(
     device: torch.device,
     settings: OptimConfig,
     memory_format: torch.memory_format | None = None,
-) -> Rehearsal | None:
-    """Run a step, or a part of it with fewer than `images` images, on made-up images; None where there are none.
+) -> Profile | None:
+    """Run a step, or a part of it with fewer than `images` images, on random images; None where a task has none.
 
     Afterwards weights, running statistics and random numbers are as before.
     """
@@ -91,7 +91,7 @@ def rehearse(
         with torch.no_grad():
             for name, value in task.named_buffers():
                 value.copy_(held[name])
-    return Rehearsal(count, seconds, sum(kept.values()) / 2**20, fixed_mib(task, settings))
+    return Profile(count, seconds, sum(kept.values()) / 2**20, fixed_mib(task, settings))
 
 
 def fixed_mib(task: Task, settings: OptimConfig) -> float:

@@ -1,0 +1,180 @@
+"""A recipe becomes objects, the engine runs them, a run folder remains; see `runs.folder` for what it holds."""
+
+import json
+import shlex
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, Literal
+
+from tetravit.engine import optim
+from tetravit.engine.checkpoint import Checkpoint, Checkpoints
+from tetravit.engine.determinism import kernels
+from tetravit.engine.guard import NotFinite
+from tetravit.engine.lock import Lock
+from tetravit.engine.log import Console, JsonLines, Reporter, Reporters, Summary
+from tetravit.engine.loop import Job, RunState, fit
+from tetravit.engine.signals import Interrupted
+from tetravit.files import replace_file, write_json
+from tetravit.recipe import Recipe
+from tetravit.runs import folder as folders
+from tetravit.runs.build import Objects, build
+from tetravit.runs.plan import duration, metric_name, plan
+from tetravit.runs.resume import choose
+from tetravit.world import world as enter_world
+
+
+def train(
+    recipe: Recipe | None = None,
+    run_dir: str | Path | None = None,
+    *,
+    resume: str | Path | None = None,
+    reporters: Sequence[Reporter] | None = None,
+    on_corrupt: Literal["previous", "stop"] = "previous",
+    dry_run: bool = False,
+) -> Summary:
+    """Run a recipe, or continue a run.
+
+    Args:
+        recipe: what to run; None with `resume`: the recipe of that run.
+        run_dir: the folder of the run; None: a new folder below `runs`, named after date, model and data.
+        resume: folder of a run to continue, from its newest intact checkpoint.
+        reporters: receive the events of the run, on rank 0; None: the terminal.
+        on_corrupt: whether a damaged newest checkpoint gives way to the one before it, or ends the command.
+        dry_run: build everything, print the plan, write nothing.
+
+    Raises:
+        ValueError: for anything in the recipe that is not possible; nothing has been written then.
+        BadCheckpoint: if no checkpoint of a run to resume is intact.
+        NotFinite: for a NaN or infinite loss; `bad_step.json` in the run folder names the images.
+        Interrupted: after a signal, with everything saved.
+    """
+    recipe, folder = choose(recipe, run_dir, resume)
+    events = Reporters([Console()] if reporters is None else reporters)
+    with ExitStack() as stack:
+        world = stack.enter_context(enter_world(recipe.run.device))
+        stack.enter_context(kernels(recipe.run.kernels))
+        if not world.is_main:
+            events = Reporters([])
+        folder = Path(world.broadcast(str(folder)))
+        objects = build(recipe, world)
+        stack.callback(objects.loader.close)
+        folders.check_disk(folder, objects)
+        if dry_run:
+            if world.is_main:
+                events.start(plan(objects, str(folder)))
+                events.stop()
+            return Summary(0, None, None, 0.0, lines=["Nothing was written: a dry run."])
+        lock = Lock(folder)
+        if world.is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(lock)
+        return _Run(objects, folder, lock, events).run(resumed=resume is not None, on_corrupt=on_corrupt)
+
+
+class _Run:
+    """A run of `objects` in `folder`."""
+
+    def __init__(self, objects: Objects, folder: Path, lock: Lock, events: Reporters) -> None:
+        self.objects, self.folder, self.lock, self.events = objects, folder, lock, events
+
+    def run(self, *, resumed: bool, on_corrupt: Literal["previous", "stop"]) -> Summary:
+        """Train, and leave the run folder behind."""
+        recipe, world, events = self.objects.recipe, self.objects.world, self.events
+        if world.is_main:
+            events.members.append(JsonLines(self.folder))
+        record = world.broadcast(folders.opened(self.folder, recipe, world) if world.is_main else None)
+        checkpoints = Checkpoints(
+            self.folder,
+            run_id=record["id"],
+            keep=recipe.run.keep,
+            on_full=recipe.run.on_full,
+            say=events.note,
+        )
+        newest: Checkpoint | None = None
+        if world.is_main:
+            checkpoints.prepare()
+            newest = checkpoints.latest(on_corrupt=on_corrupt) if resumed else None
+        newest = world.broadcast(newest)
+        job = self._job(checkpoints, newest)
+        if world.is_main:
+            events.start(plan(self.objects, str(self.folder), newest.step if newest else 0))
+        status = "failed"
+        try:
+            state = fit(job)
+            status = "finished"
+        except Interrupted:
+            status = "interrupted"
+            raise
+        except NotFinite as error:
+            if world.is_main:
+                bad = {"step": error.step, "what": error.what, "names": error.names}
+                replace_file(self.folder / "bad_step.json", json.dumps(bad, indent=1).encode())
+            raise
+        finally:
+            events.stop()
+            if world.is_main:
+                with suppress(OSError):  # the error under way says more
+                    write_json(self.folder / "run.json", {**record, "end": folders.now(), "status": status})
+        return self._finished(state)
+
+    def _job(self, checkpoints: Checkpoints, newest: Checkpoint | None) -> Job:
+        objects, settings = self.objects, self.objects.recipe.optim
+        return Job(
+            task=objects.task,
+            loader=objects.loader,
+            optimizer=optim.build(objects.task, settings),
+            rate=objects.rate,
+            total_steps=objects.total_steps,
+            config=objects.recipe.run,
+            world=objects.world,
+            schedules=objects.schedules,
+            clip=settings.clip,
+            clip_by=settings.clip_by,
+            ema=objects.ema,
+            protocol=objects.protocol,
+            loaders=objects.loaders,
+            checkpoints=checkpoints,
+            resume=newest,
+            reporters=self.events,
+            on_best=self._keep_best,
+            on_log=self.lock.beat if objects.world.is_main else lambda: None,
+            how_to_continue=f"tetravit train --resume {shlex.quote(str(self.folder))}",
+        )
+
+    def _keep_best(self, record: dict[str, Any], findings: dict[str, Any]) -> None:
+        if not self.objects.world.is_main:
+            return
+        try:
+            folders.keep_best(self.folder, self.objects, record, findings)
+        except OSError as error:
+            if self.objects.recipe.run.on_full == "stop":
+                raise
+            self.events.note(f"Could not write best.safetensors: {error.strerror}; the run goes on.")
+
+    def _finished(self, state: RunState) -> Summary:
+        lines: list[str] = []
+        if self.objects.world.is_main:
+            source = f"step {state.done}, raw weights"
+            folders.write_weights(self.folder, self.objects, "last.safetensors", source)
+            written = folders.write_report(self.folder, self.events.note)
+            lines = self._closing_lines(state, written)
+        summary = Summary(
+            state.done, state.best, state.best_step, round(state.seconds, 1), self.folder, lines
+        )
+        self.events.finish(summary)
+        return summary
+
+    def _closing_lines(self, state: RunState, report: bool) -> list[str]:
+        best, took = self.folder / "best.safetensors", duration(state.seconds)
+        lines = [f"Trained {state.done:,} steps in {took}: {self.folder}"]
+        if state.best is not None:
+            score = f"{100 * state.best:.2f} %" if 0 <= state.best <= 1 else f"{state.best:.4g}"
+            lines[0] = (
+                f"Best val {metric_name(state.metric)} {score} (step {state.best_step}) in {took}: {best}"
+            )
+        if report:
+            lines.append(f"Report: {self.folder / 'report.html'}")
+        if state.best is not None:
+            lines.append(f"Next: tetravit predict {shlex.quote(str(best))} IMAGE")
+        return lines
