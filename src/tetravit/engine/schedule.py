@@ -87,3 +87,17 @@ def _from_zero(t: int, span: int, warmup: int, peak: float, start: float, floor:
     if t >= span:
         return floor
     return floor + 0.5 * (peak - floor) * (1.0 + math.cos(math.pi * t / span))
+
+
+def dino_table(step: int, *, total: int, warmup: int, peak: float, floor: float) -> float:
+    """The value at step `step` in the tables of the DINO code (arXiv:2104.14294).
+
+    A line from 0 to `peak` over the first `warmup` steps, both ends included: the last of them is at `peak`, and so
+    is the first step of the half cosine that follows, whose last step is one short of `floor`. `floor` may be above
+    `peak`, as in the tables of the weight decay and of the teacher's momentum, which have no warm-up.
+    Source: facebookresearch/dino@7c446df utils.py.
+    """
+    if step < warmup:
+        return peak * step / (warmup - 1) if warmup > 1 else 0.0
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    return floor + 0.5 * (peak - floor) * (1.0 + math.cos(math.pi * progress))

@@ -21,7 +21,7 @@ class DatasetInfo:
     """What is known of a data set before any image is read.
 
     kind: what belongs to an image: a class, a label map, objects, or nothing.
-    channels: of its images. needs_root: whether it lies in a folder of the user's.
+    count: images of the set; 0: not known. channels: of its images. needs_root: whether it lies in a folder of the user's.
     in_memory: whether workers are not worth their cost.
     problems: what was left out, one line per cause.
     wide: (N,) bool, which images are wider than high; None: not known before they are read.
@@ -36,6 +36,7 @@ class DatasetInfo:
     num_classes: int
     class_names: tuple[str, ...]
     channels: int = 3
+    count: int = 0
     needs_root: bool = False
     in_memory: bool = False
     problems: tuple[str, ...] = ()
@@ -75,6 +76,7 @@ class Dataset:
             kind=self.kind,
             num_classes=self.num_classes,
             class_names=tuple(map(str, self.class_names)),
+            count=len(self),
             needs_root=self.needs_root,
             in_memory=self.in_memory,
             labels=labels,

@@ -1,0 +1,52 @@
+"""A loss that is a sum of parts, with the activations of one part in memory at a time."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def summed(parts: Sequence[Callable[[], Tensor]], parameters: Sequence[Tensor], scale: Tensor) -> Tensor:
+    """The sum of scalar losses; the gradient of each part is computed before the next part runs.
+
+    Args:
+        parts: functions that compute the losses, under the autocast of the caller.
+        parameters: all leaves that get a gradient.
+        scale: factor on each loss in its backward pass, so that half-precision gradients do not become 0; it is
+            divided out again.
+    """
+    if len(parts) == 1 or not torch.is_grad_enabled():
+        losses = [part() for part in parts]
+        return torch.stack(losses).sum()
+    return _Summed.apply(parts, scale, *parameters)  # type: ignore[no-any-return]
+
+
+class _Summed(torch.autograd.Function):
+    """Gradients are computed in the forward pass, and multiplied by what comes back in the backward pass."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, parts: Sequence[Callable[[], Tensor]], scale: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        total = torch.zeros((), device=scale.device)
+        gradients: list[Tensor | None] = [None] * len(parameters)
+        for part in parts:
+            with torch.enable_grad():
+                loss = part()
+                found = torch.autograd.grad(loss * scale, parameters, allow_unused=True)
+            torch.clear_autocast_cache()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+            gradients = [
+                new if old is None else old if new is None else old.add_(new)
+                for old, new in zip(gradients, found, strict=True)
+            ]
+        ctx.scale = scale.clone()
+        ctx.gradients = gradients
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        factor = grad / ctx.scale
+        gradients, ctx.gradients = ctx.gradients, None
+        return None, None, *(None if g is None else g.mul_(factor) for g in gradients)
