@@ -45,6 +45,7 @@ class RunConfig(BaseModel):
     evaluate_steps: steps between evaluations, in place of epochs; 0: epochs count.
     save_steps, save_minutes, save_epochs: a checkpoint whenever one of them has passed; 0 switches it off.
     keep: how many checkpoints stay. on_full: what a failed save does.
+    on_collapse: what a collapse of self-supervised training does, where the task reports one.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -65,6 +66,7 @@ class RunConfig(BaseModel):
     save_epochs: int = Field(default=1, ge=0)
     keep: int = Field(default=3, ge=2)
     on_full: Literal["warn", "stop"] = "warn"
+    on_collapse: Literal["warn", "stop"] = "warn"
 
     @field_validator("strategy")
     @classmethod
@@ -134,6 +136,7 @@ def fit(job: Job) -> RunState:
 
     Raises:
         Interrupted: after a signal, once the step is finished and saved.
+        Collapsed: if the task reports a collapse and `config.on_collapse` is `stop`.
         NotFinite: if a loss or gradient is NaN or infinite; the weights are as before that step.
         OSError: if a checkpoint cannot be written and `config.on_full` is `stop`.
     """
@@ -190,6 +193,7 @@ def fit(job: Job) -> RunState:
             settings = {name: value(step) for name, value in job.schedules.items()}
             optim.set_values(job.optimizer, job.rate(step), settings)
             guard.before(step)
+            task.loss_scale = scale.factor
 
             # Forward and backward, once per micro-batch; only the last one averages gradients over the ranks.
             micros = next(batches)
@@ -245,6 +249,10 @@ def fit(job: Job) -> RunState:
     return state
 
 
+class Collapsed(ValueError):
+    """What a task reports of its log shows that the run has failed, and `run.on_collapse` is `stop`."""
+
+
 class _StoppedInside(Exception):
     """A signal arrived during an evaluation."""
 
@@ -266,15 +274,23 @@ def _log(job: Job, state: RunState, meter: Meter, clock: Clock, *, norm_of: int,
     """Tell the reporters the means since the last line, over all ranks."""
     window = pooled(job.world.gather(meter.take()))
     means = {name: total / window["count"] for name, total in window["sums"].items()}
+    per_epoch = job.loader.steps_per_epoch
+    values = job.task.log_values(Progress(state.done - 1, job.total_steps, per_epoch))
     record = {
         "step": state.done,
         "epoch": state.done / job.loader.steps_per_epoch,
         "lr": job.rate(norm_of),
         **means,
+        **values,
         "timing": clock.look(job.total_steps - state.done, steps),
     }
     job.reporters.step(record)
     job.on_log()
+    alarm = job.task.alarm(values)
+    if alarm is not None and job.config.on_collapse == "stop":
+        raise Collapsed(f"{alarm} The run stopped after step {state.done}: run.on_collapse is stop.")
+    if alarm is not None:
+        job.reporters.note(alarm)
 
 
 def _save_due(job: Job, done: int) -> bool:

@@ -39,6 +39,11 @@ class LossScale:
         """What to call `backward` on."""
         return loss * self._scale if self.active else loss
 
+    @property
+    def factor(self) -> Tensor:
+        """The scale, a scalar on the device."""
+        return self._scale
+
     @torch.no_grad()
     def unscale(self, gradients: list[Tensor]) -> None:
         """Bring accumulated gradients back to their true size."""

@@ -67,6 +67,7 @@ class Task(nn.Module):
     def __init__(self, model: nn.Module, config: TaskConfig, data: DatasetInfo) -> None:
         super().__init__()
         self.model, self.data = model, data
+        self.loss_scale: Tensor | None = None  # set by the loop: the factor on the loss in its backward pass
         self.config: Any = config
 
     @classmethod
@@ -127,6 +128,21 @@ class Task(nn.Module):
         good: scalar bool on the device; False: the loss or a gradient was not finite, the optimizer moved no
         weight, and nothing here may move either. Select with `torch.where`: reading it makes a GPU wait.
         """
+
+    def log_values(self, progress: Progress) -> dict[str, float]:
+        """Values for a line of the log that are no means over its steps. Called once per line, on every rank.
+
+        What they are computed from is state of the task, equal on all ranks, and starts anew here.
+        """
+        return {}
+
+    def alarm(self, values: dict[str, float]) -> str | None:
+        """One line if the `log_values` of a line show that the run has failed; said once. None: they do not."""
+        return None
+
+    def plan_lines(self, total_steps: int, steps_per_epoch: int, batch_size: int) -> list[tuple[str, str]]:
+        """Rows that the plan of a run shows of this task: a short name and a text each."""
+        return []
 
     def weights(self) -> nn.Module:
         """The network that is evaluated and saved as weights."""

@@ -15,6 +15,7 @@ Source: facebookresearch/dino@7c446df main_dino.py, utils.py.
 import copy
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, Self
 
 import torch
@@ -87,7 +88,9 @@ class DinoConfig(TaskConfig):
         default=(f"{CROP} | blur(1.0)", f"{CROP} | blur(0.1) | solarize(0.2)"),
         description="Augmentations of the two views that the teacher also sees.",
     )
-    local_view: str = Field(default=LOCAL, description="Augmentation of the views that the student alone sees.")
+    local_view: str = Field(
+        default=LOCAL, description="Augmentation of the views that the student alone sees."
+    )
     local_views: int = Field(default=8, ge=0, description="Number of local views of each image.")
     views_at_once: int = Field(
         default=0,
@@ -119,7 +122,7 @@ class Dino(Task):
     """Train a backbone without labels.
 
     model, head: the student. teacher, teacher_head: its moving average, without gradients. center (1, K): moving
-    mean of the teacher's logits. loss_scale: factor on the loss in half precision; set by the loop.
+    mean of the teacher's logits.
 
     Raises:
         ValueError: if the model has classes, or there are far more prototypes than images.
@@ -129,6 +132,10 @@ class Dino(Task):
     data_kinds = ("classify", "unlabelled")
     protocol = "knn"
     config: DinoConfig
+    center: Tensor
+    window: Tensor
+    low_lines: Tensor
+    pending: Tensor
 
     def __init__(self, model: nn.Module, config: DinoConfig, data: DatasetInfo) -> None:
         config = settled(config, data.count)
@@ -137,7 +144,9 @@ class Dino(Task):
             raise ValueError(
                 f"DINO trains embeddings, num_classes=0; got a model with {model.num_classes} classes."
             )
-        dim: int = getattr(model, "backbone", model).embed_dim  # type: ignore[assignment]
+        backbone: Any = getattr(model, "backbone", model)
+        dim: int = backbone.embed_dim
+        self.image_size = 224  # pixels; of views whose augmentation names no size
         assert isinstance(config.prototypes, int)
         self.head = ProjectionHead(
             dim,
@@ -154,14 +163,13 @@ class Dino(Task):
             if isinstance(module, DropPath):
                 module.rate = 0.0
         K = config.prototypes
-        self._sizes = (K, K, dim, dim, 4)
+        self._sizes = (K, dim, dim, 3)
         self.register_buffer("center", torch.zeros(1, K))
         # Sums since the last line of the log: assignments, embeddings, their squares, and counts.
-        self.register_buffer("window", torch.zeros(K + 2 * dim + 4))
+        self.register_buffer("window", torch.zeros(K + 2 * dim + 3))
         self.register_buffer("low_lines", torch.zeros((), dtype=torch.int64))
         # Sums of the step under way: the teacher's mean logits in front of those of the window.
         self.register_buffer("pending", torch.zeros(2 * K + 2 * dim + 4), persistent=False)
-        self.loss_scale: Tensor | None = None
 
     @classmethod
     def create(cls, name: str, *, data: DatasetInfo, **model_options: Any) -> nn.Module:
@@ -169,6 +177,7 @@ class Dino(Task):
 
     def prepare(self, data: DataConfig) -> None:
         super().prepare(data)
+        self.image_size = data.image_size
         if data.repeats > 1:
             raise ValueError(f"DINO sees each image once per epoch; got data.repeats={data.repeats}.")
         if data.batch_size < 2 and self.config.norm == "batch":
@@ -209,19 +218,19 @@ class Dino(Task):
 
     def temperature(self, progress: Progress) -> float:
         """The teacher's temperature: a line whose last point is reached in epoch teacher_temp_epochs - 1."""
-        (first, last), epochs = self.config.teacher_temp, self.config.teacher_temp_epochs
+        (first, last), epochs = pair(self.config.teacher_temp), self.config.teacher_temp_epochs
         at, count = progress.epoch, epochs
         if self.config.teacher_temp_by == "step":
             at, count = progress.step, epochs * progress.steps_per_epoch
         if at >= count:
-            return float(last)
-        return float(first + (last - first) * at / max(1, count - 1))  # type: ignore[operator]
+            return last
+        return first + (last - first) * at / max(1, count - 1)
 
     def teacher_momentum(self, progress: Progress) -> float:
         """The teacher's momentum after a step: half a cosine from first to last."""
-        first, last = self.config.momentum
+        first, last = pair(self.config.momentum)
         share = progress.step / progress.total_steps
-        return float(last + 0.5 * (first - last) * (1 + math.cos(math.pi * share)))  # type: ignore[operator]
+        return last + 0.5 * (first - last) * (1 + math.cos(math.pi * share))
 
     def step(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         views = [batch.images, *(view.images for view in batch.views)]
@@ -243,7 +252,7 @@ class Dino(Task):
 
         parameters = [p for module in (self.model, self.head) for p in module.parameters() if p.requires_grad]
         scale = self.center.new_ones(()) if self.loss_scale is None else self.loss_scale
-        parts = [lambda first=first: part(first) for first in range(0, total, at_once)]
+        parts = [partial(part, first) for first in range(0, total, at_once)]
         return {"loss": summed(parts, parameters, scale)}
 
     def before_update(self, progress: Progress) -> None:
@@ -261,18 +270,19 @@ class Dino(Task):
         keep = self.config.center_momentum
         moved = self.center * keep + (pending[:K] / parts) * (1 - keep)
         self.center.copy_(torch.where(good, moved, self.center))
-        self.window.copy_(torch.where(good, self.window + pending[K:], self.window))
+        self.window.copy_(torch.where(good, self.window + pending[K:-1], self.window))
         share = torch.where(good, 1.0 - self.teacher_momentum(progress), 0.0)
         for slow, fast in ((self.teacher, self.model), (self.teacher_head, self.head)):
-            old, new = list(slow.parameters()), [p.detach() for p in fast.parameters()]
-            change = torch._foreach_sub(new, old)
+            old = [p.detach() for p in slow.parameters()]
+            new = [p.detach() for p in fast.parameters()]
+            change = list(torch._foreach_sub(new, old))
             torch._foreach_mul_(change, share)
             torch._foreach_add_(old, change)
         pending.zero_()
 
     def log_values(self, progress: Progress) -> dict[str, float]:
-        """How much the teacher's assignments depend on the image, over the rows since the last line; see `measures`."""
-        values = measures(self.window, self.center, self._sizes[1:])
+        """`measures` over the rows since the last line."""
+        values = measures(self.window, self.center, self._sizes)
         bound = math.log(max(2.0, min(values.pop("rows"), self.center.shape[1])))
         judged = progress.step + 1 > max(progress.steps_per_epoch, GRACE * progress.total_steps)
         low = judged and values["information"] < COLLAPSED * bound
@@ -286,7 +296,11 @@ class Dino(Task):
         most = math.log(self.center.shape[1])
         uniform = values["teacher_entropy"] > most / 2
         kind = "every prototype is as likely" if uniform else "one prototype takes every image"
-        cure = "a lower task.teacher_temp" if uniform else "the centre: task.center_momentum, a higher task.teacher_temp"
+        cure = (
+            "a lower task.teacher_temp"
+            if uniform
+            else "the centre: task.center_momentum, a higher task.teacher_temp"
+        )
         return (
             f"The teacher has collapsed: {kind} (information {values['information']:.3g} of at most {most:.3g},"
             f" entropy {values['teacher_entropy']:.3g}). What helps: {cure}."
@@ -295,15 +309,20 @@ class Dino(Task):
     def plan_lines(self, total_steps: int, steps_per_epoch: int, batch_size: int) -> list[tuple[str, str]]:
         """What a run should be checked for: the teacher's half-life, the cost of the views."""
         first = self.teacher_momentum(Progress(0, total_steps, steps_per_epoch))
+        start, end = pair(self.config.teacher_temp)
         half = "for ever" if first >= 1 else f"{math.log(2) / (1 - first):.0f} steps"
-        pixels = [_side(text) for text in self.views()]
-        unit = next((p for p in pixels if p), None)
-        shares = [1.0 if p is None or unit is None else (p / unit) ** 2 for p in pixels]
-        cost = sum(shares) + sum(shares[:GLOBALS]) / 3
+        size = self.image_size
+        shares = [((_side(text) or size) / size) ** 2 for text in self.views()]
+        cost = sum(shares) + sum(shares[:GLOBALS]) / 3  # the teacher runs forward alone
         return [
-            ("teacher", f"half-life {half}, temperature {self.config.teacher_temp[0]:g} to"
-             f" {self.config.teacher_temp[1]:g}, {self.config.prototypes} prototypes"),
-            ("views", f"{GLOBALS} global, {self.config.local_views} local; about {cost:.1f} times a supervised step"),
+            (
+                "teacher",
+                f"half-life {half}, temperature {start:g} to {end:g}, {self.config.prototypes} prototypes",
+            ),
+            (
+                "views",
+                f"{GLOBALS} global, {self.config.local_views} local; about {cost:.1f} times a supervised step",
+            ),
         ]
 
     def example(self, count: int, size: int | tuple[int, int]) -> Batch | None:
@@ -320,12 +339,8 @@ class Dino(Task):
         z = F.normalize(embeddings.float(), dim=1)
         agree = (targets[0].argmax(1) == targets[1].argmax(1)).float().mean() * 2 * len(z)
         rows = targets.flatten(0, 1)
-        counts = torch.stack(
-            [z.new_tensor(len(rows)), torch.special.entr(rows).sum(), agree, z.new_ones(())]
-        )
-        self.pending += torch.cat(
-            [logits.float().mean(0), rows.sum(0), z.sum(0), z.square().sum(0), counts]
-        )
+        counts = torch.stack([z.new_tensor(len(rows)), torch.special.entr(rows).sum(), agree, z.new_ones(())])
+        self.pending += torch.cat([logits.float().mean(0), rows.sum(0), z.sum(0), z.square().sum(0), counts])
 
 
 def measures(window: Tensor, center: Tensor, sizes: Sequence[int]) -> dict[str, float]:
@@ -337,7 +352,7 @@ def measures(window: Tensor, center: Tensor, sizes: Sequence[int]) -> dict[str, 
     of images with the same first choice in both global views. center_norm, center_max: of the centre.
     """
     p, z, squares, counts = window.double().cpu().split(list(sizes))
-    rows, entropy, agree, _ = counts.tolist()
+    rows, entropy, agree = counts.tolist()
     rows = max(rows, 1.0)
     images = rows / GLOBALS
     mean_entropy = torch.special.entr(p / rows).sum().item()
@@ -345,7 +360,7 @@ def measures(window: Tensor, center: Tensor, sizes: Sequence[int]) -> dict[str, 
     return {
         "teacher_entropy": entropy / rows,
         "mean_entropy": mean_entropy,
-        "information": mean_entropy - entropy / rows,
+        "information": max(0.0, mean_entropy - entropy / rows),
         "feature_spread": math.sqrt(len(z)) * variance.sqrt().mean().item(),
         "agreement": agree / rows,
         "center_norm": center.norm().item(),
@@ -382,6 +397,12 @@ def settled(config: DinoConfig, images: int) -> DinoConfig:
             f' used; at most {MOST * images}, or "auto": {min(1024, images)}.'
         )
     return config
+
+
+def pair(value: tuple[float, float] | str) -> tuple[float, float]:
+    """A setting that `settled` has given its numbers."""
+    assert not isinstance(value, str)
+    return value
 
 
 def _embedded(model: nn.Module, views: Sequence[Tensor]) -> Tensor:

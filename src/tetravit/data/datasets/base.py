@@ -21,7 +21,8 @@ class DatasetInfo:
     """What is known of a data set before any image is read.
 
     kind: what belongs to an image: a class, a label map, objects, or nothing.
-    count: images of the set; 0: not known. channels: of its images. needs_root: whether it lies in a folder of the user's.
+    count: images of the set; 0: not known. channels: of its images.
+    needs_root: whether it lies in a folder of the user's.
     in_memory: whether workers are not worth their cost.
     problems: what was left out, one line per cause.
     wide: (N,) bool, which images are wider than high; None: not known before they are read.

@@ -1,4 +1,4 @@
-"""What views of self-supervised training are made with: colours jittered, grey, blurred, solarised, each now and then.
+"""Augmentations of self-supervised training: colours jittered, grey, blurred, solarised, each with a probability.
 
 The arithmetic is Pillow's, as in the code of DINO (facebookresearch/dino@7c446df): its Gaussian blur is an
 approximation by three box blurs. Images that do not have three channels keep their colours.

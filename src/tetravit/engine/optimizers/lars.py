@@ -16,7 +16,7 @@ OPTIONS = {"eta": 0.001}
 
 
 class LARS(Optimizer):
-    """Momentum SGD whose update of a matrix is scaled by eta |p| / |gradient + weight_decay p|, by 1 where a norm is 0.
+    """Momentum SGD whose update of a matrix is scaled by eta |p| / |gradient + weight_decay p|; by 1 for a norm of 0.
 
     Parameters of one dimension take plain momentum, without weight decay. Takes `found_inf` as torch's fused
     optimizers do: where it is 1, nothing moves, and nothing waits for the device.

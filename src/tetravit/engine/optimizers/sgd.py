@@ -10,7 +10,16 @@ from tetravit.engine.optimizers.base import Groups, OptimizerRow, checked_option
 def build(groups: Groups, settings: Any) -> torch.optim.Optimizer:
     checked_options("sgd", settings.options, {})
     nesterov = settings.faithful and settings.momentum > 0
-    return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov, fused=True)
+    optimizer = torch.optim.SGD(
+        groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov, fused=True
+    )
+    if settings.momentum:
+        # From zeros the first step is the same, and the fused step takes no list in which some are missing: those of
+        # parameters that get their first gradient later.
+        for group in groups:
+            for parameter in group["params"]:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 OPTIMIZERS = {"sgd": OptimizerRow(build, slots=lambda settings: 1 if settings.momentum else 0)}

@@ -1,0 +1,193 @@
+"""A recipe -> the objects of a run. Nothing is written."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from tetravit.data.build import build_dataset
+from tetravit.data.config import DataConfig
+from tetravit.data.datasets import DATASETS
+from tetravit.data.datasets.base import DatasetInfo
+from tetravit.data.evaluation import make_eval_loader
+from tetravit.data.loader import TrainLoader, make_train_loader
+from tetravit.engine.ema import Ema
+from tetravit.protocols import PROTOCOLS, Loaders, Protocol
+from tetravit.recipe import Recipe
+from tetravit.tasks import TASKS, Task
+from tetravit.tasks.base import Schedule
+from tetravit.world import World
+
+
+@dataclass
+class Objects:
+    """What a recipe describes.
+
+    recipe: as it runs; its batch may be smaller than asked for. info: of the training set. loaders: None: the run
+    has no evaluation. rate: learning rate of a step; schedules: other settings of the optimizer. notes: what was
+    adapted, and what the data cannot give, a line each.
+    """
+
+    recipe: Recipe
+    world: World
+    info: DatasetInfo
+    loader: TrainLoader
+    task: Task
+    protocol: Protocol
+    loaders: Loaders | None
+    ema: Ema | None
+    total_steps: int
+    rate: Callable[[int], float]
+    schedules: Mapping[str, Schedule]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def validation(self) -> Any:
+        """The batches of the validation set; None: there are none."""
+        return self.loaders.validation if self.loaders is not None else None
+
+
+def build(recipe: Recipe, world: World) -> Objects:
+    """Build what a recipe describes, on the device of this process.
+
+    Raises:
+        ValueError: for anything in the recipe that is not possible.
+    """
+    data, run = recipe.data, recipe.run
+    if data.root is None and DATASETS[data.name].needs_root:
+        raise ValueError("The recipe lacks data.root.")
+    ranks: dict[str, Any] = {
+        "rank": world.rank,
+        "world_size": world.size,
+        "pin_memory": world.device.type == "cuda",
+    }
+    dataset = build_dataset(data, "train")
+    info, notes = dataset.info, list(recipe.notes)
+    data, note = _fitted_batch(data, len(dataset), world.size * run.accumulate)
+    recipe = recipe.model_copy(update={"data": data})
+    notes += note
+    protocol = PROTOCOLS[recipe.evaluate.protocol](recipe.evaluate)
+    loaders = _loaders(recipe, info, protocol, world, ranks)
+
+    torch.manual_seed(run.seed)
+    row = TASKS[recipe.task.name]
+    model = row.create(recipe.model.name, data=info, **model_options(recipe))
+    freeze(model, recipe.model.freeze)
+    task = row(model, recipe.task, info)
+    task.prepare(data)
+    loader = make_train_loader(
+        data, seed=run.seed, accumulate=run.accumulate, views=task.views(), dataset=dataset, **ranks
+    )
+    if loaders is not None:
+        notes += protocol.prepare(loaders)
+    else:
+        notes.append("no evaluation: the data set has no labels to score on")
+    memory_format = torch.channels_last if run.memory_format == "channels_last" else torch.preserve_format
+    task.to(world.device, memory_format=memory_format)  # type: ignore[call-overload]
+    if recipe.optim.ema and task.weights() is not model:
+        raise ValueError(
+            f"optim.ema averages the model, but the task {recipe.task.name!r} saves another network; set optim.ema=0."
+        )
+    per_epoch = loader.steps_per_epoch
+    total = recipe.total_steps(per_epoch)
+    recipe, note = _fitted_warmup(recipe, total)
+    notes += note
+    return Objects(
+        recipe=recipe,
+        world=world,
+        info=info,
+        loader=loader,
+        task=task,
+        protocol=protocol,
+        loaders=loaders,
+        ema=Ema(model, recipe.optim.ema, recipe.optim.ema_warmup) if recipe.optim.ema else None,
+        total_steps=total,
+        rate=recipe.optim.rate(
+            epochs=recipe.total_epochs(per_epoch),
+            steps_per_epoch=per_epoch,
+            batch_size=data.batch_size,
+            total=total,
+        ),
+        schedules={
+            **task.schedules(total, per_epoch, data.batch_size),
+            **recipe.optim.other_schedules(total=total, steps_per_epoch=per_epoch),
+        },
+        notes=notes,
+    )
+
+
+def model_options(recipe: Recipe) -> dict[str, Any]:
+    """What a recipe says of the model, for `Task.create`."""
+    section = recipe.model
+    usual = recipe.data.image_size if TASKS[recipe.task.name].model_kind == "classify" else None
+    given = {
+        "head": section.head,
+        "head_options": section.head_options,
+        "image_size": section.image_size or usual,
+        "drop_path": section.drop_path,
+        "weights": section.weights or None,
+        "backbone_weights": section.backbone_weights or None,
+        **section.options,
+    }
+    return {name: value for name, value in given.items() if value not in (None, {})}
+
+
+def freeze(model: Any, what: int | Literal["backbone"]) -> None:
+    """Do not train the first groups of the backbone, or all of it."""
+    if what != "backbone":
+        model.backbone.freeze(what)
+        return
+    model.backbone.freeze(len(model.backbone.stages()))
+    model.backbone.requires_grad_(False)  # class tokens and position tables, which no group holds
+
+
+def _fitted_batch(data: DataConfig, images: int, parts: int) -> tuple[DataConfig, list[str]]:
+    """The section with a batch that a small set fills, and a line about it.
+
+    parts: processes times accumulation, which divide the batch.
+    """
+    unit = parts * data.group * (2 if data.mix else 1)
+    fits = images // unit * unit
+    if images >= data.batch_size or fits == 0:
+        return data, []
+    line = f"batch of {fits} in place of {data.batch_size}: the training set has {images} images"
+    return data.model_copy(update={"batch_size": fits}), [line]
+
+
+def _fitted_warmup(recipe: Recipe, total: int) -> tuple[Recipe, list[str]]:
+    """The recipe with a warm-up in steps that its run is long enough for, and a line about it."""
+    warmup = recipe.optim.warmup_steps
+    if warmup is None or warmup <= total:
+        return recipe, []
+    optim = recipe.optim.model_copy(update={"warmup_steps": total // 10})
+    line = f"warm-up of {total // 10} steps in place of {warmup}: the run has {total} steps"
+    return recipe.model_copy(update={"optim": optim}), [line]
+
+
+def _loaders(
+    recipe: Recipe, info: DatasetInfo, protocol: Protocol, world: World, ranks: dict[str, Any]
+) -> Loaders | None:
+    """The data to score on; None: they have no labels that the protocol could score."""
+    data, scales = recipe.data, recipe.evaluate.eval_scales()
+    if protocol.kinds and info.kind not in protocol.kinds:
+        return None
+    validation = make_eval_loader(data, scales=scales, **ranks)
+    theirs = validation.dataset.info
+    if info.class_names != theirs.class_names:
+        first = _first_difference(info.class_names, theirs.class_names)
+        raise ValueError(f"The parts of {data.name!r} hold different classes: {first}.")
+    return Loaders(
+        validation,
+        theirs,
+        make_train=lambda: make_eval_loader(data, split="train", scales=scales, **ranks),
+        world=world,
+    )
+
+
+def _first_difference(train: Sequence[str], val: Sequence[str]) -> str:
+    """Where two lists of classes part."""
+    for i, (a, b) in enumerate(zip(train, val, strict=False)):
+        if a != b:
+            return f"class {i} is {a!r} in train and {b!r} in val"
+    return f"{len(train)} in train and {len(val)} in val"

@@ -1,0 +1,119 @@
+"""The folder of a run: what is written there, and when.
+
+RUN/recipe.toml        everything, defaults included; repeats the run
+RUN/run.json           version, commit, machine, command line, how it ended
+RUN/metrics.jsonl      means and scores, the same in every run of the recipe; timing.jsonl: what is not
+RUN/checkpoints/       what a resumed run continues from
+RUN/best.safetensors   the weights with the best score; evaluation.json: its findings
+RUN/last.safetensors   the weights of the last step
+RUN/report.html        curves and pictures
+"""
+
+import importlib.util
+import json
+import platform
+import shlex
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from tetravit.engine import provenance
+from tetravit.engine.checkpoint import size_mib
+from tetravit.files import check_room, read_json, replace_file, write_json
+from tetravit.recipe import Recipe, dump
+from tetravit.runs.build import Objects
+from tetravit.weights.fileformat import Header, package_version, save
+from tetravit.world import World
+
+LAYOUT = 2  # of a run folder: 1 had no entry for it
+
+
+def fresh(recipe: Recipe) -> Path:
+    """A name below `runs` that nothing has yet."""
+    name = f"{datetime.now():%Y-%m-%d}_{recipe.model.name}_{recipe.data.name}"
+    folders = (Path("runs") / (name if i == 1 else f"{name}_{i}") for i in range(1, 10_000))
+    return next(folder for folder in folders if not folder.exists())
+
+
+def check_disk(folder: Path, objects: Objects) -> None:
+    """Refuse a folder that has no room for the run, before anything is written."""
+    if objects.world.is_main:
+        state = objects.task.state_dict()
+        per_step = (3 + (objects.ema is not None)) * size_mib(state)
+        check_room(folder, (objects.recipe.run.keep + 1) * per_step + 2 * size_mib(state))
+
+
+def opened(folder: Path, recipe: Recipe, world: World) -> dict[str, Any]:
+    """Write run.json and then recipe.toml, which marks the folder as that of a run; return run.json."""
+    path = folder / "run.json"
+    kept = read_json(path)
+    record = {
+        "id": kept.get("id", uuid.uuid4().hex),
+        "layout": LAYOUT,
+        "version": package_version(),
+        **provenance.commit(),
+        "python": platform.python_version(),
+        "torch": provenance.torch_version(),
+        "device": provenance.device_name(world.device),
+        "host": platform.node(),
+        "world_size": world.size,
+        "seed": recipe.run.seed,
+        "command": shlex.join(sys.argv),
+        "start": kept.get("start", now()),
+        "resumed": [*kept.get("resumed", []), *([now()] if kept else [])],
+        "status": "running",
+    }
+    write_json(path, record)
+    replace_file(folder / "recipe.toml", dump(recipe).encode())
+    if folder.parent.name == "runs":
+        provenance.point_latest(folder)
+    return record
+
+
+def keep_best(folder: Path, objects: Objects, record: dict[str, Any], findings: dict[str, Any]) -> None:
+    """Write the weights, which are those with the best score so far, and the findings about them."""
+    write_weights(folder, objects, "best.safetensors", f"step {record['step']}, {record['weights']} weights")
+    table = {**record, "class_names": objects.info.class_names, **findings}
+    replace_file(folder / "evaluation.json", json.dumps(table).encode())
+
+
+def write_weights(folder: Path, objects: Objects, name: str, source: str) -> None:
+    """Write the network that the task saves, with what builds it again."""
+    recipe, task = objects.recipe, objects.task
+    network = task.weights()
+    classes = int(getattr(network, "num_classes", objects.info.num_classes))
+    options = {**getattr(network, "options", {}), **recipe.model.options}
+    if task.model_kind == "classify":
+        options["image_size"] = recipe.data.image_size
+    header = Header(
+        model=recipe.model.name,
+        options={key: value for key, value in options.items() if key != "drop_path"},
+        task=task.model_kind,
+        head=getattr(network, "head_name", None),
+        num_classes=classes,
+        class_names=objects.info.class_names if classes else (),
+        preprocess=recipe.data.preprocess,
+        recipe=dump(recipe),
+        source=f"trained here: {source}",
+    )
+    save(folder / name, network.state_dict(), header)
+
+
+def write_report(folder: Path, warn: Callable[[str], object]) -> bool:
+    """Write report.html, where the module that writes it is there; a fault in it costs no run."""
+    if importlib.util.find_spec("tetravit.report") is None:
+        return False
+    try:
+        importlib.import_module("tetravit.report").write(folder)
+    except Exception as error:
+        warn(f"report.html was not written: {type(error).__name__}: {error}")
+        return False
+    return True
+
+
+def now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

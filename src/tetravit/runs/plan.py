@@ -1,0 +1,119 @@
+"""What is about to run, in words: the lines that are printed before the first step."""
+
+import torch
+
+from tetravit.engine.log import Plan
+from tetravit.engine.precision import chosen
+from tetravit.engine.profiling import profile_step
+from tetravit.runs.build import Objects
+
+METRICS = {"miou": "mIoU", "top1": "top-1", "top5": "top-5", "box_ap": "box AP", "mask_ap": "mask AP", "map": "mAP"}
+
+
+def plan(objects: Objects, folder: str, first_step: int = 0) -> Plan:
+    """The plan of a run into `folder`; first_step: steps done before, by the run that goes on."""
+    recipe, per_epoch = objects.recipe, objects.loader.steps_per_epoch
+    data, settings, run, world = recipe.data, recipe.optim, recipe.run, objects.world
+    params = sum(p.numel() for p in objects.task.model.parameters())
+    micro = data.batch_size // (world.size * run.accumulate)
+    device = str(world.device)
+    if world.device.type == "cpu":
+        device += f", {torch.get_num_threads()} threads"
+    unit = "GPUs" if world.device.type == "cuda" else "processes"
+    lines = [
+        ("model", f"{recipe.model.name}, {params / 1e6:.2f} M parameters, {objects.info.num_classes} classes"),
+        ("weights", _weights(objects)),
+        ("data", _data(objects, micro)),
+        *(("left out", line) for line in objects.info.problems),
+        *(("note", line) for line in objects.notes),
+        ("steps", length(objects.total_steps, per_epoch)),
+        (
+            "batch",
+            f"{data.batch_size} = {world.size} x {run.accumulate} x {micro} ({unit} x accumulation x batch)",
+        ),
+        ("learning rate", _rates(objects)),
+        ("optimizer", settings.name),
+        *objects.task.plan_lines(objects.total_steps, per_epoch, data.batch_size),
+        *([("EMA decay", f"{settings.ema:g}")] if objects.ema is not None else []),
+        ("device", f"{device}, {chosen(run.precision, world.device)}"),
+        *_profiled(objects, micro, first_step),
+        ("folder", folder),
+    ]
+    if first_step:
+        lines.append(("resumed", f"after step {first_step:,}"))
+    return Plan(lines, objects.total_steps, per_epoch, first_step)
+
+
+def length(steps: int, per_epoch: int) -> str:
+    """How long a run is: `300 epochs of 1,251 steps: 375,300 steps`, or `12 steps (0.002 epochs)`."""
+    epochs, rest = divmod(steps, per_epoch)
+    if rest:
+        return f"{steps:,} steps ({steps / per_epoch:.3g} epochs)"
+    return f"{epochs} epoch{'s' if epochs > 1 else ''} of {per_epoch:,} steps: {steps:,} steps"
+
+
+def metric_name(metric: str | None) -> str:
+    """A score as papers write it."""
+    return METRICS.get(metric or "", metric or "")
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
+
+
+def _weights(objects: Objects) -> str:
+    """What the model starts from."""
+    section = objects.recipe.model
+    parts = [section.weights] if section.weights else []
+    parts += [f"{section.backbone_weights} (backbone)"] if section.backbone_weights else []
+    return ", ".join(parts) or "none (random)"
+
+
+def _data(objects: Objects, micro: int) -> str:
+    data = objects.recipe.data
+    height, width = data.canvas(micro)
+    up_to = "" if height == width == data.image_size else "up to "
+    images = f"{len(objects.loader.dataset):,} training images"
+    if objects.loaders is not None:
+        images += f", {objects.validation.total:,} validation images"
+    return f"{data.name}: {images}, {up_to}{height} x {width} pixels"
+
+
+def _rates(objects: Objects) -> str:
+    """The peak, and the way there and on."""
+    per_epoch, settings = objects.loader.steps_per_epoch, objects.recipe.optim
+    warmup = settings.warmup(per_epoch)
+    text = f"{settings.peak(objects.recipe.data.batch_size):g}"
+    text += f" after {warmup:,} warm-up steps" if warmup else ""
+    text += f", {objects.rate(objects.total_steps - 1):.3g} at the end"
+    return f"{text}, as in the {settings.release} release" if settings.faithful else text
+
+
+def _profiled(objects: Objects, micro: int, first_step: int) -> list[tuple[str, str]]:
+    """Memory and time, estimated from one micro-batch on this process."""
+    recipe, device = objects.recipe, objects.world.device
+    profile = profile_step(
+        objects.task,
+        images=micro,
+        size=recipe.data.canvas(micro),
+        precision=chosen(recipe.run.precision, device),
+        device=device,
+        settings=recipe.optim,
+        memory_format=torch.channels_last if recipe.run.memory_format == "channels_last" else None,
+    )
+    if profile is None:
+        return []
+    step_s = profile.step_seconds(micro * recipe.run.accumulate)
+    speed = recipe.data.batch_size / step_s
+    left = duration(step_s * (objects.total_steps - first_step))
+    unit = "GPU" if device.type == "cuda" else "process"
+    return [
+        ("memory", f"about {_size(profile.memory_mib(micro))} per {unit}"),
+        ("time", f"about {left} at {speed:.3g} images/s, measured on {profile.images} images per {unit}"),
+    ]
+
+
+def _size(mib: float) -> str:
+    return f"{mib:.0f} MiB" if mib < 1024 else f"{mib / 1024:.1f} GiB"

@@ -1,0 +1,78 @@
+"""Which run is meant: a new one, or one that goes on; and what may change when it does."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from tetravit.files import read_json
+from tetravit.recipe import Recipe, load
+from tetravit.runs.folder import LAYOUT, fresh
+
+# What may change when a run is resumed, because it changes no number beyond rounding. A teacher may lie elsewhere:
+# a checkpoint has the checksum of its weights.
+FREE = {
+    "data": {"root", "workers", "val_batch_size"},
+    "task": {"teacher", "teacher_weights"},
+    "run": None,
+}
+FIXED = {"run": {"seed"}}
+
+
+def choose(
+    recipe: Recipe | None, run_dir: str | Path | None, resume: str | Path | None
+) -> tuple[Recipe, Path]:
+    """The recipe and the folder of a run.
+
+    Raises:
+        ValueError: if they do not go together, or the run cannot go on.
+    """
+    if resume is None:
+        if recipe is None:
+            raise ValueError("train takes a recipe, or a run to resume; got neither.")
+        folder = Path(run_dir) if run_dir is not None else fresh(recipe)
+        if (folder / "recipe.toml").exists():
+            raise ValueError(
+                f"{folder} already holds a run. Continue it with --resume {folder}, or take another folder."
+            )
+        return recipe, folder
+    folder = Path(resume)
+    if run_dir is not None and Path(run_dir) != folder:
+        raise ValueError(f"A resumed run stays in its folder {folder}; got {run_dir}.")
+    if not (folder / "recipe.toml").is_file() or not (folder / "run.json").is_file():
+        raise ValueError(f"{folder} is not the folder of a run: it has no recipe.toml and run.json.")
+    if read_json(folder / "run.json").get("layout") != LAYOUT:
+        raise ValueError(
+            f"{folder} was written by another version of tetravit, whose runs do not go on with this one;"
+            f" start a new run from its weights: model.weights={shlex.quote(str(folder))}"
+        )
+    kept = load(folder / "recipe.toml")
+    if recipe is not None:
+        check_same(kept, recipe, folder)
+    return recipe or kept, folder
+
+
+def check_same(kept: Recipe, wanted: Recipe, folder: Path) -> None:
+    """Raises: ValueError if a resumed run would change what decides its numbers."""
+    old, new = _flat(kept.model_dump(mode="json")), _flat(wanted.model_dump(mode="json"))
+    for path in sorted(old.keys() | new.keys()):
+        section, _, key = path.partition(".")
+        free = FREE.get(section, set())
+        if free is None:
+            free = {key} - FIXED.get(section, set())
+        if old.get(path) == new.get(path) or key in free:
+            continue
+        line = f"A resumed run keeps {path}: it is {old.get(path)!r}; got {new.get(path)!r}."
+        if path in ("epochs", "steps"):
+            weights = shlex.quote(str(folder / "last.safetensors"))
+            line += f" To train on: a new run with model.weights={weights}"
+        raise ValueError(line)
+
+
+def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
