@@ -7,7 +7,14 @@ from tetravit.engine.precision import chosen
 from tetravit.engine.profiling import profile_step
 from tetravit.runs.build import Objects
 
-METRICS = {"miou": "mIoU", "top1": "top-1", "top5": "top-5", "box_ap": "box AP", "mask_ap": "mask AP", "map": "mAP"}
+METRICS = {
+    "miou": "mIoU",
+    "top1": "top-1",
+    "top5": "top-5",
+    "box_ap": "box AP",
+    "mask_ap": "mask AP",
+    "map": "mAP",
+}
 
 
 def plan(objects: Objects, folder: str, first_step: int = 0) -> Plan:
@@ -21,7 +28,10 @@ def plan(objects: Objects, folder: str, first_step: int = 0) -> Plan:
         device += f", {torch.get_num_threads()} threads"
     unit = "GPUs" if world.device.type == "cuda" else "processes"
     lines = [
-        ("model", f"{recipe.model.name}, {params / 1e6:.2f} M parameters, {objects.info.num_classes} classes"),
+        (
+            "model",
+            f"{recipe.model.name}, {params / 1e6:.2f} M parameters, {objects.info.num_classes} classes",
+        ),
         ("weights", _weights(objects)),
         ("data", _data(objects, micro)),
         *(("left out", line) for line in objects.info.problems),
