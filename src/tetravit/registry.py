@@ -1,9 +1,14 @@
 """Menus: a folder offers names, each module in it adds rows."""
 
+import ast
 import difflib
 import importlib
+import importlib.util
+import inspect
 import pkgutil
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 Row = TypeVar("Row")
@@ -46,3 +51,125 @@ def suggestion(name: str, names: Iterable[str]) -> str:
     if len(names) <= 12:
         return f" Known: {', '.join(sorted(names))}."
     return ""
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A row of a menu as its source describes it.
+
+    options: its arguments, "width: int = 256", in order; None: inherited from a class outside this package.
+    """
+
+    about: str
+    options: tuple[str, ...] | None = ()
+
+
+def outlines(package: str, table: str) -> dict[str, Outline]:
+    """The rows of a menu, read from the sources of its modules; nothing heavy is imported.
+
+    A module whose table is no literal of classes, functions and calls of them is imported instead.
+    """
+    spec = importlib.util.find_spec(package)
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    rows: dict[str, Outline] = {}
+    for info in sorted(pkgutil.iter_modules(folders), key=lambda info: info.name):
+        source = _source(info, f"{package}.{info.name}")
+        if table not in source:
+            continue
+        found = _outlined(ast.parse(source), table)
+        if found is None:
+            menu = getattr(importlib.import_module(f"{package}.{info.name}"), table, {})
+            found = {name: outline(row) for name, row in menu.items()}
+        rows |= found
+    return rows
+
+
+def outline(row: Any) -> Outline:
+    """The same of an imported row: a class, a function, a partial of one, or an object."""
+    row = getattr(row, "func", row)
+    if not isinstance(row, type) and not inspect.isroutine(row):
+        return Outline(inspect.getdoc(type(row)) or "")
+    parameters = inspect.signature(row).parameters.values()
+    return Outline(inspect.getdoc(row) or "", tuple(str(p) for p in parameters if p.name != "self"))
+
+
+def _source(info: pkgutil.ModuleInfo, name: str) -> str:
+    spec = info.module_finder.find_spec(name, None)
+    loader: Any = spec.loader if spec else None
+    return (loader.get_source(name) or "") if hasattr(loader, "get_source") else ""
+
+
+def _outlined(module: ast.Module, table: str) -> dict[str, Outline] | None:
+    """The rows of the literal `table`; None where it is something else, {} where there is none."""
+    things = _things(module)
+    for node in module.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if not any(isinstance(target, ast.Name) and target.id == table for target in targets):
+            continue
+        value = getattr(node, "value", None)
+        if not isinstance(value, ast.Dict):
+            return None
+        rows = {}
+        for key, row in zip(value.keys, value.values, strict=True):
+            if not isinstance(key, ast.Constant):
+                return None
+            instance = isinstance(row, ast.Call)
+            name = row.func if isinstance(row, ast.Call) else row
+            thing = things.get(name.id) if isinstance(name, ast.Name) else None
+            if instance and thing is None:  # of a class from elsewhere: the module says what it is
+                rows[str(key.value)] = Outline(ast.get_docstring(module) or "")
+            elif isinstance(thing, ast.FunctionDef):
+                rows[str(key.value)] = Outline(ast.get_docstring(thing) or "", _arguments(thing))
+            elif thing is not None and (doc := ast.get_docstring(thing)):
+                rows[str(key.value)] = Outline(doc, () if instance else _constructor(thing, module))
+            else:
+                return None
+        return rows
+    return {}
+
+
+def _things(module: ast.Module) -> dict[str, ast.ClassDef | ast.FunctionDef]:
+    return {node.name: node for node in module.body if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+
+
+def _constructor(thing: ast.ClassDef, module: ast.Module) -> tuple[str, ...] | None:
+    """Arguments of `__init__`, also of one that a class of this package hands down."""
+    for node in thing.body:
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            return _arguments(node)
+    if not thing.bases:
+        return ()
+    for base in thing.bases:
+        name = base.id if isinstance(base, ast.Name) else ""
+        home = module if name in _things(module) else _imported(module, name)
+        parent = _things(home).get(name) if home else None
+        if home and isinstance(parent, ast.ClassDef) and (found := _constructor(parent, home)) is not None:
+            return found
+    return None
+
+
+def _imported(module: ast.Module, name: str) -> ast.Module | None:
+    """The module of this package that `name` is imported from."""
+    package, _, _ = __name__.partition(".")
+    for node in module.body:
+        if isinstance(node, ast.ImportFrom) and name in (alias.name for alias in node.names):
+            first, *rest = (node.module or "").split(".")
+            file = Path(__file__).parent.joinpath(*rest).with_suffix(".py")
+            if first == package and file.is_file():
+                return ast.parse(file.read_text(encoding="utf-8"))
+    return None
+
+
+def _arguments(function: ast.FunctionDef) -> tuple[str, ...]:
+    """Arguments but `self`, in order, each with its type and default."""
+    args = function.args
+    plain = [*args.posonlyargs, *args.args]
+    defaults: list[ast.expr | None] = [None] * (len(plain) - len(args.defaults)) + list(args.defaults)
+    pairs = [*zip(plain, defaults, strict=True), *zip(args.kwonlyargs, args.kw_defaults, strict=True)]
+    texts = []
+    for arg, default in pairs:
+        if arg.arg != "self":
+            kind = f": {ast.unparse(arg.annotation)}" if arg.annotation else ""
+            value = f" = {ast.unparse(default)}" if default else ""
+            texts.append(f"{arg.arg}{kind}{value}")
+    return tuple(texts)

@@ -1,23 +1,26 @@
 """Parameters and multiply-adds of a model, counted without computing anything.
 
-`python -m tetravit.benchmark.flops` counts every model at its paper's size and rewrites counts.json, which
-`tetravit list models` prints; a test compares the two.
+`python -m tetravit.benchmark.flops` counts every model at its paper's size and rewrites counts.json and models.json,
+which `tetravit list models` and `tetravit show` print without loading torch; a test compares them with the models.
 """
 
 import copy
+import inspect
 import json
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tetravit.backbones import VARIANTS
-from tetravit.models import create_model, list_models, resolve
+from tetravit.backbones import ALIASES, VARIANTS
+from tetravit.models import create_backbone, create_model, family, list_models, resolve
 
 TABLE = Path(__file__).parent / "counts.json"
+MODELS = Path(__file__).parent / "models.json"
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,37 @@ def counts(name: str) -> Counts:
     return table().get(resolve(name)) or count(name)
 
 
-def write_table() -> None:
-    rows = {name: asdict(count(name)) for name in list_models()}
-    lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items())
-    TABLE.write_text(f"{{\n{lines}\n}}\n")
+def description(name: str, image_size: int | None = None) -> dict[str, Any]:
+    """What a model is built from, and the shapes of its maps at `image_size` (None: the paper's); JSON-ready."""
+    name = resolve(name)
+    row = VARIANTS[name]
+    side = image_size or paper_size(name)
+    with torch.device("meta"):
+        model = create_backbone(name, image_size=side).eval()
+        maps = model(torch.empty(1, 3, side, side))
+    return {
+        "family": family(name),
+        "aliases": sorted(alias for alias, target in ALIASES.items() if target == name),
+        "paper": " ".join((inspect.getdoc(inspect.getmodule(row.func)) or "").partition("\n\n")[0].split()),
+        "paper_size": paper_size(name),
+        "embed_dim": model.backbone.embed_dim,
+        "options": json.loads(json.dumps(row.keywords)),
+        "pyramid": [
+            {"stride": stride, "shape": list(x.shape[1:])}
+            for stride, x in zip(model.strides, maps, strict=True)
+        ],
+    }
+
+
+def write_tables() -> None:
+    names = list_models()
+    for file, rows in (
+        (TABLE, {name: asdict(count(name)) for name in names}),
+        (MODELS, {name: description(name) for name in names}),
+    ):
+        lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in rows.items())
+        file.write_text(f"{{\n{lines}\n}}\n")
 
 
 if __name__ == "__main__":
-    write_table()
+    write_tables()

@@ -1,4 +1,4 @@
-"""What the verbs share: how they print, what the menus are called, what the shell completes.
+"""What the verbs share: printing, the menus, completion in the shell.
 
 Nothing here imports torch.
 """
@@ -12,19 +12,30 @@ from typing import Annotated, Any, NamedTuple, TypeVar
 
 import typer
 
+from tetravit.registry import Outline, outlines, pick
+
 Model = TypeVar("Model")
 
 WIDE = 240  # columns of a table that goes into a pipe or a file: nothing is cut
 PACKAGE = Path(__file__).parents[1]
 
-MENUS = {  # kind: package, table of its rows
-    "heads": ("tetravit.heads", "HEADS"),
-    "datasets": ("tetravit.data.datasets", "DATASETS"),
-    "transforms": ("tetravit.data.transforms", "TRANSFORMS"),
-    "tasks": ("tetravit.tasks", "TASKS"),
-    "exports": ("tetravit.exports", "TARGETS"),
+MENUS = {  # kind: package, table of its rows, what they are
+    "heads": ("tetravit.heads", "HEADS", "what turns feature maps into classes, objects or label maps"),
+    "datasets": ("tetravit.data.datasets", "DATASETS", "layouts of images on disk: data.name"),
+    "transforms": ("tetravit.data.transforms", "TRANSFORMS", "augmentations: data.augment"),
+    "tasks": ("tetravit.tasks", "TASKS", "training methods: task.name"),
+    "optimizers": ("tetravit.engine.optimizers", "OPTIMIZERS", "optim.name"),
+    "schedules": ("tetravit.engine.schedules", "SCHEDULES", "learning rate over the steps: optim.schedule"),
+    "protocols": ("tetravit.protocols", "PROTOCOLS", "ways to score a model: evaluate.name"),
+    "runtimes": ("tetravit.runtimes", "BACKENDS", "ways to run a model: tetravit.optimize"),
+    "exports": ("tetravit.exports", "TARGETS", "file formats for other programs: tetravit export"),
 }
-KINDS = ("models", "weights", "recipes", *MENUS)
+KINDS = {
+    "models": "backbones with published sizes",
+    "weights": "published checkpoints, with figures and licences",
+    "recipes": "procedures: tetravit train RECIPE",
+    **{kind: about for kind, (_, _, about) in MENUS.items()},
+}
 
 
 class Group(NamedTuple):
@@ -36,7 +47,7 @@ class Group(NamedTuple):
 
 AcceptLicense = Annotated[
     bool,
-    typer.Option("--accept-license", help="Agree to a licence that forbids commercial use (asked once)."),
+    typer.Option("--accept-license", help="Accept a licence that forbids commercial use; once per licence."),
 ]
 
 
@@ -68,7 +79,7 @@ def print_table(
 
 
 def say(text: str) -> None:
-    """A line of talk on standard error."""
+    """A message on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -93,7 +104,7 @@ def figures(published: Mapping[str, float]) -> str:
 
 @contextmanager
 def progress(unit: str) -> Iterator[Callable[[int], object]]:
-    """Count on standard error while something runs; silent where nobody watches. Yields what to tell the count."""
+    """Show a count on standard error while something runs, on a terminal only. Yields a function that adds to it."""
     if not sys.stderr.isatty():
         yield lambda count: None
         return
@@ -119,10 +130,27 @@ def complete_kinds(incomplete: str) -> list[str]:
     return [kind for kind in KINDS if kind.startswith(incomplete)]
 
 
+def menu(kind: str) -> dict[str, Outline]:
+    """The rows of a menu as their sources describe them."""
+    package, table, _ = MENUS[kind]
+    return outlines(package, table)
+
+
+def model_table() -> dict[str, dict[str, Any]]:
+    """What is known of every model: counts, and what it is built from."""
+    tables = [json.loads((PACKAGE / "benchmark" / f"{name}.json").read_text()) for name in ("counts", "models")]
+    return {name: row | tables[1][name] for name, row in tables[0].items()}
+
+
+def check_recipe(name: str) -> None:
+    """Raises: ValueError if there is no recipe of that name; a path ending in .toml is not looked up."""
+    if not name.endswith(".toml"):
+        pick(recipe_files(), name, "recipe")
+
+
 def complete_models(incomplete: str) -> list[str]:
     """Model names that begin with what is typed, for the shell."""
-    table = json.loads((PACKAGE / "benchmark" / "counts.json").read_text())
-    return [name for name in table if name.startswith(incomplete)]
+    return [name for name in model_table() if name.startswith(incomplete)]
 
 
 def complete_recipes(incomplete: str) -> list[str]:
@@ -131,10 +159,9 @@ def complete_recipes(incomplete: str) -> list[str]:
 
 
 def optimized(model: Model) -> Model:
-    """The model in its fastest form here; which that is goes to standard error."""
+    """The model in its fastest form on this machine; standard error names it."""
     from tetravit.runtimes import optimize
 
     fast: Any = optimize(model)  # type: ignore[type-var]
     say(f"Runs with {fast.optimized}")
-    found: Model = fast
-    return found
+    return fast  # type: ignore[no-any-return]

@@ -1,31 +1,31 @@
 """`tetravit list`: the menus."""
 
 import fnmatch
-import inspect
 from typing import Annotated, Any
 
 import typer
 
 from tetravit.cli.base import (
     KINDS,
-    MENUS,
     complete_kinds,
     complete_models,
     figures,
+    menu,
+    model_table,
     print_rows,
     print_table,
     recipe_files,
     say,
     weights_row,
 )
-from tetravit.registry import discover, pick
+from tetravit.registry import outlines, pick
 
 
 def list_(
     kind: Annotated[
-        str,
-        typer.Argument(metavar="KIND", help=f"One of {', '.join(KINDS)}.", autocompletion=complete_kinds),
-    ],
+        str | None,
+        typer.Argument(metavar="[KIND]", help=f"One of {', '.join(KINDS)}.", autocompletion=complete_kinds),
+    ] = None,
     pattern: Annotated[
         str,
         typer.Argument(
@@ -43,7 +43,15 @@ def list_(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
-    """List models, weights, recipes and whatever else has a name."""
+    """List models, weights, recipes and everything else that has a name."""
+    if kind is None:
+        rows = [{"name": name, "about": about} for name, about in KINDS.items()]
+        if as_json:
+            print_rows(rows)
+        else:
+            print_table(["kind", ""], [[row["name"], row["about"]] for row in rows])
+            say("`tetravit list KIND` shows the names, `tetravit show NAME` everything about one.")
+        return
     kind = kind if kind in KINDS or f"{kind}s" not in KINDS else f"{kind}s"
     pick(dict.fromkeys(KINDS), kind, "kind of name")
     if commercial_ok and kind not in ("models", "weights"):
@@ -68,29 +76,36 @@ def list_(
 def rows_of(kind: str) -> list[dict[str, Any]]:
     """What a menu offers, as JSON-ready rows."""
     if kind == "models":
-        return [model_row(name) for name in _models()]
+        return [model_row(name) for name in sorted(outlines("tetravit.backbones", "VARIANTS"))]
     if kind == "weights":
         return [weights_row(checkpoint) for _, checkpoint in sorted(_weights().items())]
     if kind == "recipes":
         return [{"name": name, "about": _title(file.read_text())} for name, file in recipe_files().items()]
-    return [{"name": name, "about": _about(row)} for name, row in sorted(discover(*MENUS[kind]).items())]
+    return [
+        {"name": name, "about": row.about.partition("\n")[0]} for name, row in sorted(menu(kind).items())
+    ]
 
 
 def model_row(name: str) -> dict[str, Any]:
     """A model in numbers, and what its authors report."""
-    from tetravit.benchmark.flops import counts
-    from tetravit.models import family
-
-    found = counts(name)
+    row = model_table().get(name) or _counted(name)
     return {
         "name": name,
-        "family": family(name),
-        "image_size": found.image_size,
-        "params": found.params,
-        "macs": found.macs,
-        "flops": found.flops,
-        **published(name, found.image_size),
+        "family": row["family"],
+        "image_size": row["image_size"],
+        "params": row["params"],
+        "macs": row["macs"],
+        "flops": 2 * row["macs"],
+        **published(name, row["image_size"]),
     }
+
+
+def _counted(name: str) -> dict[str, Any]:
+    """The same row of a model that is not in the table yet."""
+    from tetravit.benchmark.flops import count, description
+
+    found = count(name)
+    return {"image_size": found.image_size, "params": found.params, "macs": found.macs, **description(name)}
 
 
 def published(name: str, image_size: int) -> dict[str, Any]:
@@ -112,12 +127,6 @@ def published(name: str, image_size: int) -> dict[str, Any]:
         "licence": best and best.licence,
         "commercial": best and best.commercial,
     }
-
-
-def _models() -> list[str]:
-    from tetravit.models import list_models
-
-    return list_models()
 
 
 def _weights() -> dict[str, Any]:
@@ -164,12 +173,6 @@ def _print_models(rows: list[dict[str, Any]]) -> None:
         ],
         right=["size", "parameters", "GMACs", "top-1"],
     )
-
-
-def _about(row: object) -> str:
-    """The first line of a row's docstring."""
-    doc = inspect.getdoc(getattr(row, "func", row)) or ""
-    return doc.partition("\n")[0]
 
 
 def _title(recipe: str) -> str:

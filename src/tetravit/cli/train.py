@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tetravit.cli.base import complete_recipes, say
+from tetravit.cli.base import check_recipe, complete_recipes, say
 
 
 def train(
@@ -47,6 +47,8 @@ def train(
     if strict and resume is None:
         raise ValueError("--strict goes with --resume RUN.")
 
+    if recipe is not None:
+        check_recipe(recipe)  # before torch is loaded
     from tetravit.engine.signals import Interrupted
     from tetravit.recipe import dump, find, load
     from tetravit.runs import train as run
