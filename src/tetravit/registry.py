@@ -42,6 +42,39 @@ def pick(menu: Mapping[str, Row], name: str, kind: str) -> Row:
     raise ValueError(f"Unknown {kind} {name!r}.{suggestion(name, menu)}")
 
 
+# What other programs call the keys of a recipe.
+SYNONYMS = {
+    "accumulation_steps": "run.accumulate",
+    "amp": "run.precision",
+    "arch": "model.name",
+    "batch": "data.batch_size",
+    "batch_size": "data.batch_size",
+    "bs": "data.batch_size",
+    "checkpoint": "model.weights",
+    "clip_grad": "optim.clip",
+    "dataset": "data.name",
+    "device": "run.device",
+    "dtype": "run.precision",
+    "fp16": "run.precision",
+    "grad_accum": "run.accumulate",
+    "img_size": "data.image_size",
+    "imgsz": "data.image_size",
+    "input_size": "data.image_size",
+    "learning_rate": "optim.lr",
+    "lr": "optim.lr",
+    "mixed_precision": "run.precision",
+    "num_epochs": "epochs",
+    "num_workers": "data.workers",
+    "optimizer": "optim.name",
+    "path": "data.root",
+    "pretrained": "model.weights",
+    "scheduler": "optim.schedule",
+    "seed": "run.seed",
+    "wd": "optim.weight_decay",
+    "workers": "data.workers",
+}
+
+
 def suggestion(name: str, names: Iterable[str]) -> str:
     """` Did you mean 'x'?` with the nearest of `names`, or where none is near, what there is."""
     names = list(names)

@@ -138,7 +138,9 @@ def menu(kind: str) -> dict[str, Outline]:
 
 def model_table() -> dict[str, dict[str, Any]]:
     """What is known of every model: counts, and what it is built from."""
-    tables = [json.loads((PACKAGE / "benchmark" / f"{name}.json").read_text()) for name in ("counts", "models")]
+    tables = [
+        json.loads((PACKAGE / "benchmark" / f"{name}.json").read_text()) for name in ("counts", "models")
+    ]
     return {name: row | tables[1][name] for name, row in tables[0].items()}
 
 

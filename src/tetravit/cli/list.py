@@ -81,9 +81,7 @@ def rows_of(kind: str) -> list[dict[str, Any]]:
         return [weights_row(checkpoint) for _, checkpoint in sorted(_weights().items())]
     if kind == "recipes":
         return [{"name": name, "about": _title(file.read_text())} for name, file in recipe_files().items()]
-    return [
-        {"name": name, "about": row.about.partition("\n")[0]} for name, row in sorted(menu(kind).items())
-    ]
+    return [{"name": name, "about": row.about.partition("\n")[0]} for name, row in sorted(menu(kind).items())]
 
 
 def model_row(name: str) -> dict[str, Any]:
