@@ -88,7 +88,7 @@ def suggestion(name: str, names: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Outline:
-    """A row of a menu as its source describes it.
+    """A row of a menu as its source describes it: its docstring, or that of its module.
 
     options: its arguments, "width: int = 256", in order; None: inherited from a class outside this package.
     """
@@ -123,7 +123,8 @@ def outline(row: Any) -> Outline:
     if not isinstance(row, type) and not inspect.isroutine(row):
         return Outline(inspect.getdoc(type(row)) or "")
     parameters = inspect.signature(row).parameters.values()
-    return Outline(inspect.getdoc(row) or "", tuple(str(p) for p in parameters if p.name != "self"))
+    about = inspect.getdoc(row) or inspect.getdoc(inspect.getmodule(row)) or ""
+    return Outline(about, tuple(str(p) for p in parameters if p.name != "self"))
 
 
 def _source(info: pkgutil.ModuleInfo, name: str) -> str:
@@ -149,14 +150,13 @@ def _outlined(module: ast.Module, table: str) -> dict[str, Outline] | None:
             instance = isinstance(row, ast.Call)
             name = row.func if isinstance(row, ast.Call) else row
             thing = things.get(name.id) if isinstance(name, ast.Name) else None
-            if instance and thing is None:  # of a class from elsewhere: the module says what it is
-                rows[str(key.value)] = Outline(ast.get_docstring(module) or "")
-            elif isinstance(thing, ast.FunctionDef):
-                rows[str(key.value)] = Outline(ast.get_docstring(thing) or "", _arguments(thing))
-            elif thing is not None and (doc := ast.get_docstring(thing)):
-                rows[str(key.value)] = Outline(doc, () if instance else _constructor(thing, module))
-            else:
-                return None
+            about = (ast.get_docstring(thing) if thing else "") or ast.get_docstring(module) or ""
+            if isinstance(thing, ast.FunctionDef):
+                rows[str(key.value)] = Outline(about, _arguments(thing))
+            elif thing is not None and not instance:
+                rows[str(key.value)] = Outline(about, _constructor(thing, module))
+            else:  # an object
+                rows[str(key.value)] = Outline(about)
         return rows
     return {}
 

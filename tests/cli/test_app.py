@@ -70,7 +70,7 @@ def test_help_takes_less_than_three_tenths_of_a_second():
     ("arguments", "text"),
     [
         (["lits"], "tetravit: No such command 'lits'. Did you mean 'list'? See `tetravit --help`.\n"),
-        (["list"], "tetravit list: Missing argument 'KIND'. See `tetravit list --help`.\n"),
+        (["show"], "tetravit show: Missing argument 'name'. See `tetravit show --help`.\n"),
         (
             ["weights", "fetc"],
             "tetravit weights: No such command 'fetc'. Did you mean 'fetch'? See `tetravit weights ",

@@ -1,12 +1,16 @@
 """list, show, copy."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
-from tetravit.cli.base import KINDS, complete_kinds, complete_models, complete_recipes
+from tetravit.cli.base import KINDS, MENUS, complete_kinds, complete_models, complete_recipes, menu
+from tetravit.cli.show import _rows
 from tetravit.models import list_models
 from tetravit.recipe import find, list_recipes, load
+from tetravit.registry import SYNONYMS, discover, outline, outlines
 
 
 def rows(out: str) -> list[dict]:
@@ -74,10 +78,10 @@ def test_a_kind_may_be_said_in_the_singular(ask):
             ["list", "weights", "gcvit_*", "--commercial-ok"],
             "tetravit list: No weights match 'gcvit_*'. `tetravit list weights` shows all.\n",
         ),
-        (["show", "digit"], "tetravit show: Nothing is called 'digit'. Did you mean 'digits'?\n"),
+        (["show", "digit"], "tetravit show: Unknown name 'digit'. Did you mean 'digits'?\n"),
         (
             ["show", "xcit_nano_p16"],
-            "tetravit show: Nothing is called 'xcit_nano_p16'. Did you mean 'xcit_nano_12_p16'?\n",
+            "tetravit show: Unknown name 'xcit_nano_p16'. Did you mean 'xcit_nano_12_p16'?\n",
         ),
         (
             ["show", "deit_tiny", "--size", "8"],
@@ -111,15 +115,109 @@ def test_show_at_another_size(ask):
     assert small["image_size"] == 128
 
 
-def test_show_a_recipe_as_it_is_written(ask):
-    assert ask("show", "xcit/imagenet").out == find("xcit/imagenet").read_text()
+def test_show_a_recipe_with_the_origin_of_every_value(ask):
+    answer = ask("show", "xcit/imagenet")
+    assert answer.code == 0
+    assert "arXiv:2106.09681" in answer.out
+    (facts,) = rows(ask("show", "xcit/imagenet", "--json").out)
+    assert facts["text"] == find("xcit/imagenet").read_text()
+    keys = {row["key"]: row for row in facts["keys"]}
+    assert keys["optim.lr"]["origin"] == "recipe"
+    assert keys["optim.momentum"] | {"about": ""} == {
+        "key": "optim.momentum",
+        "value": "0.9",
+        "origin": "default",
+        "about": "",
+    }
+    assert keys["model.drop_path"]["origin"] == "variant"
+    assert keys["optim.layer_decay"]["about"]
 
 
-@pytest.mark.parametrize("name", ["crop", "image_folder", "classify", "retinanet"])
-def test_show_a_row_of_another_menu(ask, name):
-    (facts,) = rows(ask("show", name, "--json").out)
-    assert facts["about"]
-    assert name in ask("show", name).out
+def test_show_a_section_and_a_key_of_recipes(ask):
+    section = rows(ask("show", "optim", "--json").out)
+    assert "optim.lr" in [row["key"] for row in section]
+    (key,) = rows(ask("show", "optim.layer_decay", "--json").out)
+    assert (key["type"], key["default"]) == ("float", "1.0")
+    shared = {row["key"]: row["about"] for row in rows(ask("show", "task", "--json").out)}
+    assert shared["task.loss"].endswith("(classify, distill)")
+    assert shared["task.tau"].endswith("(distill)")
+    wrong = ask("show", "optim.layer_deacy")
+    assert wrong.err == (
+        "tetravit show: Unknown recipe key 'optim.layer_deacy'. Did you mean 'optim.layer_decay'?\n"
+    )
+
+
+def test_show_published_weights(ask):
+    (facts,) = rows(ask("show", "xcit_nano_12_p16.in1k", "--json").out)
+    assert (facts["kind"], facts["published"]) == ("weights", {"top1": 69.9})
+    assert facts["urls"][0].startswith("https://")
+    assert "GC ViT" not in ask("show", "gcvit_tiny.in1k").out
+    assert "no commercial use" in ask("show", "gcvit_tiny.in1k").out
+
+
+@pytest.mark.parametrize("kind", MENUS)
+def test_every_row_of_every_menu_is_shown(ask, kind):
+    for name in menu(kind):
+        (facts,) = rows(ask("show", name, "--json").out)
+        assert facts["about"], name
+        assert name in ask("show", name).out
+
+
+@pytest.mark.parametrize("kind", MENUS)
+def test_sources_describe_what_an_import_gives(kind):
+    package, table, _ = MENUS[kind]
+    imported = {name: outline(row) for name, row in discover(package, table).items()}
+    read = outlines(package, table)
+    assert set(read) == set(imported)
+    for name, row in read.items():
+        assert row.about.partition("\n")[0]
+        if row.options is not None:
+            assert [o.partition(":")[0].partition(" ")[0] for o in row.options] == [
+                o.partition(":")[0].partition("=")[0].lstrip("*") for o in imported[name].options
+            ], name
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("lr", "optim.lr"), ("amp", "run.precision"), ("batch", "data.batch_size")]
+)
+def test_names_of_other_programs_lead_to_ours(ask, name, near):
+    assert ask("show", name).err == f"tetravit show: Unknown name {name!r}. Did you mean {near!r}?\n"
+    answer = ask("train", "digits", f"{name}=1")
+    assert answer.err == f"tetravit train: Unknown recipe key {name!r}. Did you mean {near!r}?\n"
+
+
+def test_synonyms_are_keys_of_recipes():
+    sections = {name.partition(".")[0] for name in SYNONYMS.values()} - {"epochs"}
+    keys = {key for section in sections for key in _rows(section)}
+    assert set(SYNONYMS.values()) - {"epochs"} <= keys
+
+
+def test_list_alone_lists_the_kinds(ask):
+    assert [row["name"] for row in rows(ask("list", "--json").out)] == list(KINDS)
+    answer = ask("list")
+    assert all(kind in answer.out for kind in KINDS)
+    assert answer.err == "`tetravit list KIND` shows the names, `tetravit show NAME` everything about one.\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["list"],
+        ["list", "heads"],
+        ["list", "recipes"],
+        ["list", "datasets"],
+        ["show", "onnx"],
+        ["show", "retinanet"],
+        ["show", "nothing_like_it"],
+        ["train", "digts"],
+    ],
+    ids=" ".join,
+)
+def test_menus_are_read_without_torch(arguments):
+    code = "import sys\nfrom tetravit.cli import main\ntry: main(sys.argv[1:])\n"
+    code += "finally: print('torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert found.stdout.splitlines()[-1] == "False"
 
 
 def test_copy_keeps_the_comments_and_still_loads(ask, tmp_path):

@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import json
 import pickle
 import re
 from functools import cache
@@ -11,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from tetravit.backbones import ALIASES, VARIANTS, Backbone
-from tetravit.benchmark.flops import count, paper_size, table
+from tetravit.benchmark.flops import MODELS, count, description, paper_size, table
 from tetravit.models import create_backbone, create_model, family, list_models, resolve
 
 PYRAMID = (4, 8, 16, 32)
@@ -115,8 +116,14 @@ def test_the_table_of_counts_has_the_right_multiply_adds(name):
     assert table()[name] == count(name)
 
 
-def test_the_table_of_counts_has_no_other_models():
-    assert list(table()) == list_models()
+@pytest.mark.slow
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_table_of_models_describes_them(name):
+    assert json.loads(MODELS.read_text())[name] == description(name)
+
+
+def test_the_tables_have_no_other_models():
+    assert list(table()) == list(json.loads(MODELS.read_text())) == list_models()
 
 
 @pytest.mark.parametrize("alias", ALIASES)
