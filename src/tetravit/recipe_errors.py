@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
-from tetravit.registry import suggestion
+from tetravit.registry import SYNONYMS, suggestion
 
 Keys = Sequence[tuple[str, Any]]  # the dotted keys of a recipe, each with its type
 
@@ -83,8 +83,9 @@ def _near_key(path: str, keys: Keys) -> str:
     known = list(dict.fromkeys(name for name, _ in keys))
     section, _, key = path.rpartition(".")
     elsewhere = [name for name in known if name.rpartition(".")[2] == key]
-    if elsewhere:
-        return f" Did you mean {elsewhere[0]!r}?"
+    meant = SYNONYMS.get(key.lower())
+    if elsewhere or meant in known:
+        return f" Did you mean {(meant if meant in known else elsewhere[0])!r}?"
     if section:
         return suggestion(path, [name for name in known if name.rpartition(".")[0] == section])
     return suggestion(path, dict.fromkeys(name.partition(".")[0] for name in known))

@@ -3,8 +3,6 @@
 import dataclasses
 import itertools
 import json
-import tomllib
-from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -180,11 +178,10 @@ def _show_weights(row: Any, as_json: bool) -> None:
 
 def _show_recipe(name: str, as_json: bool) -> None:
     """The comment at the top of a recipe, and every key with value, origin and description."""
-    file = recipe_files()[name]
-    text = file.read_text(encoding="utf-8")
+    text = recipe_files()[name].read_text(encoding="utf-8")
     head = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
     about = "\n".join(line.removeprefix("#").strip() for line in head)
-    rows = _recipe_rows(file)
+    rows = _recipe_rows(name)
     if as_json:
         print_rows([{"kind": "recipe", "name": name, "about": about, "text": text, "keys": rows}])
         return
@@ -196,32 +193,15 @@ def _show_recipe(name: str, as_json: bool) -> None:
     say(f"`tetravit copy {name} FILE` copies it; `tetravit train {name} KEY=VALUE` changes a key.")
 
 
-def _recipe_rows(file: Path) -> list[dict[str, str]]:
-    """Every key of a recipe: value, origin ("recipe", "variant" of the model, "default"), description."""
-    from tetravit.recipe import load
+def _recipe_rows(name: str) -> list[dict[str, str]]:
+    """Every key of a recipe: its value, where that was set, and what the key means."""
+    from tetravit.recipe import entries, find, load
 
-    recipe, written = load(file), tomllib.loads(file.read_text(encoding="utf-8"))
-    variant = _flat(written.pop("variants", {}).get(recipe.model.name, {}))
-    given = _flat(written)
-    about = {row["key"]: row["about"] for section in SECTIONS for row in _rows(section).values()}
-    rows = []
-    for key, value in recipe.model_dump(mode="json").items():
-        for name, inner in (
-            {f"{key}.{k}": v for k, v in value.items()} if key in SECTIONS else {key: value}
-        ).items():
-            inside = [k for k in given if k == name or k.startswith(f"{name}.")]
-            origin = "recipe" if inside else "default"
-            if any(k == name or k.startswith(f"{name}.") for k in variant):
-                origin = "variant"
-            rows.append({"key": name, "value": _text(inner), "origin": origin, "about": about.get(name, "")})
-    return rows
-
-
-def _flat(table: dict[str, Any], above: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in table.items():
-        found |= _flat(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
-    return found
+    rows = entries(load(find(name)))
+    return [
+        {"key": row.key, "value": _text(row.value), "origin": row.origin, "about": row.description}
+        for row in rows
+    ]
 
 
 def _show_keys(name: str, as_json: bool) -> None:
