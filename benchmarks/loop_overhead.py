@@ -20,9 +20,10 @@ from torch import nn
 
 from tetravit.data.datasets.base import DatasetInfo
 from tetravit.engine import optim
+from tetravit.engine.config import RunConfig
 from tetravit.engine.ema import Ema
 from tetravit.engine.log import JsonLines, Reporters
-from tetravit.engine.loop import Job, RunConfig, fit
+from tetravit.engine.loop import Job, fit
 from tetravit.engine.precision import autocast, chosen
 from tetravit.engine.schedule import warmup_cosine
 from tetravit.models import create_model

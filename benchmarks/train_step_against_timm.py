@@ -33,8 +33,9 @@ from tetravit.benchmark.speed import device_name
 from tetravit.data.config import DataConfig
 from tetravit.data.datasets.base import DatasetInfo
 from tetravit.engine import optim
+from tetravit.engine.config import RunConfig
 from tetravit.engine.ema import Ema
-from tetravit.engine.loop import Job, RunConfig, fit
+from tetravit.engine.loop import Job, fit
 from tetravit.engine.precision import autocast, chosen
 from tetravit.models import create_model
 from tetravit.structures import Batch

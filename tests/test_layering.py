@@ -19,7 +19,7 @@ ORDER = [
         "tasks",
         "engine",
         "recipe_errors",
-        "recipe_length",
+        "recipe_tables",
         "recipe",
         "runtimes",
     ),

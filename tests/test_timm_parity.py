@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from tetravit.engine import optim
+from tetravit.engine.config import RunConfig
 from tetravit.engine.ema import Ema
-from tetravit.engine.loop import Job, RunConfig, fit
+from tetravit.engine.loop import Job, fit
 from tetravit.models import create_model
 from tetravit.models.teacher import Teacher
 from tetravit.seeds import seed_step

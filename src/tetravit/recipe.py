@@ -2,7 +2,7 @@
 
 import json
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -26,12 +26,20 @@ from tetravit.data.calls import parse_calls
 from tetravit.data.config import DataConfig
 from tetravit.data.datasets import DATASETS, kind_of
 from tetravit.data.options import Options
-from tetravit.engine.loop import RunConfig
+from tetravit.engine.config import RunConfig
 from tetravit.engine.optim import OptimConfig
 from tetravit.models import resolve
 from tetravit.protocols import PROTOCOLS, ProtocolConfig
 from tetravit.recipe_errors import message
-from tetravit.recipe_length import fitted_length
+from tetravit.recipe_tables import (
+    fitted_length,
+    leaves,
+    merged,
+    model_name,
+    put,
+    split,
+    without_foreign_options,
+)
 from tetravit.registry import pick
 from tetravit.tasks import TASKS, TaskConfig
 
@@ -232,29 +240,19 @@ def loads(text: str, overrides: Sequence[str] = (), *, name: str = "The recipe")
         raise ValueError(f"{name} is not TOML: {error}.") from None
     changes: Table = {}
     for override in overrides:
-        _set(changes, *_split(override))
+        put(changes, *split(override))
     variants = table.pop("variants", {})
-    origins = dict.fromkeys(_leaves(table), "recipe")
-    model = _model_name(_merged(table, changes))
+    origins = dict.fromkeys(leaves(table), "recipe")
+    model = model_name(merged(table, changes))
     if isinstance(variants, Mapping):
         own: Table = next((v for k, v in variants.items() if model is not None and _same_model(k, model)), {})
-        table = _merged(table, own)
-        origins |= dict.fromkeys(_leaves(own), "variant")
-    fitted, notes = fitted_length(_without_strange_options(table, changes), changes)
-    recipe = validated(_merged(fitted, changes))
-    origins |= dict.fromkeys(_leaves(changes), "command line")
+        table = merged(table, own)
+        origins |= dict.fromkeys(leaves(own), "variant")
+    fitted, notes = fitted_length(without_foreign_options(table, changes), changes)
+    recipe = validated(merged(fitted, changes))
+    origins |= dict.fromkeys(leaves(changes), "command line")
     recipe._notes, recipe._origins = notes, origins
     return recipe
-
-
-def _without_strange_options(table: Table, changes: Table) -> Table:
-    """A table as read, less the options of a data set that the changes put another one in the place of."""
-    old, new = table.get("data"), changes.get("data")
-    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
-        return table
-    if new.get("name", old.get("name")) == old.get("name"):
-        return table
-    return {**table, "data": {key: value for key, value in old.items() if key != "options"}}
 
 
 def validated(table: Mapping[str, Any]) -> Recipe:
@@ -296,55 +294,8 @@ def find(name_or_path: str | Path) -> Path:
     return pick(known, str(name_or_path), "recipe")
 
 
-def _split(override: str) -> tuple[list[str], Any]:
-    """`section.key=value` -> keys and the value as TOML reads it, or else as a bare string."""
-    path, equals, text = override.partition("=")
-    keys = [key.strip() for key in path.split(".")]
-    if not equals or not all(keys):
-        raise ValueError(f"An override reads section.key=value; got {override!r}.")
-    try:
-        table = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
-        return keys, text
-    return keys, table["value"] if len(table) == 1 else text
-
-
-def _set(table: Table, keys: Sequence[str], value: Any) -> None:
-    for key in keys[:-1]:
-        inner = table.setdefault(key, {})
-        if not isinstance(inner, dict):
-            inner = table[key] = {}
-        table = inner
-    table[keys[-1]] = value
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Table:
-    """Both tables in one; where both have a value, `above` counts. Its other tables are joined."""
-    result = dict(below)
-    for key, value in above.items():
-        under = result.get(key)
-        both = isinstance(under, Mapping) and isinstance(value, Mapping)
-        result[key] = _merged(under, value) if both else value  # type: ignore[arg-type]
-    return result
-
-
-def _model_name(table: Mapping[str, Any]) -> str | None:
-    section = table.get("model")
-    name = section.get("name") if isinstance(section, Mapping) else None
-    return name if isinstance(name, str) else None
-
-
 def _same_model(a: str, b: str) -> bool:
     return a == b or resolve(a) == resolve(b)
-
-
-def _leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The dotted keys of a table that hold values; an empty table is one."""
-    for key, value in table.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
 
 
 def sections() -> dict[str, list[type[BaseModel]]]:

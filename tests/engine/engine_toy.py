@@ -9,9 +9,10 @@ from torch import nn
 
 from tetravit.engine import optim
 from tetravit.engine.checkpoint import Checkpoints
+from tetravit.engine.config import RunConfig
 from tetravit.engine.ema import Ema
 from tetravit.engine.log import JsonLines, Reporters
-from tetravit.engine.loop import Job, RunConfig
+from tetravit.engine.loop import Job
 from tetravit.engine.schedule import warmup_cosine
 from tetravit.protocols import Loaders
 from tetravit.protocols.accuracy import Accuracy

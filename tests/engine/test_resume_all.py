@@ -15,9 +15,10 @@ from tetravit.data.datasets import DATASETS
 from tetravit.data.loader import TrainLoader
 from tetravit.engine import optim
 from tetravit.engine.checkpoint import Checkpoints, read
+from tetravit.engine.config import RunConfig
 from tetravit.engine.ema import Ema
 from tetravit.engine.log import JsonLines, Reporters
-from tetravit.engine.loop import Job, RunConfig, fit
+from tetravit.engine.loop import Job, fit
 from tetravit.engine.signals import Interrupted
 from tetravit.models.classifier import Classifier
 from tetravit.models.teacher import Teacher

@@ -22,6 +22,11 @@ class NotFinite(ValueError):
         )
 
 
+def takes_found_inf(optimizer: Optimizer) -> bool:
+    """Whether an optimizer leaves out a step that is marked on the device, as torch's fused ones do."""
+    return bool(optimizer.defaults.get("fused"))
+
+
 class Guard:
     """Marks bad steps on the device and tells the host about them `lag` steps later.
 
@@ -68,8 +73,9 @@ class Guard:
         bad_loss, bad_norm = ~loss.isfinite(), ~norm.isfinite()
         self.mark = torch.maximum(self.mark, (bad_loss | (bad_norm & ~excuse)).float())
         overflow = (bad_norm & excuse).float()
-        optimizer.found_inf = bad = torch.maximum(self.mark, overflow)  # type: ignore[attr-defined]
-        optimizer.grad_scale = None  # type: ignore[attr-defined]
+        bad = torch.maximum(self.mark, overflow)
+        if takes_found_inf(optimizer):
+            optimizer.found_inf, optimizer.grad_scale = bad, None  # type: ignore[attr-defined]
         seen = torch.stack((self.mark, bad_loss.float()))
         event = None
         if seen.is_cuda:

@@ -10,22 +10,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 from torch.optim import Optimizer
 
 from tetravit.engine import optim
 from tetravit.engine.checkpoint import Checkpoint, Checkpoints
 from tetravit.engine.clipping import ClipBy, clipped
+from tetravit.engine.config import RunConfig
 from tetravit.engine.ema import Ema
-from tetravit.engine.guard import Guard, NotFinite
+from tetravit.engine.guard import Guard, NotFinite, takes_found_inf
 from tetravit.engine.log import Clock, Meter, Reporters, pooled
 from tetravit.engine.precision import LossScale, Precision, autocast, chosen
 from tetravit.engine.signals import Interrupted, Signals
-from tetravit.engine.strategies import known_strategy, pick_strategy
+from tetravit.engine.strategies import pick_strategy
 from tetravit.protocols import Loaders
 from tetravit.protocols import Protocol as TaskProtocol
 from tetravit.seeds import seed_step
@@ -33,45 +33,6 @@ from tetravit.structures import Batch
 from tetravit.tasks import Task
 from tetravit.tasks.base import Progress, Schedule
 from tetravit.world import World
-
-
-class RunConfig(BaseModel):
-    """The `[run]` section of a recipe.
-
-    device: auto, cpu, cuda, cuda:N or mps. accumulate: micro-batches that share one step.
-    strategy: how several processes share the work; auto: single for one, ddp for more.
-    kernels: `repeatable` asks torch for deterministic ones, `fastest` for any.
-    log_steps: steps per line of the log. evaluate_epochs: epochs between evaluations; 0: only at the end.
-    evaluate_steps: steps between evaluations, in place of epochs; 0: epochs count.
-    save_steps, save_minutes, save_epochs: a checkpoint whenever one of them has passed; 0 switches it off.
-    keep: how many checkpoints stay. on_full: what a failed save does.
-    on_collapse: what a collapse of self-supervised training does, where the task reports one.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    seed: int = Field(default=0, ge=0)
-    device: str = "auto"
-    precision: Precision = "auto"
-    accumulate: int = Field(default=1, ge=1)
-    strategy: str = "auto"
-    compile: bool = False
-    memory_format: Literal["contiguous", "channels_last"] = "contiguous"
-    kernels: Literal["repeatable", "fastest"] = "repeatable"
-    log_steps: int = Field(default=10, ge=1)
-    evaluate_epochs: int = Field(default=1, ge=0)
-    evaluate_steps: int = Field(default=0, ge=0)
-    save_steps: int = Field(default=0, ge=0)
-    save_minutes: float = Field(default=10.0, ge=0)
-    save_epochs: int = Field(default=1, ge=0)
-    keep: int = Field(default=3, ge=2)
-    on_full: Literal["warn", "stop"] = "warn"
-    on_collapse: Literal["warn", "stop"] = "warn"
-
-    @field_validator("strategy")
-    @classmethod
-    def _strategy(cls, name: str) -> str:
-        return name if name == "auto" else known_strategy(name)
 
 
 class Loader(Protocol):
@@ -153,7 +114,7 @@ def fit(job: Job) -> RunState:
     wrapped = pick_strategy(config.strategy, world).wrap(task, world)
     parameters = [p for group in job.optimizer.param_groups for p in group["params"]]
     joint = [list(group) for group in task.joint_clip()]
-    gated = bool(job.optimizer.defaults.get("fused"))  # takes `found_inf`, and skips bad steps on the device
+    gated = takes_found_inf(job.optimizer)  # it skips bad steps on the device
     guard = Guard(task, device) if gated else Guard(task, device, lag=0)
     clock = Clock(state.seconds)
     saved_at, saved_step, logged_step = time.monotonic(), state.done, state.done

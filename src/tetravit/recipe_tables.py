@@ -1,0 +1,113 @@
+"""Tables of a recipe before they are checked: overrides, merging, and the length of the run.
+
+An override of epochs or steps replaces the other, and the warm-up is fitted to it.
+"""
+
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+Table = dict[str, Any]
+
+
+def fitted_length(table: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[Table, tuple[str, ...]]:
+    """A recipe's table fitted to a length in `changes`, and a line about each value that is fitted.
+
+    Epochs replace steps and the reverse. A warm-up or cooldown that is not in `changes` itself keeps its share of
+    the run where it would no longer fit, or where its unit is no longer that of the run.
+    """
+    table, notes = dict(table), []
+    given = [key for key in ("epochs", "steps") if key in changes]
+    if len(given) != 1 or not _counts(changes[given[0]]):
+        return table, ()
+    unit, new = given[0], changes[given[0]]
+    other = "steps" if unit == "epochs" else "epochs"
+    before = table.get(unit) or table.get(other)
+    switched = unit not in table
+    table.pop(other, None)
+    optim = dict(table.get("optim") or {}) if isinstance(table.get("optim", {}), Mapping) else {}
+    asked = changes.get("optim", {})
+    asked = asked if isinstance(asked, Mapping) else {}
+    if not _counts(before) or any(key in asked for key in ("warmup_epochs", "warmup_steps")):
+        return table, ()
+    warmup = optim.get("warmup_steps" if optim.get("warmup_steps") is not None else "warmup_epochs", 5)
+    cooldown = optim.get("cooldown_epochs", 0)
+    if not isinstance(warmup, int) or not isinstance(cooldown, int):
+        return table, ()
+    in_steps = optim.get("warmup_steps") is not None
+    old = f"{warmup} {'steps' if in_steps else 'epochs'} of {before}"
+    if unit == "steps":
+        if (switched and not in_steps) or (in_steps and warmup > new):
+            share = warmup * new // before if switched != in_steps else new // 10
+            optim["warmup_steps"] = min(new, share)
+            notes.append(f"warm-up of {optim['warmup_steps']} steps of {new}, in place of {old}")
+    elif (switched and in_steps) or (not in_steps and warmup + cooldown > new):
+        fitted = min(new, warmup * new // before)
+        optim.pop("warmup_steps", None)
+        optim["warmup_epochs"] = fitted
+        notes.append(f"warm-up of {fitted} epochs of {new}, in place of {old}")
+        if fitted + cooldown > new and "cooldown_epochs" not in asked:
+            left = optim["cooldown_epochs"] = cooldown * new // before
+            notes.append(f"cooldown of {left} epochs of {new}, in place of {cooldown} of {before}")
+    return {**table, "optim": optim}, tuple(notes)
+
+
+def _counts(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def split(override: str) -> tuple[list[str], Any]:
+    """`section.key=value` -> keys and the value as TOML reads it, or else as a bare string."""
+    path, equals, text = override.partition("=")
+    keys = [key.strip() for key in path.split(".")]
+    if not equals or not all(keys):
+        raise ValueError(f"An override reads section.key=value; got {override!r}.")
+    try:
+        table = tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return keys, text
+    return keys, table["value"] if len(table) == 1 else text
+
+
+def put(table: Table, keys: Sequence[str], value: Any) -> None:
+    for key in keys[:-1]:
+        inner = table.setdefault(key, {})
+        if not isinstance(inner, dict):
+            inner = table[key] = {}
+        table = inner
+    table[keys[-1]] = value
+
+
+def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Table:
+    """Both tables in one; where both have a value, `above` counts. Its other tables are joined."""
+    result = dict(below)
+    for key, value in above.items():
+        under = result.get(key)
+        both = isinstance(under, Mapping) and isinstance(value, Mapping)
+        result[key] = merged(under, value) if both else value  # type: ignore[arg-type]
+    return result
+
+
+def without_foreign_options(table: Table, changes: Table) -> Table:
+    """A table as read, less the options of a data set that the changes put another one in the place of."""
+    old, new = table.get("data"), changes.get("data")
+    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
+        return table
+    if new.get("name", old.get("name")) == old.get("name"):
+        return table
+    return {**table, "data": {key: value for key, value in old.items() if key != "options"}}
+
+
+def model_name(table: Mapping[str, Any]) -> str | None:
+    section = table.get("model")
+    name = section.get("name") if isinstance(section, Mapping) else None
+    return name if isinstance(name, str) else None
+
+
+def leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted keys of a table that hold values; an empty table is one."""
+    for key, value in table.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
