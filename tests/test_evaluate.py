@@ -10,10 +10,10 @@ from PIL import Image
 
 from tetravit.cli import main
 from tetravit.data import imagenet
-from tetravit.evaluate import evaluate, published
 from tetravit.models import create_model, load, save
 from tetravit.protocols.accuracy import SomeClasses
 from tetravit.protocols.references import references
+from tetravit.runs.evaluate import evaluate, published
 from tetravit.structures import Preprocess
 from tetravit.weights import CHECKPOINTS, store
 
@@ -44,7 +44,7 @@ input_mean, input_std = Preprocess().mean[0], Preprocess().std[0]
 
 @pytest.fixture
 def sorter(monkeypatch):
-    monkeypatch.setattr("tetravit.evaluate.load", lambda source, accept_license: Sorter())
+    monkeypatch.setattr("tetravit.runs.evaluate.load", lambda source, accept_license: Sorter())
 
 
 def paint(path, label):

@@ -23,8 +23,8 @@ ORDER = [
         "recipe",
         "runtimes",
     ),
-    *("evaluate", "draw", "predictors", "report", "runs"),
-    *("benchmark", "exports", "explain", "studies"),
+    *("draw", "predictors", "report", "runs"),
+    *("benchmark", "exports", "explain", "studies", "api"),
     *("cli", "__main__"),
 ]
 SHARED = {"base", "pyramid"}  # what siblings in a menu folder may import of each other

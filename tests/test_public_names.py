@@ -25,10 +25,13 @@ PUBLIC = [
     "create_detector",
     "create_model",
     "create_segmenter",
+    "evaluate",
     "export",
     "list_models",
     "load",
     "optimize",
+    "predict",
+    "train",
 ]
 
 

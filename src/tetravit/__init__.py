@@ -4,6 +4,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tetravit.api import evaluate as evaluate
+    from tetravit.api import predict as predict
+    from tetravit.api import train as train
     from tetravit.backbones import Backbone as Backbone
     from tetravit.exports import export as export
     from tetravit.models import Classifier as Classifier
@@ -40,10 +43,13 @@ _HOMES = {
     "create_detector": "tetravit.models",
     "create_model": "tetravit.models",
     "create_segmenter": "tetravit.models",
+    "evaluate": "tetravit.api",
     "export": "tetravit.exports",
     "list_models": "tetravit.models",
     "load": "tetravit.models.load",
     "optimize": "tetravit.runtimes",
+    "predict": "tetravit.api",
+    "train": "tetravit.api",
 }
 
 __all__ = [*_HOMES, "__version__"]

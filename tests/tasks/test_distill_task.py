@@ -290,8 +290,8 @@ def test_a_run_from_a_teacher_of_this_package(student, tmp_path):
     chosen = validated({**chosen.model_dump(), "model": {"name": student, "options": {"depth": 1}}})
     made = train(chosen, tmp_path / "run", reporters=[])
     assert made.steps == 4
-    from tetravit.evaluate import evaluate
     from tetravit.models import load
+    from tetravit.runs.evaluate import evaluate
 
     found = load(tmp_path / "run")
     assert found.name == student

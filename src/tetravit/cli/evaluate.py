@@ -36,7 +36,7 @@ def evaluate(
 ) -> None:
     """Score weights on a data set."""
     pick(dict.fromkeys(SPLITS), split, "split")
-    from tetravit.evaluate import evaluate as score
+    from tetravit.runs.evaluate import evaluate as score
 
     overrides = [*(changes or []), *([f"data.val_batch_size={batch}"] if batch else [])]
     with progress("images") as advance:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from tetravit.predictors.base import Option, Output, Predictor, Writer, function
-from tetravit.registry import discover
+from tetravit.registry import discover, suggestion
 
 if TYPE_CHECKING:
     from tetravit.models.load import Model
@@ -33,8 +33,11 @@ def stream(model: "Model", sources: "Iterable[Source]", **options: Any) -> "Iter
     given = {name: value for name, value in options.items() if value is not None}
     for name in given:
         others = [other.noun for other in PREDICTORS.values() if name in other.names]
-        if name not in ("batch_size", "device") and row.noun not in others and others:
+        if name in row.names or name in ("batch_size", "device", "categories"):
+            continue
+        if others:
             raise ValueError(f"{name} is an option of a {' or a '.join(others)}; the model is a {row.noun}.")
+        raise ValueError(f"A {row.noun} has no option {name!r}.{suggestion(name, row.names)}")
     return function(row.run)(model, sources, **given)  # type: ignore[no-any-return]
 
 
