@@ -44,6 +44,7 @@ from tetravit.registry import pick
 from tetravit.tasks import TASKS, TaskConfig
 
 Table = dict[str, Any]
+Side = Annotated[int, Field(ge=32)]
 
 
 class ModelConfig(BaseModel):
@@ -72,11 +73,10 @@ class ModelConfig(BaseModel):
         default=None,
         description="The same of a classifier, for the backbone of a detector or segmenter alone.",
     )
-    image_size: int | None = Field(
+    image_size: Side | tuple[Side, Side] | None = Field(
         default=None,
-        ge=32,
-        description="Pixels that positions and windows of a detector or segmenter are set up for; unset: the"
-        " model's own.",
+        description="Pixels, or [height, width], that positions and windows of a detector or segmenter are set up"
+        " for; unset: the model's own.",
     )
     freeze: Annotated[int, Field(ge=0)] | Literal["backbone"] = Field(
         default=0,
@@ -262,9 +262,27 @@ def validated(table: Mapping[str, Any]) -> Recipe:
         ValueError: in one line, with the dotted path of the first thing that is wrong.
     """
     try:
-        return Recipe.model_validate_json(json.dumps(table, default=str), strict=True)
+        return Recipe.model_validate_json(json.dumps(_with_channels(table), default=str), strict=True)
     except ValidationError as error:
         raise ValueError(message(error, table, known_keys())) from None
+
+
+def _with_channels(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The table with data.channels as the model takes them, where model.options.in_chans says so.
+
+    Raises:
+        ValueError: if both are given and differ.
+    """
+    model, data = table.get("model"), table.get("data")
+    options = model.get("options") if isinstance(model, Mapping) else None
+    if not isinstance(options, Mapping) or "in_chans" not in options or not isinstance(data, Mapping):
+        return table
+    wanted = options["in_chans"]
+    if data.get("channels", wanted) != wanted:
+        raise ValueError(
+            f"model.options.in_chans and data.channels are one number; got {wanted} and {data['channels']}."
+        )
+    return {**table, "data": {**data, "channels": wanted}}
 
 
 def dump(recipe: Recipe) -> str:

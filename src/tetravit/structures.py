@@ -11,6 +11,7 @@ from torch import Tensor
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
+GRAY_MEAN, GRAY_STD = 0.449, 0.226  # the means of the three
 Kind = Literal["classify", "segment", "detect"]  # what is known of an image: a class, a label map, objects
 DataKind = Literal[
     "classify", "segment", "detect", "unlabelled"
@@ -21,19 +22,43 @@ DataKind = Literal[
 class Preprocess:
     """What turns a picture into the tensor some weights were trained for.
 
-    size: side of the square the model sees, in pixels. crop: the share of the resized image that the centre
-    crop keeps (resize the short side to size / crop, then crop), in (0, 1]. mode: `center` keeps the aspect
-    ratio and crops; `squash` resizes both sides to `size`; `fit` keeps the ratio and all of the image, the short
-    side `size` pixels or less, the long side `longest` or less. mean, std: per channel, of values in [0, 1].
+    size: side of the square that the model gets, in pixels, or (height, width). crop: the share of the resized image
+    that the centre crop keeps (resize so that it covers size / crop, then crop), in (0, 1]. mode: `center` keeps the
+    aspect ratio and crops; `squash` resizes to `size`; `fit` keeps the ratio and all of the image, the short side
+    `size` pixels or less, the long side `longest` or less. mean, std: per channel, of values in [0, 1].
     """
 
-    size: int = 224
+    size: int | tuple[int, int] = 224
     crop: float = 0.875
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
     mode: Literal["center", "squash", "fit"] = "center"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     longest: int | None = None
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of what the model gets; of mode `fit` the short side, twice."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @property
+    def channels(self) -> int:
+        return len(self.mean)
+
+
+def usual_colours(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation per channel where none are given: of ImageNet, for other than three channels their means."""
+    if channels == 3:
+        return IMAGENET_MEAN, IMAGENET_STD
+    return (GRAY_MEAN,) * channels, (GRAY_STD,) * channels
+
+
+def for_channels(p: Preprocess, channels: int) -> Preprocess:
+    """The preprocessing for images of so many channels: as it is, or with the usual mean and deviation."""
+    if p.channels == channels:
+        return p
+    mean, std = usual_colours(channels)
+    return replace(p, mean=mean, std=std)
 
 
 # How the published models of dense tasks see a picture.

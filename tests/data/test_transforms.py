@@ -39,6 +39,7 @@ EXAMPLES = {
     "autoaugment": "autoaugment", "normalize": "normalize", "erase": "erase(1.0)",
     "rescale": "rescale(40, 200)", "cut": "cut(24)", "distort": "distort", "fill": "fill(120)",
     "fit": "fit(40, 60)", "multiscale": "multiscale",
+    "jitter": "jitter", "gray": "gray(0.5)", "blur": "blur", "solarize": "solarize(0.5)", "elastic": "elastic",
 }
 SIZES = {
     "crop": (24, 24), "resize": (24, 24), "center_crop": (24, 24), "pad_crop": (80, 80), "cut": (24, 24),
@@ -125,9 +126,9 @@ def test_normalizing_is_put_where_it_belongs():
 
 
 def test_the_size_may_come_from_the_recipe():
-    assert parse("crop | flip", size=48).steps[0].size == 48
-    assert parse("crop(24)", size=48).steps[0].size == 24
-    assert parse("crop(size=24)", size=48).steps[0].size == 24
+    assert parse("crop | flip", size=48).steps[0].size == (48, 48)
+    assert parse("crop(24)", size=48).steps[0].size == (24, 24)
+    assert parse("crop(size=24)", size=48).steps[0].size == (24, 24)
     assert parse("affine(10)", size=48).steps[0].size == 48
     assert parse("affine(10)").steps[0].size is None
 

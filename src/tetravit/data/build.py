@@ -29,7 +29,7 @@ def build_dataset(config: DataConfig, split: Part, *, class_names: Sequence[str]
     """
     row = pick(DATASETS, config.name, "data set")
     known = inspect.signature(row).parameters
-    options = [p for p in known if p not in ("root", "split", "parts")]
+    options = [p for p in known if p not in ("root", "split", "parts", "channels")]
     for option in config.options:
         if option not in options:
             raise ValueError(
@@ -41,8 +41,12 @@ def build_dataset(config: DataConfig, split: Part, *, class_names: Sequence[str]
     elif named := [part for part in PARTS if getattr(parts, part)]:
         raise ValueError(f"The data set {config.name!r} has its own parts; it takes no data.{named[0]}.")
 
+    if "channels" in known:
+        given["channels"] = config.channels or 3
+
     def built(split: Part) -> Dataset:
         dataset: Dataset = row(config.root, split, **given, **config.options)
+        dataset.channels = config.channels or 3
         return dataset
 
     dataset = built(split if "parts" in known or not parts.divides(split) else "train")

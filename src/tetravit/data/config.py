@@ -1,19 +1,20 @@
 """Section [data] of a recipe."""
 
 import os
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from tetravit.data.augment import parse
+from tetravit.data.augment import Augment, parse
 from tetravit.data.options import Options
 from tetravit.data.parts import PARTS, Parts
 from tetravit.data.prepare import OnBad
 from tetravit.data.storage import is_local
 from tetravit.data.transforms.mixup import parse_mix
-from tetravit.structures import Preprocess
+from tetravit.structures import Preprocess, usual_colours
 
 Paths = str | tuple[str, ...]
+Side = Annotated[int, Field(ge=1)]
 PLACE = "a path or a list of them, relative to the root; none: the usual place"
 
 
@@ -41,7 +42,20 @@ class DataConfig(BaseModel):
         " first group in the image's name is the key",
     )
     split_seed: int = Field(0, description="another seed divides a set otherwise")
-    image_size: int = Field(224, ge=1)  # pixels
+    image_size: Side | tuple[Side, Side] = Field(
+        224, description="side of the images that the model gets, in pixels, or [height, width]"
+    )
+    channels: int | None = Field(
+        None,
+        ge=1,
+        description="of the images: 3 RGB, 1 gray, else the bands of a file; none: as the model takes",
+    )
+    mean: tuple[float, ...] | None = Field(
+        None, min_length=1, description="mean per channel, of values in 0..1; none: ImageNet's"
+    )
+    std: tuple[float, ...] | None = Field(
+        None, min_length=1, description="standard deviation per channel, of values in 0..1; none: ImageNet's"
+    )
     batch_size: int = Field(ge=1)  # over all ranks and accumulated steps
     val_batch_size: int | None = Field(None, ge=1)  # per rank; None: as batch_size
     repeats: int = Field(1, ge=1)  # views of each drawn image
@@ -55,7 +69,7 @@ class DataConfig(BaseModel):
     crop: float = Field(0.875, gt=0, le=1)  # evaluation: share of the resized image that is seen
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"  # evaluation
     mode: Literal["center", "squash", "fit"] = "center"  # evaluation: see `structures.Preprocess`
-    short: int | None = Field(None, ge=1)  # evaluation: side in pixels; None: image_size
+    short: Side | None = None  # evaluation: side in pixels; None: image_size
     longest: int | None = Field(None, ge=1)  # evaluation, mode fit: pixels of the long side at most
     on_bad: OnBad = "error"
     bad_limit: float = Field(0.001, ge=0, le=1)  # share of bad images above which "skip" gives up
@@ -92,11 +106,87 @@ class DataConfig(BaseModel):
         parse(value, size=1)
         return value
 
+    @model_validator(mode="after")
+    def _images(self) -> Self:
+        """Raises: ValueError for sizes, channels and colours that do not go together."""
+        if self.mode == "fit" and not isinstance(self.image_size, int) and self.short is None:
+            raise ValueError(
+                "data.mode=fit keeps the ratio of an image: give data.short, one number; got"
+                f" data.image_size={list(self.image_size)}."
+            )
+        self.normalization  # noqa: B018, for what it raises
+        return self
+
     @field_validator("mix")
     @classmethod
     def _mix(cls, value: str) -> str:
         parse_mix(value, num_classes=2)
         return value
+
+    @property
+    def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and deviation per channel: of `mean` and `std`, of `normalize` in `augment`, or the usual ones.
+
+        Raises:
+            ValueError: if they differ, or have not one value per channel.
+        """
+        augment = self._augmentation(self.augment)
+        channels = self.channels or 3
+        coloured = [step for step in augment.steps if step.colours]
+        if coloured and channels not in (1, 3):
+            raise ValueError(
+                f"{type(coloured[0]).__name__} in data.augment works on images of 1 or 3 channels; data.channels is"
+                f" {channels}."
+            )
+        written = augment.normalize.values
+        for name, value, usual in zip(("mean", "std"), written, self._colours, strict=True):
+            if len(value) != channels:
+                raise ValueError(
+                    f"normalize in data.augment has {len(value)} values of {name} for images of {channels}"
+                    f" channel{'s' if channels > 1 else ''}."
+                )
+            if getattr(self, name) is not None and value != usual:
+                raise ValueError(
+                    f"normalize in data.augment says {name} {list(value)}, data.{name} {list(usual)}; leave one of"
+                    " them out."
+                )
+        return written
+
+    @property
+    def _colours(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """`mean` and `std`, one value per channel; a single value is that of all channels."""
+        channels = self.channels or 3
+        result = []
+        for name, given, usual in zip(
+            ("mean", "std"), (self.mean, self.std), usual_colours(channels), strict=True
+        ):
+            value = usual if given is None else given * channels if len(given) == 1 else given
+            if len(value) != channels:
+                raise ValueError(f"data.{name} has one value per channel: {channels}; got {len(value)}.")
+            if name == "std" and min(value) <= 0:
+                raise ValueError(f"data.std is above 0; got {list(value)}.")
+            result.append(tuple(map(float, value)))
+        return result[0], result[1]
+
+    def _augmentation(self, text: str) -> Augment:
+        mean, std = self._colours
+        return parse(text, size=self.image_size, mean=mean, std=std)
+
+    def augmentation(self, text: str | None = None) -> Augment:
+        """The transform of training images that `augment`, or another text, describes for these images.
+
+        Raises:
+            ValueError: if the text says another mean or deviation than the section does.
+        """
+        augment = self._augmentation(self.augment if text is None else text)
+        if augment.normalize.values != self.normalization:
+            raise ValueError(f"All views of an image are normalized alike; got {augment.text!r}.")
+        return augment
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of the images that the model gets."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
 
     @property
     def parts(self) -> Parts:
@@ -107,7 +197,10 @@ class DataConfig(BaseModel):
     @property
     def preprocess(self) -> Preprocess:
         """How images are prepared for evaluation, and by users of the trained weights."""
+        mean, std = self.normalization
         return Preprocess(
+            mean=mean,
+            std=std,
             size=self.short or self.image_size,
             crop=self.crop,
             interpolation=self.interpolation,
@@ -120,9 +213,9 @@ class DataConfig(BaseModel):
 
         Where images keep their ratio, high ones beside wide ones are filled up to a square.
         """
-        given = [step.limits for step in parse(self.augment, size=self.image_size).steps if step.limits]
+        given = [step.limits for step in self._augmentation(self.augment).steps if step.limits]
         if not given:
-            return self.image_size, self.image_size
+            return self.sides
         short, longest = (-(-side // self.bucket) * self.bucket for side in given[-1])
         return (short if images <= self.group else longest), longest
 

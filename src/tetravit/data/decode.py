@@ -61,23 +61,26 @@ def decode(
     *,
     name: str | None = None,
     layout: Literal["contiguous", "decoded"] = "contiguous",
+    channels: int = 3,
 ) -> Tensor:
-    """Read an image as uint8 RGB (3, H, W), turned upright as its EXIF data says.
+    """Read an image as uint8 (channels, H, W), turned upright as its EXIF data says.
 
     Args:
         source: path of a file, or its bytes.
         name: what to call the image in a message; None: the path.
+        channels: 3: RGB; 1: gray; else the bands of the file: those of its pixels, its pages where each is gray, or
+            the channels of a NumPy array (.npy), uint8 (channels, H, W) or (H, W, channels).
         layout: `contiguous` in memory, or as `decoded`: pixel by pixel, which crops and resizes faster.
 
     Raises:
-        BadImage: if the file cannot be read, holds no image, breaks off, or has more than `MAX_PIXELS`
-            (seen in its header, before any pixel is decoded).
+        BadImage: if the file cannot be read, holds no image, breaks off, has more than `MAX_PIXELS` (seen in its
+            header, before any pixel is decoded), or has not so many bands.
     """
     data = source if isinstance(source, bytes) else file_bytes(source, name)
     name = name or ("(bytes)" if isinstance(source, bytes) else os.fspath(source))
     if not data:
         raise BadImage(name, "the file is empty")
-    pixels = _decode(data, name)
+    pixels = _decode(data, name) if channels == 3 else _with_bands(data, name, channels)
     return pixels.contiguous() if layout == "contiguous" else pixels
 
 
@@ -187,6 +190,60 @@ def _with_pillow(data: bytes, name: str) -> Tensor:
         image.load()
         array = _rgb(ImageOps.exif_transpose(image))
     return torch.from_numpy(array).permute(2, 0, 1)
+
+
+def _with_bands(data: bytes, name: str, channels: int) -> Tensor:
+    """Gray, or the bands of a file: uint8 (channels, H, W)."""
+    if channels == 1:
+        return to_channels(_decode(data, name), 1, name)
+    if data.startswith(b"\x93NUMPY"):
+        return _array(data, name, channels)
+    with opened(data, name) as image:
+        pages = getattr(image, "n_frames", 1)
+        bands = [_page(image, page) for page in range(pages if pages == channels else 1)]
+    array = np.concatenate(bands, axis=2)
+    if array.shape[2] != channels:
+        raise BadImage(name, f"it has {array.shape[2]} bands and {pages} pages; data.channels is {channels}")
+    return torch.from_numpy(array).permute(2, 0, 1)
+
+
+def _page(image: Image.Image, page: int) -> np.ndarray:
+    """One page as it is stored, upright: uint8 (H, W, bands)."""
+    image.seek(page)
+    image.load()
+    array = np.asarray(ImageOps.exif_transpose(image))
+    array = array if array.dtype == np.uint8 else _scaled(array)
+    return array[..., None] if array.ndim == 2 else array
+
+
+def _array(data: bytes, name: str, channels: int) -> Tensor:
+    """A NumPy file; nothing in it is run."""
+    try:
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+        array = array if array.dtype == np.uint8 else _scaled(array)
+    except (ValueError, OSError, EOFError) as error:
+        raise BadImage(name, str(error).rstrip(".")) from None
+    if array.ndim != 3 or channels not in (array.shape[0], array.shape[2]):
+        raise BadImage(name, f"it is an array {array.shape}; data.channels is {channels}")
+    tensor = torch.from_numpy(array)
+    return tensor if len(tensor) == channels else tensor.permute(2, 0, 1)
+
+
+def to_channels(image: Tensor, channels: int, name: str) -> Tensor:
+    """RGB (3, H, W) -> gray (1, H, W), by ITU-R 601 as Pillow weighs it; gray -> RGB; others as they are.
+
+    Raises:
+        BadImage: if it has another number of channels.
+    """
+    if len(image) == channels:
+        return image
+    if (len(image), channels) == (1, 3):
+        return image.expand(3, -1, -1)
+    if (len(image), channels) == (3, 1):
+        weights = torch.tensor((19595, 38470, 7471), dtype=torch.int32)[:, None, None]  # of 65536
+        gray = (image.to(torch.int32) * weights).sum(0, keepdim=True) + 0x8000
+        return (gray >> 16).to(torch.uint8)
+    raise BadImage(name, f"it has {len(image)} channels; data.channels is {channels}")
 
 
 @cache

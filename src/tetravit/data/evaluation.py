@@ -76,7 +76,7 @@ class EvalLoader:
         self.pin_memory = pin_memory
         mine = range(rank, self.total, world_size)
         self._parts = [mine[i : i + batch_size] for i in range(0, len(mine), batch_size)]
-        self._prepare = PrepareEval(Reader(dataset, transform, on_bad), more)
+        self._prepare = PrepareEval(Reader(dataset, transform, on_bad, dataset.info.channels), more)
         self._bad = BadCount(on_bad, bad_limit, self.total)
 
     @property

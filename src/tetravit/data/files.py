@@ -25,9 +25,10 @@ def ending(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def is_image(name: str) -> bool:
-    """Whether a file of this name is read as an image."""
-    return ending(name) in ENDINGS and not name.startswith(".")
+def is_image(name: str, channels: int = 3) -> bool:
+    """Whether a file of this name is read as an image; arrays are images of other than one or three channels."""
+    known = ending(name) in ENDINGS or (channels not in (1, 3) and ending(name) == ".npy")
+    return known and not name.startswith(".")
 
 
 def is_junk_folder(name: str) -> bool:
@@ -35,11 +36,11 @@ def is_junk_folder(name: str) -> bool:
     return name.startswith(".") or name.lower() in JUNK_FOLDERS
 
 
-def images_below(folder: str, problems: Problems | None = None) -> list[str]:
+def images_below(folder: str, problems: Problems | None = None, *, channels: int = 3) -> list[str]:
     """Sorted paths, relative to `folder` and with `/`, of the images at any depth below it.
 
     Hidden files, folders of a system's own, and links that lead back up are passed over. problems: where other files
-    are counted, by the kind of their ending.
+    are counted, by the kind of their ending. channels: of the images.
 
     Raises:
         OSError: if a folder cannot be listed.
@@ -56,7 +57,7 @@ def images_below(folder: str, problems: Problems | None = None) -> list[str]:
             if entry.is_folder:
                 if not is_junk_folder(entry.name):
                     walk(storage.join(place, entry.name), f"{path}/", above | {here})
-            elif is_image(entry.name):
+            elif is_image(entry.name, channels):
                 images.append(path)
             elif problems is not None and not entry.name.startswith("."):
                 count_other(problems, entry.name, storage.join(folder, path))

@@ -8,7 +8,6 @@ step one starts: to resume, nothing needs to be restored but the step.
 import itertools
 from collections.abc import Iterator, Sequence
 
-from tetravit.data.augment import parse
 from tetravit.data.build import build_dataset, resolve_workers
 from tetravit.data.config import DataConfig
 from tetravit.data.datasets import Dataset
@@ -39,8 +38,7 @@ def make_train_loader(
     """
     if dataset is None:
         dataset = build_dataset(config, "train")
-    texts = [config.augment] if views is None else views
-    transform, *more = (parse(text, size=config.image_size) for text in texts)
+    transform, *more = map(config.augmentation, [config.augment] if views is None else views)
     return TrainLoader(
         dataset,
         transform,
@@ -143,7 +141,14 @@ class TrainLoader:
             )
         order = Order(len(dataset), repeats, seed, wide=wide, group=group, micro=batch_size // accumulate)
         self._prepare = PrepareTrain(
-            Reader(dataset, transform, on_bad), order, batch_size, accumulate, rank, world_size, bucket, more
+            Reader(dataset, transform, on_bad, dataset.info.channels),
+            order,
+            batch_size,
+            accumulate,
+            rank,
+            world_size,
+            bucket,
+            more,
         )
         self._bad = BadCount(on_bad, bad_limit, len(dataset))
         self._stream: Stream[Result] | None = None

@@ -15,7 +15,7 @@ from torchvision import tv_tensors
 
 from tetravit.data.collate import collate, collate_view
 from tetravit.data.datasets import Dataset
-from tetravit.data.decode import BadImage
+from tetravit.data.decode import BadImage, to_channels
 from tetravit.data.order import Order, mixed_seed
 from tetravit.structures import Batch, Sample, Target
 
@@ -63,17 +63,20 @@ class BadCount:
 
 
 class Reader:
-    """Reads samples, and holds what transforms them."""
+    """Reads samples as images of so many channels, and holds what transforms them."""
 
-    def __init__(self, dataset: Dataset, transform: Transform, on_bad: OnBad) -> None:
+    def __init__(self, dataset: Dataset, transform: Transform, on_bad: OnBad, channels: int = 3) -> None:
         self.dataset = dataset
+        self.channels = channels
         self.transform = transform
         self.on_bad = on_bad
 
     def try_read(self, index: int, bad: list[BadImage]) -> Sample | None:
         """The sample as the data set has it; None, and a new entry in `bad`, where it may be passed over."""
         try:
-            return self.dataset[index]
+            sample = self.dataset[index]
+            sample.image = to_channels(sample.image, self.channels, sample.name)
+            return sample
         except BadImage as error:
             if self.on_bad == "error":
                 raise

@@ -12,16 +12,16 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from tetravit.data.decode import decode
+from tetravit.data.decode import decode, to_channels
 from tetravit.data.transforms.base import INTERPOLATIONS, fitted
 from tetravit.data.transforms.normalize import Normalize
 from tetravit.structures import Preprocess
 
 
 def eval_transform(p: Preprocess) -> Callable[[Tensor], Tensor]:
-    """The transform that `p` describes: uint8, or float in [0, 1], (3, Hi, Wi) -> float (3, height, width).
+    """The transform that `p` describes: uint8, or float in [0, 1], (C, Hi, Wi) -> float (C, height, width).
 
-    The result is a square of `size`, unless `p.mode` is `fit`.
+    The result has the sides `p.size`, unless `p.mode` is `fit`.
     """
     return _EvalTransform(p)
 
@@ -32,22 +32,23 @@ def scaled(p: Preprocess, scale: float) -> Preprocess:
     Source: mmsegmentation 0.30.0, MultiScaleFlipAug with img_ratios: limits are cut to whole pixels.
     """
     longest = None if p.longest is None else max(1, int(p.longest * scale))
-    return replace(p, size=max(1, int(p.size * scale)), longest=longest)
+    height, width = (max(1, int(side * scale)) for side in p.sides)
+    return replace(p, size=height if isinstance(p.size, int) else (height, width), longest=longest)
 
 
 def preprocess(image: str | os.PathLike[str] | Image.Image | np.ndarray | Tensor, p: Preprocess) -> Tensor:
-    """Any picture -> float (3, size, size).
+    """Any picture -> float (C, height, width), of as many channels as `p` has means.
 
     Args:
-        image: a path; a Pillow image; an array (Hi, Wi, 3) or (Hi, Wi), a tensor (3, Hi, Wi) or (1, Hi,
-            Wi), each uint8 or float in [0, 1].
+        image: a path; a Pillow image; an array (Hi, Wi, C) or (Hi, Wi), a tensor (C, Hi, Wi) or (1, Hi,
+            Wi), each uint8 or float in [0, 1]. Gray pictures become RGB, and RGB ones gray, as `p` needs them.
         p: what the weights expect.
 
     Raises:
         BadImage: for a file that cannot be read.
         ValueError: for an array or tensor of another shape or type.
     """
-    return eval_transform(p)(pixels(image))
+    return eval_transform(p)(pixels(image, p.channels))
 
 
 class _EvalTransform:
@@ -59,25 +60,39 @@ class _EvalTransform:
     def __call__(self, image: Tensor) -> Tensor:
         p = self.p
         if p.mode == "fit":
-            size = list(fitted((image.shape[-2], image.shape[-1]), p.size, p.longest))
+            size = list(fitted((image.shape[-2], image.shape[-1]), min(p.sides), p.longest))
+        elif p.mode == "squash":
+            size = list(p.sides)
+        elif isinstance(p.size, int):
+            size = [math.floor(p.size / p.crop)]
         else:
-            size = [p.size, p.size] if p.mode == "squash" else [math.floor(p.size / p.crop)]
+            size = list(covering((image.shape[-2], image.shape[-1]), p.size, p.crop))
         # The dense models were trained and measured with OpenCV's bilinear resizing, which does not smooth.
         image = F.resize(image, size, interpolation=self.interpolation, antialias=p.mode != "fit")
         if image.is_floating_point():
             image = image.clamp(0, 1)  # cubic interpolation overshoots
         if p.mode == "center":
-            image = F.center_crop(image, [p.size, p.size])
+            image = F.center_crop(image, list(p.sides))
         out: Tensor = self.normalize(image)
         return out
 
 
-def pixels(image: Any) -> Tensor:
-    """Any picture -> uint8, or float in [0, 1], (3, Hi, Wi)."""
+def covering(size: tuple[int, int], sides: tuple[int, int], crop: float) -> tuple[int, int]:
+    """(height, width) after scaling, so that a centre crop of `sides` keeps the share `crop` of one side, at most."""
+    wanted = [math.floor(side / crop) for side in sides]
+    scale = max(want / side for want, side in zip(wanted, size, strict=True))
+    height, width = (max(want, round(side * scale)) for want, side in zip(wanted, size, strict=True))
+    return height, width
+
+
+def pixels(image: Any, channels: int = 3) -> Tensor:
+    """Any picture -> uint8, or float in [0, 1], (channels, Hi, Wi)."""
     if isinstance(image, (str, os.PathLike)):
-        return decode(image, layout="decoded")
+        return decode(image, layout="decoded", channels=channels)
     if isinstance(image, Image.Image):
-        image = np.array(image.convert("RGB"))
+        if channels in (1, 3):
+            image = image.convert("L" if channels == 1 else "RGB")
+        image = np.array(image)
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(np.ascontiguousarray(image))
         image = image[None] if image.ndim == 2 else image.movedim(-1, 0)
@@ -86,9 +101,16 @@ def pixels(image: Any) -> Tensor:
             f"An image is a path, a Pillow image, an array or a tensor; got {type(image).__name__}."
         )
     kind = image.dtype == torch.uint8 or image.is_floating_point()
-    if image.ndim != 3 or image.shape[0] not in (1, 3) or 0 in image.shape or not kind:
+    fits = image.ndim == 3 and (len(image) == channels or (len(image), channels) in ((1, 3), (3, 1)))
+    if not fits or 0 in image.shape or not kind:
+        shapes = {
+            1: "(1, Hi, Wi) or (3, Hi, Wi), an array (Hi, Wi) or (Hi, Wi, 3)",
+            3: "(3, Hi, Wi) or (1, Hi, Wi), an array (Hi, Wi, 3) or (Hi, Wi)",
+        }.get(channels, f"({channels}, Hi, Wi), an array (Hi, Wi, {channels})")
         raise ValueError(
-            "An image tensor is (3, Hi, Wi) or (1, Hi, Wi), an array (Hi, Wi, 3) or (Hi, Wi),"
+            f"An image tensor is {shapes},"
             f" uint8 or float in [0, 1]; got {tuple(image.shape)} {str(image.dtype).removeprefix('torch.')}."
         )
-    return image.expand(3, -1, -1)
+    if channels == 1 and len(image) == 3 and image.is_floating_point():
+        return (image * image.new_tensor((0.299, 0.587, 0.114))[:, None, None]).sum(0, keepdim=True)
+    return to_channels(image, channels, "(image)")

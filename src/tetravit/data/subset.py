@@ -22,7 +22,7 @@ class Subset(Dataset):
         self.dataset, self.positions = dataset, positions
         self.num_classes, self.class_names = dataset.num_classes, dataset.class_names
         whole = dataset.info
-        rows: dict[str, Any] = {}
+        rows: dict[str, Any] = {"count": len(positions)}
         for field in ("wide", "labels", "strata"):
             values = getattr(whole, field)
             rows[field] = None if values is None else values[positions]

@@ -233,7 +233,8 @@ def _sides(model: Model, size: int | Sequence[int] | None) -> tuple[int, int]:
         ValueError: if it is neither a side nor two, or the graph does not take them.
     """
     if size is None:
-        size = max(SMALLEST, model.input.size) if isinstance(model, Classifier) else DENSE_SIDE
+        usual = model.input.sides if isinstance(model, Classifier) else (DENSE_SIDE, DENSE_SIDE)
+        size = tuple(max(SMALLEST, side) for side in usual)
     sides = size if isinstance(size, Sequence) else (size, size)
     if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
         raise ValueError(f"size takes a side in pixels, or (height, width); got {size!r}.")

@@ -13,7 +13,7 @@ from tetravit.data import imagenet
 from tetravit.models.classifier import Classifier
 from tetravit.models.pyramid import PyramidBackbone
 from tetravit.registry import pick, suggestion
-from tetravit.structures import Preprocess
+from tetravit.structures import Preprocess, for_channels
 from tetravit.weights import convert
 
 Size = int | tuple[int, int]
@@ -98,8 +98,8 @@ def assemble(name: str, options: Mapping[str, Any], input: Preprocess | None = N
     model = Classifier(build_backbone(name, **options), num_classes, name=name, options=options)
     model.input = input or model.input
     if "image_size" in options:
-        size = options["image_size"]
-        model.input = replace(model.input, size=size if isinstance(size, int) else min(size))
+        model.input = replace(model.input, size=options["image_size"])
+    model.input = for_channels(model.input, model.backbone.in_chans)
     return model
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tetravit.models.build import family
 from tetravit.models.pyramid import PyramidBackbone
-from tetravit.structures import Kind, Preprocess
+from tetravit.structures import Kind, Preprocess, for_channels
 from tetravit.weights import convert
 from tetravit.weights.mmdet import UNUSED
 from tetravit.weights.read import Report
@@ -41,7 +41,7 @@ class DenseModel(nn.Module):
         self.num_classes: int = head.num_classes  # type: ignore[assignment]
         self.name, self.head_name, self.options = name, head_name, dict(options or {})
         self.class_names: tuple[str, ...] = ()
-        self.input = self.usual_input
+        self.input = for_channels(self.usual_input, self.backbone.in_chans)
         self.report: Report | None = None
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """A recipe -> the objects of a run. Nothing is written."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from tetravit.data.datasets import DATASETS
 from tetravit.data.datasets.base import DatasetInfo
 from tetravit.data.evaluation import make_eval_loader
 from tetravit.data.loader import TrainLoader, make_train_loader
+from tetravit.data.parts import class_notes
 from tetravit.engine.ema import Ema
 from tetravit.protocols import PROTOCOLS, Loaders, Protocol
 from tetravit.recipe import Recipe
@@ -55,7 +56,7 @@ def build(recipe: Recipe, world: World) -> Objects:
         ValueError: for anything in the recipe that is not possible.
     """
     data, run = recipe.data, recipe.run
-    if data.root is None and DATASETS[data.name].needs_root:
+    if data.root is None and data.train is None and DATASETS[data.name].needs_root:
         raise ValueError("The recipe lacks data.root.")
     ranks: dict[str, Any] = {
         "rank": world.rank,
@@ -64,6 +65,7 @@ def build(recipe: Recipe, world: World) -> Objects:
     }
     dataset = build_dataset(data, "train")
     info, notes = dataset.info, list(recipe.notes)
+    notes += class_notes(info.counts, info.class_names, "the training images")
     data, note = _fitted_batch(data, len(dataset), world.size * run.accumulate)
     recipe = recipe.model_copy(update={"data": data})
     notes += note
@@ -80,6 +82,7 @@ def build(recipe: Recipe, world: World) -> Objects:
         data, seed=run.seed, accumulate=run.accumulate, views=task.views(), dataset=dataset, **ranks
     )
     if loaders is not None:
+        notes += class_notes(loaders.info.counts, info.class_names, "the validation images")
         notes += protocol.prepare(loaders)
     else:
         notes.append("no evaluation: the data set has no labels to score on")
@@ -172,22 +175,10 @@ def _loaders(
     data, scales = recipe.data, recipe.evaluate.eval_scales()
     if protocol.kinds and info.kind not in protocol.kinds:
         return None
-    validation = make_eval_loader(data, scales=scales, **ranks)
-    theirs = validation.dataset.info
-    if info.class_names != theirs.class_names:
-        first = _first_difference(info.class_names, theirs.class_names)
-        raise ValueError(f"The parts of {data.name!r} hold different classes: {first}.")
+    validation = make_eval_loader(data, scales=scales, class_names=info.class_names, **ranks)
     return Loaders(
         validation,
-        theirs,
+        validation.dataset.info,
         make_train=lambda: make_eval_loader(data, split="train", scales=scales, **ranks),
         world=world,
     )
-
-
-def _first_difference(train: Sequence[str], val: Sequence[str]) -> str:
-    """Where two lists of classes part."""
-    for i, (a, b) in enumerate(zip(train, val, strict=False)):
-        if a != b:
-            return f"class {i} is {a!r} in train and {b!r} in val"
-    return f"{len(train)} in train and {len(val)} in val"

@@ -215,7 +215,7 @@ def _input(model: Model, data: DataConfig, overrides: Sequence[str]) -> Preproce
     """What the weights were trained for, with what the overrides say about it."""
     given = {override.partition("=")[0].strip().removeprefix("data.") for override in overrides}
     fields = {"size" if key in ("image_size", "short") else key for key in given}
-    known = ("size", "crop", "interpolation", "mode", "longest")
+    known = ("size", "crop", "interpolation", "mode", "longest", "mean", "std")
     return replace(model.input, **{key: getattr(data.preprocess, key) for key in known if key in fields})
 
 

@@ -84,7 +84,7 @@ def _weights(objects: Objects) -> str:
 def _data(objects: Objects, micro: int) -> str:
     data = objects.recipe.data
     height, width = data.canvas(micro)
-    up_to = "" if height == width == data.image_size else "up to "
+    up_to = "" if (height, width) == data.sides else "up to "
     images = f"{len(objects.loader.dataset):,} training images"
     if objects.loaders is not None:
         images += f", {objects.validation.total:,} validation images"

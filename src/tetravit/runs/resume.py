@@ -11,7 +11,7 @@ from tetravit.runs.folder import LAYOUT, fresh
 # What may change when a run is resumed, because it changes no number beyond rounding. A teacher may lie elsewhere:
 # a checkpoint has the checksum of its weights.
 FREE = {
-    "data": {"root", "workers", "val_batch_size"},
+    "data": {"root", "train", "val", "test", "workers", "val_batch_size"},
     "task": {"teacher", "teacher_weights"},
     "run": None,
 }

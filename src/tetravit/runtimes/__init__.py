@@ -183,8 +183,7 @@ def _unfit(row: Backend, device: torch.device) -> str:
 
 
 def _usual_size(model: nn.Module) -> tuple[int, int]:
-    side = model.input.size if isinstance(model, Classifier) else 512
-    return side, side
+    return model.input.sides if isinstance(model, Classifier) else (512, 512)
 
 
 def _run(model: Runner, images: Tensor) -> Outputs:

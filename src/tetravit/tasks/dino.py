@@ -177,7 +177,7 @@ class Dino(Task):
 
     def prepare(self, data: DataConfig) -> None:
         super().prepare(data)
-        self.image_size = data.image_size
+        self.image_size = max(data.sides)
         if data.repeats > 1:
             raise ValueError(f"DINO sees each image once per epoch; got data.repeats={data.repeats}.")
         if data.batch_size < 2 and self.config.norm == "batch":

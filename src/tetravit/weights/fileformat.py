@@ -100,6 +100,8 @@ class Header:
         preprocess = table["preprocess"]
         for name in ("mean", "std"):
             preprocess[name] = tuple(float(v) for v in preprocess[name])
+        if isinstance(preprocess["size"], list):
+            preprocess["size"] = tuple(preprocess["size"])
         table["preprocess"] = Preprocess(**preprocess)
         table["class_names"] = tuple(table["class_names"])
         for name in ("model", "task", "recipe", "licence", "source", "version"):

@@ -88,7 +88,7 @@ def config(header: Header) -> dict[str, Any]:
         "architecture": header.model,
         "num_classes": header.num_classes,
         "pretrained_cfg": {
-            "input_size": [3, p.size, p.size],
+            "input_size": [p.channels, *p.sides],
             "crop_pct": p.crop,
             "crop_mode": p.mode,
             "interpolation": p.interpolation,
@@ -101,11 +101,13 @@ def config(header: Header) -> dict[str, Any]:
 def card(header: Header) -> str:
     """A model card: what the weights are, where they come from, how to use them."""
     licence = header.licence or "unknown"
+    height, width = header.preprocess.sides
+    sides = str(height) if height == width else f"{height} x {width}"
     rows = {
         "Model": header.model,
         "Task": header.task + (f", head `{header.head}`" if header.head else ""),
         "Classes": str(header.num_classes),
-        "Image": f"{header.preprocess.size} pixels, crop {header.preprocess.crop:g} ({header.preprocess.mode}), "
+        "Image": f"{sides} pixels, crop {header.preprocess.crop:g} ({header.preprocess.mode}), "
         f"{header.preprocess.interpolation}",
         "Source": header.source or "trained with tetravit",
         "Licence": licence,

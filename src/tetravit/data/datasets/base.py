@@ -63,6 +63,7 @@ class Dataset:
     kind: ClassVar[DataKind] = "classify"
     needs_root: ClassVar[bool] = False
     in_memory: ClassVar[bool] = False
+    channels: int = 3  # of the images; a set of files reads as many as are asked for
 
     num_classes: int
     class_names: Sequence[str]
@@ -78,6 +79,7 @@ class Dataset:
             num_classes=self.num_classes,
             class_names=tuple(map(str, self.class_names)),
             count=len(self),
+            channels=self.channels,
             needs_root=self.needs_root,
             in_memory=self.in_memory,
             labels=labels,

@@ -47,7 +47,11 @@ class Cars(Dataset):
         return len(self.files)
 
     def __getitem__(self, index: int) -> Sample:
-        return Sample(decode(self.files[index], layout="decoded"), int(self.labels[index]), self.files[index])
+        return Sample(
+            decode(self.files[index], layout="decoded", channels=self.channels),
+            int(self.labels[index]),
+            self.files[index],
+        )
 
 
 DATASETS = {"cars": Cars}

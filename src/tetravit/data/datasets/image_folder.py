@@ -31,6 +31,7 @@ class ImageFolder(Dataset):
         root: the folder that holds the parts.
         split: "train", "val" or "test".
         parts: where the parts lie, each a folder of class folders or several of them; None: below the root.
+        channels: of the images; of other than one or three, arrays (.npy) are images too.
         fraction: keep the first share of each class (by sorted path), in (0, 1]; only training images are left out.
         names: a text file of lines `FOLDER what people call it`; None: the folders' names serve.
 
@@ -46,6 +47,7 @@ class ImageFolder(Dataset):
         split: Split,
         *,
         parts: Parts | None = None,
+        channels: int = 3,
         fraction: float = 1.0,
         names: str | Path | None = None,
     ) -> None:
@@ -65,8 +67,10 @@ class ImageFolder(Dataset):
             _read_names(Path(names), self.folders) if names is not None else tuple(self.folders)
         )
         self.num_classes = len(self.folders)
-        self.problems = Problems()
-        self._paths, self._ends, labels, self._places = _scan(self.roots, self.folders, self.problems)
+        self.channels, self.problems = channels, Problems()
+        self._paths, self._ends, labels, self._places = _scan(
+            self.roots, self.folders, self.problems, channels
+        )
         kept = keep_fraction(labels, fraction)
         self._kept = kept if split == "train" and len(kept) < len(labels) else None
         self.labels: np.ndarray = labels if self._kept is None else labels[self._kept]  # (N,) int32
@@ -80,7 +84,7 @@ class ImageFolder(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         path = self.path(index)
-        return Sample(decode(path, layout="decoded"), int(self.labels[index]), path)
+        return Sample(decode(path, layout="decoded", channels=self.channels), int(self.labels[index]), path)
 
     def key(self, index: int) -> str:
         """CLASS/.../IMAGE."""
@@ -107,10 +111,11 @@ class ImageNet(ImageFolder):
         split: Split,
         *,
         parts: Parts | None = None,
+        channels: int = 3,
         fraction: float = 1.0,
         names: str | Path | None = None,
     ) -> None:
-        super().__init__(root, split, parts=parts, fraction=fraction, names=names)
+        super().__init__(root, split, parts=parts, channels=channels, fraction=fraction, names=names)
         if self.num_classes != 1000:
             raise ValueError(
                 f"imagenet has 1000 classes; {self.roots[0]!r} has {self.num_classes}."
@@ -164,7 +169,7 @@ def _all_folders(root: str | None, parts: Parts, part: Part) -> list[str]:
 
 
 def _scan(
-    roots: Sequence[str], names: list[str], problems: Problems
+    roots: Sequence[str], names: list[str], problems: Problems, channels: int
 ) -> tuple[bytes, np.ndarray, np.ndarray, np.ndarray]:
     """Paths below the roots end to end, where each ends, its class, and where each root's images end.
 
@@ -179,7 +184,7 @@ def _scan(
                 continue
             folder, before, others = storage_of(root).join(root, name), len(ends), Problems()
             try:
-                images = images_below(folder, others)
+                images = images_below(folder, others, channels=channels)
             except OSError as error:
                 where = error.filename or folder
                 raise ValueError(

@@ -48,7 +48,7 @@ class _TestSet(Dataset):
         if not 0 <= index < len(self):
             raise IndexError(index)
         path = self.paths[index]
-        return Sample(decode(path, layout="decoded"), self.targets[index], path)
+        return Sample(decode(path, layout="decoded", channels=self.channels), self.targets[index], path)
 
 
 class _Folders(_TestSet):

@@ -60,7 +60,7 @@ class INaturalist(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         path = os.path.join(self.root, self.files[index])
-        return Sample(decode(path, layout="decoded"), int(self.labels[index]), path)
+        return Sample(decode(path, layout="decoded", channels=self.channels), int(self.labels[index]), path)
 
 
 def _read(path: Path) -> dict[str, list[dict]]:

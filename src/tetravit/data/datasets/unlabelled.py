@@ -22,6 +22,8 @@ class Unlabelled(Dataset):
         split: "train", "val" or "test", a folder below the root; without a folder to train on, all images train.
         parts: where the parts lie, each a folder or several; None: below the root.
 
+        channels: of the images; of other than one or three, arrays (.npy) are images too.
+
     Raises:
         ValueError: if there is no folder, or no image below it.
     """
@@ -29,7 +31,7 @@ class Unlabelled(Dataset):
     kind = "unlabelled"
     needs_root = True
 
-    def __init__(self, root: Root, split: Split, *, parts: Parts | None = None) -> None:
+    def __init__(self, root: Root, split: Split, *, parts: Parts | None = None, channels: int = 3) -> None:
         check_split(split, PARTS)
         root = None if root is None else os.fspath(root)
         place = (parts or Parts(root)).place(split)
@@ -40,12 +42,12 @@ class Unlabelled(Dataset):
             there = storage_of(root).exists(root)
             alone = there and place.part == "train" and find_part(root, "train") is None
             folders = (root if alone else part_folder(root, place.part, LAYOUT),)
-        self.problems = Problems()
+        self.channels, self.problems = channels, Problems()
         self.files: list[tuple[str, str]] = []  # folder, path below it
         for folder in folders:
             if not storage_of(folder).exists(folder):
                 raise ValueError(f"There is no folder {folder!r}.")
-            self.files += [(folder, path) for path in images_below(folder, self.problems)]
+            self.files += [(folder, path) for path in images_below(folder, self.problems, channels=channels)]
         if not self.files:
             lines = "; ".join(self.problems.lines()) or "it is empty"
             raise ValueError(f"There are no images in {folders[0]!r}: {lines}.")
@@ -64,7 +66,7 @@ class Unlabelled(Dataset):
     def __getitem__(self, index: int) -> Sample:
         folder, path = self.files[index]
         path = storage_of(folder).join(folder, path)
-        return Sample(decode(path, layout="decoded"), None, path)
+        return Sample(decode(path, layout="decoded", channels=self.channels), None, path)
 
 
 DATASETS = {"unlabelled": Unlabelled}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tetravit.data.transforms.base import ImageTransform, check_number, check_range, check_size
+from tetravit.data.transforms.base import ImageTransform, check_number, check_range, check_sides
 
 
 class Affine(ImageTransform):
@@ -19,7 +19,7 @@ class Affine(ImageTransform):
         shift: move by up to this share of the side, both ways.
         scale: magnify by a factor from this range, (from, to), drawn evenly in its logarithm.
         shear: slant by up to this many degrees either way.
-        size: side of the result, sampled straight from the original; None: the image's own.
+        size: side of the result, or (height, width), sampled straight from the original; None: the image's own.
 
     Raises:
         ValueError: for a number outside its range.
@@ -33,14 +33,14 @@ class Affine(ImageTransform):
         shift: float = 0.0,
         scale: tuple[float, float] = (1.0, 1.0),
         shear: float = 0.0,
-        size: int | None = None,
+        size: int | tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
         self.degrees = check_number(self.name, "degrees", degrees, 0.0, 180.0)
         self.shift = check_number(self.name, "a shift as share of the side", shift, 0.0, 1.0)
         self.scale = check_range(self.name, "scale", scale, 0.01, 100.0)
         self.shear = check_number(self.name, "a shear in degrees", shear, 0.0, 80.0)
-        self.size = None if size is None else check_size(self.name, size)
+        self.size = None if size is None else check_sides(self.name, size)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         angle, dx, dy, scale, shear = (2 * torch.rand(5) - 1).tolist()
@@ -56,7 +56,7 @@ class Affine(ImageTransform):
         if not isinstance(inpt, Tensor):
             return inpt
         height, width = inpt.shape[-2:]
-        size = (self.size, self.size) if self.size is not None else (height, width)
+        size = self.size if self.size is not None else (height, width)
         grid = _grid(size, height, width, **params)
         out = F.grid_sample(inpt[None].float(), grid, mode="bicubic", align_corners=False)[0]
         return out.round_().clamp_(0, 255).to(torch.uint8)

@@ -26,6 +26,7 @@ class Transform(v2.Transform):
     """
 
     limits: tuple[int, int] | None = None
+    colours: ClassVar[bool] = False  # True: works on gray or RGB images only
 
     normalized: ClassVar[bool] = (
         False  # True: works on the normalized float image, so `normalize` comes before it
@@ -46,12 +47,15 @@ class ImageTransform(Transform):
 
 
 class PillowTransform(ImageTransform):
-    """A transform carried out by Pillow, as in the papers' code: give `pillow`."""
+    """A transform carried out by Pillow, as in the papers' code: give `pillow`. Gray images are made RGB for it."""
+
+    colours = True
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         if not isinstance(inpt, Tensor):
             return inpt
-        return from_pillow(self.pillow(to_pillow(inpt), params))
+        changed = self.pillow(to_pillow(inpt.expand(3, -1, -1)), params)
+        return from_pillow(changed.convert("L") if len(inpt) == 1 else changed)
 
     def pillow(self, image: Image.Image, params: dict[str, Any]) -> Image.Image:
         raise NotImplementedError
@@ -63,8 +67,9 @@ def to_pillow(image: Tensor) -> Image.Image:
 
 
 def from_pillow(image: Image.Image) -> Tensor:
-    """Pillow RGB -> uint8 (3, Hi, Wi), pixel by pixel in memory."""
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    """Pillow RGB or gray -> uint8 (C, Hi, Wi), pixel by pixel in memory."""
+    array = torch.from_numpy(np.array(image))
+    return array[None] if array.ndim == 2 else array.permute(2, 0, 1)
 
 
 def fitted(size: tuple[int, int], short: int, longest: int | None = None) -> tuple[int, int]:
@@ -111,6 +116,19 @@ def check_size(name: str, size: Any) -> int:
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise ValueError(f"{name} takes a size in pixels from 1 up; got {size!r}.")
     return size
+
+
+def check_sides(name: str, size: Any) -> tuple[int, int]:
+    """(height, width) of a size: one number for both sides, or two.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    if isinstance(size, (tuple, list)):
+        if len(size) != 2:
+            raise ValueError(f"{name} takes a size in pixels, or (height, width); got {size!r}.")
+        return check_size(name, size[0]), check_size(name, size[1])
+    return (check_size(name, size),) * 2
 
 
 def check_range(name: str, what: str, value: Any, low: float, high: float) -> tuple[float, float]:

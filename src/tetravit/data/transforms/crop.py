@@ -9,6 +9,7 @@ from tetravit.data.transforms.base import (
     Transform,
     check_interpolation,
     check_range,
+    check_sides,
     check_size,
     draw_interpolation,
     randint,
@@ -19,10 +20,10 @@ ATTEMPTS = 10
 
 
 class RandomResizedCrop(Transform):
-    """A random part of the image, resized to a square (Szegedy et al. 2014, as in timm).
+    """A random part of the image, resized to `size` (Szegedy et al. 2014, as in timm).
 
     Args:
-        size: side of the result.
+        size: side of the result, or (height, width).
         scale: share of the area that is kept, (from, to).
         ratio: width / height of the part, (from, to); drawn evenly in its logarithm.
         interpolation: "bicubic", "bilinear" or "random" (either, per image).
@@ -33,13 +34,13 @@ class RandomResizedCrop(Transform):
 
     def __init__(
         self,
-        size: int,
+        size: int | tuple[int, int],
         scale: tuple[float, float] = (0.08, 1.0),
         ratio: tuple[float, float] = (3 / 4, 4 / 3),
         interpolation: str = "bicubic",
     ) -> None:
         super().__init__()
-        self.size = check_size("crop", size)
+        self.size = check_sides("crop", size)
         self.scale = check_range("crop", "scale", scale, 0.0, 1.0)
         self.ratio = check_range("crop", "ratio", ratio, 0.01, 100.0)
         self.interpolation = check_interpolation("crop", interpolation)
@@ -68,39 +69,43 @@ class RandomResizedCrop(Transform):
         return (height - h) // 2, (width - w) // 2, h, w
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return F.resized_crop(inpt, **params, size=[self.size, self.size], antialias=True)
+        return F.resized_crop(inpt, **params, size=list(self.size), antialias=True)
 
 
 class PadCrop(Transform):
-    """Pad all sides by `pad` zeros and cut a random square of `size`: the crop of small images."""
+    """Pad all sides by `pad` zeros and cut a random part of `size`: the crop of small images."""
 
-    def __init__(self, size: int, pad: int = 4) -> None:
+    def __init__(self, size: int | tuple[int, int], pad: int = 4) -> None:
         super().__init__()
-        self.size = check_size("pad_crop", size)
+        self.size = check_sides("pad_crop", size)
         self.pad = check_size("pad_crop", pad)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = v2_size(flat_inputs)
-        spare = (height + 2 * self.pad - self.size, width + 2 * self.pad - self.size)
+        spare = (height + 2 * self.pad - self.size[0], width + 2 * self.pad - self.size[1])
         if min(spare) < 0:
             raise ValueError(
-                f"pad_crop({self.size}, {self.pad}) does not fit an image of {height} x {width} pixels."
+                f"pad_crop({_written(self.size)}, {self.pad}) does not fit an image of {height} x {width} pixels."
             )
         return {"top": randint(spare[0] + 1), "left": randint(spare[1] + 1)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         inpt = F.pad(inpt, [self.pad] * 4)
-        return F.crop(inpt, params["top"], params["left"], self.size, self.size)
+        return F.crop(inpt, params["top"], params["left"], *self.size)
 
 
 class Resize(Transform):
-    """Resize to a square of `size`, whatever the shape was; keep="ratio": the short side to `size`."""
+    """Resize to `size`, whatever the shape was; keep="ratio": the short side to `size`, one number."""
 
-    def __init__(self, size: int, interpolation: str = "bicubic", keep: str = "square") -> None:
+    def __init__(
+        self, size: int | tuple[int, int], interpolation: str = "bicubic", keep: str = "square"
+    ) -> None:
         super().__init__()
         if keep not in ("square", "ratio"):
             raise ValueError(f"resize takes keep as one of square, ratio; got {keep!r}.")
-        self.size = check_size("resize", size)
+        self.size = check_sides("resize", size)
+        if keep == "ratio":
+            check_size("resize with keep='ratio'", size)
         self.keep = keep
         self.interpolation = check_interpolation("resize", interpolation)
 
@@ -108,19 +113,23 @@ class Resize(Transform):
         return {"interpolation": draw_interpolation(self.interpolation)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        size = [self.size] if self.keep == "ratio" else [self.size, self.size]
+        size = [self.size[0]] if self.keep == "ratio" else list(self.size)
         return F.resize(inpt, size, antialias=True, **params)
 
 
 class CenterCrop(Transform):
-    """Cut a square of `size` from the middle; where the image is smaller, zeros are added around it."""
+    """Cut `size` from the middle; where the image is smaller, zeros are added around it."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int | tuple[int, int]) -> None:
         super().__init__()
-        self.size = check_size("center_crop", size)
+        self.size = check_sides("center_crop", size)
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return F.center_crop(inpt, [self.size, self.size])
+        return F.center_crop(inpt, list(self.size))
+
+
+def _written(size: tuple[int, int]) -> str:
+    return str(size[0] if size[0] == size[1] else size)
 
 
 def v2_size(flat_inputs: list[Any]) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from tetravit.data.transforms.base import (
     chance,
     check_number,
     check_range,
+    check_sides,
     check_size,
     fitted,
     from_pillow,
@@ -61,19 +62,19 @@ class Rescale(Transform):
 
 
 class Cut(Transform):
-    """Cut a random part of at most `size` x `size` pixels.
+    """Cut a random part of at most `size` pixels.
 
     Args:
-        size: side in pixels; of a smaller image all is kept.
+        size: side in pixels, or (height, width); of a smaller image all is kept.
         most: a part is drawn again, up to ten times, while one class has this share of its labelled pixels or more.
 
     Raises:
         ValueError: for a size below 1, or a share outside 0..1.
     """
 
-    def __init__(self, size: int, most: float = 0.75) -> None:
+    def __init__(self, size: int | tuple[int, int], most: float = 0.75) -> None:
         super().__init__()
-        self.size = check_size("cut", size)
+        self.size = check_sides("cut", size)
         self.most = check_number("cut", "most", most, 0.0, 1.0)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
@@ -87,7 +88,7 @@ class Cut(Transform):
 
     def _box(self, flat_inputs: list[Any]) -> tuple[int, int, int, int]:
         height, width = F.get_size(flat_inputs[0])
-        h, w = min(self.size, height), min(self.size, width)
+        h, w = min(self.size[0], height), min(self.size[1], width)
         return randint(height - h + 1), randint(width - w + 1), h, w
 
     def _mixed(self, labels: Tensor, box: tuple[int, int, int, int]) -> bool:
@@ -102,17 +103,17 @@ class Cut(Transform):
 
 
 class Fill(Transform):
-    """Fill a normalized image up to `size` x `size` with zeros right and below, its label map with 255."""
+    """Fill a normalized image up to `size` with zeros right and below, its label map with 255."""
 
     normalized = True
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int | tuple[int, int]) -> None:
         super().__init__()
-        self.size = check_size("fill", size)
+        self.size = check_sides("fill", size)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         height, width = F.get_size(flat_inputs[0])
-        return {"padding": [0, 0, max(0, self.size - width), max(0, self.size - height)]}
+        return {"padding": [0, 0, max(0, self.size[1] - width), max(0, self.size[0] - height)]}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         if not any(params["padding"]):
@@ -135,6 +136,8 @@ class Distort(Transform):
     Raises:
         ValueError: for a number outside its range.
     """
+
+    colours = True
 
     def __init__(
         self,
@@ -162,13 +165,13 @@ class Distort(Transform):
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         if type(inpt) is not Tensor:  # label maps, boxes and masks have no colours
             return inpt
-        image = _levels(to_pillow(inpt), 1.0, params["brightness"])
+        image = _levels(to_pillow(inpt.expand(3, -1, -1)), 1.0, params["brightness"])
         if not params["late"]:
             image = _levels(image, params["contrast"], 0.0)
         image = _hsv(image, params["saturation"], params["hue"])
         if params["late"]:
             image = _levels(image, params["contrast"], 0.0)
-        return from_pillow(image)
+        return from_pillow(image.convert("L") if len(inpt) == 1 else image)
 
 
 def _levels(image: Image.Image, factor: float, shift: float) -> Image.Image:

@@ -21,6 +21,7 @@ class Normalize(Transform):
             raise ValueError(
                 f"normalize takes one mean and one std above 0 per channel; got {mean!r}, {std!r}."
             )
+        self.values = (tuple(map(float, mean)), tuple(map(float, std)))
         self.mean = torch.tensor(mean).view(-1, 1, 1)
         self.std = torch.tensor(std).view(-1, 1, 1)
 
