@@ -19,6 +19,7 @@ from tetravit.backbones.base import Backbone
 from tetravit.layers.cache import SizeCache
 from tetravit.layers.drop_path import DropPath, linear_rates
 from tetravit.layers.heads import to_heads
+from tetravit.layers.init import trunc_normal_
 from tetravit.layers.mlp import Mlp, add_mlp
 from tetravit.layers.plain import is_plain_module, is_plain_tree
 from tetravit.layers.residual import add_linear
@@ -249,11 +250,11 @@ class ConViT(Backbone):
 
     def reset_parameters(self) -> None:
         """The authors' initialisation: normal of deviation 0.02, then each positional head at its offset."""
-        nn.init.trunc_normal_(self.pos_embed.table, std=0.02)
-        nn.init.trunc_normal_(self.cls_token.token, std=0.02)
+        trunc_normal_(self.pos_embed.table, std=0.02)
+        trunc_normal_(self.cls_token.token, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
         if self.locality_strength is not None:

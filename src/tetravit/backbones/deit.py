@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tetravit.backbones.base import Backbone
 from tetravit.layers.drop_path import linear_rates
+from tetravit.layers.init import trunc_normal_
 from tetravit.layers.plain import is_plain_tree
 from tetravit.layers.vit import (
     OUT_BLOCKS,
@@ -78,12 +79,12 @@ class DeiT(Backbone):
 
     def reset_parameters(self) -> None:
         """The authors' initialisation: normal of deviation 0.02 in linear layers, PyTorch's own elsewhere."""
-        nn.init.trunc_normal_(self.pos_embed.table, std=0.02)
+        trunc_normal_(self.pos_embed.table, std=0.02)
         for token in self._tokens():
-            nn.init.trunc_normal_(token.token, std=0.02)
+            trunc_normal_(token.token, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
     def no_weight_decay(self) -> set[str]:

@@ -19,6 +19,7 @@ from tetravit.backbones.base import Backbone
 from tetravit.kernels.biased_attention import attention_weights, biased_attention
 from tetravit.layers.drop_path import DropPath, linear_rates
 from tetravit.layers.heads import to_heads
+from tetravit.layers.init import trunc_normal_
 from tetravit.layers.mlp import Mlp, add_mlp
 from tetravit.layers.plain import can_use_fused, is_capturing, is_plain_module, is_plain_tree
 from tetravit.layers.relative_bias import RelativeBias
@@ -417,7 +418,7 @@ class GCViT(Backbone):
         """The authors' initialisation: normal of deviation 0.02 in linear layers, PyTorch's own elsewhere."""
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear) and not name.endswith("pointwise"):  # by nature a convolution
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from tetravit.backbones.base import Backbone
 from tetravit.layers.drop_path import DropPath, linear_rates
 from tetravit.layers.heads import to_heads
+from tetravit.layers.init import trunc_normal_
 from tetravit.layers.mlp import Mlp, add_mlp
 from tetravit.layers.plain import is_plain_module
 from tetravit.layers.residual import add_linear
@@ -298,7 +299,7 @@ class Twins(Backbone):
         """The authors' initialisation: normal of deviation 0.02 in linear layers, by fan-out in convolutions."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Conv2d):
                 fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups

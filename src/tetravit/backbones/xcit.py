@@ -20,8 +20,9 @@ from tetravit.layers.batch_norm import BatchNorm
 from tetravit.layers.class_attention import ClassAttention
 from tetravit.layers.drop_path import DropPath
 from tetravit.layers.heads import to_heads
+from tetravit.layers.init import trunc_normal_
 from tetravit.layers.mlp import Mlp, add_mlp
-from tetravit.layers.plain import can_use_fused, is_plain_module, is_plain_tree
+from tetravit.layers.plain import can_use_fused, is_plain_module, is_plain_tree, is_transformed
 from tetravit.layers.position import FourierPosition
 from tetravit.layers.residual import add_linear, linear
 from tetravit.structures import AttentionKind, AttentionMap
@@ -238,10 +239,10 @@ class XCiT(Backbone):
 
     def reset_parameters(self) -> None:
         """The authors' initialisation: normal of deviation 0.02 in linear layers, PyTorch's own elsewhere."""
-        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        trunc_normal_(self.cls_token, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
     def no_weight_decay(self) -> set[str]:
@@ -303,7 +304,9 @@ class XCiT(Backbone):
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Images -> patches with their positions (B, N, C), and the grid."""
         self.check(images)
-        x = self.patch_embed(images.contiguous(memory_format=torch.channels_last))  # (B, C, H, W)
+        if not is_transformed():  # vmap has no copy of that layout
+            images = images.contiguous(memory_format=torch.channels_last)
+        x = self.patch_embed(images)  # (B, C, H, W)
         grid = (x.shape[2], x.shape[3])
         return x.flatten(2).mT + self.pos_embed(grid), grid
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tetravit.layers.cache import SizeCache
+from tetravit.layers.init import trunc_normal_
 from tetravit.layers.position import resize_grid
 
 
@@ -32,7 +33,7 @@ class RelativeBias(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        nn.init.trunc_normal_(self.table, std=0.02)
+        trunc_normal_(self.table, std=0.02)
 
     def forward(self, dtype: torch.dtype) -> Tensor:
         """The bias (heads, N, N) of query i for key j, in `dtype`."""
