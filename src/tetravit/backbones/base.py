@@ -15,6 +15,9 @@ SMALLEST_IMAGE = 32  # pixels a side; below that the deepest map of a pyramid wo
 class Backbone(nn.Module):
     """Images (B, in_chans, Hi, Wi) of any height and width from 32 pixels up -> maps or embeddings.
 
+    Second derivatives and forward-mode differentiation need `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`:
+    PyTorch's fused attention has neither.
+
     A family sets `channels`, `strides`, `embed_dim` in its constructor and writes `feature_maps`,
     `forward_features`, `pool`, `attention_kinds` and `_attention`. Every constructor takes `image_size`, `in_chans`
     and `drop_path`.

@@ -186,7 +186,6 @@ def fit(job: Job) -> RunState:
             stopping, saving = _check(job, guard, signals.received is not None, minutes_up)
             if gated or bool(good):
                 job.optimizer.step()
-            torch.autograd.graph.increment_version(parameters)  # fused optimizers do not, and caches go by it
             scale.update(overflow)
             job.optimizer.zero_grad(set_to_none=True)
             if job.ema is not None:

@@ -2,6 +2,8 @@
 
 from torch import Tensor, nn
 
+from tetravit.layers.init import trunc_normal_
+
 
 class LinearHead(nn.Linear):
     """(B, embed_dim) -> logits (B, K)."""
@@ -10,7 +12,7 @@ class LinearHead(nn.Linear):
         super().__init__(embed_dim, num_classes)
 
     def reset_parameters(self) -> None:
-        nn.init.trunc_normal_(self.weight, std=0.02)
+        trunc_normal_(self.weight, std=0.02)
         nn.init.zeros_(self.bias)
 
 

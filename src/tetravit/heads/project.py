@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tetravit.layers.init import trunc_normal_
+
 EPS = 1e-12  # of the L2 normalisation, which is computed in float32
 
 
@@ -85,7 +87,7 @@ class ProjectionHead(nn.Module):
         """The authors' initialisation of the MLP: normal of deviation 0.02, biases 0."""
         for module in self.mlp.modules():
             if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
+                trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
 
     def forward(self, embeddings: Tensor) -> Tensor:
