@@ -14,6 +14,7 @@ from tetravit.data.collate import collate
 from tetravit.data.datasets import DATASETS
 from tetravit.data.decode import BadImage
 from tetravit.data.layouts import write_shapes
+from tetravit.data.objects import WITHOUT_MASK
 
 HEIGHT, WIDTH = 40, 60
 SQUARE = [10, 10, 20, 10, 20, 20, 10, 20]
@@ -38,7 +39,8 @@ def coco(tmp_path):
         for part in ("train", "val"):
             folder = tmp_path / f"{part}2017"
             folder.mkdir(exist_ok=True)
-            Image.new("RGB", (WIDTH, HEIGHT)).save(folder / "a.png")
+            for name in ("a", *"1234"):
+                Image.new("RGB", (WIDTH, HEIGHT)).save(folder / f"{name}.png")
         (tmp_path / "annotations").mkdir(exist_ok=True)
         file = tmp_path / "annotations" / f"instances_{split}2017.json"
         file.write_text(content if isinstance(content, str) else json.dumps(content))
@@ -69,7 +71,10 @@ def test_crowds_are_evaluated_but_not_trained_on(coco):
     assert target.image_id == 7
     with pytest.raises(ValueError) as error:
         coco(table(rows[1]), "train")
-    assert str(error.value).endswith("train2017' has an object to train on.")
+    assert str(error.value).endswith(
+        "train2017' has an object to train on: 1 crowds or difficult objects, evaluated but not trained on; the"
+        " first: a.png; 1 images without an object to train on, left out; the first: a.png."
+    )
 
 
 def test_images_without_objects_are_validated_but_not_trained_on(coco):
@@ -88,16 +93,21 @@ def test_images_without_objects_are_validated_but_not_trained_on(coco):
 def test_images_that_do_not_train_are_counted(coco):
     sides = {1: (31, 60), 2: (40, 60), 3: (40, 60), 4: (40, 60)}
     images = [{"id": i, "file_name": f"{i}.png", "height": h, "width": w} for i, (h, w) in sides.items()]
-    rows = [annotation(1, image_id=1), annotation(2, image_id=2), annotation(3, image_id=4, area=0)]
+    rows = [
+        annotation(1, image_id=1),
+        annotation(2, image_id=2),
+        annotation(3, image_id=4, bbox=[0, 0, 9, 0.5]),
+    ]
     dataset = coco(table(*rows, images=images), "train")
     assert len(dataset) == 1
     assert dataset.problems.lines() == [
+        "1 objects of less than a pixel inside their image, not trained on; the first: 4.png",
         "1 images with a side under 32 pixels, left out; the first: 1.png",
         "2 images without an object to train on, left out; the first: 3.png",
     ]
     assert coco(table(*rows, images=images)).problems.lines() == []  # evaluated, they count
     kept = coco(table(*rows, images=images), "train", empty="keep")
-    assert list(kept.problems.counts.values()) == [1]
+    assert list(kept.problems.counts.values()) == [1, 1]
 
 
 def test_training_boxes_are_cut_to_the_image_and_tiny_ones_go(coco):
@@ -107,7 +117,8 @@ def test_training_boxes_are_cut_to_the_image_and_tiny_ones_go(coco):
         annotation(3, area=0),
     ]
     target = coco(table(*rows), "train")[0].target
-    assert target.boxes.tolist() == [[50.0, 30.0, WIDTH, HEIGHT]]
+    assert target.boxes.tolist() == [[50.0, 30.0, WIDTH, HEIGHT], [10, 10, 20, 20]]
+    assert target.area.tolist()[1] == 100  # an area of 0 is none: it is that of the box
     assert coco(table(*rows))[0].target.boxes.shape == (3, 4)  # evaluated as they are
 
 
@@ -121,15 +132,45 @@ def test_training_boxes_are_cut_to_the_image_and_tiny_ones_go(coco):
         ({"bbox": [WIDTH, 1, 5, 5]}, "boxes outside their image, left out"),
         ({"bbox": [-9, -9, 5, 5]}, "boxes outside their image, left out"),
         ({"bbox": [1, 1, 5]}, "annotations without a box x, y, width, height, left out"),
-        ({"bbox": None}, "annotations without a box x, y, width, height, left out"),
-        ({"segmentation": {"size": [9, 9], "counts": [81]}}, "run lengths of another size, left out"),
+        ({"bbox": [1, 1, 10**400, 5]}, "annotations without a box x, y, width, height, left out"),
+        ({"iscrowd": 2}, "annotations whose iscrowd is neither 0 nor 1, left out"),
+        ({"iscrowd": []}, "annotations whose iscrowd is neither 0 nor 1, left out"),
+        (
+            {"category_id": {}},
+            "objects of unknown classes ({}), left out; the categories are 'early', 'late'",
+        ),
+        (
+            {"category_id": 3.5},
+            "objects of unknown classes (3.5), left out; the categories are 'early', 'late'",
+        ),
+        ({"image_id": [7]}, "annotations of images that are not listed, left out"),
+        ({"image_id": None}, "annotations of images that are not listed, left out"),
+        (
+            {"category_id": 4},
+            "objects of unknown classes (4), left out; the categories are 'early', 'late'",
+        ),
+        ({"image_id": 8}, "annotations of images that are not listed, left out"),
+    ],
+)
+def test_what_cannot_be_used_is_left_out_and_counted(coco, caplog, changes, problem):
+    dataset = coco(table(annotation(5), annotation(6, **changes)))
+    assert len(dataset[0].target.boxes) == 1
+    assert dataset.problems.counts == {problem: 1}
+    assert dataset.problems.lines() == [f"1 {problem}; the first: instances_val2017.json, annotation 6"]
+    assert caplog.messages == [f"{dataset.folder}: {dataset.problems.lines()[0]}."]
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"segmentation": {"size": [9, 9], "counts": [81]}}, "run lengths of another size, no mask"),
         (
             {"segmentation": {"size": [HEIGHT, WIDTH], "counts": [81]}},
-            "run lengths of another size, left out",
+            "run lengths of another size, no mask",
         ),
         (
             {"segmentation": {"size": [HEIGHT, WIDTH], "counts": "!"}},
-            "run lengths that do not read, left out",
+            "run lengths that do not read, no mask",
         ),
         (
             {"segmentation": [[1, 1, 5, 5]]},
@@ -142,18 +183,17 @@ def test_training_boxes_are_cut_to_the_image_and_tiny_ones_go(coco):
         ),
         (
             {"segmentation": {"size": None, "counts": [HEIGHT * WIDTH]}},
-            "run lengths of another size, left out",
+            "run lengths of another size, no mask",
         ),
-        ({"segmentation": {"size": 5, "counts": [81]}}, "run lengths of another size, left out"),
+        ({"segmentation": {"size": 5, "counts": [81]}}, "run lengths of another size, no mask"),
         (
             {"segmentation": {"size": [HEIGHT, WIDTH], "counts": None}},
-            "run lengths that do not read, left out",
+            "run lengths that do not read, no mask",
         ),
         (
             {"segmentation": {"size": [HEIGHT, WIDTH], "counts": 4 * [2**62] + [HEIGHT * WIDTH]}},
-            "run lengths of another size, left out",
+            "run lengths of another size, no mask",
         ),
-        ({"bbox": [1, 1, 10**400, 5]}, "annotations without a box x, y, width, height, left out"),
         (
             {"segmentation": [[1, 1, 5, 5, 10**400, 3]]},
             "polygons of fewer than three points, or without numbers, left out",
@@ -166,25 +206,22 @@ def test_training_boxes_are_cut_to_the_image_and_tiny_ones_go(coco):
             {"segmentation": [[1, 1, 9, -4 * WIDTH - 1, 5, 5]]},
             "polygons that reach far outside their image, left out",
         ),
-        ({"iscrowd": "0"}, "annotations whose iscrowd is neither 0 nor 1, left out"),
-        ({"iscrowd": 2}, "annotations whose iscrowd is neither 0 nor 1, left out"),
-        ({"iscrowd": []}, "annotations whose iscrowd is neither 0 nor 1, left out"),
-        ({"category_id": {}}, "annotations of unknown categories, left out"),
-        ({"category_id": 3.5}, "annotations of unknown categories, left out"),
-        ({"image_id": [7]}, "annotations of images that are not listed, left out"),
-        ({"image_id": None}, "annotations of images that are not listed, left out"),
-        ({"segmentation": "abc"}, "segmentations that are neither polygons nor run lengths, left out"),
-        ({"segmentation": 5}, "segmentations that are neither polygons nor run lengths, left out"),
-        ({"category_id": 4}, "annotations of unknown categories, left out"),
-        ({"image_id": 8}, "annotations of images that are not listed, left out"),
+        ({"segmentation": "abc"}, "segmentations that are neither polygons nor run lengths, no mask"),
+        ({"segmentation": 5}, "segmentations that are neither polygons nor run lengths, no mask"),
     ],
 )
-def test_what_cannot_be_used_is_left_out_and_counted(coco, caplog, changes, problem):
-    dataset = coco(table(annotation(5), annotation(6, **changes)))
-    assert len(dataset[0].target.boxes) == 1
-    assert dataset.problems.counts == {problem: 1}
-    assert dataset.problems.lines() == [f"1 {problem}; the first: instances_val2017.json, annotation 6"]
-    assert caplog.messages == [f"{dataset.folder}: {dataset.problems.lines()[0]}."]
+def test_a_faulty_mask_costs_no_box(coco, changes, problem):
+    content = table(annotation(5), annotation(6, **changes))
+    dataset = coco(content)
+    assert dataset[0].target.masks.sum() == 100
+    assert list(dataset.problems.counts) == [problem, WITHOUT_MASK]
+    assert dataset.problems.lines()[0] == f"1 {problem}; the first: instances_val2017.json, annotation 6"
+    boxes = coco(content, masks="skip")
+    assert len(boxes[0].target.boxes) == 2
+    assert boxes.problems.lines() == []
+    alone = coco(table(annotation(6, **changes)), "train")  # no object has a mask: all keep their boxes
+    assert len(alone[0].target.boxes) == 1
+    assert alone[0].target.masks is None
 
 
 @pytest.mark.parametrize("bare", [[], None])
@@ -196,7 +233,7 @@ def test_one_object_without_a_mask_takes_no_masks_from_the_others(coco, bare):
         assert len(target.boxes) == len(target.labels) == len(target.area) == 2
         assert target.masks.sum(dim=(1, 2)).tolist() == [100, 100]
         assert dataset.problems.lines() == [
-            '1 objects without a mask, left out (masks = "skip" keeps them); the first: a.png'
+            "1 objects without a mask, left out; data.options.masks=skip keeps them; the first: a.png"
         ]
     assert coco(content, masks="skip")[0].target.boxes.shape == (3, 4)
 
@@ -257,32 +294,21 @@ def test_polygons_may_reach_over_the_border(coco):
             table(categories={}),
             "instances_val2017.json is not COCO's JSON: it holds no list of 'categories'.",
         ),
-        (table(annotation(1), annotation(1)), "instances_val2017.json: the annotation id 1 is given twice."),
-        (table(images=2 * table()["images"]), "instances_val2017.json: the image id 7 is given twice."),
         (
-            table(categories=2 * [{"id": 3, "name": "a"}]),
-            "instances_val2017.json: the category id 3 is given twice.",
+            table(images=[{"id": 7, "file_name": f"{k}.png"} for k in "12"]),
+            "instances_val2017.json: the image id 7 is given twice, to '1.png' and '2.png'.",
         ),
         (
-            table({"id": "1"}),
-            "instances_val2017.json: every annotation has an id, a whole number of 64 bits; got '1'.",
-        ),
-        (
-            table(annotation(2**70)),
-            f"instances_val2017.json: every annotation has an id, a whole number of 64 bits; got {2**70}.",
-        ),
-        (
-            table(images=[{"id": 7, "file_name": "a.png", "height": 0, "width": 9}]),
-            "instances_val2017.json, image 7: height and width are whole pixels from 1 to 100,000; got [0, 9].",
-        ),
-        (
-            table(images=[{"id": 7, "file_name": "a.png", "height": 2**40, "width": 9}]),
-            "instances_val2017.json, image 7: height and width are whole pixels from 1 to 100,000;"
-            f" got [{2**40}, 9].",
+            table(categories=[{"id": 3, "name": "a"}, {"id": "3", "name": "b"}]),
+            "instances_val2017.json: the category id 3 is given twice, to 'a' and 'b'.",
         ),
         (
             table(images=[{"id": [7], "file_name": "a.png", "height": 9, "width": 9}]),
-            "instances_val2017.json: every image has an id, a whole number of 64 bits; got [7].",
+            "instances_val2017.json: every image has an id, a whole number of 64 bits or a text; got [7].",
+        ),
+        (
+            table(annotation(), images=[{"id": 7, "file_name": "b.png"}]),
+            "1 of the 1 images that instances_val2017.json lists are not in ",
         ),
     ],
 )
@@ -293,26 +319,28 @@ def test_a_file_that_contradicts_itself_is_refused(coco, content, message):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "../a.png",
-        "x/../../a.png",
-        "/etc/passwd",
-        "http://host/a.png",
-        "file:a.png",
-        "..\\a.png",
-        "",
-        None,
-        "a\0",
-        "\ud800",
-    ],
-)
-def test_file_names_stay_in_their_folder(coco, name):
+@pytest.mark.parametrize("name", ["", " ", None, 5, "a\0", "\ud800"])
+def test_what_is_no_name_of_a_file(coco, name):
     with pytest.raises(ValueError) as error:
         coco(table(annotation(), images=[{"id": 7, "file_name": name, "height": HEIGHT, "width": WIDTH}]))
     assert str(error.value) == (
-        f"instances_val2017.json, image 7: file_name is a path below the image folder; got {name!r}."
+        "instances_val2017.json, image 7: file_name is the name of an image below the image folder;"
+        f" got {name!r}."
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["../b.png", "x/../../../secret.png", "/etc/passwd", "http://host/b.png", "file:b.png"]
+)
+def test_nothing_outside_the_folder_is_read(coco, tmp_path, name):
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "secret.png")
+    Image.new("RGB", (WIDTH, HEIGHT)).save(tmp_path / "b.png")
+    images = [{"id": 7, "file_name": name, "height": HEIGHT, "width": WIDTH}]
+    with pytest.raises(ValueError) as error:
+        coco(table(annotation(), images=images), images="{split}2017")
+    assert str(error.value) == (
+        f"1 of the 1 images that instances_val2017.json lists are not in {str(tmp_path / 'val2017')!r}; the first:"
+        f" {name!r}. data.options.images names their folder; data.options.missing=skip leaves them out."
     )
 
 
@@ -328,7 +356,10 @@ def test_missing_files_are_said(coco, tmp_path):
     with pytest.raises(ValueError) as missing:
         DATASETS["coco"](tmp_path, "val")
     file = tmp_path / "annotations" / "instances_val2017.json"
-    assert str(missing.value) == f"Cannot read '{file}': no such file or directory."
+    assert str(missing.value) == (
+        f"There is no file '{file}'; data.val=FILE or data.options.annotations names another. data.split=0.1 divides"
+        " a set without parts."
+    )
     with pytest.raises(ValueError, match="The data set 'coco' needs its root"):
         DATASETS["coco"](None, "val")
 

@@ -45,7 +45,10 @@ def test_voc_counts_pixels_from_1_and_keeps_difficult_objects_apart(voc):
 @pytest.mark.parametrize(
     ("row", "problem"),
     [
-        (("dig", 0, 1, 1, 9, 9), "objects of unknown classes, left out"),
+        (
+            ("dig", 0, 1, 1, 9, 9),
+            "objects of unknown classes (dig), left out; data.options.classes names your own",
+        ),
         (("dog", 0, 9, 1, 8, 9), "boxes with zero or negative sides, left out"),
         (("dog", 0, "nan", 1, 8, 9), "boxes with sides that are NaN or infinite, left out"),
         (("dog", 0, "x", 1, 8, 9), "boxes with sides that are NaN or infinite, left out"),
@@ -58,14 +61,23 @@ def test_what_voc_cannot_mean_is_counted(voc, row, problem):
     assert dataset.problems.lines() == [f"1 {problem}; the first: a.xml, object 2"]
 
 
-@pytest.mark.parametrize("side", ["inf", "nan", "0.5", "1e9", "-3", ""])
-def test_an_image_of_no_size_has_no_objects(voc, side):
+@pytest.mark.parametrize("side", ["inf", "nan", "0.5", "1e9", "-3", "0", ""])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_where_the_xml_has_no_size_the_image_has_one(voc, side, split):
     size = f"<width>{side}</width><height>{HEIGHT}</height>"
-    dataset = voc(xml(("dog", 0, 1, 1, 10, 20), size=size))
-    assert len(dataset[0].target.boxes) == 0
-    assert dataset.problems.lines() == [
-        "1 objects of images whose size is not said, left out; the first: a.xml, object 1"
-    ]
+    dataset = voc(xml(("dog", 0, 1, 1, 10, 20), ("cat", 0, 70, 1, 80, 20), size=size), split)
+    assert dataset[0].target.boxes.tolist() == [[0, 0, 10, 20]]
+    assert dataset.problems.lines() == ["1 boxes outside their image, left out; the first: a.xml, object 2"]
+
+
+def test_without_a_known_class_the_cause_and_its_cure_are_said(voc, tmp_path):
+    with pytest.raises(ValueError) as error:
+        voc(xml(("red", 0, 1, 1, 10, 20), ("blue", 0, 1, 1, 10, 20)), "train")
+    assert str(error.value) == (
+        f"No image in {str(tmp_path / 'JPEGImages')!r} has an object to train on: 2 objects"
+        " of unknown classes (red, blue), left out; data.options.classes names your own; the first: a.xml,"
+        " object 1; 1 images without an object to train on, left out; the first: a.png."
+    )
 
 
 def test_names_that_a_voc_list_repeats_are_read_once(voc):
@@ -82,15 +94,19 @@ def test_what_voc_lacks_is_said(voc, tmp_path):
     file = tmp_path / "Annotations" / "a.xml"
     assert str(error.value) == f"Cannot read {str(file)!r}: no element found: line 1, column 12."
     with pytest.raises(ValueError) as error:
-        voc(xml(), listed="../a")
-    assert str(error.value) == "val.txt: file_name is a path below the image folder; got '../a'."
-    with pytest.raises(ValueError) as error:
-        voc(xml(file="../../a.png"))
-    assert str(error.value) == "a.xml: file_name is a path below the image folder; got '../../a.png'."
+        voc(xml(), listed="../b")
+    xml_folder = tmp_path / "Annotations"
+    assert str(error.value) == (
+        f"1 of the 1 images of the val list have no XML in {str(xml_folder)!r}; the first: '../b'."
+    )
+    assert len(voc(xml(file="../../a.png"))) == 1  # the image of that name in JPEGImages
     with pytest.raises(ValueError) as error:
         voc(xml(), val="test")
     file = tmp_path / "ImageSets" / "Main" / "test.txt"
-    assert str(error.value) == f"Cannot read the list of images {str(file)!r}: no such file or directory."
+    assert str(error.value) == (
+        f"Cannot read {str(file)!r}: no such file or directory; data.options.train and val name the lists of the"
+        " parts."
+    )
 
 
 @pytest.fixture
@@ -117,7 +133,8 @@ def test_yolo_boxes_are_shares_of_the_image(yolo):
     assert target.area.tolist() == pytest.approx([300, 96])
     assert dataset[1].target.boxes.shape == (0, 4)
     assert len(yolo("1 0.5 0.5 0.5 0.25", "train")) == 1  # images without an object do not train
-    assert dataset.wide is None
+    assert dataset.wide is None  # not needed to evaluate
+    assert yolo("1 0.5 0.5 0.5 0.25", "train").wide.tolist() == [True]
 
 
 def test_yolo_polygons_are_masks(yolo):
@@ -146,20 +163,43 @@ def test_yolo_names_in_yaml(yolo, text):
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("2 0.5 0.5 0.1 0.1", "objects of unknown classes, left out"),
-        ("0.5 0.5 0.5 0.1 0.1", "objects of unknown classes, left out"),
+        (
+            "2 0.5 0.5 0.1 0.1",
+            "objects of unknown classes (2), left out; names has 0 to 1: 'cat', 'dog'",
+        ),
+        (
+            "0.5 0.5 0.5 0.1 0.1",
+            "objects of unknown classes (0.5), left out; names has 0 to 1: 'cat', 'dog'",
+        ),
         ("0 0.5 0.5 0 0.1", "boxes with zero or negative sides, left out"),
         ("0 0.5 0.5 nan 0.1", "boxes with sides that are NaN or infinite, left out"),
-        ("0 5 5 0.1 0.1", "boxes outside their image, left out"),
+        ("0 1.5 1.5 0.1 0.1", "boxes outside their image, left out"),
         ("0 0.5 0.5 0.1", "lines that are neither a box nor a polygon, left out"),
-        ("0 0.1 0.1 1e9 0.1 0.5 0.5", "polygons that reach far outside their image, left out"),
-        ("0 a b c d", "lines that are not numbers, left out"),
+        (
+            "0 48 36 20 20",
+            "lines in pixels, left out: YOLO's numbers are shares of the image, from 0 to 1",
+        ),
     ],
 )
 def test_what_yolo_cannot_mean_is_counted(yolo, line, problem):
     dataset = yolo(f"0 0.5 0.5 0.1 0.1\n{line}\n")
     assert len(dataset[0].target.boxes) == 1
     assert dataset.problems.lines() == [f"1 {problem}; the first: a.txt, line 2"]
+
+
+def test_lines_that_are_not_numbers_are_shown(yolo):
+    dataset = yolo("0 0.5 0.5 0.1 0.1\n0 a b c d\n")
+    assert dataset.problems.lines() == [
+        "1 lines that are not numbers, left out; the first: a.txt, line 2: '0 a b c d'"
+    ]
+
+
+def test_a_faulty_polygon_costs_no_box(yolo):
+    dataset = yolo("0 0.1 0.1 1e9 0.1 0.5 0.5\n")
+    assert len(dataset[0].target.boxes) == 1
+    assert dataset.problems.lines() == [
+        "1 polygons that reach far outside their image, left out; the first: a.txt, line 1"
+    ]
 
 
 def test_images_and_label_files_that_are_alone_are_counted(yolo, tmp_path):
@@ -170,7 +210,7 @@ def test_images_and_label_files_that_are_alone_are_counted(yolo, tmp_path):
     dataset = DATASETS["yolo"](tmp_path, "val")
     assert [len(dataset[i].target.boxes) for i in range(2)] == [1, 0]
     assert dataset.problems.lines() == [
-        "1 images without a label file, taken for empty; the first: b.png",
+        "1 images without a label file, taken for empty; the first: images/val/b.png",
         "1 label files without an image, left out; the first: c.txt",
     ]
 
@@ -188,7 +228,7 @@ def test_images_and_label_files_that_are_alone_are_counted(yolo, tmp_path):
             "data.yaml",
             "data.yaml counts its classes from 0 without gaps; 0 of 0 to 1 has no name.",
         ),
-        ("names:\n  0: cat\n  0: dog\n", "data.yaml", "data.yaml gives the class number 0 twice."),
+        ("names:\n  0: cat\n  0: dog\n", "data.yaml", "data.yaml gives the key '0' twice."),
         ("names: {cat, dog}", "data.yaml", "data.yaml has class names as NUMBER: NAME; got 'cat'."),
         (
             "cat\n\ndog\n",
@@ -206,9 +246,12 @@ def test_class_names_with_gaps_are_refused(yolo, names, file, message):
 def test_what_yolo_lacks_is_said(yolo, tmp_path):
     with pytest.raises(ValueError, match="The data set 'yolo' needs its root"):
         DATASETS["yolo"](None, "val")
+    (tmp_path / "classes.txt").write_text("cat\n")
     with pytest.raises(ValueError) as error:
         DATASETS["yolo"](tmp_path, "val")
-    assert str(error.value) == f"There is no folder {str(tmp_path / 'images' / 'val')!r}."
+    assert str(error.value) == (
+        f"There is no folder {str(tmp_path / 'images' / 'val')!r}; val: in data.yaml, or data.val=FOLDER, names it."
+    )
     with pytest.raises(ValueError) as error:
         yolo("", names="")
     assert str(error.value) == (

@@ -10,18 +10,32 @@ import logging
 import math
 import os
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from tetravit.data.datasets.base import Dataset, DatasetInfo, Split
-from tetravit.data.decode import BadImage, decode
+from tetravit.data.decode import BadImage, decode, file_bytes, orientation
+from tetravit.data.files import UNREADABLE, ending
+from tetravit.data.lookup import Lookup
 from tetravit.data.masks import counts_mask, counts_of, letters, polygon_mask
+from tetravit.data.parts import Place
 from tetravit.data.problems import Problems
+from tetravit.data.upright import (
+    QUARTER,
+    Orientation,
+    ambiguous,
+    check_orientation,
+    headers,
+    stored_size,
+    turned_boxes,
+    turned_error,
+    turned_map,
+)
 from tetravit.structures import Sample, Target
 
 LOG = logging.getLogger("tetravit.data")
@@ -31,20 +45,32 @@ FROM_SIDES = -1.0  # the area of an object whose annotation has none: that of it
 OUTSIDE = 4  # polygons, walked pixel by pixel, may reach so many of the longer side beyond their image
 LARGEST = 100_000  # pixels of a side: the runs of larger masks overflow COCO's letters
 
-WITHOUT_MASK = 'objects without a mask, left out (masks = "skip" keeps them)'
+SAMPLE = 1000  # images whose heads are read at the start, to see whether any is turned
+
+WITHOUT_MASK = "objects without a mask, left out; data.options.masks=skip keeps them"
+CROWDS = "crowds or difficult objects, evaluated but not trained on"
+TINY = "objects of less than a pixel inside their image, not trained on"
 
 Empty = Literal["drop", "keep"]
+Masks = Literal["read", "skip"]
+Missing = Literal["error", "skip"]
 
 
 class ObjectTable:
-    """Grows by `image` and `add`; after `close` it answers. Objects may come in any order of their images.
+    """An append-only builder: call `image` and `add`, then `close`, before anything is read from it.
 
-    names: of the images, relative to a folder. sizes: (N, 2) height and width, 0 where it is not known before the
-    image is read: boxes and polygons are then shares of it. ids: (N,) as in the annotations.
+    Objects may come in any order of their images.
+
+    Args:
+        shares: whether boxes and polygons are shares of their image, not pixels.
+
+    After `close`: ids (N,) as in the annotations; sizes (N, 2) height and width as the annotations have them, 0 where
+    they have none; boxes (M, 4), labels, areas and crowds (M,). Names are relative to a folder.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, shares: bool = False) -> None:
         self.problems = Problems()
+        self.shares = shares
         self._text, self._ends = bytearray(), array("q")
         self._ids, self._sizes = array("q"), array("i")
         self._image, self._label, self._crowd = array("q"), array("i"), bytearray()
@@ -86,7 +112,7 @@ class ObjectTable:
         self._codes_end.append(len(self._codes))
 
     def close(self) -> "ObjectTable":
-        """Sort by image, and let go of what only growing needs."""
+        """Sort by image, and release the buffers of the builder."""
         image = np.frombuffer(self._image, dtype=np.int64) if self._image else np.empty(0, np.int64)
         self.order = np.argsort(image, kind="stable")
         self.starts = np.searchsorted(image[self.order], np.arange(len(self._ids) + 1))
@@ -153,8 +179,8 @@ class ObjectTable:
         begin = int(self._value_ends[first - 1]) if first else 0
         values = self._values[begin : ends[-1]]
         values = values / EXACT if values.dtype == np.int32 else values
-        if not self.sizes[row].all():
-            values = values * np.tile([width, height], len(values) // 2)  # shares of the image
+        if self.shares:
+            values = values * np.tile([width, height], len(values) // 2)
         return polygon_mask(np.split(values, ends[:-1] - begin), height, width)
 
 
@@ -169,11 +195,13 @@ class ObjectSet(Dataset):
             object that is no crowd (unless `empty` is "keep"), objects of a pixel or more.
         masks: "read" them, or "skip" them to save time. Where they are read, an object without one is left out,
             unless no object of the set has one: then targets have no masks.
+        orientation: which pixels the annotations of images are of that EXIF turns, "upright" or "stored"; None: such
+            images are refused, unless their annotated size tells.
 
     `problems` says what was left out.
 
     Raises:
-        ValueError: if nothing is left.
+        ValueError: if nothing is left, with every cause; or if images are turned and nobody says how.
     """
 
     kind = "detect"
@@ -187,38 +215,37 @@ class ObjectSet(Dataset):
         split: Split,
         *,
         empty: Empty = "drop",
-        masks: Literal["read", "skip"] = "read",
+        masks: Masks = "read",
+        orientation: Orientation | None = None,
     ) -> None:
-        for name, value, known in (("empty", empty, ("drop", "keep")), ("masks", masks, ("read", "skip"))):
-            if value not in known:
-                raise ValueError(f"{name} takes one of {', '.join(known)}; got {value!r}.")
+        check_options(empty=empty, masks=masks, orientation=orientation)
         self.folder, self.table, self.split, self.masks = folder, table, split, masks
+        self.orientation = orientation
         self.class_names, self.num_classes = tuple(class_names), len(class_names)
         self.problems = table.problems
+        self._sizes, turns = self._known_sizes()
+        self._check_turned(turns)
         masked = table.masked
         self.has_masks = masks == "read" and bool(masked.any() or not len(masked))
         self._bare = ~masked if self.has_masks and not masked.all() else None
         if self._bare is not None:
-            images = table.images
-            for k in np.flatnonzero(self._bare):
-                self.problems.add(WITHOUT_MASK, table.name(int(images[k])))
+            self._count_objects(self._bare, WITHOUT_MASK)
         kept = np.arange(len(table))
         if split == "train":
-            large = (table.sizes == 0).any(axis=1) | (table.sizes.min(axis=1, initial=SHORTEST) >= SHORTEST)
-            usable = self._usable() & ~table.crowds
-            holding = np.bincount(table.images, weights=usable, minlength=len(table)) > 0
-            wanted = holding | (empty == "keep")
-            self._count(~large, f"images with a side under {SHORTEST} pixels, left out")
-            self._count(large & ~wanted, "images without an object to train on, left out")
-            kept = kept[large & wanted]
+            kept = self._trained_on(empty)
         if not len(kept):
+            causes = "; ".join(self.problems.lines()) or "its annotations list none"
             raise ValueError(
-                f"No image in {str(folder)!r} has an object to {'train on' if split == 'train' else 'find'}."
+                f"No image in {str(folder)!r} has an object to train on: {causes}."
+                if split == "train"
+                else f"There is no image in {str(folder)!r} to evaluate on: {causes}."
             )
         self.rows = kept
-        for line in (
-            self.problems.lines() if split == "val" else ()
-        ):  # a run tells those of training in its plan
+        self.counts = np.bincount(table.labels[~table.crowds], minlength=self.num_classes)
+        lines = self.problems.lines() if split != "train" else []  # a run says those of training in its plan
+        if split != "train" and not self.counts.any():
+            lines.append(f"none of the {len(table):,} images has an object: there is nothing to score")
+        for line in lines:
             LOG.warning("%s: %s.", folder, line)
 
     def __len__(self) -> int:
@@ -226,45 +253,63 @@ class ObjectSet(Dataset):
 
     @property
     def info(self) -> DatasetInfo:
-        return replace(super().info, problems=tuple(self.problems.lines()), wide=self.wide)
+        problems = tuple(self.problems.lines())
+        return replace(
+            super().info, problems=problems, wide=self.wide, counts=self.counts, strata=self._strata()
+        )
+
+    def key(self, index: int) -> str:
+        return self.table.name(int(self.rows[index]))
+
+    def _strata(self) -> np.ndarray:
+        """(N,) the rarest class of each image; `num_classes` where it has no object."""
+        table = self.table
+        by_count = np.argsort(np.argsort(self.counts, kind="stable"), kind="stable")  # 0: the rarest
+        ranks = np.full(len(table), self.num_classes, dtype=np.int64)
+        np.minimum.at(ranks, table.images, by_count[table.labels])
+        classes = np.append(np.argsort(by_count, kind="stable"), self.num_classes)
+        return np.asarray(classes[ranks][self.rows])
 
     @property
     def wide(self) -> np.ndarray | None:
         """Which images are wider than high; None: their sizes are not known before they are read."""
-        sizes = self.table.sizes[self.rows]
+        sizes = self._sizes[self.rows]
         return None if (sizes == 0).any() else sizes[:, 1] > sizes[:, 0]
 
     def __getitem__(self, index: int) -> Sample:
         row = int(self.rows[index])
-        name = self.table.name(row)
-        path = os.path.join(self.folder, name)
-        image = decode(path, layout="decoded")
+        path = os.path.join(self.folder, self.table.name(row))
+        data = file_bytes(path)
+        image = decode(data, name=path, layout="decoded")
         size = (image.shape[1], image.shape[2])
-        wanted = tuple(self.table.sizes[row].tolist())
-        if 0 not in wanted and size != wanted:
-            raise BadImage(
-                path,
-                f"it has {size[1]} x {size[0]} pixels; its annotations are for {wanted[1]} x {wanted[0]}",
-            )
-        return Sample(image, self.target(index, size), path)
+        turn = orientation(data, path)
+        if len(self.table.objects(row)):
+            self._check_size(path, size, turn, tuple(self.table.sizes[row].tolist()))
+        return Sample(image, self.target(index, size, turn), path)
 
-    def target(self, index: int, size: tuple[int, int]) -> Target:
-        """The objects of an image of `size` (height, width)."""
+    def target(self, index: int, size: tuple[int, int], turn: int = 1) -> Target:
+        """The objects of an upright image of `size` (height, width), which EXIF turned as `turn` says."""
         table, row = self.table, int(self.rows[index])
+        turn = turn if self.orientation == "stored" else 1
+        stored = stored_size(turn, *size)  # of the pixels that the annotations are of
         which = table.objects(row)
         if self._bare is not None:
             which = which[~self._bare[which]]
         boxes = table.boxes[which]
-        if not table.sizes[row].all():
-            boxes = boxes * np.array([size[1], size[0]] * 2)  # shares of the image
+        if table.shares:
+            boxes = boxes * np.array([stored[1], stored[0]] * 2)
+        if turn != 1:
+            boxes = turned_boxes(boxes, turn, *stored)
         if self.split == "train":
             boxes = boxes.clip(0, np.array([size[1], size[0]] * 2))
-            large = (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1) & (table.areas[which] != 0)
+            large = (boxes[:, 2:] - boxes[:, :2] >= 1).all(axis=1)
             which, boxes = which[large], boxes[large]
         masks = None
         if self.has_masks:
-            found = [table.mask(row, int(k), *size) for k in which]
-            masks = torch.from_numpy(np.stack(found) if found else np.zeros((0, *size), bool))  # type: ignore[arg-type]
+            each = [table.mask(row, int(k), *stored) for k in which]
+            if turn != 1:
+                each = [turned_map(mask, turn) for mask in each if mask is not None]
+            masks = torch.from_numpy(np.stack(each) if each else np.zeros((0, *size), bool))  # type: ignore[arg-type]
         areas = table.areas[which]
         sides = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
         return Target(
@@ -272,48 +317,161 @@ class ObjectSet(Dataset):
             labels=torch.from_numpy(table.labels[which]).long(),
             masks=masks,
             crowd=torch.from_numpy(table.crowds[which].copy()),
-            area=torch.from_numpy(np.where(areas < 0, sides, areas)).float(),
+            area=torch.from_numpy(np.where(areas <= 0, sides, areas)).float(),
             image_id=int(table.ids[row]),
             size=size,
         )
+
+    def _known_sizes(self) -> tuple[np.ndarray, np.ndarray]:
+        """(N, 2) sizes of the upright images, 0 where not known; (N,) their orientations, 0 where not looked up.
+
+        The heads of files are read where annotations have no sizes and those are needed (to train: for the order of
+        images, and to leave out small ones), where annotations may be of turned images, and of a sample otherwise.
+        """
+        table = self.table
+        sizes, turns = table.sizes.copy(), np.zeros(len(table), dtype=np.int32)
+        unknown = (sizes == 0).any(axis=1) & (self.split == "train")
+        step = max(1, -(-len(table) // SAMPLE))
+        sample = np.arange(len(table)) % step == 0
+        rows = np.flatnonzero(unknown | sample if self.orientation is None else np.ones(len(table), bool))
+        read = headers(self.folder, [table.name(int(row)) for row in rows])
+        turns[rows] = read[:, 2]
+        fill = unknown[rows] | ((read[:, 2] >= QUARTER) & (self.orientation is not None))
+        sizes[rows[fill]] = read[fill, :2]
+        self._read_sizes = np.zeros_like(sizes)
+        self._read_sizes[rows] = read[:, :2]
+        return sizes, turns
+
+    def _check_turned(self, turns: np.ndarray) -> None:
+        """Raises: ValueError if images are turned, and nothing says which pixels their annotations are of."""
+        if self.orientation is not None:
+            return
+        turned = turns > 1
+        given, upright = self.table.sizes, self._read_sizes
+        tells = (turns >= QUARTER) & (given == upright).all(axis=1) & (upright[:, 0] != upright[:, 1])
+        held = np.zeros(len(turns), bool)
+        held[self.table.images] = True
+        unclear = np.flatnonzero(turned & ~tells & held)  # an image without objects is the same either way
+        if len(unclear):
+            row = int(unclear[0])
+            raise turned_error(self.table.name(row), int(turns[row]), len(unclear), int((turns > 0).sum()))
+
+    def _check_size(self, path: str, size: tuple[int, int], turn: int, given: tuple[int, ...]) -> None:
+        """Raises: BadImage if the annotations of an image are not for its size, or for which pixels is not known."""
+        stored = stored_size(turn, *size)
+        fitting = {None: (size,), "upright": (size, stored), "stored": (stored,)}[self.orientation]
+        if turn != 1 and self.orientation is None and (given != size or turn < QUARTER or size == stored):
+            raise BadImage(path, ambiguous(turn))
+        if 0 not in given and given not in fitting:
+            height, width = fitting[0]
+            raise BadImage(
+                path, f"it has {width} x {height} pixels; its annotations are for {given[1]} x {given[0]}"
+            )
+
+    def _trained_on(self, empty: Empty) -> np.ndarray:
+        """The rows of the images that train; the others are counted, with the causes of their objects."""
+        table, sizes = self.table, self._sizes
+        large = (sizes == 0).any(axis=1) | (sizes.min(axis=1, initial=LARGEST) >= SHORTEST)
+        crowds, tiny = table.crowds, ~self._a_pixel_or_more()
+        usable = ~tiny & ~crowds if self._bare is None else ~tiny & ~crowds & ~self._bare
+        self._count_objects(crowds, CROWDS)
+        self._count_objects(tiny & ~crowds, TINY)
+        holding = np.bincount(table.images, weights=usable, minlength=len(table)) > 0
+        wanted = holding | (empty == "keep")
+        self._count(~large, f"images with a side under {SHORTEST} pixels, left out")
+        self._count(large & ~wanted, "images without an object to train on, left out")
+        return np.flatnonzero(large & wanted)
 
     def _count(self, rows: np.ndarray, cause: str) -> None:
         """Add the images that `rows` (N,) marks to the problems."""
         for row in np.flatnonzero(rows):
             self.problems.add(cause, self.table.name(int(row)))
 
-    def _usable(self) -> np.ndarray:
-        """Which objects (M,) train: of a pixel or more inside their image, as far as its size is known."""
+    def _count_objects(self, objects: np.ndarray, cause: str) -> None:
+        """Add the objects that `objects` (M,) marks to the problems, each with the name of its image."""
+        images = self.table.images
+        for k in np.flatnonzero(objects):
+            self.problems.add(cause, self.table.name(int(images[k])))
+
+    def _a_pixel_or_more(self) -> np.ndarray:
+        """Which objects (M,) have a pixel or more inside their image, as far as its size is known."""
         boxes = self.table.boxes
-        sizes = self.table.sizes[self.table.images][:, ::-1].astype(np.float64)
+        sizes = self._sizes[self.table.images][:, ::-1].astype(np.float64)
         known = (sizes > 0).all(axis=1)
+        if self.table.shares:
+            boxes = boxes * np.tile(np.where(known[:, None], sizes, 1), 2)
+        if self.orientation == "stored":  # a turn may swap the sides
+            sizes = np.maximum(sizes, sizes[:, ::-1])
         limits = np.where(known[:, None], np.tile(sizes, 2), np.inf)
         clipped = np.minimum(boxes.clip(0), limits)
         sides = clipped[:, 2:] - clipped[:, :2]
-        usable = np.where(known, (sides >= 1).all(axis=1), True) & (self.table.areas != 0)
-        return usable if self._bare is None else usable & ~self._bare
+        return np.where(known, (sides >= 1).all(axis=1), True)
 
 
-def check_name(name: Any, where: str) -> str:
-    """A file name from annotations that stays inside its folder.
+def place_root(place: Place) -> str | None:
+    """The folder of a set whose root is not given: that of the first path that the recipe names."""
+    return os.path.dirname(place.given[0]) if place.given else None
+
+
+def check_options(**given: Any) -> None:
+    """Raises: ValueError if an option of sets of objects has a value that it does not take."""
+    known = {"empty": ("drop", "keep"), "masks": ("read", "skip"), "missing": ("error", "skip")}
+    for name, value in given.items():
+        if name == "orientation":
+            check_orientation(value)
+        elif value not in known[name]:
+            raise ValueError(f"{name} takes one of {', '.join(known[name])}; got {value!r}.")
+
+
+def find_images(
+    names: Sequence[str],
+    lookup: Lookup,
+    problems: Problems,
+    *,
+    listed_in: str,
+    missing: Missing = "error",
+    needed: Callable[[int], bool] = lambda _: True,
+) -> list[str | None]:
+    """The files of the images that annotations name, relative to the folder of `lookup`; None: left out.
+
+    Args:
+        listed_in: what names them, for messages.
+        missing: whether images that are not there are an error, or left out and counted.
+        needed: whether the image at a position is used at all; one that is not may be missing.
 
     Raises:
-        ValueError: for a URL, an absolute path, one that leads out, or what is no text of a file system.
+        ValueError: if files are missing or cannot be read, or two names mean one file.
     """
-    if not isinstance(name, str) or not name or "\0" in name or not _encodes(name):
-        raise ValueError(f"{where}: file_name is a path below the image folder; got {name!r}.")
-    parts = PurePosixPath(name.replace("\\", "/"))
-    if "://" in name or parts.is_absolute() or ".." in parts.parts or ":" in name.split("/")[0]:
-        raise ValueError(f"{where}: file_name is a path below the image folder; got {name!r}.")
-    return name
+    files = [lookup.find(name) for name in names]
+    lost = [name for i, name in enumerate(names) if files[i] is None and needed(i)]
+    if lost and (missing == "error" or len(lost) == len(names)):
+        raise ValueError(
+            f"{len(lost):,} of the {len(names):,} images that {listed_in} lists are not in"
+            f" {str(lookup.folder)!r}; the first: {lost[0]!r}. data.options.images names their folder;"
+            " data.options.missing=skip leaves them out."
+        )
+    for name in lost:
+        problems.add(f"images that are not in {str(lookup.folder)!r}, left out", name)
+    other = [file for file in files if file is not None and ending(file) in UNREADABLE]
+    if other:
+        raise ValueError(
+            f"{len(other):,} of the {len(names):,} images that {listed_in} lists are {ending(other[0])} files, which"
+            f" cannot be read; the first: {other[0]!r}. Convert them to .jpg or .png; their names may stay."
+        )
+    owners: dict[str, str] = {}
+    for name, file in zip(names, files, strict=True):
+        if file is not None and (owner := owners.setdefault(file, name)) != name:
+            raise ValueError(
+                f"{listed_in} lists {owner!r} and {name!r}, and both are the file {file!r} in"
+                f" {str(lookup.folder)!r}."
+            )
+    return files
 
 
-def _encodes(name: str) -> bool:
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError:
-        return False
-    return True
+def unknown_classes(labels: Collection[str], cure: str) -> str:
+    """The cause to count for objects whose classes the set does not list."""
+    first = ", ".join(list(labels)[:5]) + (f" and {len(labels) - 5} more" if len(labels) > 5 else "")
+    return f"objects of unknown classes ({first}), left out; {cure}"
 
 
 def check_box(box: Any) -> str | None:
@@ -334,13 +492,15 @@ def check_polygon(polygon: Sequence[float], longest: float) -> str | None:
     return None
 
 
-def runs(segmentation: dict[str, Any], height: int, width: int) -> bytes:
+def runs(segmentation: dict[str, Any], height: int, width: int, *, turned: bool = False) -> bytes:
     """The run lengths of an annotation, counts or letters, checked, as letters.
+
+    turned: whether the image may be a turned one, whose sides are swapped.
 
     Raises:
         ValueError: if they are not for an image of this size, or do not read.
     """
-    if segmentation.get("size") != [height, width]:
+    if segmentation.get("size") not in ([height, width], *([[width, height]] if turned else ())):
         raise ValueError("of another size")
     given = segmentation.get("counts")
     try:

@@ -1,31 +1,49 @@
 """COCO 2017 as released, and any other set whose annotations are COCO's JSON.
 
-ROOT holds `annotations/instances_{train,val}2017.json`, `train2017/...` and `val2017/...`. Labels count the
-categories in the order of their ids, gaps closed. Crowds are kept apart: not trained on, evaluated as COCO does.
+ROOT holds `annotations/instances_{train,val}2017.json`, `train2017/...` and `val2017/...`. The layouts of Roboflow
+(`train/_annotations.coco.json`, `valid/...`), CVAT and Label Studio are found too; `data.train`, `data.val` and
+`data.test` name other files. Labels count the categories of the training part in the order of their ids, gaps closed;
+those of other parts are matched by name. Crowds are kept apart: not trained on, evaluated as COCO does.
+
+Values that mean the same are read alike: ids as numbers or text, one flat polygon, an `iscrowd` of null, an area of 0
+(that of the box). Where an image has no size, its file has one.
 """
 
 import json
 import math
+import os
+import re
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeGuard
+from typing import Any
 
+from tetravit.data.coco_layout import Source, sources
 from tetravit.data.datasets.base import Root, Split, check_split, local_root
+from tetravit.data.files import some
+from tetravit.data.lookup import Lookup, check_name
 from tetravit.data.objects import (
     FROM_SIDES,
     LARGEST,
     Empty,
+    Masks,
+    Missing,
     ObjectSet,
     ObjectTable,
     check_box,
-    check_name,
+    check_options,
     check_polygon,
+    find_images,
+    place_root,
     runs,
+    unknown_classes,
 )
+from tetravit.data.parts import PARTS, Parts
+from tetravit.data.text import read_text
+from tetravit.data.upright import Orientation, headers
 
-ANNOTATIONS, IMAGES = "annotations/instances_{split}2017.json", "{split}2017"
-PARTS = ("images", "annotations", "categories")
+LISTS = ("images", "annotations", "categories")
+Id = int | str
 
 
 class Coco(ObjectSet):
@@ -33,14 +51,18 @@ class Coco(ObjectSet):
 
     Args:
         root: the folder that holds annotations and images.
-        split: "train" or "val".
-        annotations, images: the file and the folder of a split, below the root; {split} stands for its name.
+        split: "train", "val" or "test".
+        annotations, images: the file and the folder of a part, below the root; {split} stands for its name (train;
+            val, valid or validation; test). None: where one of the usual layouts has them.
         empty: what happens to training images without an object: "drop" or "keep".
         masks: "read" them, or "skip" them to save time.
+        missing: images that are not there are an "error", or "skip" leaves them out.
+        orientation: what annotations of images that EXIF turns are of: the "upright" pixels or the "stored" ones.
+        parts: where the parts lie.
 
     Raises:
-        ValueError: in one line, if a file is missing or does not read, an id is given twice, a file name leads out
-            of the folder, or nothing is left. What can be left out is, and `problems` counts it.
+        ValueError: in one line, if a file is missing or does not read, an id means two things, or nothing is left.
+            What can be left out is, and `problems` counts it.
     """
 
     def __init__(
@@ -48,169 +70,438 @@ class Coco(ObjectSet):
         root: Root,
         split: Split,
         *,
-        annotations: str = ANNOTATIONS,
-        images: str = IMAGES,
+        annotations: str | None = None,
+        images: str | None = None,
         empty: Empty = "drop",
-        masks: Literal["read", "skip"] = "read",
+        masks: Masks = "read",
+        missing: Missing = "error",
+        orientation: Orientation | None = None,
+        parts: Parts | None = None,
     ) -> None:
-        check_split(split)
-        root = local_root("coco", root)
-        file, folder = (root / text.replace("{split}", split) for text in (annotations, images))
+        check_split(split, PARTS)
+        check_options(empty=empty, masks=masks, missing=missing, orientation=orientation)
+        parts = parts or Parts(None if root is None else os.fspath(root))
+        place = parts.place(split)
+        folder = local_root("coco", root or place_root(place))
         if not folder.is_dir():
             raise ValueError(f"There is no folder {str(folder)!r}.")
-        table, names = read(file)
-        super().__init__(folder, table, names, split, empty=empty, masks=masks)
+        files = sources(folder, place, annotations, images)
+        classes = None
+        if place.part != "train":
+            classes = _training_classes(folder, parts, annotations, images, files)
+        unused_may_lack = split == "train" and empty == "drop"
+        reader = Reader(folder, classes, masks, missing, orientation, unused_may_lack)
+        for source in files:
+            reader.read(source)
+        table, names = reader.close()
+        where = files[0].images if len(files) == 1 else folder
+        super().__init__(where, table, names, split, empty=empty, masks=masks, orientation=orientation)
 
 
-def read(file: Path) -> tuple[ObjectTable, list[str]]:
-    """COCO's JSON -> its objects, and the names of its categories in the order of their ids.
+class Reader:
+    """Reads files of COCO's JSON into one table.
+
+    Args:
+        root: what names of images are relative to where there are several files.
+        classes: the names of the labels; None: the categories of the files.
+        masks, missing, orientation: see `Coco`.
+        unused_may_lack: whether images without annotations need no file.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        classes: Sequence[str] | None = None,
+        masks: Masks = "read",
+        missing: Missing = "error",
+        orientation: Orientation | None = None,
+        unused_may_lack: bool = False,
+    ) -> None:
+        self.root, self.masks, self.missing, self.orientation = root, masks, missing, orientation
+        self.unused_may_lack = unused_may_lack
+        self.known = classes
+        self.table = ObjectTable()
+        self.contents: list[tuple[Source, dict[str, list[Any]]]] = []
+
+    def read(self, source: Source) -> None:
+        self.contents.append((source, parts_of(source.file, LISTS, masks=self.masks == "read")))
+
+    def close(self) -> tuple[ObjectTable, list[str]]:
+        """The objects of all files, and the names of their classes.
+
+        Raises:
+            ValueError: if they contradict themselves or each other.
+        """
+        listed = [
+            (_by_id(content["categories"], "category", source.file.name), content["annotations"])
+            for source, content in self.contents
+        ]
+        used = [
+            {number_of(row.get("category_id")) for row in rows if isinstance(row, dict)} for _, rows in listed
+        ]
+        names = list(self.known) if self.known is not None else []
+        if self.known is None:
+            for (categories, _), ids in zip(listed, used, strict=True):
+                names += [n for n in class_list(categories, ids) if n not in names]
+        labels = {name: label for label, name in enumerate(names)}
+        own_ids = len(self.contents) == 1
+        for (source, content), (categories, _) in zip(self.contents, listed, strict=True):
+            places = {
+                number: labels[name]
+                for number, row in categories.items()
+                if (name := _name(row, number)) in labels
+            }
+            spelled = {number: _name(row, number) for number, row in categories.items()}
+            self._add_file(source, content, places, spelled, names, own_ids)
+        return self.table.close(), names
+
+    def _add_file(
+        self,
+        source: Source,
+        content: dict[str, list[Any]],
+        labels: Mapping[Id, int],
+        spelled: Mapping[Id, str],
+        names: Sequence[str],
+        own_ids: bool,
+    ) -> None:
+        file, table = source.file.name, self.table
+        images = _by_id(content["images"], "image", file, repeated=table.problems.add)
+        listed = [check_name(row.get("file_name"), f"{file}, image {n}") for n, row in images.items()]
+        annotations = [row if isinstance(row, dict) else {} for row in content["annotations"]]
+        owners = [number_of(row.get("image_id")) for row in annotations]
+        held, ids = set(owners), list(images)
+        found = find_images(
+            listed,
+            Lookup(source.images),
+            table.problems,
+            listed_in=file,
+            missing=self.missing,
+            needed=lambda i: not self.unused_may_lack or ids[i] in held,
+        )
+        sizes = {n: _size(row) for n, row in images.items()}
+        unknown = [(n, name) for n, name in zip(images, found, strict=True) if name and not sizes[n]]
+        for (n, _), (height, width, _) in zip(
+            unknown, headers(source.images, [name for _, name in unknown]).tolist(), strict=True
+        ):
+            sizes[n] = (height, width) if height else None
+        given = {n for n, row in images.items() if _size(row)}
+        whole = own_ids and all(isinstance(n, int) for n in images)
+        rows: dict[Id, int] = {}
+        for number, name in zip(images, found, strict=True):
+            if name is None:
+                continue
+            height, width = sizes[number] if number in given and sizes[number] else (0, 0)  # type: ignore[misc]
+            path = name if own_ids else _relative(source.images / name, self.root)
+            rows[number] = table.image(path, int(number) if whole else len(table._ids) + 1, height, width)
+        strange: dict[str, None] = {}
+        pending: list[str] = []
+        for i, (annotation, image_id) in enumerate(zip(annotations, owners, strict=True)):
+            where = f"{file}, annotation {annotation.get('id', i)}"
+            category_id = number_of(annotation.get("category_id"))
+            if image_id is None or image_id not in images:
+                table.problems.add("annotations of images that are not listed, left out", where)
+            elif image_id not in rows:
+                table.problems.add("annotations of images that are left out, left out with them", where)
+            elif category_id is None or category_id not in labels:
+                value = annotation.get("category_id")
+                strange[spelled.get(category_id, str(value)) if category_id is not None else str(value)] = (
+                    None
+                )
+                pending.append(where)
+            elif (size := sizes[image_id]) is None:
+                table.problems.add("annotations of images that cannot be read, left out", where)
+            else:
+                self._add(annotation, rows[image_id], labels[category_id], size, where)
+        cause = unknown_classes(strange, f"the categories are {some(names)}")
+        for where in pending:
+            table.problems.add(cause, where)
+
+    def _add(
+        self, annotation: Mapping[str, Any], row: int, label: int, size: tuple[int, int], where: str
+    ) -> None:
+        """One annotation, or a count of why it is left out."""
+        problems = self.table.problems
+        turned = self.orientation is not None
+        sides = (max(size), max(size)) if turned else size  # they may be those of the stored pixels
+        crowd = _crowd(annotation.get("iscrowd"))
+        if crowd is None:
+            problems.add("annotations whose iscrowd is neither 0 nor 1, left out", where)
+            return
+        polygons: list[Any] = []
+        code = b""
+        if self.masks == "read":
+            polygons, code = self._mask(annotation.get("segmentation"), size, where)
+        box = _box(annotation.get("bbox"), polygons)
+        if box is None:
+            problems.add("annotations without a box x, y, width, height, left out", where)
+            return
+        wrong = check_box(box)
+        if wrong is None and (box[0] >= sides[1] or box[1] >= sides[0] or box[2] <= 0 or box[3] <= 0):
+            wrong = "boxes outside their image, left out"
+        if wrong is not None:
+            problems.add(wrong, where)
+            return
+        area = FROM_SIDES if annotation.get("area", 0) == 0 else _area(annotation["area"])
+        if area is None:
+            problems.add("areas that are no finite number from 0 up, taken from the box", where)
+            area = FROM_SIDES
+        self.table.add(row, box, label, area=area or FROM_SIDES, crowd=crowd, polygons=polygons, code=code)
+
+    def _mask(self, given: Any, size: tuple[int, int], where: str) -> tuple[list[Any], bytes]:
+        """Polygons and run lengths of a mask; a fault in it is counted, and costs the mask alone."""
+        problems = self.table.problems
+        if isinstance(given, list) and len(given) == 1 and isinstance(given[0], dict):
+            given = given[0]
+        if isinstance(given, dict):
+            try:
+                return [], runs(given, *size, turned=self.orientation is not None)
+            except ValueError as error:
+                problems.add(f"run lengths {error}, no mask", where)
+        elif isinstance(given, list):
+            polygons = []
+            for polygon in given:
+                wrong = check_polygon(polygon, max(size))
+                if wrong is None:
+                    polygons.append(polygon)
+                else:
+                    problems.add(wrong, where)
+            return polygons, b""
+        elif given is not None:
+            problems.add("segmentations that are neither polygons nor run lengths, no mask", where)
+        return [], b""
+
+
+def read(file: Path, images: Path | None = None) -> tuple[ObjectTable, list[str]]:
+    """COCO's JSON, with its images in a folder (that of the file) -> its objects, and the names of its categories.
 
     Raises:
         ValueError: in one line, if it is missing, does not read, or contradicts itself.
     """
-    found = _parts(file, PARTS)
-    table = ObjectTable()
-    categories = _by_id(found["categories"], "category", file.name)
-    labels = {number: label for label, number in enumerate(sorted(categories))}
-    names = [str(categories[number].get("name", number)) for number in sorted(categories)]
-    rows: dict[int, int] = {}
-    sizes: dict[int, tuple[int, int]] = {}
-    for number, image in _by_id(found["images"], "image", file.name).items():
-        name = check_name(image.get("file_name"), f"{file.name}, image {number}")
-        height, width = sides = image.get("height"), image.get("width")
-        if not all(_whole(side) and 0 < side <= LARGEST for side in sides):
-            raise ValueError(
-                f"{file.name}, image {number}: height and width are whole pixels from 1 to {LARGEST:,};"
-                f" got {list(sides)}."
-            )
-        rows[number] = table.image(name, number, height, width)  # type: ignore[arg-type]
-        sizes[number] = height, width  # type: ignore[assignment]
-    for number, annotation in _by_id(found["annotations"], "annotation", file.name).items():
-        where = f"{file.name}, annotation {number}"
-        image_id, category_id = annotation.get("image_id"), annotation.get("category_id")
-        if not _whole(image_id) or image_id not in rows:
-            table.problems.add("annotations of images that are not listed, left out", where)
-        elif not _whole(category_id) or category_id not in labels:
-            table.problems.add("annotations of unknown categories, left out", where)
-        else:
-            _add(table, annotation, rows[image_id], labels[category_id], sizes[image_id], where)
-    return table.close(), names
+    reader = Reader(file.parent)
+    reader.read(Source(file, images or file.parent))
+    return reader.close()
 
 
 def numbers(file: Path) -> tuple[dict[str, int], dict[str, int]]:
     """The ids that COCO's JSON gives images, by file name, and categories, by name. It may lack annotations.
 
     Raises:
-        ValueError: in one line, if it is missing, does not read, or a name is given twice.
+        ValueError: in one line, if it is missing, does not read, a name is given twice, or an id is no number.
     """
-    found = _parts(file, ("images", "categories"))
-    answer: list[dict[str, int]] = []
+    content = parts_of(file, ("images", "categories"))
+    tables: list[dict[str, int]] = []
     for part, kind, key in (("images", "image", "file_name"), ("categories", "category", "name")):
         ids: dict[str, int] = {}
-        for number, row in _by_id(found[part], kind, file.name).items():
+        for number, row in _by_id(content[part], kind, file.name).items():
             name = str(row.get(key))
+            if not isinstance(number, int):
+                raise ValueError(
+                    f"{file.name}: results name a {kind} by a whole number; the id of {name!r} is {number!r}."
+                )
             if name in ids:
                 raise ValueError(f"{file.name}: the {kind} {name!r} has two ids, {ids[name]} and {number}.")
             ids[name] = number
-        answer.append(ids)
-    return answer[0], answer[1]
+        tables.append(ids)
+    return tables[0], tables[1]
 
 
-def _parts(file: Path, parts: Sequence[str]) -> dict[str, list[Any]]:
-    """What a file of COCO's JSON holds, with a list under each name of `parts`."""
+def number_of(value: Any) -> Id | None:
+    """An id: a whole number of 64 bits, however it is written (1, 1.0, "1", "001"), else text; None: neither."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        text = value.strip()
+        try:
+            value = (
+                int(text) if text.lstrip("+-").isascii() and text.lstrip("+-").isdecimal() else float(text)
+            )
+        except ValueError:
+            return text or None
+        if isinstance(value, float) and not value.is_integer():
+            return text
+    if isinstance(value, float):
+        value = int(value) if value.is_integer() else None
+    return value if isinstance(value, int) and -(2**63) <= value < 2**63 else None
+
+
+def class_list(categories: Mapping[Id, Mapping[str, Any]], used: Container[object]) -> list[str]:
+    """The names of categories in the order of their ids, without those that only group others.
+
+    Such a one has no object, and others name it as their `supercategory`.
+    """
+    groups = {
+        row.get("supercategory") for n, row in categories.items() if row.get("supercategory") != _name(row, n)
+    }
+    names: dict[str, None] = {}
+    for number in sorted(categories, key=lambda n: (isinstance(n, str), n)):
+        name = _name(categories[number], number)
+        if name not in groups or number in used:
+            names[name] = None
+    return list(names)
+
+
+def parts_of(file: Path, parts: Sequence[str], *, masks: bool = True) -> dict[str, list[Any]]:
+    """What a file of COCO's JSON holds, with a list under each name of `parts`.
+
+    Raises:
+        ValueError: in one line, if it is missing or is not COCO's JSON.
+    """
+    text = read_text(file)
     try:
-        with file.open(encoding="utf-8") as text:
-            found = json.load(text, object_hook=_packed)
-    except OSError as error:
-        raise ValueError(f"Cannot read {str(file)!r}: {(error.strerror or str(error)).lower()}.") from None
+        content = json.loads(text, object_hook=_packed if masks else _bare)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file.name} is not JSON: {error}.") from None
     for part in parts:
-        if not isinstance(found, dict) or not isinstance(found.get(part), list):
+        if not isinstance(content, dict) or not isinstance(content.get(part), list):
             raise ValueError(f"{file.name} is not COCO's JSON: it holds no list of {part!r}.")
-    return found  # type: ignore[no-any-return]
+    return content  # type: ignore[no-any-return]
+
+
+def _training_classes(
+    root: Path, parts: Parts, annotations: str | None, images: str | None, own: Sequence[Source]
+) -> list[str] | None:
+    """The classes of the training part; None: it is not there, or is this one."""
+    try:
+        files = sources(root, parts.place("train"), annotations, images)
+    except ValueError:
+        return None
+    if [source.file for source in files] == [source.file for source in own]:
+        return None
+    names: dict[str, None] = {}
+    for source in files:
+        rows, text = categories_of(source.file)
+        categories = _by_id(rows, "category", source.file.name)
+        names |= dict.fromkeys(class_list(categories, Used(text)))
+    return list(names)
+
+
+def categories_of(file: Path) -> tuple[list[Any], bytes]:
+    """The categories of a file, and its bytes; objects are not parsed, which takes seconds where there are many.
+
+    Raises:
+        ValueError: in one line, if the file does not read, or holds no list of categories.
+    """
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise ValueError(f"Cannot read {str(file)!r}: {(error.strerror or str(error)).lower()}.") from None
+    at = content.rfind(b'"categories"')
+    tail = content[at:].decode("utf-8", errors="replace").partition(":")[2].lstrip() if at >= 0 else ""
+    try:
+        rows, _ = json.JSONDecoder().raw_decode(tail)
+        if isinstance(rows, list) and all(isinstance(row, dict) and "id" in row for row in rows):
+            return rows, content
+    except ValueError:
+        pass
+    return parts_of(file, ("categories",), masks=False)["categories"], content
+
+
+class Used(Container[object]):
+    """Which categories a file of annotations uses, searched for one by one."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def __contains__(self, number: object) -> bool:
+        pattern = rb'"category_id"\s*:\s*"?' + re.escape(str(number).encode()) + rb'(\.0+)?"?\s*[,}]'
+        return re.search(pattern, self.content) is not None
 
 
 def _packed(table: dict[str, Any]) -> dict[str, Any]:
     """Polygons as arrays, as soon as they are read: a tenth of the memory."""
-    polygons = table.get("segmentation")
-    if isinstance(polygons, list):
-        table["segmentation"] = [_numbers(polygon) for polygon in polygons]
+    given = table.get("segmentation")
+    if isinstance(given, list) and given:
+        if all(isinstance(value, int | float) for value in given):
+            given = [given]  # one flat polygon
+        elif _are_points(given):
+            given = [[value for point in given for value in point]]
+        if not isinstance(given[0], dict):
+            table["segmentation"] = [_numbers(polygon) for polygon in given]
     return table
+
+
+def _bare(table: dict[str, Any]) -> dict[str, Any]:
+    """Without masks, which are not needed."""
+    table.pop("segmentation", None)
+    return table
+
+
+def _are_points(values: Any) -> bool:
+    """Whether a list is one of three points or more, x and y each."""
+    return (
+        isinstance(values, list)
+        and len(values) > 2
+        and all(
+            isinstance(p, list) and len(p) == 2 and all(isinstance(v, int | float) for v in p) for p in values
+        )
+    )
 
 
 def _numbers(values: Any) -> "array[float]":
     """Numbers as an array; an empty one where something else is among them."""
+    if _are_points(values):
+        values = [value for point in values for value in point]
     try:
         return array("d", values)
     except (TypeError, ValueError, OverflowError):
         return array("d")
 
 
-def _whole(value: Any) -> TypeGuard[int]:
-    """Whether a value is a whole number that fits into 64 bits."""
-    return type(value) is int and -(2**63) <= value < 2**63
-
-
-def _by_id(rows: list[Any], kind: str, file: str) -> dict[int, Mapping[str, Any]]:
-    """Rows by their ids, each given once."""
-    found: dict[int, Mapping[str, Any]] = {}
+def _by_id(rows: list[Any], kind: str, file: str, *, repeated: Any = None) -> dict[Id, Mapping[str, Any]]:
+    """Rows by their ids; a row that is there twice counts once."""
+    table: dict[Id, Mapping[str, Any]] = {}
     for row in rows:
-        number = row.get("id") if isinstance(row, dict) else None
-        if not _whole(number):
-            raise ValueError(f"{file}: every {kind} has an id, a whole number of 64 bits; got {number!r}.")
-        if number in found:
-            raise ValueError(f"{file}: the {kind} id {number} is given twice.")
-        found[number] = row
-    return found
+        number = number_of(row.get("id")) if isinstance(row, dict) else None
+        if number is None:
+            value = row.get("id") if isinstance(row, dict) else None
+            raise ValueError(
+                f"{file}: every {kind} has an id, a whole number of 64 bits or a text; got {value!r}."
+            )
+        if number in table:
+            key = "file_name" if kind == "image" else "name"
+            first, second = table[number].get(key), row.get(key)
+            if first != second:
+                raise ValueError(
+                    f"{file}: the {kind} id {number} is given twice, to {first!r} and {second!r}."
+                )
+            if repeated is not None:
+                repeated(f"{kind}s that are listed twice, read once", f"{file}, {kind} {number}")
+            continue
+        table[number] = row
+    return table
 
 
-def _add(
-    table: ObjectTable, annotation: Mapping[str, Any], row: int, label: int, size: tuple[int, int], where: str
-) -> None:
-    """One annotation, or a count of why it is left out."""
+def _name(row: Mapping[str, Any], number: Id) -> str:
+    name = row.get("name")
+    return str(number if name is None else name)
+
+
+def _size(row: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Height and width in whole pixels; None: the row has none, or none that can be."""
+    sides = [number_of(row.get(key)) for key in ("height", "width")]
+    if all(isinstance(side, int) and 0 < side <= LARGEST for side in sides):
+        return sides[0], sides[1]  # type: ignore[return-value]
+    return None
+
+
+def _crowd(value: Any) -> bool | None:
+    """An `iscrowd`, however it is written; None: it is neither 0 nor 1."""
+    if value is None or value is False or value is True:
+        return bool(value)
+    number = number_of(value)
+    return bool(number) if number in (0, 1) else None
+
+
+def _box(given: Any, polygons: Sequence[Any]) -> tuple[float, float, float, float] | None:
+    """x1 y1 x2 y2; where none is given, around the polygons."""
+    if given in (None, []) and polygons:
+        x, y = ([v for p in polygons for v in p[k::2]] for k in (0, 1))
+        return min(x), min(y), max(x), max(y)
     try:
-        x, y, width, height = (float(value) for value in annotation["bbox"])
-    except (KeyError, TypeError, ValueError, OverflowError):
-        table.problems.add("annotations without a box x, y, width, height, left out", where)
-        return
-    box = (x, y, x + width, y + height)
-    wrong = check_box(box)
-    if wrong is None and (x >= size[1] or y >= size[0] or box[2] <= 0 or box[3] <= 0):
-        wrong = "boxes outside their image, left out"
-    if wrong is not None:
-        table.problems.add(wrong, where)
-        return
-    crowd = annotation.get("iscrowd", 0)
-    if crowd not in (0, 1):
-        table.problems.add("annotations whose iscrowd is neither 0 nor 1, left out", where)
-        return
-    given = annotation.get("segmentation")
-    polygons: list[Any] = []
-    code = b""
-    if isinstance(given, dict):
-        try:
-            code = runs(given, *size)
-        except ValueError as error:
-            table.problems.add(f"run lengths {error}, left out", where)
-            return
-    elif given is not None and not isinstance(given, list):
-        table.problems.add("segmentations that are neither polygons nor run lengths, left out", where)
-        return
-    elif given:
-        for polygon in given:
-            wrong = check_polygon(polygon, max(size))
-            if wrong is None:
-                polygons.append(polygon)
-            else:
-                table.problems.add(wrong, where)
-        if not polygons:
-            return
-    area = _area(annotation["area"]) if "area" in annotation else FROM_SIDES
-    if area is None:
-        table.problems.add("areas that are no finite number from 0 up, taken from the box", where)
-        area = FROM_SIDES
-    table.add(row, box, label, area=area, crowd=bool(crowd), polygons=polygons, code=code)
+        x1, y1, width, height = (float(value) for value in given)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return x1, y1, x1 + width, y1 + height
 
 
 def _area(value: Any) -> float | None:
@@ -220,6 +511,11 @@ def _area(value: Any) -> float | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return area if 0 <= area < math.inf else None
+
+
+def _relative(file: Path, root: Path) -> str:
+    """The path below a root; as it is where it lies elsewhere."""
+    return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
 
 
 DATASETS = {"coco": Coco}

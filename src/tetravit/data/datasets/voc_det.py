@@ -1,17 +1,41 @@
 """Pascal VOC: objects as XML files, one per image, and whatever is laid out like it.
 
-ROOT holds `JPEGImages/NAME.jpg`, `Annotations/NAME.xml` and `ImageSets/Main/{train,val}.txt`, a NAME per line. Boxes
-count pixels from 1, and include the last. Difficult objects are kept apart, as COCO's crowds are.
+ROOT holds `JPEGImages/NAME.jpg`, `Annotations/NAME.xml` and `ImageSets/Main/{train,val}.txt`, a NAME per line; or
+folders `{train,valid}/` with images and XML side by side. Boxes count pixels from 1, and include the last. Difficult
+objects are kept apart, as COCO's crowds are. Images are looked up by their NAME, whatever their ending; where the XML
+has no size, the image has one. The classes are Pascal VOC's, those of `labelmap.txt` or `classes.txt` in ROOT, or
+those of the option.
 """
 
+import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
+from tetravit.data.colours import class_table
 from tetravit.data.datasets.base import Root, Split, check_split, local_root
-from tetravit.data.objects import LARGEST, Empty, ObjectSet, ObjectTable, check_box, check_name
+from tetravit.data.lookup import Lookup, check_name
+from tetravit.data.objects import (
+    LARGEST,
+    Empty,
+    Missing,
+    ObjectSet,
+    ObjectTable,
+    check_box,
+    check_options,
+    find_images,
+    place_root,
+    unknown_classes,
+)
 from tetravit.data.palettes import VOC
+from tetravit.data.parts import NAMES, PARTS, Parts, Place, find_part
+from tetravit.data.text import read_lines
+from tetravit.data.upright import Orientation, headers
+
+BACKGROUND = ("background", "__background__", "_background_")  # no class of objects
+YES = ("1", "true", "yes")
 
 
 class VocDet(ObjectSet):
@@ -19,10 +43,14 @@ class VocDet(ObjectSet):
 
     Args:
         root: the folder that holds images, annotations and lists.
-        split: "train" or "val".
-        classes: names in the order of the labels; None: the 20 of Pascal VOC.
-        train, val: the lists of each part, in ImageSets/Main ("trainval").
+        split: "train", "val" or "test".
+        classes: names in the order of the labels; None: those of labelmap.txt or classes.txt, else the 20 of Pascal
+            VOC.
+        train, val: the lists of these parts, in ImageSets/Main ("trainval").
         empty: what happens to training images without an object: "drop" or "keep".
+        missing: images that are not there are an "error", or "skip" leaves them out.
+        orientation: what boxes of images that EXIF turns are of: the "upright" pixels or the "stored" ones.
+        parts: where the parts lie: lists, or folders of XML files.
 
     Raises:
         ValueError: in one line, if a list is missing or an annotation does not read.
@@ -37,59 +65,203 @@ class VocDet(ObjectSet):
         train: str = "train",
         val: str = "val",
         empty: Empty = "drop",
+        missing: Missing = "error",
+        orientation: Orientation | None = None,
+        parts: Parts | None = None,
     ) -> None:
-        check_split(split)
-        root = local_root("voc_det", root)
-        names = tuple(classes) if classes is not None else VOC[1:]  # without the background
-        chosen = root / "ImageSets" / "Main" / f"{train if split == 'train' else val}.txt"
-        try:
-            images = chosen.read_text(encoding="utf-8").split()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"Cannot read the list of images {str(chosen)!r}: {_why(error)}.") from None
+        check_split(split, PARTS)
+        check_options(empty=empty, missing=missing, orientation=orientation)
+        parts = parts or Parts(None if root is None else os.fspath(root))
+        place = parts.place(split)
+        folder = local_root("voc_det", root or place_root(place))
+        inner = sorted(folder.glob("VOCdevkit/VOC*"))
+        folder = inner[-1] if len(inner) == 1 and not (folder / "Annotations").is_dir() else folder
+        names = tuple(classes) if classes is not None else _class_names(folder)
         table = ObjectTable()
+        listed, images, xml = _listed(
+            folder, place, {"train": train, "val": val}.get(place.part, place.part), table
+        )
+        lookup = Lookup(images)
+        trees = _trees(listed, xml, place.part)
+        wanted = [_image_name(name, tree, lookup) for name, tree in zip(listed, trees, strict=True)]
+        files = find_images(
+            wanted, lookup, table.problems, listed_in=f"the {place.part} list", missing=missing
+        )
+        sizes = [_size(tree) for tree in trees]
+        unknown = [i for i, file in enumerate(files) if file is not None and sizes[i] is None]
+        for i, (height, width, _) in zip(
+            unknown, headers(images, [files[i] or "" for i in unknown]).tolist(), strict=True
+        ):
+            sizes[i] = (height, width) if height else None
         labels = {name: i for i, name in enumerate(names)}
-        for name in _repeated(images):
-            table.problems.add("names that the list repeats, read once", f"{chosen.name}, {name}")
-        for number, name in enumerate(dict.fromkeys(images)):
-            _add(table, root, check_name(name, chosen.name), number, labels)
-        super().__init__(root / "JPEGImages", table.close(), names, split, empty=empty, masks="skip")
+        strange: dict[str, None] = {}
+        pending: list[str] = []
+        for number, (name, tree, file, size) in enumerate(zip(listed, trees, files, sizes, strict=True)):
+            if file is not None:
+                row = table.image(file, number, *(_size(tree) or (0, 0)))
+                for where, label in _add(
+                    table, tree, row, f"{name}.xml", size, labels, orientation is not None
+                ):
+                    strange[label] = None
+                    pending.append(where)
+        cause = unknown_classes(strange, "data.options.classes names your own")
+        for where in pending:
+            table.problems.add(cause, where)
+        super().__init__(
+            images, table.close(), names, split, empty=empty, masks="skip", orientation=orientation
+        )
 
 
-def _repeated(names: Sequence[str]) -> list[str]:
-    """Every name that stood before, each time."""
-    seen: set[str] = set()
-    return [name for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+def _class_names(root: Path) -> tuple[str, ...]:
+    found = class_table(root)
+    return tuple(n for n in found.names if n.lower() not in BACKGROUND) if found is not None else VOC[1:]
 
 
-def _add(table: ObjectTable, root: Path, name: str, number: int, labels: dict[str, int]) -> None:
-    """One image with its objects."""
-    file = root / "Annotations" / f"{name}.xml"
+def _listed(root: Path, place: Place, name: str, table: ObjectTable) -> tuple[list[str], Path, Path]:
+    """The names of a part, the folder of its images, and that of its XML files."""
+    images, xml = root / "JPEGImages", root / "Annotations"
+    lists = root / "ImageSets" / "Main"
+    if place.given:
+        given = Path(place.given[0])
+        if given.is_dir():
+            return _beside(given, root)
+        return _names(given, table), images, xml
+    tried = [name] if name not in NAMES[place.part] else list(NAMES[place.part])
+    for each in tried:
+        if (lists / f"{each}.txt").is_file():
+            return _names(lists / f"{each}.txt", table), images, xml
+    if place.whole and xml.is_dir():
+        return _stems(xml), images, xml
+    if not lists.is_dir() and root.is_dir():
+        for folder in (root, xml):
+            found = find_part(str(folder), place.part) if folder.is_dir() else None
+            if found is not None and any(Path(found).rglob("*.xml")):
+                return _beside(Path(found), root)
+        if place.whole and any(root.glob("*.xml")):
+            return _beside(root, root)
+    return _names(lists / f"{name}.txt", table), images, xml
+
+
+def _beside(folder: Path, root: Path) -> tuple[list[str], Path, Path]:
+    """A folder of XML files with their images in it, or in a folder beside it."""
+    xml = folder / "Annotations" if (folder / "Annotations").is_dir() else folder
+    for images in (
+        folder / "JPEGImages",
+        folder / "images",
+        root / "JPEGImages" / folder.name,
+        root / "images",
+    ):
+        if images.is_dir():
+            return _stems(xml), images, xml
+    return _stems(xml), folder, xml
+
+
+def _stems(xml: Path) -> list[str]:
+    return sorted(path.relative_to(xml).with_suffix("").as_posix() for path in xml.rglob("*.xml"))
+
+
+def _names(file: Path, table: ObjectTable) -> list[str]:
+    """The names that a list holds, one per line, spaces and all; a per-class list has 1, 0 or -1 behind them.
+
+    Raises:
+        ValueError: if the list cannot be read, or is empty.
+    """
     try:
-        tree = ElementTree.parse(file).getroot()
-    except (OSError, ElementTree.ParseError) as error:
-        raise ValueError(f"Cannot read {str(file)!r}: {_why(error)}.") from None
+        lines = read_lines(file)
+    except ValueError as error:
+        raise ValueError(
+            f"{str(error)[:-1]}; data.options.train and val name the lists of the parts."
+        ) from None
+    if not lines:
+        raise ValueError(f"{str(file)!r} lists no images.")
+    if (
+        all(re.search(r"\S\s+-?[01]$", line) for line in lines)
+        and len({line.split()[-1] for line in lines}) > 1
+    ):
+        lines = [line.rsplit(maxsplit=1)[0] for line in lines if line.split()[-1] != "-1"]
+    names = [
+        re.sub(r"\.(jpe?g|png|bmp|tiff?|webp|xml)$", "", check_name(n, file.name), flags=re.I) for n in lines
+    ]
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            table.problems.add("names that the list repeats, read once", f"{file.name}, {name}")
+        seen.add(name)
+    return list(dict.fromkeys(names))
+
+
+def _trees(names: Sequence[str], folder: Path, part: str) -> list[ElementTree.Element]:
+    """The XML of each name.
+
+    Raises:
+        ValueError: if one is missing, or does not read.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder {str(folder)!r}.")
+    lookup = Lookup(folder, {".xml"})
+    files = [lookup.find(f"{name}.xml") or lookup.find(name) for name in names]
+    missing = [name for name, file in zip(names, files, strict=True) if file is None]
+    if missing:
+        raise ValueError(
+            f"{len(missing):,} of the {len(names):,} images of the {part} list have no XML in {str(folder)!r};"
+            f" the first: {missing[0]!r}."
+        )
+    trees = []
+    for name in files:
+        file = folder / (name or "")
+        try:
+            trees.append(ElementTree.parse(file).getroot())
+        except (OSError, ElementTree.ParseError, ValueError, LookupError) as error:
+            raise ValueError(f"Cannot read {str(file)!r}: {_why(error)}.") from None
+    return trees
+
+
+def _image_name(name: str, tree: ElementTree.Element, lookup: Lookup) -> str:
+    """The file of a name, with the ending that the XML gives, else any; else the file that the XML names."""
+    given = (tree.findtext("filename") or "").strip()
+    suffix = Path(given.replace("\\", "/")).suffix or ".jpg"
+    return f"{name}{suffix}" if lookup.find(f"{name}{suffix}") is not None or not given else given
+
+
+def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
+    """Height and width; None: the XML has none."""
     width, height = (_number(tree, f"size/{side}") for side in ("width", "height"))
     known = 1 <= width <= LARGEST and 1 <= height <= LARGEST
-    image = tree.findtext("filename") or f"{name}.jpg"
-    suffix = Path(check_name(image, file.name)).suffix or ".jpg"
-    row = table.image(f"{name}{suffix}", number, *((int(height), int(width)) if known else (0, 0)))
+    return (int(height), int(width)) if known else None
+
+
+def _add(
+    table: ObjectTable,
+    tree: ElementTree.Element,
+    row: int,
+    file: str,
+    size: tuple[int, int] | None,
+    labels: dict[str, int],
+    turned: bool,
+) -> list[tuple[str, str]]:
+    """The objects of one image; where those of unknown classes stand, and their classes."""
+    strange = []
     for i, entry in enumerate(tree.iter("object"), start=1):
-        where = f"{file.name}, object {i}"
-        label = labels.get((entry.findtext("name") or "").strip())
+        where = f"{file}, object {i}"
+        name = (entry.findtext("name") or "").strip()
         x1, y1, x2, y2 = (_number(entry, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax"))
         box = (x1 - 1, y1 - 1, x2, y2)
+        if name not in labels:
+            strange.append((where, name))
+            continue
+        if entry.find("bndbox") is None:
+            table.problems.add("objects without a box (bndbox), left out", where)
+            continue
         wrong = check_box(box)
-        if label is None:
-            table.problems.add("objects of unknown classes, left out", where)
-        elif not known:
-            table.problems.add("objects of images whose size is not said, left out", where)
-        elif wrong is not None:
+        height, width = (math.inf, math.inf) if size is None else (max(size), max(size)) if turned else size
+        if wrong is None and (box[0] >= width or box[1] >= height or x2 <= 0 or y2 <= 0):
+            wrong = "boxes outside their image, left out"
+        if wrong is not None:
             table.problems.add(wrong, where)
-        elif box[0] >= width or box[1] >= height or x2 <= 0 or y2 <= 0:
-            table.problems.add("boxes outside their image, left out", where)
         else:
-            difficult = (entry.findtext("difficult") or "0").strip() == "1"
-            table.add(row, box, label, crowd=difficult)
+            difficult = (entry.findtext("difficult") or "0").strip().lower() in YES
+            table.add(row, box, labels[name], crowd=difficult)
+    return strange
 
 
 def _number(tree: ElementTree.Element, path: str) -> float:

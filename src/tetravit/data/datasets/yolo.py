@@ -1,36 +1,59 @@
 """YOLO: objects as lines of text, one file per image.
 
-ROOT holds `images/{train,val}/NAME.jpg`, `labels/{train,val}/NAME.txt` and the class names, one per line, in
-`classes.txt`, or as `names:` in `data.yaml`. A line is `CLASS X Y WIDTH HEIGHT`, the centre and the sides of a box as
-shares of the image, or `CLASS X1 Y1 X2 Y2 X3 Y3 ...`, a polygon in shares. An image without a file has no object.
+ROOT holds `images/{train,val}/NAME.jpg`, `labels/{train,val}/NAME.txt` (or `{train,valid}/images`, `.../labels`, as
+Roboflow writes them) and the class names, one per line in `classes.txt`, or as `names:` in `data.yaml`, whose `path`,
+`train`, `val` and `test` say where the parts are. A line is `CLASS X Y WIDTH HEIGHT`, the centre and the sides of a
+box as shares of the image, or `CLASS X1 Y1 X2 Y2 X3 Y3 ...`, a polygon in shares; with `kpt_shape: [K, D]` in
+data.yaml a box is followed by K keypoints, which are not read. An image without a file has no object.
 """
 
-import ast
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+
+import numpy as np
 
 from tetravit.data.datasets.base import Root, Split, check_split, local_root
-from tetravit.data.objects import Empty, ObjectSet, ObjectTable, check_box, check_polygon
+from tetravit.data.files import UNREADABLE, ending, some
+from tetravit.data.lookup import Lookup
+from tetravit.data.objects import (
+    Empty,
+    Masks,
+    ObjectSet,
+    ObjectTable,
+    check_box,
+    check_options,
+    check_polygon,
+    place_root,
+    unknown_classes,
+)
+from tetravit.data.parts import PARTS, Parts
+from tetravit.data.text import read_text
+from tetravit.data.upright import Orientation
+from tetravit.data.yolo_layout import NAMES, describe, image_files
 
-NAMES = "classes.txt"
-ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+PIXELS = 2.0  # shares of an image stay below: larger numbers are pixels
+VISIBLE = (0.0, 1.0, 2.0)  # the third number of a keypoint: not labelled, hidden, visible
 
 
 class Yolo(ObjectSet):
     """Images with objects from YOLO's text files.
 
     Args:
-        root: the folder that holds images, labels and class names.
-        split: "train" or "val".
+        root: the folder that holds images, labels and class names; or its data.yaml.
+        split: "train", "val" or "test".
         empty: what happens to training images without an object: "drop" or "keep".
         masks: "read" polygons as masks, or "skip" them.
+        kpt_shape: (keypoints, numbers each) of the lines; None: as data.yaml says; (0, 0): there are none, and lines
+            with more numbers than a box has are polygons.
+        orientation: what labels of images that EXIF turns are of: the "upright" pixels or the "stored" ones.
+        parts: where the parts lie: folders of images, or lists of images in .txt files.
 
     Raises:
-        ValueError: in one line, if a folder is missing, or the class names are or have gaps. `problems` counts
-            what is left out, and which images and label files are alone.
+        ValueError: in one line, if a folder is missing, the class names are or have gaps, or lines may be keypoints
+            or polygons. `problems` counts what is left out, and which images and label files are alone.
     """
 
     def __init__(
@@ -39,135 +62,240 @@ class Yolo(ObjectSet):
         split: Split,
         *,
         empty: Empty = "drop",
-        masks: Literal["read", "skip"] = "read",
+        masks: Masks = "read",
+        kpt_shape: Sequence[int] | None = None,
+        orientation: Orientation | None = None,
+        parts: Parts | None = None,
     ) -> None:
-        check_split(split)
-        root = local_root("yolo", root)
-        images, labels = root / "images" / split, root / "labels" / split
-        for folder in (images, labels):
-            if not folder.is_dir():
-                raise ValueError(f"There is no folder {str(folder)!r}.")
-        names = class_names(root)
-        table = ObjectTable()
-        found = sorted(p for p in images.rglob("*") if p.suffix.lower() in ENDINGS)
-        alone = {p for p in labels.rglob("*.txt") if p.name != NAMES}
-        for number, image in enumerate(found):
-            name = image.relative_to(images)
-            row = table.image(name.as_posix(), number)
-            file = labels / name.with_suffix(".txt")
-            if file.is_file():
-                _add(table, row, file, len(names))
-                alone.discard(file)
+        check_split(split, PARTS)
+        check_options(empty=empty, masks=masks, orientation=orientation)
+        parts = parts or Parts(None if root is None else os.fspath(root))
+        place = parts.place(split)
+        folder = local_root("yolo", root or place_root(place))
+        described = describe(folder)
+        folder = described.folder
+        keypoints = described.kpt_shape if kpt_shape is None else _shape(kpt_shape, "data.options.kpt_shape")
+        files = image_files(described, place)
+        images, others = ([f for f in files if (ending(f.name) in UNREADABLE) == no] for no in (False, True))
+        table = ObjectTable(shares=True)
+        for file in others:
+            table.problems.add(
+                f"images left out: {ending(file.name)} cannot be read; convert them", str(file)
+            )
+        rows = _Rows(table, described.class_names, keypoints, masks)
+        labels = Labels()
+        for number, image in enumerate(images):
+            name = image.relative_to(folder).as_posix() if image.is_relative_to(folder) else str(image)
+            row = table.image(name, number)
+            label_file = labels.of(image)
+            if label_file is None:
+                table.problems.add("images without a label file, taken for empty", name)
             else:
-                table.problems.add("images without a label file, taken for empty", name.as_posix())
-        for file in sorted(alone):
-            table.problems.add("label files without an image, left out", file.relative_to(labels).as_posix())
-        super().__init__(images, table.close(), names, split, empty=empty, masks=masks)
-
-
-def class_names(root: Path) -> tuple[str, ...]:
-    """From classes.txt, or the `names:` of data.yaml: a list, or names under numbers that count from 0.
-
-    Raises:
-        ValueError: if there is neither, or none in it, or a number has no name.
-    """
-    listed, described = root / NAMES, root / "data.yaml"
-    names: list[str] = []
-    if listed.is_file():
-        names = [line.strip() for line in listed.read_text(encoding="utf-8").rstrip().splitlines()]
-        if "" in names:
-            raise ValueError(
-                f"{NAMES} has the name of a class in every line; line {names.index('') + 1} is empty."
-            )
-    elif described.is_file():
-        names = _from_yaml(described.read_text(encoding="utf-8"))
-    if not names:
-        raise ValueError(
-            f"The class names of {str(root)!r} stand in classes.txt, one per line, or data.yaml; got none."
+                rows.read(row, label_file)
+        for left in labels.alone():
+            table.problems.add("label files without an image, left out", left)
+        rows.close()
+        super().__init__(
+            folder,
+            table.close(),
+            described.class_names,
+            split,
+            empty=empty,
+            masks=masks,
+            orientation=orientation,
         )
-    return tuple(names)
 
 
-def _from_yaml(text: str) -> list[str]:
-    """`names: [a, b]`, `names: {0: a, 1: b}`, or a block of `- a` or of `0: a` lines below `names:`."""
-    text = re.sub(r"^\s*(?:#.*)?\n", "", text, flags=re.MULTILINE)
-    table = re.search(r"^names:\s*\{(.*?)\}", text, re.MULTILINE | re.DOTALL)
-    if table:
-        return _in_order(table[1].split(","))
-    inline = re.search(r"^names:\s*(\[.*?\])", text, re.MULTILINE | re.DOTALL)
-    if inline:
-        try:
-            return [str(name) for name in ast.literal_eval(inline[1])]
-        except (ValueError, SyntaxError):
-            return [part.strip().strip("'\"") for part in inline[1][1:-1].split(",") if part.strip()]
-    block = re.search(r"^names:\s*\n((?:[ \t]*(?:-|\d+:)[^\n]*(?:\n|$))+)", text, re.MULTILINE)
-    lines = block[1].splitlines() if block else []
-    if all(re.match(r"\s*-", line) for line in lines):
-        return [_bare(line.strip()[1:]) for line in lines]
-    return _in_order(lines)
+class Labels:
+    """The label files of images: `labels` in the place of the last `images` in a path, else beside the image."""
+
+    def __init__(self) -> None:
+        self._lookups: dict[Path, Lookup] = {}
+        self._used: set[str] = set()
+
+    def of(self, image: Path) -> Path | None:
+        """The label file of an image; None: it has none."""
+        folder = label_folder(image.parent)
+        if folder not in self._lookups:
+            if not folder.is_dir():
+                folder = image.parent
+            self._lookups[folder] = self._lookups.get(folder) or Lookup(folder, {".txt"})
+        lookup = self._lookups[folder]
+        name = f"{image.stem}.txt"
+        if name not in lookup.names:
+            found = [n for n in lookup.names if n.lower() == name.lower()]
+            if len(found) != 1:
+                return None
+            name = found[0]
+        self._used.add(str(folder / name))
+        return folder / name
+
+    def alone(self) -> list[str]:
+        """The label files that no image took, relative to their folder."""
+        return [
+            name
+            for folder, lookup in sorted(self._lookups.items())
+            for name in lookup.names
+            if "/" not in name
+            and name.lower().endswith(".txt")
+            and name not in (NAMES, "train.txt", "val.txt")
+            if str(folder / name) not in self._used and not name.lower().startswith("readme")
+        ]
 
 
-def _in_order(entries: Sequence[str]) -> list[str]:
-    """Names by their numbers, from entries `0: a`.
+def label_folder(images: Path) -> Path:
+    """The folder of the labels of a folder of images."""
+    parts = list(images.parts)
+    for i in range(len(parts) - 1, -1, -1):
+        if parts[i].lower() == "images":
+            return Path(*parts[:i], "labels", *parts[i + 1 :])
+    return images
 
-    Raises:
-        ValueError: if the numbers do not count from 0 without gaps.
-    """
-    names: dict[int, str] = {}
-    for entry in filter(str.strip, entries):
-        number, colon, name = entry.partition(":")
-        if not colon or not number.strip().isdecimal():
-            raise ValueError(f"data.yaml has class names as NUMBER: NAME; got {entry.strip()!r}.")
-        if int(number) in names:
-            raise ValueError(f"data.yaml gives the class number {int(number)} twice.")
-        names[int(number)] = _bare(name)
-    for wanted in range(len(names)):
-        if wanted not in names:
-            raise ValueError(
-                f"data.yaml counts its classes from 0 without gaps; {wanted} of 0 to {max(names)} has no name."
+
+class _Rows:
+    """Reads the lines of label files into a table."""
+
+    def __init__(
+        self, table: ObjectTable, names: Sequence[str], keypoints: tuple[int, int] | None, masks: Masks
+    ) -> None:
+        self.table, self.names, self.keypoints, self.masks = table, names, keypoints, masks
+        self.strange: dict[str, None] = {}
+        self.pending: list[str] = []
+        self.longer: list[list[float]] = []  # lines with more numbers than a box, while all may be keypoints
+        self.first_longer = ""
+        self.boxes = self.longer_lines = 0
+
+    def read(self, row: int, file: Path) -> None:
+        """The objects of one file."""
+        problems = self.table.problems
+        for i, line in enumerate(read_text(file, errors="replace").splitlines(), start=1):
+            if not line.strip():
+                continue
+            where = f"{file.name}, line {i}"
+            numbers = numbers_of(line)
+            if numbers is None:
+                problems.add("lines that are not numbers, left out", f"{where}: {line.strip()[:60]!r}")
+                continue
+            first, values = numbers[0], numbers[1:]
+            kind = self._kind(values, where)
+            if kind == "":
+                continue
+            if not math.isfinite(first) or first != int(first) or not 0 <= first < len(self.names):
+                self.strange[f"{first:g}"] = None
+                self.pending.append(where)
+                continue
+            self._add(row, int(first), values, kind == "polygon", where)
+
+    def _kind(self, values: list[float], where: str) -> str:
+        """ "box" or "polygon"; "": the line is neither, and counted."""
+        if len(values) == 4:
+            self.boxes += 1
+            return "box"
+        if self.keypoints is not None and self.keypoints[0]:
+            count, each = self.keypoints
+            if len(values) == 4 + count * each:
+                return "box"
+            self.table.problems.add(
+                f"lines that do not have the {5 + count * each} numbers of kpt_shape [{count}, {each}], left out",
+                where,
             )
-    return [names[wanted] for wanted in range(len(names))]
+            return ""
+        if self.keypoints is None and len(values) > 4:
+            self.first_longer = self.first_longer or where
+            self.longer_lines += 1
+            self.longer.append(values)
+        if len(values) < 6 or len(values) % 2:
+            self.table.problems.add("lines that are neither a box nor a polygon, left out", where)
+            return ""
+        return "polygon"
 
-
-def _bare(name: str) -> str:
-    """A name without its quotes, or else without the comment behind it."""
-    name = name.strip()
-    quoted = re.match(r"""(["'])(.*?)\1""", name)
-    return quoted[2] if quoted else re.sub(r"\s+#.*$", "", name)
-
-
-def _add(table: ObjectTable, row: int, file: Path, num_classes: int) -> None:
-    """The objects of one file."""
-    for i, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        if not line.strip():
-            continue
-        where = f"{file.name}, line {i}"
-        try:
-            first, *values = (float(word) for word in line.split())
-        except ValueError:
-            table.problems.add("lines that are not numbers, left out", where)
-            continue
-        if len(values) != 4 and (len(values) < 6 or len(values) % 2):
-            table.problems.add("lines that are neither a box nor a polygon, left out", where)
-            continue
-        if not math.isfinite(first) or first != int(first) or not 0 <= first < num_classes:
-            table.problems.add("objects of unknown classes, left out", where)
-            continue
-        polygon = values if len(values) > 4 else []
-        if polygon:
+    def _add(self, row: int, label: int, values: list[float], is_polygon: bool, where: str) -> None:
+        if is_polygon:
             box = (min(values[0::2]), min(values[1::2]), max(values[0::2]), max(values[1::2]))
         else:
-            x, y, width, height = values
+            x, y, width, height = values[:4]
             box = (x - width / 2, y - height / 2, x + width / 2, y + height / 2)
         wrong = check_box(box)
+        if wrong is None and min(values if is_polygon else values[:4]) >= PIXELS:
+            wrong = "lines in pixels, left out: YOLO's numbers are shares of the image, from 0 to 1"
         if wrong is None and (box[0] >= 1 or box[1] >= 1 or box[2] <= 0 or box[3] <= 0):
             wrong = "boxes outside their image, left out"
-        if wrong is None and polygon:
-            wrong = check_polygon(polygon, 1.0)
         if wrong is not None:
-            table.problems.add(wrong, where)
-        else:
-            table.add(row, box, int(first), polygons=[polygon] if polygon else [])
+            self.table.problems.add(wrong, where)
+            return
+        polygons = []
+        if is_polygon and self.masks == "read":
+            wrong = check_polygon(values, 1.0)
+            if wrong is not None:
+                self.table.problems.add(wrong, where)
+            else:
+                polygons = [values]
+        self.table.add(row, box, label, polygons=polygons)
+
+    def close(self) -> None:
+        """Count what only all lines tell.
+
+        Raises:
+            ValueError: if the lines may be boxes with keypoints as well as polygons.
+        """
+        cause = unknown_classes(self.strange, f"names has 0 to {len(self.names) - 1}: {some(self.names)}")
+        for where in self.pending:
+            self.table.problems.add(cause, where)
+        shape = keypoint_shape(self.longer) if not self.boxes else None
+        if shape is not None:
+            count, each = shape
+            raise ValueError(
+                f"{self.longer_lines:,} lines look like boxes with {count} keypoints each; the first:"
+                f" {self.first_longer}. kpt_shape: [{count}, {each}] in data.yaml, or"
+                f" data.options.kpt_shape=[{count},{each}], says so; data.options.kpt_shape=[0,0] that they are"
+                " polygons."
+            )
+
+
+def numbers_of(line: str) -> list[float] | None:
+    """The numbers of a line, between spaces, commas or semicolons; a comma may be decimal. None: it has others."""
+    words = line.replace(";", " ").split()
+    if len(words) > 4 and all(
+        re.fullmatch(r"[-+]?\d+,\d+", word) or word in ("0", "1") for word in words[1:]
+    ):
+        words = [word.replace(",", ".") for word in words]
+    elif "," in line:
+        words = line.replace(",", " ").replace(";", " ").split()
+    try:
+        return [float(word) for word in words]
+    except ValueError:
+        return None
+
+
+def keypoint_shape(rows: Sequence[Sequence[float]]) -> tuple[int, int] | None:
+    """(keypoints, numbers each) that lines behind their class may have; None: they are polygons.
+
+    They have one length; a box in the image comes first, and the points lie in it; or each has a visibility of 0, 1
+    or 2 behind it.
+    """
+    if not rows or len({len(row) for row in rows}) != 1:
+        return None
+    values = np.array(rows)
+    rest = values[:, 4:]
+    corner, side = values[:, :2], values[:, 2:4]
+    low, high = corner - side / 2, corner + side / 2
+    if (side <= 0).any() or (low < -0.01).any() or (high > 1.01).any():
+        return None
+    if rest.shape[1] % 3 == 0 and np.isin(rest[:, 2::3], VISIBLE).all():
+        return rest.shape[1] // 3, 3
+    if rest.shape[1] % 2:
+        return None
+    points = rest.reshape(len(rows), -1, 2)
+    inside = ((points >= low[:, None] - 0.01) & (points <= high[:, None] + 0.01)).all(axis=2)
+    return (rest.shape[1] // 2, 2) if (inside | (points == 0).all(axis=2)).all() else None
+
+
+def _shape(value: Sequence[int], where: str) -> tuple[int, int]:
+    try:
+        count, each = (int(number) for number in value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{where} is [keypoints, numbers each], such as [17, 3]; got {value!r}.") from None
+    return count, each
 
 
 DATASETS = {"yolo": Yolo}

@@ -1,0 +1,167 @@
+"""Where files of COCO's JSON and their images lie: the layouts of COCO, Roboflow, CVAT, Label Studio and others."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tetravit.data.lookup import Lookup
+from tetravit.data.parts import NAMES, Part, Place
+
+# A part's file of annotations below the root, the usual ones first; {} is a name of the part.
+FILES = (
+    "annotations/instances_{}2017.json",
+    "annotations/instances_{}2014.json",
+    "annotations/instances_{}.json",
+    "annotations/{}.json",
+    "{}/_annotations.coco.json",
+    "{}/annotations.json",
+    "{}/labels.json",
+    "{}/instances_{}.json",
+    "{}.json",
+    "instances_{}.json",
+    "annotations/image_info_{}.json",
+)
+# The file of a set without parts.
+WHOLE = (
+    "annotations/instances_default.json",
+    "_annotations.coco.json",
+    "train/_annotations.coco.json",
+    "result.json",
+    "annotations.json",
+    "labels.json",
+    "annotations/annotations.json",
+)
+HEAD = 1 << 20  # characters of a file that are searched for the name of an image
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of annotations, and the folder of its images."""
+
+    file: Path
+    images: Path
+
+
+def sources(root: Path, place: Place, annotations: str | None, images: str | None) -> list[Source]:
+    """The files of a part.
+
+    Args:
+        annotations, images: where they lie below the root, with {split} for the name of the part; None: as usual.
+
+    Raises:
+        ValueError: if there are none; it says where they were looked for.
+    """
+    if place.given:
+        files = [_given(Path(path), place.part) for path in place.given]
+        return [Source(file, _images(root, file, place.part, images)) for file in files]
+    file = _annotations(root, place, annotations)
+    return [Source(file, _images(root, file, place.part, images))]
+
+
+def _given(path: Path, part: Part) -> Path:
+    """The file that a path names, or the one inside a folder."""
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise ValueError(f"data.{part} names {str(path)!r}, which is not there.")
+    inside = sorted(path.glob("*.json")) or sorted(path.glob("annotations/*.json"))
+    usual = [file for file in inside if file.name == "_annotations.coco.json"]
+    if len(usual or inside) != 1:
+        count = len(inside) or "no"
+        raise ValueError(
+            f"data.{part} names the folder {str(path)!r}, which holds {count} .json; name the file."
+        )
+    return (usual or inside)[0]
+
+
+def _annotations(root: Path, place: Place, template: str | None) -> Path:
+    names = NAMES[place.part]
+    if template is not None:
+        tried = [root / template.replace("{split}", name) for name in names]
+    else:
+        tried = [root / file.replace("{}", name) for file in FILES for name in names]
+        tried += [root / file for file in WHOLE] if place.whole else []
+    for file in tried:
+        if file.is_file():
+            return file
+    if template is None:
+        loose = [*sorted(root.glob("annotations/*.json")), *sorted(root.glob("*.json"))]
+        fitting = [
+            file for file in loose if any(name in re.split(r"[\W\d_]+", file.stem.lower()) for name in names)
+        ]
+        fitting = fitting or (loose if place.whole else [])
+        if len(fitting) == 1:
+            return fitting[0]
+        if len(fitting) > 1:
+            raise ValueError(
+                f"{len(fitting)} files in {str(root)!r} may hold the {place.part} annotations: {fitting[0].name!r},"
+                f" {fitting[1].name!r}; data.{place.part}=FILE or data.options.annotations names one."
+            )
+    split = "" if place.part == "test" else " data.split=0.1 divides a set without parts."
+    raise ValueError(
+        f"There is no file {str(tried[0])!r}; data.{place.part}=FILE or data.options.annotations names another."
+        f"{split}"
+    )
+
+
+def _images(root: Path, file: Path, part: Part, template: str | None) -> Path:
+    """The folder that holds the images of a file: the first in which its first image is."""
+    if template is not None:
+        tried = [root / template.replace("{split}", name) for name in NAMES[part]]
+    else:
+        tried = list(_usual(root, file, part))
+    folders = [folder for folder in dict.fromkeys(tried) if folder.is_dir()]
+    if not folders:
+        raise ValueError(
+            f"There is no folder {str(tried[0])!r}; data.options.images names that of the images."
+        )
+    if len(folders) == 1:
+        return folders[0]
+    name = _first_image(file)
+    if name is not None:
+        for folder in folders:
+            if (folder / name.replace("\\", "/").lstrip("/")).is_file():
+                return folder
+        for folder in folders:
+            if _holds(folder, name):
+                return folder
+    return folders[0]
+
+
+def _usual(root: Path, file: Path, part: Part) -> Iterator[Path]:
+    year = re.search(r"(\d{4})$", file.stem)
+    own = re.sub(r"^(instances|image_info|annotations|labels)?_?", "", file.stem)  # "train2017"
+    names: Sequence[str] = (own, *NAMES[part]) if own else NAMES[part]
+    for name in dict.fromkeys((*names, *(f"{name}{year[1]}" for name in names if year))):
+        yield root / name
+        yield root / "images" / name
+        yield root / name / "images"
+        yield root / name / "data"
+    yield file.parent
+    yield file.parent / "images"
+    yield file.parent / "data"
+    yield root / "images"
+    yield root / "data"
+    yield root
+
+
+def _holds(folder: Path, name: str) -> bool:
+    try:
+        return Lookup(folder).find(name) is not None
+    except ValueError:  # several: they are there, and said when all are looked up
+        return True
+
+
+def _first_image(file: Path) -> str | None:
+    """The name of an image in a file, as near its head as one stands."""
+    with file.open(encoding="utf-8-sig", errors="replace") as stream:
+        while text := stream.read(HEAD):
+            match = re.search(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', text)
+            if match:
+                try:
+                    return str(json.loads(match[1]))
+                except ValueError:
+                    return None
+    return None
