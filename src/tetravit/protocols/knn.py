@@ -1,0 +1,124 @@
+"""Weighted k-nearest-neighbour classification of frozen features; see `metrics.knn`.
+
+No weights are trained. The training images, prepared as for evaluation, vote for the validation images.
+"""
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from tetravit.metrics import knn
+from tetravit.protocols.base import Loaders, Protocol, ProtocolConfig, Scores
+from tetravit.protocols.parts.features import Features, collected, everywhere
+
+SHOWN = 12  # images whose nearest neighbours a report shows
+NEAREST = 6
+MAP = 1000  # points of the 2-d map at most
+
+
+class KnnConfig(ProtocolConfig):
+    """The `[evaluate]` section for k-NN."""
+
+    ks: tuple[int, ...] = Field(default=(10, 20, 100, 200), description="Numbers of neighbours.")
+    temperature: float = Field(default=0.07, gt=0, description="Divides the similarities.")
+    images_per_class: int = Field(
+        default=0, ge=0, description="Training images of each class that vote, the first ones; 0: all."
+    )
+
+
+class Knn(Protocol):
+    """knn_K: top-1 for each K, as a share; knn_K_top5: top-5.
+
+    A K above the number of training images is left out. findings: nearest neighbours of some validation images, and
+    the first two principal components of the validation features.
+    """
+
+    name = "knn"
+    kinds = ("classify",)
+    primary_metrics = ("knn_20", "knn_10", "knn_5", "knn_1")
+    Config = KnnConfig
+
+    def score(self, model: nn.Module, loaders: Loaders) -> Scores:
+        config, world = self.config, loaders.world
+        train = _first(collected(model, loaders.train), config.images_per_class)
+        test = everywhere(collected(model, loaders.validation), world)
+        count = sum(world.gather(len(train)))
+        ks = [k for k in config.ks if k <= count]
+        if not ks:
+            raise ValueError(
+                f"k-NN with {min(config.ks)} neighbours needs as many training images; there are {count}."
+                " Set evaluate.ks."
+            )
+        if len(train) == 0:
+            raise ValueError("k-NN needs a training image on every rank; use fewer.")
+        device = train.features.device
+        votes = knn.vote(
+            train.features,
+            train.labels.to(device),
+            test.features,
+            ks=ks,
+            temperature=config.temperature,
+            num_classes=loaders.info.num_classes,
+            positions=train.positions.to(device),
+            world=world,
+        )
+        values = {}
+        for k, table in votes.items():
+            top1, top5 = knn.accuracy(table, test.labels.to(device), (1, min(5, k)))
+            values[f"knn_{k}"] = top1
+            values[f"knn_{k}_top5"] = top5
+        findings = {"count": len(test), "neighbours": _neighbours(train, test), "map": _map(test)}
+        return Scores(values, findings)
+
+
+def _first(features: Features, per_class: int) -> Features:
+    """The first images of each class."""
+    if not per_class:
+        return features
+    labels = features.labels
+    order = labels.argsort(stable=True)
+    sorted_labels = labels[order]
+    starts = torch.searchsorted(sorted_labels, sorted_labels)
+    kept = order[torch.arange(len(order)) - starts < per_class].sort().values
+    names = [features.names[i] for i in kept.tolist()] if features.names else []
+    return Features(features.features[kept], labels[kept], features.positions[kept], names)
+
+
+def _neighbours(train: Features, test: Features) -> list[dict[str, object]]:
+    """The nearest training images of this rank for some validation images."""
+    a, b = (torch.nn.functional.normalize(x.features, dim=1) for x in (train, test))
+    step = max(1, len(b) // SHOWN)
+    rows = []
+    for i in range(0, len(b), step)[:SHOWN]:
+        similarity, found = (a @ b[i]).topk(min(NEAREST, len(a)))
+        rows.append(
+            {
+                "name": test.names[i] if test.names else "",
+                "index": int(test.positions[i]),
+                "label": int(test.labels[i]),
+                "neighbours": [
+                    {
+                        "name": train.names[j] if train.names else "",
+                        "index": int(train.positions[j]),
+                        "label": int(train.labels[j]),
+                        "similarity": round(s, 4),
+                    }
+                    for j, s in zip(found.tolist(), similarity.tolist(), strict=True)
+                ],
+            }
+        )
+    return rows
+
+
+def _map(test: Features) -> list[list[float]]:
+    """The first two principal components of the normalised features: x, y, label."""
+    rows = torch.nn.functional.normalize(test.features.double().cpu(), dim=1)
+    kept = torch.arange(0, len(rows), max(1, -(-len(rows) // MAP)))
+    centred = rows - rows.mean(0)
+    _, vectors = torch.linalg.eigh(centred.T @ centred)
+    flat = centred[kept] @ vectors.flip(1)[:, :2]
+    labels = test.labels[kept].tolist()
+    return [[round(x, 4), round(y, 4), label] for (x, y), label in zip(flat.tolist(), labels, strict=True)]
+
+
+PROTOCOLS = {"knn": Knn}

@@ -1,0 +1,93 @@
+"""Embeddings of whole sets, for protocols that judge features rather than classes.
+
+Shapes: N images, C width of the embedding.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tetravit.protocols.base import EMPTY, device_of
+from tetravit.structures import Batch
+from tetravit.world import World
+
+Embed = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Features:
+    """features: float32 (N, C). labels: int64 (N,). positions: in the set, int64 (N,). names: of the images."""
+
+    features: Tensor
+    labels: Tensor
+    positions: Tensor
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+def backbone_of(model: nn.Module) -> Any:
+    """The backbone whose embeddings are judged.
+
+    Raises:
+        ValueError: for a model that has no embedding of whole images.
+    """
+    backbone = getattr(model, "backbone", model)
+    if not hasattr(backbone, "embed_dim"):
+        raise ValueError(
+            f"This protocol judges embeddings of images, which {type(model).__name__} does not have;"
+            " use a classifier or a self-supervised model."
+        )
+    return backbone
+
+
+def collected(model: nn.Module, batches: Iterable[Batch], embed: Embed | None = None) -> Features:
+    """This rank's embeddings, in float32 whatever the caller's autocast; on the model's device.
+
+    embed: images (B, 3, Hi, Wi) -> features (B, C); None: the embedding of the backbone.
+
+    Raises:
+        ValueError: for images without labels.
+    """
+    device = device_of(model)
+    embed = backbone_of(model) if embed is None else embed
+    rows: list[Tensor] = []
+    labels: list[Tensor] = []
+    positions: list[int] = []
+    names: list[str] = []
+    for batch in batches:
+        if not isinstance(batch.targets, Tensor) or batch.targets.ndim != 1:
+            raise ValueError("Features are judged on images with one class each; this set has none.")
+        with torch.autocast(device.type, enabled=False):
+            rows.append(embed(batch.images.to(device).float()).float())
+        labels.append(batch.targets.cpu())
+        positions += batch.indices
+        names += batch.names
+    if not rows:
+        empty = torch.zeros(0, backbone_of(model).embed_dim, device=device)
+        return Features(empty, torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64), [])
+    known = torch.tensor(positions) if positions else torch.arange(sum(map(len, labels)))
+    return Features(torch.cat(rows), torch.cat(labels), known, names)
+
+
+def everywhere(features: Features, world: World) -> Features:
+    """The features of all ranks, in the order of the set, on every rank.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    mine = (features.features.cpu(), features.labels, features.positions)
+    parts = world.gather(mine) if world.size > 1 else [mine]
+    rows, labels, positions = (torch.cat([part[i] for part in parts]) for i in range(3))
+    if not len(rows):
+        raise ValueError(EMPTY)
+    order = positions.argsort(stable=True)
+    lists = world.gather(features.names) if world.size > 1 else [features.names]
+    names = [name for part in lists for name in part]
+    ordered = [names[i] for i in order.tolist()] if len(names) == len(order) else []
+    device = features.features.device
+    return Features(rows[order].to(device), labels[order], positions[order], ordered)
