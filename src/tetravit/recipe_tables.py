@@ -89,7 +89,12 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Table:
 
 
 def without_foreign_options(table: Table, changes: Table) -> Table:
-    """A table as read, less the options of a data set that the changes put another one in the place of."""
+    """A table as read, less what belongs to a data set or a protocol that the changes replace by another."""
+    old, new = table.get("evaluate"), changes.get("evaluate")
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        protocol = new.get("protocol")
+        if protocol is not None and protocol != old.get("protocol"):
+            table = {key: value for key, value in table.items() if key != "evaluate"}
     old, new = table.get("data"), changes.get("data")
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         return table

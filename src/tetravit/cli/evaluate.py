@@ -20,6 +20,10 @@ def evaluate(
             metavar="[SECTION.KEY=VALUE]...", help="Other data than the weights' own recipe names."
         ),
     ] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What to measure: accuracy, knn, linear, retrieval, ..."),
+    ] = None,
     split: Annotated[str, typer.Option(help="val, train or test.")] = "val",
     batch: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Images per call of the model.")
@@ -38,7 +42,8 @@ def evaluate(
     pick(dict.fromkeys(SPLITS), split, "split")
     from tetravit.runs.evaluate import evaluate as score
 
-    overrides = [*(changes or []), *([f"data.val_batch_size={batch}"] if batch else [])]
+    chosen = [f"evaluate.protocol={protocol}"] if protocol else []
+    overrides = [*chosen, *(changes or []), *([f"data.val_batch_size={batch}"] if batch else [])]
     with progress("images") as advance:
         result = score(
             weights,

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-ROWS = 16  # rows of target tokens compared at a time
 BINS = 4  # parts of a video between whose first and last the decay is measured
 BOUNDARY = 0.008  # width of the matching zone as a share of the diagonal
 
@@ -67,34 +66,25 @@ def propagate(
 def _moved(
     target: Tensor, around: Tensor, labels: Tensor, radius: int, topk: int, temperature: float
 ) -> Tensor:
-    """Labels (K, H, W) of a frame (C, H, W) from those (S, K, H, W) of its context (S, C, H, W)."""
+    """Labels (K, H, W) of a frame (C, H, W) from those (S, K, H, W) of its context (S, C, H, W).
+
+    A row of target tokens is compared with the rows of all context frames near it: memory for W x S (2 r + 1) W
+    similarities.
+    """
     height, width = target.shape[1:]
-    reach_y, reach_x = (min(radius, side - 1) if radius else side - 1 for side in (height, width))
-    pads = (reach_x, reach_x, reach_y, reach_y)
-    padded, padded_labels = F.pad(around, pads), F.pad(labels, pads)
-    inside = F.pad(torch.ones(height, width, dtype=torch.bool, device=target.device), pads)
+    columns = torch.arange(width, device=target.device)
+    far = (columns[:, None] - columns[None, :]).abs() > (radius or width)  # (W, W)
     rows = []
-    step = max(1, ROWS * 25 // (2 * reach_x + 1))
-    for top in range(0, height, step):
-        count = min(step, height - top)
-        window = slice(top, top + count + 2 * reach_y)
-        x = target[:, top : top + count]  # (C, r, W)
-        near = _windows(padded[:, :, window], reach_y, reach_x)  # (S, C, r, W, wy, wx)
-        similarity = torch.einsum("crw,scrwyx->rwsyx", x, near) / temperature
-        known = _windows(inside[window], reach_y, reach_x)  # (r, W, wy, wx)
-        weights = similarity.exp().masked_fill(~known[:, :, None], 0.0).flatten(2)  # (r, W, S wy wx)
-        kth = weights.topk(min(topk, weights.shape[2]), dim=2).values[..., -1:]
+    for y in range(height):
+        low, high = (max(0, y - radius), y + radius + 1) if radius else (0, height)
+        near = around[:, :, low:high].transpose(0, 1).flatten(1)  # (C, S r W)
+        weights = (target[:, y].T @ near / temperature).exp()
+        weights = weights.unflatten(1, (-1, width)).masked_fill(far[:, None], 0.0).flatten(1)
+        kth = weights.topk(min(topk, weights.shape[1]), dim=1).values[:, -1:]
         weights = torch.where(weights >= kth, weights, 0.0)
-        weights = weights / weights.sum(dim=2, keepdim=True)
-        near_labels = _windows(padded_labels[:, :, window], reach_y, reach_x)  # (S, K, r, W, wy, wx)
-        weights = weights.unflatten(2, (len(around), 2 * reach_y + 1, 2 * reach_x + 1))
-        rows.append(torch.einsum("rwsyx,skrwyx->krw", weights, near_labels))
-    return torch.cat(rows, dim=1)
-
-
-def _windows(x: Tensor, reach_y: int, reach_x: int) -> Tensor:
-    """Every window of a padded map: (..., H', W') -> (..., H, W, 2 reach_y + 1, 2 reach_x + 1), a view."""
-    return x.unfold(-2, 2 * reach_y + 1, 1).unfold(-2, 2 * reach_x + 1, 1)
+        weights = weights / weights.sum(dim=1, keepdim=True)
+        rows.append(labels[:, :, low:high].transpose(0, 1).flatten(1) @ weights.T)  # (K, W)
+    return torch.stack(rows, dim=1)
 
 
 def first_labels(labels: Tensor, grid: tuple[int, int]) -> Tensor:

@@ -85,10 +85,12 @@ class Protocol:
 
     name: its name in the menu. kinds: of the data sets it scores on. primary_metrics: which of its scores selects
     the best weights of a run: the first of these that there is. best_is: whether `higher` or `lower` is better.
+    reads_data: whether it scores on the data set of a recipe; else on images of its own, and runs score with another.
     Config: its section of a recipe.
     """
 
     name: ClassVar[str] = ""
+    reads_data: ClassVar[bool] = True
     kinds: ClassVar[tuple[str, ...]] = ()
     primary_metrics: ClassVar[tuple[str, ...]] = ()
     best_is: ClassVar[Literal["higher", "lower"]] = "higher"

@@ -4,12 +4,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from tetravit.data.config import DataConfig
+from tetravit.data.datasets.base import DatasetInfo
 from tetravit.data.evaluation import EvalLoader, make_eval_loader
 from tetravit.data.parts import Part, class_notes
 from tetravit.models import load
@@ -108,7 +109,7 @@ def score(
         weights=weights,
         data=data,
         split=split,
-        images=loader.total - len(loader.bad),
+        images=loader.total - len(loader.bad) or int(scores.findings.get("count", 0)),
         scores=scores.values,
         seconds=time.perf_counter() - start,
         device=str(device),
@@ -147,8 +148,15 @@ def evaluate(
     model = load(source, accept_license=accept_license)
     if prepare is not None:
         model = prepare(model.to(where))
-    recipe = loads(_recipe_text(source) or USUAL[model.task], overrides, name=f"The recipe in {source}")
+    text = _recipe_text(source)
+    if not text and not getattr(model, "num_classes", 1):  # features: there are no classes to score
+        overrides = ["evaluate.protocol=knn", *overrides]
+    recipe = loads(text or USUAL[model.task], overrides, name=f"The recipe in {source}")
     prepared = _input(model, recipe.data, overrides)
+    protocol = PROTOCOLS[recipe.evaluate.protocol](recipe.evaluate)
+    if not protocol.reads_data:
+        none = Loaders(_NoImages(), DatasetInfo("unlabelled", 0, ()))
+        return score(model.to(where), none, protocol, weights=str(source), data=protocol.name, split=split)
     loader = open_data(
         recipe.data,
         prepared,
@@ -161,7 +169,6 @@ def evaluate(
         loader.dataset.info,
         make_train=lambda: open_data(recipe.data, prepared, class_names=model.class_names, split="train"),
     )
-    protocol = PROTOCOLS[recipe.evaluate.protocol](recipe.evaluate)
     protocol.prepare(loaders)
     result = score(
         model.to(where),
@@ -217,6 +224,16 @@ def _input(model: Model, data: DataConfig, overrides: Sequence[str]) -> Preproce
     fields = {"size" if key in ("image_size", "short") else key for key in given}
     known = ("size", "crop", "interpolation", "mode", "longest", "mean", "std")
     return replace(model.input, **{key: getattr(data.preprocess, key) for key in known if key in fields})
+
+
+class _NoImages:
+    """The loader of a protocol that reads images of its own."""
+
+    total = 0
+    bad: ClassVar[dict[str, str]] = {}
+
+    def __iter__(self) -> Iterator[Batch]:
+        return iter(())
 
 
 class _Watched:
