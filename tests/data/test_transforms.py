@@ -129,7 +129,7 @@ def test_the_size_may_come_from_the_recipe():
     assert parse("crop | flip", size=48).steps[0].size == (48, 48)
     assert parse("crop(24)", size=48).steps[0].size == (24, 24)
     assert parse("crop(size=24)", size=48).steps[0].size == (24, 24)
-    assert parse("affine(10)", size=48).steps[0].size == 48
+    assert parse("affine(10)", size=48).steps[0].size == (48, 48)
     assert parse("affine(10)").steps[0].size is None
 
 

@@ -21,7 +21,7 @@ def collate(samples: Sequence[Sample], indices: Sequence[int], bucket: int = 1) 
     """
     shapes = {tuple(s.image.shape) for s in samples}
     targets: Any = [s.target for s in samples]
-    dense = isinstance(targets[0], (Tensor, Target))
+    dense = isinstance(targets[0], Target) or (isinstance(targets[0], Tensor) and targets[0].ndim == 2)
     if len(shapes) > 1 and not dense:
         a, b = sorted(shapes)[:2]
         raise ValueError(

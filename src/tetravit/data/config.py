@@ -62,6 +62,13 @@ class DataConfig(BaseModel):
     group: int = Field(
         1, ge=1
     )  # dense tasks: so many images that are all wider than high, or all not, go together
+    balance: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="how evenly classes are drawn: 0 as they are, 1 each as often, 0.5 by the square root of their"
+        " numbers of images",
+    )
     bucket: int = Field(1, ge=1)  # dense tasks: sides of a padded batch are multiples of so many pixels
     augment: str = "crop | flip"
     mix: str = ""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from tetravit.data.build import build_dataset, resolve_workers
 from tetravit.data.config import DataConfig
 from tetravit.data.datasets import Dataset
-from tetravit.data.order import Order
+from tetravit.data.order import Order, balancing
 from tetravit.data.prepare import BadCount, OnBad, PrepareTrain, Reader, Result, Transform
 from tetravit.data.stream import Stream
 from tetravit.structures import Batch
@@ -53,6 +53,7 @@ def make_train_loader(
         world_size=world_size,
         workers=resolve_workers(config.workers, dataset),
         mix=config.mix,
+        balance=config.balance,
         on_bad=config.on_bad,
         bad_limit=config.bad_limit,
         pin_memory=pin_memory,
@@ -78,6 +79,8 @@ class TrainLoader:
         seed: decides everything that is random here.
         rank, world_size: which share of every micro-batch is ours: positions rank, rank + world_size, ...
         workers: processes that prepare batches; 0: this one.
+        balance: how evenly classes are drawn: 0 as they are, each image once per epoch; 1 all classes equally often;
+            between them by the power of their numbers of images. Above 0, images are drawn with replacement.
         mix: the text of mixup and cutmix, which need an even number of images.
         on_bad: what an unreadable image does: raise its `BadImage`, or give its place to the next in the
             order.
@@ -107,6 +110,7 @@ class TrainLoader:
         world_size: int = 1,
         workers: int = 0,
         mix: str | None = None,
+        balance: float = 0.0,
         on_bad: OnBad = "error",
         bad_limit: float = 0.001,
         pin_memory: bool = False,
@@ -139,7 +143,24 @@ class TrainLoader:
                 f"data.group needs a set that knows its images' sizes, and divides a batch without repeats; got"
                 f" group={group}, batch_size={batch_size}, accumulate={accumulate}, repeats={repeats}."
             )
-        order = Order(len(dataset), repeats, seed, wide=wide, group=group, micro=batch_size // accumulate)
+        weights = None
+        if balance:
+            strata = dataset.info.strata
+            if strata is None or group > 1:
+                raise ValueError(
+                    "data.balance draws images by their class: it needs a set of images with classes, and"
+                    f" data.group=1; got a set to {dataset.info.kind}, group={group}."
+                )
+            weights = balancing(strata, balance)
+        order = Order(
+            len(dataset),
+            repeats,
+            seed,
+            wide=wide,
+            group=group,
+            micro=batch_size // accumulate,
+            weights=weights,
+        )
         self._prepare = PrepareTrain(
             Reader(dataset, transform, on_bad, dataset.info.channels),
             order,

@@ -180,7 +180,7 @@ def transformed(sample: Sample, transform: Transform) -> Sample:
     Objects of which nothing is left go.
     """
     target = sample.target
-    if isinstance(target, Tensor):  # (Hi, Wi)
+    if isinstance(target, Tensor) and target.ndim == 2:  # (Hi, Wi)
         image, labels = transform(sample.image, tv_tensors.Mask(target))
         return replace(sample, image=image, target=labels.as_subclass(Tensor))
     if isinstance(target, Target):

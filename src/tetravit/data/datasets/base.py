@@ -30,6 +30,7 @@ class DatasetInfo:
     counts: (num_classes,) int, how many images, or objects, each class has; None: not counted.
     strata: (N,) int, in whose proportions a set is divided; None: there are none.
     classes: which of the 1000 classes of ImageNet these are; None: the set's classes are the model's own.
+    multi_label: whether a target is (K,) float, 1 for each class of an image and 0 for the others.
     several: whether a target is a tuple of classes, each a right answer.
     """
 
@@ -47,6 +48,7 @@ class DatasetInfo:
     strata: np.ndarray | None = field(default=None, compare=False, repr=False)
     classes: tuple[int, ...] | None = None
     several: bool = False
+    multi_label: bool = False
 
 
 class Dataset:
