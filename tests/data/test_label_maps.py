@@ -17,7 +17,9 @@ from tetravit.data.decode import BadImage
 from tetravit.data.label_maps import Shifted, read_labels
 from tetravit.data.layouts import write_shapes
 from tetravit.data.palettes import VOC, ade20k, cityscapes, palette, voc_colour
+from tetravit.data.parts import Parts
 from tetravit.data.shapes import IGNORE, SEGMENTS, draw
+from tetravit.data.upright import turned_map
 from tetravit.structures import Sample
 
 
@@ -141,17 +143,19 @@ def test_voc(tmp_path):
 def test_a_set_of_files_needs_its_root(name, tmp_path):
     with raises(f"The data set {name!r} needs its root."):
         DATASETS[name](None, "train")
-    with raises("split takes one of train, val; got 'test'."):
-        DATASETS[name](tmp_path, "test")
+    with raises("split takes one of train, val, test; got 'dev'."):
+        DATASETS[name](tmp_path, "dev")
 
 
 # Files that cannot be
+
+NAMED = ' data.options.label_names="{name}_mask.png" says what label maps are called.'
 
 
 def test_an_image_without_its_label_map(folder):
     file = folder / "labels" / "train" / "b.png"
     file.unlink()
-    with raises(f"1 of 3 images lack their label map; the first is {str(file)!r}."):
+    with raises(f"1 of 3 images lack their label map; the first is {str(file)!r}.{NAMED}"):
         DATASETS["label_folder"](folder, "train")
 
 
@@ -162,7 +166,9 @@ def test_sets_as_released_without_their_label_maps(tmp_path):
     ):
         in_16_bits(name, tmp_path / name)
         (tmp_path / name / file).unlink()
-        with raises(f"1 of 1 images lack their label map; the first is {str(tmp_path / name / file)!r}."):
+        with raises(
+            f"1 of 1 images lack their label map; the first is {str(tmp_path / name / file)!r}.{NAMED}"
+        ):
             DATASETS[name](tmp_path / name, "train")
 
 
@@ -203,7 +209,10 @@ def test_classes_that_are_not_named(folder):
     with raises(f"{str(file)!r} names 1 to 255 classes, one per line; got 0."):
         DATASETS["label_folder"](folder, "val")
     file.unlink()
-    with raises(f"There is no file {str(file)!r}; it names the classes, one per line."):
+    with raises(
+        f"There is no file {str(file)!r}; it names the classes, one per line (labelmap.txt, class_dict.csv,"
+        " label_colors.txt, labels.txt are read too)."
+    ):
         DATASETS["label_folder"](folder, "val")
     with raises("first is the number of the first class, 0 to 254; got 255."):
         DATASETS["label_folder"](folder, "val", first=255)
@@ -229,9 +238,9 @@ def turned(folder, orientation, height, width):
     file = folder / "images" / "val" / "d.jpg"
     Image.new("RGB", (width, height)).save(file, exif=exif)
     save(folder / "labels" / "val" / "d.png", np.eye(4, 5 if height != width else 4, dtype=np.uint8))
-    with pytest.raises(BadImage) as caught:
-        DATASETS["label_folder"](folder, "val")[0]
-    return str(caught.value).replace(repr(str(file)), "IMAGE")
+    with pytest.raises(ValueError) as caught:
+        DATASETS["label_folder"](folder, "val")
+    return str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -239,9 +248,16 @@ def turned(folder, orientation, height, width):
 )
 def test_an_image_that_is_turned_when_its_label_map_may_not_be(folder, orientation, size):
     assert turned(folder, orientation, *size) == (
-        f"Cannot read image IMAGE: EXIF orientation {orientation} turns it, and its label map may be turned or not;"
-        " store it upright."
+        f"1 of 1 images are turned by EXIF (the first: 'images/val/d.jpg', orientation {orientation}), and their"
+        " label maps may be of the stored or of the upright pixels; data.options.orientation=upright or =stored says"
+        " which."
     )
+    upright, stored = (
+        DATASETS["label_folder"](folder, "val", orientation=option)[0].target
+        for option in ("upright", "stored")
+    )
+    assert torch.equal(upright, torch.eye(*size, dtype=torch.uint8))
+    assert torch.equal(stored, torch.from_numpy(turned_map(upright.numpy(), orientation)))
 
 
 def test_a_label_map_of_the_size_of_the_turned_image_belongs_to_it(folder):
@@ -249,8 +265,10 @@ def test_a_label_map_of_the_size_of_the_turned_image_belongs_to_it(folder):
     exif[0x0112] = 6
     Image.new("RGB", (4, 5)).save(folder / "images" / "val" / "d.jpg", exif=exif)
     assert DATASETS["label_folder"](folder, "val")[0].image.shape == (3, 4, 5)
-    save(folder / "labels" / "val" / "d.png", np.zeros((5, 4), np.uint8))
-    assert bad(folder) == "Cannot read image FILE: it is 4 x 5 pixels, its image 5 x 4."
+    save(folder / "labels" / "val" / "d.png", np.zeros((5, 4), np.uint8))  # of the size of the stored pixels
+    with pytest.raises(ValueError, match="1 of 1 images are turned by EXIF"):
+        DATASETS["label_folder"](folder, "val")
+    assert DATASETS["label_folder"](folder, "val", orientation="stored")[0].target.shape == (4, 5)
 
 
 def test_an_image_that_is_stored_upright(folder):
@@ -261,10 +279,179 @@ def test_an_image_that_is_stored_upright(folder):
 
 
 def test_a_label_map_in_colours(folder):
-    save(folder / "labels" / "val" / "d.png", np.zeros((4, 5, 3), np.uint8))
+    painted = np.zeros((4, 5, 3), np.uint8)
+    painted[0] = (250, 50, 83)
+    save(folder / "labels" / "val" / "d.png", painted)
     assert bad(folder) == (
-        "Cannot read image FILE: it holds colours (RGB); a label map has one number per pixel, that of its class."
+        "Cannot read image FILE: it holds colours (RGB); a label map has one number per pixel, that of its class,"
+        " unless data.options.colours, or a line NAME R G B for each class in classes.txt, says what each colour"
+        " means."
     )
+    colours = {"sea": [250, 50, 83], "sky": [0, 0, 0]}
+    found = DATASETS["label_folder"](folder, "val", colours=colours)[0].target
+    assert found.tolist() == [[1] * 5, *[[0] * 5] * 3]
+    with raises("data.options.colours lacks the class 'sky'."):
+        DATASETS["label_folder"](folder, "val", colours={"sea": [250, 50, 83]})
+    painted[1, 2] = (9, 9, 8)
+    save(folder / "labels" / "val" / "d.png", painted)
+    with pytest.raises(
+        BadImage, match=r"1 of its pixels have a colour that no class has, the first \(9, 9, 8\)"
+    ):
+        DATASETS["label_folder"](folder, "val", colours=colours)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "F", "I;16", "1"])
+def test_one_number_per_pixel_in_other_modes(folder, mode):
+    numbers = np.eye(4, 5, dtype=np.uint8)
+    picture = Image.fromarray(numbers)
+    if mode == "1":
+        picture = Image.fromarray(numbers.astype(bool))
+    elif mode == "I;16":
+        picture = Image.fromarray(numbers.astype(np.uint16))
+    else:
+        picture = picture.convert(mode)
+    (folder / "labels" / "val" / "d.png").unlink()
+    picture.save(folder / "labels" / "val" / "d.tif")
+    assert DATASETS["label_folder"](folder, "val")[0].target.tolist() == numbers.tolist()
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("classes.txt", "sky 0 0 0\nsea 250 50 83\n"),
+        ("classes.txt", "0 0 0 sky\n250 50 83 sea\n"),
+        ("classes.txt", "sky,0,0,0\r\nsea,250,50,83\r\n"),
+        ("classes.txt", "\ufeffsky #000000\nsea #fa3253\n"),
+        ("labelmap.txt", "# label:color_rgb:parts:actions\nsky:0,0,0::\nsea:250,50,83::\n"),
+        ("class_dict.csv", "name,r,g,b\nsky,0,0,0\nsea,250,50,83\n"),
+        ("label_colors.txt", "0 0 0\tsky\n250 50 83\t\tsea\n"),
+    ],
+)
+def test_lists_of_classes_with_colours(folder, file, text):
+    (folder / "classes.txt").unlink()
+    (folder / file).write_text(text)
+    painted = np.zeros((4, 5, 3), np.uint8)
+    painted[0] = (250, 50, 83)
+    painted[3, 4] = (224, 224, 192)  # around the objects of Pascal VOC: no class
+    save(folder / "labels" / "val" / "d.png", painted)
+    found = DATASETS["label_folder"](folder, "val")
+    assert found.class_names == ("sky", "sea")
+    assert found[0].target.tolist() == [[1] * 5, [0] * 5, [0] * 5, [0, 0, 0, 0, 255]]
+    assert (
+        DATASETS["label_folder"](folder, "train")[0].target.tolist() == np.eye(4, 5).tolist()
+    )  # numbers stay
+
+
+def test_two_classes_of_one_colour_are_refused(folder):
+    (folder / "classes.txt").write_text("sky 0 0 0\nsea 0 0 0\n")
+    with raises("classes.txt: 'sky' and 'sea' have one colour, (0, 0, 0)."):
+        DATASETS["label_folder"](folder, "train")
+
+
+def renamed(folder, pattern):
+    for part in ("train", "val"):
+        for file in list((folder / "labels" / part).rglob("*.png")):
+            file.rename(file.with_name(pattern.format(file.stem)))
+
+
+@pytest.mark.parametrize(
+    "pattern", ["{}_mask.png", "mask_{}.png", "{}_labelIds.png", "{}.PNG", "{}.tif", "{}.jpg.png"]
+)
+def test_label_maps_may_be_called_otherwise(folder, pattern):
+    renamed(folder, pattern)
+    found = DATASETS["label_folder"](folder, "train")
+    assert [found[i].target.tolist() for i in range(3)] == 3 * [np.eye(4, 5).tolist()]
+    if not pattern.startswith("{}."):
+        named = DATASETS["label_folder"](folder, "train", label_names=pattern.replace("{}", "{name}"))
+        assert named.pairs == found.pairs
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"),
+    [
+        ("images/{}", "masks/{}"),
+        ("{}/images", "{}/masks"),
+        ("JPEGImages/{}", "SegmentationClass/{}"),
+        ("{}/img", "{}/labels"),
+    ],
+)
+def test_folders_may_be_called_otherwise(folder, images, labels):
+    for part, new in (("train", "train"), ("val", "valid")):
+        for old, name in (("images", images), ("labels", labels)):
+            place = folder / "new" / name.format(new)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            (folder / old / part).rename(place)
+    (folder / "classes.txt").rename(folder / "new" / "classes.txt")
+    assert len(DATASETS["label_folder"](folder / "new", "train")) == 3
+    assert len(DATASETS["label_folder"](folder / "new", "val")) == 1
+    place = str(folder / "new" / images.format("valid"))
+    parts = Parts(str(folder / "new"), test=(place,))
+    assert len(DATASETS["label_folder"](folder / "new", "test", parts=parts)) == 1
+
+
+def numbered(folder, *numbers):
+    for part in ("train", "val"):
+        for file in (folder / "labels" / part).rglob("*.png"):
+            save(file, np.array(numbers, np.uint8)[np.eye(4, 5, dtype=np.uint8)])
+
+
+def test_masks_of_0_and_255_are_refused(folder, caplog):
+    numbered(folder, 0, 255)
+    said = (
+        "nly the class 'sky' occurs in {} label maps, beside 20 % of pixels of 255, which means no class; 'sea' has"
+        " no pixel. data.options.values=[0,255] lists the numbers of the classes in their order"
+    )
+    with raises(f"O{said.format(3)}."):
+        DATASETS["label_folder"](folder, "train")
+    assert DATASETS["label_folder"](folder, "val").info.problems == (f"o{said.format(1)}",)
+    assert caplog.messages == [f"{folder}: o{said.format(1)}."]
+    cured = DATASETS["label_folder"](folder, "train", values=[0, 255])
+    assert cured[0].target.tolist() == np.eye(4, 5).tolist()
+    assert cured.info.problems == ()
+    assert cured.info.counts.tolist() == [48, 12]
+
+
+def test_classes_that_count_from_1_are_refused_with_their_cure(folder):
+    numbered(folder, 1, 2)
+    with raises(
+        "The numbers in 3 label maps run from 1 to 2, and the classes from 0 to 1; data.options.first=1 counts them"
+        " from 1."
+    ):
+        DATASETS["label_folder"](folder, "train")
+    assert DATASETS["label_folder"](folder, "train", first=1)[0].target.tolist() == np.eye(4, 5).tolist()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "lines"),
+    [
+        ((0, 0), ["only the class 'sky' occurs in 3 label maps"]),
+        (
+            (1, 9),
+            [
+                "pixels in 3 label maps have numbers that are no class ('9'), left out; the first: 9 in"
+                " images/train/a.jpg; data.options.first or .values says how classes are numbered",
+                "only the class 'sea' occurs in 3 label maps",
+            ],
+        ),
+    ],
+)
+def test_what_label_maps_lack_is_said(folder, numbers, lines):
+    numbered(folder, *numbers)
+    assert list(DATASETS["label_folder"](folder, "train").info.problems) == lines
+
+
+def test_most_pixels_without_a_class_are_said(folder):
+    for file in (folder / "labels" / "train").rglob("*.png"):
+        save(file, np.array([[0, 1, 255, 255, 255]] * 4, np.uint8))
+    assert DATASETS["label_folder"](folder, "train").info.problems == (
+        "60 % of the pixels in 3 label maps are 255, which means no class",
+    )
+
+
+@pytest.mark.parametrize("values", [[0], [0, 0], [0, 1, 2]])
+def test_values_are_one_number_per_class(folder, values):
+    with raises(f"values has a number of its own for each of the 2 classes, without first; got {values!r}."):
+        DATASETS["label_folder"](folder, "train", values=values)
 
 
 def test_a_label_map_that_is_no_image(folder):

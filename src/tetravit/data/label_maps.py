@@ -1,41 +1,77 @@
 """Images beside label maps: what every data set of files shares.
 
-Shapes: Hi Wi the image in pixels.
+Shapes: Hi Wi the upright image in pixels.
 """
 
+import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tetravit.data.datasets.base import Dataset
+from tetravit.data.checks import LabelCounts
+from tetravit.data.colours import labels_of_colours
+from tetravit.data.datasets.base import Dataset, DatasetInfo
 from tetravit.data.decode import BadImage, decode, file_bytes, opened, orientation
+from tetravit.data.label_files import SUFFIXES, Pair, check_pairs, pairs_of
+from tetravit.data.palettes import Colour
+from tetravit.data.problems import Problems
+from tetravit.data.upright import (
+    CURE,
+    QUARTER,
+    Orientation,
+    check_orientation,
+    headers,
+    stored_size,
+    turned_error,
+    turned_map,
+)
 from tetravit.structures import Sample
 
+__all__ = [
+    "IGNORE",
+    "SUFFIXES",
+    "UNKNOWN",
+    "LabelMaps",
+    "Listed",
+    "Pair",
+    "Shifted",
+    "pairs_of",
+    "read_labels",
+]
+LOG = logging.getLogger("tetravit.data")
 IGNORE = 255  # label of pixels that carry no class
 UNKNOWN = 254  # what a table gives for a number that it does not list
-MIRRORED = (2, 3, 4)  # EXIF orientations that leave height and width as they are
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
-
-Pair = tuple[Path, Path]  # image, label map
+VOID = (224, 224, 192)  # around the objects of Pascal VOC
+SAMPLE = 24  # label maps that are read at the start
+TURNED = 1000  # images whose heads are read at the start
 
 
 class LabelMaps(Dataset):
     """Pairs of files as samples; targets are label maps (Hi, Wi), uint8 where the file has 8 bits, else int32.
 
-    Images are turned upright as their EXIF data says, label maps are as stored: one of the upright image's size
-    belongs to it. Where the size cannot tell, the image is refused.
+    Images are turned upright as their EXIF data says. A label map of the upright image's size, which is not that of
+    the stored one, belongs to the upright image; for other turned images `orientation` says what it is of.
 
     Args:
         pairs: image and label map of each sample.
         class_names: in the order of the labels.
         root: what file names are given relative to in messages.
         convert: the numbers in a file -> labels; None: they are labels.
+        colours: of the classes, in label maps whose pixels are colours; None: pixels are numbers.
+        orientation: whether label maps of turned images are of the "upright" pixels or of the "stored" ones; None:
+            such images are refused where the size does not tell.
+        split: what the images are for: label maps that leave nothing to learn are refused for training.
+        problems: what was left out so far.
+
+    Some label maps are read at once, evenly over the set, and their numbers compared with the classes.
 
     Raises:
-        ValueError: if an image lacks its label map, or shares it with another.
+        ValueError: if an image lacks its label map, or shares it with another; or if label maps do not fit the
+            classes.
     """
 
     kind = "segment"
@@ -48,11 +84,36 @@ class LabelMaps(Dataset):
         *,
         root: Path,
         convert: Callable[[Tensor], Tensor] | None = None,
+        colours: Sequence[Colour] | None = None,
+        orientation: Orientation | None = None,
+        split: str = "val",
+        problems: Problems | None = None,
     ) -> None:
         check_pairs(pairs)
-        self.pairs, self.root, self.convert = list(pairs), root, convert
+        check_orientation(orientation)
+        self.pairs, self.root, self.convert, self.colours = list(pairs), root, convert, colours
+        self.orientation = orientation
         self.class_names = tuple(class_names)
         self.num_classes = len(self.class_names)
+        self.problems = problems or Problems()
+        self._check_turned()
+        self.found = self._sampled()
+        self.notes = self.found.findings(self.class_names, refuse=split == "train")
+        if split != "train":  # a run says those of training in its plan
+            for line in (*self.problems.lines(), *self.notes):
+                LOG.warning("%s: %s.", root, line)
+
+    @property
+    def info(self) -> DatasetInfo:
+        whole = self.found.maps == len(self.pairs)
+        return replace(
+            super().info,
+            problems=(*self.problems.lines(), *self.notes),
+            counts=self.found.pixels[: self.num_classes].copy() if whole else None,
+        )
+
+    def key(self, index: int) -> str:
+        return self._name(self.pairs[index][0])
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -60,72 +121,124 @@ class LabelMaps(Dataset):
     def __getitem__(self, index: int) -> Sample:
         image_file, label_file = self.pairs[index]
         name, data = str(image_file), file_bytes(image_file)
-        image, labels = decode(data, name=name), read_labels(label_file)
-        (Hi, Wi), (h, w) = image.shape[1:], labels.shape
-        if (Hi, Wi) != (h, w):
-            raise BadImage(str(label_file), f"it is {w} x {h} pixels, its image {Wi} x {Hi}")
-        turned = orientation(data, name)
-        if turned in MIRRORED or (turned != 1 and Hi == Wi):
+        image, labels = decode(data, name=name), read_labels(label_file, self.colours)
+        size, have = (image.shape[1], image.shape[2]), (labels.shape[0], labels.shape[1])
+        turn = orientation(data, name)
+        if turn != 1 and self.orientation == "stored" and have == stored_size(turn, *size):
+            labels = torch.from_numpy(turned_map(labels.numpy(), turn))
+        elif size != have:
+            exif = f" (EXIF orientation {turn} turns it)" if turn != 1 else ""
+            raise BadImage(
+                str(label_file), f"it is {have[1]} x {have[0]} pixels, its image {size[1]} x {size[0]}{exif}"
+            )
+        elif turn != 1 and self.orientation is None and (turn < QUARTER or size[0] == size[1]):
             raise BadImage(
                 name,
-                f"EXIF orientation {turned} turns it, and its label map may be turned or not; store it upright",
+                f"EXIF orientation {turn} turns it, and its label map may be turned or not; {CURE}",
             )
         labels = labels if self.convert is None else self.convert(labels)
-        return Sample(image, labels, image_file.relative_to(self.root).as_posix())
+        return Sample(image, labels, self._name(image_file))
+
+    def _name(self, file: Path) -> str:
+        return file.relative_to(self.root).as_posix() if file.is_relative_to(self.root) else str(file)
+
+    def _check_turned(self) -> None:
+        """Raises: ValueError if images are turned, and neither an option nor their label maps say how."""
+        if self.orientation is not None:
+            return
+        pairs = self.pairs[:: max(1, -(-len(self.pairs) // TURNED))]
+        read = headers("", [str(image) for image, _ in pairs])
+        turned = np.flatnonzero(read[:, 2] > 1)
+        maps = headers("", [str(pairs[i][1]) for i in turned])
+        tells = [
+            turn >= QUARTER and height != width and (height, width) == tuple(of)
+            for (height, width, turn), of in zip(read[turned].tolist(), maps[:, :2].tolist(), strict=True)
+        ]
+        unclear = [int(i) for i, told in zip(turned, tells, strict=True) if not told]
+        if unclear:
+            first = unclear[0]
+            image = self._name(pairs[first][0])
+            raise turned_error(image, int(read[first, 2]), len(unclear), len(pairs), "label maps")
+
+    def _sampled(self) -> LabelCounts:
+        """The numbers of some label maps. Damaged ones are passed over, unless all are.
+
+        Raises:
+            BadImage: if none can be read.
+        """
+        counts, errors = LabelCounts(self.num_classes), []
+        for image, file in self.pairs[:: max(1, -(-len(self.pairs) // SAMPLE))]:
+            try:
+                labels = read_labels(file, self.colours)
+            except BadImage as error:
+                errors.append(error)
+                continue
+            stored, labels = labels, labels if self.convert is None else self.convert(labels)
+            counts.add(labels.numpy(), stored.numpy(), self._name(image))
+        if errors and not counts.maps:
+            raise errors[0]
+        return counts
 
 
-def read_labels(file: Path) -> Tensor:
+def read_labels(file: Path, colours: Sequence[Colour] | None = None) -> Tensor:
     """A label map of a file, numbers as stored (Hi, Wi): uint8, or int32 where it has more than 8 bits.
 
-    Of a picture with a palette the indices are the labels, not the colours.
+    Of a picture with a palette the indices are the labels, not the colours; three equal channels are one number.
+
+    colours: one per class, whose places are the labels of a picture of these colours.
 
     Raises:
-        BadImage: if the file cannot be read, or holds colours.
+        BadImage: if the file cannot be read, or holds colours that no class has.
     """
     name = str(file)
     with opened(file_bytes(file), name) as picture:
         picture.load()
         mode, array = picture.mode, np.asarray(picture)
+        painted = (
+            np.asarray(picture.convert("RGB")) if colours is not None and mode in ("L", "P", "1") else None
+        )
+    if mode in ("LA", "PA"):
+        mode, array = "L", array[..., 0]
     if mode in ("L", "P", "1"):
+        if painted is not None and colours is not None:
+            by_colour = labels_of_colours(painted, colours, UNKNOWN)
+            if (by_colour != UNKNOWN).all():
+                return torch.from_numpy(by_colour)
         return torch.from_numpy(array.astype(np.uint8))
     if mode.startswith("I"):
         return torch.from_numpy(array.astype(np.int32))
+    if mode == "F" and (array == np.rint(array)).all():
+        return torch.from_numpy(array.astype(np.int32))
+    if mode not in ("RGB", "RGBA"):
+        raise BadImage(
+            name, f"its pixels are {mode}; a label map has one number per pixel, that of its class"
+        )
+    pixels = array[..., :3]
+    if colours is not None:
+        return torch.from_numpy(_painted(pixels, colours, name))
+    if (pixels == pixels[..., :1]).all():
+        return torch.from_numpy(np.ascontiguousarray(pixels[..., 0]))
     raise BadImage(
-        name, f"it holds colours ({mode}); a label map has one number per pixel, that of its class"
+        name,
+        f"it holds colours ({mode}); a label map has one number per pixel, that of its class, unless"
+        " data.options.colours, or a line NAME R G B for each class in classes.txt, says what each colour means",
     )
 
 
-def pairs_of(images: Path, labels: Path, *, suffix: str = ".png") -> list[Pair]:
-    """Every image below a folder with the place of its label map, of the same name below another, in order.
-
-    Raises:
-        ValueError: if a folder is missing or empty.
-    """
-    for folder in (images, labels):
-        if not folder.is_dir():
-            raise ValueError(f"There is no folder {str(folder)!r}.")
-    found = sorted(p for p in images.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not found:
-        raise ValueError(f"There are no images in {str(images)!r}.")
-    if not any(labels.rglob(f"*{suffix}")):
-        raise ValueError(f"There are no label maps (*{suffix}) in {str(labels)!r}.")
-    return [(p, labels / p.relative_to(images).with_suffix(suffix)) for p in found]
-
-
-def check_pairs(pairs: Sequence[Pair]) -> None:
-    """Raises: ValueError if an image lacks its label map, or shares it with another."""
-    lacking = [label for _, label in pairs if not label.is_file()]
-    if lacking:
-        raise ValueError(
-            f"{len(lacking)} of {len(pairs)} images lack their label map; the first is {str(lacking[0])!r}."
+def _painted(pixels: np.ndarray, colours: Sequence[Colour], name: str) -> np.ndarray:
+    labels = labels_of_colours(pixels, colours, UNKNOWN)
+    strange = (labels == UNKNOWN) & ((len(colours) <= UNKNOWN) | (pixels != colours[-1]).any(axis=-1))
+    void = strange & (pixels == VOID).all(axis=-1)
+    labels[void] = IGNORE
+    strange &= ~void
+    if strange.any():
+        colour = tuple(int(v) for v in pixels[strange][0])
+        raise BadImage(
+            name,
+            f"{int(strange.sum()):,} of its pixels have a colour that no class has, the first {colour}; the table of"
+            " colours names every one",
         )
-    owners: dict[Path, Path] = {}
-    for image, label in pairs:
-        if (other := owners.setdefault(label, image)) is not image:
-            raise ValueError(
-                f"{str(other)!r} and {str(image)!r} share the label map {label.name!r}; rename one of them, or"
-                " remove it."
-            )
+    return labels
 
 
 class Shifted:
@@ -142,3 +255,20 @@ class Shifted:
             return table.to(torch.uint8)[labels.long()]
         shifted = torch.where(labels > IGNORE, labels, labels - self.first)  # none of them becomes `IGNORE`
         return shifted.masked_fill((shifted < 0) | (labels == IGNORE), IGNORE)
+
+
+class Listed:
+    """Numbers in a file -> labels, where each class has a number of its own; 255 is no class unless it is listed.
+
+    values: the numbers of the classes, in their order.
+    """
+
+    def __init__(self, values: Sequence[int]) -> None:
+        self.values = tuple(values)
+
+    def __call__(self, labels: Tensor) -> Tensor:
+        converted = torch.full(labels.shape, UNKNOWN, dtype=torch.uint8)
+        converted[labels == IGNORE] = IGNORE
+        for label, value in enumerate(self.values):
+            converted[labels == value] = label
+        return converted

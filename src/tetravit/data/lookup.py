@@ -31,7 +31,7 @@ class Lookup:
     def __init__(self, folder: Path, endings: Collection[str] = ENDINGS | UNREADABLE) -> None:
         self.folder, self.endings = folder, frozenset(endings)
         self.names = sorted(files_below(folder))
-        self._exact = frozenset(self.names)
+        self.exact = frozenset(self.names)
         self._whole: dict[str, list[str]] | None = None  # by path, in one form
         self._last: dict[str, list[str]] = {}  # by the last part of the path
         self._stems: dict[str, list[str]] = {}  # by the last part without its ending, of `endings`
@@ -42,7 +42,7 @@ class Lookup:
         Raises:
             ValueError: if the name fits several files.
         """
-        if name in self._exact:
+        if name in self.exact:
             return name
         if self._whole is None:
             self._index()

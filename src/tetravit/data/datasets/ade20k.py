@@ -5,13 +5,18 @@ files 0 is no class and classes count from 1. Where ROOT/objectInfo150.txt lists
 these are the classes: that is how sets of one's own come in this layout.
 """
 
+import os
 from pathlib import Path
 
 from tetravit.data.datasets.base import Root, Split, check_split, local_root
 from tetravit.data.label_maps import LabelMaps, Shifted, pairs_of
 from tetravit.data.palettes import ade20k
+from tetravit.data.parts import PARTS, Parts, part_folder
+from tetravit.data.problems import Problems
+from tetravit.data.text import read_text
+from tetravit.data.upright import Orientation
 
-PARTS = {"train": "training", "val": "validation"}
+LAYOUT = "ROOT/images/{training,validation} and ROOT/annotations/{training,validation}"
 ARCHIVE = "ADEChallengeData2016"
 
 
@@ -22,18 +27,37 @@ class ADE20K(LabelMaps):
 
     Args:
         root: the folder, see above.
-        split: "train" or "val".
+        split: "train", "val" or "test".
+        orientation: what label maps of images that EXIF turns are of: the "upright" pixels or the "stored" ones.
+        parts: where the images lie; their label maps lie in the folder of the same name in annotations/.
 
     Raises:
         ValueError: if folders or label maps are missing.
     """
 
-    def __init__(self, root: Root, split: Split) -> None:
-        check_split(split)
-        root = local_root("ade20k", root)
-        root = root / ARCHIVE if (root / ARCHIVE).is_dir() else root
-        pairs = pairs_of(root / "images" / PARTS[split], root / "annotations" / PARTS[split])
-        super().__init__(pairs, _classes(root / "objectInfo150.txt"), root=root, convert=Shifted(1))
+    def __init__(
+        self, root: Root, split: Split, *, orientation: Orientation | None = None, parts: Parts | None = None
+    ) -> None:
+        check_split(split, PARTS)
+        folder = local_root("ade20k", root)
+        folder = folder / ARCHIVE if (folder / ARCHIVE).is_dir() else folder
+        place = (parts or Parts(os.fspath(folder))).place(split)
+        given = place.given or (part_folder(str(folder / "images"), place.part, LAYOUT),)
+        problems = Problems()
+        pairs = [
+            pair
+            for images in given
+            for pair in pairs_of(Path(images), folder / "annotations" / Path(images).name, problems=problems)
+        ]
+        super().__init__(
+            pairs,
+            _classes(folder / "objectInfo150.txt"),
+            root=folder,
+            convert=Shifted(1),
+            orientation=orientation,
+            split=split,
+            problems=problems,
+        )
 
 
 def _classes(file: Path) -> tuple[str, ...]:
@@ -44,7 +68,7 @@ def _classes(file: Path) -> tuple[str, ...]:
     names, _ = ade20k()
     if not file.is_file():
         return names
-    rows = [line.split("\t") for line in file.read_text(encoding="utf-8").splitlines()[1:] if line.strip()]
+    rows = [line.split("\t") for line in read_text(file).splitlines()[1:] if line.strip()]
     listed = tuple(row[-1].split(",")[0].strip() for row in rows)
     same = sum(a == b for a, b in zip(listed, names, strict=False))
     return names if len(listed) == len(names) and 2 * same > len(names) else listed

@@ -12,6 +12,8 @@ from torchvision import datasets
 from tetravit.data.datasets.base import Root, Split, check_split, local_root
 from tetravit.data.label_maps import IGNORE, UNKNOWN, LabelMaps
 from tetravit.data.palettes import cityscapes
+from tetravit.data.parts import PARTS
+from tetravit.data.upright import Orientation
 
 
 class Cityscapes(LabelMaps):
@@ -21,14 +23,15 @@ class Cityscapes(LabelMaps):
 
     Args:
         root: the folder, see above.
-        split: "train" or "val".
+        split: "train", "val" or "test".
+        orientation: what label maps of images that EXIF turns are of: the "upright" pixels or the "stored" ones.
 
     Raises:
         ValueError: if the files are missing.
     """
 
-    def __init__(self, root: Root, split: Split) -> None:
-        check_split(split)
+    def __init__(self, root: Root, split: Split, *, orientation: Orientation | None = None) -> None:
+        check_split(split, PARTS)
         root = local_root("cityscapes", root)
         try:
             found = datasets.Cityscapes(root, split=split, mode="fine", target_type="semantic")
@@ -39,7 +42,9 @@ class Cityscapes(LabelMaps):
         pairs = [(Path(a), Path(b[0])) for a, b in zip(found.images, found.targets, strict=True)]
         if not pairs:
             raise ValueError(f"There are no images in {str(root / 'leftImg8bit' / split)!r}.")
-        super().__init__(pairs, cityscapes()[0], root=root, convert=_to_training)
+        super().__init__(
+            pairs, cityscapes()[0], root=root, convert=_to_training, orientation=orientation, split=split
+        )
 
 
 def _to_training(ids: Tensor) -> Tensor:

@@ -1,15 +1,18 @@
 """Pascal VOC, segmentation (Everingham et al.): 1,464 images to train, 1,449 to validate in 2012, 21 classes.
 
-ROOT holds VOCdevkit/VOC2012 as released; torchvision finds the files.
+ROOT holds VOCdevkit/VOC2012 as released: lists of names in ImageSets/Segmentation, a NAME per line, images in
+JPEGImages and label maps in SegmentationClass. A label map may also be a picture in Pascal VOC's colours.
 """
 
 from pathlib import Path
 
-from torchvision import datasets
-
 from tetravit.data.datasets.base import Root, Split, check_split, local_root
 from tetravit.data.label_maps import LabelMaps
-from tetravit.data.palettes import VOC
+from tetravit.data.lookup import Lookup
+from tetravit.data.palettes import VOC, voc_colour
+from tetravit.data.parts import PARTS
+from tetravit.data.text import read_lines
+from tetravit.data.upright import Orientation
 
 
 class VOCSegmentation(LabelMaps):
@@ -19,29 +22,45 @@ class VOCSegmentation(LabelMaps):
 
     Args:
         root: the folder, see above.
-        split: "train" or "val".
+        split: "train", "val" or "test".
         year: of the release, "2007" to "2012".
+        orientation: what label maps of images that EXIF turns are of: the "upright" pixels or the "stored" ones.
 
     Raises:
         ValueError: if the files are missing, or there was no such release.
     """
 
-    def __init__(self, root: Root, split: Split, *, year: str = "2012") -> None:
-        check_split(split)
-        root = local_root("voc_seg", root)
+    def __init__(
+        self, root: Root, split: Split, *, year: str = "2012", orientation: Orientation | None = None
+    ) -> None:
+        check_split(split, PARTS)
+        folder = local_root("voc_seg", root)
         if year not in map(str, range(2007, 2013)):
             raise ValueError(f"year is 2007 to 2012; got {year!r}.")
-        lists = root / "VOCdevkit" / f"VOC{year}" / "ImageSets" / "Segmentation"
-        try:
-            found = datasets.VOCSegmentation(root, year=year, image_set=split)
-        except (RuntimeError, OSError):
+        devkit = folder / "VOCdevkit" / f"VOC{year}"
+        chosen = devkit / "ImageSets" / "Segmentation" / f"{split}.txt"
+        images, labels = devkit / "JPEGImages", devkit / "SegmentationClass"
+        if not (chosen.is_file() and images.is_dir() and labels.is_dir()):
             raise ValueError(
-                f"{str(root)!r} does not hold VOCdevkit/VOC{year} with its segmentation as released."
-            ) from None
-        pairs = [(Path(a), Path(b)) for a, b in zip(found.images, found.masks, strict=True)]
-        if not pairs:
-            raise ValueError(f"{str(lists / f'{split}.txt')!r} lists no images.")
-        super().__init__(pairs, VOC, root=root)
+                f"{str(folder)!r} does not hold VOCdevkit/VOC{year} with its segmentation as released."
+            )
+        names = read_lines(chosen)
+        if not names:
+            raise ValueError(f"{str(chosen)!r} lists no images.")
+        pairs = list(zip(_files(names, images, ".jpg"), _files(names, labels, ".png"), strict=True))
+        lost = [image for image, _ in pairs if not image.is_file()]
+        if lost:
+            raise ValueError(
+                f"{len(lost)} of {len(pairs)} images of {chosen.name} are not there; the first is {str(lost[0])!r}."
+            )
+        colours = tuple(voc_colour(i) for i in range(len(VOC)))
+        super().__init__(pairs, VOC, root=folder, colours=colours, orientation=orientation, split=split)
+
+
+def _files(names: list[str], folder: Path, usual: str) -> list[Path]:
+    """The file of each name, whatever its ending; the usual one where there is none."""
+    lookup = Lookup(folder)
+    return [folder / (lookup.find(f"{name}{usual}") or f"{name}{usual}") for name in names]
 
 
 DATASETS = {"voc_seg": VOCSegmentation}

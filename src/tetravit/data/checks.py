@@ -1,0 +1,107 @@
+"""What the files of a data set hold, compared with the classes that it lists.
+
+`LabelCounts` compares a sample of label maps at the start, and may be filled anew at the first evaluation.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tetravit.data.files import some
+
+IGNORE = 255  # label of pixels that carry no class
+MOSTLY = 0.5  # share of the pixels above which being ignored is worth a line
+NUMBERS = 1 << 16
+
+
+class LabelCounts:
+    """How many pixels have each label, in some label maps of a set of `num_classes`.
+
+    pixels: (65536,) by label. stored: the numbers in the files. first: the image in which a label that is no class
+    was seen first.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self.pixels = np.zeros(NUMBERS, dtype=np.int64)
+        self.stored: set[int] = set()
+        self.maps = 0
+        self.first: dict[int, str] = {}
+
+    def add(self, labels: np.ndarray, stored: np.ndarray, name: str) -> None:
+        """One label map (H, W), with the numbers of its file (H, W), of the image `name`."""
+        counted = np.bincount(labels.ravel().astype(np.int64).clip(0, NUMBERS - 1), minlength=NUMBERS)
+        self.pixels += counted
+        self.stored |= set(np.unique(stored).tolist())
+        self.maps += 1
+        for label in np.flatnonzero(counted[self.num_classes :]) + self.num_classes:
+            if label != IGNORE:
+                self.first.setdefault(int(label), name)
+
+    def findings(self, class_names: Sequence[str], *, refuse: bool = False) -> list[str]:
+        """What does not fit, a line each: labels that are no class, most pixels ignored, one class alone.
+
+        refuse: whether label maps from which nothing can be learned are an error.
+
+        Raises:
+            ValueError: in one line with its cure, for masks of 0 and 255, and for classes that count from 1.
+        """
+        lines: list[str] = []
+        if not self.maps:
+            return lines
+        seen, total = set(np.flatnonzero(self.pixels[: self.num_classes]).tolist()), int(self.pixels.sum())
+        ignored = int(self.pixels[IGNORE]) if self.num_classes <= IGNORE else 0
+        read = f"in {self.maps} label maps"
+        absent = [str(name) for i, name in enumerate(class_names) if i not in seen]
+        problem = ""
+        exactly = len(self.stored) == self.num_classes or len(self.stored) == 2  # 0 and 255; 0, 127 and 255
+        if IGNORE in self.stored and exactly and len(seen) <= 1 < self.num_classes:
+            values = ",".join(map(str, sorted(self.stored)))
+            only = "no class occurs" if not seen else f"only the class {class_names[min(seen)]!r} occurs"
+            problem = (
+                f"{only} {read}, beside {100 * ignored / total:.0f} % of pixels of 255, which means no class;"
+                f" {some(absent)} {'has' if len(absent) == 1 else 'have'} no pixel."
+                f" data.options.values=[{values}] lists the numbers of the classes in their order"
+            )
+        elif 0 not in seen and self.num_classes in self.stored <= {*range(1, self.num_classes + 1), IGNORE}:
+            problem = (
+                f"the numbers {read} run from {min(self.stored)} to {self.num_classes}, and the classes from 0 to"
+                f" {self.num_classes - 1}; data.options.first=1 counts them from 1"
+            )
+        if problem and refuse:
+            raise ValueError(f"{problem[0].upper()}{problem[1:]}.")
+        if problem:
+            return [problem]
+        if self.first:
+            label, name = next(iter(self.first.items()))
+            lines.append(
+                f"pixels {read} have numbers that are no class ({some(map(str, sorted(self.first)))}), left out; the"
+                f" first: {label} in {name}; data.options.first or .values says how classes are numbered"
+            )
+        if ignored > MOSTLY * total:
+            lines.append(f"{100 * ignored / total:.0f} % of the pixels {read} are 255, which means no class")
+        if len(seen) == 1 < self.num_classes:
+            lines.append(f"only the class {class_names[min(seen)]!r} occurs {read}")
+        return lines
+
+
+def crowded(counts: Sequence[int], limit: int, option: str) -> str | None:
+    """A line for a set whose images hold more objects than are scored; None: they do not.
+
+    counts: objects of each image. limit: detections of an image that are scored. option: that raises it.
+    """
+    above = [count for count in counts if count > limit]
+    if not above:
+        return None
+    return (
+        f"{len(above):,} images hold more objects ({max(above)} at most) than the {limit} detections of an image that"
+        f" are scored; {option} raises the limit"
+    )
+
+
+def absent_classes(counts: Sequence[int], class_names: Sequence[str], where: str) -> list[str]:
+    """A line for classes without a pixel or an object. counts: of each class. where: what the images are for."""
+    absent = [str(name) for name, count in zip(class_names, counts, strict=True) if not count]
+    if not absent:
+        return []
+    return [f"{len(absent)} of {len(class_names)} classes do not occur in the images {where}: {some(absent)}"]
