@@ -24,7 +24,7 @@ import torch
 
 from tetravit.boxes.pooling import pool_regions
 from tetravit.heads.parts import two_stage
-from tetravit.models.detector import Detector, create_detector
+from tetravit.models import Detector, create_detector
 
 MODELS = "mask_rcnn:xcit_tiny_12_p16,retinanet:twins_svt_small"
 LAYERS = ("backbone", "neck", "heads")

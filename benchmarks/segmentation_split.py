@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from tetravit.models.segmenter import Segmenter, create_segmenter
+from tetravit.models import Segmenter, create_segmenter
 
 COPIES = {"aten.clone.default", "aten.copy_.default", "aten._to_copy.default"}
 JOINS = {"aten.cat.default", "aten.stack.default"}
@@ -75,7 +75,7 @@ class Step:
 
     def head_forward(self) -> None:
         head: Any = self.model.head
-        losses = head.loss(head(self.read), self.labels, head.auxiliary_logits(self.read))
+        losses = head.loss(head(self.read, None, self.labels), self.labels)
         self.loss = torch.stack(list(losses.values())).sum()
 
     def head_backward(self) -> None:

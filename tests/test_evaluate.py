@@ -24,7 +24,7 @@ INFO = files("timm.data") / "_info"
 class Sorter(torch.nn.Module):
     """Reads a class off the red of an image, a quarter of it: logits fall with the distance from that class."""
 
-    task = "classify"
+    kind = "classify"
     num_classes = 1000
     class_names = imagenet.class_names()
     input = Preprocess(size=224, crop=1.0)

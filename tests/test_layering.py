@@ -30,7 +30,7 @@ ORDER = [
 SHARED = {"base", "pyramid"}  # what siblings in a menu folder may import of each other
 MENUS = [
     *("backbones", "heads", "data/datasets", "data/transforms", "tasks", "runtimes", "exports", "cli"),
-    *("protocols", "engine/optimizers", "engine/schedules", "engine/strategies"),
+    *("protocols", "engine/optimizers", "engine/schedules", "engine/strategies", "weights/layouts"),
 ]
 ROOT = Path(tetravit.__file__).parent
 

@@ -4,17 +4,17 @@ import pytest
 import torch
 from dense.answers import units
 
-from tetravit.boxes.suppression import FILLING, best, fixed_point, rivals, rows, survivors
+from tetravit.boxes.suppression import PAD_SCORE, best, fixed_point, rivals, rows, survivors
 
 UNITS = units()
 
 
 def test_class_wise_suppression():
     boxes, scores = UNITS["nms_boxes"], UNITS["nms_scores"][:, :-1]
-    values, index = best(torch.where(scores > 0.05, scores, FILLING).flatten()[None], 600)
+    values, index = best(torch.where(scores > 0.05, scores, PAD_SCORE).flatten()[None], 600)
     candidates, labels = rows(boxes[None], index // 5), index % 5
     kept = survivors(candidates, values > 0, 0.5, labels)
-    values, index = best(torch.where(kept, values, FILLING), 100)
+    values, index = best(torch.where(kept, values, PAD_SCORE), 100)
     torch.testing.assert_close(values[0], UNITS["nms_det"][:, 4], atol=0, rtol=0)
     torch.testing.assert_close(rows(candidates, index)[0], UNITS["nms_det"][:, :4], atol=0, rtol=0)
     assert torch.equal(labels.gather(1, index)[0], UNITS["nms_lab"])

@@ -12,10 +12,9 @@ from tetravit.data.decode import decode
 from tetravit.data.layouts import write_shapes
 from tetravit.data.preprocess import preprocess, scaled
 from tetravit.data.shapes import SEGMENTS
+from tetravit.models import create_segmenter, save
 from tetravit.models import load as load_model
-from tetravit.models import save
 from tetravit.models.inference import Inference, segment
-from tetravit.models.segmenter import create_segmenter
 from tetravit.protocols.miou import MIoUConfig, encoded
 from tetravit.protocols.references import references
 from tetravit.recipe import dump, find, load

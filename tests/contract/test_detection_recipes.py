@@ -13,8 +13,8 @@ from tetravit.recipe import list_recipes, load
 from tetravit.runs import train
 from tetravit.structures import COCO_INPUT
 from tetravit.tasks import TASKS
-from tetravit.weights import CHECKPOINTS, LAYOUTS
-from tetravit.weights.mmdet import dense_map
+from tetravit.weights import CHECKPOINTS
+from tetravit.weights.layouts import dense_map
 
 RECIPES = list_recipes()
 NAMES = [name for name in RECIPES if load(RECIPES[name]).task.name == "detect"]
@@ -107,7 +107,7 @@ def test_decay_spares_what_the_authors_lists_match(name, model):
     free = {p for g in optim.groups(task, recipe.optim) if not g["weight_decay"] for p in g["params"]}
     names = [n for n, p in built.named_parameters() if p.requires_grad]
     numbered = {n: torch.full((9, 1), i) for i, n in enumerate(names)}  # shaped like a table of windows of 2
-    theirs = dense_map(LAYOUTS, family(model), recipe.model.head).to_theirs(numbered)
+    theirs = dense_map(family(model), recipe.model.head).to_theirs(numbered)
     theirs = {
         k: int(i.flatten()[0]) for k, i in theirs.items() if not k.endswith("position_index")
     }  # derived

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from tetravit.backbones import VARIANTS
-from tetravit.models import family
-from tetravit.models.detector import DETECTORS, PADDING, Detector, create_detector
+from tetravit.heads import heads_of
+from tetravit.models import Detector, create_detector, family
+from tetravit.models.detector import PADDING
 
 # Each head behind a column and behind a pyramid, each family with one head: a head sees maps of exact strides alone.
 PAIRS = {
@@ -64,7 +65,7 @@ def exported(detector: Detector) -> nn.Module:
 def test_every_family_is_here():
     assert {family(name) for name in TOYS} == {family(name) for name in VARIANTS}
     assert set(PAIRS) == set(TOYS)
-    assert set(PAIRS.values()) == set(DETECTORS)
+    assert set(PAIRS.values()) == set(heads_of("detect"))
 
 
 @pytest.mark.slow

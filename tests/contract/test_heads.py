@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from tetravit.heads import HEADS
-from tetravit.models.detector import DETECTORS
+from tetravit.heads import HEADS, heads_of
 from tetravit.structures import Target
 
 SIZES = torch.tensor([[64, 96], [60, 40]])
@@ -33,18 +32,18 @@ def targets():
     return [Target(boxes, torch.tensor([2, 0]), masks), nothing]
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", heads_of("detect"))
 def test_losses_are_finite_and_reach_maps_and_parameters(name):
     head, given = built(name).train(), maps()
     losses = head.loss(head(given), targets(), SIZES)
     assert all(loss.ndim == 0 and loss.isfinite() for loss in losses.values())
     torch.stack(list(losses.values())).sum().backward()
     for i, x in enumerate(given):
-        assert (x.grad is not None) == (i >= getattr(head, "first_map", 0))
+        assert (x.grad is not None) == (i >= head.first_map)
     assert [n for n, p in head.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", heads_of("detect"))
 def test_an_empty_batch_still_trains_every_parameter(name):
     """Ranks average gradients: each must have one for every parameter, whatever its images hold."""
     head = built(name).train()
@@ -53,7 +52,7 @@ def test_an_empty_batch_still_trains_every_parameter(name):
     assert [n for n, p in head.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", heads_of("detect"))
 def test_answers_lie_inside_the_image_best_first(name):
     head = built(name).eval()
     head.score_threshold = 0.0
@@ -75,7 +74,7 @@ def test_answers_lie_inside_the_image_best_first(name):
         assert ((masks >= 0) & (masks <= 1)).all()
 
 
-@pytest.mark.parametrize("name", DETECTORS)
+@pytest.mark.parametrize("name", heads_of("detect"))
 def test_the_same_seed_gives_the_same_loss(name):
     head, given = built(name).train(), maps()
     results = []

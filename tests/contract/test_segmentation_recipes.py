@@ -8,13 +8,12 @@ from task_toys import described
 
 from tetravit.data.layouts import write_shapes
 from tetravit.engine import optim
-from tetravit.models import family
-from tetravit.models.segmenter import create_segmenter
+from tetravit.models import create_segmenter, family
 from tetravit.recipe import list_recipes, load
 from tetravit.runs import train
 from tetravit.tasks import TASKS
-from tetravit.weights import CHECKPOINTS, LAYOUTS
-from tetravit.weights.mmseg import segmentor_map
+from tetravit.weights import CHECKPOINTS
+from tetravit.weights.layouts import dense_map
 
 RECIPES = list_recipes()
 NAMES = [name for name in RECIPES if load(RECIPES[name]).task.name == "segment"]
@@ -96,7 +95,7 @@ def spared(name, model):
     }
     names = [n for n, _ in built.named_parameters()]
     numbered = {n: torch.tensor(i) for i, n in enumerate(names)}
-    theirs = segmentor_map(LAYOUTS, family(model), recipe.model.head).to_theirs(numbered)
+    theirs = dense_map(family(model), recipe.model.head).to_theirs(numbered)
     return {n for n, p in built.named_parameters() if p in ours}, {
         names[int(i)]: k for k, i in theirs.items()
     }

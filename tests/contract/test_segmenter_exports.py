@@ -7,8 +7,7 @@ from torch import nn
 from torch.export import Dim
 
 from tetravit.backbones import VARIANTS
-from tetravit.models import family
-from tetravit.models.segmenter import create_segmenter
+from tetravit.models import create_segmenter, family
 
 SIZES = [(1, 3, 64, 64), (3, 3, 101, 150), (2, 3, 224, 95)]
 

@@ -6,8 +6,7 @@ import torch
 from tetravit.data.augment import parse
 from tetravit.data.datasets import Dataset
 from tetravit.data.loader import TrainLoader
-from tetravit.models.detector import create_detector
-from tetravit.models.segmenter import create_segmenter
+from tetravit.models import create_detector, create_segmenter
 from tetravit.structures import Sample, Target
 
 SIZES = [(100, 150), (150, 100), (120, 200), (90, 91), (200, 130), (140, 170), (300, 200), (111, 222)]

@@ -9,8 +9,8 @@ from torch.export import Dim
 
 from tetravit.boxes.sampling import Sampler
 from tetravit.data.coco import class_names
-from tetravit.models import load, save
-from tetravit.models.detector import Detector, create_detector, load_weights
+from tetravit.models import Detector, create_detector, load, save
+from tetravit.models.create import load_weights
 from tetravit.structures import COCO_INPUT, Batch, Target
 from tetravit.weights import CHECKPOINTS, convert
 from tetravit.weights.read import BadFile

@@ -9,9 +9,8 @@ from torch.nn import functional as F
 from tetravit.heads.parts import pixels
 from tetravit.heads.parts.conv import pool_to
 from tetravit.heads.upernet import UPerNet
-from tetravit.models.segmenter import create_segmenter
-from tetravit.weights import LAYOUTS
-from tetravit.weights.mmseg import segmentor_map
+from tetravit.models import create_segmenter
+from tetravit.weights.layouts import dense_map
 from tetravit.weights.read import BadFile
 
 pytestmark = pytest.mark.slow  # whole detectors and segmentors
@@ -134,7 +133,7 @@ def test_pooling_in_graphs_is_adaptive_pooling(size, bins, monkeypatch):
 
 
 def theirs(model, head):
-    return segmentor_map(LAYOUTS, "xcit", head).to_theirs(model.state_dict())
+    return dense_map("xcit", head).to_theirs(model.state_dict())
 
 
 def test_a_published_file_brings_its_classes_and_its_auxiliary_head(tmp_path):

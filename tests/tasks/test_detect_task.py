@@ -167,9 +167,9 @@ def test_compiling_a_detector_compiles_its_backbone_and_what_its_head_makes_of_m
     calls = []
 
     def compiled(function, *args, **kwargs):
-        def run(x):
+        def run(x, *others):
             calls.append(x.shape if isinstance(x, torch.Tensor) else [m.shape[2] for m in x])
-            return function(x)
+            return function(x, *others)
 
         return run
 

@@ -19,8 +19,8 @@ from tetravit.data.evaluation import EvalLoader, make_eval_loader
 from tetravit.data.preprocess import eval_transform, preprocess, scaled
 from tetravit.engine.optim import OptimConfig
 from tetravit.engine.profiling import profile_step
+from tetravit.models import create_segmenter
 from tetravit.models.inference import segment
-from tetravit.models.segmenter import create_segmenter
 from tetravit.protocols.miou import HARDEST, MIoUConfig, encoded, predictions
 from tetravit.structures import Batch, Preprocess, Sample
 from tetravit.tasks import TASKS

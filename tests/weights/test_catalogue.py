@@ -8,6 +8,7 @@ from tetravit.models import family, list_models
 from tetravit.structures import Preprocess
 from tetravit.weights import CHECKPOINTS, LAYOUTS
 from tetravit.weights.base import Source
+from tetravit.weights.layouts import KEY_MAPS
 from tetravit.weights.xcit import METRICS
 
 TEACHER = "regnety_160"  # a network of another package, listed because distillation needs its weights
@@ -36,7 +37,7 @@ def test_a_row_is_whole(name):
     assert row.name == name
     if row.model != TEACHER:
         assert row.model in list_models()
-        known = {*LAYOUTS[family(row.model)], "mmdet"}
+        known = {*LAYOUTS[family(row.model)], *KEY_MAPS.get(row.head, {})}
         assert {source.layout for source in row.sources} <= known
     assert all(source.url.startswith("https://") for source in row.sources)
     assert row.sources

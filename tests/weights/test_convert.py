@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 from tetravit import weights
 from tetravit.cli import weights as cli
 from tetravit.files import write_json
-from tetravit.models import create_model
-from tetravit.models.detector import create_detector
+from tetravit.models import create_detector, create_model
 from tetravit.structures import Preprocess
 from tetravit.weights import convert, fileformat, hub, store
 from tetravit.weights.base import Checkpoint, Source

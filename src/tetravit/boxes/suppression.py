@@ -1,9 +1,9 @@
-"""Choosing among candidate boxes: the best by score, and of those that overlap only the best.
+"""Selection of boxes: the highest scores, and non-maximum suppression.
 
-In an exported graph no shape depends on the data: what is missing is filled up. An eager run leaves the filling
-away where that saves work, and lets torchvision suppress.
+In an exported graph no shape depends on the data: tensors are padded to a fixed size. An eager run pads only to the
+longest row of a batch, and suppresses with torchvision.
 
-Shapes: B images, G independent groups (the levels of an image, say), K candidates, P picked.
+Shapes: B images, G independent groups (the levels of an image, say), K candidates, P selected boxes.
 """
 
 from typing import NamedTuple
@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import nms
 
-FILLING = -1.0  # the score of a row that stands for nothing
+PAD_SCORE = -1.0  # the score of a row that is padding
 GRAPH_CANDIDATES = 1000  # how many of an image compete class by class in an exported graph
 
 
-class Picked(NamedTuple):
-    """The final boxes of each image, best first; rows that are not `valid` are filling at the end."""
+class SelectedBoxes(NamedTuple):
+    """The final boxes of each image, best first; rows that are not `valid` are padding at the end."""
 
     boxes: Tensor  # (B, P, 4)
     scores: Tensor  # (B, P)
@@ -27,11 +27,11 @@ class Picked(NamedTuple):
 
 
 def best(scores: Tensor, num: int) -> tuple[Tensor, Tensor]:
-    """The highest `num` scores (..., N) of each row and where they stand, best first.
+    """The highest `num` scores (..., N) of each row and their positions, best first.
 
-    Scores are at least 0, or FILLING. Where there are fewer than `num`, FILLING follows.
+    Scores are at least 0, or PAD_SCORE. Where there are fewer than `num`, PAD_SCORE follows.
     """
-    values, index = F.pad(scores, (0, num), value=FILLING).topk(num)
+    values, index = F.pad(scores, (0, num), value=PAD_SCORE).topk(num)
     return values, index.clamp(max=scores.shape[-1] - 1)
 
 
@@ -40,32 +40,38 @@ def rows(table: Tensor, index: Tensor) -> Tensor:
     return table.gather(-2, index[..., None].expand(*index.shape, table.shape[-1]))
 
 
-def pick(boxes: Tensor, scores: Tensor, labels: Tensor, *, threshold: float, num: int) -> Picked:
-    """Of candidates (B, K), best first, FILLING where there is none, the best `num` survivors of each image."""
-    kept = survivors(boxes, scores > FILLING, threshold, labels)
-    values, index = best(torch.where(kept, scores, FILLING), num)
-    valid = values > FILLING
+def select(
+    boxes: Tensor, scores: Tensor, labels: Tensor, *, threshold: float, num: int, class_agnostic: bool = False
+) -> SelectedBoxes:
+    """Non-maximum suppression among candidates (B, K), best first, PAD_SCORE where there is none.
+
+    threshold: the largest intersection over union of two selected boxes of a class; with `class_agnostic`, of any
+    two. num: the most boxes per image.
+    """
+    kept = survivors(boxes, scores > PAD_SCORE, threshold, None if class_agnostic else labels)
+    values, index = best(torch.where(kept, scores, PAD_SCORE), num)
+    valid = values > PAD_SCORE
     count = used(valid)
-    picked = Picked(rows(boxes, index), values.clamp(min=0), labels.gather(1, index), valid)
-    return Picked(*(part[:, :count] for part in picked))
+    selected = SelectedBoxes(rows(boxes, index), values.clamp(min=0), labels.gather(1, index), valid)
+    return SelectedBoxes(*(part[:, :count] for part in selected))
 
 
 def used(valid: Tensor) -> int:
-    """How many columns of `valid` (B, P), filling last, an eager run needs: those with a valid row, at least 1."""
+    """How many columns of `valid` (B, P), padding last, an eager run needs: those with a valid row, at least 1."""
     if torch.compiler.is_exporting():
         return valid.shape[1]
     return max(1, int(valid.sum(dim=1).max()))
 
 
 def contenders(scores: Tensor) -> int:
-    """How many of the candidates (B, N) of an image compete: all that are not FILLING, in a graph a fixed number.
+    """How many candidates (B, N) of an image take part in suppression: all real ones, in a graph a fixed number.
 
-    A graph finds the same boxes as long as what it keeps lies among its best GRAPH_CANDIDATES: later ones
-    suppress nothing that is better.
+    A graph selects the same boxes as long as they are among its best GRAPH_CANDIDATES: a candidate suppresses
+    only those with lower scores.
     """
     if torch.compiler.is_exporting():
         return GRAPH_CANDIDATES
-    return max(1, int((scores > FILLING).sum(dim=1).max()))
+    return max(1, int((scores > PAD_SCORE).sum(dim=1).max()))
 
 
 def survivors(boxes: Tensor, valid: Tensor, threshold: float, labels: Tensor | None = None) -> Tensor:
@@ -84,7 +90,7 @@ def survivors(boxes: Tensor, valid: Tensor, threshold: float, labels: Tensor | N
         return fixed_point(rivals(boxes, threshold, labels), valid)
     kept = torch.zeros_like(valid)
     order = torch.arange(boxes.shape[1], 0, -1, device=boxes.device, dtype=torch.float64)
-    spread = boxes.double()  # labels are told apart by distance: exact in float64
+    spread = boxes.double()  # an offset per label keeps labels apart: exact in float64
     if labels is not None and boxes.numel():
         spread = spread + (labels * (spread.max() - spread.min() + 1))[..., None]
     for g in range(len(boxes)):
@@ -94,23 +100,23 @@ def survivors(boxes: Tensor, valid: Tensor, threshold: float, labels: Tensor | N
 
 
 def rivals(boxes: Tensor, threshold: float, labels: Tensor | None = None) -> Tensor:
-    """Which candidate would suppress which: bool (G, K, K), at [g, i, j] that i is better and overlaps j."""
+    """Pairs of overlapping candidates: bool (G, K, K), true at [g, i, j] where i is better and overlaps j."""
     low = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
     high = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
     common = (high - low).clamp(min=0).prod(dim=-1)  # (G, K, K)
     area = (boxes[..., 2:] - boxes[..., :2]).prod(dim=-1)
     iou = common / (area[:, :, None] + area[:, None, :] - common)
     rank = torch.arange(boxes.shape[1], device=boxes.device)
-    found = (iou > threshold) & (rank[:, None] < rank)
-    return found if labels is None else found & (labels[:, :, None] == labels[:, None, :])
+    overlapping = (iou > threshold) & (rank[:, None] < rank)
+    return overlapping if labels is None else overlapping & (labels[:, :, None] == labels[:, None, :])
 
 
 def fixed_point(rivals: Tensor, valid: Tensor) -> Tensor:
-    """The greedy choice as a loop that a graph can hold: `rivals` (G, K, K), `valid` (G, K) -> bool (G, K).
+    """Greedy suppression as a loop for a graph: `rivals` (G, K, K), `valid` (G, K) -> bool (G, K).
 
-    A candidate stays unless one that stays suppresses it. Rounds start from all valid ones; each settles for
-    good at least the first candidate whose betters are settled, so they end, and only the greedy choice
-    stands still. Chains of overlaps are short: a handful of rounds is usual.
+    A candidate survives unless a survivor suppresses it. Iteration starts from all valid candidates. Each round
+    decides at least the best undecided candidate for good, so it converges to the greedy result. Chains of
+    overlaps are short: a handful of rounds is usual.
     """
     weights = rivals.float()
 

@@ -58,7 +58,7 @@ def predict(
     values = _parsed(given)
     files = find_images(images)
     loaded = load(model, accept_license=accept_license)
-    row = PREDICTORS[loaded.task]
+    row = PREDICTORS[loaded.kind]
     for name in values:
         if name not in row.names:
             raise ValueError(f"{_flag(name)} is for {_nouns(name)}s; {model} is a {row.noun}.")

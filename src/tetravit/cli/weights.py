@@ -161,7 +161,7 @@ def _convert(
     import torch
 
     from tetravit.models import create_model, resolve
-    from tetravit.models.build import class_names
+    from tetravit.models.create import class_names
     from tetravit.weights import CHECKPOINTS
     from tetravit.weights import convert as work
     from tetravit.weights.read import load_into

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from tetravit.exports.base import Graph, Target
 from tetravit.exports.compare import Compared, compare
-from tetravit.models import Classifier, Detector, PyramidBackbone, Segmenter
+from tetravit.models import Classifier, Detector, PyramidBackbone
+from tetravit.models import Model as WholeModel
 from tetravit.registry import discover, pick
 from tetravit.runtimes.base import LARGEST, SMALLEST, CannotRun, capture, fold
 from tetravit.weights.fileformat import package_version
@@ -31,7 +32,7 @@ ERRORS = {"float32": 2e-5, "float16": 0.02, "bfloat16": 0.1}  # of outputs, as a
 DENSE_SIDE = 320  # pixels: what models of dense tasks are written for where no size is given
 DETECTOR_MULTIPLE, DETECTOR_SMALLEST = 32, 160  # pixels: the coarsest level then has more than one cell
 
-Model = Classifier | Detector | PyramidBackbone | Segmenter
+Model = WholeModel | PyramidBackbone
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ def _facts(model: Model, sides: tuple[int, int], licence: str) -> dict[str, Any]
     facts: dict[str, Any] = {"outputs": list(_outputs(model)), "made_for": list(sides)}
     facts |= {"sides": [allowed[0], allowed[-1]], "multiple": allowed.step}
     if not isinstance(model, PyramidBackbone):
-        facts |= {"model": model.name, "task": model.task, "num_classes": model.num_classes}
+        facts |= {"model": model.name, "task": model.kind, "num_classes": model.num_classes}
         facts |= {"class_names": list(model.class_names), "preprocess": asdict(model.input)}
     return {**facts, "licence": licence, "written_by": f"tetravit {package_version()}"}
 

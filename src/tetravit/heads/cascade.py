@@ -1,4 +1,4 @@
-"""Cascade Mask R-CNN: three looks, each at better boxes (Cai and Vasconcelos 2018, arXiv:1712.00726).
+"""Cascade Mask R-CNN: three stages, each over better boxes (Cai and Vasconcelos 2018, arXiv:1712.00726).
 
 Source of every number: GC ViT's configuration for mmdet 2.19.
 """
@@ -7,23 +7,19 @@ from collections.abc import Sequence
 
 from tetravit.boxes.coding import BoxCoder
 from tetravit.boxes.matching import Matcher
-from tetravit.heads.parts.two_stage import Look, TwoStage
+from tetravit.heads.parts.two_stage import RoIStage, TwoStage
 
-LOOKS = (
-    Look(BoxCoder((0.1, 0.1, 0.2, 0.2)), Matcher(positive=0.5, negative=0.5), weight=1.0),
-    Look(BoxCoder((0.05, 0.05, 0.1, 0.1)), Matcher(positive=0.6, negative=0.6), weight=0.5),
-    Look(BoxCoder((0.033, 0.033, 0.067, 0.067)), Matcher(positive=0.7, negative=0.7), weight=0.25),
+STAGES = (
+    RoIStage(BoxCoder((0.1, 0.1, 0.2, 0.2)), Matcher(positive=0.5, negative=0.5), weight=1.0),
+    RoIStage(BoxCoder((0.05, 0.05, 0.1, 0.1)), Matcher(positive=0.6, negative=0.6), weight=0.5),
+    RoIStage(BoxCoder((0.033, 0.033, 0.067, 0.067)), Matcher(positive=0.7, negative=0.7), weight=0.25),
 )
 
 
 class Cascade(TwoStage):
-    """Three looks with convolutional box branches, losses on decoded boxes, a mask branch per look.
+    """Three stages with convolutional box branches, losses on decoded boxes, and a mask branch per stage.
 
-    Class scores and masks are means over the looks, boxes those of the last.
-    score_threshold: detections below are dropped. overlap: the largest between two detections of a class.
-    num_candidates: how many anchors of a level compete, twice as many in training. num_proposals, num_samples:
-    regions per image that are looked at, and that a loss is taken of. anchor_scale: sides of the square anchors, in
-    strides of their level. width: channels of the pyramid.
+    Class scores and masks are means over the stages, boxes those of the last. Options as in `TwoStage`.
     """
 
     def __init__(
@@ -35,6 +31,7 @@ class Cascade(TwoStage):
         score_threshold: float = 0.05,
         overlap: float = 0.5,
         max_detections: int = 100,
+        class_agnostic: bool = False,
         num_candidates: int = 1000,
         num_proposals: int = 1000,
         num_samples: int = 512,
@@ -45,7 +42,7 @@ class Cascade(TwoStage):
             channels,
             strides,
             num_classes=num_classes,
-            looks=LOOKS,
+            stages=STAGES,
             num_convs=4,
             num_layers=1,
             box_loss="giou",
@@ -57,6 +54,7 @@ class Cascade(TwoStage):
             score_threshold=score_threshold,
             overlap=overlap,
             max_detections=max_detections,
+            class_agnostic=class_agnostic,
             num_samples=num_samples,
             anchor_scale=anchor_scale,
             width=width,

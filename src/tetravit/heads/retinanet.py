@@ -5,35 +5,38 @@ Source of every number: Twins' configuration for mmdet 2.8.
 """
 
 import math
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tetravit.boxes.anchors import AnchorGrid
+from tetravit.boxes.anchors import ASPECT_RATIOS, AnchorGrid
 from tetravit.boxes.coding import BoxCoder, clip
 from tetravit.boxes.losses import focal, smooth_l1
 from tetravit.boxes.matching import IGNORED, Matcher
-from tetravit.boxes.suppression import FILLING, Picked, best, contenders, pick, rows
+from tetravit.boxes.suppression import PAD_SCORE, SelectedBoxes, best, contenders, rows, select
+from tetravit.heads.base import DetectionHead, count_rows
 from tetravit.heads.parts.dense import Dense, match_anchors, per_anchor, start_small
 from tetravit.heads.parts.fpn import FPN
 from tetravit.structures import Target
 
 SCALES_PER_OCTAVE = 3
+ANCHORS = SCALES_PER_OCTAVE * len(ASPECT_RATIOS)  # per cell
 
 
-class RetinaNet(nn.Module):
+class RetinaNet(DetectionHead):
     """Levels at strides 8 to 128; two towers of four convolutions, shared by the levels.
 
-    The finest map (stride 4) is not read. score_threshold: detections below are dropped. overlap: the largest
-    between two detections of a class. num_candidates: how many of a level compete. anchor_scale: sides of the
-    smallest square anchors, in strides of their level. width: channels of the pyramid.
+    The finest map (stride 4) is not used. score_threshold: detections below are dropped. overlap: the largest
+    intersection over union of two detections of a class, with `class_agnostic` of any two. max_detections: per
+    image. num_candidates: per level, before suppression. anchor_scale: sides of the smallest square anchors, in
+    strides of their level. width: channels of the pyramid.
     """
 
-    has_masks = False
-    first_map = 1  # of the backbone's that is read
+    first_map = 1
+    fresh = ("score.*",)
     matcher = Matcher(positive=0.5, negative=0.4, least=0.0)
     coder = BoxCoder()
 
@@ -46,13 +49,15 @@ class RetinaNet(nn.Module):
         score_threshold: float = 0.05,
         overlap: float = 0.5,
         max_detections: int = 100,
+        class_agnostic: bool = False,
         num_candidates: int = 1000,
         anchor_scale: float = 4.0,
         width: int = 256,
     ) -> None:
         super().__init__()
         self.num_classes, self.num_candidates = num_classes, num_candidates
-        self.score_threshold, self.overlap, self.max_detections = score_threshold, overlap, max_detections
+        self.score_threshold, self.overlap = score_threshold, overlap
+        self.max_detections, self.class_agnostic = max_detections, class_agnostic
         self.neck = FPN(channels[self.first_map :], width, extra="conv")
         scales = [anchor_scale * 2 ** (i / SCALES_PER_OCTAVE) for i in range(SCALES_PER_OCTAVE)]
         self.grid = AnchorGrid((*strides[self.first_map :], 2 * strides[-1], 4 * strides[-1]), scales)
@@ -66,15 +71,23 @@ class RetinaNet(nn.Module):
             cast(Tensor, self.score.bias), -math.log(99)
         )  # every class starts with probability 0.01
 
-    def forward(self, maps: Sequence[Tensor]) -> Dense:
+    def forward(self, maps: Sequence[Tensor], sizes: Any = None, targets: Any = None) -> Dense:
         """Maps at strides 4, 8, 16, 32 -> the pyramid, and logits and offsets of every anchor."""
         levels = self.neck(maps[self.first_map :])
         logits = [self.score(_tower(self.score_convs, x)) for x in levels]
         deltas = [self.delta(_tower(self.delta_convs, x)) for x in levels]
         return Dense(levels, logits, deltas)
 
-    def decode(self, dense: Dense, sizes: Tensor) -> Picked:
-        """Boxes in pixels of the canvas; `sizes` (B, 2) are the images' height and width."""
+    def decode(
+        self,
+        dense: Dense,
+        sizes: Tensor,
+        *,
+        max_detections: int | None = None,
+        class_agnostic: bool | None = None,
+    ) -> SelectedBoxes:
+        """Boxes in pixels of the batch; `sizes` (B, 2) are the images' height and width."""
+        most, class_agnostic = self.limits(max_detections, class_agnostic)
         boxes, scores, labels = [], [], []
         for anchors, logits, deltas in zip(self.grid(dense.logits), dense.logits, dense.deltas, strict=True):
             box, score, label = self._candidates(
@@ -87,10 +100,10 @@ class RetinaNet(nn.Module):
         score, index = best(all_scores, contenders(all_scores))
         found = clip(rows(torch.cat(boxes, dim=1), index), sizes)
         label = torch.cat(labels, dim=1).gather(1, index)
-        return pick(found, score, label, threshold=self.overlap, num=self.max_detections)
+        return select(found, score, label, threshold=self.overlap, num=most, class_agnostic=class_agnostic)
 
     def loss(self, dense: Dense, targets: Sequence[Target], sizes: Tensor) -> dict[str, Tensor]:
-        """Focal and L1 loss, both per positive anchor of the batch; boxes in pixels of the canvas."""
+        """Focal and L1 loss, both per positive anchor of the batch; boxes in pixels of the batch."""
         anchors, matches = match_anchors(self.grid, dense, targets, sizes, self.matcher)
         logits = torch.cat([per_anchor(x, self.num_classes) for x in dense.logits], dim=1)  # (B, N, K)
         deltas = torch.cat([per_anchor(x, 4) for x in dense.deltas], dim=1)  # (B, N, 4)
@@ -101,8 +114,8 @@ class RetinaNet(nn.Module):
             labels[positive] = target.labels[match[positive]]
             taken = match != IGNORED
             score = score + focal(logit[taken], labels[taken])
-            wanted = self.coder.encode(anchors[positive], target.boxes[match[positive]])
-            box = box + smooth_l1(delta[positive], wanted, 0.0)
+            truth = self.coder.encode(anchors[positive], target.boxes[match[positive]])
+            box = box + smooth_l1(delta[positive], truth, 0.0)
             count += max(len(positive), 1)
         return {"loss_class": score / count, "loss_box": box / count}
 
@@ -113,10 +126,15 @@ class RetinaNet(nn.Module):
         """
         _, index = best(logits.amax(dim=2).float().sigmoid(), self.num_candidates)
         scores = rows(logits, index).float().sigmoid()  # (B, n, K)
-        scores = torch.where(scores > self.score_threshold, scores, FILLING)
+        scores = torch.where(scores > self.score_threshold, scores, PAD_SCORE)
         score, pair = best(scores.flatten(1), self.num_candidates)
         index = index.gather(1, pair // self.num_classes)
         return self.coder.decode(anchors[index], rows(deltas.float(), index)), score, pair % self.num_classes
+
+    @classmethod
+    def classes_in(cls, state: Mapping[str, Tensor]) -> int | None:
+        rows = count_rows(state, ["score.bias"])
+        return None if rows is None else rows // ANCHORS
 
 
 def _tower(convs: nn.ModuleList, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Semantic FPN: a feature pyramid, summed at its finest level, gives a class to every pixel.
+"""Semantic FPN: a feature pyramid, summed at its finest level, and a class for every pixel.
 
 Kirillov et al. 2019, arXiv:1901.02446, Sec. 3. Source: mmsegmentation 0.30.0 FPNHead, with batch norm.
 """
@@ -15,10 +15,10 @@ PYRAMID_WIDTH = 256
 
 
 class SemanticFPN(PixelHead):
-    """Bring every level to the finest in steps of x2, sum them, score each cell.
+    """Upsample every level to the finest in steps of x2, and sum.
 
-    width: channels of the sum. pyramid_width: channels of the pyramid; None: as many as the maps have where all
-    have the same, as XCiT's configurations say, else 256, as those of Twins. Other options as in `PixelHead`.
+    width: channels of the sum. pyramid_width: channels of the pyramid; None: that of the maps where all have
+    the same, as in XCiT's configurations, else 256, as in those of Twins. Other options as in `PixelHead`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""UPerNet: the coarsest map with its means over regions, then a pyramid downwards, all levels read at once.
+"""UPerNet: pyramid pooling on the coarsest map, a top-down pyramid, and the fusion of all levels.
 
 Xiao et al. 2018, arXiv:1807.10221. Source: mmsegmentation 0.30.0 UPerHead.
 """
@@ -13,7 +13,7 @@ from tetravit.heads.parts.pixels import Average, PixelHead
 
 
 class UPerNet(PixelHead):
-    """Pyramid pooling on the coarsest map; finer maps take over what coarser ones know.
+    """Pyramid pooling on the coarsest map, added level by level to the finer ones.
 
     width: channels of every level. bins: sides of the grids over which the coarsest map is averaged.
     Other options as in `PixelHead`; the published models were trained with `auxiliary=0.4`.

@@ -1,30 +1,44 @@
 """Images -> class scores."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self, overload
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Literal, Self, overload
 
 from torch import Tensor, nn
 
 from tetravit.backbones.base import Backbone
-from tetravit.heads.classify import Embedding, LinearHead
-from tetravit.structures import Kind, Preprocess
-from tetravit.weights.read import Report
+from tetravit.data import imagenet
+from tetravit.heads import Head, heads_of
+from tetravit.heads.classify import Embedding
+from tetravit.models.base import Model
+from tetravit.models.names import build_backbone
+from tetravit.registry import pick
+from tetravit.structures import Preprocess
+from tetravit.weights import LAYOUTS, convert
+from tetravit.weights.fileformat import Header
+from tetravit.weights.read import Names
+
+LINEAR = "linear"  # the head of the papers; files do not name it
 
 
-class Classifier(nn.Module):
-    """A backbone and a linear head: images (B, in_chans, Hi, Wi) -> logits (B, K).
+class Classifier(Model):
+    """A backbone and a head on its embedding: images (B, in_chans, Hi, Wi) -> logits (B, K).
 
-    With `num_classes=0` the answer is the embedding (B, embed_dim). A backbone with a distillation token has a
-    second head, `head_dist`, for it; the answer is then the mean of both heads' logits.
+    With `num_classes=0` there is no head, and the output is the embedding (B, embed_dim). A backbone with a
+    distillation token has a second head, `head_dist`, for it; the output is then the mean of both heads' logits.
 
-    name, options: the arguments of `create_model` that build it again. class_names: one per class, where
-    known. input: what its weights expect of a picture; `preprocess` does it.
+    name, options: the arguments of `create_model` that build it again. head_name: of `heads_of("classify")`.
 
     Raises:
-        ValueError: if `num_classes` is negative.
+        ValueError: if `num_classes` is negative, or there is no such head.
     """
 
-    task: ClassVar[Kind] = "classify"
+    kind = "classify"
+    noun = "classifier"
+    head_noun = "classification head"
+    default_head = LINEAR
+    default_classes = 1000
+    usual_input = Preprocess()
 
     def __init__(
         self,
@@ -32,15 +46,47 @@ class Classifier(nn.Module):
         num_classes: int,
         *,
         name: str = "",
+        head_name: str = LINEAR,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(name=name, head_name=head_name, options=options)
         self.backbone = backbone
-        self.name, self.options = name, dict(options or {})
-        self.class_names: tuple[str, ...] = ()
-        self.input = Preprocess()
-        self.report: Report | None = None
+        self.set_input(None)
         self.reset_head(num_classes)
+
+    @classmethod
+    def build(
+        cls,
+        name: str,
+        options: Mapping[str, Any],
+        *,
+        head: str,
+        head_options: Mapping[str, Any],
+        num_classes: int,
+        fill: Callable[[Backbone], Any] | None = None,
+    ) -> Self:
+        backbone = build_backbone(name, **options)
+        if fill is not None:
+            fill(backbone)
+        told = {**options, **({"head_options": dict(head_options)} if head_options else {})}
+        model = cls(backbone, num_classes, name=name, head_name=head, options=told)
+        model.set_input(None)
+        return model
+
+    def set_input(self, input: Preprocess | None) -> None:
+        """As in `Model`; an image size that the model was set up for is kept."""
+        super().set_input(input)
+        size = self.options.get("image_size")
+        if size is not None:
+            self.input = replace(self.input, size=size)
+
+    @classmethod
+    def layouts_of(cls, family: str, head: str) -> Mapping[str, Names]:
+        return LAYOUTS.get(family, {})
+
+    @classmethod
+    def beside_backbone(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value for name, value in state.items() if "head" in name}
 
     def reset_head(self, num_classes: int) -> None:
         """A fresh head for another number of classes; 0 for none."""
@@ -48,10 +94,14 @@ class Classifier(nn.Module):
             raise ValueError(f"num_classes is 0 (embeddings) or more; got {num_classes}.")
         self.num_classes = num_classes
         self.class_names = ()
-        dim = self.backbone.embed_dim
-        self.head: nn.Module = LinearHead(dim, num_classes) if num_classes else Embedding()
+        self.head: nn.Module = self._fresh_head() if num_classes else Embedding()
         two = num_classes and self.backbone.num_embeddings == 2
-        self.head_dist = LinearHead(dim, num_classes) if two else None
+        self.head_dist = self._fresh_head() if two else None
+
+    def _fresh_head(self) -> Head:
+        row: Any = pick(heads_of("classify"), self.head_name, "classification head")
+        head: Head = row(self.backbone.embed_dim, self.num_classes, **self.options.get("head_options", {}))
+        return head
 
     @overload
     def forward(self, images: Tensor, heads: Literal["mean"] = "mean") -> Tensor: ...
@@ -64,24 +114,22 @@ class Classifier(nn.Module):
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Images -> logits; `each`: those of the class token and of the distillation token, which has a teacher.
 
-        Where one head is all there is, `each` gives its logits twice.
+        With one head, `each` returns its logits twice.
         """
         if self.head_dist is None:
             logits = self.head(self.backbone(images))
             return logits if heads == "mean" else (logits, logits)
         first, second = self.backbone.embeddings(images)
-        logits, taught = self.head(first), self.head_dist(second)
-        return (logits + taught) / 2 if heads == "mean" else (logits, taught)
+        logits, distilled = self.head(first), self.head_dist(second)
+        return (logits + distilled) / 2 if heads == "mean" else (logits, distilled)
 
-    def preprocess(self, image: Any) -> Tensor:
-        """A picture (path, Pillow image, array, tensor) -> float (3, Hi, Wi), as the weights were trained for.
+    def header(self, *, recipe: str = "", licence: str = "", source: str = "") -> Header:
+        header = super().header(recipe=recipe, licence=licence, source=source)
+        return replace(header, head=None) if self.head_name == LINEAR else header
 
-        Raises:
-            ValueError: if the picture cannot be read, or is not one.
-        """
-        from tetravit.data.preprocess import preprocess  # torchvision loads only where a picture is read
-
-        return preprocess(image, self.input)
+    @classmethod
+    def published_class_names(cls, found: convert.Found, layout: str) -> tuple[str, ...]:
+        return imagenet.class_names() if found.imagenet else ()
 
     def forward_features(self, images: Tensor) -> Tensor:
         """Images -> normed tokens (B, N, C) before pooling."""
@@ -90,12 +138,3 @@ class Classifier(nn.Module):
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Images -> the backbone's own maps, shallow to deep."""
         return self.backbone.feature_maps(images)
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of parameters that are never decayed, beyond biases and norms."""
-        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
-
-    def set_grad_checkpointing(self, mode: bool = True) -> Self:
-        """Recompute the backbone's blocks in the backward pass: less memory, about a third more time."""
-        self.backbone.set_grad_checkpointing(mode)
-        return self

@@ -2,26 +2,14 @@
 
 from pathlib import Path
 
-from tetravit.models.classifier import Classifier
-from tetravit.models.load import Model
+from tetravit.models.base import Model
 from tetravit.weights.fileformat import Header
 from tetravit.weights.fileformat import save as save_file
 
 
 def describe(model: Model, *, recipe: str = "", licence: str = "", source: str = "") -> Header:
     """What a file must say about `model` so that `load` can build it again."""
-    return Header(
-        model=model.name,
-        options=model.options,
-        task=model.task,
-        head=None if isinstance(model, Classifier) else model.head_name,
-        num_classes=model.num_classes,
-        class_names=model.class_names,
-        preprocess=model.input,
-        recipe=recipe,
-        licence=licence,
-        source=source,
-    )
+    return model.header(recipe=recipe, licence=licence, source=source)
 
 
 def save(model: Model, path: str | Path, *, recipe: str = "", licence: str = "", source: str = "") -> Header:

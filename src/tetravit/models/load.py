@@ -1,22 +1,15 @@
 """`load`: a trained model from whatever names it."""
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tetravit.models.build import assemble, fill, resolve, tuples
+from tetravit.models.base import Model
 from tetravit.models.classifier import Classifier
-from tetravit.models.detector import Detector, create_detector
-from tetravit.models.segmenter import Segmenter, create_segmenter
+from tetravit.models.create import MODELS, build_model
+from tetravit.models.names import resolve
 from tetravit.weights import convert
 from tetravit.weights.fileformat import BadFile
 
 BEST = "best.safetensors"
-Model = Classifier | Segmenter | Detector
-
-DENSE: Mapping[str, Callable[..., Segmenter | Detector]] = {
-    "segment": create_segmenter,
-    "detect": create_detector,
-}
 
 
 def load(source: str | Path, *, accept_license: bool = False) -> Model:
@@ -28,7 +21,7 @@ def load(source: str | Path, *, accept_license: bool = False) -> Model:
         accept_license: agree to a licence that forbids commercial use; asked for once.
 
     Returns:
-        A classifier, segmenter or detector, as `model.task` says.
+        A classifier, segmenter or detector, as `model.kind` says.
 
     Raises:
         ValueError: if it names nothing, does not say which model it holds, or is damaged.
@@ -45,20 +38,17 @@ def load(source: str | Path, *, accept_license: bool = False) -> Model:
         )
     record = found.header or found.row
     task = record.task if record else "classify"
-    if task not in ("classify", "embed", *DENSE):
-        known = ", ".join(("classify", *DENSE))
+    kind = "classify" if task == "embed" else task
+    if kind not in MODELS:
+        known = ", ".join(MODELS)
         raise ValueError(f"{source} holds a model for the task {task!r}; load reads those for {known}.")
-    name, options = found.model
+    name, _ = found.model
     try:
-        name = resolve(name)
-        if record and task in DENSE:
-            return DENSE[task](name, head=record.head, weights=found, **tuples(options)).eval()
-        model = assemble(name, tuples(options), found.preprocess)
+        return build_model(kind, resolve(name), {}, weights=found).eval()
     except BadFile:
         raise
     except (ValueError, TypeError) as error:
         raise BadFile(f"{source} names a model that this version cannot build: {error}") from None
-    return fill(model, found).eval()
 
 
 def load_classifier(source: str | Path, *, accept_license: bool = False) -> Classifier:
@@ -69,5 +59,5 @@ def load_classifier(source: str | Path, *, accept_license: bool = False) -> Clas
     """
     model = load(source, accept_license=accept_license)
     if not isinstance(model, Classifier):
-        raise ValueError(f"{source} holds a model for the task {model.task!r}; a classifier is needed.")
+        raise ValueError(f"{source} holds a model for the task {model.kind!r}; a classifier is needed.")
     return model

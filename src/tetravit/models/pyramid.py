@@ -1,9 +1,12 @@
-"""Images -> four maps at strides 4, 8, 16, 32: what detectors and segmentors read."""
+"""Images -> four maps at strides 4, 8, 16, 32: the input of the heads of detectors and segmenters."""
+
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from tetravit.backbones.base import Backbone
+from tetravit.backbones import VARIANTS, Backbone
 from tetravit.heads.pyramid import Pyramid
+from tetravit.models.names import Size, build_backbone, resolve
 
 
 class PyramidBackbone(nn.Module):
@@ -29,3 +32,28 @@ class PyramidBackbone(nn.Module):
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that are never decayed, beyond biases and norms."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+
+
+def create_backbone(
+    name: str,
+    *,
+    task: Literal["detect", "segment"] = "detect",
+    image_size: Size | None = None,
+    in_chans: int | None = None,
+    drop_path: float | None = None,
+    **options: Any,
+) -> PyramidBackbone:
+    """Build a backbone that gives four maps at strides 4, 8, 16, 32, with the authors' adapter.
+
+    Args:
+        name: one of `list_models()`, or an alias.
+        task: whose release to follow where the authors' detection and segmentation code differ.
+        image_size, in_chans, drop_path, options: as in `create_model`.
+
+    Raises:
+        ValueError: unknown name or option, or a value the model cannot have.
+    """
+    given = {"image_size": image_size, "in_chans": in_chans, "drop_path": drop_path}
+    released = VARIANTS[resolve(name)].func.task_options.get(task, {})
+    options = {**released, **options, **{k: v for k, v in given.items() if v is not None}}
+    return PyramidBackbone(build_backbone(name, **options))

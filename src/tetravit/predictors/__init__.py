@@ -10,7 +10,7 @@ from tetravit.predictors.base import Option, Output, Predictor, Writer, function
 from tetravit.registry import discover, suggestion
 
 if TYPE_CHECKING:
-    from tetravit.models.load import Model
+    from tetravit.models import Model
     from tetravit.predictors.parts.answers import Prediction, Predictions, Source
 
 PREDICTORS: dict[str, Predictor] = discover(__name__, "PREDICTORS")
@@ -29,7 +29,7 @@ def stream(model: "Model", sources: "Iterable[Source]", **options: Any) -> "Iter
     Raises:
         ValueError: for an option that such a model does not have, or a value out of range.
     """
-    row = PREDICTORS[model.task]
+    row = PREDICTORS[model.kind]
     given = {name: value for name, value in options.items() if value is not None}
     for name in given:
         others = [other.noun for other in PREDICTORS.values() if name in other.names]

@@ -13,8 +13,7 @@ from tetravit.data.config import DataConfig
 from tetravit.data.datasets.base import DatasetInfo
 from tetravit.data.evaluation import EvalLoader, make_eval_loader
 from tetravit.data.parts import Part, class_notes
-from tetravit.models import load
-from tetravit.models.load import Model
+from tetravit.models import Model, load
 from tetravit.protocols import PROTOCOLS, Loaders, Protocol
 from tetravit.protocols.base import device_of
 from tetravit.protocols.references import Reference, references
@@ -151,7 +150,7 @@ def evaluate(
     text = _recipe_text(source)
     if not text and not getattr(model, "num_classes", 1):  # features: there are no classes to score
         overrides = ["evaluate.protocol=knn", *overrides]
-    recipe = loads(text or USUAL[model.task], overrides, name=f"The recipe in {source}")
+    recipe = loads(text or USUAL[model.kind], overrides, name=f"The recipe in {source}")
     prepared = _input(model, recipe.data, overrides)
     protocol = PROTOCOLS[recipe.evaluate.protocol](recipe.evaluate)
     if not protocol.reads_data:

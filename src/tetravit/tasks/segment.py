@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tetravit.data.datasets.base import DatasetInfo
 from tetravit.metrics.miou import IGNORE
-from tetravit.models.segmenter import Segmenter, create_segmenter
+from tetravit.models import Segmenter, create_segmenter
 from tetravit.protocols.base import check_classes
 from tetravit.structures import Batch, Kind
 from tetravit.tasks.base import Progress, Task, TaskConfig

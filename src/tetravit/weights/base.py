@@ -59,6 +59,17 @@ class KeyMap:
         return {**theirs, **self.derived(theirs)}
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """The names of a family's adapter from backbone to pyramid, which its authors keep in their backbone.
+
+    unused: beginnings of our names that dense checkpoints lack, because only classification uses them.
+    """
+
+    names: KeyMap
+    unused: tuple[str, ...] = ("backbone.norm.",)
+
+
 class _Compiled:
     def __init__(self, rule: Rule) -> None:
         self.rule = rule

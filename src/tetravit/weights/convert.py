@@ -15,14 +15,8 @@ from tetravit.structures import Preprocess
 from tetravit.weights import fileformat, hub, store
 from tetravit.weights.base import Checkpoint, Source
 from tetravit.weights.fileformat import BadFile, Header
-from tetravit.weights.mmdet import dense_map
-from tetravit.weights.mmseg import segmentor_map
+from tetravit.weights.layouts import dense_maps
 from tetravit.weights.read import Names, Report, State, config_of, family_of, load_into, read_state, rename
-
-DENSE = {
-    "detect": dense_map,
-    "segment": segmentor_map,
-}  # how whole detectors and segmentors name their tensors
 
 
 @dataclass(frozen=True)
@@ -135,8 +129,9 @@ def load(
     if row and row.task == "embed":
         allow = (*allow, "head.*")
     if row and row.head and layouts is None:
-        names = DENSE[row.task](weights.LAYOUTS, family_of(model), row.head)
-        layouts, allow = {"mmdet": names}, (*allow, *(f"{start}*" for start in names.unused))
+        maps = dense_maps(family_of(model), row.head)
+        layouts = maps
+        allow = (*allow, *(f"{start}*" for names in maps.values() for start in names.unused))
     return load_into(model, state_of(found, entry), layout=layout, allow=allow, layouts=layouts)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tetravit.layers.relative_bias import spread
 from tetravit.structures import Preprocess
-from tetravit.weights.base import Checkpoint, KeyMap, Rule, Source, drive, menu
+from tetravit.weights.base import Adapter, Checkpoint, KeyMap, Rule, Source, drive, menu
 
 STAGES, MOST_BLOCKS, MOST_CONVS = 4, 64, 3
 
@@ -53,6 +53,8 @@ def _global(levels: str) -> list[Rule]:
 
 
 _OURS = "backbone.levels.{i}"
+
+ADAPTERS = {"gcvit": Adapter(KeyMap(Rule("norm{i}.{p}", "pyramid.norms.{i}.{p}")))}
 
 LAYOUTS = {
     "gcvit": {

@@ -280,12 +280,18 @@ def _recognise(
 
 def _stripped(tensors: Mapping[str, Tensor]) -> Iterable[dict[str, Tensor]]:
     """The names as they are, without the wrapper of parallel training, and without that of a detector."""
-    plain = dict(tensors)
-    while plain and all(key.startswith("module.") for key in plain):
-        plain = {key.removeprefix("module."): value for key, value in plain.items()}
+    plain = stripped(tensors)
     yield plain
     if any(key.startswith("backbone.") for key in plain):
         yield {key.removeprefix("backbone."): value for key, value in plain.items()}
+
+
+def stripped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict without the wrapper of parallel training in its names."""
+    plain = dict(tensors)
+    while plain and all(key.startswith("module.") for key in plain):
+        plain = {key.removeprefix("module."): value for key, value in plain.items()}
+    return plain
 
 
 def _fit_head(named: dict[str, Tensor], target: Mapping[str, Tensor], report: Report) -> None:

@@ -23,9 +23,9 @@ from tetravit.weights import fileformat, torchfile
 from tetravit.weights.base import Checkpoint, Source
 from tetravit.weights.download import Patience, Unavailable, transfer
 from tetravit.weights.fileformat import BadFile
+from tetravit.weights.layouts import KEY_MAPS
 
 READABLE = (".pth", ".pt", ".bin", ".tar", ".safetensors")
-OTHER_LAYOUTS = ("mmdet",)  # read with the map of a dense head
 
 
 @dataclass(frozen=True)
@@ -231,9 +231,10 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def _readable(row: Checkpoint, source: Source) -> bool:
-    """Whether the names in the file are known here."""
+    """Whether this package has a map for the names in the file."""
+    known = KEY_MAPS.get(row.head, {}) if row.head else {}
     family = row.model.split("_")[0]
-    return source.layout in weights.LAYOUTS.get(family, {"official"}) or source.layout in OTHER_LAYOUTS
+    return source.layout in weights.LAYOUTS.get(family, {"official"}) or source.layout in known
 
 
 def accept(name: str, part: Path, path: Path, known: str) -> None:

@@ -1,7 +1,7 @@
 """Twins: the published weights, and how the authors' tensor names, which timm shares, become ours."""
 
 from tetravit.structures import ADE20K_INPUT, Preprocess
-from tetravit.weights.base import Checkpoint, KeyMap, Rule, Source, drive, hub, menu
+from tetravit.weights.base import Adapter, Checkpoint, KeyMap, Rule, Source, drive, hub, menu
 
 _OFFICIAL = KeyMap(
     Rule("pos_block.{i}.proj.0.{p}", "backbone.pos_embeds.{i}.proj.{p}"),
@@ -19,6 +19,8 @@ _MMPRETRAIN = KeyMap(  # open-mmlab/mmpretrain tools/model_converters/twins2mmpr
     Rule("head.fc.{p}", "head.{p}"),
     Rule("backbone.{rest}", "backbone.{rest}"),
 )
+
+ADAPTERS = {"twins": Adapter(KeyMap(Rule("norm_list.{i}.{p}", "backbone.stage_norms.{i}.{p}")))}
 
 LAYOUTS = {"twins": {"official": _OFFICIAL, "timm": _OFFICIAL, "mmpretrain": _MMPRETRAIN}}
 
@@ -84,7 +86,7 @@ def _segmentor(model: str) -> Checkpoint:
     return Checkpoint(
         model,
         "ade20k_upernet",
-        sources=(Source(drive(key), "mmdet", "state_dict"),),
+        sources=(Source(drive(key), "mmseg", "state_dict"),),
         data="ADE20K, 160k steps",
         licence="Apache-2.0",
         commercial=True,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tetravit.structures import ADE20K_INPUT, COCO_INPUT, Preprocess
-from tetravit.weights.base import Checkpoint, KeyMap, Rule, Source, hub, menu
+from tetravit.weights.base import Adapter, Checkpoint, KeyMap, Rule, Source, hub, menu
 
 _SHARED = (
     Rule("patch_embed.proj.{rest}", "backbone.patch_embed.{rest}"),
@@ -14,6 +14,16 @@ _SHARED = (
     Rule("{rest}", "backbone.{rest}"),
 )
 _Q_KV = {"backbone.class_blocks.{i}.attn.q.{p}": 1, "backbone.class_blocks.{i}.attn.kv.{p}": 2}
+
+ADAPTERS = {
+    "xcit": Adapter(
+        KeyMap(
+            Rule("fpn1.{rest}", "pyramid.levels.0.{rest}"),
+            Rule("fpn2.{rest}", "pyramid.levels.1.{rest}"),
+        ),
+        unused=("backbone.cls_token", "backbone.class_blocks.", "backbone.norm."),
+    )
+}
 
 LAYOUTS = {
     "xcit": {
@@ -190,7 +200,8 @@ def _dense(model: str) -> list[Checkpoint]:
     short = model.removeprefix("xcit_")
 
     def row(tag: str, folder: str, file: str, **facts: Any) -> Checkpoint:
-        source = Source(f"{ROOT}/xcit/{folder}/{file}_xcit_{short}.pth", "mmdet", "state_dict")
+        layout = "mmdet" if folder == "coco" else "mmseg"
+        source = Source(f"{ROOT}/xcit/{folder}/{file}_xcit_{short}.pth", layout, "state_dict")
         return Checkpoint(
             model, tag, (source,), licence=LICENCE, commercial=True, published_in=README, **facts
         )

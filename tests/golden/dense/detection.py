@@ -9,11 +9,9 @@ from torch import Tensor
 
 from tetravit.boxes.sampling import Sampler
 from tetravit.heads.parts.dense import Dense
-from tetravit.models import family
-from tetravit.models.detector import Detector, create_detector
+from tetravit.models import Detector, create_detector, family
 from tetravit.structures import Batch, Detections, Target
-from tetravit.weights import LAYOUTS
-from tetravit.weights.mmdet import DenseMap, dense_map
+from tetravit.weights.layouts import DenseMap, dense_map
 
 SIZES = [(300, 400), (320, 352)]
 ORIGINAL = (450, 600)  # of the first image
@@ -30,7 +28,7 @@ class Case:
     @classmethod
     def build(cls, name: str, model: str, head: str) -> "Case":
         golden = DenseGolden(name)
-        names = dense_map(LAYOUTS, family(model), head)
+        names = dense_map(family(model), head)
         detector = create_detector(model, head=head).eval()
         loaded = detector.load_state_dict(names.to_ours(golden.state), strict=False)
         assert loaded.unexpected_keys == []
@@ -87,7 +85,7 @@ class Case:
         dense = self.dense
         picked = detector.head.decode(dense, torch.tensor(SIZES[:1]))
         monkeypatch.setattr(detector, "feature_maps", lambda images: self.maps)  # once is enough
-        monkeypatch.setattr(detector.head, "forward", lambda maps: dense)
+        monkeypatch.setattr(detector.head, "forward", lambda maps, sizes=None, targets=None: dense)
         monkeypatch.setattr(detector.head, "decode", lambda dense, sizes: picked)
 
         (found,) = detector.detect(self.images()[:1], SIZES[:1], masks="probabilities" if masks else "none")
@@ -117,8 +115,8 @@ class Case:
         """Box and mask branches on fixed regions."""
         head, levels = self.detector.head, self.dense.levels
         regions = torch.nn.functional.pad(self.golden["rois"], (1, 0))
-        for i in range(len(head.looks)):
-            logits, deltas = head.look(i, levels, regions)
+        for i in range(len(head.stages)):
+            logits, deltas = head.box_predictions(i, levels, regions)
             torch.testing.assert_close(logits, self.golden[f"head{i}_cls"], atol=1e-4, rtol=0)
             torch.testing.assert_close(deltas.flatten(1), self.golden[f"head{i}_reg"], atol=1e-4, rtol=0)
             self.golden.check_slice(f"mask_logits{i}", head.mask_logits(i, levels, regions[::12]))

@@ -7,11 +7,8 @@ from dense.answers import DenseGolden, image
 from torch import Tensor, nn
 
 from tetravit.heads.parts.fpn import FPN
-from tetravit.models import family
-from tetravit.models.segmenter import Segmenter, create_segmenter
-from tetravit.weights import LAYOUTS
-from tetravit.weights.mmdet import DenseMap
-from tetravit.weights.mmseg import segmentor_map
+from tetravit.models import Segmenter, create_segmenter, family
+from tetravit.weights.layouts import DenseMap, dense_map
 
 WIDTHS = {"a": 341, "b": 336}  # of the images, which are 256 high
 ORIGINALS = {"a": (300, 400), "b": (384, 504)}
@@ -36,7 +33,7 @@ class Case:
         }
         segmenter = create_segmenter(model, head=head, weights=file).eval()
         assert segmenter.num_classes == 150
-        return cls(golden, segmentor_map(LAYOUTS, family(model), head), segmenter)
+        return cls(golden, dense_map(family(model), head), segmenter)
 
     def check_names(self) -> None:
         """The key map is undone exactly; what a published file holds for classification alone stays behind."""

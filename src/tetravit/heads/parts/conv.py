@@ -1,4 +1,4 @@
-"""What heads on maps are made of: a convolution with its norm, and bringing a map to the size of another."""
+"""Parts of heads on maps: a convolution with its norm, resizing, pooling."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -24,7 +24,7 @@ class ConvNorm(nn.Module):
 
 
 def score_conv(width: int, num_classes: int) -> nn.Conv2d:
-    """The 1 x 1 convolution from features to logits; at the start all classes score alike."""
+    """The 1 x 1 convolution from features to logits; at the start all classes have about the same score."""
     conv = nn.Conv2d(width, num_classes, 1)
     nn.init.normal_(conv.weight, std=0.01)
     nn.init.zeros_(cast(Tensor, conv.bias))
@@ -50,7 +50,7 @@ def pool_to(x: Tensor, bins: int) -> Tensor:
 
 
 def _shares(side: int, bins: int, like: Tensor) -> Tensor:
-    """What a cell of a side gives to a mean (bins, side): bin i covers floor(i s / n) to ceil((i + 1) s / n)."""
+    """The share of each cell in each mean (bins, side): bin i covers floor(i s / n) to ceil((i + 1) s / n)."""
     cell, i = torch.arange(side, device=like.device), torch.arange(bins, device=like.device)[:, None]
     covered = (cell >= i * side // bins) & (cell < ((i + 1) * side + bins - 1) // bins)
     shares = covered.to(like.dtype)

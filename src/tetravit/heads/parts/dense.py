@@ -17,9 +17,9 @@ PADDING = 32  # images are padded to multiples of this many pixels a side
 
 
 class Dense(NamedTuple):
-    """What a detection head answers in one pass; one entry per level, fine to coarse."""
+    """Predictions of a detection head at every anchor; one entry per level, fine to coarse."""
 
-    levels: list[Tensor]  # (B, C, H, W): the pyramid that was read
+    levels: list[Tensor]  # (B, C, H, W): the pyramid
     logits: list[Tensor]  # (B, A * K, H, W)
     deltas: list[Tensor]  # (B, A * 4, H, W)
 
@@ -30,7 +30,7 @@ def per_anchor(level: Tensor, width: int) -> Tensor:
 
 
 def start_small(layer: nn.Conv2d | nn.Linear, std: float = 0.01) -> None:
-    """Normal weights of a small deviation, no bias: how layers that predict begin."""
+    """Normal weights of a small deviation, no bias: the initialisation of layers that predict."""
     nn.init.normal_(layer.weight, std=std)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -44,10 +44,10 @@ def match_anchors(
     matcher: Matcher,
     border: int | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
-    """Hold the anchors of all levels to the ground truth of each image.
+    """Assign the anchors of all levels to the ground truth of each image.
 
-    Anchors of cells in the padding that only the batch asks for are IGNORED, not background; so are, with a
-    `border`, those that reach that many pixels beyond the image.
+    Anchors of cells in the padding beyond the next multiple of 32 pixels are IGNORED, not background; so are, with
+    a `border`, those that reach as many pixels beyond the image.
 
     Returns:
         The anchors (N, 4) and per image the matches (N,).

@@ -1,4 +1,4 @@
-"""Feature pyramid network: coarse maps lend their meaning to fine ones (Lin et al. 2017, arXiv:1612.03144)."""
+"""Feature pyramid network: coarse maps are added to finer ones (Lin et al. 2017, arXiv:1612.03144)."""
 
 from collections import OrderedDict
 from collections.abc import Sequence

@@ -1,28 +1,37 @@
-"""What heads that score every pixel share: scores, the auxiliary head, cross entropy, label maps.
+"""What segmentation heads share: scores, the auxiliary head, cross entropy, label maps.
 
 Shapes: K classes, h w the grid of the logits, Hi Wi the image in pixels.
 Source: mmsegmentation 0.30.0, BaseDecodeHead, FCNHead and cross_entropy.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args, overload
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tetravit.heads.base import Head, count_rows
 from tetravit.heads.parts.conv import ConvNorm, resize, score_conv
 
 IGNORE = 255  # label of pixels that carry no class
 AUXILIARY_LEVEL = 2  # of the four maps, the one with stride 16
-BAND = 2**26  # logits that are resized at once when label maps are made: 256 MiB in float32
+AUXILIARY_WEIGHT = 0.4  # of the published models
+BAND = 2**26  # logits resized at once for a label map: 256 MiB in float32
 
 Average = Literal["all", "valid"]
 
 
+class SegmentationOutputs(NamedTuple):
+    """What a segmentation head trains on. auxiliary: logits of the auxiliary head; None: there is none."""
+
+    logits: Tensor  # (B, K, h, w)
+    auxiliary: Tensor | None  # (B, K, h / 4, w / 4)
+
+
 class FCN(nn.Module):
-    """One convolution and scores: a head that trains the middle of a backbone and is then left out."""
+    """One convolution and scores: an auxiliary head, used in training alone."""
 
     def __init__(self, channels: int, num_classes: int, *, width: int, dropout: float) -> None:
         super().__init__()
@@ -35,8 +44,8 @@ class FCN(nn.Module):
         return self.score(self.dropout(self.conv(x)))  # type: ignore[no-any-return]
 
 
-class PixelHead(nn.Module):
-    """Maps -> logits (B, K, h, w), at the grid of the finest map. A head writes `features`.
+class PixelHead(Head):
+    """Maps -> logits (B, K, h, w), at the grid of the finest map. A subclass defines `features`.
 
     dropout: rate at which channels are dropped before the scores. auxiliary: weight of the loss of an `FCN` on
     the third map; 0: there is none. average: "all": the loss is a mean over all pixels, ignored ones too, as the
@@ -45,6 +54,10 @@ class PixelHead(nn.Module):
     Raises:
         ValueError: if an option has a value it cannot have.
     """
+
+    kind = "segment"
+    fresh = ("score.*", "auxiliary.score.*")
+    optional = ("auxiliary.*",)
 
     def __init__(
         self,
@@ -74,19 +87,29 @@ class PixelHead(nn.Module):
         """Maps at strides 4, 8, 16, 32 -> features (B, width, h, w)."""
         raise NotImplementedError
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps at strides 4, 8, 16, 32 -> logits (B, K, h, w)."""
-        return self.score(self.dropout(self.features(maps)))  # type: ignore[no-any-return]
+    @overload
+    def forward(self, maps: Sequence[Tensor], sizes: Any = None, targets: None = None) -> Tensor: ...
+
+    @overload
+    def forward(self, maps: Sequence[Tensor], sizes: Any, targets: Tensor) -> SegmentationOutputs: ...
+
+    def forward(
+        self, maps: Sequence[Tensor], sizes: Any = None, targets: Tensor | None = None
+    ) -> Tensor | SegmentationOutputs:
+        """Maps at strides 4, 8, 16, 32 -> logits (B, K, h, w); with `targets` those of the auxiliary head too."""
+        auxiliary = None if targets is None else self.auxiliary_logits(maps)
+        logits: Tensor = self.score(self.dropout(self.features(maps)))
+        return logits if targets is None else SegmentationOutputs(logits, auxiliary)
 
     def auxiliary_logits(self, maps: Sequence[Tensor]) -> Tensor | None:
         """Maps -> logits (B, K, h / 4, w / 4) of the auxiliary head; None: there is none."""
         return None if self.auxiliary is None else self.auxiliary(maps[AUXILIARY_LEVEL])
 
-    def loss(self, logits: Tensor, labels: Tensor, auxiliary: Tensor | None = None) -> dict[str, Tensor]:
-        """Cross entropy at the size of the labels (B, Hi, Wi), 0 to K - 1 or `IGNORE`.
-
-        auxiliary: what `auxiliary_logits` gave; its loss comes weighted.
-        """
+    def loss(
+        self, outputs: Tensor | SegmentationOutputs, labels: Tensor, sizes: Any = None
+    ) -> dict[str, Tensor]:
+        """Cross entropy at the size of the labels (B, Hi, Wi), 0 to K - 1 or `IGNORE`; the auxiliary one weighted."""
+        logits, auxiliary = (outputs, None) if isinstance(outputs, Tensor) else outputs
         losses = {"loss_class": self._cross_entropy(logits, labels)}
         if auxiliary is not None:
             losses["loss_auxiliary"] = self.auxiliary_weight * self._cross_entropy(auxiliary, labels)
@@ -97,6 +120,16 @@ class PixelHead(nn.Module):
     ) -> list[Tensor]:
         """The best class of every pixel, (height, width) int64 for each of `sizes`; see `to_picture`."""
         return [most_probable([View(x, image_size)], size) for x, size in zip(logits, sizes, strict=True)]
+
+    @classmethod
+    def classes_in(cls, state: Mapping[str, Tensor]) -> int | None:
+        return count_rows(state, ["score.weight"])
+
+    @classmethod
+    def options_in(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """The auxiliary head, with the weight of the published models."""
+        held = any(name.startswith("auxiliary.") for name in state)
+        return {"auxiliary": AUXILIARY_WEIGHT} if held else {}
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         logits, labels = resize(logits.float(), labels.shape[1:]), labels.long()
@@ -109,16 +142,16 @@ class PixelHead(nn.Module):
 def to_picture(logits: Tensor, image_size: Sequence[int], size: Sequence[int]) -> Tensor:
     """Logits (B, K, h, w) -> (B, K, height, width) float32 at the size of the picture.
 
-    image_size: height and width of what the model saw, to which the logits are brought first, as in the
-    published evaluation: where the grid of the logits reaches beyond the image, the two ways differ.
+    image_size: height and width of the model's input, to which the logits are resized first, as in the published
+    evaluation: where the grid of the logits reaches beyond the image, the result differs from one resize.
     """
     return resize(resize(logits.float(), image_size), size)
 
 
 class View(NamedTuple):
-    """Scores of one look at a picture. logits: (K, h, w). image_size: height and width of what the model saw.
+    """Scores of one view of a picture. logits: (K, h, w). image_size: height and width of the model's input.
 
-    mirrored: the model saw it with left and right swapped.
+    mirrored: the input was flipped left to right.
     """
 
     logits: Tensor
@@ -127,9 +160,9 @@ class View(NamedTuple):
 
 
 def most_probable(views: Sequence[View], size: Sequence[int]) -> Tensor:
-    """The class (height, width) int64 with the highest mean probability over all looks at a picture.
+    """The class (height, width) int64 with the highest mean probability over all views of a picture.
 
-    Where all scores at once would take too much memory, a band of rows at a time.
+    Computed in bands of rows where all scores at once would take too much memory.
     """
     height = size[0]
     tallest, widest = (max(size[side], *(view.image_size[side] for view in views)) for side in (0, 1))
@@ -144,7 +177,7 @@ def most_probable(views: Sequence[View], size: Sequence[int]) -> Tensor:
 
 
 def _best(views: Sequence[View], scores: Callable[[View], Tensor]) -> Tensor:
-    """The class (rows, width) with the highest mean share; `scores` (K, rows, width) are made view by view."""
+    """The class (rows, width) with the highest mean probability; `scores` (K, rows, width) are made view by view."""
     if len(views) == 1:  # a softmax would not change which is the highest
         x = scores(views[0])
         return (x.flip(2) if views[0].mirrored else x).argmax(dim=0)
@@ -169,7 +202,7 @@ def _band(view: View, start: int, stop: int, size: Sequence[int]) -> Tensor:
 
 
 def _places(rows: Tensor, old: int, new: int) -> Tensor:
-    """Where rows of a map with `new` rows lie in one with `old`, in rows of the latter."""
+    """Positions of the rows of a map with `new` rows in one with `old`, in rows of the latter."""
     return ((rows + 0.5) * (old / new) - 0.5).clamp(min=0)
 
 

@@ -1,4 +1,4 @@
-"""Region proposals: where something is, whatever it is (Ren et al. 2015, arXiv:1506.01497).
+"""Region proposals: boxes of objects of any class (Ren et al. 2015, arXiv:1506.01497).
 
 Shapes: A anchors per cell, N anchors of a level, P proposals.
 Source of every number: mmdet 2.28.2 RPNHead as the papers configure it.
@@ -15,7 +15,7 @@ from tetravit.boxes.coding import BoxCoder, clip
 from tetravit.boxes.losses import objectness, smooth_l1
 from tetravit.boxes.matching import Matcher
 from tetravit.boxes.sampling import Sampler
-from tetravit.boxes.suppression import FILLING, best, rows, survivors, used
+from tetravit.boxes.suppression import PAD_SCORE, best, rows, survivors, used
 from tetravit.heads.parts.dense import Dense, match_anchors, per_anchor, start_small
 from tetravit.structures import Target
 
@@ -23,8 +23,9 @@ from tetravit.structures import Target
 class ProposalNetwork(nn.Module):
     """Levels of `width` channels -> objectness and box offsets of every anchor.
 
-    scale: sides of the square anchors, in strides of their level. beta: where the box loss turns from quadratic to
-    linear; 0: L1. border: anchors that reach so many pixels beyond the image take no part in training; None: all do.
+    scale: sides of the square anchors, in strides of their level. beta: error at which the box loss turns from
+    quadratic to linear; 0: L1. border: anchors that reach as many pixels beyond the image are ignored in training;
+    None: none is.
     """
 
     matcher = Matcher(positive=0.7, negative=0.3, least=0.3)
@@ -62,10 +63,10 @@ class ProposalNetwork(nn.Module):
 
         Args:
             sizes: (B, 2) height and width of each image.
-            before: how many of a level compete; after: how many of an image stay.
+            before: candidates per level; after: proposals per image.
 
         Returns:
-            Boxes (B, P, 4) and their scores (B, P), best first, and which rows are valid (B, P), filling last.
+            Boxes (B, P, 4) and their scores (B, P), best first, and which rows are valid (B, P), padding last.
         """
         boxes, scores = [], []
         for anchors, logits, deltas in zip(self.grid(dense.logits), dense.logits, dense.deltas, strict=True):
@@ -74,12 +75,12 @@ class ProposalNetwork(nn.Module):
             box = clip(self.coder.decode(reference, delta), sizes)
             empty = ((box[..., 2:] - box[..., :2]) <= 0).any(dim=-1)
             boxes.append(box)
-            scores.append(score.masked_fill(empty, FILLING))
+            scores.append(score.masked_fill(empty, PAD_SCORE))
         level_boxes, level_scores = torch.stack(boxes, 1), torch.stack(scores, 1)  # (B, levels, before, ...)
-        kept = survivors(level_boxes.flatten(0, 1), level_scores.flatten(0, 1) > FILLING, self.overlap)
-        score = torch.where(kept.view(level_scores.shape), level_scores, FILLING).flatten(1)
+        kept = survivors(level_boxes.flatten(0, 1), level_scores.flatten(0, 1) > PAD_SCORE, self.overlap)
+        score = torch.where(kept.view(level_scores.shape), level_scores, PAD_SCORE).flatten(1)
         score, index = best(score, after)
-        valid = score > FILLING
+        valid = score > PAD_SCORE
         count = used(valid)
         box = rows(level_boxes.flatten(1, 2), index)
         return box[:, :count], score[:, :count], valid[:, :count]
@@ -94,7 +95,7 @@ class ProposalNetwork(nn.Module):
             positive, negative = self.sampler(match)
             taken = torch.cat((positive, negative))
             score = score + objectness(logit[taken], match[taken] >= 0)
-            wanted = self.coder.encode(anchors[positive], target.boxes[match[positive]])
-            box = box + smooth_l1(delta[positive], wanted, self.beta)
+            truth = self.coder.encode(anchors[positive], target.boxes[match[positive]])
+            box = box + smooth_l1(delta[positive], truth, self.beta)
             count += max(len(positive), 1) + max(len(negative), 1)
         return {"loss_rpn_class": score / count, "loss_rpn_box": box / count}

@@ -1,4 +1,4 @@
-"""The branches that read a region: what it shows and where exactly, and its mask.
+"""The branches of a region: class and box, and mask.
 
 Shapes: R regions, K classes.
 """
@@ -60,7 +60,7 @@ class MaskBranch(nn.Module):
 
 
 def of_class(x: Tensor, labels: Tensor) -> Tensor:
-    """What (R, K, ...) holds for the class of each region, `labels` (R,) -> (R, ...)."""
+    """The entries of (R, K, ...) at the class of each region, `labels` (R,) -> (R, ...)."""
     return x[torch.arange(x.shape[0], device=x.device), labels]
 
 

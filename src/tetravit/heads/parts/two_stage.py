@@ -1,12 +1,12 @@
-"""Detection in two stages: propose regions, then look at each, once (Mask R-CNN) or several times (Cascade).
+"""Two-stage detection: region proposals, then one RoI stage (Mask R-CNN) or several (Cascade R-CNN).
 
 Shapes: B images, P proposals or detections of an image, R regions of all images, K classes.
 Source of every rule: mmdet 2.28.2 TwoStageDetector, StandardRoIHead, CascadeRoIHead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,8 @@ from tetravit.boxes.losses import giou, smooth_l1
 from tetravit.boxes.matching import Matcher
 from tetravit.boxes.pooling import crop_masks, pool_regions
 from tetravit.boxes.sampling import Sampler
-from tetravit.boxes.suppression import FILLING, Picked, best, contenders, pick, rows
+from tetravit.boxes.suppression import PAD_SCORE, SelectedBoxes, best, contenders, rows, select
+from tetravit.heads.base import DetectionHead, count_rows
 from tetravit.heads.parts.dense import Dense
 from tetravit.heads.parts.fpn import FPN
 from tetravit.heads.parts.proposals import ProposalNetwork
@@ -28,8 +29,8 @@ BOX_SIDE, MASK_SIDE = 7, 14  # cells of a pooled region
 
 
 @dataclass(frozen=True)
-class Look:
-    """One look at the regions: how boxes are coded and matched, and what its losses weigh."""
+class RoIStage:
+    """One stage over the regions: coding of boxes, matching, and the weight of its losses."""
 
     coder: BoxCoder
     matcher: Matcher
@@ -42,20 +43,22 @@ class Sampled:
 
     boxes: Tensor  # (R, 4)
     labels: Tensor  # (R,), K for background
-    rows: Tensor  # (positives,): which ground truth each positive is held to
+    rows: Tensor  # (positives,): the ground truth of each positive
     is_truth: Tensor  # (R,) bool: the box is a ground-truth box itself
 
 
-class TwoStage(nn.Module):
-    """Feature pyramid, region proposals, one box branch and one mask branch per look.
+class TwoStage(DetectionHead):
+    """Feature pyramid, region proposals, one box branch and one mask branch per stage.
 
-    num_candidates: how many anchors of a level compete, twice as many in training. num_proposals: regions per image
-    that are looked at. train_proposals: in training, how many of an image stay for sampling. num_samples: regions
-    per image that a loss is taken of. anchor_scale: sides of the square anchors, in strides of their level. width:
-    channels of the pyramid.
+    score_threshold: detections below are dropped. overlap: the largest intersection over union of two detections of
+    a class, with `class_agnostic` of any two. max_detections: per image. num_candidates: anchors per level before
+    suppression, twice as many in training. num_proposals: regions per image at inference. train_proposals: regions
+    per image from which a loss is sampled. num_samples: regions per image in a loss. anchor_scale: sides of the
+    square anchors, in strides of their level. width: channels of the pyramid.
     """
 
     has_masks = True
+    fresh = ("boxes.*.score.*", "boxes.*.delta.*", "masks.*.score.*")
 
     def __init__(
         self,
@@ -63,7 +66,7 @@ class TwoStage(nn.Module):
         strides: Sequence[int],
         *,
         num_classes: int,
-        looks: Sequence[Look],
+        stages: Sequence[RoIStage],
         num_convs: int,
         num_layers: int,
         box_loss: Literal["l1", "giou"],
@@ -75,13 +78,15 @@ class TwoStage(nn.Module):
         score_threshold: float = 0.05,
         overlap: float = 0.5,
         max_detections: int = 100,
+        class_agnostic: bool = False,
         width: int = 256,
         anchor_scale: float = 8.0,
         num_samples: int = 512,
     ) -> None:
         super().__init__()
-        self.num_classes, self.looks, self.box_loss = num_classes, tuple(looks), box_loss
-        self.score_threshold, self.overlap, self.max_detections = score_threshold, overlap, max_detections
+        self.num_classes, self.stages, self.box_loss = num_classes, tuple(stages), box_loss
+        self.score_threshold, self.overlap = score_threshold, overlap
+        self.max_detections, self.class_agnostic = max_detections, class_agnostic
         self.num_proposals = num_proposals
         self.num_candidates, self.train_candidates = num_candidates, 2 * num_candidates
         self.train_proposals = train_proposals
@@ -96,39 +101,54 @@ class TwoStage(nn.Module):
             border=proposal_border,
         )
         self.boxes = nn.ModuleList(
-            BoxBranch(width, num_classes, num_convs=num_convs, num_layers=num_layers) for _ in looks
+            BoxBranch(width, num_classes, num_convs=num_convs, num_layers=num_layers) for _ in stages
         )
-        self.masks = nn.ModuleList(MaskBranch(width, num_classes) for _ in looks)
+        self.masks = nn.ModuleList(MaskBranch(width, num_classes) for _ in stages)
 
-    def forward(self, maps: Sequence[Tensor]) -> Dense:
-        """Maps at `strides` -> the pyramid, and what the proposal network says of every anchor."""
+    def forward(self, maps: Sequence[Tensor], sizes: Any = None, targets: Any = None) -> Dense:
+        """Maps at `strides` -> the pyramid, and the proposal network's predictions at every anchor."""
         return self.rpn(self.neck(maps))  # type: ignore[no-any-return]
 
-    def look(self, i: int, levels: list[Tensor], regions: Tensor) -> tuple[Tensor, Tensor]:
-        """Regions (R, 5) -> logits (R, K + 1) and offsets (R, K, 4) of look `i`."""
+    def box_predictions(self, i: int, levels: list[Tensor], regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Regions (R, 5) -> logits (R, K + 1) and offsets (R, K, 4) of stage `i`."""
         return self.boxes[i](pool_regions(levels[:-1], self.strides, regions, BOX_SIDE))  # type: ignore[no-any-return]
 
     def mask_logits(self, i: int, levels: list[Tensor], regions: Tensor) -> Tensor:
-        """Regions (R, 5) -> mask logits of every class (R, K, 28, 28), of look `i`."""
+        """Regions (R, 5) -> mask logits of every class (R, K, 28, 28), of stage `i`."""
         return self.masks[i](pool_regions(levels[:-1], self.strides, regions, MASK_SIDE))  # type: ignore[no-any-return]
 
-    def decode(self, dense: Dense, sizes: Tensor) -> Picked:
-        """Boxes in pixels of the canvas; `sizes` (B, 2) are the images' height and width."""
+    def decode(
+        self,
+        dense: Dense,
+        sizes: Tensor,
+        *,
+        max_detections: int | None = None,
+        class_agnostic: bool | None = None,
+    ) -> SelectedBoxes:
+        """Boxes in pixels of the batch; `sizes` (B, 2) are the images' height and width."""
+        most, class_agnostic = self.limits(max_detections, class_agnostic)
         boxes, _, valid = self.rpn.propose(dense, sizes, before=self.num_candidates, after=self.num_proposals)
         logits: list[Tensor] = []
-        for i, look in enumerate(self.looks):
-            logit, delta = (x.float() for x in self.look(i, dense.levels, as_regions(boxes)))
+        for i, stage in enumerate(self.stages):
+            logit, delta = (x.float() for x in self.box_predictions(i, dense.levels, as_regions(boxes)))
             logits.append(logit)
-            if i + 1 < len(self.looks):
+            if i + 1 < len(self.stages):
                 delta = of_class(delta, logit[:, :-1].argmax(dim=1)).view(boxes.shape)
-                boxes = clip(look.coder.decode(boxes, delta), sizes)
+                boxes = clip(stage.coder.decode(boxes, delta), sizes)
         scores = torch.stack(logits).mean(dim=0).softmax(dim=1).view(*valid.shape, -1)[..., :-1]  # (B, P, K)
         wanted = (scores > self.score_threshold) & valid[..., None]
-        scores = torch.where(wanted, scores, FILLING).flatten(1)
+        scores = torch.where(wanted, scores, PAD_SCORE).flatten(1)
         score, index = best(scores, contenders(scores))
         deltas = rows(delta.reshape(boxes.shape[0], -1, 4), index)
-        found = clip(look.coder.decode(rows(boxes, index // self.num_classes), deltas), sizes)
-        return pick(found, score, index % self.num_classes, threshold=self.overlap, num=self.max_detections)
+        found = clip(stage.coder.decode(rows(boxes, index // self.num_classes), deltas), sizes)
+        return select(
+            found,
+            score,
+            index % self.num_classes,
+            threshold=self.overlap,
+            num=most,
+            class_agnostic=class_agnostic,
+        )
 
     def mask_probabilities(self, dense: Dense, boxes: Tensor, labels: Tensor) -> Tensor:
         """The masks of boxes (B, P, 4) with their labels (B, P): (B, P, 28, 28), each in the frame of its box."""
@@ -137,23 +157,23 @@ class TwoStage(nn.Module):
         return torch.stack(masks).mean(dim=0).unflatten(0, labels.shape)
 
     def loss(self, dense: Dense, targets: Sequence[Target], sizes: Tensor) -> dict[str, Tensor]:
-        """The weighted losses, whose sum is to be minimised; boxes of `targets` in pixels of the canvas."""
+        """The weighted losses, whose sum is minimised; boxes of `targets` in pixels of the batch."""
         losses = self.rpn.loss(dense, targets, sizes)
         boxes, _, valid = self.rpn.propose(
             dense, sizes, before=self.train_candidates, after=self.train_proposals
         )
         proposals = [box[keep] for box, keep in zip(boxes, valid, strict=True)]
-        for i, look in enumerate(self.looks):
+        for i, stage in enumerate(self.stages):
             pairs = zip(targets, proposals, strict=True)
-            sampled = [self.sample(look.matcher, target, boxes) for target, boxes in pairs]
+            sampled = [self.sample(stage.matcher, target, boxes) for target, boxes in pairs]
             regions = listed([s.boxes for s in sampled])
-            logits, deltas = self.look(i, dense.levels, regions)
-            name = f"_{i + 1}" if len(self.looks) > 1 else ""
-            parts = self.box_losses(look, sampled, targets, logits, deltas)
+            logits, deltas = self.box_predictions(i, dense.levels, regions)
+            name = f"_{i + 1}" if len(self.stages) > 1 else ""
+            parts = self.box_losses(stage, sampled, targets, logits, deltas)
             parts["loss_mask"] = self.mask_loss(i, dense, sampled, targets)
-            losses |= {f"{key}{name}": look.weight * value for key, value in parts.items()}
-            if i + 1 < len(self.looks):
-                proposals = self.refine(look, sampled, logits, deltas, sizes)
+            losses |= {f"{key}{name}": stage.weight * value for key, value in parts.items()}
+            if i + 1 < len(self.stages):
+                proposals = self.refine(stage, sampled, logits, deltas, sizes)
         return losses
 
     @torch.no_grad()
@@ -170,7 +190,12 @@ class TwoStage(nn.Module):
         return Sampled(boxes[taken], labels, matches[positive], taken < count)
 
     def box_losses(
-        self, look: Look, sampled: list[Sampled], targets: Sequence[Target], logits: Tensor, deltas: Tensor
+        self,
+        stage: RoIStage,
+        sampled: list[Sampled],
+        targets: Sequence[Target],
+        logits: Tensor,
+        deltas: Tensor,
     ) -> dict[str, Tensor]:
         """Classes of all regions and boxes of the positive ones, both per region."""
         labels = torch.cat([s.labels for s in sampled])
@@ -181,9 +206,9 @@ class TwoStage(nn.Module):
         truths = torch.cat([target.boxes[s.rows] for target, s in pairs])
         delta = of_class(deltas[positive], labels[positive]).float()
         if self.box_loss == "giou":
-            box = 10 * giou(look.coder.decode(boxes, delta), truths)
+            box = 10 * giou(stage.coder.decode(boxes, delta), truths)
         else:
-            box = smooth_l1(delta, look.coder.encode(boxes, truths), 0.0)
+            box = smooth_l1(delta, stage.coder.encode(boxes, truths), 0.0)
         score = F.cross_entropy(logits.float(), labels, reduction="sum")
         return {"loss_class": score / count, "loss_box": box / count}
 
@@ -203,15 +228,20 @@ class TwoStage(nn.Module):
 
     @torch.no_grad()
     def refine(
-        self, look: Look, sampled: list[Sampled], logits: Tensor, deltas: Tensor, sizes: Tensor
+        self, stage: RoIStage, sampled: list[Sampled], logits: Tensor, deltas: Tensor, sizes: Tensor
     ) -> list[Tensor]:
-        """The sampled regions moved by this look's offsets: the next look's proposals, without ground truth."""
+        """The sampled regions moved by this stage's offsets: the next stage's proposals, without ground truth."""
         labels = torch.cat([s.labels for s in sampled])
         labels = torch.where(labels < self.num_classes, labels, logits[:, :-1].argmax(dim=1))
         delta = of_class(deltas, labels).float().split([len(s.boxes) for s in sampled])
-        moved = [look.coder.decode(s.boxes, d) for s, d in zip(sampled, delta, strict=True)]
+        moved = [stage.coder.decode(s.boxes, d) for s, d in zip(sampled, delta, strict=True)]
         clipped = [clip(box[None], size[None])[0] for box, size in zip(moved, sizes, strict=True)]
         return [box[~s.is_truth] for box, s in zip(clipped, sampled, strict=True)]
+
+    @classmethod
+    def classes_in(cls, state: Mapping[str, Tensor]) -> int | None:
+        rows = count_rows(state, ["boxes.0.score.bias"])
+        return None if rows is None else rows - 1  # the last is the background
 
 
 def as_regions(boxes: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 
 from tetravit.data import coco
 from tetravit.data.datasets.coco import numbers as listed
-from tetravit.models.load import Model
+from tetravit.models import Model
 from tetravit.predictors.base import Writer
 from tetravit.predictors.parts.answers import Frame, Source
 from tetravit.registry import suggestion

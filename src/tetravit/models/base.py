@@ -1,0 +1,220 @@
+"""What every model is: a backbone and a head, the arguments that build them again, and the input they expect."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, Self, cast
+
+import torch
+from torch import Tensor, nn
+
+from tetravit.backbones.base import Backbone
+from tetravit.heads import HEADS, Head
+from tetravit.models.pyramid import PyramidBackbone, create_backbone
+from tetravit.structures import Kind, Preprocess, for_channels
+from tetravit.weights import ADAPTERS, convert
+from tetravit.weights.fileformat import Header
+from tetravit.weights.layouts import dense_maps
+from tetravit.weights.read import Names, Report, family_of
+
+GRAPHS = 32  # of one function: GC ViT's windows of 24 tokens divide four maps in up to 15 ways
+
+
+class Model(nn.Module):
+    """A backbone with a head.
+
+    kind: what it predicts: "classify", "detect" or "segment". default_head, default_classes: where neither caller
+    nor weights say them. usual_input: the input of the published models of that kind.
+    name, head_name, options: the arguments that build it again. class_names: one per class, where known.
+    input: the input its weights were trained for; `preprocess` makes it. report: what became of every tensor of the
+    weights it was built with; None: it was built without.
+    """
+
+    kind: ClassVar[Kind]
+    noun: ClassVar[str]  # "detector"
+    head_noun: ClassVar[str]  # "detection head"
+    default_head: ClassVar[str]
+    default_classes: ClassVar[int]
+    usual_input: ClassVar[Preprocess]
+    backbone: Backbone
+    head: nn.Module
+    num_classes: int
+
+    def __init__(self, *, name: str, head_name: str, options: Mapping[str, Any] | None) -> None:
+        super().__init__()
+        self.name, self.head_name, self.options = name, head_name, dict(options or {})
+        self.class_names: tuple[str, ...] = ()
+        self.input = self.usual_input
+        self.report: Report | None = None
+
+    @classmethod
+    def build(
+        cls,
+        name: str,
+        options: Mapping[str, Any],
+        *,
+        head: str,
+        head_options: Mapping[str, Any],
+        num_classes: int,
+        fill: Callable[[Backbone], Any] | None = None,
+    ) -> Self:
+        """A model with fresh weights; `fill` puts others into the backbone before the head is made.
+
+        Raises:
+            ValueError: for an option or a number of classes that the model does not take.
+        """
+        raise NotImplementedError
+
+    def set_input(self, input: Preprocess | None) -> None:
+        """Set `input` to that of the weights, for as many channels as the backbone takes; None: it stays."""
+        self.input = for_channels(input or self.input, self.backbone.in_chans)
+
+    @classmethod
+    def layouts_of(cls, family: str, head: str) -> Mapping[str, Names]:
+        """How other programs name the tensors of such a model, beside the layouts of its family."""
+        return {}
+
+    @classmethod
+    def beside_backbone(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The entries of a state dict, in any layout, that may belong to the head."""
+        return {name: value for name, value in state.items() if not name.startswith("backbone.")}
+
+    def unused(self) -> list[str]:
+        """Patterns of our names that weights of such a model may lack, because only other kinds use them."""
+        return []
+
+    def header(self, *, recipe: str = "", licence: str = "", source: str = "") -> Header:
+        """What a file says about the model, so that `load` builds it again.
+
+        recipe: TOML text of the run that made the weights. licence, source: of the weights.
+        """
+        return Header(
+            model=self.name,
+            options=self.options,
+            task=self.kind,
+            head=self.head_name,
+            num_classes=self.num_classes,
+            class_names=self.class_names,
+            preprocess=self.input,
+            recipe=recipe,
+            licence=licence,
+            source=source,
+        )
+
+    @classmethod
+    def published_class_names(cls, found: convert.Found, layout: str) -> tuple[str, ...]:
+        """The names of the classes of published weights in `layout`; () where they are not known."""
+        return ()
+
+    def preprocess(self, image: Any) -> Tensor:
+        """A picture (path, Pillow image, array, tensor) -> float (3, Hi, Wi), as the weights were trained for.
+
+        Raises:
+            ValueError: if the picture cannot be read, or is not one.
+        """
+        from tetravit.data.preprocess import preprocess  # torchvision loads only where a picture is read
+
+        return preprocess(image, self.input)
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """Images -> feature maps, fine to coarse."""
+        raise NotImplementedError
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that are never decayed, beyond biases and norms."""
+        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+
+    def set_grad_checkpointing(self, mode: bool = True) -> Self:
+        """Recompute the backbone's blocks in the backward pass: less memory, about a third more time."""
+        self.backbone.set_grad_checkpointing(mode)
+        return self
+
+
+class DenseModel(Model):
+    """A backbone with its adapter and a head over four maps at strides 4, 8, 16, 32."""
+
+    head: Head
+
+    def __init__(
+        self,
+        backbone: PyramidBackbone,
+        head: Head,
+        *,
+        name: str = "",
+        head_name: str = "",
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(name=name, head_name=head_name, options=options)
+        self.backbone, self.pyramid, self.head = backbone.backbone, backbone.pyramid, head
+        self.num_classes = head.num_classes
+        self.set_input(None)
+
+    @classmethod
+    def build(
+        cls,
+        name: str,
+        options: Mapping[str, Any],
+        *,
+        head: str,
+        head_options: Mapping[str, Any],
+        num_classes: int,
+        fill: Callable[[Backbone], Any] | None = None,
+    ) -> Self:
+        if num_classes < 1:
+            raise ValueError(f"num_classes of a {cls.noun} is 1 or more; got {num_classes!r}.")
+        backbone = create_backbone(name, task=cast(Literal["detect", "segment"], cls.kind), **options)
+        if fill is not None:
+            fill(backbone.backbone)
+        row: Any = HEADS[head]
+        told = {**options, **({"head_options": dict(head_options)} if head_options else {})}
+        model = cls(
+            backbone,
+            row(backbone.channels, backbone.strides, num_classes=num_classes, **head_options),
+            name=name,
+            head_name=head,
+            options=told,
+        )
+        model.freeze_unused()
+        return model
+
+    @classmethod
+    def layouts_of(cls, family: str, head: str) -> Mapping[str, Names]:
+        return dense_maps(family, head)
+
+    def unused(self) -> list[str]:
+        adapter = ADAPTERS.get(family_of(self))
+        return [f"{start}*" for start in adapter.unused] if adapter else []
+
+    def feature_maps(self, images: Tensor) -> list[Tensor]:
+        """Images -> the four maps at strides 4, 8, 16, 32 that the head takes."""
+        maps: list[Tensor] = self.pyramid(_contiguous(self.backbone.feature_maps(images)))
+        return _contiguous(maps)
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile what depends on the shape of a batch alone: backbone, adapter and the head's forward pass.
+
+        The third shape at the latest makes graphs for any shape. Attention in windows takes a few of them: for sides
+        that its windows divide, and for others; so many graphs that the limit of torch's compiler is raised, which is
+        one for the whole process.
+        """
+        from torch._dynamo import config  # loads the compiler
+
+        config.recompile_limit = max(config.recompile_limit, GRAPHS)  # type: ignore[attr-defined]
+        self.feature_maps = torch.compile(self.feature_maps, *args, **kwargs)  # type: ignore[method-assign]
+        self.head.compile(*args, **kwargs)
+
+    def freeze_unused(self) -> None:
+        """Freeze parameters that only classification uses, or that lead to a map the head does not use.
+
+        Several processes average gradients only where every parameter that trains has one.
+        """
+        adapter = ADAPTERS.get(family_of(self))
+        unused = list(adapter.unused if adapter else ("backbone.norm.",))
+        for level in range(self.head.first_map):
+            unused += [f"pyramid.levels.{level}.", f"pyramid.norms.{level}."]
+        for name, parameter in self.named_parameters():
+            if name.startswith(tuple(unused)):
+                parameter.requires_grad_(False)
+
+
+def _contiguous(maps: list[Tensor]) -> list[Tensor]:
+    """Maps; in graphs in the usual layout: torch 2.15 cannot prove that another one holds at every size."""
+    return [x.contiguous() for x in maps] if torch.compiler.is_exporting() else maps

@@ -1,0 +1,302 @@
+"""Models by name: one builder behind `create_model`, `create_detector` and `create_segmenter`."""
+
+import fnmatch
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tetravit.heads import Head, heads_of
+from tetravit.models.base import Model
+from tetravit.models.classifier import Classifier
+from tetravit.models.detector import Detector
+from tetravit.models.names import Size, check_options, family, resolve
+from tetravit.models.pretrained import load_backbone
+from tetravit.models.segmenter import Segmenter
+from tetravit.registry import pick
+from tetravit.weights import convert
+from tetravit.weights.read import Report, State, family_of, load_into, stripped
+
+FIXED = ("channels", "strides", "embed_dim", "num_classes")  # arguments of heads that are no options
+
+Weights = str | Path | Mapping[str, Any]
+
+
+MODELS: Mapping[str, type[Model]] = {model.kind: model for model in (Classifier, Detector, Segmenter)}
+
+
+def create_model(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    image_size: Size | None = None,
+    in_chans: int | None = None,
+    drop_path: float | None = None,
+    weights: Weights | None = None,
+    accept_license: bool = False,
+    head: str | None = None,
+    head_options: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Classifier:
+    """Build a classifier by name.
+
+    Args:
+        name: one of `list_models()`, an alias, or NAME.TAG, which is NAME with the published weights TAG.
+        num_classes: classes of the head; 0: the output is the embedding (B, embed_dim). None: those of the
+            weights, without weights 1000.
+        image_size: side in pixels, or (height, width), the model is set up for; None: that of the weights,
+            without weights the paper's. Every model takes other sizes as well; position tables and windows
+            follow this one.
+        in_chans: channels of the images; None: those of the weights, without weights 3.
+        drop_path: rate of stochastic depth; None: 0.
+        weights: the tag of published weights ("in1k"), a file in any known layout, a URL, a repository
+            ("hf:OWNER/NAME"), a state dict; None: the authors' initialisation. What became of every tensor is
+            printed on standard error, and kept as `model.report`.
+        accept_license: agree to a licence that forbids commercial use; asked for once.
+        head: a head for embeddings; None: that of the weights, else "linear", the papers'.
+        head_options: arguments of the head's constructor.
+        options: other arguments of the backbone's constructor (window_size, layer_scale, ...).
+
+    Raises:
+        ValueError: unknown name or option, a value the model cannot have, or weights that do not fit.
+    """
+    asked = {"image_size": image_size, "in_chans": in_chans, "drop_path": drop_path, **options}
+    built = build_model(
+        "classify", name, asked, head=head, head_options=head_options, num_classes=num_classes,
+        weights=weights, accept_license=accept_license,
+    )  # fmt: skip
+    assert isinstance(built, Classifier)
+    return built
+
+
+def create_detector(
+    name: str,
+    *,
+    head: str | None = None,
+    num_classes: int | None = None,
+    image_size: Size | None = None,
+    in_chans: int | None = None,
+    drop_path: float | None = None,
+    head_options: Mapping[str, Any] | None = None,
+    weights: Weights | None = None,
+    backbone_weights: Weights | None = None,
+    accept_license: bool = False,
+    **options: Any,
+) -> Detector:
+    """Build a detector by name.
+
+    Args:
+        name: a backbone, one of `list_models()`, an alias, or NAME.TAG with the published weights TAG.
+        head: one of `heads_of("detect")`: "retinanet" (boxes), "mask_rcnn" or "cascade" (boxes and masks); None:
+            that of the weights where they say it, else "mask_rcnn".
+        num_classes: classes of the head, without one for the background; None: those of the weights, without
+            weights the 80 of COCO. Another number than that of the weights gives fresh scores.
+        image_size, in_chans, drop_path, options: as in `create_backbone`.
+        head_options: other arguments of the head's constructor (score_threshold, max_detections, ...).
+        weights: of a whole detector: a tag ("coco_mask_rcnn"), a file in our layout or that of mmdetection, a URL,
+            a state dict; None: the authors' initialisation. What became of every tensor is kept as
+            `detector.report`, and printed on standard error where something was left out or is fresh.
+        backbone_weights: of a classifier to begin with: its tag ("in1k"), a file, a state dict.
+        accept_license: agree to a licence that forbids commercial use; asked for once.
+
+    Raises:
+        ValueError: unknown name or option, a value the model cannot have, or weights that do not fit it.
+    """
+    asked = {"image_size": image_size, "in_chans": in_chans, "drop_path": drop_path, **options}
+    built = build_model(
+        "detect", name, asked, head=head, head_options=head_options, num_classes=num_classes,
+        weights=weights, backbone_weights=backbone_weights, accept_license=accept_license,
+    )  # fmt: skip
+    assert isinstance(built, Detector)
+    return built
+
+
+def create_segmenter(
+    name: str,
+    *,
+    head: str | None = None,
+    num_classes: int | None = None,
+    weights: Weights | None = None,
+    backbone_weights: Weights | None = None,
+    image_size: Size | None = None,
+    in_chans: int | None = None,
+    drop_path: float | None = None,
+    head_options: Mapping[str, Any] | None = None,
+    accept_license: bool = False,
+    **options: Any,
+) -> Segmenter:
+    """Build a segmenter by name.
+
+    Args:
+        name: a backbone, one of `list_models()`, an alias, or NAME.TAG with the published weights TAG.
+        head: one of `heads_of("segment")`: "semantic_fpn" or "upernet"; None: that of the weights where they are
+            published, else "upernet".
+        num_classes: classes of the head; None: those of the weights, without weights the 150 of ADE20K. Another
+            number than that of the weights gives fresh scores.
+        weights: of a whole segmenter: a tag ("ade20k_upernet"), a file in our layout or that of
+            mmsegmentation, a URL, a state dict; None: the authors' initialisation. What became of every tensor
+            is kept as `segmenter.report`, and printed on standard error where something was left out or is fresh.
+        backbone_weights: of a classifier to begin with: its tag ("in1k"), a file, a state dict.
+        image_size, in_chans, drop_path, options: as in `create_backbone`.
+        head_options: other arguments of the head's constructor (auxiliary, average, width, dropout, ...). An
+            auxiliary head is built where its loss is asked for (`{"auxiliary": 0.4}`), or the weights hold one and
+            it is not refused (`{"auxiliary": 0}`).
+        accept_license: agree to a licence that forbids commercial use; asked for once.
+
+    Raises:
+        ValueError: unknown name or option, a value the model cannot have, or weights that do not fit.
+    """
+    asked = {"image_size": image_size, "in_chans": in_chans, "drop_path": drop_path, **options}
+    built = build_model(
+        "segment", name, asked, head=head, head_options=head_options, num_classes=num_classes,
+        weights=weights, backbone_weights=backbone_weights, accept_license=accept_license,
+    )  # fmt: skip
+    assert isinstance(built, Segmenter)
+    return built
+
+
+def build_model(
+    kind: str,
+    name: str,
+    options: Mapping[str, Any],
+    *,
+    head: str | None = None,
+    head_options: Mapping[str, Any] | None = None,
+    num_classes: int | None = None,
+    weights: Weights | convert.Found | None = None,
+    backbone_weights: Weights | None = None,
+    accept_license: bool = False,
+) -> Model:
+    """Build a model of any kind by name.
+
+    Args:
+        kind: "classify", "detect" or "segment".
+        name: a backbone, an alias, or NAME.TAG.
+        options: of the backbone's constructor; None counts as not given.
+        head, head_options, num_classes, weights, backbone_weights, accept_license: as in `create_detector`.
+
+    Raises:
+        ValueError: unknown name or option, a value the model cannot have, or weights that do not fit.
+    """
+    make = MODELS[kind]
+    name, dot, tag = name.partition(".")
+    name = resolve(name)
+    if dot and weights is not None:
+        raise ValueError(f"Weights are named once: {name}.{tag}, or weights=...; got both.")
+    weights = tag if dot else weights
+    options = {key: value for key, value in options.items() if value is not None}
+    state: State | None = None
+    known: dict[str, Any] = {}  # arguments that the weights were built with
+    if weights is not None:
+        found = convert.find(weights, model=name, accept_license=accept_license)
+        head = _head_of(found, make, head)
+        state = convert.state_of(found)
+        known = tuples(found.model[1]) if found.model and resolve(found.model[0]) == name else {}
+    head = head or make.default_head
+    row = pick(heads_of(make.kind), head, make.head_noun)
+    held = _head_states(state, make, name, head) if state else []
+    recorded = known.pop("num_classes", None)
+    classes = next((n for part in held if (n := row.classes_in(part)) is not None), recorded)
+    if num_classes is None:
+        num_classes = make.default_classes if classes is None else classes
+    implied = {key: value for part in held for key, value in row.options_in(part).items()}
+    head_options = {**implied, **known.pop("head_options", {}), **(head_options or {})}
+    takes = [p for p in inspect.signature(row).parameters if p not in FIXED]
+    check_options(head, head_options, takes)
+    model = make.build(
+        name,
+        {**known, **options},
+        head=head,
+        head_options=head_options,
+        num_classes=num_classes,
+        fill=partial(load_backbone, name=name, source=backbone_weights, accept_license=accept_license)
+        if backbone_weights is not None
+        else None,
+    )
+    if state is None:
+        return model
+    model.set_input(found.preprocess)
+    model.report = report = load_weights(
+        model, state, fresh=row.fresh if classes not in (None, num_classes) else (), found=found
+    )
+    foreign = kind == "classify" and found.header is None
+    if foreign or report.resized or report.dropped or report.missing:
+        print(report, file=sys.stderr)
+    names = class_names(found, make, report.layout)
+    model.class_names = names if len(names) == num_classes else ()
+    return model
+
+
+def load_weights(
+    model: Model,
+    source: Weights | State,
+    *,
+    fresh: Sequence[str] = (),
+    found: convert.Found | None = None,
+) -> Report:
+    """Put weights of any known layout into a model of the same kind and head.
+
+    Args:
+        source: what `read.load_into` takes.
+        fresh: patterns of tensors of the head, relative to it, that may stay as they are.
+        found: what is known of the weights.
+
+    Returns:
+        What became of every tensor.
+
+    Raises:
+        BadFile: if the file is damaged or does not fit; the tensors are named.
+    """
+    layouts = model.layouts_of(family_of(model), model.head_name)
+    allow = model.unused()
+    if found is not None and found.row is not None and found.row.task == "embed":
+        allow.append("head.*")
+    if isinstance(model.head, Head):
+        own = model.head.state_dict()
+        allow += [f"head.{p}" for p in model.head.optional if not fnmatch.filter(own, p)]
+    allow += [f"{part}.{pattern}" for part in ("head", "head_dist") for pattern in fresh]
+    return load_into(model, source, layouts=layouts, allow=allow)
+
+
+def class_names(found: convert.Found, make: type[Model] = Classifier, layout: str = "") -> tuple[str, ...]:
+    """The class names of weights for models of type `make`, in `layout`; () where they are not known."""
+    told = found.header.class_names if found.header else ()
+    return told or make.published_class_names(found, layout)
+
+
+def tuples(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options that went through JSON, with its lists as the tuples that constructors take."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+
+
+def _head_of(found: convert.Found, make: type[Model], head: str | None) -> str | None:
+    """The head of weights that say what they hold, which is the one asked for, if any; else `head`.
+
+    Raises:
+        ValueError: if they hold a model of another kind, or another head.
+    """
+    record = found.header or found.row
+    if record is None:
+        return head
+    where = found.row.name if found.row else found.where
+    kind = "classify" if record.task == "embed" else record.task
+    if kind != make.kind:
+        raise ValueError(
+            f"{where} holds a model for the task {record.task!r}; a {make.noun} needs {make.kind!r}."
+        )
+    held = record.head or make.default_head
+    if head is not None and head != held:
+        raise ValueError(f"{where} holds the head {held!r}; got head={head!r}.")
+    return held
+
+
+def _head_states(state: State, make: type[Model], name: str, head: str) -> list[dict[str, Tensor]]:
+    """The tensors of the head in a state dict, names relative to it: in our layout, and from each known one."""
+    layouts = make.layouts_of(family(name), head)
+    tensors = make.beside_backbone(stripped(state.tensors))
+    named = [tensors, *(layout.to_ours(tensors) for layout in layouts.values())]
+    return [{k.removeprefix("head."): v for k, v in part.items() if k.startswith("head.")} for part in named]

@@ -1,0 +1,67 @@
+"""Names of models, and the backbones behind them."""
+
+import fnmatch
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tetravit.backbones import ALIASES, VARIANTS, Backbone
+from tetravit.registry import pick, suggestion
+
+Size = int | tuple[int, int]
+
+
+def resolve(name: str) -> str:
+    """This package's name of a model: aliases (the authors' own names) are followed.
+
+    Raises:
+        ValueError: if there is no such model; the nearest one is suggested.
+    """
+    name = ALIASES.get(name, name)
+    if name not in VARIANTS:
+        pick({**VARIANTS, **ALIASES}, name, "model")
+    return name
+
+
+def family(name: str) -> str:
+    """The family file a model comes from: "xcit", "convit", "gcvit", "twins", "deit"."""
+    return pick(VARIANTS, resolve(name), "model").func.__module__.rsplit(".", 1)[-1]  # type: ignore[no-any-return]
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of all models, or of those that a shell pattern matches ("gcvit_*", "*_p8")."""
+    return sorted(fnmatch.filter(VARIANTS, pattern))
+
+
+def build_backbone(name: str, **options: Any) -> Backbone:
+    """The backbone of that name; `options` are arguments of its constructor.
+
+    Raises:
+        ValueError: unknown name or option, or a value the backbone does not take.
+    """
+    row = VARIANTS[resolve(name)]
+    check_options(name, options, [p for p in inspect.signature(row.func).parameters if p != "self"])
+    if options.get("in_chans", 1) < 1:
+        raise ValueError(f"in_chans is 1 or more; got {options['in_chans']!r}.")
+    if "image_size" in options:
+        options["image_size"] = check_size(options["image_size"])
+    return row(**options)  # type: ignore[no-any-return]
+
+
+def check_options(name: str, options: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Raises: ValueError for an option that is not `known` to what is called `name`."""
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{name} has no option {option!r}.{suggestion(option, known)}")
+
+
+def check_size(size: Any) -> Size:
+    """A side in pixels or (height, width), as given.
+
+    Raises:
+        ValueError: if it is neither, or below 32 pixels.
+    """
+    sides: Sequence[Any] = size if isinstance(size, (tuple, list)) else (size, size)
+    if len(sides) != 2 or not all(isinstance(s, int) and not isinstance(s, bool) and s >= 32 for s in sides):
+        raise ValueError(f"image_size is a side in pixels from 32 up, or (height, width); got {size!r}.")
+    return size if isinstance(size, int) else (sides[0], sides[1])

@@ -1,0 +1,6 @@
+"""Mask R-CNN as mmdetection names it."""
+
+from tetravit.weights.base import KeyMap
+from tetravit.weights.layouts.base import NECK, PROPOSALS, branches
+
+KEY_MAPS = {"mask_rcnn": {"mmdet": KeyMap(*NECK, *PROPOSALS, *branches("", "0"))}}
