@@ -1,73 +1,142 @@
-"""README does what it says: every block of code is run, or marked with the reason why not."""
+"""README and the pages in docs/ do what they say: every block of code is run, or marked with the reason why not."""
 
+import json
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from tetravit.benchmark.summary import read, summary
 from tetravit.cli import main
 from tetravit.cli.list import rows_of
-from tetravit.data.datasets import DATASETS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+SPEED = (ROOT / "docs" / "speed.md").read_text()
+PAGES = ["README.md", "docs/dense.md", "docs/weights.md", "docs/runs.md"]
 BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S
 )
-BLOCKS = [match.groupdict() for match in BLOCK.finditer(README)]
 
 # Marks of blocks that are not run here: .ci/run runs the first two; the last needs data nobody can ship.
 NOT_RUN = {"setup: install", "setup: test", "data"}
-QUICK = ["epochs=1", "optim.warmup_epochs=0", "model.options.depth=1", "data.options.fraction=0.1"]
+# What makes a run of each recipe short.
+QUICK = {
+    "digits": ["epochs=1", "model.options.depth=1", "data.options.fraction=0.1"],
+    "shapes-seg": [
+        *(
+            "steps=1",
+            "data.options={size = 64, count = 3}",
+            "data.image_size=64",
+            "model.head_options.width=8",
+        ),
+        "model.options={dims = [8, 8, 8, 8], depths = [1, 1, 1, 1], num_heads = [1, 1, 1, 1]}",
+    ],
+    "shapes-det": [
+        *("steps=1", "data.batch_size=2", "data.options={size = 64, count = 3}", "data.image_size=64"),
+        "model.options.depths=[1, 1, 1, 1]",
+    ],
+}
+QUICK["mine.toml"] = QUICK["digits"]
 
 
-def code(mark: str, language: str) -> list[str]:
-    return [b["code"] for b in BLOCKS if b["mark"] == mark and b["language"] == language]
+def blocks(page: str) -> list[dict[str, str]]:
+    return [match.groupdict() for match in BLOCK.finditer((ROOT / page).read_text())]
 
 
-def test_every_block_is_run_or_says_why_not():
-    assert {(b["mark"], b["language"]) for b in BLOCKS} == {
-        ("run", "bash"),
-        ("run", "python"),
-        *((mark, "bash") for mark in NOT_RUN),
-    }
+def code(page: str, mark: str, language: str) -> list[str]:
+    return [b["code"] for b in blocks(page) if b["mark"] == mark and b["language"] == language]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_is_run_or_says_why_not(page):
+    marks = {(b["mark"], b["language"]) for b in blocks(page)}
+    assert ("run", "bash") in marks
+    assert marks <= {("run", "bash"), ("run", "python"), *((mark, "bash") for mark in NOT_RUN)}
 
 
 @pytest.mark.parametrize("mark", ["setup: install", "setup: test"])
 def test_a_setup_is_one_line(mark):
-    (line,) = code(mark, "bash")
+    (line,) = code("README.md", mark, "bash")
     assert line.count("\n") == 1
     assert line.startswith("python3 -m venv .venv && . .venv/bin/activate && pip install ")
 
 
-def test_commands_and_python_run(tmp_path, monkeypatch, capsys):
-    """In one folder, top to bottom; training is cut short, the rest is as written."""
+def test_the_readme_is_short():
+    text = BLOCK.sub("", README)
+    words = [word for line in text.splitlines() if not line.startswith("|") for word in line.split()]
+    assert len(words) <= 700
+
+
+def test_links_lead_somewhere():
+    for page in [*PAGES, "docs/speed.md"]:
+        for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()):
+            assert target.startswith("https://") or ((ROOT / page).parent / target).exists(), (page, target)
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A folder that holds what git has of docs/, and nothing else."""
+    listed = subprocess.run(
+        ["git", "ls-files", "docs"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.split() or [str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*") if path.is_file()]
+    for name in listed:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
     monkeypatch.chdir(tmp_path)
-    digits = DATASETS["digits"](None, "val")
-    Path("images").mkdir()
-    for i in range(3):
-        Image.fromarray(digits[i].image.permute(1, 2, 0).numpy()).save(f"images/{i}.png")
-    (commands,) = code("run", "bash")
-    for line in commands.splitlines():
-        program, *arguments = shlex.split(line, comments=True)
-        assert program == "tetravit"
-        with pytest.raises(SystemExit) as ended:
-            main([*arguments, *(QUICK if arguments[0] == "train" else [])])
-        assert ended.value.code == 0, f"{line}\n{capsys.readouterr().err}"
+    monkeypatch.setenv("TETRAVIT_HOME", str(tmp_path / "home"))
+    return tmp_path
+
+
+def run(page: str, capsys) -> None:
+    """The commands of a page from top to bottom; training is cut short, the rest is as written."""
+    for text in code(page, "run", "bash"):
+        for line in text.splitlines():
+            program, *arguments = shlex.split(line, comments=True)
+            assert program == "tetravit"
+            quick = QUICK[arguments[1]] if arguments[0] == "train" and arguments[1] in QUICK else []
+            with pytest.raises(SystemExit) as ended:
+                main([*arguments, *quick])
+            assert ended.value.code == 0, f"{line}\n{capsys.readouterr().err}"
+
+
+def test_the_readme_runs_in_a_clone(clone, capsys):
+    run("README.md", capsys)
     assert Path("runs/latest/report.html").stat().st_size > 10_000
     assert len(list(Path("drawn").iterdir())) == 3
-    assert Path("mine.toml").exists()
     capsys.readouterr()
 
-    (script,) = code("run", "python")
+    (script,) = code("README.md", "run", "python")
     names: dict[str, object] = {}
     exec(compile(script, "README.md", "exec"), names)
     assert names["logits"].shape == (2, 10)
     assert [tuple(m.shape[2:]) for m in names["maps"]] == [(64, 48), (32, 24), (16, 12), (8, 6)]
-    assert capsys.readouterr().out.strip() in digits.class_names
+    assert capsys.readouterr().out.strip() in "0123456789"
+
+
+@pytest.mark.slow
+def test_the_page_on_detection_and_segmentation_runs(clone, capsys):
+    run("docs/dense.md", capsys)
+    assert len(json.loads(Path("results.json").read_text())) >= 0
+    assert len(list(Path("maps").iterdir())) == len(list(Path("drawn").iterdir())) == 4
+    (script,) = code("docs/dense.md", "run", "python")
+    names: dict[str, object] = {}
+    exec(compile(script, "docs/dense.md", "exec"), names)
+    assert names["labels"].shape == (96, 96)
+
+
+@pytest.mark.slow
+def test_the_page_on_runs_runs(clone, capsys):
+    run("docs/runs.md", capsys)
+    assert Path("run/last.safetensors").exists()
+
+
+def test_the_page_on_weights_runs(clone, capsys):
+    run("docs/weights.md", capsys)
+    assert "xcit_small_12_p16" in capsys.readouterr().out
 
 
 def family_table() -> str:
@@ -103,6 +172,6 @@ def test_the_table_of_models_is_what_the_menus_say():
 
 def test_the_tables_of_speed_are_what_was_measured():
     rows = read(ROOT / "results" / "speed.jsonl")
-    found = README.partition("<!-- speed -->\n")[2].partition("\n<!-- /speed -->")[0]
+    found = SPEED.partition("<!-- speed -->\n")[2].partition("\n<!-- /speed -->")[0]
     kinds = ({"mode": "predict", "dtype": "float32", "batch": batch, "size": 224} for batch in (8, 1))
     assert found == "\n\n".join(summary(rows, **kind) for kind in kinds)

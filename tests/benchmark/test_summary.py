@@ -29,8 +29,8 @@ def second(model, factor):
 
 def test_a_line_per_model_and_their_geometric_mean():
     assert summary([*RUN, *second("deit_small", 4)], **KIND).splitlines() == [
-        "| model | timm | its fastest other form | ours | ours, optimized | ours : timm | optimized : timm"
-        " | optimized : fastest | of the floor |",
+        "| model | timm | timm, fastest form | ours | ours, optimized | ours : timm | optimized : timm"
+        " | optimized : fastest | of peak |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
         "| deit_tiny | 10 | 16 OpenVINO | 11 | 20 | 1.10 | 2.00 | 1.25 | 80% |",
         "| deit_small | 10 | 16 OpenVINO | 44 | 80 | 4.40 | 8.00 | 5.00 | 80% |",

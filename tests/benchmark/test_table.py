@@ -13,7 +13,7 @@ ROW = replace(rows.ROW, mode="step", size=64, batch=1, images_per_s=1234.5, shar
 def test_the_batch_is_a_column_where_there_are_several():
     one, two = [ROW], [ROW, replace(ROW, batch=8)]
     assert contest_columns(one) == [
-        *("model", "contender", "px", "images/s", "spread", "of timm", "of the floor", "peak MiB")
+        *("model", "contender", "px", "images/s", "spread", "of timm", "of peak", "peak MiB")
     ]
     assert contest_columns(two)[2:4] == ["px", "batch"]
     assert [contest_cells(row, two)[3] for row in two] == ["1", "8"]

@@ -1,7 +1,7 @@
 """Models in several forms, measured in turns: every contender in a process of its own, one round each at a time.
 
 Between the rounds the machine's own speed is measured: a large matrix product and a large copy. What a contender
-reaches of the first is its share of the floor.
+reaches of the first is its share of that peak.
 """
 
 import contextlib

@@ -40,7 +40,7 @@ def contests(rows: Iterable[Contest]) -> dict[tuple[object, ...], list[Contest]]
 
 
 def summary(rows: Iterable[Contest], *, mode: str, dtype: str, batch: int, size: int) -> str:
-    """A table with a line per model: images per second, ratios within one run, the share of the floor.
+    """A table with a line per model: images per second, ratios within one run, the share of peak.
 
     The last line has the geometric means over the models.
 
@@ -58,11 +58,11 @@ def summary(rows: Iterable[Contest], *, mode: str, dtype: str, batch: int, size:
         raise ValueError("Rows of different machines share no table.")
     ours = [name for name in OURS if any(name in found for found in kept)]
     others = any(_best_other(found) for found in kept)
-    titles = ["model", "timm", *(["its fastest other form"] if others else []), *(TITLES[n] for n in ours)]
+    titles = ["model", "timm", *(["timm, fastest form"] if others else []), *(TITLES[n] for n in ours)]
     ratios = [f"{_short(name)} : timm" for name in ours] + (
         [f"{_short(ours[-1])} : fastest"] if others else []
     )
-    titles += [*ratios, "of the floor"]
+    titles += [*ratios, "of peak"]
     lines = [f"| {' | '.join(titles)} |", "|---|" + "--:|" * (len(titles) - 1)]
     means: list[list[float]] = [[] for _ in range(len(ratios) + 1)]
     for found in kept:
@@ -87,7 +87,7 @@ def summary(rows: Iterable[Contest], *, mode: str, dtype: str, batch: int, size:
 
 
 def _figures(found: dict[str, Contest], ours: Sequence[str], others: bool) -> list[float | None]:
-    """Ratios to timm of each of ours, of the last of them to the fastest other, its share of the floor."""
+    """Ratios to timm of each of ours, of the last of them to the fastest other, its share of that peak."""
     timm, last = found.get("timm"), found.get(ours[-1])
     ratios = [_ratio(found.get(name), timm) for name in ours]
     return [*ratios, *([_ratio(last, _best_other(found))] if others else []), last.share if last else None]

@@ -63,7 +63,7 @@ TEXTS = 2  # columns of a contest that hold no numbers
 def contest_columns(rows: Sequence[Contest]) -> list[str]:
     """The titles of a table; all but the first `TEXTS` are over numbers."""
     sizes = ["px", *["batch"] * _several(rows)]
-    figures = ["images/s", "spread", "of timm", "of the floor", "peak MiB"]
+    figures = ["images/s", "spread", "of timm", "of peak", "peak MiB"]
     return ["model", "contender", *sizes, *figures, *[ENERGY] * _energy(rows)]
 
 
