@@ -104,7 +104,7 @@ def test_the_page_says_what_the_folder_says(run):
     for words in (
         "xcit_nano_12_p8 on digits",
         "99.44 %",
-        "averaged weights of step 100",
+        "EMA weights of step 100",
         "of 359 images",
         "2 min 5 s",
         "91.3 %",
@@ -147,7 +147,7 @@ def test_many_classes_are_shown_by_what_is_confused_most(run):
     texts = outline(write(run).read_text()).texts
     assert texts.index("class 5") < texts.index("class 1")
     assert "class 99" in texts
-    assert "None: every image is classified rightly." in texts
+    assert "None: every image is classified correctly." in texts
 
 
 def test_another_folder_is_refused(tmp_path):
@@ -221,3 +221,32 @@ def test_durations_are_said_as_people_say_them(seconds, text):
 )
 def test_shares_are_percent_where_there_are_any(share, text):
     assert percent(share) == text
+
+
+@pytest.mark.parametrize(("top1", "good"), [(0.1, False), (0.19, False), (0.2, True), (0.99, True)])
+def test_a_score_of_chance_is_not_green(run, top1, good):
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    (run / "evaluation.json").write_text(json.dumps({**evaluation, "top1": top1}))
+    assert ('class="tile good"' in write(run).read_text()) is good
+
+
+def test_recipe_and_environment_are_folded(run):
+    html = write(run).read_text()
+    assert '<details class="card"><summary>Recipe</summary>' in html
+    assert '<details class="card"><summary>Environment</summary>' in html
+
+
+def test_classes_have_recall_and_precision(run):
+    html = write(run).read_text()
+    heads = "".join(f'<th class="num">{name}</th>' for name in ("recall", "precision", "images"))
+    assert f"<th>class</th>{heads}" in html
+
+
+def test_axes_fit_the_curve():
+    svg = line_chart([Series("a", [(0, 52.0), (10, 98.0)])])
+    (path,) = re.findall(r'class="curve tone1" d="M(.*?)"', svg)
+    heights = [float(p.split()[1]) for p in path.split("L")]
+    top, bottom = 12, 240 - 40
+    assert heights[1] - top < 0.06 * (bottom - top)
+    assert bottom - heights[0] < 0.06 * (bottom - top)
+    assert len(re.findall('class="grid"', svg)) >= 2

@@ -56,8 +56,8 @@ def run(tmp_path):
 def test_everything_is_shown(run):
     html = write(run).read_text()
     for words in (
-        "Mask AP", "57.00 %", "averaged weights of step 20", "28 objects", "Average precision", "As COCO counts",
-        "AP of small objects", "boxes at overlap 0.50", "masks at overlap 0.75", "Held-out images", "a&lt;b",
+        "Mask AP", "57.00 %", "EMA weights of step 20", "28 objects", "Average precision", "COCO metrics",
+        "AP of small objects", "boxes at IoU 0.50", "masks at IoU 0.75", "Validation images", "a&lt;b",
         "First training images", "Find objects in your own images",
     ):  # fmt: skip
         assert words in html, words
@@ -83,7 +83,7 @@ def test_what_the_data_held_in_vain_is_listed(run, tmp_path):
         f"<td>training</td><td>1 boxes with zero or negative sides, left out; the first: {first}</td>" in html
     )
     first = "instances_val2017.json, annotation 1"
-    assert f"<td>held out</td><td>1 boxes outside their image, left out; the first: {first}</td>" in html
+    assert f"<td>validation</td><td>1 boxes outside their image, left out; the first: {first}</td>" in html
     (run / "recipe.toml").write_text(RECIPE)
     assert "Left out of the data" not in write(run).read_text()
 
@@ -92,6 +92,6 @@ def test_what_is_not_there_is_left_out(run):
     (run / "evaluation.json").unlink()
     (run / "recipe.toml").write_text(RECIPE.replace('"shapes_det"', '"coco"').replace("options", "#"))
     html = write(run).read_text()
-    assert "Held-out images" not in html
+    assert "Validation images" not in html
     assert "First training images" not in html
     assert "Average precision" in html

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tetravit.draw.base import fitted
+from tetravit.draw.base import fitted, sans
 from tetravit.draw.label_maps import EDGE, LISTED, OPAQUE, label_png, overlay, painted, shares
 from tetravit.draw.labels import labelled
 
@@ -90,3 +90,11 @@ def test_a_label_map_as_a_file_keeps_its_numbers(tmp_path):
             [0] * 3,
             [255] * 3,
         ]
+
+
+def test_names_of_many_scripts_are_drawn():
+    """Latin, Greek, Cyrillic, Armenian, Georgian, Hebrew, Arabic: none is the box of a letter that is missing."""
+    sample = "\u00e9\u017e\u03bb\u0436\u0561\u10d0\u05d0\u0639"
+    letters = sans(24)
+    missing = bytes(letters.getmask("\U000f0000"))
+    assert all(bytes(letters.getmask(letter)) != missing for letter in sample)

@@ -1,6 +1,8 @@
-"""What every picture shares: sizes, colours, file names."""
+"""What every picture shares: sizes, colours, the font, file names."""
 
+import importlib.util
 import itertools
+from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageFont
@@ -9,6 +11,17 @@ WIDTH = 480  # pixels; narrower images are enlarged to it
 LARGEST = 1280  # pixels; wider images are shrunk to it
 TALLEST = 2560  # pixels; higher images are shrunk to it, whatever their width becomes
 INK, SOFT, PAPER, BAR, TRACK = "#14181f", "#5b6472", "#ffffff", "#2563c9", "#e3e6eb"
+
+
+@cache
+def sans(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic, Arabic, Hebrew, Georgian and more."""
+    spec = importlib.util.find_spec("matplotlib")  # its folder; matplotlib itself is not loaded
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        file = Path(folder) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+        if file.is_file():
+            return ImageFont.truetype(str(file), size)
+    return ImageFont.load_default(size)
 
 
 def fitted(picture: Image.Image) -> Image.Image:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from tetravit.draw.base import INK, PAPER, SOFT, WIDTH, fitted, shortened
+from tetravit.draw.base import INK, PAPER, SOFT, WIDTH, fitted, sans, shortened
 
 IGNORE = 255  # label of pixels that carry no class: they stay as they are
 OPAQUE = 0.55  # share of the colour in a painted pixel
@@ -50,7 +50,7 @@ def overlay(
     left_out = len(entries) - LISTED
     width = max(WIDTH, picture.width)
     unit = max(14, width // 34)
-    font = ImageFont.load_default(unit)
+    font = sans(unit)
     columns = max(1, min(4, width // (11 * unit)))
     rows = -(-min(len(entries), LISTED) // columns) + (left_out > 0)
     line, margin = round(unit * 1.7), unit

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
 
-from tetravit.draw.base import BAR, INK, PAPER, SOFT, TRACK, WIDTH, fitted, shortened
+from tetravit.draw.base import BAR, INK, PAPER, SOFT, TRACK, WIDTH, fitted, sans, shortened
 
 
 def labelled(image: Tensor, guesses: Sequence[tuple[str, float]]) -> Image.Image:
@@ -18,7 +18,7 @@ def labelled(image: Tensor, guesses: Sequence[tuple[str, float]]) -> Image.Image
     picture = fitted(Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()))
     width = max(WIDTH, picture.width)
     unit = max(16, width // 26)
-    font = ImageFont.load_default(unit)
+    font = sans(unit)
     line, margin = round(unit * 2.3), unit
     canvas = Image.new("RGB", (width, picture.height + line * len(guesses) + margin), PAPER)
     canvas.paste(picture, (0, 0))

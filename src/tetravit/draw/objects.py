@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from tetravit.draw.base import INK, PAPER, fitted
+from tetravit.draw.base import INK, PAPER, fitted, sans
 
 Colour = tuple[int, int, int]
 OPAQUE = 0.45  # share of the colour in a pixel of a mask
@@ -37,7 +37,7 @@ def outlined(
     picture = fitted(Image.fromarray(pixels))
     scale = picture.width / pixels.shape[1], picture.height / pixels.shape[0]
     draw = ImageDraw.Draw(picture)
-    font = ImageFont.load_default(max(12, picture.width // 40))
+    font = sans(max(12, picture.width // 40))
     width = max(2, picture.width // 240)
     placed = [[scale[i % 2] * value for i, value in enumerate(box)] for box in boxes]
     for box, colour in zip(placed, colours, strict=True):

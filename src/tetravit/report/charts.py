@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 Point = tuple[float, float]
 Scale = Callable[[float], float]  # a value -> its place in the picture
-WIDTH, HEIGHT = 560, 260
-LEFT, RIGHT, TOP, BOTTOM = 52, 14, 12, 40  # margins around the plot
+WIDTH, HEIGHT = 420, 240
+LEFT, RIGHT, TOP, BOTTOM = 62, 12, 12, 40  # margins around the plot
+PAD = 0.05  # of the range of the curves, above and below them
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,10 @@ def line_chart(series: Sequence[Series], *, unit: str = "", log: bool = False) -
     low_x, high_x = min(xs), max(xs)
     # The curves set the range; a cloud of single steps may go beyond and is held at the edge.
     ys = [y for s in series for _, y in s.points]
-    y_ticks = log_ticks(min(ys), max(ys)) if log else ticks(min(ys), max(ys), 5)
-    low_y, high_y = min(y_ticks[0], *ys), max(y_ticks[-1], *ys)
+    low_y, high_y = padded(min(ys), max(ys), log)
+    y_ticks = inside(log_ticks(low_y, high_y), low_y, high_y) if log else []
+    if len(y_ticks) < 2:
+        y_ticks = inside(ticks(low_y, high_y, 5), low_y, high_y)
 
     def across(x: float) -> float:
         return LEFT + (x - low_x) / ((high_x - low_x) or 1) * (WIDTH - LEFT - RIGHT)
@@ -40,7 +43,7 @@ def line_chart(series: Sequence[Series], *, unit: str = "", log: bool = False) -
         a, b, c = (math.log10(v) for v in (low_y, y, high_y)) if log else (low_y, y, high_y)
         return HEIGHT - BOTTOM - (b - a) / ((c - a) or 1) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [_grid(y_ticks, up, unit), _feet(ticks(low_x, high_x, 6), low_x, high_x, across)]
+    parts = [_grid(y_ticks, up, unit), _feet(ticks(low_x, high_x, 4), low_x, high_x, across)]
     for s in series:
         if s.cloud:
             parts.append(f'<path class="cloud tone{s.tone}" d="{_path(s.cloud, across, up)}"/>')
@@ -60,6 +63,20 @@ def line_chart(series: Sequence[Series], *, unit: str = "", log: bool = False) -
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"'
         f" data-series='{html.escape(json.dumps(data), quote=True)}'>{''.join(parts)}</svg>"
     )
+
+
+def padded(low: float, high: float, log: bool) -> tuple[float, float]:
+    """The range of an axis: that of the curves with a little room; a share of 100 percent or 0 is not passed."""
+    if log:
+        room = (high / low) ** PAD if high > low else 1.1
+        return low / room, high * room
+    room = (high - low) * PAD or abs(high) * 0.1 or 0.1
+    return (low if low == 0 else low - room), high + room
+
+
+def inside(values: Sequence[float], low: float, high: float) -> list[float]:
+    """Those of the values that the axis holds."""
+    return [value for value in values if low <= value <= high]
 
 
 def smooth(points: Sequence[Point], *, keep: int = 200) -> list[Point]:
@@ -92,9 +109,9 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten around the range; also their doubles and fives where it spans less than two decades."""
+    """Powers of ten around the range; also their doubles and fives where it spans about two decades or less."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    factors = (1, 2, 5) if last - first <= 2 else (1,)
+    factors = (1, 2, 5) if high / low < 200 else (1,)
     grid = [f * 10.0**e for e in range(first, last + 1) for f in factors]
     below = max((t for t in grid if t <= low), default=grid[0])
     above = min((t for t in grid if t >= high), default=grid[-1])

@@ -1,4 +1,4 @@
-"""What the report of a classifier shows: accuracy, which classes are taken for which, confident mistakes."""
+"""The report of a classifier: accuracy, confusion matrix, precision and recall, confident mistakes."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -7,7 +7,18 @@ from typing import Any
 from tetravit.data.datasets import Dataset
 from tetravit.report.base import Kind
 from tetravit.report.charts import Series, number
-from tetravit.report.html import SMALL, Tile, card, chart, data_uri, pair, percent, points, table
+from tetravit.report.html import (
+    SMALL,
+    Tile,
+    above_chance,
+    card,
+    chart,
+    data_uri,
+    pair,
+    percent,
+    points,
+    table,
+)
 from tetravit.report.run import Run
 
 MATRIX_CLASSES = 30  # up to here the whole confusion matrix is shown, above that the classes most confused
@@ -15,24 +26,28 @@ LISTED = 12  # rows of a table of classes or pairs
 
 
 def tiles(run: Run) -> list[Tile]:
-    found, best = [], run.evaluation
+    tiles: list[Tile] = []
+    best = run.evaluation
     if "top1" in best:
-        weights = "averaged weights" if best.get("weights") == "ema" else "weights"
-        found.append(Tile("Top-1 accuracy", percent(best["top1"]), f"{weights} of step {best['step']:,}"))
+        weights = "EMA weights" if best.get("weights") == "ema" else "weights"
+        good = above_chance(best["top1"], len(best.get("class_names", ())))
+        tiles.append(
+            Tile("Top-1 accuracy", percent(best["top1"]), f"{weights} of step {best['step']:,}", good)
+        )
     if best.get("top5", 1) < 1:
-        found.append(Tile("Top-5 accuracy", percent(best["top5"]), "of the same weights"))
+        tiles.append(Tile("Top-5 accuracy", percent(best["top5"]), "of the same weights"))
     if "loss" in best:
-        found.append(Tile("Validation loss", number(best["loss"]), "of the same weights"))
+        tiles.append(Tile("Validation loss", number(best["loss"]), "of the same weights"))
     if "top1" in best and best.get("count"):
         wrong = round((1 - best["top1"]) * best["count"])
-        found.append(Tile("Mistakes", f"{wrong:,}", f"of {best['count']:,} images"))
-    return found
+        tiles.append(Tile("Mistakes", f"{wrong:,}", f"of {best['count']:,} images"))
+    return tiles
 
 
 def charts(run: Run) -> list[str]:
     series = [
         Series("validation", points(run.evaluations, "top1", 100), 1),
-        Series("averaged weights", points(run.evaluations, "ema_top1", 100), 2),
+        Series("EMA weights", points(run.evaluations, "ema_top1", 100), 2),
     ]
     return [chart("Top-1 accuracy", series, unit="%")]
 
@@ -59,7 +74,7 @@ def _confusion(evaluation: Mapping[str, Any]) -> str:
 
 
 def _matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    """Counts as a heat map: right answers in one colour, wrong ones in another, each by its own range."""
+    """Counts as a heat map: the diagonal in one colour, mistakes in another, each by its own range."""
     K = len(matrix)
     most_right = max(max(matrix[i][i] for i in range(K)), 1)
     most_wrong = max(4, *(row[j] for i, row in enumerate(matrix) for j in range(K) if i != j))
@@ -71,41 +86,41 @@ def _matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
                 cells.append('<td class="zero">0</td>')
                 continue
             tone, share = ("--heat", count / most_right) if i == j else ("--miss", count / most_wrong)
-            says = f"{count} of class {classes[i]} called {classes[j]}"
+            says = f"{count} of class {classes[i]} predicted as {classes[j]}"
             style = f"background: rgba(var({tone}), {0.15 + 0.45 * share:.2f})"
             cells.append(f'<td title="{escape(says)}" style="{style}">{count}</td>')
         rows.append(f'<tr><th class="name">{escape(classes[i])}</th>{"".join(cells)}</tr>')
-    note = "Rows: the class an image is of. Columns: what the model says."
+    note = "Rows: the class of the image. Columns: the predicted class."
     return card(
         "Confusion matrix", f'<div class="scroll"><table class="matrix">{"".join(rows)}</table></div>', note
     )
 
 
 def _per_class(matrix: Sequence[Sequence[int]], recall: Sequence[float], classes: Sequence[str]) -> str:
-    called = [sum(row[j] for row in matrix) for j in range(len(matrix))]
+    predicted = [sum(row[j] for row in matrix) for j in range(len(matrix))]
     order = sorted(range(len(matrix)), key=lambda i: recall[i])
     rows = [
         [
             classes[i],
             percent(recall[i]),
-            percent(matrix[i][i] / called[i]) if called[i] else "-",
+            percent(matrix[i][i] / predicted[i]) if predicted[i] else "-",
             f"{sum(matrix[i]):,}",
         ]
         for i in order
     ]
-    note = "Found: share of its images that get its name. Right: share of its name that is given rightly."
-    return card("Classes, weakest first", table(["class", "found", "right", "images"], rows, numbers=1), note)
+    body = table(["class", "recall", "precision", "images"], rows, numbers=1)
+    return card("Classes, lowest recall first", f'<div class="tall">{body}</div>')
 
 
 def _confused(pairs: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
     rows = [[classes[i], classes[j], f"{count:,}"] for i, j, count in pairs[:LISTED]]
-    return card("Most confused", table(["image of", "called", "times"], rows, numbers=2))
+    return card("Most confused", table(["class", "predicted as", "images"], rows, numbers=2))
 
 
 def _weakest(recall: Sequence[float], classes: Sequence[str]) -> str:
     order = sorted(range(len(recall)), key=lambda i: recall[i])[:LISTED]
     return card(
-        "Weakest classes", table(["class", "found"], [[classes[i], percent(recall[i])] for i in order], 1)
+        "Lowest recall", table(["class", "recall"], [[classes[i], percent(recall[i])] for i in order], 1)
     )
 
 
@@ -113,15 +128,15 @@ def _gallery(run: Run) -> str:
     """The most confident mistakes with their images; nothing where the data has gone since."""
     heading, mistakes = "Most confident mistakes", run.evaluation.get("mistakes")
     if mistakes == []:
-        return card(heading, '<p class="sub">None: every image is classified rightly.</p>')
-    dataset = run.held_out() if mistakes else None
+        return card(heading, '<p class="sub">None: every image is classified correctly.</p>')
+    dataset = run.validation_set() if mistakes else None
     if dataset is None:
         return ""
     try:
         figures = [_figure(dataset, mistake, run.evaluation["class_names"]) for mistake in mistakes or ()]
     except (ValueError, OSError, IndexError):
         return ""
-    note = "What the model says and how sure it is, what the image is, and its name."
+    note = "Predicted class and probability, true class, file."
     return card(heading, f'<div class="pictures">{"".join(figures)}</div>', note)
 
 
@@ -132,7 +147,7 @@ def _figure(dataset: Dataset, mistake: Mapping[str, Any], names: Sequence[object
     return (
         f'<figure><img{small} src="{data_uri(image)}" alt="{name}">'
         f'<figcaption><span class="said">{said}</span> {100 * mistake["confidence"]:.1f} %<br>'
-        f'is <span class="is">{truth}</span><br><small>{name}</small></figcaption></figure>'
+        f'true: <span class="is">{truth}</span><br><small>{name}</small></figcaption></figure>'
     )
 
 

@@ -18,16 +18,23 @@ PICTURE_SIDE = 224  # pixels; larger images are shrunk, so that the file stays s
 
 
 class Tile(NamedTuple):
-    """A figure at the top of the page."""
+    """A figure at the top of the page. good: clearly above chance, so that it may be green."""
 
     label: str
     value: str
     detail: str
+    good: bool = False
 
 
 def card(heading: str, body: str, note: str = "") -> str:
     note = f'<p class="note">{escape(note)}</p>' if note else ""
     return f'<section class="card"><h2>{escape(heading)}</h2>{note}{body}</section>'
+
+
+def folded(heading: str, body: str, note: str = "") -> str:
+    """A card that shows its heading until somebody opens it."""
+    note = f'<p class="note">{escape(note)}</p>' if note else ""
+    return f'<details class="card"><summary>{escape(heading)}</summary>{note}{body}</details>'
 
 
 def pair(*cards: str) -> str:
@@ -65,6 +72,11 @@ def points(rows: Iterable[Mapping[str, Any]], name: str, times: float = 1) -> li
         for row in rows
         if isinstance(row.get(name), int | float) and math.isfinite(row[name])
     ]
+
+
+def above_chance(score: float | None, classes: int) -> bool:
+    """Whether a share of right answers is at least twice that of guessing among so many classes."""
+    return score is not None and score >= min(0.9, 2 / max(2, classes))
 
 
 def percent(share: float | None) -> str:

@@ -1,4 +1,4 @@
-"""What the report of a segmenter shows: IoU overall and per class, and label maps beside the true ones."""
+"""The report of a segmenter: IoU overall and per class, label maps beside the ground truth."""
 
 import base64
 import io
@@ -17,7 +17,7 @@ from tetravit.data.palettes import Colour, palette
 from tetravit.draw.label_maps import painted
 from tetravit.report.base import Kind
 from tetravit.report.charts import Series
-from tetravit.report.html import SMALL, Tile, card, chart, percent, picture_uri, points, table
+from tetravit.report.html import SMALL, Tile, above_chance, card, chart, percent, picture_uri, points, table
 from tetravit.report.run import Run
 
 SCORES = {"miou": "Mean IoU", "macc": "Mean accuracy", "aacc": "Pixel accuracy"}
@@ -28,9 +28,10 @@ def tiles(run: Run) -> list[Tile]:
     found: list[Tile] = []
     for name, label in SCORES.items():
         if isinstance(best.get(name), float):
-            weights = "averaged weights" if best.get("weights") == "ema" else "weights"
+            weights = "EMA weights" if best.get("weights") == "ema" else "weights"
             detail = f"{weights} of step {best['step']:,}" if not found else "of the same weights"
-            found.append(Tile(label, percent(best[name]), detail))
+            good = not found and above_chance(best[name], len(best.get("class_names", ())))
+            found.append(Tile(label, percent(best[name]), detail, good))
     if best.get("count"):
         found.append(Tile("Scored on", f"{best['count']:,}", "images"))
     return found
@@ -39,7 +40,7 @@ def tiles(run: Run) -> list[Tile]:
 def charts(run: Run) -> list[str]:
     series = [
         Series("validation", points(run.evaluations, "miou", 100), 1),
-        Series("averaged weights", points(run.evaluations, "ema_miou", 100), 2),
+        Series("EMA weights", points(run.evaluations, "ema_miou", 100), 2),
     ]
     return [chart("Mean IoU", series, unit="%")]
 
@@ -60,7 +61,7 @@ def _classes(evaluation: Mapping[str, Any]) -> str:
         for i in order
     ]
     body = table(["class", "IoU", "accuracy", "pixels"], rows, numbers=1)
-    note = "Accuracy: share of its pixels that get its name. Pixels: its share of all that carry a class."
+    note = "Accuracy: recall of its pixels. Pixels: its share of all labelled pixels."
     return card("Classes, weakest first", f'<div class="tall">{body}</div>', note)
 
 
@@ -75,9 +76,9 @@ def _unknown(evaluation: Mapping[str, Any]) -> str:
 
 
 def _galleries(run: Run) -> list[str]:
-    """The hardest images and the first ones; nothing where the data has gone since."""
+    """The hardest images and the first ones; nothing where the data is not there any more."""
     pictures = run.evaluation.get("pictures")
-    dataset = run.held_out() if pictures else None
+    dataset = run.validation_set() if pictures else None
     if not pictures or dataset is None:
         return []
     names = [str(name) for name in run.evaluation["class_names"]]
@@ -92,7 +93,7 @@ def _galleries(run: Run) -> list[str]:
             seen = sorted({label for _, labels in figures for label in labels})
             legend = "".join(_entry(names[i], colours[i]) for i in seen if i < len(names))
             body = "".join(text for text, _ in figures)
-            note = "The image, what the model says, and the truth; below, the share of right pixels."
+            note = "Image, prediction, ground truth; below, the pixel accuracy."
             legend = f'<div class="legend">{legend}</div>'
             cards.append(card(heading, f'{legend}<div class="triples">{body}</div>', note))
     return cards
@@ -125,7 +126,7 @@ def _triple(dataset: Dataset, entry: Mapping[str, Any], colours: Sequence[Colour
 
 
 def _decoded(text: str) -> Tensor:
-    """What `tasks.segment.encoded` wrote, uint8 (height, width)."""
+    """The label map of a PNG in base64, uint8 (height, width)."""
     with Image.open(io.BytesIO(base64.b64decode(text))) as picture:
         return torch.from_numpy(np.array(picture))
 

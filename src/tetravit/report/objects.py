@@ -1,4 +1,4 @@
-"""What the report of a detector shows: AP overall and per class, precision over recall, and drawn detections."""
+"""The report of a detector: AP overall and per class, precision over recall, drawn detections."""
 
 from collections.abc import Mapping
 from html import escape
@@ -22,19 +22,20 @@ from tetravit.structures import Target
 KINDS = {"box": "Boxes", "mask": "Masks"}
 FIGURES = {
     "ap": "AP",
-    "ap50": "AP at overlap 0.50",
-    "ap75": "AP at overlap 0.75",
+    "ap50": "AP at IoU 0.50",
+    "ap75": "AP at IoU 0.75",
     "ap_small": "AP of small objects",
     "ap_medium": "AP of medium objects",
     "ap_large": "AP of large objects",
-    "ar1": "recall of 1 detection an image",
-    "ar10": "recall of 10",
-    "ar100": "recall of 100",
+    "ar1": "recall, 1 detection per image",
+    "ar10": "recall, 10 detections",
+    "ar100": "recall, 100 detections",
     "ar_small": "recall of small objects",
     "ar_medium": "recall of medium objects",
     "ar_large": "recall of large objects",
 }
 FIRST = 6  # training images that are drawn
+LEAST_AP = 0.05  # from here on the first tile is green
 
 
 def tiles(run: Run) -> list[Tile]:
@@ -42,16 +43,17 @@ def tiles(run: Run) -> list[Tile]:
     found: list[Tile] = []
     for name, label in (("mask_ap", "Mask AP"), ("box_ap", "Box AP"), ("box_ap50", "Box AP50")):
         if isinstance(best.get(name), float):
-            weights = "averaged weights" if best.get("weights") == "ema" else "weights"
+            weights = "EMA weights" if best.get("weights") == "ema" else "weights"
             detail = f"{weights} of step {best['step']:,}" if not found else "of the same weights"
-            found.append(Tile(label, percent(best[name]), detail))
+            good = not found and best[name] >= LEAST_AP
+            found.append(Tile(label, percent(best[name]), detail, good))
     if best.get("count"):
         found.append(Tile("Scored on", f"{best['count']:,}", f"images, {best['objects']:,} objects"))
     return found
 
 
 def charts(run: Run) -> list[str]:
-    """The averaged weights where there are some, else the weights themselves."""
+    """The EMA weights where there are some, else the weights themselves."""
     series: list[Series] = []
     for kind, label in KINDS.items():
         line = points(run.evaluations, f"ema_{kind}_ap", 100) or points(run.evaluations, f"{kind}_ap", 100)
@@ -61,7 +63,7 @@ def charts(run: Run) -> list[str]:
 
 def sections(run: Run) -> list[str]:
     evaluation = run.evaluation
-    dataset = run.held_out() if evaluation.get("pictures") else None
+    dataset = run.validation_set() if evaluation.get("pictures") else None
     loader = _loader(run)
     return [
         *_found(run, dataset),
@@ -81,7 +83,7 @@ def _figures(evaluation: Mapping[str, Any]) -> str:
         for name, label in FIGURES.items()
     ]
     body = table(["", *(KINDS[kind].lower() for kind in figures)], rows, numbers=1)
-    return card("As COCO counts", body, "Small: below 32 x 32 pixels of area; large: from 96 x 96 on.")
+    return card("COCO metrics", body, "Small: an area below 32 x 32 pixels; large: 96 x 96 or more.")
 
 
 def _curves(evaluation: Mapping[str, Any]) -> str:
@@ -91,7 +93,7 @@ def _curves(evaluation: Mapping[str, Any]) -> str:
     series: list[Series] = []
     for kind, overlap in wanted:
         line = [(float(i), 100 * value) for i, value in enumerate(found[kind][overlap])]
-        series.append(Series(f"{KINDS[kind].lower()} at overlap {overlap}", line, len(series) + 1))
+        series.append(Series(f"{KINDS[kind].lower()} at IoU {overlap}", line, len(series) + 1))
     return chart("Precision over recall, in percent", series, unit="%")
 
 
@@ -114,7 +116,7 @@ def _classes(evaluation: Mapping[str, Any]) -> str:
 
 
 def _found(run: Run, dataset: Dataset | None) -> list[str]:
-    """Held-out images with what was found and what is there; nothing where the data has gone since."""
+    """Validation images with predictions and ground truth; nothing where the data is not there any more."""
     entries = run.evaluation.get("pictures")
     if not entries or dataset is None:
         return []
@@ -123,8 +125,8 @@ def _found(run: Run, dataset: Dataset | None) -> list[str]:
         figures = [_pair(dataset, entry, names) for entry in entries]
     except (ValueError, OSError, IndexError):
         return []
-    note = "What the model says, and the truth beside it."
-    return [card("Held-out images", f'<div class="triples two">{"".join(figures)}</div>', note)]
+    note = "Prediction and ground truth."
+    return [card("Validation images", f'<div class="triples two">{"".join(figures)}</div>', note)]
 
 
 def _pair(dataset: Dataset, entry: Mapping[str, Any], names: list[str]) -> str:
@@ -143,14 +145,14 @@ def _pair(dataset: Dataset, entry: Mapping[str, Any], names: list[str]) -> str:
         picture = outlined(image, part["boxes"], captions, [colours[k] for k in part["labels"]], masks)
         views.append(f'<img src="{picture_uri(picture)}" alt="{name}: {what}">')
     count = len(entry["found"]["labels"])
-    caption = f"{count} found, {len(entry['truth']['labels'])} there <small>{name}</small>"
+    caption = f"{count} predicted, {len(entry['truth']['labels'])} true <small>{name}</small>"
     return f"<figure><div>{''.join(views)}</div><figcaption>{caption}</figcaption></figure>"
 
 
-def _left_out(training: Dataset | None, held_out: Dataset | None) -> str:
-    """What of the data could not be used; nothing where all of it could."""
+def _left_out(training: Dataset | None, validation: Dataset | None) -> str:
+    """Data that was not used; nothing where all of it was."""
     rows = []
-    for part, dataset in (("training", training), ("held out", held_out)):
+    for part, dataset in (("training", training), ("validation", validation)):
         rows += [[part, line] for line in (dataset.info.problems if dataset else ())]
     return card("Left out of the data", table(["part", "what"], rows, numbers=2)) if rows else ""
 
@@ -166,7 +168,7 @@ def _loader(run: Run) -> TrainLoader | None:
 
 
 def _given(run: Run, loader: TrainLoader | None) -> str:
-    """The first images that trained, as the model saw them: a class counted wrongly is seen at once."""
+    """The first training images after augmentation, with their targets: a wrong class order shows at once."""
     if loader is None:
         return ""
     recipe = validated(run.recipe)
@@ -183,7 +185,7 @@ def _given(run: Run, loader: TrainLoader | None) -> str:
     for i, (height, width) in enumerate(sizes[:FIRST]):
         pixels = (batch.images[i, :, :height, :width] * std + mean).clamp(0, 1) * 255
         figures.append(_annotated(pixels.round().byte(), batch.targets[i], batch.names[i], names))
-    note = "Cut, mirrored and resized as the recipe says, with the names and places that the model is taught."
+    note = "After the augmentations of the recipe, with their targets."
     return card("First training images", f'<div class="triples one">{"".join(figures)}</div>', note)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from tetravit.report.base import Kind
 from tetravit.report.charts import Series, smooth, thin
-from tetravit.report.html import Tile, card, chart, duration, pair, points
+from tetravit.report.html import Tile, card, chart, duration, folded, pair, points
 from tetravit.report.run import Run
 
 HERE = Path(__file__).parent
@@ -24,7 +24,8 @@ def page(run: Run, kind: Kind) -> str:
         _curves(run, kind),
         *kind.sections(run),
         _commands(run, kind),
-        pair(_recipe(run), _environment(run)),
+        _recipe(run),
+        _environment(run),
     ]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
@@ -60,9 +61,9 @@ def _effort(run: Run) -> list[Tile]:
 
 def _tiles(tiles: list[Tile]) -> str:
     cells = [
-        f'<div class="tile{" first" if i == 0 else ""}"><div class="label">{escape(label)}</div>'
-        f'<div class="value">{escape(value)}</div><div class="detail">{escape(detail)}</div></div>'
-        for i, (label, value, detail) in enumerate(tiles)
+        f'<div class="tile{" good" if tile.good else ""}"><div class="label">{escape(tile.label)}</div>'
+        f'<div class="value">{escape(tile.value)}</div><div class="detail">{escape(tile.detail)}</div></div>'
+        for tile in tiles
     ]
     return f'<div class="tiles">{"".join(cells)}</div>'
 
@@ -72,7 +73,7 @@ def _curves(run: Run, kind: Kind) -> str:
     series = [
         Series("training", smooth(loss), 3, thin(loss, 400)),
         Series("validation", points(run.evaluations, "loss"), 1),
-        Series("averaged weights", points(run.evaluations, "ema_loss"), 2),
+        Series("EMA weights", points(run.evaluations, "ema_loss"), 2),
     ]
     charts = [
         chart("Loss", series, log=True),
@@ -100,14 +101,14 @@ def _commands(run: Run, kind: Kind) -> str:
         '<button type="button">Copy</button></div></div>'
         for what, command in lines
     ]
-    return card("Go on", f'<div class="stack">{"".join(blocks)}</div>')
+    return card("Next steps", f'<div class="stack">{"".join(blocks)}</div>')
 
 
 def _recipe(run: Run) -> str:
     text = re.sub(
         r"(?m)^(\s*#.*)$", r'<span class="comment">\1</span>', escape(run.recipe_text.strip(), quote=False)
     )
-    return card(
+    return folded(
         "Recipe", f"<pre>{text}</pre>", "Every value, defaults included: recipe.toml in the run folder."
     )
 
@@ -120,7 +121,7 @@ def _environment(run: Run) -> str:
         for key, value in run.info.items()
         if value not in (None, "", [], {})
     )
-    return card("Environment", f'<table class="plain">{rows}</table>')
+    return folded("Environment", f'<table class="plain">{rows}</table>')
 
 
 def _plain(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What a run folder says."""
+"""The files of a run folder, read."""
 
 import json
 import tomllib
@@ -13,10 +13,10 @@ from tetravit.recipe import validated
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder says.
+    """The files of a run folder.
 
-    steps, evaluations: records of metrics.jsonl. timing: records of timing.jsonl. evaluation: what the best
-    weights score and what they get wrong.
+    steps, evaluations: records of metrics.jsonl. timing: records of timing.jsonl. evaluation: scores and mistakes
+    of the best weights.
     """
 
     folder: Path
@@ -28,8 +28,8 @@ class Run:
     timing: list[dict[str, Any]] = field(default_factory=list)
     evaluation: dict[str, Any] = field(default_factory=dict)
 
-    def held_out(self) -> Dataset | None:
-        """The data set that was scored; None where it has gone since."""
+    def validation_set(self) -> Dataset | None:
+        """The data set that was scored; None where it is not there any more."""
         try:
             return build_dataset(validated(self.recipe).data, "val")
         except (ValueError, OSError):
