@@ -32,12 +32,12 @@ from tetravit.models import resolve
 from tetravit.protocols import PROTOCOLS, ProtocolConfig
 from tetravit.recipe_errors import message
 from tetravit.recipe_tables import (
+    as_written,
     fitted_length,
     leaves,
     merged,
     model_name,
     put,
-    split,
     without_foreign_options,
 )
 from tetravit.registry import pick
@@ -240,7 +240,7 @@ def loads(text: str, overrides: Sequence[str] = (), *, name: str = "The recipe")
         raise ValueError(f"{name} is not TOML: {error}.") from None
     changes: Table = {}
     for override in overrides:
-        put(changes, *split(override))
+        put(changes, *as_written(override, known_keys()))
     variants = table.pop("variants", {})
     origins = dict.fromkeys(leaves(table), "recipe")
     model = model_name(merged(table, changes))

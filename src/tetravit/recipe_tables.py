@@ -4,8 +4,8 @@ An override of epochs or steps replaces the other, and the warm-up is fitted to 
 """
 
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, get_args
 
 Table = dict[str, Any]
 
@@ -67,6 +67,23 @@ def split(override: str) -> tuple[list[str], Any]:
     except tomllib.TOMLDecodeError:
         return keys, text
     return keys, table["value"] if len(table) == 1 else text
+
+
+def as_written(override: str, known: Iterable[tuple[str, Any]]) -> tuple[list[str], Any]:
+    """`split`, where a key that takes text gets it as it is written: 2024, 1e5 and true are names of folders too.
+
+    known: every key with its type.
+    """
+    keys, value = split(override)
+    types = [annotation for key, annotation in known if key == ".".join(keys)]
+    if types and not isinstance(value, str | list | dict) and all(map(_takes_text_alone, types)):
+        return keys, override.partition("=")[2].strip()
+    return keys, value
+
+
+def _takes_text_alone(annotation: Any) -> bool:
+    members = set(get_args(annotation)) - {type(None)} or {annotation}
+    return str in members and members <= {str, tuple[str, ...], list[str]}
 
 
 def put(table: Table, keys: Sequence[str], value: Any) -> None:

@@ -85,7 +85,7 @@ class DataConfig(BaseModel):
     @field_validator("root", "train", "val", "test", mode="before")
     @classmethod
     def _paths_are_text(cls, value: Any) -> Any:
-        return [_as_text(v) for v in value] if isinstance(value, list | tuple) else _as_text(value)
+        return tuple(map(_as_text, value)) if isinstance(value, list | tuple) else _as_text(value)
 
     @field_validator("root")
     @classmethod

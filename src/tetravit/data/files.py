@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from functools import cache
 
 from tetravit.data.problems import Problems
 from tetravit.data.storage import storage_of
@@ -9,7 +10,7 @@ from tetravit.data.storage import storage_of
 # fmt: off
 ENDINGS = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff",
-    ".ppm", ".pgm", ".pbm", ".jp2", ".tga", ".avif",
+    ".ppm", ".pgm", ".pbm", ".jp2", ".tga", ".avif", ".mpo",
 ))
 UNREADABLE = frozenset((
     ".heic", ".heif", ".hif", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef",
@@ -20,6 +21,23 @@ JUNK_FILES = frozenset(("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"))
 # fmt: on
 
 
+CODECS = {"AVIF": "avif", "WEBP": "webp", "JPEG2000": "jpg_2000"}
+OPTIONAL = {".avif": "AVIF", ".webp": "WEBP", ".jp2": "JPEG2000"}  # what some builds of Pillow lack
+
+
+@cache
+def lacking() -> frozenset[str]:
+    """Endings of `ENDINGS` that the installed Pillow has no decoder for."""
+    from PIL import Image, features  # loads only where files are listed
+
+    Image.init()
+    return frozenset(
+        ending
+        for ending, name in OPTIONAL.items()
+        if name not in Image.OPEN or not features.check(CODECS[name])
+    )
+
+
 def ending(name: str) -> str:
     """The ending of a file's name, in small letters, with its dot; empty where it has none."""
     return os.path.splitext(name)[1].lower()
@@ -27,7 +45,7 @@ def ending(name: str) -> str:
 
 def is_image(name: str, channels: int = 3) -> bool:
     """Whether a file of this name is read as an image; arrays are images of other than one or three channels."""
-    known = ending(name) in ENDINGS or (channels not in (1, 3) and ending(name) == ".npy")
+    known = ending(name) in ENDINGS - lacking() or (channels not in (1, 3) and ending(name) == ".npy")
     return known and not name.startswith(".")
 
 
@@ -71,7 +89,11 @@ def count_other(problems: Problems, name: str, where: str) -> None:
     if name.lower() in JUNK_FILES:
         return
     kind = ending(name)
-    if kind in UNREADABLE:
+    if kind in lacking():
+        problems.add(
+            f"files left out: the installed Pillow cannot read {kind}; install another build of it", where
+        )
+    elif kind in UNREADABLE:
         problems.add(f"files left out: {kind} cannot be read; convert them to .jpg or .png", where)
     else:
         problems.add(f"files left out: {kind or 'without an ending'}, not an image", where)

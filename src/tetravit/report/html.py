@@ -99,7 +99,11 @@ def duration(seconds: float) -> str:
 
 
 def data_uri(image: Tensor) -> str:
-    """Pixels uint8 (3, H, W) -> an address that holds the picture itself: PNG where small, else JPEG."""
+    """Pixels uint8 (C, H, W) -> an address that holds the picture itself: PNG where small, else JPEG.
+
+    Of other than three channels the first is shown, gray.
+    """
+    image = image if len(image) == 3 else image[:1].expand(3, -1, -1)
     return picture_uri(Image.fromarray(image.permute(1, 2, 0).contiguous().to(torch.uint8).numpy()))
 
 

@@ -5,7 +5,6 @@ part: of -A and -R, which have 200 classes, only those 200 compete, as in their 
 """
 
 import json
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,9 +14,8 @@ from typing import Any
 from tetravit.data import imagenet
 from tetravit.data.datasets.base import Dataset, DatasetInfo, Root, Split, check_split
 from tetravit.data.decode import decode
+from tetravit.data.files import images_below
 from tetravit.structures import Sample
-
-ENDINGS = (".jpeg", ".jpg", ".png")
 
 
 class _TestSet(Dataset):
@@ -161,12 +159,7 @@ def _only_val(name: str, root: Root, split: Split) -> Path:
 
 def _images(folder: Path) -> list[Path]:
     """Image files below a folder, in order. Raises: ValueError if there are none."""
-    found = sorted(
-        Path(place, file)
-        for place, _, files in os.walk(folder)
-        for file in files
-        if file.lower().endswith(ENDINGS) and not file.startswith(".")
-    )
+    found = sorted(folder / name for name in images_below(str(folder)))
     if not found:
         raise ValueError(f"There are no images in the folder {str(folder)!r}.")
     return found

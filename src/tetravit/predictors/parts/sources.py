@@ -8,11 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tetravit.data.files import images_below
 from tetravit.data.preprocess import pixels
+from tetravit.data.problems import Problems
 from tetravit.predictors.parts.answers import Frame, Source
-
-_ENDINGS = "jpg jpeg jpe png webp bmp gif tif tiff ppm pgm jp2 tga avif mpo"
-SUFFIXES = {f".{ending}" for ending in _ENDINGS.split()}
 
 
 def gathered(images: Any) -> tuple[list[Source], bool]:
@@ -54,10 +53,12 @@ def find_images(places: Sequence[str | Path]) -> list[Path]:
     for place in places:
         path = Path(place)
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+            others = Problems()
+            inside = images_below(str(path), others)
             if not inside:
-                raise ValueError(f"There are no images in the folder {str(place)!r}.")
-            found += inside
+                lines = f": {'; '.join(others.lines())}" if others.counts else ""
+                raise ValueError(f"There are no images in the folder {str(place)!r}{lines}.")
+            found += sorted(path / name for name in inside)
         elif path.is_file():
             found.append(path)
         elif glob.has_magic(str(place)):
