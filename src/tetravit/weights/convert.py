@@ -18,6 +18,8 @@ from tetravit.weights.fileformat import BadFile, Header
 from tetravit.weights.layouts import dense_maps
 from tetravit.weights.read import Names, Report, State, config_of, family_of, load_into, read_state, rename
 
+RUN_FILES = ("best.safetensors", "last.safetensors")  # in the folder of a run, in the order they are taken
+
 
 @dataclass(frozen=True)
 class Found:
@@ -82,6 +84,9 @@ def find(source: Any, *, model: str = "", accept_license: bool = False) -> Found
     if Path(text).exists():
         path = Path(text)
         if path.is_dir():
+            kept = (path / name for name in RUN_FILES)
+            if weights_of_run := next((file for file in kept if file.is_file()), None):
+                return find(weights_of_run)
             return Found(path, config=config_of(path), header=hub.header_of(path))
         return Found(path, header=fileformat.read_header(path) if fileformat.is_ours(path) else None)
     if hub.is_repository(text):

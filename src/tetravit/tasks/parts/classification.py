@@ -15,6 +15,7 @@ from tetravit.data.config import DataConfig
 from tetravit.data.datasets.base import DatasetInfo
 from tetravit.data.transforms.mixup import parse_mix
 from tetravit.models import create_model
+from tetravit.models.pretrained import load_backbone
 from tetravit.protocols.base import check_classes
 from tetravit.structures import Batch
 from tetravit.tasks.base import Progress, Task, TaskConfig
@@ -52,10 +53,14 @@ class Classification(Task):
 
     @classmethod
     def create(cls, name: str, *, data: DatasetInfo, **model_options: Any) -> nn.Module:
-        for option in ("head", "head_options", "backbone_weights"):
+        for option in ("head", "head_options"):
             if model_options.pop(option, None):
                 raise ValueError(f"A classifier has no model.{option}; models that segment or detect have.")
-        return create_model(name, num_classes=data.num_classes, **model_options)
+        source = model_options.pop("backbone_weights", None)
+        model = create_model(name, num_classes=data.num_classes, **model_options)
+        if source is not None:
+            load_backbone(model.backbone, name, source)
+        return model
 
     def prepare(self, data: DataConfig) -> None:
         """Images of a batch are mixed as `data.mix` says ("mixup(0.8) | cutmix(1.0)")."""
