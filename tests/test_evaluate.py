@@ -192,3 +192,24 @@ def test_the_table_of_figures(sorter, tmp_path, capsys):
     (line,) = [line.split() for line in ask().out.splitlines() if "33.04 %" in line]
     ours, gap = f"{100 * row['top1']:.2f}", f"{100 * figure['gap']:+.2f}"
     assert line == ["top1", ours, "%", "33.04", "%", gap, "measured", "timm", "results"]
+
+
+def test_overrides_that_scoring_would_not_follow_are_refused(sorter):
+    for override in ("model.head_options.score_threshold=0.9", "task.loss=bce", "run.precision=fp16"):
+        with pytest.raises(ValueError) as caught:
+            evaluate(NAME, [override])
+        assert str(caught.value) == f"evaluate takes changes of data.* and evaluate.*; got {override!r}."
+
+
+def test_another_protocol_takes_none_of_the_options_of_the_recipe(sorter):
+    with pytest.raises(ValueError, match=r"^Unknown protocol 'acuracy'\. Did you mean 'accuracy'\?$"):
+        evaluate(NAME, ["evaluate.protocol=acuracy"])
+
+
+def test_a_run_without_a_score_is_loaded_from_its_last_weights(tmp_path):
+    model = create_model("xcit_nano_12_p16", depth=1, num_classes=3)
+    (tmp_path / "recipe.toml").write_text("epochs = 1")
+    save(model, tmp_path / "last.safetensors")
+    assert load(tmp_path).num_classes == 3
+    save(create_model("xcit_nano_12_p16", depth=1, num_classes=5), tmp_path / "best.safetensors")
+    assert load(tmp_path).num_classes == 5

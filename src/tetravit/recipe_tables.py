@@ -106,18 +106,20 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Table:
 
 
 def without_foreign_options(table: Table, changes: Table) -> Table:
-    """A table as read, less what belongs to a data set or a protocol that the changes replace by another."""
-    old, new = table.get("evaluate"), changes.get("evaluate")
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        protocol = new.get("protocol")
-        if protocol is not None and protocol != old.get("protocol"):
-            table = {key: value for key, value in table.items() if key != "evaluate"}
-    old, new = table.get("data"), changes.get("data")
-    if not isinstance(old, Mapping) or not isinstance(new, Mapping):
-        return table
-    if new.get("name", old.get("name")) == old.get("name"):
-        return table
-    return {**table, "data": {key: value for key, value in old.items() if key != "options"}}
+    """A table as read, less the options of a data set or a protocol that the changes replace by another."""
+    old, new = _pair(table, changes, "data")
+    if new.get("name", old.get("name")) != old.get("name"):
+        table = {**table, "data": {key: value for key, value in old.items() if key != "options"}}
+    old, new = _pair(table, changes, "evaluate")
+    if new.get("protocol", old.get("protocol")) != old.get("protocol"):
+        table = {key: value for key, value in table.items() if key != "evaluate"}
+    return table
+
+
+def _pair(table: Table, changes: Table, section: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """A section of both tables; empty where one does not have it."""
+    old, new = table.get(section), changes.get(section)
+    return (old if isinstance(old, Mapping) else {}), (new if isinstance(new, Mapping) else {})
 
 
 def model_name(table: Mapping[str, Any]) -> str | None:

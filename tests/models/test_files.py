@@ -67,7 +67,7 @@ def test_what_cannot_be_loaded(tmp_path):
         ),
         (
             tmp_path,
-            f"{tmp_path} holds no best.safetensors: this run has not been evaluated yet.",
+            f"{tmp_path} holds neither best.safetensors nor last.safetensors: this run has no weights yet.",
         ),
         (
             "xcit_nano",

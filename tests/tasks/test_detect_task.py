@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from PIL import Image
 from task_toys import START, data_section, described, scored
 
 from tetravit.data.config import DataConfig
@@ -13,7 +14,7 @@ from tetravit.data.loader import make_train_loader
 from tetravit.engine.log import Reporter
 from tetravit.metrics.coco_ap import CocoAP
 from tetravit.protocols import Loaders
-from tetravit.protocols.coco import Coco
+from tetravit.protocols.coco import Coco, CocoConfig
 from tetravit.recipe import list_recipes, load
 from tetravit.runs import train
 from tetravit.structures import Batch, Detections, Target
@@ -182,27 +183,6 @@ def test_compiling_a_detector_compiles_its_backbone_and_what_its_head_makes_of_m
     assert calls == [(2, 3, 64, 64), [16, 8, 4, 2]]
 
 
-def test_parts_with_other_classes_are_refused(tmp_path):
-    list(write_shapes(tmp_path, train=2, val=1, size=64))
-    file = tmp_path / "coco" / "annotations" / "instances_val2017.json"
-    table = json.loads(file.read_text())
-    recipe = load(
-        list_recipes()["shapes-det"],
-        ["data.name=coco", f"data.root={tmp_path / 'coco'}", "data.batch_size=2"],
-    )
-    for change, message in (
-        (lambda rows: rows[1].update(name="rang"), "class 1 is 'ring' in train and 'rang' in val"),
-        (lambda rows: rows.pop(), "class 1 is 'ring' in train and 'rang' in val"),
-        (lambda rows: rows[1].update(name="ring"), "8 in train and 7 in val"),
-    ):
-        change(table["categories"])
-        file.write_text(json.dumps(table))
-        with pytest.raises(ValueError) as error:
-            train(recipe, tmp_path / "run", reporters=[])
-        assert str(error.value) == f"The parts of 'coco' hold different classes: {message}."
-    assert not (tmp_path / "run").exists()
-
-
 def test_what_counts_is_asked_for_before_the_first_step(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError) as error:
@@ -245,3 +225,60 @@ def test_a_run_tells_what_it_cannot_train_on_and_how_large_batches_become(tmp_pa
     assert told.lines == [f"1 images without an object to train on, left out; the first: {name}"]
     assert told.data == "coco: 2 training images, 1 validation images, up to 64 x 64 pixels"
     assert sizes == [(64, 64)]
+
+
+def annotated(root, boxes):
+    """COCO's layout: two images of a part, each with `boxes` objects."""
+    for part in ("train", "val"):
+        count = boxes if part == "val" else 2
+        (root / f"{part}2017").mkdir(parents=True)
+        images, rows = [], []
+        for i in range(2):
+            Image.new("RGB", (64, 64)).save(root / f"{part}2017" / f"{i}.png")
+            images.append({"id": i, "file_name": f"{i}.png", "width": 64, "height": 64})
+            for k in range(count):
+                box = [k % 15 * 4, k // 15 * 4, 4, 4]
+                rows.append(
+                    {
+                        "id": len(rows) + 1,
+                        "image_id": i,
+                        "category_id": 1,
+                        "bbox": box,
+                        "area": 16,
+                        "iscrowd": 0,
+                    }
+                )
+        table = {"images": images, "annotations": rows, "categories": [{"id": 1, "name": "dot"}]}
+        (root / "annotations").mkdir(exist_ok=True)
+        (root / "annotations" / f"instances_{part}2017.json").write_text(json.dumps(table))
+    return root
+
+
+def noted(root, **config):
+    data = DataConfig(name="coco", root=str(root), batch_size=1)
+    loader = make_eval_loader(data)
+    return Coco(CocoConfig(**config)).prepare(Loaders(loader, loader.dataset.info))
+
+
+def test_sets_with_more_objects_than_count_are_named(tmp_path):
+    many = annotated(tmp_path / "many", 150)
+    assert noted(many) == [
+        "images to score on have up to 150 objects; 100 detections per image count"
+        " (evaluate.max_detections=150 raises the limit)"
+    ]
+    assert noted(many, max_detections=150) == []
+
+
+def test_the_limit_of_detections_is_an_option():
+    """150 objects, all detected: the last 50 count only where the limit is raised."""
+    boxes = torch.tensor(
+        [[4.0 * (k % 15), 4.0 * (k // 15), 4.0 * (k % 15) + 4, 4.0 * (k // 15) + 4] for k in range(150)]
+    )
+    labels = torch.zeros(150, dtype=torch.int64)
+    scores = {}
+    for limit in (100, 150):
+        judge = CocoAP(1, max_detections=limit)
+        judge.add(Target(boxes, labels, size=(64, 64)), Detections(boxes, torch.ones(150), labels))
+        scores[limit] = judge.average("box").scores()
+    assert scores[100]["ar100"] == pytest.approx(100 / 150)
+    assert scores[150]["ar150"] == scores[150]["ap"] == pytest.approx(1.0)

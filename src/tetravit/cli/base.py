@@ -26,7 +26,7 @@ MENUS = {  # kind: package, table of its rows, what they are
     "tasks": ("tetravit.tasks", "TASKS", "training methods: task.name"),
     "optimizers": ("tetravit.engine.optimizers", "OPTIMIZERS", "optim.name"),
     "schedules": ("tetravit.engine.schedules", "SCHEDULES", "learning rate over the steps: optim.schedule"),
-    "protocols": ("tetravit.protocols", "PROTOCOLS", "ways to score a model: evaluate.name"),
+    "protocols": ("tetravit.protocols", "PROTOCOLS", "ways to score a model: evaluate.protocol"),
     "runtimes": ("tetravit.runtimes", "BACKENDS", "ways to run a model: tetravit.optimize"),
     "exports": ("tetravit.exports", "TARGETS", "file formats for other programs: tetravit export"),
 }

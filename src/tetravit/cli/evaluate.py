@@ -22,7 +22,7 @@ def evaluate(
     ] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="What to measure: accuracy, knn, linear, retrieval, ..."),
+        typer.Option(metavar="NAME", help="What to measure: accuracy, knn, ... (`tetravit list protocols`)."),
     ] = None,
     split: Annotated[str, typer.Option(help="val, train or test.")] = "val",
     batch: Annotated[

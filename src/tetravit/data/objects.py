@@ -253,9 +253,15 @@ class ObjectSet(Dataset):
 
     @property
     def info(self) -> DatasetInfo:
-        problems = tuple(self.problems.lines())
+        table = self.table
+        mine = np.isin(table.images, self.rows) & ~table.crowds
         return replace(
-            super().info, problems=problems, wide=self.wide, counts=self.counts, strata=self._strata()
+            super().info,
+            problems=tuple(self.problems.lines()),
+            wide=self.wide,
+            counts=self.counts,
+            most_objects=int(np.bincount(table.images[mine]).max(initial=0)),
+            strata=self._strata(),
         )
 
     def key(self, index: int) -> str:

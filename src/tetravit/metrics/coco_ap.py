@@ -24,7 +24,7 @@ from tetravit.structures import Detections, Target
 Engine = Literal["faster_coco_eval", "pycocotools"]
 ENGINES: tuple[Engine, ...] = ("faster_coco_eval", "pycocotools")
 SIZES = ("all", "small", "medium", "large")  # ranges of area, bounded by 32 and 96 pixels squared
-LIMITS = (1, 10, 100)  # detections of an image that count
+LIMITS = (1, 10, 100)  # detections per image that count, the highest scores first
 KINDS = {"box": "bbox", "mask": "segm"}
 IOU_50, IOU_75 = 0, 5  # places among the overlaps
 
@@ -53,10 +53,12 @@ class Average:
 
     precision: np.ndarray
     recall: np.ndarray
+    limits: tuple[int, ...] = LIMITS
 
     def scores(self) -> dict[str, float]:
-        """What a run logs: ap, ap50, ap75, ap of each size that occurs, and the recall ar100."""
-        return {name: v for name, v in self.figures().items() if name.startswith("ap") or name == "ar100"}
+        """What a run logs: ap, ap50, ap75, ap of each size that occurs, and the recall at the last limit, ar100."""
+        last = f"ar{self.limits[-1]}"
+        return {name: v for name, v in self.figures().items() if name.startswith("ap") or name == last}
 
     def figures(self) -> dict[str, float]:
         """ap, ap50, ap75, by size, and the recall ar1, ar10, ar100, by size; those of sizes that occur."""
@@ -66,7 +68,7 @@ class Average:
             "ap75": _mean(self.precision[IOU_75, :, :, 0]),
         }
         found |= {f"ap_{size}": _mean(self.precision[..., i]) for i, size in enumerate(SIZES) if i}
-        found |= {f"ar{limit}": _mean(self.recall[:, :, 0, i]) for i, limit in enumerate(LIMITS)}
+        found |= {f"ar{limit}": _mean(self.recall[:, :, 0, i]) for i, limit in enumerate(self.limits)}
         found |= {f"ar_{size}": _mean(self.recall[:, :, i, -1]) for i, size in enumerate(SIZES) if i}
         return {name: value for name, value in found.items() if value is not None}
 
@@ -76,7 +78,7 @@ class Average:
             {
                 "ap": _mean(self.precision[:, :, k, 0]),
                 "ap50": _mean(self.precision[IOU_50, :, k, 0]),
-                "ar100": _mean(self.recall[:, k, 0, -1]),
+                f"ar{self.limits[-1]}": _mean(self.recall[:, k, 0, -1]),
             }
             for k in range(self.precision.shape[2])
         ]
@@ -96,13 +98,22 @@ class CocoAP:
     """Collects objects and detections image by image, and counts at the end.
 
     masks: whether they are compared too. engine: what counts; None: the fastest that is installed.
+    max_detections: the last of the limits: how many detections per image count, those with the highest scores.
 
     Raises:
         ValueError: if no engine, or not this one, is installed.
     """
 
-    def __init__(self, num_classes: int, *, masks: bool = False, engine: Engine | None = None) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        masks: bool = False,
+        engine: Engine | None = None,
+        max_detections: int = LIMITS[-1],
+    ) -> None:
         self.num_classes, self.masks = num_classes, masks
+        self.limits = (*(limit for limit in LIMITS[:-1] if limit < max_detections), max_detections)
         self.engine = installed(engine)
         self.truth: list[Objects] = []
         self.found: list[Objects] = []
@@ -127,7 +138,7 @@ class CocoAP:
             areas = _areas(objects, kind, package)
             found += [_annotation(objects, i, kind, areas[i]) for i in range(len(objects.labels))]
         counted = self._counted(truth, found, KINDS[kind])
-        return Average(counted["precision"][..., -1], counted["recall"])
+        return Average(counted["precision"][..., -1], counted["recall"], self.limits)
 
     def _counted(self, truth: list[dict[str, Any]], found: list[dict[str, Any]], kind: str) -> dict[str, Any]:
         COCO, COCOeval = _classes(self.engine)
@@ -143,6 +154,7 @@ class CocoAP:
                 table.createIndex()
                 sets.append(table)
             judge = COCOeval(*sets, kind)
+            judge.params.maxDets = list(self.limits)
             judge.evaluate()
             judge.accumulate()
         counted: dict[str, Any] = judge.eval

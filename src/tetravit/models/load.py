@@ -9,14 +9,15 @@ from tetravit.models.names import resolve
 from tetravit.weights import convert
 from tetravit.weights.fileformat import BadFile
 
-BEST = "best.safetensors"
+BEST, LAST = "best.safetensors", "last.safetensors"
 
 
 def load(source: str | Path, *, accept_license: bool = False) -> Model:
     """A trained model, in evaluation mode, with its class names and its preprocessing.
 
     Args:
-        source: a weights file of this package; the folder of a run (its best weights are taken), or one as
+        source: a weights file of this package; the folder of a run (its best weights, or
+            the last ones where none was scored), or one as
             timm saves it; NAME.TAG of published weights; a repository on the hub ("hf:OWNER/NAME").
         accept_license: agree to a licence that forbids commercial use; asked for once.
 
@@ -27,10 +28,10 @@ def load(source: str | Path, *, accept_license: bool = False) -> Model:
         ValueError: if it names nothing, does not say which model it holds, or is damaged.
     """
     path = Path(source)
-    if (path / BEST).is_file():
-        source = path / BEST
+    if weights_of(path).is_file():
+        source = weights_of(path)
     elif path.is_dir() and (path / "recipe.toml").is_file():
-        raise ValueError(f"{path} holds no {BEST}: this run has not been evaluated yet.")
+        raise ValueError(f"{path} holds neither {BEST} nor {LAST}: this run has no weights yet.")
     found = convert.find(source, accept_license=accept_license)
     if found.model is None:
         raise ValueError(
@@ -49,6 +50,11 @@ def load(source: str | Path, *, accept_license: bool = False) -> Model:
         raise
     except (ValueError, TypeError) as error:
         raise BadFile(f"{source} names a model that this version cannot build: {error}") from None
+
+
+def weights_of(run: Path) -> Path:
+    """The weights file of a run folder: the best ones, or the last ones where none was scored."""
+    return run / (BEST if (run / BEST).is_file() else LAST)
 
 
 def load_classifier(source: str | Path, *, accept_license: bool = False) -> Classifier:

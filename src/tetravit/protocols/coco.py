@@ -4,17 +4,29 @@ import logging
 from collections.abc import Iterable
 from typing import Any, Literal
 
+from pydantic import Field
 from torch import nn
 
 from tetravit.data.masks import pasted_letters
-from tetravit.metrics.coco_ap import Average, CocoAP, Objects, counts_per_class, installed
-from tetravit.protocols.base import EMPTY, Loaders, Protocol, Scores, check_classes, device_of
+from tetravit.metrics.coco_ap import LIMITS, Average, CocoAP, Objects, counts_per_class, installed
+from tetravit.protocols.base import EMPTY, Loaders, Protocol, ProtocolConfig, Scores, check_classes, device_of
 from tetravit.structures import Batch, Target
 
 LOG = logging.getLogger("tetravit.protocols")
 NO_MASKS = "The validation set has no masks: boxes alone are scored, and box_ap selects the best weights."
 PICTURES = 12  # images that a report draws
 SHOWN = 0.3  # detections with lower scores are not drawn
+
+
+class CocoConfig(ProtocolConfig):
+    """The `[evaluate]` section for objects."""
+
+    max_detections: int = Field(
+        default=LIMITS[-1],
+        ge=1,
+        description="Detections per image that count, those with the highest scores; COCO's own limit is 100. The"
+        " head has a limit of its own, model.head_options.max_detections.",
+    )
 
 
 class Coco(Protocol):
@@ -26,18 +38,25 @@ class Coco(Protocol):
     name = "coco"
     kinds = ("detect",)
     primary_metrics = ("mask_ap", "box_ap")
+    Config = CocoConfig
 
     _warned = False
 
     def prepare(self, loaders: Loaders) -> list[str]:
         installed()  # reported before the first step, not at the first evaluation
-        return []
+        info, limit, lines = loaders.info, self.config.max_detections, []
+        if info.most_objects > limit:
+            lines.append(
+                f"images to score on have up to {info.most_objects} objects; {limit} detections per image count"
+                f" (evaluate.max_detections={info.most_objects} raises the limit)"
+            )
+        return lines
 
     def score(self, model: nn.Module, loaders: Loaders) -> Scores:
         check_classes(model, loaders.info)
         world = loaders.world
         masks = bool(model.head.has_masks)  # type: ignore[union-attr]
-        judge = CocoAP(loaders.info.num_classes, masks=masks)
+        judge = CocoAP(loaders.info.num_classes, masks=masks, max_detections=self.config.max_detections)
         pictures: list[dict[str, Any]] = []
         for batch in loaders.validation:
             detections = _detected(model, batch.to(device_of(model)), masks)

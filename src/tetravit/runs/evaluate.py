@@ -14,6 +14,7 @@ from tetravit.data.datasets.base import DatasetInfo
 from tetravit.data.evaluation import EvalLoader, make_eval_loader
 from tetravit.data.parts import Part, class_notes
 from tetravit.models import Model, load
+from tetravit.models.load import weights_of
 from tetravit.protocols import PROTOCOLS, Loaders, Protocol
 from tetravit.protocols.base import device_of
 from tetravit.protocols.references import Reference, references
@@ -138,11 +139,13 @@ def evaluate(
         device: auto, cpu, cuda, cuda:N or mps.
         accept_license: agree to a licence that forbids commercial use; asked for once.
         prepare: what is done to the model on its device before it is scored.
-        on_batch: told the number of images before each batch.
+        on_batch: called with the number of images before each batch.
 
     Raises:
-        ValueError: if the weights or the data cannot be had, or their classes differ.
+        ValueError: if the weights or the data are not available, their classes differ, or an override is of another
+            section than data or evaluate.
     """
+    _check_sections(overrides)
     where = pick_device(device)
     model = load(source, accept_license=accept_license)
     if prepare is not None:
@@ -168,7 +171,7 @@ def evaluate(
         loader.dataset.info,
         make_train=lambda: open_data(recipe.data, prepared, class_names=model.class_names, split="train"),
     )
-    protocol.prepare(loaders)
+    lines = protocol.prepare(loaders)
     result = score(
         model.to(where),
         loaders,
@@ -181,7 +184,7 @@ def evaluate(
     row = published(source)
     fair = row is not None and row.preprocess == prepared and split == "val"
     known = references(row, recipe.data.name, recipe.evaluate) if row and fair else ()
-    return replace(result, references=known)
+    return replace(result, references=known, notes=(*lines, *result.notes))
 
 
 def published(source: str | Path) -> Checkpoint | None:
@@ -210,10 +213,18 @@ def open_data(
     )
 
 
+def _check_sections(overrides: Sequence[str]) -> None:
+    """Raises: ValueError for an override that scoring would not follow: weights have their model already."""
+    for override in overrides:
+        section = override.partition("=")[0].partition(".")[0].strip()
+        if section not in ("data", "evaluate"):
+            raise ValueError(f"evaluate takes changes of data.* and evaluate.*; got {override!r}.")
+
+
 def _recipe_text(source: str | Path) -> str:
     """The recipe that a weights file or run folder carries; empty for others."""
     path = Path(source)
-    path = path / "best.safetensors" if path.is_dir() else path
+    path = weights_of(path) if path.is_dir() else path
     return read_header(path).recipe if path.is_file() and is_ours(path) else ""
 
 
