@@ -49,3 +49,22 @@ def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
 def _centre(boxes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x1, y1, x2, y2 = boxes.unbind(-1)
     return (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
+
+
+def corners(boxes: Tensor) -> Tensor:
+    """Boxes (..., 4) as cx cy w h -> x1 y1 x2 y2."""
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat((centre - half, centre + half), dim=-1)
+
+
+def relative(boxes: Tensor, size: Tensor) -> Tensor:
+    """Boxes (..., 4) in pixels, x1 y1 x2 y2, of an image of `size` (2,), height and width -> cx cy w h in 0..1."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    sides = size.flip(-1).to(boxes.dtype).repeat(2)
+    return torch.cat(((low + high) / 2, high - low), dim=-1) / sides
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
+    """The logit of shares (clamped to 0..1), finite: numerator and denominator are at least `eps`."""
+    x = x.clamp(0, 1)
+    return (x.clamp(min=eps) / (1 - x).clamp(min=eps)).log()
