@@ -49,6 +49,7 @@ def denoising_queries(
     num_denoising: int = 100,
     label_noise: float = 0.5,
     box_noise: float = 1.0,
+    most: int | None = None,
 ) -> DenoisingQueries:
     """Noisy copies of the objects of a batch.
 
@@ -62,11 +63,13 @@ def denoising_queries(
             groups, whatever the number of objects.
         label_noise: twice the share of labels that are drawn anew.
         box_noise: how far a side moves at most, in half sides; negatives from once to twice as far.
+        most: objects of an image that groups have room for; None: as many as the fullest image here holds.
     """
     weight = embedding.weight if isinstance(embedding, nn.Embedding) else embedding
     draws = draws or Draws()
     counts = [len(x) for x in labels]
-    most, total, batch = max(counts, default=0), sum(counts), len(counts)
+    total, batch = sum(counts), len(counts)
+    most = max(counts, default=0) if most is None else most
     groups = num_groups(most, num_denoising)
     pad = 2 * most * groups
     content = weight.new_zeros(batch, pad, weight.shape[1])

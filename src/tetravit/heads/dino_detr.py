@@ -1,0 +1,325 @@
+"""DINO-DETR: a set of objects from queries, without anchors and without suppression of overlaps.
+
+Zhang et al. 2023, DINO: DETR with Improved DeNoising Anchor Boxes (arXiv:2203.03605). The tokens that score highest
+give the boxes of the queries, their contents are learned; a decoder refines the boxes layer by layer. Each object is
+assigned to one query. In training, noisy copies of the objects are queries too.
+
+Names of parameters are those of the published checkpoints.
+
+Shapes: B images, M objects of an image, Q queries, K classes, N tokens of all levels, pad denoising queries.
+Source of every number: IDEA-Research/DINO@faa8520 config/DINO/DINO_4scale.py, models/dino/dino.py, and its scripts
+for `box_noise`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
+
+from tetravit.boxes.coding import corners, relative
+from tetravit.boxes.denoising import DenoisingQueries, Draws, denoising_queries, positives
+from tetravit.boxes.hungarian import generalized_iou, match
+from tetravit.boxes.suppression import PAD_SCORE, SelectedBoxes, best, rows
+from tetravit.heads.base import DetectionHead
+from tetravit.heads.parts.deformable_transformer import Sizes, Transformer
+from tetravit.heads.parts.levels import Levels
+from tetravit.structures import Target
+
+Pairs = Sequence[tuple[Tensor, Tensor]]  # per image (queries, objects)
+
+BOX_WEIGHT, GIOU_WEIGHT = 5.0, 2.0  # of the losses, beside 1 for the classes
+GROUPS = 32  # of the norms of the input projections
+
+
+class Proposals(NamedTuple):
+    """The selected tokens, best first: what the decoder starts from."""
+
+    index: Tensor  # (B, Q) int64: levels one after another, row by row
+    logits: Tensor  # (B, Q, K)
+    boxes: Tensor  # (B, Q, 4)
+
+
+class Denoising(NamedTuple):
+    """What became of the noisy copies."""
+
+    logits: Tensor  # (layers, B, pad, K)
+    boxes: Tensor  # (layers, B, pad, 4)
+    groups: int
+
+
+class SetPrediction(NamedTuple):
+    """One prediction per query, after every layer of the decoder. Boxes: cx cy w h in 0..1 of each image's own size."""
+
+    logits: Tensor  # (layers, B, Q, K)
+    boxes: Tensor  # (layers, B, Q, 4)
+    proposals: Proposals
+    denoising: Denoising | None  # None: evaluation
+
+
+class DinoDETR(DetectionHead):
+    """Queries over 4 levels (strides 8 to 64) or 5 (strides 4 to 64).
+
+    num_queries: objects that can be predicted. max_detections: pairs of query and class that are kept. num_denoising:
+    noisy copies of the objects in training; 0: none. label_noise: twice the share of copies with a random class.
+    box_noise: how far sides of a copy move at most, in half sides; negatives move up to twice as far. width: of the
+    tokens; a multiple of 32. hidden: of the layers between attentions. num_points: samples per head and level.
+
+    Raises:
+        ValueError: for a number of levels, or of heads, that there cannot be.
+    """
+
+    fresh = (
+        "label_enc.weight",
+        "transformer.enc_out_class_embed.*",
+        "transformer.decoder.class_embed.*",
+    )
+    max_detections = 300
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        *,
+        num_classes: int,
+        num_queries: int = 900,
+        num_levels: int = 4,
+        max_detections: int = 300,
+        num_denoising: int = 100,
+        label_noise: float = 0.5,
+        box_noise: float = 1.0,
+        width: int = 256,
+        num_heads: int = 8,
+        num_points: int = 4,
+        hidden: int = 2048,
+        encoder_layers: int = 6,
+        decoder_layers: int = 6,
+    ) -> None:
+        super().__init__()
+        if num_levels not in (4, 5):
+            raise ValueError(f"num_levels of dino_detr is 4 or 5; got {num_levels!r}.")
+        if width % GROUPS or width % num_heads:
+            raise ValueError(f"width of dino_detr is a multiple of 32 and of num_heads; got {width!r}.")
+        for name, least, value in (
+            ("num_queries", 1, num_queries),
+            ("num_denoising", 0, num_denoising),
+            ("decoder_layers", 1, decoder_layers),
+        ):
+            if value < least:
+                raise ValueError(f"{name} of dino_detr is {least} or more; got {value!r}.")
+        self.num_classes, self.num_queries, self.num_levels = num_classes, num_queries, num_levels
+        self.max_detections, self.num_denoising = max_detections, num_denoising
+        self.label_noise, self.box_noise = label_noise, box_noise
+        self.first_map = 5 - num_levels  # the finest map is for 5 levels
+        self.strides = tuple(strides)
+        sizes = Sizes(width, num_heads, num_levels, num_points, hidden, encoder_layers, decoder_layers)
+        self.transformer = Transformer(sizes, num_classes, num_queries)
+        self.label_enc = nn.Embedding(num_classes + 1, width)
+        projections = [nn.Conv2d(c, width, 1) for c in channels[self.first_map :]]
+        projections.append(nn.Conv2d(channels[-1], width, 3, stride=2, padding=1))
+        self.input_proj = nn.ModuleList(
+            nn.Sequential(conv, nn.GroupNorm(GROUPS, width)) for conv in projections
+        )
+        for conv in projections:
+            nn.init.xavier_uniform_(conv.weight)
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+
+    def forward(
+        self,
+        maps: Sequence[Tensor],
+        sizes: Tensor | None = None,
+        targets: Sequence[Target] | None = None,
+        draws: Draws | None = None,
+    ) -> SetPrediction:
+        """Predict a set of objects.
+
+        Args:
+            maps: at strides 4, 8, 16, 32.
+            sizes: (B, 2), height and width of each image without its padding; None: there is none.
+            targets: in training the objects, boxes in pixels; None: no denoising.
+            draws: the random numbers of the denoising; None: drawn here.
+        """
+        canvas = (maps[0].shape[2] * self.strides[0], maps[0].shape[3] * self.strides[0])
+        projected = self.project(maps)
+        levels = Levels.of(projected, canvas, sizes)
+        padding = None if sizes is None else levels.padding()
+        tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in projected], dim=1)  # (B, N, C)
+        memory = self.transformer.encode(tokens, levels, padding)
+        selected = self.transformer.select(memory, levels)
+        content = self.transformer.tgt_embed.weight.expand(len(memory), -1, -1)
+        boxes, mask, noisy = selected.boxes.detach(), None, None
+        if self.training and targets is not None and self.num_denoising:
+            noisy = self._noisy(targets, sizes if sizes is not None else _whole(canvas, memory), draws)
+            content, mask = torch.cat((noisy.content.to(content.dtype), content), dim=1), noisy.mask
+            boxes = torch.cat((noisy.boxes, boxes), dim=1)
+            content = (
+                content + 0 * self.label_enc.weight[0, 0]
+            )  # has a gradient where there is no object, too
+        logits, boxes = self.transformer.decoder(
+            content, boxes, memory, levels.ratios(), levels.shapes, padding, mask
+        )
+        proposals = Proposals(selected.index, selected.logits, selected.boxes.sigmoid())
+        if noisy is None:
+            return SetPrediction(logits, boxes, proposals, None)
+        pad = noisy.content.shape[1]
+        denoised = Denoising(logits[:, :, :pad], boxes[:, :, :pad], noisy.groups)
+        return SetPrediction(logits[:, :, pad:], boxes[:, :, pad:], proposals, denoised)
+
+    def project(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """The maps in use -> levels of `width` channels, and one of half the resolution of the coarsest."""
+        used = [*maps[self.first_map :], maps[-1]]
+        return [projection(x) for projection, x in zip(self.input_proj, used, strict=True)]
+
+    def decode(
+        self,
+        outputs: SetPrediction,
+        sizes: Tensor,
+        max_detections: int | None = None,
+        class_agnostic: bool | None = None,
+    ) -> SelectedBoxes:
+        """The pairs of query and class with the highest scores; boxes in pixels, which may reach beyond the image.
+
+        class_agnostic: without effect, because nothing suppresses anything.
+        """
+        most, _ = self.limits(max_detections, class_agnostic)
+        logits, boxes = outputs.logits[-1], outputs.boxes[-1]
+        scores, pair = best(logits.sigmoid().flatten(1), most)
+        sides = sizes.flip(1).to(boxes.dtype).repeat(1, 2)[:, None]  # (B, 1, 4): width height width height
+        chosen = corners(rows(boxes, pair // self.num_classes)) * sides
+        valid = scores > PAD_SCORE
+        return SelectedBoxes(chosen, scores.clamp(min=0), pair % self.num_classes, valid)
+
+    def loss(self, outputs: SetPrediction, targets: Sequence[Target], sizes: Tensor) -> dict[str, Tensor]:
+        """Focal, L1 and GIoU losses of every layer, of the proposals and of the denoising, times their weights.
+
+        Each is a sum over the batch, divided by the number of objects (of copies) per rank. The names end in the
+        number of the layer, `_interm` for the proposals, nothing for the last layer; `_dn` is the denoising.
+        """
+        labels = [target.labels for target in targets]
+        truth = [relative(t.boxes.float(), size) for t, size in zip(targets, sizes, strict=True)]
+        count = _over_ranks(sum(len(x) for x in labels), outputs.logits.device)
+        layers = [*zip(outputs.logits, outputs.boxes, strict=True), outputs.proposals[1:]]
+        names = [*_names(len(outputs.logits)), "_interm"]
+        times = len(layers)
+        pairs = match(
+            torch.cat([logits for logits, _ in layers]),
+            torch.cat([boxes for _, boxes in layers]),
+            labels * times,
+            truth * times,
+        )
+        losses: dict[str, Tensor] = {}
+        for i, (name, (logits, boxes)) in enumerate(zip(names, layers, strict=True)):
+            part = pairs[i * len(labels) : (i + 1) * len(labels)]
+            losses |= _losses(name, logits, boxes, part, labels, truth, count)
+        if self.num_denoising:
+            losses |= self._denoising_losses(outputs, labels, truth, count)
+        return losses
+
+    def _denoising_losses(
+        self, outputs: SetPrediction, labels: list[Tensor], truth: list[Tensor], count: Tensor
+    ) -> dict[str, Tensor]:
+        noisy, layers = outputs.denoising, len(outputs.logits)
+        names = [f"_dn{name}" for name in _names(layers)]
+        if noisy is None or not noisy.logits.shape[2]:
+            zero = outputs.logits.new_zeros(())
+            return {f"loss_{kind}{name}": zero for name in names for kind in ("ce", "bbox", "giou")}
+        most = noisy.logits.shape[2] // (2 * noisy.groups)
+        device = noisy.logits.device
+        pairs = [positives(len(x), most, noisy.groups, device) for x in labels]
+        losses: dict[str, Tensor] = {}
+        for name, logits, boxes in zip(names, noisy.logits, noisy.boxes, strict=True):
+            losses |= _losses(name, logits, boxes, pairs, labels, truth, count * noisy.groups)
+        return losses
+
+    def _noisy(self, targets: Sequence[Target], sizes: Tensor, draws: Draws | None) -> DenoisingQueries:
+        most = max((len(target.labels) for target in targets), default=0)
+        return denoising_queries(
+            [target.labels for target in targets],
+            [relative(t.boxes.float(), size) for t, size in zip(targets, sizes, strict=True)],
+            self.label_enc,
+            draws,
+            num_queries=self.num_queries,
+            num_denoising=self.num_denoising,
+            label_noise=self.label_noise,
+            box_noise=self.box_noise,
+            most=_most_of_ranks(most, sizes.device),
+        )
+
+    def set_grad_checkpointing(self, mode: bool = True) -> None:
+        """Recompute the layers of the encoder in the backward pass."""
+        self.transformer.encoder.recompute = mode
+
+    @classmethod
+    def classes_in(cls, state: Mapping[str, Tensor]) -> int | None:
+        bias = state.get("transformer.decoder.class_embed.0.bias")
+        return None if bias is None else len(bias)
+
+    @classmethod
+    def options_in(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:
+        options: dict[str, Any] = {}
+        if "transformer.tgt_embed.weight" in state:
+            options["num_queries"] = len(state["transformer.tgt_embed.weight"])
+        if "transformer.level_embed" in state:
+            options["num_levels"] = len(state["transformer.level_embed"])
+        return options
+
+
+def _losses(
+    name: str,
+    logits: Tensor,
+    boxes: Tensor,
+    pairs: Pairs,
+    labels: Sequence[Tensor],
+    truth: Sequence[Tensor],
+    count: Tensor,
+) -> dict[str, Tensor]:
+    """The three losses of one set of predictions (B, Q, K), (B, Q, 4), in float32."""
+    image = torch.cat([torch.full_like(queries, i) for i, (queries, _) in enumerate(pairs)])
+    query = torch.cat([queries for queries, _ in pairs])
+    label = torch.cat([x[objects] for x, (_, objects) in zip(labels, pairs, strict=True)])
+    wanted = torch.cat([x[objects] for x, (_, objects) in zip(truth, pairs, strict=True)])
+    hot = torch.zeros_like(logits, dtype=torch.float32)
+    hot[image, query, label] = 1.0
+    focal = sigmoid_focal_loss(logits.float(), hot, alpha=0.25, gamma=2.0, reduction="sum")
+    placed = boxes[image, query].float()
+    distance = F.l1_loss(placed, wanted, reduction="sum")
+    overlap = generalized_iou(corners(placed), corners(wanted))
+    return {
+        f"loss_ce{name}": focal / count,
+        f"loss_bbox{name}": BOX_WEIGHT * distance / count,
+        f"loss_giou{name}": GIOU_WEIGHT * (1 - overlap).sum() / count,
+    }
+
+
+def _names(layers: int) -> list[str]:
+    """How the losses of the layers end: "_0", "_1", ..., and "" for the last."""
+    return [f"_{i}" for i in range(layers - 1)] + [""]
+
+
+def _whole(canvas: tuple[int, int], like: Tensor) -> Tensor:
+    return torch.tensor([canvas] * len(like), device=like.device)
+
+
+def _over_ranks(count: int, device: torch.device) -> Tensor:
+    """The number of objects per rank, at least 1: the mean over all ranks."""
+    total = torch.tensor(float(count), device=device)
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(total)
+        total /= dist.get_world_size()
+    return total.clamp(min=1)
+
+
+def _most_of_ranks(most: int, device: torch.device) -> int:
+    """The largest of a number over all ranks, so that their groups of copies are alike."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return most
+    value = torch.tensor(most, device=device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return int(value)
+
+
+HEADS = {"dino_detr": DinoDETR}
