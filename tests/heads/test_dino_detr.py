@@ -10,7 +10,9 @@ from tetravit.boxes.coding import corners
 from tetravit.boxes.denoising import Draws
 from tetravit.boxes.hungarian import match
 from tetravit.heads.dino_detr import DinoDETR
+from tetravit.models import create_detector
 from tetravit.structures import Target
+from tetravit.weights.layouts import dense_map
 
 GOLDEN = Golden("detr")
 CHANNELS, STRIDES = (64, 128, 256, 512), (4, 8, 16, 32)
@@ -149,3 +151,23 @@ def test_losses_and_gradients_of_training_are_the_authors():
             gradient = gradients[key.removeprefix("grad:")]
             table = gradient.reshape(len(gradient), -1)
             GOLDEN.check(key, table[:: max(1, len(table) // 16), :: max(1, table.shape[1] // 16)])
+
+
+def test_a_file_of_the_authors_loads_and_is_written_again(tmp_path, capsys):
+    path = tmp_path / "checkpoint0011_4scale.pth"
+    state = authors_state()
+    torch.save({"model": state, "epoch": 11}, path)
+    detector = create_detector("gcvit_tiny", head="dino_detr", weights=path)
+    assert detector.num_classes == 91
+    assert detector.head.num_queries == 100
+    assert f"{path} holds no backbone: that of the detector stays as it was.\n" in capsys.readouterr().err
+    head = built().state_dict()
+    assert all(torch.equal(tensor, head[key]) for key, tensor in detector.head.state_dict().items())
+    theirs = dense_map("gcvit", "dino_detr").to_theirs(detector.state_dict())
+    assert all(torch.equal(theirs[key], tensor) for key, tensor in state.items())
+    assert {key for key in theirs if not key.startswith("backbone.0.")} == set(state)
+    torch.save({"model": theirs}, path)
+    again = create_detector("gcvit_tiny", head="dino_detr", weights=path)
+    want = detector.state_dict()
+    skipped = tuple(f"backbone.{part}" for part in ("norm.",))
+    assert all(torch.equal(t, want[k]) for k, t in again.state_dict().items() if not k.startswith(skipped))

@@ -52,7 +52,7 @@ def test_parts_of_queries_change_nothing(monkeypatch):
 
     given = [x.requires_grad_() for x in inputs()]
     results = []
-    for part in (2, 100):
+    for part in (24, 10**9):
         monkeypatch.setattr(deformable_attention, "PART", part)
         monkeypatch.setattr(deformable_attention, "GRADIENT_PART", part)
         out = sample_by_rows(*given, SHAPES)

@@ -26,7 +26,7 @@ class Head(nn.Module):
 
     kind: ClassVar[Kind]
     has_masks: ClassVar[bool] = False
-    first_map: ClassVar[int] = 0
+    first_map: int = 0
     fresh: ClassVar[tuple[str, ...]] = ()
     optional: ClassVar[tuple[str, ...]] = ()
     num_classes: int

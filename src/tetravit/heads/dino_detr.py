@@ -11,7 +11,6 @@ Source of every number: IDEA-Research/DINO@faa8520 config/DINO/DINO_4scale.py, m
 for `box_noise`.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -39,7 +38,7 @@ GROUPS = 32  # of the norms of the input projections
 class Proposals(NamedTuple):
     """The selected tokens, best first: what the decoder starts from."""
 
-    index: Tensor  # (B, Q) int64: levels one after another, row by row
+    index: Tensor  # type: ignore[assignment] # (B, Q) int64: levels one after another, row by row
     logits: Tensor  # (B, Q, K)
     boxes: Tensor  # (B, Q, 4)
 
@@ -53,7 +52,7 @@ class Denoising(NamedTuple):
 
 
 class SetPrediction(NamedTuple):
-    """One prediction per query, after every layer of the decoder. Boxes: cx cy w h in 0..1 of each image's own size."""
+    """One prediction per query and layer of the decoder. Boxes: cx cy w h in 0..1 of each image's own size."""
 
     logits: Tensor  # (layers, B, Q, K)
     boxes: Tensor  # (layers, B, Q, 4)

@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 Shapes = Sequence[tuple[int, int]]  # (height, width) of every level
 
-PART = 1024  # queries at a time: their points stay in the cache of a core
-GRADIENT_PART = 128  # the same in the backward pass, where every point holds a row of D values
+PART = 2**17  # points at a time, which stay in the cache of a core
+GRADIENT_PART = 2**19  # values of sampled rows at a time in the backward pass, D for every point
 
 
 class DeformableAttention(nn.Module):
@@ -146,35 +146,38 @@ class _RowSampling(torch.autograd.Function):
     def forward(ctx: Any, value: Tensor, points: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
         ctx.save_for_backward(value, points, weights)
         ctx.shapes = shapes
-        tables, grid = _bordered(value, shapes), _Grid(shapes, points)
-        out = value.new_empty(*points.shape[:2], value.shape[2] * value.shape[3])
-        for b, part in _parts(points, PART):
-            rows, shares = grid.neighbours(points[b, part], weights[b, part])
-            sums = F.embedding_bag(rows, tables[b], mode="sum", per_sample_weights=shares)
-            out[b, part] = sums.view(-1, out.shape[2])
-        return out
+        grid, table = _Grid(shapes, points), _bordered(value, shapes)
+        points, weights = points.flatten(0, 1), weights.flatten(0, 1)  # (B * Q, H, ...)
+        out = value.new_empty(len(points), value.shape[2] * value.shape[3])
+        for part in _parts(points, PART):
+            rows, shares = grid.neighbours(points[part], weights[part], part)
+            sums = F.embedding_bag(rows, table, mode="sum", per_sample_weights=shares)
+            out[part] = sums.view(-1, out.shape[1])
+        return out.view(len(value), -1, out.shape[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:  # type: ignore[override]
         value, points, weights = ctx.saved_tensors
-        tables, grid = _bordered(value, ctx.shapes), _Grid(ctx.shapes, points)
-        grad = grad.reshape(*points.shape[:3], 1, value.shape[3])
-        of_tables = torch.zeros_like(tables) if ctx.needs_input_grad[0] else None
+        grid, table = _Grid(ctx.shapes, points), _bordered(value, ctx.shapes)
+        of_table = torch.zeros_like(table) if ctx.needs_input_grad[0] else None
         of_points, of_weights = torch.empty_like(points), torch.empty_like(weights)
-        for b, part in _parts(points, GRADIENT_PART):
-            g = grad[b, part].flatten(0, 1)  # (part * H, 1, D)
+        grad = grad.reshape(-1, value.shape[2], value.shape[3])  # (B * Q, H, D)
+        points, weights = points.flatten(0, 1), weights.flatten(0, 1)
+        for part in _parts(points, GRADIENT_PART // value.shape[3]):
+            g = grad[part].flatten(0, 1)
             with torch.enable_grad():
-                p, w = points[b, part].detach().requires_grad_(), weights[b, part].detach().requires_grad_()
-                rows, shares = grid.neighbours(p, w)
-                sums = F.embedding_bag(rows, tables[b], mode="sum", per_sample_weights=shares)
-                of_points[b, part], of_weights[b, part] = torch.autograd.grad(sums, (p, w), g[:, 0])
-            if of_tables is not None:
-                of_rows = (shares.detach()[..., None] * g).flatten(0, 1)
-                if of_tables.is_cuda:  # the only one of the two with a deterministic form there
-                    of_tables[b].index_add_(0, rows.flatten(), of_rows)
+                p, w = points[part].detach().requires_grad_(), weights[part].detach().requires_grad_()
+                rows, shares = grid.neighbours(p, w, part)
+                sums = F.embedding_bag(rows, table, mode="sum", per_sample_weights=shares)
+                grads = torch.autograd.grad(sums, (p, w), g)
+            of_points.view_as(points)[part], of_weights.view_as(weights)[part] = grads
+            if of_table is not None:
+                of_rows = (shares.detach()[..., None] * g[:, None]).flatten(0, 1)
+                if of_table.is_cuda:  # the only one of the two with a deterministic form there
+                    of_table.index_add_(0, rows.flatten(), of_rows)
                 else:
-                    of_tables[b].scatter_add_(0, rows.long().view(-1, 1).expand_as(of_rows), of_rows)
-        of_value = None if of_tables is None else _inside(of_tables, value, ctx.shapes)
+                    of_table.scatter_add_(0, rows.long().view(-1, 1).expand_as(of_rows), of_rows)
+        of_value = None if of_table is None else _inside(of_table, value, ctx.shapes)
         return of_value, of_points, of_weights, None
 
 
@@ -191,11 +194,14 @@ class _Grid:
         self.start = start.expand(heads, levels, points).flatten()
         self.below = (self.width.int() * heads).view(heads, -1)
         self.head = torch.arange(heads, dtype=torch.int32, device=like.device)[:, None]
+        first = torch.arange(len(like), dtype=torch.int32, device=like.device) * (sum(areas) * heads)
+        self.image = first.repeat_interleave(like.shape[1])[:, None, None]  # (B * Q, 1, 1)
 
-    def neighbours(self, points: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    def neighbours(self, points: Tensor, weights: Tensor, part: slice) -> tuple[Tensor, Tensor]:
         """Points (n, H, L, P, 2), weights (n, H, L * P) -> rows of the table and their weights, (n * H, 4 * L * P).
 
-        Points outside are moved to the border, whose rows are 0: their gradient is 0 too.
+        part: which of the B * Q queries these are. Points outside are moved to the border, whose rows are 0: their
+        gradient is 0 too.
         """
         n, heads = points.shape[:2]
         points = torch.minimum(points.reshape(n, -1).clamp(min=-1), self.limit)
@@ -203,7 +209,8 @@ class _Grid:
         x, y = corner.view(n, -1, 2).unbind(-1)
         dx, dy = (points - corner).view(n, -1, 2).unbind(-1)
         first = torch.addcmul(x + self.start, y, self.width)  # exact: whole numbers below 2 ** 24
-        first = first.nan_to_num(nan=0.0).int().view(n, heads, -1) * heads + self.head
+        first = first.nan_to_num(nan=0.0).int().view(n, heads, -1) * heads
+        first += self.head + self.image[part]
         weights = weights.reshape(n, -1)
         low = weights * dy
         high = weights - low
@@ -214,19 +221,19 @@ class _Grid:
 
 
 def _bordered(value: Tensor, shapes: Shapes) -> Tensor:
-    """(B, N, H, D) -> tables (B, rows, D) of maps with a border of zeros."""
+    """(B, N, H, D) -> a table (rows, D) of maps with a border of zeros, image after image."""
     batch, width = value.shape[0], value.shape[3]
     parts = [
         F.pad(tokens.reshape(batch, h, w, -1), (0, 0, 1, 1, 1, 1)).flatten(1, 2)
         for tokens, (h, w) in zip(value.split([h * w for h, w in shapes], dim=1), shapes, strict=True)
     ]
-    return torch.cat(parts, dim=1).view(batch, -1, width)
+    return torch.cat(parts, dim=1).view(-1, width)
 
 
-def _inside(tables: Tensor, like: Tensor, shapes: Shapes) -> Tensor:
-    """The reverse of `_bordered`: tables (B, rows, D) without the borders, shaped like `like` (B, N, H, D)."""
+def _inside(table: Tensor, like: Tensor, shapes: Shapes) -> Tensor:
+    """The reverse of `_bordered`: a table (rows, D) without the borders, shaped like `like` (B, N, H, D)."""
     heads, width = like.shape[2:]
-    parts = tables.view(len(tables), -1, heads, width).split([(h + 2) * (w + 2) for h, w in shapes], dim=1)
+    parts = table.view(len(like), -1, heads, width).split([(h + 2) * (w + 2) for h, w in shapes], dim=1)
     inner = [
         part.unflatten(1, (h + 2, w + 2))[:, 1:-1, 1:-1].flatten(1, 2)
         for part, (h, w) in zip(parts, shapes, strict=True)
@@ -234,11 +241,11 @@ def _inside(tables: Tensor, like: Tensor, shapes: Shapes) -> Tensor:
     return torch.cat(inner, dim=1)
 
 
-def _parts(points: Tensor, size: int) -> Iterator[tuple[int, slice]]:
-    """Images and parts of their queries: all of an image at a time on a GPU."""
-    batch, queries = points.shape[:2]
-    size = queries if points.is_cuda else size
-    return ((b, slice(start, start + size)) for b in range(batch) for start in range(0, queries, size))
+def _parts(points: Tensor, size: int) -> Iterator[slice]:
+    """Parts of queries whose points (n, H, L, P, 2) are about `size`; all at a time on a GPU."""
+    count = len(points)
+    step = max(1, count if points.is_cuda else size // math.prod(points.shape[1:4]))
+    return (slice(start, start + step) for start in range(0, count, step))
 
 
 def _sides(shapes: Shapes, like: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from tetravit.models.pretrained import load_backbone
 from tetravit.models.segmenter import Segmenter
 from tetravit.registry import pick
 from tetravit.weights import convert
-from tetravit.weights.read import Report, State, family_of, load_into, stripped
+from tetravit.weights.read import Report, State, family_of, load_into, read_state, stripped
 
 FIXED = ("channels", "strides", "embed_dim", "num_classes")  # arguments of heads that are no options
 
@@ -253,6 +253,12 @@ def load_weights(
     """
     layouts = model.layouts_of(family_of(model), model.head_name)
     allow = model.unused()
+    source = source if isinstance(source, State) else read_state(source)
+    if model.kind != "classify" and not any(".backbone." in f".{key}" for key in source.tensors):
+        allow += ["backbone.*", "pyramid.*"]
+        print(
+            f"{source.source} holds no backbone: that of the {model.noun} stays as it was.", file=sys.stderr
+        )
     if found is not None and found.row is not None and found.row.task == "embed":
         allow.append("head.*")
     if isinstance(model.head, Head):

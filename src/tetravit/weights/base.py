@@ -36,6 +36,7 @@ class KeyMap:
 
     dropped: patterns of entries that carry no weights (index buffers), left out on reading.
     derived: what such entries are, as a function of their other ones, put back on writing.
+    backbone: how the names of a backbone begin in files of such heads.
     """
 
     def __init__(
@@ -43,8 +44,9 @@ class KeyMap:
         *rules: Rule,
         dropped: tuple[str, ...] = (),
         derived: Callable[[Mapping[str, Tensor]], dict[str, Tensor]] = lambda state: {},
+        backbone: str = "backbone.",
     ) -> None:
-        self.derived = derived
+        self.derived, self.backbone = derived, backbone
         self.rules = tuple(_Compiled(rule) for rule in rules)
         self.dropped = tuple(re.compile(pattern) for pattern in dropped)
 

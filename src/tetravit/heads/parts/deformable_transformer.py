@@ -7,6 +7,7 @@ Source: IDEA-Research/DINO@faa8520 models/dino/deformable_transformer.py.
 """
 
 import math
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -39,7 +40,12 @@ class BoxLayers(nn.Module):
 
     def __init__(self, dims: tuple[int, ...]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(dims[:-1], dims[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(dims))
+
+    def reset_last(self) -> None:
+        """Weights and bias of the last layer are 0: boxes start where they are."""
+        for parameter in self.layers[-1].parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
@@ -86,11 +92,14 @@ class EncoderLayer(nn.Module):
     def forward(
         self, x: Tensor, position: Tensor, references: Tensor, shapes: Shapes, padding: Tensor | None
     ) -> Tensor:
+        """Tokens (B, N, C), their positions, and where they lie on every level (B, N, L, 2)."""
         x = self.norm1(x + self.self_attn(x + position, references, x, shapes, padding))
         return self.norm2(x + self.linear2(F.relu(self.linear1(x))))  # type: ignore[no-any-return]
 
 
 class Encoder(nn.Module):
+    """Layers over the tokens of all levels. recompute: each again in the backward pass, to keep less."""
+
     def __init__(self, s: Sizes) -> None:
         super().__init__()
         self.layers = nn.ModuleList(EncoderLayer(s) for _ in range(s.encoder_layers))
@@ -99,6 +108,7 @@ class Encoder(nn.Module):
     def forward(
         self, x: Tensor, position: Tensor, references: Tensor, shapes: Shapes, padding: Tensor | None
     ) -> Tensor:
+        """As in a layer."""
         for layer in self.layers:
             if self.recompute and torch.is_grad_enabled():
                 x = checkpoint(layer, x, position, references, shapes, padding, use_reentrant=False)
@@ -188,7 +198,7 @@ class Decoder(nn.Module):
 class Selected(NamedTuple):
     """The tokens with the highest scores, best first."""
 
-    index: Tensor  # (B, Q) int64, of tokens
+    index: Tensor  # type: ignore[assignment] # (B, Q) int64, of tokens
     logits: Tensor  # (B, Q, K)
     boxes: Tensor  # (B, Q, 4), logits of cx cy w h; infinite for padding
 
@@ -216,19 +226,18 @@ class Transformer(nn.Module):
             if isinstance(module, DeformableAttention):
                 module.reset_parameters()
         nn.init.normal_(self.level_embed)
-        heads = ((self.enc_out_class_embed, self.enc_out_bbox_embed),)
-        heads += ((self.decoder.class_embed[0], self.decoder.bbox_embed[0]),)  # type: ignore[assignment]
-        for score, box in heads:
+        for score in (self.enc_out_class_embed, *self.decoder.class_embed):
+            assert isinstance(score, nn.Linear)
             score.reset_parameters()
             nn.init.constant_(score.bias, PRIOR)
-            nn.init.zeros_(box.layers[-1].weight)  # type: ignore[arg-type]
-            nn.init.zeros_(box.layers[-1].bias)  # type: ignore[arg-type]
+        for box in (self.enc_out_bbox_embed, *self.decoder.bbox_embed):
+            assert isinstance(box, BoxLayers)
+            box.reset_last()
 
     def encode(self, tokens: Tensor, levels: Levels, padding: Tensor | None) -> Tensor:
         """Tokens of all levels (B, N, C) -> the same with what is around them."""
-        counts = torch.tensor([0], device=tokens.device)  # which level a token belongs to
-        counts = torch.cat([counts.new_full((h * w,), i) for i, (h, w) in enumerate(levels.shapes)])
-        position = levels.positions(tokens.shape[2]).to(tokens.dtype) + self.level_embed[counts]
+        of_level = [self.level_embed[i].expand(h * w, -1) for i, (h, w) in enumerate(levels.shapes)]
+        position = levels.positions(tokens.shape[2]).to(tokens.dtype) + torch.cat(of_level)
         return self.encoder(tokens, position, levels.references(), levels.shapes, padding)  # type: ignore[no-any-return]
 
     def select(self, memory: Tensor, levels: Levels) -> Selected:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from tetravit.weights.base import Adapter, KeyMap, Rule
 
-BACKBONE = "backbone."
+BACKBONE = "backbone."  # how our names of backbones begin
 ADAPTED = ("pyramid.", "backbone.stage_norms.")  # how our names of adapters begin
 
 NECK = (
@@ -65,19 +65,20 @@ class DenseMap:
         return self.adapter.unused
 
     def to_ours(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict in OpenMMLab's layout -> the same in ours; an unused classifier is left out."""
-        inner = {k.removeprefix(BACKBONE): v for k, v in state.items() if k.startswith(BACKBONE)}
+        """A state dict in the authors' layout -> the same in ours; an unused classifier is left out."""
+        start = self.head.backbone
+        inner = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
         inner = self.adapter.names.to_ours({k: v for k, v in inner.items() if not k.startswith("head.")})
         adapter = {k: v for k, v in inner.items() if k.startswith(ADAPTED)}
         backbone = self.backbone.to_ours({k: v for k, v in inner.items() if k not in adapter})
-        head = self.head.to_ours({k: v for k, v in state.items() if not k.startswith(BACKBONE)})
+        head = self.head.to_ours({k: v for k, v in state.items() if not k.startswith(start)})
         return {**backbone, **adapter, **head}
 
     def to_theirs(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict in our layout -> the same in OpenMMLab's, without what only classification uses."""
+        """A state dict in our layout -> the same in the authors', without what only classification uses."""
         state = {k: v for k, v in state.items() if not k.startswith(self.unused)}
         adapter = {k: v for k, v in state.items() if k.startswith(ADAPTED)}
         backbone = {k: v for k, v in state.items() if k.startswith(BACKBONE) and k not in adapter}
         inner = {**self.backbone.to_theirs(backbone), **self.adapter.names.to_theirs(adapter)}
         head = self.head.to_theirs({k: v for k, v in state.items() if k.startswith("head.")})
-        return {**{BACKBONE + k: v for k, v in inner.items()}, **head}
+        return {**{self.head.backbone + k: v for k, v in inner.items()}, **head}
