@@ -35,7 +35,7 @@ def targets():
 @pytest.mark.parametrize("name", heads_of("detect"))
 def test_losses_are_finite_and_reach_maps_and_parameters(name):
     head, given = built(name).train(), maps()
-    losses = head.loss(head(given), targets(), SIZES)
+    losses = head.loss(head(given, SIZES, targets()), targets(), SIZES)
     assert all(loss.ndim == 0 and loss.isfinite() for loss in losses.values())
     torch.stack(list(losses.values())).sum().backward()
     for i, x in enumerate(given):
@@ -47,7 +47,7 @@ def test_losses_are_finite_and_reach_maps_and_parameters(name):
 def test_an_empty_batch_still_trains_every_parameter(name):
     """Ranks average gradients: each must have one for every parameter, whatever its images hold."""
     head = built(name).train()
-    losses = head.loss(head(maps()), [targets()[1]] * 2, SIZES)
+    losses = head.loss(head(maps(), SIZES, [targets()[1]] * 2), [targets()[1]] * 2, SIZES)
     torch.stack(list(losses.values())).sum().backward()
     assert [n for n, p in head.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
@@ -80,5 +80,7 @@ def test_the_same_seed_gives_the_same_loss(name):
     results = []
     for _ in range(2):
         torch.manual_seed(3)
-        results.append({k: v.item() for k, v in head.loss(head(given), targets(), SIZES).items()})
+        results.append(
+            {k: v.item() for k, v in head.loss(head(given, SIZES, targets()), targets(), SIZES).items()}
+        )
     assert results[0] == results[1]

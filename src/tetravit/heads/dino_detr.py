@@ -11,6 +11,7 @@ Source of every number: IDEA-Research/DINO@faa8520 config/DINO/DINO_4scale.py, m
 for `box_noise`.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ from tetravit.structures import Target
 Pairs = Sequence[tuple[Tensor, Tensor]]  # per image (queries, objects)
 
 BOX_WEIGHT, GIOU_WEIGHT = 5.0, 2.0  # of the losses, beside 1 for the classes
-GROUPS = 32  # of the norms of the input projections
+GROUPS = 32  # of the norms of the input projections; fewer where they do not divide a small width
 
 
 class Proposals(NamedTuple):
@@ -66,7 +67,7 @@ class DinoDETR(DetectionHead):
     num_queries: objects that can be predicted. max_detections: pairs of query and class that are kept. num_denoising:
     noisy copies of the objects in training; 0: none. label_noise: twice the share of copies with a random class.
     box_noise: how far sides of a copy move at most, in half sides; negatives move up to twice as far. width: of the
-    tokens; a multiple of 32. hidden: of the layers between attentions. num_points: samples per head and level.
+    tokens. hidden: of the layers between attentions. num_points: samples per head and level.
 
     Raises:
         ValueError: for a number of levels, or of heads, that there cannot be.
@@ -101,8 +102,10 @@ class DinoDETR(DetectionHead):
         super().__init__()
         if num_levels not in (4, 5):
             raise ValueError(f"num_levels of dino_detr is 4 or 5; got {num_levels!r}.")
-        if width % GROUPS or width % num_heads:
-            raise ValueError(f"width of dino_detr is a multiple of 32 and of num_heads; got {width!r}.")
+        if width % 4 or width % num_heads:
+            raise ValueError(
+                f"width of dino_detr is a multiple of 4 and of its {num_heads} heads; got {width!r}."
+            )
         for name, least, value in (
             ("num_queries", 1, num_queries),
             ("num_denoising", 0, num_denoising),
@@ -121,7 +124,7 @@ class DinoDETR(DetectionHead):
         projections = [nn.Conv2d(c, width, 1) for c in channels[self.first_map :]]
         projections.append(nn.Conv2d(channels[-1], width, 3, stride=2, padding=1))
         self.input_proj = nn.ModuleList(
-            nn.Sequential(conv, nn.GroupNorm(GROUPS, width)) for conv in projections
+            nn.Sequential(conv, nn.GroupNorm(math.gcd(GROUPS, width), width)) for conv in projections
         )
         for conv in projections:
             nn.init.xavier_uniform_(conv.weight)
