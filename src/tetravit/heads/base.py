@@ -76,6 +76,9 @@ class Head(nn.Module):
         """The masks of boxes (B, P, 4) with labels (B, P): probabilities (B, P, 28, 28), each in its box's frame."""
         raise NotImplementedError
 
+    def set_grad_checkpointing(self, mode: bool = True) -> None:
+        """Recompute what takes most memory in the backward pass; without effect where that is little."""
+
     @classmethod
     def classes_in(cls, state: Mapping[str, Tensor]) -> int | None:
         """The number of classes in a state dict, names relative to the head; None: it holds no such scores."""

@@ -152,7 +152,7 @@ class DinoDETR(DetectionHead):
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in projected], dim=1)  # (B, N, C)
         memory = self.transformer.encode(tokens, levels, padding)
         selected = self.transformer.select(memory, levels)
-        content = self.transformer.tgt_embed.weight.expand(len(memory), -1, -1)
+        content = self.transformer.tgt_embed.weight.expand(memory.shape[0], -1, -1)
         boxes, mask, noisy = selected.boxes.detach(), None, None
         if self.training and targets is not None and self.num_denoising:
             noisy = self._noisy(targets, sizes if sizes is not None else _whole(canvas, memory), draws)

@@ -123,8 +123,13 @@ class Model(nn.Module):
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
     def set_grad_checkpointing(self, mode: bool = True) -> Self:
-        """Recompute the backbone's blocks in the backward pass: less memory, about a third more time."""
+        """Recompute the blocks of the backbone, and layers of heads that say so, in the backward pass.
+
+        Less memory, about a third more time.
+        """
         self.backbone.set_grad_checkpointing(mode)
+        if isinstance(self.head, Head):
+            self.head.set_grad_checkpointing(mode)
         return self
 
 

@@ -42,7 +42,7 @@ class Levels:
                 at = torch.arange(shape[axis], device=maps[0].device)
                 pixel = at * canvas[axis] // shape[axis]
                 if sizes is None:
-                    inside[axis].append((pixel >= 0).expand(len(maps[0]), -1))
+                    inside[axis].append((pixel >= 0).expand(maps[0].shape[0], -1))
                 else:
                     inside[axis].append(pixel < sizes[:, axis : axis + 1].clamp(min=1))
         return cls(shapes, *inside)
