@@ -40,6 +40,12 @@ SETTINGS = {  # models, head, epochs, falls, rate, decay, warm-up, precision, au
                                 ("relative_position_bias_table", "norm")),
 }
 # fmt: on
+DETR = {
+    "gcvit/dino_coco": 12,
+    "gcvit/dino_coco_3x": 36,
+    "twins/dino_coco": 12,
+    "xcit/dino_coco": 12,
+}  # epochs
 CASES = [(name, model) for name, row in SETTINGS.items() for model in row[0]]
 
 
@@ -48,7 +54,7 @@ def of(name, model):
 
 
 def test_all_published_rows_have_a_recipe():
-    assert set(NAMES) == {*SETTINGS, "shapes-det"}
+    assert set(NAMES) == {*SETTINGS, *DETR, "shapes-det", "shapes-detr"}
     for row in CHECKPOINTS.values():
         if row.task == "detect":
             name = f"{family(row.model)}/{row.head}_coco"
@@ -86,6 +92,32 @@ def test_settings_are_the_authors(name, model):
         regular = lr * 0.1 ** sum(step >= fall * steps for fall in falls)
         factor = 1 - (1 - step / warmup) * (1 - 1e-3) if step < warmup else 1.0
         assert rate(step) == pytest.approx(regular * factor, rel=1e-9)
+
+
+@pytest.mark.parametrize(("name", "epochs"), DETR.items())
+def test_settings_of_dino_detr_are_the_authors(name, epochs):
+    recipe = load(RECIPES[name])
+    assert (recipe.epochs, recipe.model.head, recipe.run.precision) == (epochs, "dino_detr", "float32")
+    assert (recipe.data.batch_size, recipe.data.augment, recipe.data.preprocess) == (16, SCALES, COCO_INPUT)
+    assert (recipe.optim.peak(16), recipe.optim.weight_decay, recipe.optim.clip) == (1e-4, 1e-4, 0.1)
+    steps, fall = 7330, {12: 11, 36: 30}[epochs]
+    rate = recipe.optim.rate(epochs=epochs, steps_per_epoch=steps, batch_size=16, total=epochs * steps)
+    assert [rate(step) for step in (0, fall * steps - 1, fall * steps)] == pytest.approx([1e-4, 1e-4, 1e-5])
+    with torch.device("meta"):
+        built = create_detector(recipe.model.name, head="dino_detr")
+        task = TASKS["detect"](built, recipe.task, described(80, "detect"))
+    groups = optim.groups(task, recipe.optim)
+    assert {g["weight_decay"] for g in groups} == {1e-4}
+    slow = {p for g in groups if g["scale"] == 0.1 for p in g["params"]}
+    assert slow == {p for n, p in built.named_parameters() if n.startswith("backbone.") and p.requires_grad}
+    assert {p for g in groups if g["scale"] == 1.0 for p in g["params"]} >= set(built.head.parameters())
+
+
+def test_large_models_of_gcvit_recompute():
+    models = ("gcvit_tiny", "gcvit_small", "gcvit_base", "gcvit_large")
+    recipes = [of("gcvit/dino_coco", model) for model in models]
+    assert [recipe.task.recompute for recipe in recipes] == ["off", "off", "backbone", "backbone"]
+    assert recipes[3].model.backbone_weights == "in21k_in1k"
 
 
 def test_stochastic_depth_is_the_authors():

@@ -14,7 +14,7 @@ from tetravit.models.detector import PADDING
 # Each head behind a column and behind a pyramid, each family with one head: a head sees maps of exact strides alone.
 PAIRS = {
     "convit_tiny": "cascade",
-    "deit_tiny": "mask_rcnn",
+    "deit_tiny": "dino_detr",
     "gcvit_xxtiny": "cascade",
     "twins_pcpvt_small": "mask_rcnn",
     "twins_svt_small": "retinanet",
@@ -29,6 +29,8 @@ def toy(name: str, head: str) -> Detector:
     """A detector of 3 classes whose scores are spread, so that there is something to find."""
     torch.manual_seed(0)
     options = OPTIONS if head == "retinanet" else OPTIONS | {"num_proposals": 20}
+    if head == "dino_detr":
+        options = {"num_queries": 20, "max_detections": MOST, "width": 16, "hidden": 32, "encoder_layers": 1}
     detector = create_detector(name, head=head, num_classes=3, head_options=options, **TOYS[name]).eval()
     for layer in detector.head.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -78,7 +80,7 @@ def test_one_exported_detector_serves_every_batch_and_size(name, head):
         sizes = torch.tensor([[height - 5 * i, width - 3 * i] for i in range(count)])
         with torch.no_grad():
             got, want = program(images, sizes), detector(images, sizes)
-        masks = {"masks"} if head != "retinanet" else set()
+        masks = {"masks"} if detector.head.has_masks else set()
         assert set(got) == set(want) == {"boxes", "scores", "labels", "valid"} | masks
         assert {key: tuple(x.shape[:2]) for key, x in got.items()} == dict.fromkeys(got, (count, MOST))
         found = want["valid"].shape[1]

@@ -125,6 +125,7 @@ def trained():
     return outputs, losses, gradients
 
 
+@pytest.mark.slow
 def test_denoising_is_the_authors():
     outputs = trained()[0]
     assert outputs.denoising.groups == GOLDEN.meta["dn_meta_s10"]["num_dn_group"]
@@ -136,6 +137,7 @@ def test_denoising_is_the_authors():
         GOLDEN.check("cdn_s10_logits5", outputs.logits[5][:, :, ::13])
 
 
+@pytest.mark.slow
 def test_losses_and_gradients_of_training_are_the_authors():
     import json
 
@@ -153,6 +155,7 @@ def test_losses_and_gradients_of_training_are_the_authors():
             GOLDEN.check(key, table[:: max(1, len(table) // 16), :: max(1, table.shape[1] // 16)])
 
 
+@pytest.mark.slow
 def test_a_file_of_the_authors_loads_and_is_written_again(tmp_path, capsys):
     path = tmp_path / "checkpoint0011_4scale.pth"
     state = authors_state()
