@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tetravit.benchmark.against import Contest, contest
-from tetravit.benchmark.flops import count, count_macs
+from tetravit.benchmark.flops import count, count_inference_macs
 from tetravit.benchmark.memory import peak_mib
 from tetravit.benchmark.picture import slope
 from tetravit.benchmark.speed import Row, measure
@@ -22,7 +22,7 @@ def test_rows_hold_together(ask):
     rows = [Row(**json.loads(line)) for line in answer.out.splitlines()]
     assert [row.model for row in rows] == ["xcit_nano_12_p16", "deit_tiny"]
     for row in rows:
-        assert row.macs == count(row.model, image_size=32).macs
+        assert row.macs == count(row.model, image_size=32).inference_macs
         assert row.share == pytest.approx(2e-12 * row.macs * row.images_per_s / row.product_tflops, rel=0.02)
         assert 0 < row.share < 1
         assert row.spread >= 0
@@ -113,7 +113,7 @@ def test_the_peak_is_what_a_call_takes():
 def test_counting_leaves_the_model_as_it_was():
     model = create_model("xcit_nano_12_p16", depth=1)
     frozen = next(model.parameters()).requires_grad_(False)
-    count_macs(model, torch.zeros(1, 3, 32, 32))
+    count_inference_macs(model, torch.zeros(1, 3, 32, 32))
     assert not frozen.requires_grad
     assert sum(not p.requires_grad for p in model.parameters()) == 1
 

@@ -8,6 +8,7 @@ Source of every number: facebookresearch/convit@0a9340a convit.py and models.py.
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from typing import cast
 
@@ -133,7 +134,8 @@ class GatedPositionalAttention(nn.Module):
         Without autocast: squares of distances leave the exact range of 16 bits from 16 patches on.
         """
         like = self.gating_param
-        with torch.autocast(like.device.type, enabled=False):
+        autocast = torch.autocast(like.device.type, enabled=False) if not like.is_meta else nullcontext()
+        with autocast:
             scores = self.pos_proj(offsets(grid, like.device).to(like.dtype))  # (N, N, heads)
         return scores.permute(2, 0, 1).softmax(dim=-1)  # type: ignore[no-any-return]
 

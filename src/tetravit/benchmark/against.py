@@ -152,7 +152,7 @@ def _one(
                 with contextlib.suppress(OSError):
                     line.send(None)
     product, copied = (statistics.median(kept) for kept in rates)
-    macs = count(first.model, image_size=first.size).macs
+    macs = count(first.model, image_size=first.size).inference_macs
     speeds = [first.batch / statistics.median(times) if times else None for times in taken]
     timm = next((s for t, s in zip(tasks, speeds, strict=True) if t.contender == "timm"), None)
     work = 2 * macs * (1 if first.mode == "predict" else 3)

@@ -14,9 +14,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from tetravit.backbones import ALIASES, VARIANTS
+from tetravit.layers.class_attention import ClassAttention
 from tetravit.models import create_backbone, create_model, family, list_models, resolve
 
 TABLE = Path(__file__).parent / "counts.json"
@@ -27,13 +29,17 @@ MODELS = Path(__file__).parent / "models.json"
 class Counts:
     """Of one image of `image_size` pixels a side.
 
-    macs: multiply-adds in convolutions, matrix products and attention; what papers print as "FLOPs" or "G".
+    macs: multiply-adds in convolutions, matrix products and attention of the published model, all tokens through
+        all blocks; what papers print as "FLOPs" or "G".
+    inference_macs: those that this package computes for logits: of a class token, the last block is computed for
+        it alone.
     flops: operations, 2 per multiply-add, as PyTorch's counter has them.
     """
 
     image_size: int
     params: int
     macs: int
+    inference_macs: int
 
     @property
     def flops(self) -> int:
@@ -56,16 +62,53 @@ def count(name: str, *, image_size: int | None = None, num_classes: int = 1000) 
     with torch.device("meta"):  # shapes only
         model = create_model(name, num_classes=num_classes, image_size=side).eval()
         images = torch.empty(1, 3, side, side)
-    return Counts(side, sum(p.numel() for p in model.parameters()), count_macs(model, images))
+    params = sum(p.numel() for p in model.parameters())
+    return Counts(side, params, count_macs(model, images), count_inference_macs(model, images))
 
 
 def count_macs(model: nn.Module, images: torch.Tensor) -> int:
-    """Multiply-adds of `model(images)`: half of what PyTorch's counter calls floating-point operations."""
-    # On shapes alone: there every product is an operation of PyTorch, which its counter sees.
+    """Multiply-adds of the whole model for these images, as its authors' code computes them.
+
+    The last block of a class token counts for all tokens, and class attention projects queries of all tokens.
+    """
+    shapes, extra = copy.deepcopy(model), 0
+
+    def count_queries(module: ClassAttention, inputs: tuple[torch.Tensor, torch.Tensor], _: Any) -> None:
+        nonlocal extra
+        extra += inputs[1].numel() * module.q.out_features
+
+    for module in shapes.modules():
+        if isinstance(module, ClassAttention):
+            module.register_forward_hook(count_queries)
+        if isinstance(
+            module, nn.LayerNorm
+        ):  # the last block is shortened in front of a norm without hooks alone
+            module.register_forward_hook(lambda *_: None)
+    return count_inference_macs(shapes, images) + extra
+
+
+def count_inference_macs(model: nn.Module, images: torch.Tensor) -> int:
+    """Multiply-adds that `model(images)` computes."""
+    # On shapes alone: there every product is an operation of PyTorch, which its formulas know.
     shapes = copy.deepcopy(model).to("meta").requires_grad_(False)
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), _Products() as products:
         shapes(images.to("meta"))
-    return int(counter.get_total_flops()) // 2
+    return products.flops // 2
+
+
+class _Products(TorchDispatchMode):
+    """Sums PyTorch's formulas of operations; its own counter has global hooks, with which no block is shortened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        return out
 
 
 @cache

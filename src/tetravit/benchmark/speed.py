@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tetravit.benchmark.energy import joules
-from tetravit.benchmark.flops import count_macs
+from tetravit.benchmark.flops import count_inference_macs
 from tetravit.benchmark.memory import peak_mib
 from tetravit.models import create_model
 
@@ -98,7 +98,9 @@ def measure(
     for name in names:
         model = create_model(name, image_size=size)
         images = torch.randn(batch, 3, size, size)
-        facts.append((sum(p.numel() for p in model.parameters()), count_macs(model.eval(), images[:1])))
+        facts.append(
+            (sum(p.numel() for p in model.parameters()), count_inference_macs(model.eval(), images[:1]))
+        )
         call = _call(model.to(device, DTYPES[dtype]), images.to(device, DTYPES[dtype]), mode, compiled)
         calls.append((call, peak_mib(call, device)))
     product = _product(device, DTYPES[dtype])

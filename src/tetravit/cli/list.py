@@ -1,6 +1,7 @@
 """`tetravit list`: the menus."""
 
 import fnmatch
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -93,6 +94,7 @@ def model_row(name: str) -> dict[str, Any]:
         "image_size": row["image_size"],
         "params": row["params"],
         "macs": row["macs"],
+        "inference_macs": row["inference_macs"],
         "flops": 2 * row["macs"],
         **published(name, row["image_size"]),
     }
@@ -103,7 +105,7 @@ def _counted(name: str) -> dict[str, Any]:
     from tetravit.benchmark.flops import count, description
 
     found = count(name)
-    return {"image_size": found.image_size, "params": found.params, "macs": found.macs, **description(name)}
+    return {**asdict(found), **description(name)}
 
 
 def published(name: str, image_size: int) -> dict[str, Any]:
@@ -154,7 +156,7 @@ def _print_weights(rows: list[dict[str, Any]]) -> None:
 
 
 def _print_models(rows: list[dict[str, Any]]) -> None:
-    columns = ["model", "size", "parameters", "GMACs", "top-1", "source", "licence of weights"]
+    columns = ["model", "size", "parameters", "GMACs", "inference", "top-1", "source", "licence of weights"]
     print_table(
         columns,
         [
@@ -163,13 +165,14 @@ def _print_models(rows: list[dict[str, Any]]) -> None:
                 row["image_size"],
                 f"{row['params'] / 1e6:.2f} M",
                 f"{row['macs'] / 1e9:.2f}",
+                f"{row['inference_macs'] / 1e9:.2f}",
                 None if row["top1"] is None else f"{row['top1']:.1f} %",
                 row["source"],
                 row["licence"],
             ]
             for row in rows
         ],
-        right=["size", "parameters", "GMACs", "top-1"],
+        right=["size", "parameters", "GMACs", "inference", "top-1"],
     )
 
 
