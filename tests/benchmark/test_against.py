@@ -19,7 +19,7 @@ def contender(monkeypatch):
     monkeypatch.setattr(against, "_yardsticks", lambda *_: [(1.0, lambda: None)] * 2)
     monkeypatch.setattr(against, "_median_time", lambda *_: 1.0)
     monkeypatch.setattr(against, "joules", lambda _: None)
-    monkeypatch.setattr(against, "count", lambda *_, **__: SimpleNamespace(macs=1))
+    monkeypatch.setattr(against, "count", lambda *_, **__: SimpleNamespace(inference_macs=1))
 
     def set_up(turns):
         @contextmanager
