@@ -23,6 +23,7 @@ PUBLIC = [
     "__version__",
     "create_backbone",
     "create_detector",
+    "create_feature_extractor",
     "create_model",
     "create_segmenter",
     "evaluate",

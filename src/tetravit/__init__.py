@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from tetravit.api import train as train
     from tetravit.backbones import Backbone as Backbone
     from tetravit.exports import export as export
+    from tetravit.layers.feature_extractor import create_feature_extractor as create_feature_extractor
     from tetravit.models import Classifier as Classifier
     from tetravit.models import Detector as Detector
     from tetravit.models import Segmenter as Segmenter
@@ -41,6 +42,7 @@ _HOMES = {
     "Target": "tetravit.structures",
     "create_backbone": "tetravit.models",
     "create_detector": "tetravit.models",
+    "create_feature_extractor": "tetravit.layers.feature_extractor",
     "create_model": "tetravit.models",
     "create_segmenter": "tetravit.models",
     "evaluate": "tetravit.api",

@@ -146,6 +146,17 @@ class Backbone(nn.Module):
             module.eval()
         return self
 
+    def __prepare_scriptable__(self) -> Self:
+        """Called by torch.jit.script.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError(
+            "torch.jit.script has no support for these models; use torch.export.export, torch.jit.trace, or"
+            ' tetravit.export(model, "FILE.onnx").'
+        )
+
     def _frozen(self) -> list[nn.Module]:
         return [m for group in self.stages()[: self.num_frozen] for m in group] if self.num_frozen else []
 
@@ -161,6 +172,11 @@ class Backbone(nn.Module):
         Raises:
             ValueError: for another rank, channel count, integer pixels or a side below 32 pixels.
         """
+        if isinstance(images, torch.fx.Proxy):
+            raise ValueError(
+                "torch.fx.symbolic_trace cannot trace models of any image size; use torch.export.export, or"
+                " tetravit.create_feature_extractor for the outputs of named modules."
+            )
         if images.ndim != 4 or images.shape[1] != self.in_chans:
             raise ValueError(f"images must be (B, {self.in_chans}, Hi, Wi); got {tuple(images.shape)}.")
         if not images.is_floating_point():
