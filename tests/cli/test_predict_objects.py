@@ -277,9 +277,10 @@ def test_ids_that_cannot_be_told_are_refused(ask, detector, layout, tmp_path):
     copy = tmp_path / "copy" / first.name
     copy.parent.mkdir()
     copy.write_bytes(first.read_bytes())
-    for options in ((), ("--annotations", annotations)):
-        answer = ask("predict", detector, first, copy, "--results", tmp_path / "x.json", *options)
-        assert answer.err == f"tetravit predict: Two images have the id {number}: '{first}' and '{copy}'.\n"
+    answer = ask(
+        "predict", detector, first, copy, "--results", tmp_path / "x.json", "--annotations", annotations
+    )
+    assert answer.err == f"tetravit predict: Two images have the id {number}: '{first}' and '{copy}'.\n"
     answer = ask("predict", detector, folder, "--annotations", annotations)
     assert answer.err == ("tetravit predict: --annotations goes with --results.\n")
 

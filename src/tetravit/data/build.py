@@ -60,6 +60,19 @@ def build_dataset(config: DataConfig, split: Part, *, class_names: Sequence[str]
     return as_classes(dataset, class_names)
 
 
+def for_head(config: DataConfig, has_masks: bool) -> DataConfig:
+    """The section with masks skipped where the head predicts none: they cost time, and objects that have none."""
+    row = DATASETS.get(config.name)
+    if (
+        has_masks
+        or row is None
+        or "masks" not in inspect.signature(row).parameters
+        or "masks" in config.options
+    ):
+        return config
+    return config.model_copy(update={"options": {**config.options, "masks": "skip"}})
+
+
 def as_classes(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
     """The set with its classes numbered as in `class_names`; as it is where there are none.
 

@@ -1,7 +1,4 @@
-"""What the files of a data set hold, compared with the classes that it lists.
-
-`LabelCounts` compares a sample of label maps at the start, and may be filled anew at the first evaluation.
-"""
+"""What label maps hold, compared with the classes that their set lists."""
 
 from collections.abc import Sequence
 
@@ -83,25 +80,3 @@ class LabelCounts:
         if len(seen) == 1 < self.num_classes:
             lines.append(f"only the class {class_names[min(seen)]!r} occurs {read}")
         return lines
-
-
-def crowded(counts: Sequence[int], limit: int, option: str) -> str | None:
-    """A line for a set whose images hold more objects than are scored; None: they do not.
-
-    counts: objects of each image. limit: detections of an image that are scored. option: that raises it.
-    """
-    above = [count for count in counts if count > limit]
-    if not above:
-        return None
-    return (
-        f"{len(above):,} images hold more objects ({max(above)} at most) than the {limit} detections of an image that"
-        f" are scored; {option} raises the limit"
-    )
-
-
-def absent_classes(counts: Sequence[int], class_names: Sequence[str], where: str) -> list[str]:
-    """A line for classes without a pixel or an object. counts: of each class. where: what the images are for."""
-    absent = [str(name) for name, count in zip(class_names, counts, strict=True) if not count]
-    if not absent:
-        return []
-    return [f"{len(absent)} of {len(class_names)} classes do not occur in the images {where}: {some(absent)}"]

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,7 @@ WHOLE = (
     "labels.json",
     "annotations/annotations.json",
 )
-HEAD = 1 << 20  # characters of a file that are searched for the name of an image
+HEAD, FEW = 1 << 20, 8  # characters of a file that are searched for names of images, and how many of them
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _annotations(root: Path, place: Place, template: str | None) -> Path:
 
 
 def _images(root: Path, file: Path, part: Part, template: str | None) -> Path:
-    """The folder that holds the images of a file: the first in which its first image is."""
+    """The folder that holds the images of a file: the first with the most of its first images."""
     if template is not None:
         tried = [root / template.replace("{split}", name) for name in NAMES[part]]
     else:
@@ -119,14 +120,11 @@ def _images(root: Path, file: Path, part: Part, template: str | None) -> Path:
         )
     if len(folders) == 1:
         return folders[0]
-    name = _first_image(file)
-    if name is not None:
-        for folder in folders:
-            if (folder / name.replace("\\", "/").lstrip("/")).is_file():
-                return folder
-        for folder in folders:
-            if _holds(folder, name):
-                return folder
+    names = _first_images(file)
+    for count in (_there, _held):
+        hits = [count(folder, names) for folder in folders]
+        if any(hits):
+            return folders[hits.index(max(hits))]
     return folders[0]
 
 
@@ -134,7 +132,8 @@ def _usual(root: Path, file: Path, part: Part) -> Iterator[Path]:
     year = re.search(r"(\d{4})$", file.stem)
     own = re.sub(r"^(instances|image_info|annotations|labels)?_?", "", file.stem)  # "train2017"
     names: Sequence[str] = (own, *NAMES[part]) if own else NAMES[part]
-    for name in dict.fromkeys((*names, *(f"{name}{year[1]}" for name in names if year))):
+    years = (year[1],) if year else ("2017", "2014")
+    for name in dict.fromkeys((*names, *(f"{name}{y}" for name in NAMES[part] for y in years))):
         yield root / name
         yield root / "images" / name
         yield root / name / "images"
@@ -147,21 +146,26 @@ def _usual(root: Path, file: Path, part: Part) -> Iterator[Path]:
     yield root
 
 
-def _holds(folder: Path, name: str) -> bool:
-    try:
-        return Lookup(folder).find(name) is not None
-    except ValueError:  # several: they are there, and said when all are looked up
-        return True
+def _there(folder: Path, names: Sequence[str]) -> int:
+    """How many of some files a folder has."""
+    return sum((folder / name.replace("\\", "/").lstrip("/")).is_file() for name in names)
 
 
-def _first_image(file: Path) -> str | None:
-    """The name of an image in a file, as near its head as one stands."""
+def _held(folder: Path, names: Sequence[str]) -> int:
+    """How many of some files can be looked up in a folder."""
+    lookup, count = Lookup(folder), 0
+    for name in names:
+        with suppress(ValueError):  # it fits several files
+            count += lookup.find(name) is not None
+    return count
+
+
+def _first_images(file: Path) -> list[str]:
+    """The names of some images in a file, as near its head as they stand."""
     with file.open(encoding="utf-8-sig", errors="replace") as stream:
         while text := stream.read(HEAD):
-            match = re.search(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', text)
-            if match:
-                try:
-                    return str(json.loads(match[1]))
-                except ValueError:
-                    return None
-    return None
+            found = re.findall(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', text)[:FEW]
+            if found:
+                with suppress(ValueError):
+                    return [str(json.loads(name)) for name in found]
+    return []

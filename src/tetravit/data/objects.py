@@ -1,15 +1,12 @@
-"""The objects of many images in a few arrays: a million of them take the room of their numbers.
+"""Images with objects, as a table describes them: which images train, and what a target holds.
 
-Boxes and labels, polygons and run lengths stand end to end, so that no Python object remains of an annotation and
-workers share the memory. What cannot be used is left out and counted.
+What cannot be used is left out and counted.
 
 Shapes: N images, M objects of an image.
 """
 
 import logging
-import math
 import os
-from array import array
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +19,7 @@ from tetravit.data.datasets.base import Dataset, DatasetInfo, Split
 from tetravit.data.decode import BadImage, decode, file_bytes, orientation
 from tetravit.data.files import UNREADABLE, ending
 from tetravit.data.lookup import Lookup
-from tetravit.data.masks import counts_mask, counts_of, letters, polygon_mask
+from tetravit.data.object_table import LARGEST, ObjectTable
 from tetravit.data.parts import Place
 from tetravit.data.problems import Problems
 from tetravit.data.upright import (
@@ -40,10 +37,6 @@ from tetravit.structures import Sample, Target
 
 LOG = logging.getLogger("tetravit.data")
 SHORTEST = 32  # pixels: training images with shorter sides are left out, as in the papers' releases
-EXACT = 100  # coordinates with two decimals are kept as whole hundredths
-FROM_SIDES = -1.0  # the area of an object whose annotation has none: that of its box
-OUTSIDE = 4  # polygons, walked pixel by pixel, may reach so many of the longer side beyond their image
-LARGEST = 100_000  # pixels of a side: the runs of larger masks overflow COCO's letters
 
 SAMPLE = 1000  # images whose heads are read at the start, to see whether any is turned
 
@@ -54,134 +47,6 @@ TINY = "objects of less than a pixel inside their image, not trained on"
 Empty = Literal["drop", "keep"]
 Masks = Literal["read", "skip"]
 Missing = Literal["error", "skip"]
-
-
-class ObjectTable:
-    """An append-only builder: call `image` and `add`, then `close`, before anything is read from it.
-
-    Objects may come in any order of their images.
-
-    Args:
-        shares: whether boxes and polygons are shares of their image, not pixels.
-
-    After `close`: ids (N,) as in the annotations; sizes (N, 2) height and width as the annotations have them, 0 where
-    they have none; boxes (M, 4), labels, areas and crowds (M,). Names are relative to a folder.
-    """
-
-    def __init__(self, *, shares: bool = False) -> None:
-        self.problems = Problems()
-        self.shares = shares
-        self._text, self._ends = bytearray(), array("q")
-        self._ids, self._sizes = array("q"), array("i")
-        self._image, self._label, self._crowd = array("q"), array("i"), bytearray()
-        self._box, self._area = array("d"), array("d")
-        self._values: Any = array("d")  # coordinates of all polygons
-        self._parts, self._values_end = array("q"), array("q")  # polygons so far; coordinates so far
-        self._codes, self._codes_end = bytearray(), array("q")
-
-    def image(self, name: str, image_id: int, height: int = 0, width: int = 0) -> int:
-        """A new image; its row."""
-        self._text += os.fsencode(name)
-        self._ends.append(len(self._text))
-        self._ids.append(image_id)
-        self._sizes.extend((height, width))
-        return len(self._ids) - 1
-
-    def add(
-        self,
-        row: int,
-        box: Sequence[float],
-        label: int,
-        *,
-        area: float = FROM_SIDES,
-        crowd: bool = False,
-        polygons: Sequence[Sequence[float]] = (),
-        code: bytes = b"",
-    ) -> None:
-        """An object of image `row`: box x1 y1 x2 y2, its mask as polygons or as run lengths in letters."""
-        self._image.append(row)
-        self._box.extend(box)
-        self._label.append(label)
-        self._area.append(area)
-        self._crowd.append(crowd)
-        for polygon in polygons:
-            self._values.extend(polygon)
-            self._values_end.append(len(self._values))
-        self._parts.append(len(self._values_end))
-        self._codes += code
-        self._codes_end.append(len(self._codes))
-
-    def close(self) -> "ObjectTable":
-        """Sort by image, and release the buffers of the builder."""
-        image = np.frombuffer(self._image, dtype=np.int64) if self._image else np.empty(0, np.int64)
-        self.order = np.argsort(image, kind="stable")
-        self.starts = np.searchsorted(image[self.order], np.arange(len(self._ids) + 1))
-        self.ids = np.array(self._ids, dtype=np.int64)
-        self.sizes = np.array(self._sizes, dtype=np.int32).reshape(-1, 2)
-        self.boxes = np.array(self._box, dtype=np.float64).reshape(-1, 4)
-        self.labels = np.array(self._label, dtype=np.int32)
-        self.areas = np.array(self._area, dtype=np.float64)
-        self.crowds = np.frombuffer(bytes(self._crowd), dtype=bool)
-        values = np.array(self._values, dtype=np.float64)
-        hundredths = np.rint(values * EXACT)
-        exact = bool((np.abs(hundredths) < 2**31).all() and (hundredths / EXACT == values).all())
-        self._values = hundredths.astype(np.int32) if exact else values
-        self._parts_end = np.array(self._parts, dtype=np.int64)
-        self._value_ends = np.array(self._values_end, dtype=np.int64)
-        self._code_ends = np.array(self._codes_end, dtype=np.int64)
-        del (
-            self._image,
-            self._box,
-            self._label,
-            self._area,
-            self._crowd,
-            self._parts,
-            self._values_end,
-            self._codes_end,
-        )
-        self._text, self._codes = bytes(self._text), bytes(self._codes)  # type: ignore[assignment]
-        self._name_ends = np.array(self._ends, dtype=np.int64)
-        return self
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def name(self, row: int) -> str:
-        start = self._name_ends[row - 1] if row else 0
-        return os.fsdecode(bytes(self._text[start : self._name_ends[row]]))
-
-    def objects(self, row: int) -> np.ndarray:
-        """The numbers of an image's objects, in the order they came."""
-        return self.order[self.starts[row] : self.starts[row + 1]]
-
-    @property
-    def images(self) -> np.ndarray:
-        """The row of each object's image (M,)."""
-        rows = np.empty(len(self.boxes), dtype=np.int64)
-        rows[self.order] = np.repeat(np.arange(len(self)), np.diff(self.starts))
-        return rows
-
-    @property
-    def masked(self) -> np.ndarray:
-        """Which objects have a mask, bool (M,)."""
-        parts, codes = (np.diff(ends, prepend=0) > 0 for ends in (self._parts_end, self._code_ends))
-        return parts | codes
-
-    def mask(self, row: int, k: int, height: int, width: int) -> np.ndarray | None:
-        """The mask of object `k` of image `row`, bool (Hi, Wi); None: it has none."""
-        codes = self._codes[self._code_ends[k - 1] if k else 0 : self._code_ends[k]]
-        if codes:
-            return counts_mask(counts_of(bytes(codes)), height, width)
-        first, last = (int(self._parts_end[k - 1]) if k else 0), int(self._parts_end[k])
-        if first == last:
-            return None
-        ends = self._value_ends[first:last]
-        begin = int(self._value_ends[first - 1]) if first else 0
-        values = self._values[begin : ends[-1]]
-        values = values / EXACT if values.dtype == np.int32 else values
-        if self.shares:
-            values = values * np.tile([width, height], len(values) // 2)
-        return polygon_mask(np.split(values, ends[:-1] - begin), height, width)
 
 
 class ObjectSet(Dataset):
@@ -478,44 +343,3 @@ def unknown_classes(labels: Collection[str], cure: str) -> str:
     """The cause to count for objects whose classes the set does not list."""
     first = ", ".join(list(labels)[:5]) + (f" and {len(labels) - 5} more" if len(labels) > 5 else "")
     return f"objects of unknown classes ({first}), left out; {cure}"
-
-
-def check_box(box: Any) -> str | None:
-    """What is wrong with a box x1 y1 x2 y2, as a cause to count; None: nothing."""
-    if not np.isfinite(box).all():
-        return "boxes with sides that are NaN or infinite, left out"
-    if box[2] <= box[0] or box[3] <= box[1]:
-        return "boxes with zero or negative sides, left out"
-    return None
-
-
-def check_polygon(polygon: Sequence[float], longest: float) -> str | None:
-    """What is wrong with the corners x1 y1 x2 y2 ... in an image of that longer side, as a cause to count."""
-    if len(polygon) < 6 or len(polygon) % 2 or not math.isfinite(sum(polygon)):
-        return "polygons of fewer than three points, or without numbers, left out"
-    if min(polygon) < -OUTSIDE * longest or max(polygon) > (1 + OUTSIDE) * longest:
-        return "polygons that reach far outside their image, left out"
-    return None
-
-
-def runs(segmentation: dict[str, Any], height: int, width: int, *, turned: bool = False) -> bytes:
-    """The run lengths of an annotation, counts or letters, checked, as letters.
-
-    turned: whether the image may be a turned one, whose sides are swapped.
-
-    Raises:
-        ValueError: if they are not for an image of this size, or do not read.
-    """
-    if segmentation.get("size") not in ([height, width], *([[width, height]] if turned else ())):
-        raise ValueError("of another size")
-    given = segmentation.get("counts")
-    try:
-        counts = (
-            counts_of(given.encode("ascii")) if isinstance(given, str) else np.asarray(given, dtype=np.int64)
-        )
-    except (ValueError, TypeError, OverflowError):
-        raise ValueError("that do not read") from None
-    pixels = height * width
-    if counts.ndim != 1 or ((counts < 0) | (counts > pixels)).any() or counts.sum() != pixels:
-        raise ValueError("of another size")
-    return letters(counts)

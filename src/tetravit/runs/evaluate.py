@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from tetravit.data.build import for_head
 from tetravit.data.config import DataConfig
 from tetravit.data.datasets.base import DatasetInfo
 from tetravit.data.evaluation import EvalLoader, make_eval_loader
@@ -154,6 +155,8 @@ def evaluate(
     if not text and not getattr(model, "num_classes", 1):  # features: there are no classes to score
         overrides = ["evaluate.protocol=knn", *overrides]
     recipe = loads(text or USUAL[model.kind], overrides, name=f"The recipe in {source}")
+    seen = for_head(recipe.data, has_masks=getattr(getattr(model, "head", None), "has_masks", True))
+    recipe = recipe.model_copy(update={"data": seen})
     prepared = _input(model, recipe.data, overrides)
     protocol = PROTOCOLS[recipe.evaluate.protocol](recipe.evaluate)
     if not protocol.reads_data:

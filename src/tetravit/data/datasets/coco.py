@@ -9,41 +9,44 @@ Values that mean the same are read alike: ids as numbers or text, one flat polyg
 (that of the box). Where an image has no size, its file has one.
 """
 
-import json
-import math
 import os
-import re
-from array import array
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tetravit.data.coco_layout import Source, sources
+from tetravit.data.coco_values import (
+    Id,
+    Used,
+    area_of,
+    box_of,
+    by_id,
+    categories_of,
+    class_list,
+    crowd_of,
+    name_of,
+    number_of,
+    parts_of,
+    size_of,
+)
 from tetravit.data.datasets.base import Root, Split, check_split, local_root
 from tetravit.data.files import some
 from tetravit.data.lookup import Lookup, check_name
+from tetravit.data.object_table import FROM_SIDES, ObjectTable, check_box, check_polygon, runs
 from tetravit.data.objects import (
-    FROM_SIDES,
-    LARGEST,
     Empty,
     Masks,
     Missing,
     ObjectSet,
-    ObjectTable,
-    check_box,
     check_options,
-    check_polygon,
     find_images,
     place_root,
-    runs,
     unknown_classes,
 )
 from tetravit.data.parts import PARTS, Parts
-from tetravit.data.text import read_text
 from tetravit.data.upright import Orientation, headers
 
 LISTS = ("images", "annotations", "categories")
-Id = int | str
 
 
 class Coco(ObjectSet):
@@ -133,7 +136,7 @@ class Reader:
             ValueError: if they contradict themselves or each other.
         """
         listed = [
-            (_by_id(content["categories"], "category", source.file.name), content["annotations"])
+            (by_id(content["categories"], "category", source.file.name), content["annotations"])
             for source, content in self.contents
         ]
         used = [
@@ -149,9 +152,9 @@ class Reader:
             places = {
                 number: labels[name]
                 for number, row in categories.items()
-                if (name := _name(row, number)) in labels
+                if (name := name_of(row, number)) in labels
             }
-            spelled = {number: _name(row, number) for number, row in categories.items()}
+            spelled = {number: name_of(row, number) for number, row in categories.items()}
             self._add_file(source, content, places, spelled, names, own_ids)
         return self.table.close(), names
 
@@ -165,7 +168,7 @@ class Reader:
         own_ids: bool,
     ) -> None:
         file, table = source.file.name, self.table
-        images = _by_id(content["images"], "image", file, repeated=table.problems.add)
+        images = by_id(content["images"], "image", file, repeated=table.problems.add)
         listed = [check_name(row.get("file_name"), f"{file}, image {n}") for n, row in images.items()]
         annotations = [row if isinstance(row, dict) else {} for row in content["annotations"]]
         owners = [number_of(row.get("image_id")) for row in annotations]
@@ -178,13 +181,13 @@ class Reader:
             missing=self.missing,
             needed=lambda i: not self.unused_may_lack or ids[i] in held,
         )
-        sizes = {n: _size(row) for n, row in images.items()}
+        sizes = {n: size_of(row) for n, row in images.items()}
         unknown = [(n, name) for n, name in zip(images, found, strict=True) if name and not sizes[n]]
         for (n, _), (height, width, _) in zip(
             unknown, headers(source.images, [name for _, name in unknown]).tolist(), strict=True
         ):
             sizes[n] = (height, width) if height else None
-        given = {n for n, row in images.items() if _size(row)}
+        given = {n for n, row in images.items() if size_of(row)}
         whole = own_ids and all(isinstance(n, int) for n in images)
         rows: dict[Id, int] = {}
         for number, name in zip(images, found, strict=True):
@@ -223,7 +226,7 @@ class Reader:
         problems = self.table.problems
         turned = self.orientation is not None
         sides = (max(size), max(size)) if turned else size  # they may be those of the stored pixels
-        crowd = _crowd(annotation.get("iscrowd"))
+        crowd = crowd_of(annotation.get("iscrowd"))
         if crowd is None:
             problems.add("annotations whose iscrowd is neither 0 nor 1, left out", where)
             return
@@ -231,7 +234,7 @@ class Reader:
         code = b""
         if self.masks == "read":
             polygons, code = self._mask(annotation.get("segmentation"), size, where)
-        box = _box(annotation.get("bbox"), polygons)
+        box = box_of(annotation.get("bbox"), polygons)
         if box is None:
             problems.add("annotations without a box x, y, width, height, left out", where)
             return
@@ -241,7 +244,7 @@ class Reader:
         if wrong is not None:
             problems.add(wrong, where)
             return
-        area = FROM_SIDES if annotation.get("area", 0) == 0 else _area(annotation["area"])
+        area = FROM_SIDES if annotation.get("area", 0) == 0 else area_of(annotation["area"])
         if area is None:
             problems.add("areas that are no finite number from 0 up, taken from the box", where)
             area = FROM_SIDES
@@ -292,7 +295,7 @@ def numbers(file: Path) -> tuple[dict[str, int], dict[str, int]]:
     tables: list[dict[str, int]] = []
     for part, kind, key in (("images", "image", "file_name"), ("categories", "category", "name")):
         ids: dict[str, int] = {}
-        for number, row in _by_id(content[part], kind, file.name).items():
+        for number, row in by_id(content[part], kind, file.name).items():
             name = str(row.get(key))
             if not isinstance(number, int):
                 raise ValueError(
@@ -303,58 +306,6 @@ def numbers(file: Path) -> tuple[dict[str, int], dict[str, int]]:
             ids[name] = number
         tables.append(ids)
     return tables[0], tables[1]
-
-
-def number_of(value: Any) -> Id | None:
-    """An id: a whole number of 64 bits, however it is written (1, 1.0, "1", "001"), else text; None: neither."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, str):
-        text = value.strip()
-        try:
-            value = (
-                int(text) if text.lstrip("+-").isascii() and text.lstrip("+-").isdecimal() else float(text)
-            )
-        except ValueError:
-            return text or None
-        if isinstance(value, float) and not value.is_integer():
-            return text
-    if isinstance(value, float):
-        value = int(value) if value.is_integer() else None
-    return value if isinstance(value, int) and -(2**63) <= value < 2**63 else None
-
-
-def class_list(categories: Mapping[Id, Mapping[str, Any]], used: Container[object]) -> list[str]:
-    """The names of categories in the order of their ids, without those that only group others.
-
-    Such a one has no object, and others name it as their `supercategory`.
-    """
-    groups = {
-        row.get("supercategory") for n, row in categories.items() if row.get("supercategory") != _name(row, n)
-    }
-    names: dict[str, None] = {}
-    for number in sorted(categories, key=lambda n: (isinstance(n, str), n)):
-        name = _name(categories[number], number)
-        if name not in groups or number in used:
-            names[name] = None
-    return list(names)
-
-
-def parts_of(file: Path, parts: Sequence[str], *, masks: bool = True) -> dict[str, list[Any]]:
-    """What a file of COCO's JSON holds, with a list under each name of `parts`.
-
-    Raises:
-        ValueError: in one line, if it is missing or is not COCO's JSON.
-    """
-    text = read_text(file)
-    try:
-        content = json.loads(text, object_hook=_packed if masks else _bare)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{file.name} is not JSON: {error}.") from None
-    for part in parts:
-        if not isinstance(content, dict) or not isinstance(content.get(part), list):
-            raise ValueError(f"{file.name} is not COCO's JSON: it holds no list of {part!r}.")
-    return content  # type: ignore[no-any-return]
 
 
 def _training_classes(
@@ -370,147 +321,9 @@ def _training_classes(
     names: dict[str, None] = {}
     for source in files:
         rows, text = categories_of(source.file)
-        categories = _by_id(rows, "category", source.file.name)
+        categories = by_id(rows, "category", source.file.name)
         names |= dict.fromkeys(class_list(categories, Used(text)))
     return list(names)
-
-
-def categories_of(file: Path) -> tuple[list[Any], bytes]:
-    """The categories of a file, and its bytes; objects are not parsed, which takes seconds where there are many.
-
-    Raises:
-        ValueError: in one line, if the file does not read, or holds no list of categories.
-    """
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise ValueError(f"Cannot read {str(file)!r}: {(error.strerror or str(error)).lower()}.") from None
-    at = content.rfind(b'"categories"')
-    tail = content[at:].decode("utf-8", errors="replace").partition(":")[2].lstrip() if at >= 0 else ""
-    try:
-        rows, _ = json.JSONDecoder().raw_decode(tail)
-        if isinstance(rows, list) and all(isinstance(row, dict) and "id" in row for row in rows):
-            return rows, content
-    except ValueError:
-        pass
-    return parts_of(file, ("categories",), masks=False)["categories"], content
-
-
-class Used(Container[object]):
-    """Which categories a file of annotations uses, searched for one by one."""
-
-    def __init__(self, content: bytes) -> None:
-        self.content = content
-
-    def __contains__(self, number: object) -> bool:
-        pattern = rb'"category_id"\s*:\s*"?' + re.escape(str(number).encode()) + rb'(\.0+)?"?\s*[,}]'
-        return re.search(pattern, self.content) is not None
-
-
-def _packed(table: dict[str, Any]) -> dict[str, Any]:
-    """Polygons as arrays, as soon as they are read: a tenth of the memory."""
-    given = table.get("segmentation")
-    if isinstance(given, list) and given:
-        if all(isinstance(value, int | float) for value in given):
-            given = [given]  # one flat polygon
-        elif _are_points(given):
-            given = [[value for point in given for value in point]]
-        if not isinstance(given[0], dict):
-            table["segmentation"] = [_numbers(polygon) for polygon in given]
-    return table
-
-
-def _bare(table: dict[str, Any]) -> dict[str, Any]:
-    """Without masks, which are not needed."""
-    table.pop("segmentation", None)
-    return table
-
-
-def _are_points(values: Any) -> bool:
-    """Whether a list is one of three points or more, x and y each."""
-    return (
-        isinstance(values, list)
-        and len(values) > 2
-        and all(
-            isinstance(p, list) and len(p) == 2 and all(isinstance(v, int | float) for v in p) for p in values
-        )
-    )
-
-
-def _numbers(values: Any) -> "array[float]":
-    """Numbers as an array; an empty one where something else is among them."""
-    if _are_points(values):
-        values = [value for point in values for value in point]
-    try:
-        return array("d", values)
-    except (TypeError, ValueError, OverflowError):
-        return array("d")
-
-
-def _by_id(rows: list[Any], kind: str, file: str, *, repeated: Any = None) -> dict[Id, Mapping[str, Any]]:
-    """Rows by their ids; a row that is there twice counts once."""
-    table: dict[Id, Mapping[str, Any]] = {}
-    for row in rows:
-        number = number_of(row.get("id")) if isinstance(row, dict) else None
-        if number is None:
-            value = row.get("id") if isinstance(row, dict) else None
-            raise ValueError(
-                f"{file}: every {kind} has an id, a whole number of 64 bits or a text; got {value!r}."
-            )
-        if number in table:
-            key = "file_name" if kind == "image" else "name"
-            first, second = table[number].get(key), row.get(key)
-            if first != second:
-                raise ValueError(
-                    f"{file}: the {kind} id {number} is given twice, to {first!r} and {second!r}."
-                )
-            if repeated is not None:
-                repeated(f"{kind}s that are listed twice, read once", f"{file}, {kind} {number}")
-            continue
-        table[number] = row
-    return table
-
-
-def _name(row: Mapping[str, Any], number: Id) -> str:
-    name = row.get("name")
-    return str(number if name is None else name)
-
-
-def _size(row: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Height and width in whole pixels; None: the row has none, or none that can be."""
-    sides = [number_of(row.get(key)) for key in ("height", "width")]
-    if all(isinstance(side, int) and 0 < side <= LARGEST for side in sides):
-        return sides[0], sides[1]  # type: ignore[return-value]
-    return None
-
-
-def _crowd(value: Any) -> bool | None:
-    """An `iscrowd`, however it is written; None: it is neither 0 nor 1."""
-    if value is None or value is False or value is True:
-        return bool(value)
-    number = number_of(value)
-    return bool(number) if number in (0, 1) else None
-
-
-def _box(given: Any, polygons: Sequence[Any]) -> tuple[float, float, float, float] | None:
-    """x1 y1 x2 y2; where none is given, around the polygons."""
-    if given in (None, []) and polygons:
-        x, y = ([v for p in polygons for v in p[k::2]] for k in (0, 1))
-        return min(x), min(y), max(x), max(y)
-    try:
-        x1, y1, width, height = (float(value) for value in given)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return x1, y1, x1 + width, y1 + height
-
-
-def _area(value: Any) -> float | None:
-    """An area as given; None: it is no finite number from 0 up."""
-    try:
-        area = float(value)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return area if 0 <= area < math.inf else None
 
 
 def _relative(file: Path, root: Path) -> str:

@@ -17,13 +17,11 @@ from xml.etree import ElementTree
 from tetravit.data.colours import class_table
 from tetravit.data.datasets.base import Root, Split, check_split, local_root
 from tetravit.data.lookup import Lookup, check_name
+from tetravit.data.object_table import LARGEST, ObjectTable, check_box
 from tetravit.data.objects import (
-    LARGEST,
     Empty,
     Missing,
     ObjectSet,
-    ObjectTable,
-    check_box,
     check_options,
     find_images,
     place_root,

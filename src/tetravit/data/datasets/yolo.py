@@ -18,14 +18,12 @@ import numpy as np
 from tetravit.data.datasets.base import Root, Split, check_split, local_root
 from tetravit.data.files import UNREADABLE, ending, some
 from tetravit.data.lookup import Lookup
+from tetravit.data.object_table import ObjectTable, check_box, check_polygon
 from tetravit.data.objects import (
     Empty,
     Masks,
     ObjectSet,
-    ObjectTable,
-    check_box,
     check_options,
-    check_polygon,
     place_root,
     unknown_classes,
 )

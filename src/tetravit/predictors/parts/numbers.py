@@ -28,8 +28,8 @@ def numbers(files: Sequence[Path], names: Sequence[str], annotations: Path | Non
 
     Args:
         annotations: COCO's JSON of these images, whose ids count; a file is the image whose `file_name` ends its
-            path. None: the numbers that are the file names, where all are, else 1, 2, 3, ...; for the
-            classes of COCO its own, else 1, 2, 3, ...
+            path. None: the numbers that are the file names, where all are and none repeats, else 1, 2, 3, ...; for
+            the classes of COCO its own, else 1, 2, 3, ...
 
     Raises:
         ValueError: in one line, if the annotations lack an image or a class, or two images have one number.
@@ -38,12 +38,15 @@ def numbers(files: Sequence[Path], names: Sequence[str], annotations: Path | Non
         images, categories = _looked_up(files, names, annotations)
         told = f"Ids of images and categories are those of {annotations}."
     else:
-        named = all(file.stem.isdecimal() for file in files)
+        stems = [int(file.stem) for file in files if file.stem.isdecimal()]
+        decimal = len(stems) == len(files)
+        named = decimal and len(set(stems)) == len(stems)
         images = {file: int(file.stem) if named else i for i, file in enumerate(files, start=1)}
         categories = coco.category_ids(names)
         own = tuple(names) == coco.class_names()
         told = (
-            f"Ids of images are {'their file names' if named else 'counted from 1'}, ids of categories "
+            f"Ids of images are {'their file names' if named else 'counted from 1'}"
+            f"{_collision(files, decimal, named)}, ids of categories "
             f"{'those of COCO' if own else 'counted from 1'}; --annotations FILE takes both from COCO's JSON."
         )
     taken: dict[int, Path] = {}
@@ -52,6 +55,18 @@ def numbers(files: Sequence[Path], names: Sequence[str], annotations: Path | Non
             raise ValueError(f"Two images have the id {number}: {str(taken[number])!r} and {str(file)!r}.")
         taken[number] = file
     return Numbers(images, categories, told)
+
+
+def _collision(files: Sequence[Path], decimal: bool, named: bool) -> str:
+    """Why file names that are numbers are not the ids: the first two that collide."""
+    if named or not decimal:
+        return ""
+    first: dict[int, Path] = {}
+    for file in files:
+        other = first.setdefault(int(file.stem), file)
+        if other is not file:
+            return f", because {str(other)!r} and {str(file)!r} have one number"
+    return ""
 
 
 def _looked_up(
