@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tetravit.recipe import Recipe, dump, find, list_recipes, load, loads, validated
+from tetravit.recipe import Recipe, describe, dump, entries, find, list_recipes, load, loads, validated
 from tetravit.tasks import TASKS
 
 BASE = """
@@ -284,3 +284,51 @@ def test_a_key_without_a_value_is_no_option(path):
     with pytest.raises(ValueError) as error:
         validated(table)
     assert str(error.value) == "A table of options has a value for every key; got {'b': None}."
+
+
+LONG = """
+epochs = 30
+task.name = "classify"
+model.name = "xcit_nano_12_p16"
+data = { name = "digits", batch_size = 8 }
+optim = { warmup_epochs = 3, cooldown_epochs = 6 }
+"""
+
+
+def test_entries_say_where_each_value_was_set():
+    text = LONG + "[variants.xcit_nano_12_p16]\nmodel.drop_path = 0.1\n"
+    rows = {e.key: e for e in entries(loads(text, ["optim.lr=1e-3", "model.options.depth=2"]))}
+    wanted = {
+        "epochs": (30, "recipe"), "model.drop_path": (0.1, "variant"), "optim.lr": (1e-3, "command line"),
+        "optim.momentum": (0.9, "default"), "evaluate.protocol": ("accuracy", "default"),
+        "model.options": ({"depth": 2}, "command line"),
+    }  # fmt: skip
+    assert {key: (rows[key].value, rows[key].origin) for key in wanted} == wanted
+
+
+def test_every_key_is_described():
+    assert [key for section in ("epochs", "model", "task", "evaluate", "optim", "run")
+            for key, text in describe(section) if not text and key != "task.name"] == []  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("overrides", "length", "note"),
+    [
+        (["epochs=1"], (1, None, 0, None), "warm-up of 0 epochs of 1, in place of 3 epochs of 30"),
+        (["epochs=20"], (20, None, 3, None), None),
+        (["steps=100"], (None, 100, 3, 10), "warm-up of 10 steps of 100, in place of 3 epochs of 30"),
+        (["steps=100", "optim.warmup_steps=7"], (None, 100, 3, 7), None),
+    ],
+    ids=str,
+)
+def test_a_length_on_the_command_line_fits_the_warm_up(overrides, length, note):
+    recipe = loads(LONG, overrides)
+    assert (recipe.epochs, recipe.steps, recipe.optim.warmup_epochs, recipe.optim.warmup_steps) == length
+    assert (recipe.notes[0] if recipe.notes else None) == note
+    assert loads(dump(recipe)) == recipe
+
+
+def test_steps_that_are_fewer_shrink_a_warm_up_in_steps():
+    text = LONG.replace("epochs = 30", "steps = 1000", 1).replace("warmup_epochs = 3", "warmup_steps = 200")
+    recipe = loads(text, ["steps=50"])
+    assert (recipe.steps, recipe.optim.warmup_steps) == (50, 10)

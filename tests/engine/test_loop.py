@@ -50,16 +50,6 @@ def test_training_lowers_the_loss_and_raises_the_score():
     assert [r["step"] for r in heard.records] == list(range(3, 61, 3))
 
 
-def test_every_step_gives_weights_a_new_version():
-    """What is remembered of weights goes by it, and a fused optimizer leaves it as it was."""
-    job = toy_job(None, steps=1)
-    job.ema = None  # swapping weights with their average changes versions too
-    assert job.optimizer.defaults["fused"]
-    before = {name: p._version for name, p in job.task.named_parameters()}
-    fit(job)
-    assert all(p._version > before[name] for name, p in job.task.named_parameters())
-
-
 def test_the_same_seed_is_the_same_run_and_another_is_not(tmp_path):
     runs = []
     for i, seed in enumerate((3, 3, 4)):
@@ -303,5 +293,12 @@ def test_findings_tell_what_was_wrong():
     assert [m["confidence"] for m in mistakes] == sorted((m["confidence"] for m in mistakes), reverse=True)
 
 
-def test_channels_last_and_bf16_run():
-    fit(toy_job(None, steps=3, memory_format="channels_last", precision="bf16"))
+def test_bf16_reaches_the_model_and_its_weights_stay_float32():
+    job, seen = toy_job(None, steps=10, memory_format="channels_last", precision="bf16"), []
+    job.task.model.conv.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    before = job.task.model.conv.weight.clone()
+    state = fit(job)
+    assert set(seen) == {torch.bfloat16}
+    assert job.task.model.conv.weight.dtype == torch.float32
+    assert not torch.equal(before, job.task.model.conv.weight)
+    assert state.best is not None

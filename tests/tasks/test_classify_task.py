@@ -1,5 +1,6 @@
 """Losses against their formulas, accuracy, scores, and what the task refuses."""
 
+import numpy as np
 import pytest
 import torch
 from task_toys import START, data_section, described, scored
@@ -7,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tetravit.protocols.accuracy import Accuracy
+from tetravit.protocols.parts.multi_label import class_figures
 from tetravit.structures import Batch
 from tetravit.tasks.classify import Classify, ClassifyConfig
 
@@ -90,6 +92,7 @@ def test_score_counts_every_image_once():
     assert scores.values == {
         "top1": 0.75,
         "top5": 1.0,
+        "balanced_accuracy": 0.75,
         "loss": pytest.approx(F.cross_entropy(torch.tensor(ROWS), LABELS).item()),
     }
     assert scores.findings["confusion"] == {
@@ -129,3 +132,70 @@ def test_many_classes_keep_the_largest_confusions():
     table = _table(confusion)
     assert table["pairs"] == [[3, 7, 4], [9, 1, 2]]
     assert table["recall"][3] == pytest.approx(5 / 9, abs=1e-4)
+
+
+def test_every_class_has_its_recall_and_precision():
+    with torch.no_grad():
+        rows = scored(task(), [batch()]).findings["classes"]
+    assert rows == [
+        {"images": 1, "recall": 1.0, "precision": 0.5},
+        {"images": 1, "recall": 1.0, "precision": 1.0},
+        {"images": 1, "recall": 0.0, "precision": None},
+        {"images": 1, "recall": 1.0, "precision": 1.0},
+    ]
+    chosen = Accuracy(Accuracy.Config(select_by="balanced_accuracy"))
+    assert chosen.primary({"top1": 0.5, "balanced_accuracy": 0.4}) == "balanced_accuracy"
+
+
+def test_weights_of_classes():
+    logits, w = torch.tensor(ROWS), (1.0, 2.0, 0.5, 0.0)
+    made = task(class_weights=w)
+    wanted = F.cross_entropy(logits, LABELS, weight=torch.tensor(w))
+    assert made.step(batch(), START)["loss"].item() == pytest.approx(wanted.item())
+    info = described(K, counts=np.array([1, 1, 2, 4]))
+    balanced = Classify(Table(ROWS), ClassifyConfig(class_weights="balanced"), info)
+    assert balanced.class_weights.tolist() == [2.0, 2.0, 1.0, 0.5]
+    assert "class_weights" not in balanced.state_dict()
+    with pytest.raises(ValueError) as error:
+        task(class_weights=(1.0, 2.0))
+    assert str(error.value) == "task.class_weights takes 4 numbers from 0 on, one per class; got [1.0, 2.0]."
+
+
+SEVERAL = torch.tensor([[1.0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+
+
+def test_images_with_several_classes():
+    info = described(K, multi_label=True)
+    made = Classify(Table(ROWS), ClassifyConfig(loss="bce"), info)
+    data = Batch(batch().images, SEVERAL)
+    wanted = F.binary_cross_entropy_with_logits(torch.tensor(ROWS), SEVERAL)
+    values = made.step(data, START)
+    assert values["loss"].item() == pytest.approx(wanted.item())
+    right = ((torch.tensor(ROWS) > 0) == (SEVERAL > 0)).float().mean()
+    assert values["accuracy"].item() == pytest.approx(right.item())
+    with pytest.raises(ValueError, match=r"^Images with several classes train with task\.loss=bce"):
+        Classify(Table(ROWS), ClassifyConfig(), info)
+    with pytest.raises(ValueError, match=r"^Images with several classes are not mixed; got data\.mix="):
+        made.prepare(data_section("mixup(0.8)"))
+
+
+def test_average_precision_is_that_of_scikit_learn():
+    metrics = pytest.importorskip("sklearn.metrics")
+    draw = torch.Generator().manual_seed(0)
+    probabilities = torch.rand(60, generator=draw, dtype=torch.float64).round(decimals=1)  # many equal ones
+    labels = torch.rand(60, generator=draw) < probabilities
+    row = class_figures(probabilities, labels)
+    assert row["ap"] == pytest.approx(metrics.average_precision_score(labels.numpy(), probabilities.numpy()))
+    predicted = (probabilities >= row["threshold"]).numpy()
+    assert row["f1"] == pytest.approx(metrics.f1_score(labels.numpy(), predicted))
+    assert class_figures(probabilities, torch.zeros(60, dtype=torch.bool))["ap"] is None
+
+
+def test_images_with_several_classes_are_scored_by_map():
+    info = described(K, multi_label=True)
+    made = Classify(Table(ROWS), ClassifyConfig(loss="bce"), info)
+    with torch.no_grad():
+        scores = scored(made, [Batch(batch().images, SEVERAL)])
+    assert scores.values["map"] == pytest.approx((0.5 + 1.0 + 0.5 * 0.5 + 0.5 * 2 / 4 + 1.0) / 4, abs=0.15)
+    assert Accuracy().primary(scores.values) == "map"
+    assert [row["images"] for row in scores.findings["classes"]] == [1, 1, 2, 1]

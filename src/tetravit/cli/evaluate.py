@@ -29,9 +29,7 @@ def evaluate(
         int | None, typer.Option(metavar="N", min=1, help="Images per call of the model.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    per_class: Annotated[
-        bool, typer.Option("--per-class", help="Also how good each class is (label maps).")
-    ] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Also the figures of each class.")] = False,
     optimized: Annotated[
         bool, typer.Option("--optimize", help="First find the fastest way to run the model on this machine.")
     ] = False,
@@ -62,7 +60,7 @@ def evaluate(
         say(f"tetravit evaluate: {line}.")
     classes = _classes(result.findings) if per_class else []
     if per_class and not classes:
-        raise ValueError(f"--per-class is for label maps and objects; {weights} gives none.")
+        raise ValueError(f"The protocol measures nothing per class for {weights}; --per-class shows nothing.")
     row: dict[str, Any] = {
         "weights": result.weights,
         "data": result.data,
@@ -100,7 +98,7 @@ def evaluate(
     if apart:
         print_table(["score", "value"], [[name, shown[name]] for name in apart], right=["value"])
     if classes:
-        counts = ("pixels", "objects")
+        counts = ("pixels", "objects", "images", "threshold")
         heads = [name.replace("iou", "IoU") for name in classes[0]]
         cells = [[v if k in ("class", *counts) else _shares(v) for k, v in c.items()] for c in classes]
         print_table(heads, cells, right=heads[1:])
@@ -131,8 +129,8 @@ def _shares(value: float | None) -> str | None:
 
 
 def _classes(findings: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row per class of label maps or objects; none for other findings."""
-    if "curves" in findings:
+    """A row per class; none for other findings."""
+    if "classes" in findings:
         named = zip(findings["class_names"], findings["classes"], strict=True)
         return [{"class": name, **row} for name, row in named]
     if "iou" not in findings:

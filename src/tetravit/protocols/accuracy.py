@@ -3,37 +3,57 @@
 Shapes: B batch, K classes.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tetravit.protocols.base import EMPTY, Loaders, Protocol, Scores, check_classes, device_of
+from tetravit.protocols.base import EMPTY, Loaders, Protocol, ProtocolConfig, Scores, check_classes, device_of
+from tetravit.protocols.parts.multi_label import score_multi_label
 from tetravit.structures import Batch
 
 MISTAKES = 24  # the most confident ones that a report shows
 FULL_TABLE = 64  # classes up to which the whole confusion matrix is kept; above, its largest entries
 
 
+class AccuracyConfig(ProtocolConfig):
+    """The `[evaluate]` section for classifiers."""
+
+    select_by: Literal["top1", "balanced_accuracy"] = Field(
+        default="top1",
+        description="The score that selects the best weights; balanced_accuracy: the mean recall of the classes."
+        " Where images have several classes it is map, the mean average precision of the classes.",
+    )
+
+
 class Accuracy(Protocol):
-    """top1, top5 and the mean cross-entropy over the set.
+    """top1, top5, the mean recall of the classes (balanced_accuracy) and the mean cross-entropy over the set.
 
     A set of some of a model's classes is scored among the logits of these classes alone. Where an image has
-    several right labels, one of them among the highest logits counts as right.
-    findings: count, the confusion matrix, per-class counts, the most confident mistakes.
+    several right labels, one of them among the highest logits counts as right. Where images have several classes,
+    see `parts.multi_label`.
+    findings: count, the confusion matrix, images, recall and precision of each class, the most confident mistakes.
     """
 
     name = "accuracy"
     kinds = ("classify",)
-    primary_metrics = ("top1",)
+    primary_metrics = ("top1", "map")
+    Config = AccuracyConfig
+
+    def primary(self, values: Mapping[str, float]) -> str | None:
+        name: str = self.config.select_by
+        return name if name in values else super().primary(values)
 
     def score(self, model: nn.Module, loaders: Loaders) -> Scores:
         info = loaders.info
         if info.classes is not None:
             model = SomeClasses(model, info.classes)
         check_classes(model, info)
+        if info.multi_label:
+            return score_multi_label(model, loaders)
         return _score_several(model, loaders) if info.several else _score_single(model, loaders)
 
 
@@ -81,9 +101,17 @@ def _score_single(model: nn.Module, loaders: Loaders) -> Scores:
     findings = {
         "count": int(count),
         "confusion": _table(table),
+        "classes": (classes := _classes(table)),
         "mistakes": _most_confident(world.all_gather(mistakes)),
     }
-    return Scores({"top1": top1 / count, "top5": top5 / count, "loss": loss / count}, findings)
+    recalls = [row["recall"] for row in classes if row["recall"] is not None]
+    values = {
+        "top1": top1 / count,
+        "top5": top5 / count,
+        "balanced_accuracy": sum(recalls) / len(recalls),
+        "loss": loss / count,
+    }
+    return Scores(values, findings)
 
 
 def _score_several(model: nn.Module, loaders: Loaders) -> Scores:
@@ -122,6 +150,16 @@ def _mistakes(logits: Tensor, labels: Tensor, predicted: Tensor, batch: Batch) -
 
 def _most_confident(mistakes: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return sorted(mistakes, key=lambda m: (-m["confidence"], m["name"]))[:MISTAKES]
+
+
+def _classes(confusion: Tensor) -> list[dict[str, Any]]:
+    """images, recall and precision of each class; None where a class has no image, or no prediction."""
+    right, images, predicted = confusion.diagonal(), confusion.sum(dim=1), confusion.sum(dim=0)
+    rows = zip(right.tolist(), images.tolist(), predicted.tolist(), strict=True)
+    return [
+        {"images": n, "recall": hits / n if n else None, "precision": hits / m if m else None}
+        for hits, n, m in rows
+    ]
 
 
 def _table(confusion: Tensor) -> dict[str, Any]:

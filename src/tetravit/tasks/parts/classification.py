@@ -33,6 +33,11 @@ class ClassificationConfig(TaskConfig):
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=1, description="Share of each label that is spread over all classes."
     )
+    class_weights: Literal["none", "balanced"] | tuple[float, ...] = Field(
+        default="none",
+        description="Weights of the classes in the loss, a number for each; balanced: images / (classes x images of"
+        " the class).",
+    )
 
 
 class Classification(Task):
@@ -44,12 +49,18 @@ class Classification(Task):
 
     Config: ClassVar[type[TaskConfig]] = ClassificationConfig
     config: ClassificationConfig
+    class_weights: Tensor | None
 
     def __init__(self, model: nn.Module, config: ClassificationConfig, data: DatasetInfo) -> None:
         super().__init__(model, config, data)
         self.num_classes = data.num_classes
         check_classes(model, data)
         self.mix: Mix | None = None
+        if data.multi_label and config.loss != "bce":
+            raise ValueError(
+                "Images with several classes train with task.loss=bce, a decision for each class."
+            )
+        self.register_buffer("class_weights", _class_weights(config.class_weights, data), persistent=False)
 
     @classmethod
     def create(cls, name: str, *, data: DatasetInfo, **model_options: Any) -> nn.Module:
@@ -64,13 +75,16 @@ class Classification(Task):
 
     def prepare(self, data: DataConfig) -> None:
         """Images of a batch are mixed as `data.mix` says ("mixup(0.8) | cutmix(1.0)")."""
+        if data.mix and self.data.multi_label:
+            raise ValueError(f"Images with several classes are not mixed; got data.mix={data.mix!r}.")
         if data.mix:
             self.mix = parse_mix(data.mix, self.num_classes, self.config.label_smoothing)
 
     def step(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         images, targets = self.mixed(batch)
         logits = self.model(images).float()  # (B, K)
-        return {"loss": self.loss(logits, targets), "accuracy": accuracy(logits, targets)}
+        measure = decisions if self.data.multi_label else accuracy
+        return {"loss": self.loss(logits, targets), "accuracy": measure(logits, targets)}
 
     def mixed(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """The images of a batch and its labels (B,), or, after mixing, soft labels (B, K)."""
@@ -81,17 +95,28 @@ class Classification(Task):
     def example(self, count: int, size: int | tuple[int, int]) -> Batch:
         height, width = (size, size) if isinstance(size, int) else size
         in_chans = getattr(getattr(self.model, "backbone", None), "in_chans", 3)
-        return Batch(torch.randn(count, in_chans, height, width), torch.randint(self.num_classes, (count,)))
+        images, labels = (
+            torch.randn(count, in_chans, height, width),
+            torch.randint(self.num_classes, (count,)),
+        )
+        if self.data.multi_label:
+            return Batch(images, F.one_hot(labels, self.num_classes).float())
+        return Batch(images, labels)
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Logits (B, K) and labels (B,) or soft labels (B, K), which carry their smoothing -> mean loss."""
-        smoothing = self.config.label_smoothing
+        """The mean loss of logits (B, K).
+
+        targets: labels (B,); soft labels (B, K), which carry their smoothing; or several labels per image (B, K).
+        """
+        smoothing, weight = self.config.label_smoothing, self.class_weights
         if self.config.loss == "cross_entropy":
             hard = targets.ndim == 1
-            return F.cross_entropy(logits, targets, label_smoothing=smoothing if hard else 0.0)
+            return F.cross_entropy(logits, targets, weight=weight, label_smoothing=smoothing if hard else 0.0)
         if targets.ndim == 1:
             targets = F.one_hot(targets, self.num_classes) * (1.0 - smoothing) + smoothing / self.num_classes
-        return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype))
+        elif self.data.multi_label:
+            targets = targets * (1.0 - smoothing) + smoothing / 2  # each decision has two outcomes
+        return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), weight=weight)
 
 
 @torch.no_grad()
@@ -99,3 +124,31 @@ def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
     """The share of a batch whose label, of soft ones the largest, has the highest score."""
     labels = targets if targets.ndim == 1 else targets.argmax(dim=1)
     return (logits.argmax(dim=1) == labels).float().mean()
+
+
+@torch.no_grad()
+def decisions(logits: Tensor, targets: Tensor) -> Tensor:
+    """The share of decisions (B, K) that are right at a probability of 0.5."""
+    return ((logits > 0) == (targets > 0.5)).float().mean()
+
+
+def _class_weights(
+    given: Literal["none", "balanced"] | tuple[float, ...], data: DatasetInfo
+) -> Tensor | None:
+    """(K,) the weights of the classes in the loss.
+
+    Raises:
+        ValueError: if their number is not that of the classes, or the images of a class are not counted.
+    """
+    if given == "none":
+        return None
+    if given == "balanced":
+        if data.counts is None:
+            raise ValueError("task.class_weights=balanced needs a set that counts the images of its classes.")
+        counts = torch.as_tensor(data.counts, dtype=torch.float32)
+        return counts.sum() / (len(counts) * counts.clamp(min=1))
+    if len(given) != data.num_classes or not all(w >= 0 for w in given):
+        raise ValueError(
+            f"task.class_weights takes {data.num_classes} numbers from 0 on, one per class; got {list(given)}."
+        )
+    return torch.tensor(given, dtype=torch.float32)
