@@ -430,8 +430,8 @@ def test_images_it_cannot_read(tiny, images, message):
     [
         ({"dim": 100}, "dim must be a multiple of num_heads; got dim=100, num_heads=9."),
         ({"patch_size": 0}, "patch_size is 1 pixel or more; got 0."),
-        ({"num_gpsa": 12}, "num_gpsa is between 0 and 11: the class token needs a block to read in; got 12."),
-        ({"num_gpsa": -1}, "num_gpsa is between 0 and 11: the class token needs a block to read in; got -1."),
+        ({"num_gpsa": 12}, "num_gpsa is between 0 and 11: the class token needs a block; got 12."),
+        ({"num_gpsa": -1}, "num_gpsa is between 0 and 11: the class token needs a block; got -1."),
         ({"locality_strength": -1.0}, "locality_strength is 0 or more, or None; got -1.0."),
         ({"locality_strength": math.nan}, "locality_strength is 0 or more, or None; got nan."),
         ({"drop_path": 1.0}, "drop_path is a probability in [0, 1); got 1.0."),

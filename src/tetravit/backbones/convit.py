@@ -201,7 +201,7 @@ class ConViT(Backbone):
     Every level of `feature_maps` has the stride of the patches; an image side that they do not divide is
     padded with zeros, so that a map has ceil(Hi / patch_size) rows.
 
-    num_gpsa: blocks with positional attention ("local_up_to_layer"); the class token comes in after them.
+    num_gpsa: blocks with positional attention ("local_up_to_layer"); the class token joins after them.
     locality_strength: alpha of the convolutional initialisation; None: random positions and values instead.
     image_size: side or (height, width) of the images whose grid the position embeddings are learned for.
 
@@ -229,7 +229,7 @@ class ConViT(Backbone):
         super().__init__(in_chans)
         if not 0 <= num_gpsa < depth:
             raise ValueError(
-                f"num_gpsa is between 0 and {depth - 1}: the class token needs a block to read in; got {num_gpsa}."
+                f"num_gpsa is between 0 and {depth - 1}: the class token needs a block; got {num_gpsa}."
             )
         if locality_strength is not None and not 0 <= locality_strength < math.inf:
             raise ValueError(f"locality_strength is 0 or more, or None; got {locality_strength!r}.")
@@ -337,7 +337,7 @@ class ConViT(Backbone):
         return self.run(self.blocks[i], self._joined(i, x), *given)
 
     def _joined(self, i: int, x: Tensor) -> Tensor:
-        """What plain block `i` reads: the class token comes in at the first one."""
+        """The input of plain block `i`: the class token joins at the first one."""
         return self.cls_token(x) if i == self.num_gpsa else x
 
     def _gated(self) -> list[GatedPositionalAttention]:

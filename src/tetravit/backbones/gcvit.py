@@ -1,7 +1,7 @@
 """GC ViT: Global Context Vision Transformers (Hatamizadeh et al. 2023, arXiv:2206.09959).
 
 Blocks attend within windows. In every second one the queries are not the window's own: they come from the
-whole image, shrunk to the size of one window, so that each window is read from the same global point of view.
+whole image, shrunk to the size of one window: all windows of an image share them.
 
 Shapes: B batch, H W token grid, C width, w window side, N = w * w, nW windows per image, D = C // heads.
 """
@@ -78,7 +78,7 @@ class FusedMBConv(nn.Module):
     def as_convolutions(self, x: Tensor) -> Tensor:
         """The same for a map (B, C, H, W): programs for graphs keep its layout from end to end.
 
-        Written on tokens, OpenVINO 2026.4 gives other answers.
+        Written on tokens, OpenVINO 2026.4 gives other numbers.
         """
         near = F.gelu(self.depthwise(x))
         gate = self.se.weights(near.mean(dim=(2, 3)))
@@ -104,7 +104,7 @@ class PatchEmbed(nn.Module):
     """Images (B, in_chans, Hi, Wi) -> a map (B, Hi / 4, Wi / 4, C), rounded up, by overlapping steps of 2.
 
     The maps are largest here. On a CPU the images pass one per core, so that they stay in its cache; all at once
-    take half as long again. Hooks inside see all images at once.
+    take half as long again. With hooks inside, all pass at once.
     """
 
     def __init__(self, in_chans: int, dim: int) -> None:
@@ -242,8 +242,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, query: Tensor, layout: Layout) -> Tensor:
         """A map (B, H, W, C) or its windows (B, nW, N, C) -> the same, after the block.
 
-        Norms and linear layers see tokens (B, H * W, C): a compiler of graphs takes four dimensions for an image
-        whose channels come second, and copies.
+        Norms and linear layers take tokens (B, H * W, C): a graph compiler treats four dimensions as an image with
+        channels second, and copies.
         """
         sides = (x.shape[1], x.shape[2])
         x = x.flatten(1, 2)
@@ -346,7 +346,7 @@ class GCViT(Backbone):
         query_pooling: whether the third stage's queries come from its own grid ("keep") or from half of it
             ("pool"); None: kept where its windows are larger than those of the last stage.
         mask_padding: whether tokens of a window that is padded attend to its real tokens alone. Off in all
-            published models; self-supervised training sets it, so that crops cannot be told by their padding.
+            published models; self-supervised training sets it, so that padding does not distinguish crops.
         in_chans: channels of the images.
         drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
 
@@ -454,7 +454,7 @@ class GCViT(Backbone):
                 x = self.run(level.downsample, x)
 
     def _levels(self, images: Tensor) -> list[Tensor]:
-        """Images -> what each stage hands out, before the step to the next one (B, H, W, C)."""
+        """Images -> the output of each stage (B, H, W, C), before downsampling."""
         self.check(images)
         x = self.run(self.patch_embed, images)
         maps = []

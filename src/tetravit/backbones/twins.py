@@ -2,9 +2,9 @@
 
 PCPVT is PVT with positions made by convolutions; every block attends to the summary ("G"). SVT takes turns:
 attention inside windows ("L"), then to the summary ("G"). Maps stay channel-last from the first layer to the
-last, so that linear layers, norms and depthwise convolutions read them without a transposed copy. Norms and
-linear layers see them as tokens (B, N, C): a compiler of graphs takes four dimensions for an image whose
-channels come second, and copies.
+last, so that linear layers, norms and depthwise convolutions take them without a transposed copy. Norms and
+linear layers take them as tokens (B, N, C): a graph compiler treats four dimensions as an image with channels
+second, and copies.
 
 Shapes: B batch, Hi Wi pixels, H W token grid, N = H * W, C width, D = C // heads, w window side, nW windows per
 image, M tokens of the summary.
@@ -76,7 +76,7 @@ class ConditionalPosition(nn.Module):
 class LocalAttention(nn.Module):
     """Tokens attend to the tokens of their own window ("LSA", Sec. 3.2).
 
-    window_mask: "none" lets tokens also see the padding of their window, whose keys and values are the bias of
+    window_mask: "none" includes the padding of a window, whose keys and values are the bias of
     `qkv`, as in the detection release; "segmentation" is the mask of the segmentation release, which keeps
     tokens and padding apart, but only where the map is padded both below and to the right.
     mask_padding: whether the padding of windows is masked as a key, whatever `window_mask` is.
@@ -231,9 +231,9 @@ class Twins(Backbone):
     sr_ratios: side of the tiles that the summary is made of.
     pattern: the blocks of a stage in letters, repeated to its depth: "L" in windows, "G" to the summary (Table 5).
     window_size, window_mask, mask_padding: of the "L" blocks; see `LocalAttention`. Published models do not mask
-        padding; self-supervised training does, so that crops cannot be told by it.
-    stage_norm: epsilon of a LayerNorm over the map of each stage, whose answer is both the level of
-        `feature_maps` and what the next stage reads; None: none.
+        padding; self-supervised training does, so that it does not distinguish crops.
+    stage_norm: epsilon of a LayerNorm over the map of each stage, whose output is both the level of
+        `feature_maps` and the input of the next stage; None: none.
 
     Raises:
         ValueError: where stages are described unequally, a width is not divided by its heads, or an option has

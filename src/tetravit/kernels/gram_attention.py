@@ -58,9 +58,9 @@ def gram_projection(
     wv, bv = qkv[0][2 * C :], qkv[1][2 * C :]
     # Values, attention and projection in one matrix.
     wp = proj[0].view(C, heads, C // heads).permute(1, 2, 0)  # (heads, D, C)
-    read = attn.mT @ wp  # (B, heads, D, C): from values to the output
-    matrix = wv.mT @ read.flatten(1, 2)  # (B, C, C)
-    shift = bv.view(1, C) @ read.flatten(1, 2) + proj[1]  # (B, 1, C)
+    from_values = attn.mT @ wp  # (B, heads, D, C): from values to the output
+    matrix = wv.mT @ from_values.flatten(1, 2)  # (B, C, C)
+    shift = bv.view(1, C) @ from_values.flatten(1, 2) + proj[1]  # (B, 1, C)
     return matrix, shift
 
 

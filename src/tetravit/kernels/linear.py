@@ -1,11 +1,11 @@
 """A linear layer in one pass with what follows it: bias, GELU, residual.
 
-PyTorch's addmm writes the bias over the whole answer before it multiplies; GELU and residual are passes of their
-own. On a processor oneDNN does all of it while a tile of the product is near the core. Where PyTorch was built
-without oneDNN, or something listens to every operation, the plain form answers; and where gradients are recorded:
-ReLUs of the heads turn other rounding into other gradients, a thousand times as far from the published ones.
+PyTorch's addmm writes the bias over the whole output before it multiplies; GELU and residual are passes of their
+own. On a CPU oneDNN does all of it while a tile of the product is in the cache. The plain form is taken where PyTorch
+was built without oneDNN, under a dispatch mode, and where gradients are recorded: ReLUs of the heads turn other
+rounding into other gradients, a thousand times as far from the published ones.
 
-Shapes: T tokens, C width, F width of the answer.
+Shapes: T tokens, C width, F output width.
 """
 
 from typing import Any
@@ -34,13 +34,11 @@ def fused_linear(
         x: tokens (T, C).
         weight: (F, C), of the same type as the tokens.
         bias: (F,); None: 0.
-        residual: what the answer adds to (T, F); None: 0.
-        gelu: whether the exact GELU stands in front of the residual.
+        residual: added to the output (T, F); None: 0.
+        gelu: whether to apply the exact GELU before the residual.
     """
     both = gelu and residual is not None  # which oneDNN does not do in one pass
-    if (
-        both or torch._C._len_torch_dispatch_stack() > 0
-    ):  # a FLOP counter, for one, knows plain products alone
+    if both or torch._C._len_torch_dispatch_stack() > 0:  # a FLOP counter has no formula for fused products
         return plain_linear(x, weight, bias, residual, gelu=gelu)
     if not torch.is_grad_enabled() and _for_onednn(x, weight, bias):
         fused: Any = torch.ops.mkldnn._linear_pointwise
@@ -55,7 +53,7 @@ def fused_linear(
 
 
 def _for_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether oneDNN may be asked: for plain float32 tensors that are not empty. It ignores strides of a bias."""
+    """Whether oneDNN has the form: for plain float32 tensors that are not empty. It ignores strides of a bias."""
     return (
         (bias is None or bias.is_contiguous())
         and x.device.type == "cpu"

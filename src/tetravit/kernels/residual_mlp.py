@@ -1,8 +1,8 @@
 """A residual MLP behind a norm, y = x + keep * mlp(norm(x)), by parts of tokens, its backward pass included.
 
-The hidden features of all tokens at once are the largest tensor of most models. On a processor, fetching,
-filling and giving back such memory costs as much as arithmetic: here parts of tokens pass from the norm to the
-residual while they are near the core, and the last product adds to the residual. Kept for the backward pass are
+The hidden features of all tokens at once are the largest tensor of most models. On a CPU, allocating,
+filling and freeing such memory costs as much as arithmetic: here parts of tokens pass from the norm to the residual
+while they are in the cache, and the last product adds to the residual. Kept for the backward pass are
 the hidden features in front of the activation; norm and activation are computed once more.
 
 Shapes: T tokens, C width, F hidden width.
@@ -18,7 +18,7 @@ from tetravit.kernels.linear import fused_linear
 
 
 class MlpWeights(NamedTuple):
-    """What the norm and the two linear layers have learned."""
+    """The parameters of the norm and the two linear layers."""
 
     norm: Tensor  # (C,)
     norm_bias: Tensor
@@ -40,7 +40,7 @@ def residual_mlp(x: Tensor, keep: Tensor | None, weights: MlpWeights, eps: float
 
     Args:
         x: tokens (T, C).
-        keep: what the branch of each token counts (T, 1); None: 1.
+        keep: factor of the branch of each token (T, 1); None: 1.
         weights: of the same type as the tokens.
         eps: of the norm.
         part: tokens that pass together.
@@ -57,7 +57,7 @@ def residual_mlp(x: Tensor, keep: Tensor | None, weights: MlpWeights, eps: float
 
 
 def _evaluate(x: Tensor, keep: Tensor | None, weights: MlpWeights, eps: float) -> Tensor:
-    """The answer for one part of the tokens: two products, each with what follows it."""
+    """The output for one part of the tokens: two products, each with what follows it."""
     normed = F.layer_norm(x, x.shape[1:], weights.norm, weights.norm_bias, eps)
     active = fused_linear(normed, weights.w1, weights.b1, gelu=True)
     if keep is None:
@@ -68,7 +68,7 @@ def _evaluate(x: Tensor, keep: Tensor | None, weights: MlpWeights, eps: float) -
 def _forward(
     x: Tensor, keep: Tensor | None, weights: MlpWeights, eps: float, part: int, hidden: Tensor
 ) -> Tensor:
-    """The answer; the hidden features in front of the activation go to `hidden` (T, F)."""
+    """The output; the hidden features before the activation go to `hidden` (T, F)."""
     norm, norm_bias, w1, b1, w2, b2 = weights
     y = torch.empty_like(x) if keep is not None else x + b2
     for i in range(0, len(x), part):
@@ -100,8 +100,8 @@ class _ResidualMlp(torch.autograd.Function):
         if torch.is_grad_enabled():  # gradients of gradients: those of the plain form
             y = plain_residual_mlp(x, keep, MlpWeights(*parameters), ctx.eps)
             inputs = {i: t for i, t in enumerate((x, None, *parameters)) if ctx.needs_input_grad[i]}
-            found = torch.autograd.grad(y, tuple(inputs.values()), grad, create_graph=True)
-            gradients = dict(zip(inputs, found, strict=True))
+            wanted = torch.autograd.grad(y, tuple(inputs.values()), grad, create_graph=True)
+            gradients = dict(zip(inputs, wanted, strict=True))
             return *(gradients.get(i) for i in range(8)), None, None
         norm, norm_bias, w1, _, w2, _ = parameters
         d_x = torch.empty_like(x)

@@ -1,8 +1,8 @@
 """Batch norm whose statistics keep their precision on channels-last maps.
 
-On a processor torch adds up each channel of a channels-last float32 map in one float32 number, and a digit of its
-mean and variance is lost, which deep gradients need. (Contiguous maps it adds up in float64.) Here the columns of a
-map are channels of their own to torch's kernel, and what it finds is merged in float64.
+On a CPU PyTorch sums each channel of a channels-last float32 map in float32 (contiguous maps in float64). That loses
+a digit of mean and variance, which deep gradients need. Here PyTorch's kernel treats each column of a map as channels
+of its own, and their statistics are merged in float64.
 
 Shapes: B batch, C channels, H W map.
 """
@@ -17,7 +17,7 @@ from tetravit.layers.plain import is_capturing, is_transformed
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """BatchNorm2d with exact statistics in training: (B, C, H, W) -> the same; arguments and names are torch's."""
+    """BatchNorm2d with exact statistics in training: (B, C, H, W) -> the same; PyTorch's arguments."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self._by_columns(x):
@@ -35,7 +35,7 @@ class BatchNorm(nn.BatchNorm2d):
         return _Normed.apply(x, self.weight, self.bias, mean, var, self.eps)  # type: ignore[no-any-return]
 
     def _by_columns(self, x: Tensor) -> bool:
-        """Whether torch would lose precision, and nothing is captured, transformed or set otherwise."""
+        """Whether PyTorch's kernel would lose precision, in eager mode with the usual options."""
         if not self.training or is_capturing() or is_transformed():
             return False
         if not self.affine or not self.track_running_stats or self.momentum is None:
@@ -48,15 +48,15 @@ class BatchNorm(nn.BatchNorm2d):
 def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and (biased) variance of each channel (C,) of a channels-last map (B, C, H, W)."""
     columns = x.permute(0, 2, 3, 1).flatten(2).flatten(0, 1)  # (B * H, W * C), no copy
-    found = torch.batch_norm_update_stats(columns, None, None, 0.0)
-    means, variances = (t.double().view(-1, x.shape[1]) for t in found)  # (W, C)
+    by_column = torch.batch_norm_update_stats(columns, None, None, 0.0)
+    means, variances = (t.double().view(-1, x.shape[1]) for t in by_column)  # (W, C)
     mean = means.mean(0)
     var = variances.mean(0) + (means - mean).square_().mean(0)
     return mean.float(), var.float()
 
 
 class _Normed(torch.autograd.Function):
-    """A map normed by its own statistics, which are known; torch's gradients."""
+    """A map normed by its own statistics, which are given; PyTorch's gradients."""
 
     @staticmethod
     def forward(
@@ -70,7 +70,7 @@ class _Normed(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, var = ctx.saved_tensors
         rstd = (var + ctx.eps).rsqrt()
-        found = torch.ops.aten.native_batch_norm_backward(
+        gradients = torch.ops.aten.native_batch_norm_backward(
             grad, x, weight, None, None, mean, rstd, True, ctx.eps, ctx.needs_input_grad[:3]
         )
-        return *found, None, None, None
+        return *gradients, None, None, None

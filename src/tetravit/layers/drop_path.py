@@ -19,7 +19,7 @@ class DropPath(nn.Module):
         return x if mask is None else x * mask
 
     def mask(self, x: Tensor) -> Tensor | None:
-        """What the branch of each sample of x counts (B, 1, ...); None where nothing is dropped."""
+        """The factor of the branch of each sample of x (B, 1, ...); None where nothing is dropped."""
         if not self.active:
             return None
         keep = 1.0 - self.rate

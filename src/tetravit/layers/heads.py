@@ -14,8 +14,8 @@ from tetravit.layers.residual import linear
 def to_heads(x: Tensor, layer: nn.Linear, parts: int, num_heads: int) -> tuple[Tensor, ...]:
     """Tokens (B, N, C) -> the parts of one projection, such as queries, keys and values, each (B, heads, N, D).
 
-    In an exported program each part is a product of its own: programs for graphs pass its answer to the attention as
-    it lies, while they cut one answer for all parts by copies.
+    In an exported program each part is a product of its own, which graph runtimes pass to the attention without a
+    copy; they copy to split one product into parts.
     """
     if torch.compiler.is_exporting() and is_plain_module(layer):
         bias = (None,) * parts if layer.bias is None else layer.bias.chunk(parts)

@@ -1,6 +1,6 @@
 """The one rule for every shortcut: when a module may be computed from its parameters instead of being called.
 
-A fused or shortened form reads parameters that belong to another module. That is right only while calling the
+A fused or shortened form uses parameters of a module that it does not call. That is right only while calling the
 module would do what its class does, and nothing else: hooks, adapters, quantization, pruning, sharding and
 parametrizations all act in the call.
 """
@@ -28,7 +28,7 @@ def is_plain_tree(*modules: nn.Module) -> bool:
 
 
 def can_use_fused(x: Tensor, *modules: nn.Module) -> bool:
-    """Whether `x` may pass a form of the modules that is fused by hand: plain modules, eager float32 on a CPU.
+    """Whether `x` may take a fused form of the modules: plain modules, eager float32 on a CPU.
 
     False under autocast, in captured graphs, in transforms of torch.func and in forward-mode differentiation.
     """

@@ -32,7 +32,7 @@ class PatchEmbed(nn.Conv2d):
     """Images -> patches (B, C, ceil(Hi / patch_size), ceil(Wi / patch_size)), each through one linear map.
 
     A side that patches do not divide is continued with zeros (the mean colour of a normalized image) on the
-    right and below, so every pixel is seen; a side that they divide is left as it is. The constructor is that of
+    right and below, so every pixel counts; a side that they divide is left as it is. The constructor is that of
     `nn.Conv2d`, which tools rely on that build layers like a given one; `of_size` makes the usual one.
     """
 
