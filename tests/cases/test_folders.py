@@ -76,6 +76,12 @@ def deeper(d):
     return ALL
 
 
+def accents(d):
+    (d / "train" / "bar").rename(d / "train" / "caf\u00e9")
+    (d / "val" / "bar").rename(d / "val" / "cafe\u0301")
+    return ALL
+
+
 def test_gray_and_palette(folder, tetravit):
     for file in (folder / "train" / "bar").glob("*.png"):
         with Image.open(file) as image:
@@ -98,6 +104,7 @@ def test_gray_and_palette(folder, tetravit):
         capital_endings,
         system_files,
         deeper,
+        accents,
     ],
 )
 def test_what_is_plain_is_read(folder, tetravit, change):
@@ -234,3 +241,28 @@ def test_one_normalization_for_all(folder, tetravit):
 def test_a_set_smaller_than_a_batch(folder, tetravit):
     outcome = tetravit("train finetune data.root=d SMALL data.batch_size=32 --dry-run")
     assert outcome.line("batch").startswith("24 = 1 x 1 x 24")
+
+
+# Tables
+
+
+def test_several_classes_of_an_image(folder, tetravit):
+    rows = ["image,disc,bar,line"]
+    for file in sorted((folder / "train").rglob("*.*")):
+        kind = file.parent.name
+        rows.append(
+            f"{file.relative_to(folder)},{int(kind == 'disc')},{int(kind == 'bar')},{int(kind != 'disc')}"
+        )
+    (folder / "all.csv").write_text("\n".join(rows))
+    run = (
+        "train finetune SMALL data.name=image_list data.root=d data.train=all.csv data.split=0.25"
+        """ 'data.options={label=["disc","bar","line"]}'"""
+    )
+    outcome = tetravit(f"{run} --dry-run")
+    assert outcome.code == 2
+    assert "Images with several classes train with task.loss=bce" in outcome.text
+    assert tetravit(f"{run} task.loss=bce --into run").code == 0
+    assert os.path.exists("run/report.html")
+    outcome = tetravit("evaluate run --json")
+    assert outcome.code == 0
+    assert '"map"' in outcome.text

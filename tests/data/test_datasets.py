@@ -27,19 +27,20 @@ def root(tmp_path):
         for name in ("cat", "dog"):
             for i in range(3):
                 write(tmp_path / split / name / f"{i}.png")
+        (tmp_path / f"{split}.txt").write_text(f"{split}/cat/0.png cat\n{split}/dog/1.png dog\n")
     return tmp_path
 
 
 # Every set; those with published files are read from imitations of them, in test_imagenet and test_transfer_datasets
 
-PUBLISHED = ("imagenet", "cifar", "flowers", "cars", "inat")
+PUBLISHED = ("imagenet", "cifar", "flowers", "cars", "inat", "mnist")
 LABELLED = [name for name, row in DATASETS.items() if kind_of(row) == "classify"]
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
 @pytest.mark.parametrize("name", [name for name in LABELLED if not name.startswith(PUBLISHED)])
 def test_every_set_keeps_the_contract(name, split, root):
-    dataset = DATASETS[name](root if name == "image_folder" else None, split)
+    dataset = DATASETS[name](root if name.startswith("image_") else None, split)
     assert dataset.num_classes == len(dataset.class_names) >= 2
     assert len(dataset) > 0
     for i in (0, len(dataset) - 1):
@@ -56,7 +57,7 @@ def test_every_set_keeps_the_contract(name, split, root):
     again = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(again[0].image, dataset[0].image)
     with pytest.raises(ValueError) as caught:
-        DATASETS[name](root if name == "image_folder" else None, "trial")
+        DATASETS[name](root if name.startswith("image_") else None, "trial")
     assert str(caught.value).startswith("split takes one of train, val")
 
 

@@ -1,6 +1,7 @@
 """Image files: which endings can be read, and which files lie below a folder. One place for all verbs."""
 
 import os
+import unicodedata
 from collections.abc import Iterable
 from functools import cache
 
@@ -41,6 +42,11 @@ def lacking() -> frozenset[str]:
 def ending(name: str) -> str:
     """The ending of a file's name, in small letters, with its dot; empty where it has none."""
     return os.path.splitext(name)[1].lower()
+
+
+def same_name(name: str) -> str:
+    """A name in the composed form of Unicode: macOS and Linux write accents differently, and mean one class."""
+    return unicodedata.normalize("NFC", name)
 
 
 def is_image(name: str, channels: int = 3) -> bool:

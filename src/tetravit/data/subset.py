@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tetravit.data.datasets.base import Dataset, DatasetInfo
-from tetravit.data.files import some
+from tetravit.data.files import same_name, some
 from tetravit.structures import Sample, Target
 
 IGNORE = 255  # label of pixels that carry no class
@@ -62,8 +62,8 @@ class Renumbered(Dataset):
     def __init__(
         self, dataset: Dataset, class_names: Sequence[str], own: Sequence[str] | None = None
     ) -> None:
-        own = tuple(map(str, dataset.class_names if own is None else own))
-        numbers = {name: i for i, name in enumerate(class_names)}
+        own = tuple(same_name(str(name)) for name in (dataset.class_names if own is None else own))
+        numbers = {same_name(name): i for i, name in enumerate(class_names)}
         unknown = [name for name in own if name not in numbers]
         if unknown:
             raise ValueError(

@@ -15,7 +15,7 @@ import numpy as np
 from tetravit.data import imagenet
 from tetravit.data.datasets.base import Dataset, DatasetInfo, Root, Split, check_split, keep_fraction
 from tetravit.data.decode import decode
-from tetravit.data.files import images_below, is_junk_folder, some
+from tetravit.data.files import images_below, is_junk_folder, same_name, some
 from tetravit.data.parts import PARTS, Part, Parts, find_part, part_folder
 from tetravit.data.problems import Problems
 from tetravit.data.storage import storage_of
@@ -56,7 +56,7 @@ class ImageFolder(Dataset):
         parts = parts or Parts(root)
         self.roots = _folders(root, parts, split)
         self.folders = sorted(
-            {name for place in _all_folders(root, parts, split) for name in class_folders(place)}
+            {same_name(name) for place in _all_folders(root, parts, split) for name in class_folders(place)}
         )
         if len(self.folders) < 2:
             there = f"only {self.folders[0]!r}" if self.folders else "none"
@@ -177,11 +177,10 @@ def _scan(
         ValueError: if a folder cannot be listed, or a class has files and none of them can be read.
     """
     paths, ends, labels, places = bytearray(), list[int](), list[int](), list[int]()
+    numbers = {name: i for i, name in enumerate(names)}
     for root in roots:
-        present = set(class_folders(root))
-        for label, name in enumerate(names):
-            if name not in present:
-                continue
+        labelled = sorted((numbers[same_name(name)], name) for name in class_folders(root))
+        for label, name in labelled:
             folder, before, others = storage_of(root).join(root, name), len(ends), Problems()
             try:
                 images = images_below(folder, others, channels=channels)

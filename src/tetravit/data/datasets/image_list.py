@@ -16,7 +16,7 @@ import torch
 
 from tetravit.data.datasets.base import Dataset, DatasetInfo, Root, Split, check_split, local_root
 from tetravit.data.decode import decode
-from tetravit.data.files import is_image, some
+from tetravit.data.files import is_image, same_name, some
 from tetravit.data.lookup import Lookup
 from tetravit.data.parts import NAMES, PARTS, Part, Parts
 from tetravit.data.problems import Problems
@@ -252,7 +252,7 @@ def _marked(value: str | None, column: str, image: str, problems: Problems) -> b
 
 def _several(cell: str, separator: str) -> tuple[str, ...]:
     names = cell.split(separator) if separator else [cell]
-    return tuple(dict.fromkeys(name.strip() for name in names if name.strip()))
+    return tuple(dict.fromkeys(same_name(name.strip()) for name in names if name.strip()))
 
 
 def _line(line: str, separator: str) -> Row:
