@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -38,6 +38,7 @@ def create_model(
     drop_path: float | None = None,
     weights: Weights | None = None,
     accept_license: bool = False,
+    which: Literal["teacher", "student"] | None = None,
     head: str | None = None,
     head_options: Mapping[str, Any] | None = None,
     **options: Any,
@@ -57,6 +58,8 @@ def create_model(
             ("hf:OWNER/NAME"), a state dict; None: the authors' initialisation. What became of every tensor is
             printed on standard error, and kept as `model.report`.
         accept_license: agree to a licence that forbids commercial use; asked for once.
+        which: the network of a self-supervised checkpoint that holds two; None: the teacher. Such a model has no
+            classes unless `num_classes` says so.
         head: a head for embeddings; None: that of the weights, else "linear", the papers'.
         head_options: arguments of the head's constructor.
         options: other arguments of the backbone's constructor (window_size, layer_scale, ...).
@@ -67,7 +70,7 @@ def create_model(
     asked = {"image_size": image_size, "in_chans": in_chans, "drop_path": drop_path, **options}
     built = build_model(
         "classify", name, asked, head=head, head_options=head_options, num_classes=num_classes,
-        weights=weights, accept_license=accept_license,
+        weights=weights, which=which, accept_license=accept_license,
     )  # fmt: skip
     assert isinstance(built, Classifier)
     return built
@@ -169,6 +172,7 @@ def build_model(
     num_classes: int | None = None,
     weights: Weights | convert.Found | None = None,
     backbone_weights: Weights | None = None,
+    which: str | None = None,
     accept_license: bool = False,
 ) -> Model:
     """Build a model of any kind by name.
@@ -194,7 +198,7 @@ def build_model(
     if weights is not None:
         found = convert.find(weights, model=name, accept_license=accept_license)
         head = _head_of(found, make, head)
-        state = convert.state_of(found)
+        state = convert.state_of(found, which)
         known = tuples(found.model[1]) if found.model and resolve(found.model[0]) == name else {}
     head = head or make.default_head
     row = pick(heads_of(make.kind), head, make.head_noun)
@@ -203,6 +207,8 @@ def build_model(
     classes = next((n for part in held if (n := row.classes_in(part)) is not None), recorded)
     if num_classes is None:
         num_classes = make.default_classes if classes is None else classes
+        if classes is None and kind == "classify" and state is not None and state.projection:
+            num_classes = 0  # self-supervised
     implied = {key: value for part in held for key, value in row.options_in(part).items()}
     head_options = {**implied, **known.pop("head_options", {}), **(head_options or {})}
     takes = [p for p in inspect.signature(row).parameters if p not in FIXED]

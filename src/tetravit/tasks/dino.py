@@ -16,6 +16,7 @@ import copy
 import math
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
@@ -35,6 +36,9 @@ from tetravit.structures import Batch
 from tetravit.tasks.base import Progress, Task, TaskConfig
 from tetravit.tasks.parts.dino_loss import GLOBALS, assignments, dino_loss, new_center, views_loss
 from tetravit.tasks.parts.groups import summed
+from tetravit.weights.fileformat import BadFile
+from tetravit.weights.read import load_into
+from tetravit.weights.selfsup import read_full
 
 CROP = "crop(scale=(0.4, 1.0)) | flip | jitter(0.8) | gray(0.2)"
 LOCAL = "crop(96, (0.05, 0.4)) | flip | jitter(0.8) | gray(0.2) | blur(0.5)"
@@ -62,6 +66,11 @@ class DinoConfig(TaskConfig):
         default="normed",
         description="normed: rows of the last layer have length 1; free: their lengths are trained, which is better"
         " for small models and less stable.",
+    )
+    checkpoint: str = Field(
+        default="",
+        description="A full checkpoint of the DINO code or of VISSL to continue from: student, teacher, both heads"
+        " and the centre. Start with a small rate, and momentum and temperatures at their end values.",
     )
     student_temp: float = Field(default=0.1, gt=0, description="Temperature of the student.")
     teacher_temp: tuple[float, float] | Literal["auto"] = Field(
@@ -180,8 +189,33 @@ class Dino(Task):
         self.image_size = max(data.sides)
         if data.repeats > 1:
             raise ValueError(f"DINO sees each image once per epoch; got data.repeats={data.repeats}.")
+        if self.config.checkpoint:
+            self.continue_from(self.config.checkpoint)
         if data.batch_size < 2 and self.config.norm == "batch":
             raise ValueError("BatchNorm in the head needs data.batch_size from 2 up; got 1.")
+
+    @torch.no_grad()
+    def continue_from(self, path: str | Path) -> None:
+        """Put in both networks, both heads and the centre of a full checkpoint of the authors' code, or of VISSL.
+
+        Raises:
+            BadFile: if the file is not one, or is of another architecture or another head.
+        """
+        full = read_full(path)
+        pairs = ((self.model, self.head, full.student), (self.teacher, self.teacher_head, full.teacher))
+        for model, head, network in pairs:
+            load_into(model, network.backbone, verify=False)
+            for name, value in head.state_dict().items():
+                theirs = network.head.get(name)
+                if theirs is None or theirs.shape != value.shape:
+                    have = "none" if theirs is None else "x".join(map(str, theirs.shape))
+                    raise BadFile(
+                        f"{path} has another projection head: {name} is {have}, the recipe's"
+                        f" {'x'.join(map(str, value.shape))}. See task.prototypes, hidden, bottleneck, layers, norm."
+                    )
+            head.load_state_dict(network.head)
+        if full.center is not None:
+            self.center.copy_(full.center)
 
     def views(self) -> Sequence[str]:
         config = self.config

@@ -20,6 +20,7 @@ from tetravit.layers.vit import LearnedPosition, PatchEmbed
 from tetravit.registry import suggestion
 from tetravit.weights import fileformat, torchfile
 from tetravit.weights.fileformat import BadFile, Header
+from tetravit.weights.selfsup import from_vissl, without_projection
 
 # Where training programs keep the weights, in the order they are looked for. Averages come last: of the published
 # trainers one evaluates them (timm's) and one only saves them (DeiT's), so they are taken when they are asked for.
@@ -43,7 +44,8 @@ class State:
     """A state dict as a file holds it. entry: the key it was under, None: the file is the dict itself.
 
     others: further entries that hold weights. inert: classes in the file whose objects were not rebuilt.
-    header: what the file says about itself, where it is one of ours.
+    header: what the file says about itself, where it is one of ours. projection: tensors of a projection head, which
+    no model has.
     """
 
     source: str
@@ -52,6 +54,7 @@ class State:
     others: tuple[str, ...] = ()
     inert: tuple[str, ...] = ()
     header: Header | None = None
+    projection: tuple[str, ...] = ()
 
 
 @dataclass
@@ -155,6 +158,7 @@ def load_into(
         renamed=renamed,
         fingerprint=fileformat.fingerprint(fileformat.digests(named)) if verify else None,
         others=state.others,
+        dropped=[f"{name} (projection head)" for name in state.projection],
     )
     _fit_head(named, target, report)
     _fit_stem(named, target, model, report)
@@ -217,6 +221,7 @@ def _unwrap(value: Any, source: str, entry: str | None, inert: tuple[str, ...] =
     """The weights inside what a training program saved."""
     if not isinstance(value, Mapping):
         raise BadFile(f"{source} holds no state dict but {type(value).__name__}.")
+    value = from_vissl(value)
     found = [key for key in ENTRIES if _is_state(value.get(key))]
     if entry is not None:
         if not _is_state(value.get(entry)):
@@ -228,11 +233,11 @@ def _unwrap(value: Any, source: str, entry: str | None, inert: tuple[str, ...] =
         have = ", ".join(repr(key) for key in list(value)[:8])
         raise BadFile(f"{source} holds no weights; its entries are {have or 'none'}.")
     state = value if entry is None else value[entry]
-    tensors = {str(k): v for k, v in state.items() if isinstance(v, Tensor)}
-    if len(tensors) < len(state):
+    tensors, projection = without_projection({str(k): v for k, v in state.items() if isinstance(v, Tensor)})
+    if len(tensors) + len(projection) < len(state):
         other = next(k for k, v in state.items() if not isinstance(v, Tensor))
         raise BadFile(f"{source}: {other!r} is no tensor but {type(state[other]).__name__}.")
-    return State(source, tensors, entry, tuple(k for k in found if k != entry), inert)
+    return State(source, tensors, entry, tuple(k for k in found if k != entry), inert, projection=projection)
 
 
 def _is_state(value: Any) -> bool:
