@@ -272,7 +272,21 @@ def loose(root):
         (root / "annotations" / f"instances_{part}2017.json").rename(root / f"my_{part}_labels.json")
 
 
-@pytest.mark.parametrize("layout", [roboflow, by_part, loose])
+def one_folder(root):
+    """All images in one folder, named with a folder of another computer in front."""
+    (root / "images").mkdir()
+    for part in PARTS:
+        file = root / "annotations" / f"instances_{part}2017.json"
+        table = json.loads(file.read_text())
+        for row in table["images"]:
+            old, new = root / f"{part}2017" / row["file_name"], f"{part}_{row['file_name']}"
+            old.rename(root / "images" / new)
+            row["file_name"] = f"D:\\all\\{new}"
+        file.write_text(json.dumps(table))
+        (root / f"{part}2017").rmdir()
+
+
+@pytest.mark.parametrize("layout", [roboflow, by_part, loose, one_folder])
 def test_layouts_of_coco(tmp_path, plain, layout):
     coco(tmp_path)
     layout(tmp_path)

@@ -12,6 +12,7 @@ from tetravit.data.config import DataConfig
 from tetravit.data.datasets import DATASETS, Dataset
 from tetravit.data.parts import PARTS, Part, divided
 from tetravit.data.subset import Renumbered, Subset
+from tetravit.heads import HEADS
 from tetravit.registry import pick, suggestion
 
 MAX_WORKERS = 8
@@ -71,6 +72,12 @@ def for_head(config: DataConfig, has_masks: bool) -> DataConfig:
     ):
         return config
     return config.model_copy(update={"options": {**config.options, "masks": "skip"}})
+
+
+def as_trained(config: DataConfig, head: str | None) -> DataConfig:
+    """The section as a model with the head `head` reads it; None: the usual head of a task. See `for_head`."""
+    row = HEADS.get(head or "")
+    return for_head(config, has_masks=row is None or row.kind != "detect" or row.has_masks)
 
 
 def as_classes(dataset: Dataset, class_names: Sequence[str]) -> Dataset:

@@ -1,6 +1,7 @@
 """Where files of COCO's JSON and their images lie: the layouts of COCO, Roboflow, CVAT, Label Studio and others."""
 
 import json
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -121,11 +122,13 @@ def _images(root: Path, file: Path, part: Part, template: str | None) -> Path:
     if len(folders) == 1:
         return folders[0]
     names = _first_images(file)
-    for count in (_there, _held):
-        hits = [count(folder, names) for folder in folders]
+    # Where a folder has the part's name, nothing is looked up among the files of other parts.
+    named = [folder for folder in folders if _has_name(os.path.relpath(folder, root), part)] or folders
+    for count, places in ((_there, folders), (_held, named)):
+        hits = [count(folder, names) for folder in places]
         if any(hits):
-            return folders[hits.index(max(hits))]
-    return folders[0]
+            return places[hits.index(max(hits))]
+    return named[0]
 
 
 def _usual(root: Path, file: Path, part: Part) -> Iterator[Path]:
@@ -144,6 +147,10 @@ def _usual(root: Path, file: Path, part: Part) -> Iterator[Path]:
     yield root / "images"
     yield root / "data"
     yield root
+
+
+def _has_name(path: str, part: Part) -> bool:
+    return any(name in path.lower() for name in NAMES[part])
 
 
 def _there(folder: Path, names: Sequence[str]) -> int:

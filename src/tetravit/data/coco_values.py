@@ -16,6 +16,8 @@ Id = int | str
 
 def number_of(value: Any) -> Id | None:
     """An id: a whole number of 64 bits, however it is written (1, 1.0, "1", "001"), else text; None: neither."""
+    if type(value) is int and -(2**63) <= value < 2**63:  # most of them
+        return value
     if isinstance(value, bool):
         return None
     if isinstance(value, str):

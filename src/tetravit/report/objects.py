@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tetravit.data.build import as_trained
 from tetravit.data.datasets import Dataset
 from tetravit.data.loader import TrainLoader, make_train_loader
 from tetravit.data.masks import counts_of, inside_columns
@@ -161,7 +162,7 @@ def _loader(run: Run) -> TrainLoader | None:
     """What the run trained on; None where it has gone since."""
     try:
         recipe = validated(run.recipe)
-        data = recipe.data.model_copy(update={"workers": 0})
+        data = as_trained(recipe.data, recipe.model.head).model_copy(update={"workers": 0})
         return make_train_loader(data, seed=recipe.run.seed, accumulate=recipe.run.accumulate)
     except (ValueError, OSError):
         return None

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tetravit.data.build import build_dataset
+from tetravit.data.build import as_trained, build_dataset
 from tetravit.data.datasets import Dataset
 from tetravit.recipe import validated
 
@@ -31,7 +31,8 @@ class Run:
     def validation_set(self) -> Dataset | None:
         """The data set that was scored; None where it is not there any more."""
         try:
-            return build_dataset(validated(self.recipe).data, "val")
+            recipe = validated(self.recipe)
+            return build_dataset(as_trained(recipe.data, recipe.model.head), "val")
         except (ValueError, OSError):
             return None
 

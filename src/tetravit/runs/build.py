@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from tetravit.data.build import build_dataset, for_head
+from tetravit.data.build import as_trained, build_dataset
 from tetravit.data.config import DataConfig
 from tetravit.data.datasets import DATASETS
 from tetravit.data.datasets.base import DatasetInfo
@@ -14,7 +14,6 @@ from tetravit.data.evaluation import make_eval_loader
 from tetravit.data.loader import TrainLoader, make_train_loader
 from tetravit.data.parts import class_notes
 from tetravit.engine.ema import Ema
-from tetravit.heads import HEADS
 from tetravit.protocols import PROTOCOLS, Loaders, Protocol
 from tetravit.recipe import Recipe
 from tetravit.tasks import TASKS, Task
@@ -64,7 +63,7 @@ def build(recipe: Recipe, world: World) -> Objects:
         "world_size": world.size,
         "pin_memory": world.device.type == "cuda",
     }
-    dataset = build_dataset(_as_read(recipe), "train")
+    dataset = build_dataset(as_trained(recipe.data, recipe.model.head), "train")
     info, notes = dataset.info, list(recipe.notes)
     notes += class_notes(info.counts, info.class_names, "the training images")
     data, note = _fitted_batch(data, len(dataset), world.size * run.accumulate)
@@ -169,17 +168,11 @@ def _fitted_warmup(recipe: Recipe, total: int) -> tuple[Recipe, list[str]]:
     return recipe.model_copy(update={"optim": optim}), [line]
 
 
-def _as_read(recipe: Recipe) -> DataConfig:
-    """The section [data], with masks skipped where the head of a detector predicts none."""
-    head = HEADS.get(recipe.model.head or "")
-    return for_head(recipe.data, has_masks=head is None or head.kind != "detect" or head.has_masks)
-
-
 def _loaders(
     recipe: Recipe, info: DatasetInfo, protocol: Protocol, world: World, ranks: dict[str, Any]
 ) -> Loaders | None:
     """The data to score on; None: they have no labels that the protocol could score."""
-    data, scales = _as_read(recipe), recipe.evaluate.eval_scales()
+    data, scales = as_trained(recipe.data, recipe.model.head), recipe.evaluate.eval_scales()
     if protocol.kinds and info.kind not in protocol.kinds:
         return None
     validation = make_eval_loader(data, scales=scales, class_names=info.class_names, **ranks)
