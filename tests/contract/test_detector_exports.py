@@ -33,7 +33,10 @@ def toy(name: str, head: str) -> Detector:
         options = {"num_queries": 20, "max_detections": MOST, "width": 16, "hidden": 32, "encoder_layers": 1}
     detector = create_detector(name, head=head, num_classes=3, head_options=options, **TOYS[name]).eval()
     for layer in detector.head.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
+        if head == "dino_detr":  # many of its layers start with weights of 0
+            for parameter in layer.parameters(recurse=False):
+                nn.init.normal_(parameter, std=0.3)
+        elif isinstance(layer, nn.Conv2d | nn.Linear):
             spread(layer)
     with torch.no_grad():
         detector(*example())

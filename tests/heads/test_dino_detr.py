@@ -174,3 +174,130 @@ def test_a_file_of_the_authors_loads_and_is_written_again(tmp_path, capsys):
     want = detector.state_dict()
     skipped = tuple(f"backbone.{part}" for part in ("norm.",))
     assert all(torch.equal(t, want[k]) for k, t in again.state_dict().items() if not k.startswith(skipped))
+
+
+SMALL = {
+    "num_queries": 6, "max_detections": 5, "width": 16, "num_heads": 4, "hidden": 32, "encoder_layers": 1,
+    "decoder_layers": 2,
+}  # fmt: skip
+
+
+def small(**options):
+    torch.manual_seed(0)
+    return DinoDETR((8, 12, 16, 20), STRIDES, num_classes=3, **{**SMALL, **options})
+
+
+def small_maps(height=64, width=96, count=2):
+    torch.manual_seed(1)
+    channels = zip((8, 12, 16, 20), STRIDES, strict=True)
+    return [torch.randn(count, c, height // s, width // s) for c, s in channels]
+
+
+def objects(count):
+    corner = torch.rand(count, 2) * 30
+    return Target(torch.cat((corner, corner + 5 + 20 * torch.rand(count, 2)), dim=1), torch.arange(count) % 3)
+
+
+def step(head, given, sizes, labels):
+    losses = head.loss(head(given, sizes, labels), labels, sizes)
+    assert all(loss.isfinite() for loss in losses.values())
+    total = torch.stack(list(losses.values())).sum()
+    total.backward()
+    assert [n for n, p in head.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
+    return total.item()
+
+
+def test_more_objects_than_queries_no_object_and_boxes_without_area():
+    sizes = torch.tensor([[64, 96], [60, 40]])
+    flat = Target(torch.tensor([[5.0, 5.0, 5.0, 30.0], [7.0, 7.0, 7.0, 7.0]]), torch.tensor([0, 2]))
+    step(small().train(), small_maps(), sizes, [objects(9), objects(0)])
+    step(small().train(), small_maps(), sizes, [objects(0), objects(0)])
+    step(small().train(), small_maps(), sizes, [flat, objects(2)])
+
+
+def test_images_that_are_all_padding_or_much_smaller_than_others():
+    sizes = torch.tensor([[64, 96], [0, 0]])
+    head = small().eval()
+    with torch.no_grad():
+        outputs = head(small_maps(), sizes)
+    assert outputs.logits.isfinite().all()
+    assert outputs.boxes.isfinite().all()
+    step(small().train(), small_maps(), torch.tensor([[64, 96], [1, 3]]), [objects(2), objects(0)])
+
+
+def test_padding_changes_nothing_that_an_image_holds():
+    """But for the norms of the projections, which see the whole canvas as the authors' do."""
+    head = small().eval()
+    wide = [torch.cat((x, x), dim=1) for x in small_maps(64, 64)]
+    filled = [torch.nn.functional.pad(x, (0, x.shape[3]), value=7.0) for x in wide]
+    head.project = lambda maps: [x[:, :16] for x in maps[1:]] + [maps[3][:, :16, :1, :1]]
+    sizes = torch.tensor([[64, 64]] * 2)
+    with torch.no_grad():
+        alone, padded = head(wide), head(filled, sizes)
+    torch.testing.assert_close(padded.boxes, alone.boxes, atol=1e-5, rtol=0)
+
+
+def test_fewer_tokens_than_queries_select_the_last_one_again():
+    head = small(num_queries=40).eval()
+    with torch.no_grad():
+        outputs = head(small_maps(32, 32))
+    assert outputs.boxes.shape == (2, 2, 40, 4)
+    tokens = 4 * 4 + 2 * 2 + 1 + 1
+    assert (outputs.proposals.index[:, tokens:] == tokens - 1).all()
+    assert outputs.proposals.index[:, :tokens].sort().values.tolist() == [list(range(tokens))] * 2
+
+
+def test_five_levels_use_the_finest_map():
+    head = small(num_levels=5)
+    assert (head.first_map, len(head.input_proj)) == (0, 5)
+    with torch.no_grad():
+        outputs = head.eval()(small_maps())
+    assert outputs.boxes.shape == (2, 2, 6, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_levels": 3}, "num_levels of dino_detr is 4 or 5; got 3."),
+        ({"num_queries": 0}, "num_queries of dino_detr is 1 or more; got 0."),
+        ({"num_denoising": -1}, "num_denoising of dino_detr is 0 or more; got -1."),
+        ({"decoder_layers": 0}, "decoder_layers of dino_detr is 1 or more; got 0."),
+        ({"width": 18}, "width of dino_detr is a multiple of 4 and of its 4 heads; got 18."),
+    ],
+)
+def test_options_that_cannot_be(options, message):
+    with pytest.raises(ValueError) as error:
+        small(**options)
+    assert str(error.value) == message
+
+
+def test_the_encoder_computed_again_gives_the_same_gradients():
+    sizes, labels = torch.tensor([[64, 96], [60, 40]]), [objects(2), objects(1)]
+    results = []
+    for recompute in (False, True):
+        head = small().train()
+        head.set_grad_checkpointing(recompute)
+        torch.manual_seed(3)
+        results.append([step(head, small_maps(), sizes, labels), *(p.grad for p in head.parameters())])
+    assert all(torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_keeps_losses_and_boxes_in_float32(dtype):
+    sizes, labels = torch.tensor([[64, 96], [60, 40]]), [objects(2), objects(1)]
+    head = small().train()
+    with torch.autocast("cpu", dtype=dtype):
+        outputs = head(small_maps(), sizes, labels)
+        losses = head.loss(outputs, labels, sizes)
+    assert {outputs.logits.dtype, outputs.boxes.dtype, *(x.dtype for x in losses.values())} == {torch.float32}
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(p.grad.isfinite().all() for p in head.parameters())
+
+
+def test_names_of_losses_do_not_depend_on_the_batch():
+    sizes = torch.tensor([[64, 96], [60, 40]])
+    head = small().train()
+    some, none = [objects(2), objects(1)], [objects(0), objects(0)]
+    names = [set(head.loss(head(small_maps(), sizes, t), t, sizes)) for t in (some, none)]
+    assert names[0] == names[1]
+    assert len(names[0]) == 3 * (2 * 2 + 1)
