@@ -120,3 +120,27 @@ def test_an_option_of_another_kind_of_model_is_refused(weights, files):
         ValueError, match=r"^An image is a path, a Pillow image, an array or a tensor; got int\.$"
     ):
         tetravit.predict(weights, 3)
+
+
+def test_a_model_predicts_and_says_what_it_takes(weights, files):
+    model = tetravit.load(weights)
+    assert model.predict(files[0], topk=2).to_dict() == tetravit.predict(model, files[0], topk=2).to_dict()
+    assert len(model.predict(files)) == 2
+    for picture in (str(files[0]), files[0], Image.open(files[0]), files):
+        with pytest.raises(
+            ValueError,
+            match=r"^A model takes a batch of prepared images, float \(B, 3, Hi, Wi\): "
+            r"model\(model\.preprocess\(\[image\]\)\); model\.predict\(image\) takes files",
+        ):
+            model(picture)
+
+
+def test_a_list_of_images_is_prepared_as_a_batch(weights, files):
+    model = tetravit.load(weights)
+    batch = model.preprocess(files)
+    assert torch.equal(batch, torch.stack([model.preprocess(file) for file in files]))
+    assert model(batch).shape == (2, 10)
+    with pytest.raises(
+        ValueError, match=r"^A batch takes images of one size after preprocessing; got an empty list\.$"
+    ):
+        model.preprocess([])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 Record = dict[str, Any]
+PARTS = 5  # of a loss, on the terminal
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,14 @@ class Reporter:
     def step(self, record: Record) -> None:
         """Means over the last few steps."""
 
+    def tick(self, done: int) -> None:
+        """After every step; `done` steps are done."""
+
+    def evaluating(self) -> None:
+        """Before an evaluation."""
+
     def evaluated(self, record: Record) -> None:
-        """Scores of an evaluation; those of averaged weights begin with "ema_"."""
+        """Scores of an evaluation; those of the EMA weights begin with "ema_"."""
 
     def note(self, text: str) -> None:
         """A warning, in one line."""
@@ -83,6 +90,12 @@ class Reporters(Reporter):
 
     def step(self, record: Record) -> None:
         self._tell("step", record)
+
+    def tick(self, done: int) -> None:
+        self._tell("tick", done)
+
+    def evaluating(self) -> None:
+        self._tell("evaluating")
 
     def evaluated(self, record: Record) -> None:
         self._tell("evaluated", record)
@@ -188,14 +201,24 @@ class Console(Reporter):
         self._bar.start()
 
     def step(self, record: Record) -> None:
-        text = f"epoch {record['epoch']:.1f}  {_numbers(record)}"
+        text = f"epoch {record['epoch']:.1f}  {_numbers(_shown(record))}"
         timing = record.get("timing", {})
         if timing:
-            text += f"  {timing['images_per_s']:.0f} images/s  {_clock(timing['left_s'])} left"
+            text += f"  {timing['images_per_s']:.0f} images/s"
+            if record["step"] < self._total:
+                text += f"  {_clock(timing['left_s'])} left"
         if self._bar is None:
             self._print(f"step {record['step']}/{self._total}  {text}")
         else:
             self._bar.update(self._task, completed=record["step"], description=text)
+
+    def tick(self, done: int) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done)
+
+    def evaluating(self) -> None:
+        if self._bar is not None:
+            self._bar.update(self._task, description="evaluating")
 
     def evaluated(self, record: Record) -> None:
         self._print(f"step {record['step']}/{self._total}  epoch {record['epoch']:.1f}  {_numbers(record)}")
@@ -293,6 +316,14 @@ def _flushed(path: Path) -> int:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
         return os.fstat(file.fileno()).st_size
+
+
+def _shown(record: Record) -> Record:
+    """What the terminal shows of a step: of a detector the learning rate and the losses alone."""
+    if not any(name.startswith("loss_") for name in record):
+        return record
+    parts = [name for name in record if name.startswith("loss_")][:PARTS]
+    return {name: record[name] for name in ("lr", "loss", *parts) if name in record}
 
 
 def _numbers(record: Record) -> str:

@@ -192,6 +192,7 @@ def fit(job: Job) -> RunState:
                 job.ema.update(step, good if scale.active else None)
             task.after_update(progress, good)
             state.done = step + 1
+            job.reporters.tick(state.done)
 
             # Between two steps: log, save, leave, evaluate. In this order, so that leaving never waits.
             if state.done % config.log_steps == 0 or state.done == total:
@@ -276,6 +277,7 @@ def _evaluate(job: Job, state: RunState, precision: Precision, signals: Signals)
     record: dict[str, Any] = {"step": state.done, "epoch": state.done / job.loader.steps_per_epoch}
     sets = [("", nullcontext())] + ([("ema_", job.ema.applied())] if job.ema is not None else [])
     start = time.perf_counter()
+    job.reporters.evaluating()
     best, best_step, metric = state.best, state.best_step, state.metric
     for prefix, weights in sets:
         with weights, _evaluating(task), autocast(precision, job.world.device):

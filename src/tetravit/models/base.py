@@ -1,5 +1,6 @@
 """What every model is: a backbone and a head, the arguments that build them again, and the input they expect."""
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -107,12 +108,35 @@ class Model(nn.Module):
     def preprocess(self, image: Any) -> Tensor:
         """A picture (path, Pillow image, array, tensor) -> float (3, Hi, Wi), as the weights were trained for.
 
+        A list of pictures gives a batch (B, 3, Hi, Wi).
+
         Raises:
-            ValueError: if the picture cannot be read, or is not one.
+            ValueError: if a picture cannot be read, or is not one; if those of a list have different sizes.
         """
         from tetravit.data.preprocess import preprocess  # torchvision loads only where a picture is read
 
-        return preprocess(image, self.input)
+        if not isinstance(image, list | tuple):
+            return preprocess(image, self.input)
+        images = [preprocess(one, self.input) for one in image]
+        sizes = sorted({tuple(x.shape[1:]) for x in images})
+        if len(sizes) != 1:
+            what = f"sizes {sizes[0]} and {sizes[1]}" if sizes else "an empty list"
+            raise ValueError(f"A batch takes images of one size after preprocessing; got {what}.")
+        return torch.stack(images)
+
+    def predict(self, images: Any, **options: Any) -> Any:
+        """Predict images: files, Pillow images, arrays, tensors, or a list of them; see `tetravit.predict`."""
+        import tetravit  # predictors stand above models
+
+        return tetravit.predict(self, images, **options)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if args and _is_picture(args[0]):
+            raise ValueError(
+                "A model takes a batch of prepared images, float (B, 3, Hi, Wi): model(model.preprocess([image]));"
+                " model.predict(image) takes files, Pillow images and arrays."
+            )
+        return super().__call__(*args, **kwargs)
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Images -> feature maps, fine to coarse."""
@@ -223,3 +247,9 @@ class DenseModel(Model):
 def _contiguous(maps: list[Tensor]) -> list[Tensor]:
     """Maps; in graphs in the usual layout: torch 2.15 cannot prove that another one holds at every size."""
     return [x.contiguous() for x in maps] if torch.compiler.is_exporting() else maps
+
+
+def _is_picture(thing: Any) -> bool:
+    """A path, a Pillow image, an array, or a list."""
+    library = type(thing).__module__.partition(".")[0]
+    return isinstance(thing, str | os.PathLike | list | tuple) or library in ("PIL", "numpy")
