@@ -72,7 +72,7 @@ def test_a_detector_that_finds_nothing_is_told(ask, weights, tmp_path, monkeypat
     answer = ask("export", weights, "--to", tmp_path / "m.pt2")
     first, *others = answer.err.splitlines()
     assert first.endswith(f"on 2 batches of 2 sizes, {count} objects in them.")
-    said = ["It found nothing in the pictures of the comparison, so no box was compared."]
+    said = ["The model detected no object in the test images, so no box was compared."]
     assert others == (said if last else [])
 
 

@@ -1,7 +1,9 @@
 """predict and evaluate: what comes out, and what is said about what cannot be read."""
 
+import io
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -25,7 +27,8 @@ def test_files_folders_and_patterns_are_found_once(images):
     assert find_images([str(images / "*.png")]) == every[:2]
     assert find_images([str(images / "**/*.png")]) == every
     assert find_images([every[1], images]) == [every[1], every[0], every[2]]
-    assert find_images([images / "notes.txt"]) == [images / "notes.txt"]  # named, so it counts
+    (images / "notes.dat").write_text("no image")
+    assert find_images([images / "notes.dat"]) == [images / "notes.dat"]  # named, so it counts
 
 
 def test_predictions_are_the_models_answers(ask, weights, images):
@@ -96,7 +99,8 @@ def test_bad_images_are_named_and_counted(ask, weights, images):
 
 
 def test_nothing_readable_is_exit_code_2(ask, weights, images):
-    answer = ask("predict", weights, images / "notes.txt")
+    (images / "notes.dat").write_text("no image")
+    answer = ask("predict", weights, images / "notes.dat")
     assert answer.code == 2
     assert answer.err.splitlines()[-1] == "tetravit predict: The image cannot be read."
 
@@ -200,4 +204,60 @@ def test_evaluate_refuses_data_with_other_classes(ask, weights, images, tmp_path
     assert answer.err == (
         "tetravit evaluate: 1 of the 10 classes of the data set are not among the 10 of the model: 'cat';"
         " the model has '0', '1', '2', '3', '4' and 5 more.\n"
+    )
+
+
+def test_a_list_and_standard_input_name_images(ask, weights, images, tmp_path, monkeypatch):
+    (images / "list.txt").write_text(f"# two\na.png\n\n{images}/more/a.png\n")
+    expected = [str(images / "a.png"), str(images / "more/a.png")]
+    answer = ask("predict", weights, images / "list.txt", "--json")
+    assert [row["image"] for row in rows(answer.out)] == expected
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(expected)))
+    assert [row["image"] for row in rows(ask("predict", weights, "-", "--json").out)] == expected
+    (images / "list.txt").write_text("a.png\nb.jpg\n")
+    answer = ask("predict", weights, images / "list.txt")
+    assert answer.err == f"tetravit predict: {images}/list.txt, line 2: there is no image 'b.jpg'.\n"
+
+
+def test_every_frame_of_a_gif_is_predicted_and_drawn(ask, weights, images, tmp_path):
+    frames = [Image.open(images / name).convert("RGB").resize((32, 32)) for name in ("a.png", "b.png")]
+    frames[0].save(tmp_path / "two.gif", save_all=True, append_images=frames[1:], duration=50)
+    answer = ask("predict", weights, tmp_path / "two.gif", "--json", "--draw", tmp_path / "drawn")
+    assert answer.code == 0, answer.err
+    found = [(row["image"], row["frame"], row["time_s"]) for row in rows(answer.out)]
+    assert found == [("two.gif", 0, 0.0), ("two.gif", 1, 0.05)]
+    assert answer.err == f"Drew {tmp_path}/drawn/two.gif.\n"
+    with Image.open(tmp_path / "drawn" / "two.gif") as drawn:
+        assert drawn.n_frames == 2
+
+
+def test_videos_are_read_and_written(ask, weights, tmp_path):
+    cv2 = pytest.importorskip("cv2")
+    writer = cv2.VideoWriter(str(tmp_path / "clip.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
+    for i in range(3):
+        writer.write(np.full((48, 64, 3), 80 * i, np.uint8))
+    writer.release()
+    answer = ask("predict", weights, tmp_path / "clip.mp4", "--json", "--draw", tmp_path / "drawn")
+    assert answer.code == 0, answer.err
+    assert [row["frame"] for row in rows(answer.out)] == [0, 1, 2]
+    assert cv2.VideoCapture(str(tmp_path / "drawn" / "clip.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    answer = ask("predict", weights, tmp_path / "bad.mp4")
+    assert answer.err.splitlines()[-1] == f"tetravit predict: {tmp_path}/bad.mp4 is no readable video."
+
+
+def test_a_video_without_opencv_names_the_extra(ask, weights, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    answer = ask("predict", weights, tmp_path / "clip.mp4")
+    assert answer.err == (
+        "tetravit predict: Videos and cameras need the extra video: pip install 'tetravit[video]'.\n"
+    )
+
+
+def test_an_image_alone_lacks_a_model(ask, images):
+    answer = ask("predict", images / "a.png")
+    assert answer.err == (
+        f"tetravit predict: No model: tetravit predict MODEL {images}/a.png. A model is a run folder, a weights"
+        " file, or NAME.TAG of `tetravit list weights`.\n"
     )

@@ -231,7 +231,7 @@ def test_verify_names_what_changed(fetched):
     write_json(fetched.with_name(fetched.name + ".json"), {"sha256": "0", "size": 1})
     done = run("verify", TAGGED)
     assert done.output.startswith(f"CHANGED  {fetched}: has changed since it was stored (sha256)")
-    assert str(done.exception) == "1 of 1 files are not as they were stored."
+    assert str(done.exception) == "1 of 1 files have changed since they were stored."
 
 
 def test_bundle_and_import(fetched, tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ def export(
     ],
     format: Annotated[
         str | None,
-        typer.Option(help="One of `tetravit list exports`, where the ending of FILE shall not decide."),
+        typer.Option(help="One of `tetravit list exports`, overrides the extension of FILE."),
     ] = None,
     size: Annotated[
         str | None,
@@ -70,12 +70,12 @@ def export(
     objects = "" if row.objects is None else f", {row.objects} objects in them"
     say(
         f"Wrote {' and '.join(str(file) for file in row.files)} ({row.format}, {row.dtype},"
-        f" {row.size / 2**20:.1f} MiB). Loaded again, it answers as the model does: the largest difference is"
-        f" {row.difference:.1e} of the largest answer, on {len(row.shapes)} batches of"
+        f" {row.size / 2**20:.1f} MiB). Verified: max relative error"
+        f" {row.difference:.1e} over {len(row.shapes)} batches of"
         f" {len({shape[2:] for shape in row.shapes})} sizes{objects}."
     )
     if row.objects == 0:
-        say("It found nothing in the pictures of the comparison, so no box was compared.")
+        say("The model detected no object in the test images, so no box was compared.")
 
 
 def _size(text: str | None) -> int | tuple[int, int] | None:

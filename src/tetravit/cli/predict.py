@@ -5,9 +5,9 @@ The options below are those of every model; a predictor declares its own, and th
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,14 +16,17 @@ from tetravit.cli.base import optimized as optimized_form
 from tetravit.predictors import PREDICTORS, Option, Output, Predictor, Writer, stream
 from tetravit.predictors.base import function
 
+if TYPE_CHECKING:
+    from tetravit.predictors.parts.answers import Prediction, Source
+
 
 def predict(
     images: Annotated[
         list[str],
         typer.Argument(
             metavar="[WEIGHTS] IMAGE...",
-            help="A run folder, a weights file or a published name, unless --model gives it; "
-            "then image files, folders, or quoted patterns.",
+            help="A run folder, a weights file or a published name, unless --model gives it; then image or video "
+            "files, folders, quoted patterns, lists (.txt), or - for a list on standard input.",
         ),
     ],
     model: Annotated[
@@ -34,7 +37,11 @@ def predict(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     draw: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write each image with its prediction drawn into it.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Write each image, or video, with its predictions drawn into it."),
+    ] = None,
+    webcam: Annotated[
+        int | None, typer.Option(metavar="N", help="Frames of camera N, until Ctrl-C (extra `video`).")
     ] = None,
     optimized: Annotated[
         bool, typer.Option("--optimize", help="First find the fastest way to run the model on this machine.")
@@ -47,16 +54,20 @@ def predict(
     from tetravit.benchmark.memory import peak_so_far_mib
     from tetravit.draw import free_name
     from tetravit.models import load
+    from tetravit.predictors.parts.answers import Frame
     from tetravit.predictors.parts.sources import find_images
+    from tetravit.predictors.parts.video import Videos, expanded
+    from tetravit.predictors.parts.video import webcam as webcam_frames
     from tetravit.world import pick_device
 
     if model is None:
         model, *images = images
-        if not images:
-            raise ValueError(f"No images: tetravit predict {model} IMAGE...")
+        if not images and webcam is None:
+            raise ValueError(_what_is_missing(model))
     where = pick_device(device)
     values = _parsed(given)
     files = find_images(images)
+    sources: Iterable[Source] = expanded(files) if webcam is None else webcam_frames(webcam)
     loaded = load(model, accept_license=accept_license)
     row = PREDICTORS[loaded.kind]
     for name in values:
@@ -70,16 +81,21 @@ def predict(
         loaded = optimized_form(loaded.to(where))
     if draw is not None:
         draw.mkdir(parents=True, exist_ok=True)
-    bad, drawn, rows, hints = 0, set[Path](), [], []
-    for prediction in stream(loaded, files, batch_size=batch, device=where, **settings):
-        image = prediction.image
+    bad, total, drawn, rows, hints = 0, 0, set[Path](), [], []
+    videos = Videos(draw or Path())
+    if webcam is not None:
+        batch = batch or 1
+    for prediction in _until_interrupted(stream(loaded, sources, batch_size=batch, device=where, **settings)):
+        image, total = prediction.image, total + 1
         if prediction.error is not None:
             bad += 1
             say(f"tetravit predict: {image}: {prediction.error}.")
         else:
             if hint := prediction.hint():
                 hints.append(f"{image}: {hint}")
-            if draw is not None:
+            if draw is not None and isinstance(image, Frame):
+                videos.add(prediction)
+            elif draw is not None:
                 prediction.draw().save(free_name(draw, Path(str(image)), drawn))
             for writer in writers:
                 writer.add(prediction)
@@ -90,12 +106,15 @@ def predict(
     if rows:
         width = max(len(row) for row in rows) - 1
         print_table(["image", *(f"{i}." for i in range(1, width + 1))], rows)
-    if bad == len(files):
+    videos.close()
+    if bad == total:
         raise ValueError(f"None of {bad} images can be read." if bad > 1 else "The image cannot be read.")
     if bad:
-        say(f"{bad} of {len(files)} images cannot be read.")
-    if draw is not None:
+        say(f"{bad} of {total} images cannot be read.")
+    if drawn:
         say(f"Drew {len(drawn)} images into {draw}.")
+    if videos.files:
+        say(f"Drew {', '.join(map(str, videos.files))}.")
     for writer in writers:
         say(writer.close())
     if hints:
@@ -104,6 +123,26 @@ def predict(
     if hints or "side" in values or "window" in values:
         peak = peak_so_far_mib(where)
         say(f"Peak memory: {peak:,.0f} MiB." if peak == peak else "Peak memory: unknown on this device.")
+
+
+def _what_is_missing(name: str) -> str:
+    """The message for a single argument: weights without images, or an image without weights."""
+    from tetravit.data.files import is_image
+
+    if Path(name).is_file() and is_image(Path(name).name):
+        return (
+            f"No model: tetravit predict MODEL {name}. A model is a run folder, a weights file, or NAME.TAG of"
+            " `tetravit list weights`."
+        )
+    return f"No images: tetravit predict {name} IMAGE..."
+
+
+def _until_interrupted(predictions: "Iterator[Prediction]") -> "Iterator[Prediction]":
+    """Ctrl-C ends the predictions, and what there is is written."""
+    try:
+        yield from predictions
+    except KeyboardInterrupt:
+        say("tetravit predict: stopped.")
 
 
 def _writers(row: Predictor, model: Any, files: Sequence[Path], values: dict[str, Any]) -> list[Writer]:

@@ -93,8 +93,8 @@ def verify(
         print(f"{'CHANGED' if wrong else 'ok':8} {path}{f': {wrong}' if wrong else ''}")
     changed = sum(bool(wrong) for _, wrong in found)
     if changed:
-        raise ValueError(f"{changed} of {len(found)} files are not as they were stored.")
-    say(f"{len(found)} files are as they were stored.")
+        raise ValueError(f"{changed} of {len(found)} files have changed since they were stored.")
+    say(f"{len(found)} files verified, all intact.")
 
 
 def import_(

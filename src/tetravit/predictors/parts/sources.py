@@ -1,6 +1,7 @@
 """Images by name, or as Python holds them."""
 
 import glob
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,16 @@ from tetravit.data.files import images_below
 from tetravit.data.preprocess import pixels
 from tetravit.data.problems import Problems
 from tetravit.predictors.parts.answers import Frame, Source
+from tetravit.predictors.parts.video import expanded, is_video
+
+LISTS = (".txt", ".lst")  # files of paths, one per line
 
 
 def gathered(images: Any) -> tuple[list[Source], bool]:
     """Images as sources, and whether there is only one because only one was given.
 
     Args:
-        images: a path, a pattern, a Pillow image, an array, a tensor, or a list of them.
+        images: a path, a pattern, a video, a Pillow image, an array, a tensor, or a list of them.
 
     Raises:
         ValueError: for a place where there is nothing, or an object that is no image.
@@ -27,24 +31,30 @@ def gathered(images: Any) -> tuple[list[Source], bool]:
     sources: list[Source] = []
     for i, image in enumerate(images if several else [images]):
         if isinstance(image, (str, Path)):
-            sources += find_images([image])
+            sources += expanded(find_images([image]))
         else:
             sources.append(Frame(f"image {i}" if several else "image", _bytes(pixels(image))))
-    return sources, not several and len(sources) == 1 and not _is_folder(images)
+    return sources, not several and len(sources) == 1 and not _holds_several(images)
 
 
 def _bytes(image: Tensor) -> Tensor:
     return image if image.dtype == torch.uint8 else (255 * image).round().clamp(0, 255).to(torch.uint8)
 
 
-def _is_folder(images: Any) -> bool:
-    return isinstance(images, (str, Path)) and not Path(images).is_file()
+def _holds_several(images: Any) -> bool:
+    """Whether a name is that of a folder, a pattern, a list or a video."""
+    if not isinstance(images, (str, Path)):
+        return False
+    path = Path(images)
+    return not path.is_file() or path.suffix.lower() in LISTS or is_video(path)
 
 
 def find_images(places: Sequence[str | Path]) -> list[Path]:
-    """Files, folders (searched to the bottom) and shell patterns -> files, in order, each once.
+    """Files, folders (searched to the bottom), shell patterns and lists -> files, in order, each once.
 
-    A file that is named counts whatever its ending; in a folder those count that end like an image.
+    A file that is named counts whatever its ending, a video too; in a folder those count that end like an image. A
+    list is a .txt or .lst file with a path per line, relative to its own folder or to the working folder; "-" is a
+    list on standard input.
 
     Raises:
         ValueError: for a place where there is nothing.
@@ -52,13 +62,17 @@ def find_images(places: Sequence[str | Path]) -> list[Path]:
     found: list[Path] = []
     for place in places:
         path = Path(place)
-        if path.is_dir():
+        if str(place) == "-":
+            found += _listed(sys.stdin.read(), "standard input", Path())
+        elif path.is_dir():
             others = Problems()
             inside = images_below(str(path), others)
             if not inside:
                 lines = f": {'; '.join(others.lines())}" if others.counts else ""
                 raise ValueError(f"There are no images in the folder {str(place)!r}{lines}.")
             found += sorted(path / name for name in inside)
+        elif path.is_file() and path.suffix.lower() in LISTS:
+            found += _listed(path.read_text(encoding="utf-8-sig"), str(path), path.parent)
         elif path.is_file():
             found.append(path)
         elif glob.has_magic(str(place)):
@@ -70,3 +84,21 @@ def find_images(places: Sequence[str | Path]) -> list[Path]:
         else:
             raise ValueError(f"There is no image or folder {str(place)!r}.")
     return list(dict.fromkeys(found))
+
+
+def _listed(text: str, name: str, folder: Path) -> list[Path]:
+    """The files of a list.
+
+    Raises:
+        ValueError: for a line that is no file, or a list without one.
+    """
+    files = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if line.strip() and not line.startswith("#"):
+            path = next((p for p in (folder / line.strip(), Path(line.strip())) if p.is_file()), None)
+            if path is None:
+                raise ValueError(f"{name}, line {number}: there is no image {line.strip()!r}.")
+            files.append(path)
+    if not files:
+        raise ValueError(f"{name} lists no images.")
+    return files
