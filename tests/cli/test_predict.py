@@ -183,7 +183,7 @@ def test_evaluate_prints_percent(ask, weights):
     [
         (["--split", "dev"], "Unknown split 'dev'. Known: test, train, val."),
         (["data.nme=digits"], "Unknown recipe key 'data.nme'. Did you mean 'data.name'?"),
-        (["digits"], "An override reads section.key=value; got 'digits'."),
+        (["digits"], "evaluate takes changes of data.* and evaluate.*; got 'digits'."),
     ],
     ids=["split", "key", "override"],
 )
