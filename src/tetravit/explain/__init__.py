@@ -1,1 +1,1 @@
-"""Pictures of what a model looks at."""
+"""What attention maps say of a model, as numbers and maps."""
