@@ -15,7 +15,7 @@ from tetravit.structures import Preprocess, usual_colours
 
 Paths = str | tuple[str, ...]
 Side = Annotated[int, Field(ge=1)]
-PLACE = "a path or a list of them, relative to the root; none: the usual place"
+PLACE = "a path or several, relative to the root; unset: the usual place."
 
 
 class DataConfig(BaseModel):
@@ -23,64 +23,92 @@ class DataConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str
+    name: str = Field(description="`tetravit list datasets`.")
     root: str | None = Field(
-        None, description="folder of the data set, or a URL of a storage; stored as an absolute path"
+        None, description="Folder of the data set, or a URL of a storage; stored as an absolute path."
     )
-    train: Paths | None = Field(None, description=f"where the images to train on lie: {PLACE}")
-    val: Paths | None = Field(None, description=f"where the validation images lie: {PLACE}")
-    test: Paths | None = Field(None, description=f"where the test images lie: {PLACE}")
+    train: Paths | None = Field(None, description=f"Where the training images lie: {PLACE}")
+    val: Paths | None = Field(None, description=f"Where the validation images lie: {PLACE}")
+    test: Paths | None = Field(None, description=f"Where the test images lie: {PLACE}")
     split: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="share of the images to train on that validates instead of a part of its own",
+        description="Share of the training images that validates, where there is no part that does.",
     )
     split_by: str = Field(
         "",
-        description="what stays in one part when a set is divided: nothing, 'folder', or a regular expression whose"
-        " first group in the image's name is the key",
+        description="What stays in one part when a set is divided: nothing, folder, or a regular expression whose"
+        " first group in the name of an image is the key.",
     )
-    split_seed: int = Field(0, description="another seed divides a set otherwise")
+    split_seed: int = Field(0, description="Seed of the division.")
     image_size: Side | tuple[Side, Side] = Field(
-        224, description="side of the images that the model gets, in pixels, or [height, width]"
+        224, description="Side of the images that the model gets, in pixels, or [height, width]."
     )
     channels: int | None = Field(
         None,
         ge=1,
-        description="of the images: 3 RGB, 1 gray, else the bands of a file; none: as the model takes",
+        description="Of the images: 3 RGB, 1 gray, else the bands of a file; unset: as the model takes.",
     )
     mean: tuple[float, ...] | None = Field(
-        None, min_length=1, description="mean per channel, of values in 0..1; none: ImageNet's"
+        None,
+        min_length=1,
+        description="Mean per channel, of values in 0..1, or one for all; unset: ImageNet's.",
     )
     std: tuple[float, ...] | None = Field(
-        None, min_length=1, description="standard deviation per channel, of values in 0..1; none: ImageNet's"
+        None, min_length=1, description="Standard deviation per channel, or one for all; unset: ImageNet's."
     )
-    batch_size: int = Field(ge=1)  # over all ranks and accumulated steps
-    val_batch_size: int | None = Field(None, ge=1)  # per rank; None: as batch_size
-    repeats: int = Field(1, ge=1)  # views of each drawn image
+    batch_size: int = Field(ge=1, description="Images of a step, over all processes and accumulated parts.")
+    val_batch_size: int | None = Field(
+        None, ge=1, description="Images of a batch to evaluate, per process; unset: as batch_size."
+    )
+    repeats: int = Field(1, ge=1, description="Augmented copies of each drawn image in a batch.")
     group: int = Field(
-        1, ge=1
-    )  # dense tasks: so many images that are all wider than high, or all not, go together
+        1, ge=1, description="Dense tasks: so many images go together, all of them wider than high or none."
+    )
     balance: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="how evenly classes are drawn: 0 as they are, 1 each as often, 0.5 by the square root of their"
-        " numbers of images",
+        description="How evenly classes are drawn: 0 as they are, 1 each as often, 0.5 by the square root of their"
+        " numbers of images.",
     )
-    bucket: int = Field(1, ge=1)  # dense tasks: sides of a padded batch are multiples of so many pixels
-    augment: str = "crop | flip"
-    mix: str = ""
-    workers: int | Literal["auto"] = "auto"  # per rank
-    crop: float = Field(0.875, gt=0, le=1)  # evaluation: share of the resized image that is seen
-    interpolation: Literal["bicubic", "bilinear"] = "bicubic"  # evaluation
-    mode: Literal["center", "squash", "fit"] = "center"  # evaluation: see `structures.Preprocess`
-    short: Side | None = None  # evaluation: side in pixels; None: image_size
-    longest: int | None = Field(None, ge=1)  # evaluation, mode fit: pixels of the long side at most
-    on_bad: OnBad = "error"
-    bad_limit: float = Field(0.001, ge=0, le=1)  # share of bad images above which "skip" gives up
-    options: Options = Field(default_factory=dict)  # arguments of the data set
+    bucket: int = Field(
+        1, ge=1, description="Dense tasks: sides of a padded batch are multiples of so many pixels."
+    )
+    augment: str = Field("crop | flip", description="Augmentations of the training images, joined by |.")
+    mix: str = Field("", description="How images of a batch are mixed: mixup(0.8), cutmix(1.0), joined by |.")
+    workers: int | Literal["auto"] = Field(
+        "auto", description="Processes that load images, per process; 0: none."
+    )
+    crop: float = Field(
+        0.875,
+        gt=0,
+        le=1,
+        description="Evaluation, mode center: share of the resized image that the crop keeps.",
+    )
+    interpolation: Literal["bicubic", "bilinear"] = Field(
+        "bicubic", description="Evaluation: how images are resized."
+    )
+    mode: Literal["center", "squash", "fit"] = Field(
+        "center",
+        description="Evaluation: center keeps the ratio and crops; squash resizes both sides; fit keeps the ratio and"
+        " all of the image.",
+    )
+    short: Side | None = Field(
+        None,
+        description="Evaluation: image_size of its own; in mode fit, pixels of the short side; unset: image_size.",
+    )
+    longest: int | None = Field(
+        None, ge=1, description="Evaluation, mode fit: pixels of the long side at most; unset: no limit."
+    )
+    on_bad: OnBad = Field(
+        "error", description="What an unreadable image does: end the run, or give way to another."
+    )
+    bad_limit: float = Field(
+        0.001, ge=0, le=1, description="Share of unreadable images above which skip ends the run."
+    )
+    options: Options = Field(default_factory=dict, description="Arguments of the data set's constructor.")
 
     @field_validator("root", "train", "val", "test", mode="before")
     @classmethod

@@ -103,7 +103,7 @@ def file_bytes(file: str | os.PathLike[str], name: str | None = None) -> bytes:
 
 @contextmanager
 def opened(data: bytes, name: str) -> Iterator[Image.Image]:
-    """Pillow's image of the bytes of a file; its pixels are read where they are asked for.
+    """Pillow's image of the bytes of a file; its pixels are decoded on access.
 
     Raises:
         BadImage: for whatever goes wrong, inside the block too.
@@ -248,7 +248,7 @@ def to_channels(image: Tensor, channels: int, name: str) -> Tensor:
 
 @cache
 def _formats() -> list[str]:
-    """Those of `_FORMATS` that this build of Pillow knows."""
+    """Those of `_FORMATS` that this build of Pillow decodes."""
     Image.init()
     return [name for name in _FORMATS if name in Image.OPEN]
 

@@ -30,7 +30,7 @@ def make_eval_loader(
     are a batch's images, the others its `views`.
 
     Raises:
-        ValueError: for anything in the config that cannot be had.
+        ValueError: for anything in the config that is not available.
     """
     dataset = build_dataset(config, split, class_names=class_names)
     first, *more = (eval_transform(scaled(preprocess or config.preprocess, scale)) for scale in scales)

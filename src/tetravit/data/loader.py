@@ -34,7 +34,7 @@ def make_train_loader(
     batch, the others its `views`. None: one view, the config's.
 
     Raises:
-        ValueError: for anything in the config that cannot be had.
+        ValueError: for anything in the config that is not available.
     """
     if dataset is None:
         dataset = build_dataset(config, "train")

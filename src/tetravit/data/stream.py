@@ -28,7 +28,7 @@ class Stream(Generic[Result]):
     Args:
         prepare: job -> result; with workers it runs in other processes.
         jobs: may be endless.
-        workers: processes; 0: none, each result is prepared when asked for.
+        workers: processes; 0: none, each result is prepared on demand.
         pin_memory: results in page-locked memory.
     """
 

@@ -67,15 +67,15 @@ class Dataset:
     kind: ClassVar[DataKind] = "classify"
     needs_root: ClassVar[bool] = False
     in_memory: ClassVar[bool] = False
-    channels: int = 3  # of the images; a set of files reads as many as are asked for
+    channels: int = 3  # of the images; sets of files decode this many
 
     num_classes: int
     class_names: Sequence[str]
-    labels: np.ndarray | None = None  # (N,) the class of each image, where a set of labelled images knows it
+    labels: np.ndarray | None = None  # (N,) the class of each image, of a set of labelled images
 
     @property
     def info(self) -> DatasetInfo:
-        """What is known of this set; a subclass that knows more replaces fields of it."""
+        """What is known of this set; a subclass with more facts replaces fields."""
         labels = self.labels
         counts = None if labels is None else np.bincount(labels, minlength=self.num_classes)
         return DatasetInfo(

@@ -116,7 +116,7 @@ class ImageNetReal(_TestSet):
         labels: the authors' real.json, a list of the classes of image 1, of image 2, ...
 
     Raises:
-        ValueError: if the images or the labels cannot be had, or do not belong together.
+        ValueError: if images or labels are missing, or do not belong together.
     """
 
     several = True

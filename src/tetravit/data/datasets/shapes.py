@@ -11,7 +11,7 @@ COUNTS = {"train": 20_000, "val": 200}  # drawings, where no number is given
 
 
 class Shapes(Dataset):
-    """Drawings by number, uint8 (3, size, size), made when they are asked for.
+    """Drawings by number, uint8 (3, size, size), drawn on access.
 
     Args:
         root: None; the set has no folder.
