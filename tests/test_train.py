@@ -14,6 +14,7 @@ from tetravit.engine.log import Console, Reporter
 from tetravit.engine.signals import Interrupted
 from tetravit.recipe import load, validated
 from tetravit.runs import train
+from tetravit.runs.plan import length
 from tetravit.weights.fileformat import read
 
 SMALL = {
@@ -318,3 +319,39 @@ def test_weights_to_start_from(run, tmp_path):
     ours, theirs = (read(f)[0] for f in (tmp_path / "run/last.safetensors", run[2] / "best.safetensors"))
     torch.testing.assert_close(ours["head.weight"], theirs["head.weight"])
     assert first.steps == 4
+
+
+def test_a_set_smaller_than_a_batch_takes_a_smaller_one(tmp_path):
+    heard = Listener()
+    train(small(data__batch_size=512), tmp_path / "run", reporters=[heard], dry_run=True)
+    plan = dict(heard.plans[0].lines)
+    assert plan["note"] == "batch of 139 in place of 512: the training set has 139 images"
+    assert plan["steps"] == "2 epochs of 1 step: 2 steps"
+
+
+@pytest.mark.parametrize(
+    ("steps", "per_epoch", "text"),
+    [
+        (12, 5000, "12 steps (0.0024 epochs)"),
+        (375_300, 1251, "300 epochs of 1,251 steps: 375,300 steps"),
+        (4, 4, "1 epoch of 4 steps: 4 steps"),
+    ],
+)
+def test_the_length_of_a_run_in_words(steps, per_epoch, text):
+    assert length(steps, per_epoch) == text
+
+
+def test_a_run_of_an_earlier_version_is_refused_with_the_way_on(run, tmp_path):
+    import shutil
+
+    folder = tmp_path / "old"
+    shutil.copytree(run[2], folder)
+    record = json.loads((folder / "run.json").read_text())
+    del record["layout"]
+    (folder / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError) as error:
+        train(resume=folder, reporters=[])
+    assert str(error.value) == (
+        f"{folder} was written by another version of tetravit, whose runs do not go on with this one;"
+        f" start a new run from its weights: model.weights={folder}/last.safetensors"
+    )

@@ -182,7 +182,7 @@ FROM_PYTHON = """
 from tetravit.engine.optimizers import OPTIMIZERS
 from tetravit.engine.schedules import SCHEDULES, Span
 from tetravit.engine.strategies import STRATEGIES
-from tetravit.evaluate import evaluate
+from tetravit.runs.evaluate import evaluate
 from tetravit.protocols import PROTOCOLS
 from tetravit.recipe import entries, list_recipes, load
 from tetravit.tasks import TASKS

@@ -58,8 +58,13 @@ def length(steps: int, per_epoch: int) -> str:
     """How long a run is: `300 epochs of 1,251 steps: 375,300 steps`, or `12 steps (0.002 epochs)`."""
     epochs, rest = divmod(steps, per_epoch)
     if rest:
-        return f"{steps:,} steps ({steps / per_epoch:.3g} epochs)"
-    return f"{epochs} epoch{'s' if epochs > 1 else ''} of {per_epoch:,} steps: {steps:,} steps"
+        return f"{_steps(steps)} ({steps / per_epoch:.3g} epochs)"
+    plural = "s" if epochs > 1 else ""
+    return f"{epochs} epoch{plural} of {_steps(per_epoch)}: {_steps(steps)}"
+
+
+def _steps(count: int) -> str:
+    return f"{count:,} step{'' if count == 1 else 's'}"
 
 
 def metric_name(metric: str | None) -> str:

@@ -43,7 +43,7 @@ def choose(
     if read_json(folder / "run.json").get("layout") != LAYOUT:
         raise ValueError(
             f"{folder} was written by another version of tetravit, whose runs do not go on with this one;"
-            f" start a new run from its weights: model.weights={shlex.quote(str(folder))}"
+            f" start a new run from its weights: model.weights={shlex.quote(str(folder / 'last.safetensors'))}"
         )
     kept = load(folder / "recipe.toml")
     if recipe is not None:
