@@ -5,6 +5,7 @@ Shapes: K classes, (Hi, Wi) an image in pixels.
 
 import base64
 import io
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Self
@@ -14,11 +15,13 @@ from PIL import Image
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from tetravit.data.parts import class_notes
 from tetravit.metrics.miou import MeanIoU, pixel_accuracy, unknown
 from tetravit.models.inference import Inference, segment
 from tetravit.protocols.base import EMPTY, Loaders, Protocol, ProtocolConfig, Scores, check_classes, device_of
 from tetravit.structures import Batch
 
+LOG = logging.getLogger("tetravit.protocols")
 FIRST, HARDEST = 6, 6  # images of a set that a report shows
 SHOWN_SIDE = 256  # pixels; larger label maps are shrunk for a report
 PUBLISHED_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of figures for several: mmsegmentation's --aug-test
@@ -76,6 +79,8 @@ class MIoU(Protocol):
     primary_metrics = ("miou",)
     Config = MIoUConfig
 
+    _checked = False
+
     def score(self, model: nn.Module, loaders: Loaders) -> Scores:
         check_classes(model, loaders.info)
         device, world = device_of(model), loaders.world
@@ -103,6 +108,11 @@ class MIoU(Protocol):
             raise ValueError(EMPTY)
         if not int(totals.confusion.sum()):
             raise ValueError("No pixel of the set has a class.")
+        if loaders.info.counts is None and not self._checked and world.is_main:  # else said before training
+            pixels = totals.confusion.sum(dim=1).cpu().numpy()
+            for line in class_notes(pixels, loaders.info.class_names, "the images that are scored"):
+                LOG.warning("%s.", line)
+        self._checked = True
         iou, accuracy = totals.per_class()
         findings = {
             "count": int(count),

@@ -33,6 +33,7 @@ from tetravit.data.upright import Orientation
 from tetravit.data.yolo_layout import NAMES, describe, image_files
 
 PIXELS = 2.0  # shares of an image stay below: larger numbers are pixels
+COMPARED = 10_000  # lines that are compared with keypoints
 VISIBLE = (0.0, 1.0, 2.0)  # the third number of a keypoint: not labelled, hidden, visible
 
 
@@ -119,12 +120,14 @@ class Labels:
                 folder = image.parent
             self._lookups[folder] = self._lookups.get(folder) or Lookup(folder, {".txt"})
         lookup = self._lookups[folder]
-        name = f"{image.stem}.txt"
-        if name not in lookup.names:
-            found = [n for n in lookup.names if n.lower() == name.lower()]
-            if len(found) != 1:
+        name: str | None = f"{image.stem}.txt"
+        if name not in lookup.exact:
+            try:
+                name = lookup.find(f"{image.stem}.txt")
+            except ValueError:  # in several other folders
+                name = None
+            if name is None or "/" in name:
                 return None
-            name = found[0]
         self._used.add(str(folder / name))
         return folder / name
 
@@ -162,6 +165,7 @@ class _Rows:
         self.longer: list[list[float]] = []  # lines with more numbers than a box, while all may be keypoints
         self.first_longer = ""
         self.boxes = self.longer_lines = 0
+        self.alike = True  # whether all of them have one length
 
     def read(self, row: int, file: Path) -> None:
         """The objects of one file."""
@@ -201,7 +205,9 @@ class _Rows:
         if self.keypoints is None and len(values) > 4:
             self.first_longer = self.first_longer or where
             self.longer_lines += 1
-            self.longer.append(values)
+            self.alike = self.alike and (not self.longer or len(values) == len(self.longer[0]))
+            if self.alike and len(self.longer) < COMPARED:
+                self.longer.append(values)
         if len(values) < 6 or len(values) % 2:
             self.table.problems.add("lines that are neither a box nor a polygon, left out", where)
             return ""
@@ -239,7 +245,7 @@ class _Rows:
         cause = unknown_classes(self.strange, f"names has 0 to {len(self.names) - 1}: {some(self.names)}")
         for where in self.pending:
             self.table.problems.add(cause, where)
-        shape = keypoint_shape(self.longer) if not self.boxes else None
+        shape = keypoint_shape(self.longer) if self.alike and not self.boxes else None
         if shape is not None:
             count, each = shape
             raise ValueError(
