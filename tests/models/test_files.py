@@ -109,3 +109,48 @@ def test_a_wrong_tag_lists_the_published_ones():
     assert str(error.value).startswith(
         "There is no file and there are no weights 'in22k' of xcit_nano_12_p16. Published for xcit_nano_12_p16: in1k"
     )
+
+
+def test_a_replaced_head_is_not_saved(model, tmp_path):
+    model.head = torch.nn.Linear(model.backbone.embed_dim, 7)
+    with pytest.raises(ValueError) as error:
+        save(model, tmp_path / "x.safetensors")
+    assert str(error.value) == (
+        "model.head is not what xcit_nano_12_p16 with 3 classes has: 'head.weight' is (7, 128), expected (3, 128);"
+        " model.reset_head(N) changes the number of classes."
+    )
+    assert not list(tmp_path.iterdir())
+    model.head = torch.nn.Sequential(torch.nn.Linear(128, 3))
+    with pytest.raises(ValueError, match=r"'head.0.weight' is \(3, 128\), expected none"):
+        save(model, tmp_path / "x.safetensors")
+    model.reset_head(7)
+    save(model, tmp_path / "x.safetensors")
+    assert tetravit.load(tmp_path / "x.safetensors").num_classes == 7
+
+
+def test_other_replaced_parts_are_named(model, tmp_path):
+    model.backbone.blocks = model.backbone.blocks[:1]
+    with pytest.raises(ValueError, match=r"^model.backbone is not what xcit_nano_12_p16 with 3 classes has"):
+        save(model, tmp_path / "x.safetensors")
+    model.name = ""
+    with pytest.raises(ValueError, match=r"^A model is saved with the name that builds it"):
+        save(model, tmp_path / "x.safetensors")
+
+
+def test_load_never_drops_a_tensor(model, tmp_path):
+    """A file whose header gives another number of classes than its tensors have: written by another program."""
+    state = {**model.state_dict(), "head.weight": torch.ones(7, 128), "head.bias": torch.ones(7)}
+    header = Header(model="xcit_nano_12_p16", num_classes=5, options=model.options)
+    save_tensors(tmp_path / "x.safetensors", state, header)
+    loaded = tetravit.load(tmp_path / "x.safetensors")
+    assert torch.equal(loaded.head.weight, torch.ones(7, 128))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_fresh_head_has_the_type_and_device_of_the_model(dtype):
+    model = create_model("xcit_nano_12_p16", num_classes=3, depth=2).to(dtype).eval()
+    model.reset_head(7)
+    assert not model.head.training
+    assert model(torch.randn(1, 3, 64, 64, dtype=dtype)).dtype == dtype
+    model.to("meta").reset_head(2)
+    assert model.head.weight.is_meta

@@ -89,7 +89,7 @@ class Classifier(Model):
         return {name: value for name, value in state.items() if "head" in name}
 
     def reset_head(self, num_classes: int) -> None:
-        """A fresh head for another number of classes; 0 for none."""
+        """A fresh head for another number of classes, of the backbone's type and on its device; 0 for none."""
         if num_classes < 0:
             raise ValueError(f"num_classes is 0 (embeddings) or more; got {num_classes}.")
         self.num_classes = num_classes
@@ -101,7 +101,10 @@ class Classifier(Model):
     def _fresh_head(self) -> Head:
         row: Any = pick(heads_of("classify"), self.head_name, "classification head")
         head: Head = row(self.backbone.embed_dim, self.num_classes, **self.options.get("head_options", {}))
-        return head
+        like = next((p for p in self.backbone.parameters() if p.is_floating_point()), None)
+        if like is not None:
+            head = head.to(like.device, like.dtype)
+        return head.train(self.training)
 
     @overload
     def forward(self, images: Tensor, heads: Literal["mean"] = "mean") -> Tensor: ...

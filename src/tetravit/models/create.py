@@ -309,6 +309,6 @@ def _head_of(found: convert.Found, make: type[Model], head: str | None) -> str |
 def _head_states(state: State, make: type[Model], name: str, head: str) -> list[dict[str, Tensor]]:
     """The tensors of the head in a state dict, names relative to it: in our layout, and from each known one."""
     layouts = make.layouts_of(family(name), head)
-    tensors = make.beside_backbone(stripped(state.tensors))
+    tensors = make.beside_backbone(stripped(state.tensors)[0])
     named = [tensors, *(layout.to_ours(tensors) for layout in layouts.values())]
     return [{k.removeprefix("head."): v for k, v in part.items() if k.startswith("head.")} for part in named]

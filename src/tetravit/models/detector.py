@@ -1,5 +1,6 @@
 """Images -> objects: boxes, classes and, with the heads that give them, masks."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from tetravit.boxes.pasting import paste_masks
 from tetravit.data import coco
 from tetravit.heads import heads_of
 from tetravit.models.base import DenseModel
+from tetravit.models.targets import check_images, check_targets
 from tetravit.structures import COCO_INPUT, Batch, Detections, Target
 from tetravit.weights import convert
 
@@ -65,6 +67,8 @@ class Detector(DenseModel):
         output_sizes: Sequence[Sequence[int]] | Tensor | None = None,
         masks: Masks = "none",
         threshold: float = 0.0,
+        max_detections: int | None = None,
+        class_agnostic: bool | None = None,
     ) -> list[Detections]:
         """Find the objects of a batch.
 
@@ -76,10 +80,14 @@ class Detector(DenseModel):
             masks: "pasted": bool masks of the output size; "probabilities": (M, 28, 28) in the frames of the
                 boxes, for `boxes.pasting.paste_masks`; "none": no masks.
             threshold: detections with lower scores are left out, beyond those the head drops.
+            max_detections: per image; None: the head's own limit.
+            class_agnostic: whether overlapping boxes of other classes are suppressed too; None: as the head does.
 
         Raises:
-            ValueError: for sizes that do not fit the batch, or masks of a head that predicts none.
+            ValueError: for images or sizes that do not fit, masks of a head that predicts none, or an option that
+                the head does not have.
         """
+        check_images(images)
         sizes = self._sizes(images, image_sizes, "image_sizes")
         if (sizes > sizes.new_tensor(images.shape[2:])).any():
             raise ValueError(
@@ -92,8 +100,9 @@ class Detector(DenseModel):
         if masks != "none" and not self.head.has_masks:
             others = ", ".join(name for name, head in heads_of("detect").items() if head.has_masks)
             raise ValueError(f"{type(self.head).__name__} predicts no masks; heads that do: {others}.")
+        limits = self._limits(max_detections=max_detections, class_agnostic=class_agnostic)
         outputs = self.head(self.feature_maps(pad(images)), sizes)
-        selected = self.head.decode(outputs, sizes)
+        selected = self.head.decode(outputs, sizes, **limits)
         probabilities: Sequence[Tensor | None] | Tensor = [None] * len(images)
         if masks != "none":
             probabilities = self.head.mask_probabilities(outputs, selected.boxes, selected.labels)
@@ -111,17 +120,32 @@ class Detector(DenseModel):
         return found
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The head's losses, whose sum is to be minimised.
+        """The head's losses, whose sum is minimised.
 
         Crowds and boxes without a finite, positive area count as background.
 
         Raises:
-            ValueError: for a label that the head does not have.
+            ValueError: for images or targets that do not fit each other, or a label that the head does not have.
         """
-        targets = [self._usable(target, batch, i) for i, target in enumerate(batch.targets)]
+        check_images(batch.images)
+        given = check_targets(batch, masks=self.head.has_masks)
+        targets = [self._usable(target, batch, i) for i, target in enumerate(given)]
         sizes = self._sizes(batch.images, batch.sizes, "sizes")
         outputs = self.head(self.feature_maps(pad(batch.images)), sizes, targets)
         return self.head.loss(outputs, targets, sizes)
+
+    def _limits(self, **given: Any) -> dict[str, Any]:
+        """The options of the head's `decode` that are not None.
+
+        Raises:
+            ValueError: for one that the head does not have.
+        """
+        takes = inspect.signature(self.head.decode).parameters
+        limits = {name: value for name, value in given.items() if value is not None}
+        for name in limits:
+            if name not in takes:
+                raise ValueError(f"{type(self.head).__name__} has no option {name}.")
+        return limits
 
     def _sizes(self, images: Tensor, sizes: Any, name: str) -> Tensor:
         if sizes is None:

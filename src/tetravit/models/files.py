@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import torch
+
 from tetravit.models.base import Model
+from tetravit.models.create import MODELS
+from tetravit.models.names import resolve
 from tetravit.weights.fileformat import Header
 from tetravit.weights.fileformat import save as save_file
 
@@ -23,5 +27,40 @@ def save(model: Model, path: str | Path, *, recipe: str = "", licence: str = "",
 
     Returns:
         The header, with the sha256 of every tensor.
+
+    Raises:
+        ValueError: if the model is not the one that its name and options build: a head was replaced, say.
     """
+    check_saved(model)
     return save_file(path, model.state_dict(), describe(model, recipe=recipe, licence=licence, source=source))
+
+
+def check_saved(model: Model) -> None:
+    """Compare the tensors of a model with those that its name, options and number of classes build.
+
+    Raises:
+        ValueError: if they differ; the first part that does is named.
+    """
+    if not model.name:
+        raise ValueError(
+            "A model is saved with the name that builds it; this one has none: use create_model(NAME)."
+        )
+    options = {k: v for k, v in model.options.items() if k != "head_options"}
+    with torch.device("meta"):
+        twin = MODELS[model.kind].build(
+            resolve(model.name),
+            options,
+            head=model.head_name,
+            head_options=model.options.get("head_options", {}),
+            num_classes=model.num_classes,
+        )
+    own, built = ({k: tuple(v.shape) for k, v in m.state_dict().items()} for m in (model, twin))
+    other = next((name for name in (*own, *built) if own.get(name) != built.get(name)), None)
+    if other is None:
+        return
+    part = other.split(".")[0]
+    cure = "; model.reset_head(N) changes the number of classes" if part in ("head", "head_dist") else ""
+    raise ValueError(
+        f"model.{part} is not what {model.name} with {model.num_classes} classes has: {other!r} is"
+        f" {own.get(other, 'missing')}, expected {built.get(other, 'none')}{cure}."
+    )

@@ -45,11 +45,18 @@ def load(source: str | Path, *, accept_license: bool = False) -> Model:
         raise ValueError(f"{source} holds a model for the task {task!r}; load reads those for {known}.")
     name, _ = found.model
     try:
-        return build_model(kind, resolve(name), {}, weights=found).eval()
+        model = build_model(kind, resolve(name), {}, weights=found).eval()
     except BadFile:
         raise
     except (ValueError, TypeError) as error:
         raise BadFile(f"{source} names a model that this version cannot build: {error}") from None
+    report = model.report
+    if found.header is not None and report is not None and (report.dropped or report.missing):
+        raise BadFile(
+            f"{source} does not hold the model that its header describes:"
+            f" {', '.join([*report.dropped, *report.missing][:4])}."
+        )
+    return model
 
 
 def weights_of(run: Path) -> Path:

@@ -192,7 +192,7 @@ def write_as(
         if path.suffix == ".safetensors":
             from safetensors.torch import save
 
-            file.write(save({k: v.contiguous() for k, v in state.items()}))
+            file.write(save({k: v.contiguous() for k, v in state.items()}, metadata={"format": "pt"}))
         else:
             torch.save({k: v.clone() for k, v in state.items()}, file)
     return list(state)

@@ -26,6 +26,7 @@ from tetravit.files import atomic
 from tetravit.structures import Preprocess
 
 FORMAT = 1
+FRAMEWORK = "pt"  # "format" of the metadata: other programs read it as the framework of the tensors
 LONGEST_HEADER = 100_000_000  # bytes; the limit of safetensors itself
 ALIGNMENT = 64  # bytes; the tensors start on a cache line
 
@@ -291,7 +292,7 @@ def _open(path: Path) -> tuple[Header, Index]:
         raise BadFile(f"{path} is a safetensors file of another program; {cure}.")
     damaged = BadFile(f"{path}: the header has changed since it was written (sha256).")
     shapes = {name: (kind, shape) for name, (kind, shape, _, _) in index.tensors.items()}
-    spelled = _spell_header(text, shapes)
+    spelled = _spell_header(text, shapes, index.metadata.get("format"))
     if spelled[8:] != index.raw or index.metadata.get("sha256") != hashlib.sha256(text.encode()).hexdigest():
         raise damaged
     try:
@@ -305,10 +306,16 @@ def _open(path: Path) -> tuple[Header, Index]:
         raise BadFile(f"{path}: the header is not one that tetravit writes.") from None
 
 
-def _spell_header(text: str, shapes: Mapping[str, tuple[str, list[int]]]) -> bytes:
+def _spell_header(
+    text: str, shapes: Mapping[str, tuple[str, list[int]]], framework: str | None = FRAMEWORK
+) -> bytes:
     """The one spelling of a file's first bytes: length and header, tensors in the given order, padded."""
     table: dict[str, Any] = {
-        "__metadata__": {"sha256": hashlib.sha256(text.encode()).hexdigest(), "tetravit": text}
+        "__metadata__": {
+            **({"format": framework} if framework else {}),  # files of the first versions have none
+            "sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "tetravit": text,
+        }
     }
     end = 0
     for name, (kind, shape) in shapes.items():

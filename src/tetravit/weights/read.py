@@ -25,9 +25,25 @@ from tetravit.weights.selfsup import from_vissl, without_projection
 # Where training programs keep the weights, in the order they are looked for. Averages come last: of the published
 # trainers one evaluates them (timm's) and one only saves them (DeiT's), so they are taken when they are asked for.
 # A DINO run's published features are the teacher's.
-ENTRIES = ("model", "state_dict", "teacher", "student", "state_dict_ema", "model_ema")
+ENTRIES = (
+    "model",
+    "state_dict",
+    "model_state_dict",
+    "module",
+    "net",
+    "teacher",
+    "student",
+    "state_dict_ema",
+    "model_ema",
+)
 HEADS = ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")
 COUNTERS = "*.num_batches_tracked"  # how often a BatchNorm was updated; carries no weights
+# Names that programs put in front of every tensor, and the counters that averaged models hold beside them.
+WRAPPERS = (
+    *("_orig_mod.", "module.", "model.", "net.", "network.", "encoder.", "student.", "teacher."),
+    *("ema_model.", "online_model."),
+)
+AVERAGE_COUNTERS = ("n_averaged", "num_updates")
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -59,7 +75,7 @@ class State:
 
 @dataclass
 class Report:
-    """What became of every tensor. Printed: five lines."""
+    """What became of every tensor. Printed: five lines. prefix: removed from the front of every name."""
 
     source: str
     layout: str
@@ -72,13 +88,15 @@ class Report:
     resized: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    prefix: str = ""
 
     def __str__(self) -> str:
         entry = f", entry {self.entry!r}" if self.entry else ""
+        prefix = f", prefix {self.prefix!r} removed" if self.prefix else ""
         beside = f" ({', '.join(self.others)} beside it)" if self.others else ""
         lines = {
             "matched": f"{self.matched} of {self.total} tensors, {self.renamed} renamed; "
-            f"layout {self.layout}{entry}{beside}",
+            f"layout {self.layout}{entry}{beside}{prefix}",
             "resized": _some(self.resized),
             "dropped": _some(self.dropped),
             "missing": _some(self.missing),
@@ -160,6 +178,8 @@ def load_into(
         others=state.others,
         dropped=[f"{name} (projection head)" for name in state.projection],
     )
+    _, report.prefix, counters = stripped(state.tensors)
+    report.dropped += [f"{key} (a counter)" for key in counters]
     _fit_head(named, target, report)
     _fit_stem(named, target, model, report)
     _fit_tables(named, target, model, _image_size(state), report)
@@ -272,7 +292,7 @@ def _recognise(
             shapes = sum(named[key].shape == target[key].shape for key in hits)
             score = (len(hits), shapes, -len(named))
             if best is None or score > best[0]:
-                best = score, name, named, sum(key not in state.tensors for key in named)
+                best = score, name, named, sum(key not in tensors for key in named)
     assert best is not None  # there is at least one layout and one way to strip
     score, name, named, renamed = best
     if 2 * score[0] < min(len(target), len(state.tensors)):
@@ -285,18 +305,29 @@ def _recognise(
 
 def _stripped(tensors: Mapping[str, Tensor]) -> Iterable[dict[str, Tensor]]:
     """The names as they are, without the wrapper of parallel training, and without that of a detector."""
-    plain = stripped(tensors)
+    plain, _, _ = stripped(tensors)
     yield plain
     if any(key.startswith("backbone.") for key in plain):
         yield {key.removeprefix("backbone."): value for key, value in plain.items()}
 
 
-def stripped(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict without the wrapper of parallel training in its names."""
-    plain = dict(tensors)
-    while plain and all(key.startswith("module.") for key in plain):
-        plain = {key.removeprefix("module."): value for key, value in plain.items()}
-    return plain
+def stripped(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str, list[str]]:
+    """A state dict without what training programs add.
+
+    Returns:
+        The state dict, the prefix that all of its names had, and the names of counters of averages.
+    """
+    counters = [key for key in tensors if key.rsplit(".", 1)[-1] in AVERAGE_COUNTERS]
+    plain = {key: value for key, value in tensors.items() if key not in counters}
+    prefix = ""
+    while plain:
+        first = next(iter(plain)).split(".", 1)[0] + "."
+        if first not in WRAPPERS or not all(key.startswith(first) for key in plain):
+            break
+        prefix += first
+        plain = {key.removeprefix(first): value for key, value in plain.items()}
+    inner = {key.replace("_orig_mod.", ""): value for key, value in plain.items()}  # compiled submodules
+    return inner, prefix, counters
 
 
 def _fit_head(named: dict[str, Tensor], target: Mapping[str, Tensor], report: Report) -> None:

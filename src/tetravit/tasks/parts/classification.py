@@ -64,9 +64,6 @@ class Classification(Task):
 
     @classmethod
     def create(cls, name: str, *, data: DatasetInfo, **model_options: Any) -> nn.Module:
-        for option in ("head", "head_options"):
-            if model_options.pop(option, None):
-                raise ValueError(f"A classifier has no model.{option}; models that segment or detect have.")
         source = model_options.pop("backbone_weights", None)
         model = create_model(name, num_classes=data.num_classes, **model_options)
         if source is not None:

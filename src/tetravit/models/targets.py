@@ -1,0 +1,79 @@
+"""Checks of what a detector is given: one line per fault, before anything is computed.
+
+Shapes: B images, M objects, (Hi, Wi) the batch in pixels.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tetravit.structures import Batch, Target
+
+
+def check_images(images: Any) -> None:
+    """Raises: ValueError if `images` are no float tensor (B, C, Hi, Wi) with an image in it."""
+    if not isinstance(images, Tensor):
+        raise ValueError(
+            f"images is one tensor (B, C, Hi, Wi), padded where sizes differ; got a {type(images).__name__}."
+        )
+    if images.ndim != 4 or not len(images):
+        raise ValueError(f"images is (B, C, Hi, Wi) with B of 1 or more; got {tuple(images.shape)}.")
+    if not images.is_floating_point():
+        raise ValueError(f"images are floats, normalized; got {images.dtype}: model.preprocess makes them.")
+
+
+def check_targets(batch: Batch, *, masks: bool) -> Sequence[Target]:
+    """The targets of a batch.
+
+    masks: whether the head trains on masks.
+
+    Raises:
+        ValueError: if there is not one `Target` per image, its tensors do not fit each other or the batch, or all
+            objects of the batch lack the masks that the head trains on.
+    """
+    targets, count = batch.targets, len(batch.images)
+    if not isinstance(targets, Sequence):
+        raise ValueError(f"targets is a list with a Target per image; got a {type(targets).__name__}.")
+    if len(targets) != count:
+        raise ValueError(f"targets holds one Target per image: {count} images; got {len(targets)} targets.")
+    for i, target in enumerate(targets):
+        where = batch.names[i] if i < len(batch.names) else f"image {i} of the batch"
+        _check(target, where, tuple(batch.images.shape[2:]))
+    if masks and any(len(t.boxes) for t in targets) and all(t.masks is None for t in targets):
+        raise ValueError(
+            "The head trains on masks; no target of the batch has any: give masks, or take a head without them"
+            " (head='retinanet')."
+        )
+    return targets
+
+
+def _check(target: Any, where: str, size: tuple[int, ...]) -> None:
+    if not isinstance(target, Target):
+        raise ValueError(f"targets holds a Target per image; got a {type(target).__name__} for {where}.")
+    boxes, labels = target.boxes, target.labels
+    if not isinstance(boxes, Tensor) or boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes are (M, 4), x1 y1 x2 y2 in pixels; got {_shape(boxes)} in {where}.")
+    if not boxes.is_floating_point():
+        raise ValueError(f"boxes are floats; got {boxes.dtype} in {where}.")
+    if not isinstance(labels, Tensor) or labels.shape != boxes.shape[:1]:
+        raise ValueError(
+            f"labels are (M,), one per box: {len(boxes)} boxes; got {_shape(labels)} in {where}."
+        )
+    if labels.is_floating_point() or labels.dtype in (torch.bool, torch.complex64):
+        raise ValueError(f"labels are integers; got {labels.dtype} in {where}.")
+    if target.masks is not None and tuple(target.masks.shape) != (len(boxes), *size):
+        raise ValueError(
+            f"masks are (M, Hi, Wi), {(len(boxes), *size)} here; got {_shape(target.masks)} in {where}."
+        )
+    if target.masks is not None and target.masks.is_floating_point():
+        raise ValueError(f"masks are bool; got {target.masks.dtype} in {where}.")
+    if target.crowd is not None and target.crowd.shape != boxes.shape[:1]:
+        raise ValueError(
+            f"crowd is (M,), one per box: {len(boxes)} boxes; got {_shape(target.crowd)} in {where}."
+        )
+
+
+def _shape(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"
