@@ -5,7 +5,9 @@
 
 Inference on one image, as `Detector.detect` does it, masks pasted at the size of the image. Post-processing is
 everything after a layer's output: anchors, decoding, sorting, suppression, pasting; with two stages also what lies
-between them. Weights are random, those of the scores spread, so that 100 objects are found and 1000 regions compete.
+between them. DINO-DETR (dino_detr:gcvit_tiny): its parts, the encoder's attention beside its linear layers, and the
+share of matching in a training step with 100 objects. Weights are random, those of the scores spread, so that 100
+objects are found and 1000 regions compete.
 The goal: post-processing below a tenth of the whole.
 """
 
@@ -23,8 +25,10 @@ from typing import Any
 import torch
 
 from tetravit.boxes.pooling import pool_regions
+from tetravit.heads import dino_detr
 from tetravit.heads.parts import two_stage
 from tetravit.models import Detector, create_detector
+from tetravit.structures import Batch, Target
 
 MODELS = "mask_rcnn:xcit_tiny_12_p16,retinanet:twins_svt_small"
 LAYERS = ("backbone", "neck", "heads")
@@ -104,6 +108,56 @@ def measure(name: str, head: str, size: tuple[int, int], repeats: int) -> dict[s
     }
 
 
+def measure_dino(name: str, size: tuple[int, int], repeats: int) -> dict[str, Any]:
+    """Of DINO-DETR: the parts of the head, the encoder's attention beside its own linear layers, and matching."""
+    torch.manual_seed(0)
+    detector, split = create_detector(name, head="dino_detr").eval(), Split()
+    head: Any = detector.head
+    layers: list[tuple[Any, str]] = [(x, "projections") for x in head.input_proj]
+    for layer in head.transformer.encoder.layers:
+        attention = layer.self_attn
+        layers += [(layer, "encoder"), (attention, "attention")]
+        layers += [(x, "attention_linear") for x in attention.children()]
+    layers.append((head.transformer.decoder, "decoder"))
+    for module, part in layers:
+        object.__setattr__(module, "forward", split.timed(part, module.forward))
+    object.__setattr__(detector, "feature_maps", split.timed("backbone", detector.feature_maps))
+    detect, images = split.timed("rest", detector.detect), torch.randn(1, 3, *size)
+    rounds: list[dict[str, float]] = []
+    for i in range(repeats + 1):
+        split.seconds.clear()
+        detect(images)
+        if i:  # the first call warms up
+            rounds.append(dict(split.seconds))
+    parts = {part: statistics.median(r[part] for r in rounds) for part in rounds[0]}
+    step, matching = training_step(detector, images, split)
+    return {
+        "model": name,
+        "head": "dino_detr",
+        "size": f"{size[0]}x{size[1]}",
+        "seconds": round(sum(parts.values()), 4),
+        **{f"{part}_seconds": round(value, 4) for part, value in parts.items()},
+        "attention_over_linear": round(
+            (parts["attention"] + parts["attention_linear"]) / parts["attention_linear"], 3
+        ),
+        "step_seconds": round(step, 4),
+        "matching_share": round(matching / step, 5),
+    }
+
+
+def training_step(detector: Detector, images: torch.Tensor, split: Split) -> tuple[float, float]:
+    """Seconds of forward and backward pass with 100 objects, and of the matching in it."""
+    corner = torch.rand(100, 2) * 300
+    boxes = torch.cat((corner, corner + 10 + 200 * torch.rand(100, 2)), dim=1)
+    batch = Batch(images, [Target(boxes, torch.randint(detector.num_classes, (100,)))])
+    plain, dino_detr.match = dino_detr.match, split.timed("matching", dino_detr.match)
+    split.seconds.clear()
+    start = time.perf_counter()
+    torch.stack(list(detector.train().loss(batch).values())).sum().backward()
+    dino_detr.match = plain
+    return time.perf_counter() - start, split.seconds["matching"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -118,7 +172,10 @@ def main() -> None:
     height, width = (int(side) for side in given.size.split("x"))
     for pair in given.models.split(","):
         head, name = pair.split(":")
-        row = measure(name, head, (height, width), given.repeats)
+        if head == "dino_detr":
+            row = measure_dino(name, (height, width), given.repeats)
+        else:
+            row = measure(name, head, (height, width), given.repeats)
         row |= {
             "threads": given.threads,
             "device": f"cpu ({platform.processor() or platform.machine()})",

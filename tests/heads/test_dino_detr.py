@@ -9,6 +9,7 @@ from detr.inputs import SIZES, Golden, authors_state, maps, targets
 from tetravit.boxes.coding import corners
 from tetravit.boxes.denoising import Draws
 from tetravit.boxes.hungarian import match
+from tetravit.data import coco
 from tetravit.heads.dino_detr import DinoDETR
 from tetravit.models import create_detector
 from tetravit.structures import Target
@@ -163,6 +164,10 @@ def test_a_file_of_the_authors_loads_and_is_written_again(tmp_path, capsys):
     detector = create_detector("gcvit_tiny", head="dino_detr", weights=path)
     assert detector.num_classes == 91
     assert detector.head.num_queries == 100
+    assert (detector.class_names[1], detector.class_names[12], detector.class_names[90]) == (
+        "person", "unused 12", "toothbrush",
+    )  # fmt: skip
+    assert coco.category_ids(detector.class_names) == tuple(range(91))
     assert f"{path} holds no backbone: that of the detector stays as it was.\n" in capsys.readouterr().err
     head = built().state_dict()
     assert all(torch.equal(tensor, head[key]) for key, tensor in detector.head.state_dict().items())

@@ -56,6 +56,8 @@ class Detector(DenseModel):
 
     @classmethod
     def published_class_names(cls, found: convert.Found, layout: str) -> tuple[str, ...]:
+        if layout == "dino":  # 91 classes are the category ids of COCO
+            return coco.raw_names()
         return coco.class_names() if found.row and found.row.data.startswith("COCO") else ()
 
     @torch.no_grad()
