@@ -47,6 +47,14 @@ class RunConfig(BaseModel):
     on_full: Literal["warn", "stop"] = Field(
         default="warn", description="When a checkpoint cannot be written: warn and train on, or stop."
     )
+    on_nan: Literal["stop", "rollback"] = Field(
+        default="stop",
+        description="When a loss or a gradient is not finite: stop; or rollback, go on from the newest checkpoint"
+        " with other draws and half the learning rate, at most three times.",
+    )
+    rollback_steps: int = Field(
+        default=500, ge=0, description="Steps past the bad one that a rollback draws anew, at the lower rate."
+    )
     on_collapse: Literal["warn", "stop"] = Field(
         default="warn",
         description="When a self-supervised task reports a collapse: warn and train on, or stop.",

@@ -14,11 +14,12 @@ class NotFinite(ValueError):
     step: counted from 0. names: what the images of the step are called, on all ranks that saw the fault.
     """
 
-    def __init__(self, step: int, what: str, names: Sequence[str]) -> None:
+    def __init__(self, step: int, what: str, names: Sequence[str], *, text: str = "") -> None:
         self.step, self.what, self.names = step, what, list(names)
         shown = ", ".join(self.names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         super().__init__(
-            f"The {what} of step {step} is not finite; the weights are as they were before it. Images: {shown}."
+            text
+            or f"The {what} of step {step} is not finite; the weights are as they were before it. Images: {shown}."
         )
 
 

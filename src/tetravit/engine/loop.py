@@ -52,7 +52,8 @@ class Job:
     step. loaders: what `protocol` scores on; None: no evaluation. clip: largest norm of the gradient, of all
     (`global`) or of each parameter; 0: gradients stay as they are.
     on_best: called at a new best score, while the model holds the weights that reached it.
-    how_to_continue: the command that goes on after an interruption.
+    how_to_continue: the command that goes on after an interruption. seed_at: seed of a step, for its random
+    numbers; None: `config.seed`. facts: plain data that every checkpoint also holds.
     """
 
     task: Task
@@ -74,6 +75,8 @@ class Job:
     on_best: Callable[[dict[str, Any], dict[str, Any]], None] = lambda record, findings: None
     on_log: Callable[[], None] = lambda: None
     how_to_continue: str = "run the same command again"
+    seed_at: Callable[[int], int] | None = None
+    facts: Callable[[], dict[str, Any]] = dict
 
 
 @dataclass
@@ -161,7 +164,8 @@ def fit(job: Job) -> RunState:
             losses: list[Tensor] = []
             for i, batch in enumerate(micros):
                 batch = batch.to(device, memory_format)
-                seed_step(config.seed, step, i, world.rank)
+                seed = config.seed if job.seed_at is None else job.seed_at(step)
+                seed_step(seed, step, i, world.rank)
                 last = i == len(micros) - 1
                 with ExitStack() as stack:
                     if not last:
@@ -359,6 +363,7 @@ def _save(job: Job, state: RunState, scale: LossScale, meter: Meter) -> None:
         "scale": scale.state(),
         "logs": job.reporters.mark(),
         "seed": job.config.seed,
+        **job.facts(),
     }
     job.checkpoints.save(state.done, tensors, facts)
 

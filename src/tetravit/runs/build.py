@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -26,7 +27,8 @@ class Objects:
     """What a recipe describes.
 
     recipe: as it runs; its batch may be smaller than asked for. info: of the training set. loaders: None: the run
-    has no evaluation. rate: learning rate of a step; schedules: other settings of the optimizer. notes: what was
+    has no evaluation. rate: learning rate of a step; schedules: other settings of the optimizer. with_seed: makes
+    the training loader with another `seed`. notes: what was
     adapted, and what the data cannot give, a line each.
     """
 
@@ -41,6 +43,7 @@ class Objects:
     total_steps: int
     rate: Callable[[int], float]
     schedules: Mapping[str, Schedule]
+    with_seed: Callable[..., TrainLoader]
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -78,9 +81,10 @@ def build(recipe: Recipe, world: World) -> Objects:
     freeze(model, recipe.model.freeze)
     task = row(model, recipe.task, info)
     task.prepare(data)
-    loader = make_train_loader(
-        data, seed=run.seed, accumulate=run.accumulate, views=task.views(), dataset=dataset, **ranks
+    with_seed = partial(
+        make_train_loader, data, accumulate=run.accumulate, views=task.views(), dataset=dataset, **ranks
     )
+    loader = with_seed(seed=run.seed)
     if loaders is not None:
         notes += class_notes(loaders.info.counts, info.class_names, "the validation images")
         notes += protocol.prepare(loaders)
@@ -101,6 +105,7 @@ def build(recipe: Recipe, world: World) -> Objects:
         world=world,
         info=info,
         loader=loader,
+        with_seed=with_seed,
         task=task,
         protocol=protocol,
         loaders=loaders,

@@ -4,6 +4,7 @@ import json
 import shlex
 from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +22,7 @@ from tetravit.runs import folder as folders
 from tetravit.runs.build import Objects, build
 from tetravit.runs.plan import duration, metric_name, plan
 from tetravit.runs.resume import choose
+from tetravit.runs.rollback import CURES, MOST, Attempts, Rerouted, log_event
 from tetravit.world import world as enter_world
 
 
@@ -101,7 +103,7 @@ class _Run:
             events.start(plan(self.objects, str(self.folder), newest.step if newest else 0))
         status = "failed"
         try:
-            state = fit(job)
+            state = self._fitted(job, checkpoints)
             status = "finished"
         except Interrupted:
             status = "interrupted"
@@ -117,6 +119,42 @@ class _Run:
                 with suppress(OSError):  # the error under way says more
                     write_json(self.folder / "run.json", {**record, "end": folders.now(), "status": status})
         return self._finished(state)
+
+    def _fitted(self, job: Job, checkpoints: Checkpoints) -> RunState:
+        """Train to the end, going back after faults where `run.on_nan` says so."""
+        run, world = self.objects.recipe.run, self.objects.world
+        if run.on_nan == "stop":
+            return fit(job)
+        rows = job.resume.state.get("attempts") if job.resume is not None else None
+        attempts = Attempts(run.seed, rows)
+        rate, per_epoch = job.rate, job.loader.steps_per_epoch
+        loader = Rerouted(job.loader, attempts, lambda seed: self.objects.with_seed(seed=seed))
+        rerouted: dict[str, Any] = {
+            "loader": loader,
+            "rate": attempts.rate(rate),
+            "seed_at": attempts.seed_at,
+        }
+        job = replace(job, **rerouted, facts=lambda: {"attempts": attempts.rows()})
+        while True:
+            try:
+                return fit(job)
+            except NotFinite as error:
+                newest = world.broadcast(checkpoints.latest() if world.is_main else None)
+                if newest is None:
+                    raise
+                attempt = attempts.add(newest.step, error.step, run.rollback_steps, per_epoch)
+                event = {"event": "rollback", "step": error.step, "what": error.what, "images": error.names}
+                event |= {"checkpoint": newest.step, "attempt": attempt.number if attempt else None}
+                if world.is_main:
+                    log_event(self.folder, **event)
+                if attempt is None:
+                    text = f"{error} Three attempts from checkpoints did not help. {CURES}"
+                    raise NotFinite(error.step, error.what, error.names, text=text) from None
+                self.events.note(
+                    f"The {error.what} of step {error.step} is not finite: back to step {newest.step}, attempt"
+                    f" {attempt.number} of {MOST}."
+                )
+                job = replace(job, resume=newest)
 
     def _job(self, checkpoints: Checkpoints, newest: Checkpoint | None) -> Job:
         objects, settings = self.objects, self.objects.recipe.optim

@@ -1,0 +1,97 @@
+"""Going back after a loss or a gradient that is not finite: `run.on_nan = "rollback"`.
+
+Everything returns to the newest checkpoint: networks, centre, buffers, optimizer. From there to `rollback_steps` past
+the bad step, attempt a draws images, augmentation and stochastic depth with another seed, and halves the learning rate
+a times. All of it is a function of the step and of the list of attempts, which is in every checkpoint, so that resuming
+stays exact and a run without a fault is unchanged.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tetravit.seeds import mixed
+from tetravit.structures import Batch
+
+MOST = 3  # attempts within an epoch
+MARK = 0x61747470  # apart from every other use of the seed
+CURES = (
+    "What helps, in this order: run.precision float32 or bf16; optim.clip=0.3; half of optim.lr;"
+    " task.freeze_last_layer=3; a final task.teacher_temp of 0.04; task.last=normed."
+)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One return. number: from 1. start: the checkpoint's step; bad: the bad step; until: where it ends."""
+
+    number: int
+    start: int
+    bad: int
+    until: int
+
+
+class Attempts:
+    """The attempts of a run, and what follows from them at each step."""
+
+    def __init__(self, seed: int, found: list[dict[str, int]] | None = None) -> None:
+        self.seed = seed
+        self.made = [Attempt(**row) for row in found or []]
+
+    def at(self, step: int) -> int:
+        """The number of the attempt that covers a step; 0: none does."""
+        return next((a.number for a in reversed(self.made) if a.start <= step < a.until), 0)
+
+    def seed_at(self, step: int) -> int:
+        number = self.at(step)
+        return mixed(self.seed, MARK, number) if number else self.seed
+
+    def rate(self, rate: Callable[[int], float]) -> Callable[[int], float]:
+        """The learning rate, halved once per attempt where one covers the step."""
+        return lambda step: rate(step) * 0.5 ** self.at(step)
+
+    def add(self, start: int, bad: int, length: int, per_epoch: int) -> Attempt | None:
+        """Another attempt from a checkpoint; None: there were already three within an epoch of the bad step."""
+        near = [a for a in self.made if abs(a.bad - bad) <= per_epoch]
+        if len(near) >= MOST:
+            return None
+        attempt = Attempt(len(near) + 1, start, bad, bad + 1 + length)
+        self.made.append(attempt)
+        return attempt
+
+    def rows(self) -> list[dict[str, int]]:
+        return [asdict(attempt) for attempt in self.made]
+
+
+class Rerouted:
+    """A loader whose steps come from another one where an attempt covers them.
+
+    make: seed -> a loader that is equal but for its seed.
+    """
+
+    def __init__(self, loader: Any, attempts: Attempts, make: Callable[[int], Any]) -> None:
+        self._loader, self._attempts, self._make = loader, attempts, make
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def batches(self, start: int) -> Iterator[list[Batch]]:
+        step = start
+        while True:
+            number = self._attempts.at(step)
+            source = self._make(self._attempts.seed_at(step)) if number else self._loader
+            stream = source.batches(step)
+            try:
+                while self._attempts.at(step) == number:
+                    yield next(stream)
+                    step += 1
+            finally:
+                source.close()
+
+
+def log_event(folder: Path, **event: Any) -> None:
+    """Append a line to events.jsonl of a run."""
+    with (folder / "events.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(event) + "\n")
