@@ -1,9 +1,9 @@
 """Going back after a loss or a gradient that is not finite: `run.on_nan = "rollback"`.
 
 Everything returns to the newest checkpoint: networks, centre, buffers, optimizer. From there to `rollback_steps` past
-the bad step, attempt a draws images, augmentation and stochastic depth with another seed, and halves the learning rate
-a times. All of it is a function of the step and of the list of attempts, which is in every checkpoint, so that resuming
-stays exact and a run without a fault is unchanged.
+the bad step, attempt a draws images, augmentation and stochastic depth with another seed, and halves the learning
+rate a times. All of it is a function of the step and of the list of attempts, which is in every checkpoint, so that
+resuming stays exact and a run without a fault is unchanged.
 """
 
 import json
