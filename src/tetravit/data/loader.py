@@ -140,7 +140,7 @@ class TrainLoader:
         wide = dataset.info.wide
         if group > 1 and (wide is None or (batch_size // accumulate) % group or repeats > 1):
             raise ValueError(
-                f"data.group needs a set that knows its images' sizes, and divides a batch without repeats; got"
+                f"data.group needs a set with known image sizes, and divides a batch without repeats; got"
                 f" group={group}, batch_size={batch_size}, accumulate={accumulate}, repeats={repeats}."
             )
         weights = None
