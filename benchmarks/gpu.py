@@ -38,8 +38,9 @@ from tetravit.benchmark.against import Contest, contest
 from tetravit.benchmark.contenders import CONTENDERS, OURS, TRAINING
 from tetravit.benchmark.speed import device_name
 from tetravit.benchmark.table import MODES, contest_markdown
-from tetravit.exports.compare import apart, pictures
+from tetravit.exports.compare import pictures
 from tetravit.models import Detector, create_detector, create_model, create_segmenter
+from tetravit.models.portable import apart
 from tetravit.runtimes.base import needs
 
 MODELS = (

@@ -27,7 +27,7 @@ ORDER = [
     *("benchmark", "exports", "explain", "studies", "api"),
     *("cli", "__main__"),
 ]
-SHARED = {"base", "pyramid"}  # what siblings in a menu folder may import of each other
+SHARED = {"base", "pyramid", "compare"}  # what siblings in a menu folder may import of each other
 MENUS = [
     *("backbones", "heads", "data/datasets", "data/transforms", "tasks", "runtimes", "exports", "cli"),
     *("protocols", "engine/optimizers", "engine/schedules", "engine/strategies", "weights/layouts"),

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from tetravit.api import predict as predict
     from tetravit.api import train as train
     from tetravit.backbones import Backbone as Backbone
-    from tetravit.exports import export as export
+    from tetravit.exports.export import export as export
     from tetravit.layers.feature_extractor import create_feature_extractor as create_feature_extractor
     from tetravit.models import Classifier as Classifier
     from tetravit.models import Detector as Detector
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tetravit.models import list_models as list_models
     from tetravit.models.load import load as load
     from tetravit.recipe import Recipe as Recipe
-    from tetravit.runtimes import optimize as optimize
+    from tetravit.runtimes.optimize import optimize as optimize
     from tetravit.structures import AttentionMap as AttentionMap
     from tetravit.structures import Batch as Batch
     from tetravit.structures import Detections as Detections
@@ -46,10 +46,10 @@ _HOMES = {
     "create_model": "tetravit.models",
     "create_segmenter": "tetravit.models",
     "evaluate": "tetravit.api",
-    "export": "tetravit.exports",
+    "export": "tetravit.exports.export",
     "list_models": "tetravit.models",
     "load": "tetravit.models.load",
-    "optimize": "tetravit.runtimes",
+    "optimize": "tetravit.runtimes.optimize",
     "predict": "tetravit.api",
     "train": "tetravit.api",
 }

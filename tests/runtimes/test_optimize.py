@@ -1,5 +1,7 @@
 """The optimised form is the same model: same answers at every size, whatever runs it."""
 
+import sys
+
 import pytest
 import torch
 
@@ -80,7 +82,9 @@ def test_a_detector_finds_the_same():
 
 def test_auto_takes_the_fastest_and_says_what_it_tried(model, monkeypatch):
     rates = iter([100.0, 300.0])
-    monkeypatch.setattr("tetravit.runtimes._rate", lambda runner, example: next(rates))
+    monkeypatch.setattr(
+        sys.modules["tetravit.runtimes.optimize"], "_rate", lambda runner, example: next(rates)
+    )
     eager = BACKENDS["eager"]
     broken = base.Backend(lambda source: pytest.fail("was built"), lambda: "it needs luck")
     wrong = base.Backend(lambda source: lambda x: source.model(x) + 1.0)

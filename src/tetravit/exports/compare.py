@@ -1,10 +1,8 @@
-"""Whether a written file answers what the model answers.
+"""The outputs of a written file beside those of the model.
 
 Shapes: B batch, C channels, P detections, (Hi, Wi) image in pixels.
 """
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +12,7 @@ from torch import Tensor
 from tetravit.data.shapes import draw
 from tetravit.data.transforms.normalize import Normalize
 from tetravit.exports.base import Run
-from tetravit.models import Detector
+from tetravit.models.portable import Portable, flat
 
 BATCHES = (1, 3)
 APART = (27, 61)  # pixels between the heights and the widths of the sizes, where every side is allowed
@@ -30,25 +28,25 @@ class Compared:
     objects: int | None
 
 
-def compare(model: Any, run: Run, sides: tuple[int, int], allowed: range) -> Compared:
-    """Ask both about drawings of two or three sizes in two batches.
+def compare(model: Portable, run: Run, sides: tuple[int, int]) -> Compared:
+    """Compare both on drawings of two or three sizes in two batches.
 
     Args:
         model: in evaluation mode, on the processor.
-        run: what the file answers.
+        run: the written file.
         sides: height and width of the first size; the others are larger and smaller, as far as is allowed.
-        allowed: the sides that the file takes.
     """
-    worst, where, shapes, objects = -1.0, "", [], 0
-    for height, width in _sizes(sides, allowed):
+    worst, where, shapes = -1.0, "", []
+    objects: int | None = None
+    for height, width in _sizes(sides, model.program_sides):
         for count in BATCHES:
             images = pictures(model, count, height, width)
             shapes.append(tuple(images.shape))
-            apart, found = _difference(model, run, images)
-            objects += found
-            if not apart <= worst:
-                worst, where = apart, f"{count} x {height} x {width}"
-    return Compared(worst, where, tuple(shapes), objects if isinstance(model, Detector) else None)
+            difference, more = _difference(model, run, images)
+            objects = objects if more is None else (objects or 0) + more
+            if not difference <= worst:
+                worst, where = difference, f"{count} x {height} x {width}"
+    return Compared(worst, where, tuple(shapes), objects)
 
 
 def _sizes(sides: tuple[int, int], allowed: range) -> list[tuple[int, int]]:
@@ -72,51 +70,9 @@ def pictures(model: Any, count: int, height: int, width: int) -> Tensor:
     return out
 
 
-def _difference(model: Any, run: Run, images: Tensor) -> tuple[float, int]:
-    """The largest difference as a share of the largest answer, and how many objects were found."""
-    if isinstance(model, Detector):
-        height, width = images.shape[2:]
-        sizes = torch.tensor([[height - 7 * i, width - 5 * i] for i in range(len(images))])
-        with torch.no_grad():
-            wanted = model(images, sizes)
-        got = dict(zip(wanted, run([images, sizes]), strict=True))
-        return max(apart(got, wanted, i) for i in range(len(images))), int(wanted["valid"].sum())
+def _difference(model: Portable, run: Run, images: Tensor) -> tuple[float, int | None]:
+    """The largest difference as a share of the largest output, and how many objects the model found."""
+    inputs = (images, *model.other_inputs(images))
     with torch.no_grad():
-        answer = model(images)
-    parts = [answer] if isinstance(answer, Tensor) else answer
-    return max(_share(g, w) for g, w in zip(run([images]), parts, strict=True)), 0
-
-
-def apart(got: Mapping[str, Tensor], wanted: Mapping[str, Tensor], image: int) -> float:
-    """How far the detections of an image are from those that are wanted; infinite where their number differs.
-
-    What is no number is infinitely far, too. Each is compared with the nearest of its class: detections of nearly
-    equal scores may change places.
-    """
-    mine, theirs = ({k: v[image][x["valid"][image]] for k, v in x.items()} for x in (got, wanted))
-    if len(mine["boxes"]) != len(theirs["boxes"]):
-        return math.inf
-    largest = 0.0
-    scale = theirs["boxes"].abs().max().clamp(min=1) if len(theirs["boxes"]) else 1.0
-    for i in range(len(theirs["boxes"])):
-        box = (mine["boxes"] - theirs["boxes"][i]).abs().amax(dim=1) / scale
-        score = (mine["scores"] - theirs["scores"][i]).abs()
-        both = torch.maximum(box, score)
-        both[(mine["labels"] != theirs["labels"][i]) | both.isnan()] = math.inf
-        nearest = int(both.argmin())
-        largest = max(largest, both[nearest].item())
-        if "masks" in theirs:
-            largest = max(largest, _number((mine["masks"][nearest] - theirs["masks"][i]).abs().max()))
-    return largest
-
-
-def _share(got: Tensor, wanted: Tensor) -> float:
-    if got.shape != wanted.shape:
-        return math.inf
-    return _number((got - wanted).abs().max() / wanted.abs().max().clamp(min=1))
-
-
-def _number(difference: Tensor) -> float:
-    """NaN is no answer, and `max` would pass over it."""
-    value = difference.item()
-    return math.inf if math.isnan(value) else value
+        expected = flat(model(*inputs))
+    return model.difference(run(inputs), expected), model.count_objects(expected)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from tetravit.backbones.base import Backbone
 from tetravit.heads import HEADS, Head
+from tetravit.models.portable import Portable
 from tetravit.models.pyramid import PyramidBackbone, create_backbone
 from tetravit.structures import Kind, Preprocess, for_channels
 from tetravit.weights import ADAPTERS, convert
@@ -19,7 +21,7 @@ from tetravit.weights.read import Names, Report, family_of
 GRAPHS = 32  # of one function: GC ViT's windows of 24 tokens divide four maps in up to 15 ways
 
 
-class Model(nn.Module):
+class Model(Portable):
     """A backbone with a head.
 
     kind: what it predicts: "classify", "detect" or "segment". default_head, default_classes: where neither caller
@@ -35,7 +37,6 @@ class Model(nn.Module):
     default_head: ClassVar[str]
     default_classes: ClassVar[int]
     usual_input: ClassVar[Preprocess]
-    backbone: Backbone
     head: nn.Module
     num_classes: int
 
@@ -104,6 +105,19 @@ class Model(nn.Module):
     def published_class_names(cls, found: convert.Found, layout: str) -> tuple[str, ...]:
         """The names of the classes of published weights in `layout`; () where they are not known."""
         return ()
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "model": self.name,
+            "task": self.kind,
+            "num_classes": self.num_classes,
+            "class_names": list(self.class_names),
+            "preprocess": asdict(self.input),
+        }
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return ("logits",) if self.num_classes else ("embedding",)
 
     def preprocess(self, image: Any) -> Tensor:
         """A picture (path, Pillow image, array, tensor) -> float (3, Hi, Wi), as the weights were trained for.

@@ -134,6 +134,9 @@ class Classifier(Model):
     def published_class_names(cls, found: convert.Found, layout: str) -> tuple[str, ...]:
         return imagenet.class_names() if found.imagenet else ()
 
+    def usual_sides(self, otherwise: int) -> tuple[int, int]:
+        return self.input.sides
+
     def forward_features(self, images: Tensor) -> Tensor:
         """Images -> normed tokens (B, N, C) before pooling."""
         return self.backbone.forward_features(images)

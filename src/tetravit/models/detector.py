@@ -6,13 +6,14 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tetravit.boxes.pasting import paste_masks
 from tetravit.data import coco
 from tetravit.heads import heads_of
 from tetravit.models.base import DenseModel
+from tetravit.models.portable import LARGEST, apart
 from tetravit.models.targets import check_images, check_targets
 from tetravit.structures import COCO_INPUT, Batch, Detections, Target
 from tetravit.weights import convert
@@ -34,6 +35,9 @@ class Detector(DenseModel):
     default_head = "mask_rcnn"
     default_classes = 80  # of COCO
     usual_input = COCO_INPUT
+    program_inputs = ("images", "sizes")
+    program_sides = range(160, LARGEST + 1, PADDING)  # the coarsest level then has more than one cell
+    accelerated = "feature_maps"
 
     def forward(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
         """Detections of a batch in tensors, best first, padding last where images have fewer than others.
@@ -59,6 +63,24 @@ class Detector(DenseModel):
         if layout == "dino":  # 91 classes are the category ids of COCO
             return coco.raw_names()
         return coco.class_names() if found.row and found.row.data.startswith("COCO") else ()
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return ("boxes", "scores", "labels", "valid", *(("masks",) if self.head.has_masks else ()))
+
+    def other_inputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        height, width = images.shape[2:]
+        return (torch.tensor([[height - 7 * i, width - 5 * i] for i in range(len(images))]),)
+
+    def accelerated_parts(self) -> Sequence[nn.Module]:
+        return self.backbone, self.pyramid
+
+    def difference(self, got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+        mine, theirs = (dict(zip(self.output_names, x, strict=True)) for x in (got, expected))
+        return max(apart(mine, theirs, i) for i in range(len(theirs["valid"])))
+
+    def count_objects(self, outputs: Sequence[Tensor]) -> int | None:
+        return int(outputs[self.output_names.index("valid")].sum())
 
     @torch.no_grad()
     def detect(

@@ -2,14 +2,15 @@
 
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from tetravit.backbones import VARIANTS, Backbone
 from tetravit.heads.pyramid import Pyramid
 from tetravit.models.names import Size, build_backbone, resolve
+from tetravit.models.portable import Portable
 
 
-class PyramidBackbone(nn.Module):
+class PyramidBackbone(Portable):
     """A backbone with its authors' adapter. `backbone.feature_maps` gives the native maps, this the pyramid.
 
     channels, strides: of the four maps. At sides that 32 divides each map has exactly Hi / stride rows.
@@ -28,6 +29,10 @@ class PyramidBackbone(nn.Module):
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """The same as calling it: the name by which every backbone gives its maps."""
         return self(images)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return tuple(f"map_{stride}" for stride in self.strides)
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that are never decayed, beyond biases and norms."""

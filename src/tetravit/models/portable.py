@@ -1,0 +1,100 @@
+"""What exports and runtimes need of a module that takes images.
+
+Shapes: B batch, C channels, P detections, (Hi, Wi) image in pixels.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from tetravit.backbones.base import Backbone
+
+SMALLEST, LARGEST = 64, 4096  # pixels a side of a captured graph
+
+
+class Portable(nn.Module):
+    """A module that can become a program: images (B, C, Hi, Wi), and maybe more, to tensors.
+
+    program_inputs: names of the arguments of `forward`. program_sides: the sides in pixels that a program takes.
+    accelerated: the method, images to tensors, that a runtime replaces.
+    """
+
+    program_inputs: ClassVar[tuple[str, ...]] = ("images",)
+    program_sides: ClassVar[range] = range(SMALLEST, LARGEST + 1)
+    accelerated: ClassVar[str] = "forward"
+    backbone: Backbone
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The names of the tensors of `forward`, in order."""
+        raise NotImplementedError
+
+    def usual_sides(self, otherwise: int) -> tuple[int, int]:
+        """Height and width in pixels that the module is usually called with; `otherwise` where it has none."""
+        return otherwise, otherwise
+
+    def other_inputs(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Examples of the inputs after the images, one row per image."""
+        return ()
+
+    def accelerated_parts(self) -> Sequence[nn.Module]:
+        """The modules that `accelerated` runs."""
+        return (self,)
+
+    def facts(self) -> dict[str, Any]:
+        """What a file says of the module beyond its outputs, JSON-ready."""
+        return {}
+
+    def difference(self, got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
+        """The largest difference of outputs of `forward`, as a share of the largest output."""
+        return max(share(g, e) for g, e in zip(got, expected, strict=True))
+
+    def count_objects(self, outputs: Sequence[Tensor]) -> int | None:
+        """How many objects are in outputs of `forward`; None: the module does not find objects."""
+        return None
+
+
+def flat(outputs: Any) -> tuple[Tensor, ...]:
+    """The outputs of `forward`, a tensor, a list or a dict, as a tuple."""
+    if isinstance(outputs, Tensor):
+        return (outputs,)
+    return tuple(outputs.values()) if isinstance(outputs, Mapping) else tuple(outputs)
+
+
+def apart(got: Mapping[str, Tensor], expected: Mapping[str, Tensor], image: int) -> float:
+    """The largest difference of the detections of an image; infinite where their number differs.
+
+    NaN is infinitely far, too. Each detection is compared with the nearest of its class: those of nearly equal
+    scores may change places.
+    """
+    mine, theirs = ({k: v[image][x["valid"][image]] for k, v in x.items()} for x in (got, expected))
+    if len(mine["boxes"]) != len(theirs["boxes"]):
+        return math.inf
+    largest = 0.0
+    scale = theirs["boxes"].abs().max().clamp(min=1) if len(theirs["boxes"]) else 1.0
+    for i in range(len(theirs["boxes"])):
+        box = (mine["boxes"] - theirs["boxes"][i]).abs().amax(dim=1) / scale
+        score = (mine["scores"] - theirs["scores"][i]).abs()
+        both = torch.maximum(box, score)
+        both[(mine["labels"] != theirs["labels"][i]) | both.isnan()] = math.inf
+        nearest = int(both.argmin())
+        largest = max(largest, both[nearest].item())
+        if "masks" in theirs:
+            largest = max(largest, _number((mine["masks"][nearest] - theirs["masks"][i]).abs().max()))
+    return largest
+
+
+def share(got: Tensor, expected: Tensor) -> float:
+    """The largest difference as a share of the largest value, at least 1; infinite for another shape or NaN."""
+    if got.shape != expected.shape:
+        return math.inf
+    return _number((got - expected).abs().max() / expected.abs().max().clamp(min=1))
+
+
+def _number(difference: Tensor) -> float:
+    """Infinite for NaN, which `max` would pass over."""
+    value = difference.item()
+    return math.inf if math.isnan(value) else value
