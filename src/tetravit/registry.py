@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ Row = TypeVar("Row")
 
 
 def discover(package: str, table: str) -> dict[str, Any]:
-    """Merge the dict named `table` of every module directly inside `package`.
+    """Merge the dict named `table` of every module directly inside `package`; other modules are not imported.
 
     Raises:
         ValueError: if two modules offer the same name.
@@ -23,6 +24,8 @@ def discover(package: str, table: str) -> dict[str, Any]:
     menu: dict[str, Any] = {}
     source: dict[str, str] = {}
     for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        if not re.search(rf"^{table}\b", _source(info, f"{package}.{info.name}"), re.M):
+            continue  # it offers nothing, and may load what the menu does not need
         module = importlib.import_module(f"{package}.{info.name}")
         for name, row in getattr(module, table, {}).items():
             if name in menu:

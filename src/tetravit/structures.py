@@ -1,12 +1,16 @@
 """Plain records that every layer may pass around: no behaviour beyond moving, counting and picking."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -114,7 +118,7 @@ class Batch:
     sizes: Tensor | None = None
     names: Sequence[str] = field(default_factory=list)
     indices: Sequence[int] = field(default_factory=list)
-    views: Sequence["Batch"] = field(default_factory=list)
+    views: Sequence[Batch] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -200,6 +204,8 @@ class AttentionMap:
             return weights.unflatten(2, self.grid)
         side = self._window_side()
         window = row // side * self.windows[1] + column // side
+        import torch  # records alone need none of it
+
         kept = torch.zeros_like(self.values[..., 0, :])  # (B, windows, heads, w * w)
         kept[:, window] = self.values[:, window, :, row % side * side + column % side]
         return self._placed(kept)
@@ -252,6 +258,8 @@ class AttentionMap:
 
 
 def _move(value: Any, device: torch.device | str) -> Any:
+    from torch import Tensor
+
     if isinstance(value, Tensor):
         return value.to(device, non_blocking=True)
     if isinstance(value, Batch):

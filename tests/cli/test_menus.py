@@ -204,6 +204,10 @@ def test_list_alone_lists_the_kinds(ask):
     [
         ["list"],
         ["list", "heads"],
+        ["list", "models"],
+        ["list", "weights"],
+        ["show", "xcit_small_12_p16"],
+        ["show", "xcit_small_12_p16.in1k"],
         ["list", "recipes"],
         ["list", "datasets"],
         ["show", "onnx"],

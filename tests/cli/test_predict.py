@@ -261,3 +261,9 @@ def test_an_image_alone_lacks_a_model(ask, images):
         f"tetravit predict: No model: tetravit predict MODEL {images}/a.png. A model is a run folder, a weights"
         " file, or NAME.TAG of `tetravit list weights`.\n"
     )
+
+
+def test_optimizing_for_few_images_is_left_out(ask, weights, images):
+    answer = ask("predict", weights, images / "a.png", "--optimize", "--json")
+    assert answer.code == 0
+    assert answer.err == "--optimize takes seconds to build: it pays from about 100 images on, not for 1.\n"

@@ -19,6 +19,8 @@ from tetravit.predictors.base import function
 if TYPE_CHECKING:
     from tetravit.predictors.parts.answers import Prediction, Source
 
+WORTH = 100  # images from which on --optimize saves more than it takes
+
 
 def predict(
     images: Annotated[
@@ -56,7 +58,7 @@ def predict(
     from tetravit.models import load
     from tetravit.predictors.parts.answers import Frame
     from tetravit.predictors.parts.sources import find_images
-    from tetravit.predictors.parts.video import Videos, expanded
+    from tetravit.predictors.parts.video import Videos, expanded, is_video
     from tetravit.predictors.parts.video import webcam as webcam_frames
     from tetravit.world import pick_device
 
@@ -77,7 +79,9 @@ def predict(
     settings = {o.name: values[o.name] for o in row.options if o.name in values}
     for writer in writers:
         settings |= writer.settings
-    if optimized:
+    if optimized and webcam is None and len(files) < WORTH and not any(map(is_video, files)):
+        say(f"--optimize takes seconds to build: it pays from about {WORTH} images on, not for {len(files)}.")
+    elif optimized:
         loaded = optimized_form(loaded.to(where))
     if draw is not None:
         draw.mkdir(parents=True, exist_ok=True)

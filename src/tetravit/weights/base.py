@@ -1,15 +1,17 @@
 """What a family says of its published weights: where they are, and how their names and shapes become ours."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Literal
 
 from tetravit.structures import Preprocess
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # What a placeholder of a template stands for.
 PLACEHOLDERS = {"i": r"\d+", "j": r"\d+", "k": r"\d+", "p": r"weight|bias", "rest": r".+"}
@@ -119,6 +121,8 @@ def _translate(
             if len(whole) == 1 == len(names):
                 out[names[0]] = change(whole[0])
                 break
+            import torch  # the catalogue is read without it
+
             tensor = change(torch.cat(whole) if len(whole) > 1 else whole[0])
             shares = list(target.shares.values())
             unit = tensor.shape[0] // sum(shares)

@@ -1,14 +1,16 @@
 """GC ViT: the published weights, and how the authors' and timm's tensor names become ours."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from tetravit.layers.relative_bias import spread
 from tetravit.structures import Preprocess
 from tetravit.weights.base import Adapter, Checkpoint, KeyMap, Rule, Source, drive, menu
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STAGES, MOST_BLOCKS, MOST_CONVS = 4, 64, 3
 
@@ -20,6 +22,10 @@ def _indices(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if key.endswith("relative_position_bias_table"):
             window = (math.isqrt(len(table)) + 1) // 2
             name = key.replace("bias_table", "index")
+            import torch  # the catalogue is read without it
+
+            from tetravit.layers.relative_bias import spread
+
             found[name] = spread(torch.arange(len(table))[:, None], window)[0].contiguous()
     return found
 
