@@ -23,7 +23,7 @@ class TorchExport(Target):
 
         def run(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
             with torch.no_grad():
-                return program(*inputs)  # type: ignore[no-any-return]
+                return program(*inputs)
 
         return run
 

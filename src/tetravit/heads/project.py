@@ -93,4 +93,4 @@ class ProjectionHead(nn.Module):
     def forward(self, embeddings: Tensor) -> Tensor:
         x = self.mlp(embeddings)
         x = F.normalize(x.float(), dim=-1, eps=EPS).to(x.dtype)
-        return self.last_layer(x)  # type: ignore[no-any-return]
+        return self.last_layer(x)

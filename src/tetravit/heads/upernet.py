@@ -49,12 +49,12 @@ class UPerNet(PixelHead):
             levels.insert(0, lateral(x) + resize(levels[0], x.shape[2:]))
         smoothed = [conv(x) for conv, x in zip(self.smooth, levels[:-1], strict=True)]
         size = levels[0].shape[2:]
-        return self.fuse(torch.cat([resize(x, size) for x in (*smoothed, levels[-1])], dim=1))  # type: ignore
+        return self.fuse(torch.cat([resize(x, size) for x in (*smoothed, levels[-1])], dim=1))
 
     def _pool(self, x: Tensor) -> Tensor:
         """The coarsest map beside its means over regions -> (B, width, H, W)."""
         means = [pool(pool_to(x, n)) for pool, n in zip(self.pools, self.bins, strict=True)]
-        return self.bottleneck(torch.cat([x, *(resize(m, x.shape[2:]) for m in means)], dim=1))  # type: ignore
+        return self.bottleneck(torch.cat([x, *(resize(m, x.shape[2:]) for m in means)], dim=1))
 
 
 HEADS = {"upernet": UPerNet}

@@ -240,7 +240,7 @@ class DenseModel(Model):
         """
         from torch._dynamo import config  # loads the compiler
 
-        config.recompile_limit = max(config.recompile_limit, GRAPHS)  # type: ignore[attr-defined]
+        config.recompile_limit = max(config.recompile_limit, GRAPHS)
         self.feature_maps = torch.compile(self.feature_maps, *args, **kwargs)  # type: ignore[method-assign]
         self.head.compile(*args, **kwargs)
 

@@ -25,7 +25,7 @@ def resolve(name: str) -> str:
 
 def family(name: str) -> str:
     """The family file a model comes from: "xcit", "convit", "gcvit", "twins", "deit"."""
-    return pick(VARIANTS, resolve(name), "model").func.__module__.rsplit(".", 1)[-1]  # type: ignore[no-any-return]
+    return pick(VARIANTS, resolve(name), "model").func.__module__.rsplit(".", 1)[-1]
 
 
 def list_models(pattern: str = "*") -> list[str]:
@@ -45,7 +45,7 @@ def build_backbone(name: str, **options: Any) -> Backbone:
         raise ValueError(f"in_chans is 1 or more; got {options['in_chans']!r}.")
     if "image_size" in options:
         options["image_size"] = check_size(options["image_size"])
-    return row(**options)  # type: ignore[no-any-return]
+    return row(**options)
 
 
 def check_options(name: str, options: Mapping[str, Any], known: Sequence[str]) -> None:

@@ -30,7 +30,7 @@ class Segmenter(DenseModel):
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, Hi, Wi), normalized, of any size -> logits (B, K, h, w) at the grid of the finest map."""
-        return self.head(self.feature_maps(images))  # type: ignore[no-any-return]
+        return self.head(self.feature_maps(images))
 
     @classmethod
     def published_class_names(cls, found: convert.Found, layout: str) -> tuple[str, ...]:
@@ -64,7 +64,7 @@ class Segmenter(DenseModel):
                 f"sizes holds a height and a width in pixels for each of the {len(images)} images; got {sizes!r}."
             )
         images = enlarged(images)
-        return self.head.decode(self(images), wanted.tolist(), images.shape[2:])  # type: ignore[no-any-return]
+        return self.head.decode(self(images), wanted.tolist(), images.shape[2:])
 
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """The head's losses, whose sum is to be minimised.

@@ -55,7 +55,7 @@ class Source:
         whole = self.example.dtype == torch.float32
         model = self.model if whole else copy.deepcopy(self.model).float()
         try:
-            return onnx_form(capture(model, self.example.float())).SerializeToString()  # type: ignore[no-any-return]
+            return onnx_form(capture(model, self.example.float())).SerializeToString()
         except CannotRun as error:
             return error
 

@@ -13,7 +13,7 @@ def build(source: Source) -> Runner:
 
     def run(images: Tensor) -> Outputs:
         with torch.no_grad(), config.patch(freezing=True):
-            return compiled(images)  # type: ignore[no-any-return]
+            return compiled(images)
 
     return run
 

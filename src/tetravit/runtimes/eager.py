@@ -11,7 +11,7 @@ def build(source: Source) -> Runner:
 
     def run(images: Tensor) -> Outputs:
         with torch.inference_mode():
-            return model(images)  # type: ignore[no-any-return]
+            return model(images)
 
     return run
 

@@ -105,7 +105,7 @@ class _Part(nn.Module):
         self.model = model
 
     def forward(self, images: Tensor) -> Outputs:
-        return getattr(self.model, self.model.accelerated)(images)  # type: ignore[no-any-return]
+        return getattr(self.model, self.model.accelerated)(images)
 
 
 def _copy(model: Model, dtype: torch.dtype) -> Model:

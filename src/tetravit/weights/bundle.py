@@ -127,7 +127,7 @@ def _archive(path: Path) -> Iterator[Members]:
                         member.size,
                         member.isreg(),
                         partial(tar.extractfile, member),
-                    )  # type: ignore[misc]
+                    )
                 yield members
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, UnicodeError, ValueError) as error:
         if isinstance(error, BadFile):

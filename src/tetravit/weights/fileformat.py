@@ -331,7 +331,7 @@ def _spell(table: Mapping[str, Any]) -> str:
 
 
 def _bytes(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+    return memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy())
 
 
 def _cores() -> Any:

@@ -50,7 +50,7 @@ class BoxLayers(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
-        return self.layers[-1](x)  # type: ignore[no-any-return]
+        return self.layers[-1](x)
 
 
 class SelfAttention(nn.Module):
@@ -75,7 +75,7 @@ class SelfAttention(nn.Module):
         )  # (B, H, Q, D)
         open_ = None if mask is None else ~mask
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=open_)
-        return self.out_proj(x.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        return self.out_proj(x.transpose(1, 2).flatten(2))
 
 
 class EncoderLayer(nn.Module):
@@ -94,7 +94,7 @@ class EncoderLayer(nn.Module):
     ) -> Tensor:
         """Tokens (B, N, C), their positions, and where they lie on every level (B, N, L, 2)."""
         x = self.norm1(x + self.self_attn(x + position, references, x, shapes, padding))
-        return self.norm2(x + self.linear2(F.relu(self.linear1(x))))  # type: ignore[no-any-return]
+        return self.norm2(x + self.linear2(F.relu(self.linear1(x))))
 
 
 class Encoder(nn.Module):
@@ -143,7 +143,7 @@ class DecoderLayer(nn.Module):
         """boxes: (B, Q, L, 4), the reference boxes in shares of each level."""
         x = self.norm2(x + self.self_attn(x, position, mask))
         x = self.norm1(x + self.cross_attn(x + position, boxes, memory, shapes, padding))
-        return self.norm3(x + self.linear2(F.relu(self.linear1(x))))  # type: ignore[no-any-return]
+        return self.norm3(x + self.linear2(F.relu(self.linear1(x))))
 
 
 class Decoder(nn.Module):
@@ -238,7 +238,7 @@ class Transformer(nn.Module):
         """Tokens of all levels (B, N, C) -> the same with what is around them."""
         of_level = [self.level_embed[i].expand(h * w, -1) for i, (h, w) in enumerate(levels.shapes)]
         position = levels.positions(tokens.shape[2]).to(tokens.dtype) + torch.cat(of_level)
-        return self.encoder(tokens, position, levels.references(), levels.shapes, padding)  # type: ignore[no-any-return]
+        return self.encoder(tokens, position, levels.references(), levels.shapes, padding)
 
     def select(self, memory: Tensor, levels: Levels) -> Selected:
         """The tokens whose best class scores highest, as many as there are queries.

@@ -41,7 +41,7 @@ class FCN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) -> logits (B, K, H, W)."""
-        return self.score(self.dropout(self.conv(x)))  # type: ignore[no-any-return]
+        return self.score(self.dropout(self.conv(x)))
 
 
 class PixelHead(Head):

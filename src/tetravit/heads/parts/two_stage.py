@@ -107,15 +107,15 @@ class TwoStage(DetectionHead):
 
     def forward(self, maps: Sequence[Tensor], sizes: Any = None, targets: Any = None) -> Dense:
         """Maps at `strides` -> the pyramid, and the proposal network's predictions at every anchor."""
-        return self.rpn(self.neck(maps))  # type: ignore[no-any-return]
+        return self.rpn(self.neck(maps))
 
     def box_predictions(self, i: int, levels: list[Tensor], regions: Tensor) -> tuple[Tensor, Tensor]:
         """Regions (R, 5) -> logits (R, K + 1) and offsets (R, K, 4) of stage `i`."""
-        return self.boxes[i](pool_regions(levels[:-1], self.strides, regions, BOX_SIDE))  # type: ignore[no-any-return]
+        return self.boxes[i](pool_regions(levels[:-1], self.strides, regions, BOX_SIDE))
 
     def mask_logits(self, i: int, levels: list[Tensor], regions: Tensor) -> Tensor:
         """Regions (R, 5) -> mask logits of every class (R, K, 28, 28), of stage `i`."""
-        return self.masks[i](pool_regions(levels[:-1], self.strides, regions, MASK_SIDE))  # type: ignore[no-any-return]
+        return self.masks[i](pool_regions(levels[:-1], self.strides, regions, MASK_SIDE))
 
     def decode(
         self,
