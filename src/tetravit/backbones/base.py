@@ -163,8 +163,8 @@ class Backbone(nn.Module):
     def run(self, block: nn.Module, *inputs: Any) -> Tensor:
         """`block(*inputs)`, recomputed in the backward pass where checkpointing is on."""
         if self.checkpoint_blocks and self.training and torch.is_grad_enabled():
-            return checkpoint(block, *inputs, use_reentrant=False)  # type: ignore[no-any-return]
-        return block(*inputs)  # type: ignore[no-any-return]
+            return checkpoint(block, *inputs, use_reentrant=False)
+        return block(*inputs)
 
     def check(self, images: Tensor) -> None:
         """Refuse images that no backbone takes.

@@ -67,7 +67,7 @@ class GatedPositionalAttention(nn.Module):
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Normed patches (B, N, C) -> the same, attended."""
-        return self.proj(self.attend(x, grid))  # type: ignore[no-any-return]
+        return self.proj(self.attend(x, grid))
 
     def attend(self, x: Tensor, grid: Grid) -> Tensor:
         """The same before the last projection."""
@@ -137,7 +137,7 @@ class GatedPositionalAttention(nn.Module):
         autocast = torch.autocast(like.device.type, enabled=False) if not like.is_meta else nullcontext()
         with autocast:
             scores = self.pos_proj(offsets(grid, like.device).to(like.dtype))  # (N, N, heads)
-        return scores.permute(2, 0, 1).softmax(dim=-1)  # type: ignore[no-any-return]
+        return scores.permute(2, 0, 1).softmax(dim=-1)
 
     def _queries_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys, (B, heads, N, D) each."""

@@ -49,7 +49,7 @@ class SqueezeExcite(nn.Module):
 
     def weights(self, means: Tensor) -> Tensor:
         """Means over a map (B, C) -> the weights of its channels (B, C)."""
-        return self.fc2(F.gelu(self.fc1(means))).sigmoid()  # type: ignore[no-any-return]
+        return self.fc2(F.gelu(self.fc1(means))).sigmoid()
 
 
 class FusedMBConv(nn.Module):
@@ -159,7 +159,7 @@ class WindowAttention(nn.Module):
 
         hidden: True where a key (B * nW, N) is masked; None: none is.
         """
-        return self.proj(self.attend(x, query, hidden))  # type: ignore[no-any-return]
+        return self.proj(self.attend(x, query, hidden))
 
     def attend(self, x: Tensor, query: Tensor, hidden: Tensor | None = None) -> Tensor:
         """The same before the last projection."""
@@ -473,7 +473,7 @@ def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 def _over_tokens(norm: nn.Module, x: Tensor) -> Tensor:
     """A norm of each token of a map (B, H, W, C)."""
-    return norm(x.flatten(1, 2)).unflatten(1, (x.shape[1], x.shape[2]))  # type: ignore[no-any-return]
+    return norm(x.flatten(1, 2)).unflatten(1, (x.shape[1], x.shape[2]))
 
 
 def _per_window(query: Tensor, num_windows: int) -> Tensor:

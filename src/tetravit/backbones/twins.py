@@ -102,7 +102,7 @@ class LocalAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normed map (B, H, W, C) -> (B, H, W, C)."""
         grid = (x.shape[1], x.shape[2])
-        return self.proj(self.attend(x).flatten(1, 2)).unflatten(1, grid)  # type: ignore[no-any-return]
+        return self.proj(self.attend(x).flatten(1, 2)).unflatten(1, grid)
 
     def attend(self, x: Tensor) -> Tensor:
         """The same before the last projection."""
@@ -165,7 +165,7 @@ class GlobalAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normed map (B, H, W, C) -> (B, H, W, C)."""
         grid = (x.shape[1], x.shape[2])
-        return self.proj(self.attend(x).flatten(1, 2)).unflatten(1, grid)  # type: ignore[no-any-return]
+        return self.proj(self.attend(x).flatten(1, 2)).unflatten(1, grid)
 
     def attend(self, x: Tensor) -> Tensor:
         """The same before the last projection."""
@@ -376,7 +376,7 @@ class SVT(Twins):
 
 def _over_tokens(norm: nn.Module, x: Tensor) -> Tensor:
     """A norm of each token of a map (B, H, W, C)."""
-    return norm(x.flatten(1, 2)).unflatten(1, (x.shape[1], x.shape[2]))  # type: ignore[no-any-return]
+    return norm(x.flatten(1, 2)).unflatten(1, (x.shape[1], x.shape[2]))
 
 
 def _check_stages(

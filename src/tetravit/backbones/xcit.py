@@ -65,7 +65,7 @@ class CrossCovarianceAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normed patches (B, N, C) -> the same, attended."""
-        return self.proj(self.attend(x))  # type: ignore[no-any-return]
+        return self.proj(self.attend(x))
 
     def add_to(self, x: Tensor, normed: Tensor, drop_path: DropPath, gamma: Tensor) -> Tensor:
         """x + drop_path(gamma * attention(normed)), in the form that takes fewer operations."""

@@ -166,4 +166,4 @@ def optimized(model: Model) -> Model:
 
     fast: Any = optimize(model)  # type: ignore[type-var]
     say(f"Runs with {fast.optimized}")
-    return fast  # type: ignore[no-any-return]
+    return fast

@@ -67,7 +67,7 @@ def parts_of(file: Path, parts: Sequence[str], *, masks: bool = True) -> dict[st
     for part in parts:
         if not isinstance(content, dict) or not isinstance(content.get(part), list):
             raise ValueError(f"{file.name} is not COCO's JSON: it holds no list of {part!r}.")
-    return content  # type: ignore[no-any-return]
+    return content
 
 
 def categories_of(file: Path) -> tuple[list[Any], bytes]:

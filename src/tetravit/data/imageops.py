@@ -7,6 +7,7 @@ which the published models of all four families were trained.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
@@ -22,7 +23,9 @@ def apply(name: str, image: Image.Image, level: float, sign: int, resample: Imag
     return operation(image, value(level, sign), resample)
 
 
-def _affine(image: Image.Image, value: float, resample: Image.Resampling, matrix: Callable) -> Image.Image:
+def _affine(
+    image: Image.Image, value: float, resample: Image.Resampling, matrix: Callable[..., Any]
+) -> Image.Image:
     return image.transform(
         image.size, Image.Transform.AFFINE, matrix(value, *image.size), resample=resample, fillcolor=FILL
     )
@@ -64,7 +67,9 @@ def _solarize_add(image: Image.Image, value: float, resample: Image.Resampling) 
     return image.point(table * 3)
 
 
-def _enhance(image: Image.Image, value: float, resample: Image.Resampling, kind: Callable) -> Image.Image:
+def _enhance(
+    image: Image.Image, value: float, resample: Image.Resampling, kind: Callable[..., Any]
+) -> Image.Image:
     enhanced: Image.Image = kind(image).enhance(value)
     return enhanced
 

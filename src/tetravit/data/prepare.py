@@ -185,9 +185,7 @@ def transformed(sample: Sample, transform: Transform) -> Sample:
         return replace(sample, image=image, target=labels.as_subclass(Tensor))
     if isinstance(target, Target):
         height, width = sample.image.shape[-2:]
-        boxes = tv_tensors.BoundingBoxes(  # type: ignore[call-overload]
-            target.boxes, format="XYXY", canvas_size=(height, width)
-        )
+        boxes = tv_tensors.BoundingBoxes(target.boxes, format="XYXY", canvas_size=(height, width))
         masks = None if target.masks is None else tv_tensors.Mask(target.masks)
         image, boxes, masks = transform(sample.image, boxes, masks)
         boxes = boxes.as_subclass(Tensor)

@@ -45,7 +45,7 @@ class Stream(Generic[Result]):
             warnings.simplefilter("ignore")  # more workers than cores is the user's choice
             loader: DataLoader[Result] = DataLoader(
                 _Lookup(prepare),
-                sampler=_Jobs(jobs),  # type: ignore[arg-type]
+                sampler=_Jobs(jobs),
                 batch_size=None,
                 num_workers=workers,
                 prefetch_factor=PREFETCH,

@@ -299,7 +299,7 @@ def _scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
     }
     scales: dict[str, float] = {}
     for prefix, backbone in backbones.items():
-        stages: list[list[nn.Module]] = backbone.stages()  # type: ignore[operator, assignment]
+        stages: list[list[nn.Module]] = backbone.stages()
         depth = {p: i for i, group in enumerate(stages) for module in group for p in module.parameters()}
         for name, parameter in backbone.named_parameters():
             # What no stage holds (class token, position table) is read first: it learns like the stem.

@@ -43,8 +43,8 @@ def fused_linear(
     if not torch.is_grad_enabled() and _for_onednn(x, weight, bias):
         fused: Any = torch.ops.mkldnn._linear_pointwise
         if residual is not None:
-            return fused.binary(x, residual, weight, bias, "add")  # type: ignore[no-any-return]
-        return fused(x, weight, bias, "gelu" if gelu else "none", [], "none")  # type: ignore[no-any-return]
+            return fused.binary(x, residual, weight, bias, "add")
+        return fused(x, weight, bias, "gelu" if gelu else "none", [], "none")
     if residual is None:
         return plain_linear(x, weight, bias, gelu=gelu)
     if bias is None:
@@ -61,7 +61,7 @@ def _for_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and type(x) is Tensor
         and type(weight) in (Tensor, nn.Parameter)
         and x.numel() > 0
-        and torch._C._get_mkldnn_enabled()  # type: ignore[attr-defined]
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and torch._C._get_mkldnn_enabled()
+        and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )

@@ -46,7 +46,7 @@ def residual_mlp(x: Tensor, keep: Tensor | None, weights: MlpWeights, eps: float
         part: tokens that pass together.
     """
     if torch.is_grad_enabled():
-        return _ResidualMlp.apply(x, keep, *weights, eps, part)  # type: ignore[no-any-return]
+        return _ResidualMlp.apply(x, keep, *weights, eps, part)
     if len(x) <= part:
         return _evaluate(x, keep, weights, eps)
     y = torch.empty_like(x)

@@ -32,7 +32,7 @@ class BatchNorm(nn.BatchNorm2d):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
             self.num_batches_tracked.add_(1)
-        return _Normed.apply(x, self.weight, self.bias, mean, var, self.eps)  # type: ignore[no-any-return]
+        return _Normed.apply(x, self.weight, self.bias, mean, var, self.eps)
 
     def _by_columns(self, x: Tensor) -> bool:
         """Whether PyTorch's kernel would lose precision, in eager mode with the usual options."""

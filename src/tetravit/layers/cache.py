@@ -49,7 +49,7 @@ class SizeCache:
         self._kept[key] = entry  # at the end: the last one used
         while len(self._kept) > self.entries:
             self._kept.pop(next(iter(self._kept)), None)
-        return entry.value  # type: ignore[no-any-return]
+        return entry.value
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return type(self)(self.entries, self.limit_mib)

@@ -86,7 +86,7 @@ class DeformableAttention(nn.Module):
         points = self.sampling_points(query, reference, shapes)
         weights = self.attention_weights(query).unflatten(-1, (self.heads, -1))
         weights = _wide(weights).softmax(dim=-1)  # (B, Q, H, L * P)
-        return self.output_proj(sample(_wide(value), points, weights, shapes).to(query.dtype))  # type: ignore[no-any-return]
+        return self.output_proj(sample(_wide(value), points, weights, shapes).to(query.dtype))
 
     def sampling_points(self, query: Tensor, reference: Tensor, shapes: Shapes) -> Tensor:
         """Where the queries sample: (B, Q, H, L, P, 2), x y in pixels of each level, centres at whole numbers."""
@@ -136,7 +136,7 @@ def sample_by_grid(value: Tensor, points: Tensor, weights: Tensor, shapes: Shape
 
 def sample_by_rows(value: Tensor, points: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
     """The form with `embedding_bag`; arguments as in `sample`."""
-    return _RowSampling.apply(value, points, weights, tuple(shapes))  # type: ignore[no-untyped-call, no-any-return]
+    return _RowSampling.apply(value, points, weights, tuple(shapes))
 
 
 class _RowSampling(torch.autograd.Function):
@@ -156,7 +156,7 @@ class _RowSampling(torch.autograd.Function):
         return out.view(len(value), -1, out.shape[1])
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
         value, points, weights = ctx.saved_tensors
         grid, table = _Grid(ctx.shapes, points), _bordered(value, ctx.shapes)
         of_table = torch.zeros_like(table) if ctx.needs_input_grad[0] else None

@@ -27,7 +27,7 @@ class FourierPosition(nn.Module):
     def forward(self, grid: tuple[int, int]) -> Tensor:
         """Token grid (H, W) -> encodings (1, H * W, C)."""
         if not is_plain_module(self.proj):
-            return self.proj(self.waves(grid).mT.unflatten(2, grid)).flatten(2).mT  # type: ignore[no-any-return]
+            return self.proj(self.waves(grid).mT.unflatten(2, grid)).flatten(2).mT
         weight, bias = self.proj.weight, self.proj.bias
         assert bias is not None
         return self._cache.get(

@@ -138,7 +138,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
         """Tokens (B, N, C) -> the same, attended; only the first `num_queries` where a count is given."""
-        return self.proj(self.attend(x, num_queries))  # type: ignore[no-any-return]
+        return self.proj(self.attend(x, num_queries))
 
     def attend(self, x: Tensor, num_queries: int | None = None) -> Tensor:
         """The same before the last projection."""

@@ -230,7 +230,7 @@ def _annotation(objects: Objects, i: int, kind: str, area: float | None = None) 
 def _areas(objects: Objects, kind: str, package: Any) -> list[float]:
     if kind == "box":
         sides = objects.boxes[:, 2:] - objects.boxes[:, :2]
-        return (sides[:, 0] * sides[:, 1]).tolist()  # type: ignore[no-any-return]
+        return (sides[:, 0] * sides[:, 1]).tolist()
     if not objects.masks:
         return []
     return [
@@ -257,4 +257,4 @@ def _mean(values: np.ndarray) -> float | None:
 def counts_per_class(truth: Sequence[Objects], num_classes: int) -> list[int]:
     """How many objects of each class there are, crowds apart."""
     labels = [o.labels if o.crowd is None else o.labels[~o.crowd] for o in truth]
-    return np.bincount(np.concatenate(labels or [np.empty(0, int)]), minlength=num_classes).tolist()  # type: ignore[no-any-return]
+    return np.bincount(np.concatenate(labels or [np.empty(0, int)]), minlength=num_classes).tolist()

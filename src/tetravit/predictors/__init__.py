@@ -38,7 +38,7 @@ def stream(model: "Model", sources: "Iterable[Source]", **options: Any) -> "Iter
         if others:
             raise ValueError(f"{name} is an option of a {' or a '.join(others)}; the model is a {row.noun}.")
         raise ValueError(f"A {row.noun} has no option {name!r}.{suggestion(name, row.names)}")
-    return function(row.run)(model, sources, **given)  # type: ignore[no-any-return]
+    return function(row.run)(model, sources, **given)
 
 
 def predict(model: "Model", images: Any, **options: Any) -> "Prediction | Predictions":

@@ -83,7 +83,7 @@ class RetrievalProtocol(Protocol):
         ranks = ranking(F.normalize(queries, dim=1), F.normalize(database, dim=1)).cpu()
         values, aps = {}, {}
         for protocol in ("M", "H", "E"):
-            answer = mean_ap(ranks, truth["gnd"], protocol)  # type: ignore[arg-type]
+            answer = mean_ap(ranks, truth["gnd"], protocol)
             values[f"map_{protocol}"] = answer.map
             for k, share in zip((1, 5, 10), answer.mean_precisions, strict=True):
                 values[f"mp{k}_{protocol}"] = share
@@ -95,7 +95,7 @@ class RetrievalProtocol(Protocol):
 def multi_scale(embed: Any, images: Tensor, scales: tuple[float, ...]) -> Tensor:
     """The mean of the embeddings at several scales (B, C), of length 1 where there is more than one scale."""
     if scales == (1.0,):
-        return embed(images)  # type: ignore[no-any-return]
+        return embed(images)
     total: Any = 0
     for s in scales:
         scaled = images
@@ -103,7 +103,7 @@ def multi_scale(embed: Any, images: Tensor, scales: tuple[float, ...]) -> Tensor
             scaled = F.interpolate(images, scale_factor=s, mode="bilinear", align_corners=False)
         total = total + embed(scaled)
     mean = total / len(scales)
-    return mean / mean.norm()  # type: ignore[no-any-return]
+    return mean / mean.norm()
 
 
 def _image(root: Path, name: str) -> Path:

@@ -162,7 +162,7 @@ def _all_folders(root: str | None, parts: Parts, part: Part) -> list[str]:
     folders = list(_folders(root, parts, part))
     for other in ("train", "val"):
         try:
-            folders += _folders(root, parts, other)  # type: ignore[arg-type]
+            folders += _folders(root, parts, other)
         except ValueError:  # the other part is not there
             continue
     return list(dict.fromkeys(folders))

@@ -186,7 +186,7 @@ def _class_names(
     names: set[str] = set()
     for other in dict.fromkeys((part, "train", "val")):
         try:
-            files = _tables(parts, other)  # type: ignore[arg-type]
+            files = _tables(parts, other)
         except ValueError:  # the other part is not there
             continue
         for file in files:

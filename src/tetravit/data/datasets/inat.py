@@ -7,7 +7,7 @@ image folders but does not know which images the competition holds out; its anno
 import json
 import os
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -63,9 +63,9 @@ class INaturalist(Dataset):
         return Sample(decode(path, layout="decoded", channels=self.channels), int(self.labels[index]), path)
 
 
-def _read(path: Path) -> dict[str, list[dict]]:
+def _read(path: Path) -> dict[str, list[dict[str, Any]]]:
     try:
-        table: dict[str, list[dict]] = json.loads(path.read_bytes())
+        table: dict[str, list[dict[str, Any]]] = json.loads(path.read_bytes())
         complete = isinstance(table["images"], list) and isinstance(table["annotations"], list)
     except FileNotFoundError:
         raise ValueError(f"There is no {path.name!r} in {str(path.parent)!r}.") from None

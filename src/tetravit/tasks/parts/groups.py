@@ -19,7 +19,7 @@ def summed(parts: Sequence[Callable[[], Tensor]], parameters: Sequence[Tensor], 
     if len(parts) == 1 or not torch.is_grad_enabled():
         losses = [part() for part in parts]
         return torch.stack(losses).sum()
-    return _Summed.apply(parts, scale, *parameters)  # type: ignore[no-any-return]
+    return _Summed.apply(parts, scale, *parameters)
 
 
 class _Summed(torch.autograd.Function):
@@ -35,7 +35,7 @@ class _Summed(torch.autograd.Function):
             with torch.enable_grad():
                 loss = part()
                 found = torch.autograd.grad(loss * scale, parameters, allow_unused=True)
-            torch.clear_autocast_cache()  # type: ignore[no-untyped-call]
+            torch.clear_autocast_cache()
             total += loss.detach()
             gradients = [
                 new if old is None else old if new is None else old.add_(new)
@@ -46,7 +46,7 @@ class _Summed(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         factor = grad / ctx.scale
         gradients, ctx.gradients = ctx.gradients, None
         return None, None, *(None if g is None else g.mul_(factor) for g in gradients)
