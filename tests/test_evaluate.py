@@ -12,6 +12,7 @@ from tetravit.cli import main
 from tetravit.data import imagenet
 from tetravit.models import create_model, load, save
 from tetravit.protocols.accuracy import SomeClasses
+from tetravit.protocols.knn import KnnConfig
 from tetravit.protocols.references import references
 from tetravit.runs.evaluate import evaluate, published
 from tetravit.structures import Preprocess
@@ -133,7 +134,14 @@ def test_what_a_file_was_converted_from(tmp_path):
     assert published(tmp_path / "a.safetensors") is CHECKPOINTS[NAME]
     assert published(tmp_path / "b.safetensors") is None
     assert published(NAME) is CHECKPOINTS[NAME]
-    assert published("xcit_small_12_p16.dino") is None
+    assert published("xcit_small_12_p16.dino") is CHECKPOINTS["xcit_small_12_p16.dino"]
+
+
+def test_features_without_labels_have_published_figures():
+    row = CHECKPOINTS["xcit_small_12_p16.dino"]
+    told = [(f.score, f.kind, round(100 * f.value, 3)) for f in references(row, "imagenet", KnnConfig())]
+    assert told == [("knn_20", "published", 76.0), ("linear", "published", 77.8)]
+    assert [f.score for f in references(row, "imagenet", KnnConfig(images_per_class=10))] == []
 
 
 def test_a_model_of_other_classes_is_refused():

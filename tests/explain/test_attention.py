@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from selfsup import inputs
+from selfsup.answers import golden
 
 from tetravit.backbones.convit import GatedPositionalAttention
 from tetravit.explain.attention import (
@@ -129,6 +131,12 @@ def test_what_has_no_rollout_is_refused():
         ValueError, match=r"^Non-locality is for attention among patches of one grid; got kind 'window'\.$"
     ):
         non_locality(windows)
+
+
+@pytest.mark.parametrize("percent", [60, 25])
+def test_the_mass_mask_is_the_authors(percent):
+    values = torch.from_numpy(inputs.attention()).view(3, 5, 7)
+    assert torch.equal(mass_mask(values, percent / 100), golden(f"mask_keep{percent}").bool())
 
 
 def test_the_mass_mask_keeps_the_fewest_patches():

@@ -27,8 +27,9 @@ def test_votes_are_the_authors_whatever_the_chunks(chunks):
     for k in settings["ks"]:
         check(f"knn_k{k}_votes", votes[k][:20])
         recorded = meta()[f"knn_k{k}"]
-        (top1,) = knn.accuracy(votes[k], wanted)
+        top1, top5 = knn.accuracy(votes[k], wanted, (1, min(5, k)))
         assert 100 * top1 == pytest.approx(recorded["top1"], abs=1e-4)
+        assert 100 * top5 == pytest.approx(recorded["top5"], abs=1e-4)
 
 
 def test_equal_neighbours_count_by_their_place():

@@ -72,8 +72,11 @@ def vote(
 
 
 def accuracy(votes: Tensor, labels: Tensor, tops: Sequence[int] = (1,)) -> list[float]:
-    """The share of test images whose class is among the `tops` with most votes; votes (M, K), labels (M,)."""
-    order = votes.topk(min(max(tops), votes.shape[1]), dim=1).indices
+    """The share of test images whose class is among the `tops` with most votes; votes (M, K), labels (M,).
+
+    Of classes with equal votes, as those without any, the lower come first.
+    """
+    order = votes.sort(dim=1, descending=True, stable=True).indices[:, : max(tops)]
     hits = order == labels[:, None]
     return [hits[:, :top].any(dim=1).double().mean().item() for top in tops]
 

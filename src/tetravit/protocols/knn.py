@@ -25,6 +25,11 @@ class KnnConfig(ProtocolConfig):
         default=0, ge=0, description="Training images of each class that vote, the first ones; 0: all."
     )
 
+    def published_as(self, score: str) -> str | None:
+        """Published are figures of 20 neighbours among all training images at temperature 0.07."""
+        usual = self.temperature == 0.07 and not self.images_per_class
+        return score if usual else None
+
 
 class Knn(Protocol):
     """knn_K: top-1 for each K, as a share; knn_K_top5: top-5.

@@ -8,7 +8,7 @@ from tetravit.weights import Checkpoint
 
 # Data sets that the catalogue has figures for: images in the whole set, and the catalogue's name of each score.
 FIGURES: dict[str, tuple[int, dict[str, str]]] = {
-    "imagenet": (50_000, {"top1": "top1", "top5": "top5"}),
+    "imagenet": (50_000, {"top1": "top1", "top5": "top5", "knn_20": "knn", "linear": "linear"}),
     "imagenet_real": (46_837, {"top1": "real"}),
     "imagenet_v2": (10_000, {"top1": "v2"}),
     "imagenet_a": (7_500, {"top1": "a"}),

@@ -187,6 +187,7 @@ def evaluate(
     row = published(source)
     fair = row is not None and row.preprocess == prepared and split == "val"
     known = references(row, recipe.data.name, recipe.evaluate) if row and fair else ()
+    known = tuple(figure for figure in known if figure.score in result.scores)
     return replace(result, references=known, notes=(*lines, *result.notes))
 
 
@@ -195,7 +196,7 @@ def published(source: str | Path) -> Checkpoint | None:
     path, row = Path(source), CHECKPOINTS.get(str(source))
     if row is None and path.is_file() and is_ours(path) and not read_header(path).recipe:
         row = row_at(read_header(path).source)
-    return row if row and row.task != "embed" else None
+    return row
 
 
 def open_data(
