@@ -217,13 +217,6 @@ def test_a_trickle_is_given_up_and_resumed(server, body):
     assert re.fullmatch(r"bytes=\d+-", server.requests[1][1])
 
 
-def test_nobody_listens(server):
-    server.http.shutdown()
-    server.http.server_close()
-    with pytest.raises(Unavailable, match=r"cannot be fetched: .*refused.* \(4 attempts\)\."):
-        get(server)
-
-
 def test_a_full_disk_is_named(server, body, monkeypatch):
     server.behave["/w.pth"] = lambda h, n: answer(h, body)
     usage = type("usage", (), {"free": 100})

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from tetravit.files import read_json, write_json
 from tetravit.weights.fileformat import package_version
+from tetravit.weights.network import Unreached, connect
 
 CHUNK = 1 << 20  # bytes read at a time
 
@@ -42,12 +43,27 @@ class Unavailable(OSError):
     """A file cannot be fetched; the text says from where and why."""
 
 
+class NoNetwork(Unavailable):
+    """There is no connection to the server at all. cause: the host and what failed."""
+
+    def __init__(self, url: str, cause: str) -> None:
+        super().__init__(
+            f"{url} cannot be fetched: there is no network ({cause}). Bring the file here and "
+            "`tetravit weights import FILE --as NAME.TAG`. TETRAVIT_OFFLINE=1 skips the try."
+        )
+        self.cause = cause
+
+
 class _Again(Exception):
     """The transfer broke off and may go on. wait_s: how long the server wants to be left alone."""
 
     def __init__(self, cause: str, wait_s: float = 0.0) -> None:
         super().__init__(cause)
         self.wait_s = wait_s
+
+
+class _Unreached(_Again):
+    """There was no connection to the server."""
 
 
 class _Whole(Exception):
@@ -57,6 +73,8 @@ class _Whole(Exception):
 def transfer(url: str, part: Path, *, resumable: bool, patience: Patience) -> None:
     """Bring all of a file into `part`. What is there already, of this process or an earlier one, is kept.
 
+    A server that is reached and then fails is tried again; one that is not reached the first time is not.
+
     Args:
         url: http or https.
         part: the file to fill; a note beside it says whose part it is.
@@ -65,9 +83,10 @@ def transfer(url: str, part: Path, *, resumable: bool, patience: Patience) -> No
         patience: when to give up.
 
     Raises:
+        NoNetwork: if the server is not reached.
         Unavailable: if the server does not give it.
     """
-    misses = 0
+    misses, reached = 0, False
     with _bar(part.name.split("_", 1)[-1].removesuffix(".part")) as show:
         while True:
             before = part.stat().st_size if part.is_file() else 0
@@ -77,6 +96,9 @@ def transfer(url: str, part: Path, *, resumable: bool, patience: Patience) -> No
             except _Whole:
                 return
             except _Again as error:
+                if isinstance(error, _Unreached) and not reached:
+                    raise NoNetwork(url, str(error)) from None
+                reached = True
                 after = part.stat().st_size if part.is_file() else 0
                 misses = 0 if after > before else misses + 1
                 if misses > patience.retries:
@@ -170,6 +192,10 @@ def _open(
     except Unavailable:
         raise
     except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "reason", error)
+        first = urlsplit(f"//{request.host}").hostname  # of the server, or of the proxy
+        if isinstance(reason, Unreached) and reason.host == first:  # else: a server that redirects is there
+            raise _Unreached(str(reason)) from None
         raise _Again(_cause(error)) from None
     with answer:
         yield answer
@@ -178,6 +204,32 @@ def _open(
 def _cause(error: Exception) -> str:
     reason = getattr(error, "reason", None)
     return str(reason or error) or type(error).__name__
+
+
+class _Plain(http.client.HTTPConnection):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._create_connection = connect
+
+
+class _Secure(http.client.HTTPSConnection):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._create_connection = connect
+
+
+class _Http(urllib.request.HTTPHandler):
+    """http, with the limits of `connect`."""
+
+    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Plain, req)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    """https, with the limits of `connect`."""
+
+    def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(_Secure, req)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -202,8 +254,8 @@ def _opener() -> urllib.request.OpenerDirector:
     for handler in (
         urllib.request.ProxyHandler(),
         urllib.request.UnknownHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
+        _Http(),
+        _Https(),
         urllib.request.HTTPDefaultErrorHandler(),
         urllib.request.HTTPErrorProcessor(),
         _Redirects(),

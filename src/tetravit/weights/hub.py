@@ -1,6 +1,7 @@
 """Models on the Hugging Face hub: read those of timm and ours, write ours with a card."""
 
 import json
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from tetravit.structures import Preprocess
 from tetravit.weights import store
 from tetravit.weights.download import Unavailable
 from tetravit.weights.fileformat import Header, read, read_header
+from tetravit.weights.network import unreachable
 
 PREFIXES = ("hf:", "hf-hub:")
 FILES = ["config.json", "model.safetensors", "pytorch_model.bin"]
@@ -35,15 +37,23 @@ def fetch(source: str) -> Path:
         raise ValueError(
             f"A repository on the hub is hf:OWNER/NAME, or hf:OWNER/NAME@REVISION; got {source!r}."
         )
+    offline = store.offline()
+    cause = "" if offline else unreachable(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
     try:
         folder = api.snapshot_download(
             repository,
             revision=revision or None,
             allow_patterns=FILES,
             cache_dir=store.home() / "hub",
-            local_files_only=store.offline(),
+            local_files_only=offline or bool(cause),
         )
     except Exception as error:  # the hub's client raises a score of types, none of them ours to tell apart
+        if cause:
+            raise Unavailable(
+                f"{source} is not in {store.home()}, and there is no network ({cause}). On a connected machine: "
+                f"`tetravit convert {source} --as NAME.TAG`; here: `tetravit weights import FILE --as NAME.TAG`. "
+                "TETRAVIT_OFFLINE=1 skips the try."
+            ) from None
         cause = str(error).split("\n")[0].rstrip(".") or type(error).__name__
         raise Unavailable(f"{source} cannot be had from the hub: {cause}.") from None
     return Path(folder)

@@ -9,6 +9,7 @@ import hashlib
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,11 +22,12 @@ from tetravit.files import exclusive, read_json, sync_folder, write_json
 from tetravit.registry import pick
 from tetravit.weights import fileformat, torchfile
 from tetravit.weights.base import Checkpoint, Source
-from tetravit.weights.download import Patience, Unavailable, transfer
+from tetravit.weights.download import NoNetwork, Patience, Unavailable, transfer
 from tetravit.weights.fileformat import BadFile
 from tetravit.weights.layouts import KEY_MAPS
 
 READABLE = (".pth", ".pt", ".bin", ".tar", ".safetensors")
+QUICK_S = 1.0  # a mirror is still tried after sources that were not reached, if that took no longer
 
 
 @dataclass(frozen=True)
@@ -122,9 +124,22 @@ def fetch(name: str, *, accept_license: bool = False, patience: Patience | None 
             f"{name} is not in {home()}, and TETRAVIT_OFFLINE is set. "
             f"On a connected machine: `tetravit weights bundle {name}`."
         )
-    for source in sources:
+    causes, waited = [], 0.0
+    for tried, source in enumerate(sources, 1):
+        start = time.monotonic()
         try:
             return Fetched(download(source.url, sha256=source.sha256, patience=patience), source)
+        except NoNetwork as error:
+            causes.append(error.cause)
+            waited += time.monotonic() - start
+            if len(causes) == tried and (tried == len(sources) or waited > QUICK_S):
+                raise Unavailable(
+                    f"{name} is not in {home()}, and there is no network ({causes[0]}). On a connected machine: "
+                    f"`tetravit weights bundle {name}`; here: `tetravit weights import FILE`. "
+                    "TETRAVIT_OFFLINE=1 skips the try."
+                ) from None
+            if tried == len(sources):
+                raise
         except (Unavailable, BadFile) as error:
             if source is sources[-1]:
                 raise
