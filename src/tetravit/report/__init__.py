@@ -1,7 +1,7 @@
 """A run folder -> report.html: one file that shows what was trained, how it went and where it fails.
 
 The page needs nothing but itself: no network, no fonts, no library. What a run folder lacks is left out. What
-belongs to one kind of model is in one file per kind.
+belongs to one kind of model, or to one task, is in a file of its own.
 """
 
 from pathlib import Path
@@ -26,8 +26,10 @@ def write(folder: str | Path) -> Path:
     """
     folder = Path(folder)
     run = read(folder)
-    task = TASKS.get(run.recipe.get("task", {}).get("name"))
+    name = run.recipe.get("task", {}).get("name")
+    task = TASKS.get(name)
+    kind = REPORTS.get(name) or REPORTS[task.model_kind if task else "classify"]
     file = folder / NAME
     partial = file.with_suffix(".partial")
-    partial.write_text(page(run, REPORTS[task.model_kind if task else "classify"]), encoding="utf-8")
+    partial.write_text(page(run, kind), encoding="utf-8")
     return partial.replace(file)

@@ -10,11 +10,13 @@ from tetravit.report.run import Run
 class Kind(NamedTuple):
     """Each function makes what the run folder has the figures for, and leaves the rest out.
 
-    ask: what `tetravit predict` does with one's own images, in words. tiles: figures at the top, the score first.
+    ask: what `command` does with one's own images, in words. tiles: figures at the top, the score first.
     charts: cards of curves, beside those of loss, rate and speed. sections: cards in the middle of the page.
+    command: of `tetravit`, for one's own images; {run} is the run folder.
     """
 
     ask: str
     tiles: Callable[[Run], list[Tile]]
     charts: Callable[[Run], list[str]]
     sections: Callable[[Run], list[str]]
+    command: str = "predict {run} IMAGE_OR_FOLDER"

@@ -10,7 +10,7 @@ from typing import Any
 
 from tetravit.report.base import Kind
 from tetravit.report.charts import Series, smooth, thin
-from tetravit.report.html import Tile, card, chart, duration, folded, pair, points
+from tetravit.report.html import Tile, card, chart, duration, folded, pair, points, table
 from tetravit.report.run import Run
 
 HERE = Path(__file__).parent
@@ -22,6 +22,7 @@ def page(run: Run, kind: Kind) -> str:
         _header(run),
         _tiles([*kind.tiles(run), *_effort(run)]),
         _curves(run, kind),
+        _events(run),
         *kind.sections(run),
         _commands(run, kind),
         _recipe(run),
@@ -85,11 +86,28 @@ def _curves(run: Run, kind: Kind) -> str:
     return "".join(pair(*charts[i : i + 2]) for i in range(0, len(charts), 2))
 
 
+def _events(run: Run) -> str:
+    """Losses that were not finite, and the checkpoints that the run went on from."""
+    rows = [
+        [
+            f"{event['step']:,}",
+            str(event["what"]),
+            f"{event['checkpoint']:,}",
+            "given up" if event["attempt"] is None else str(event["attempt"]),
+        ]
+        for event in run.events
+        if {"step", "what", "checkpoint", "attempt"} <= event.keys()
+    ]
+    note = "The run went back to the checkpoint and on with other draws at half the learning rate."
+    columns = ["step", "not finite", "back to step", "attempt"]
+    return card("Returns to a checkpoint", table(columns, rows, numbers=2), note) if rows else ""
+
+
 def _commands(run: Run, kind: Kind) -> str:
     folder = shlex.quote(str(run.folder))
     recipe = shlex.quote(str(run.folder / "recipe.toml"))
     lines = [
-        (kind.ask, f"tetravit predict {folder} IMAGE_OR_FOLDER"),
+        (kind.ask, f"tetravit {kind.command.format(run=folder)}"),
         ("Repeat this run", f"tetravit train {recipe}"),
     ]
     for length in ("epochs", "steps"):

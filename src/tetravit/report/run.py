@@ -4,7 +4,7 @@ import json
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tetravit.data.build import as_trained, build_dataset
 from tetravit.data.datasets import Dataset
@@ -15,8 +15,8 @@ from tetravit.recipe import validated
 class Run:
     """The files of a run folder.
 
-    steps, evaluations: records of metrics.jsonl. timing: records of timing.jsonl. evaluation: scores and mistakes
-    of the best weights.
+    steps, evaluations: records of metrics.jsonl. timing: records of timing.jsonl. events: records of events.jsonl,
+    returns to a checkpoint. evaluation: scores and mistakes of the best weights.
     """
 
     folder: Path
@@ -26,13 +26,18 @@ class Run:
     steps: list[dict[str, Any]] = field(default_factory=list)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     timing: list[dict[str, Any]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
     evaluation: dict[str, Any] = field(default_factory=dict)
 
     def validation_set(self) -> Dataset | None:
         """The data set that was scored; None where it is not there any more."""
+        return self.dataset("val")
+
+    def dataset(self, split: Literal["train", "val"]) -> Dataset | None:
+        """The data set of a split; None where it is not there any more."""
         try:
             recipe = validated(self.recipe)
-            return build_dataset(as_trained(recipe.data, recipe.model.head), "val")
+            return build_dataset(as_trained(recipe.data, recipe.model.head), split)
         except (ValueError, OSError):
             return None
 
@@ -56,6 +61,7 @@ def read(folder: Path) -> Run:
         steps=[row for row in rows if row.get("event") == "step"],
         evaluations=[row for row in rows if row.get("event") == "evaluation"],
         timing=_lines(folder / "timing.jsonl"),
+        events=_lines(folder / "events.jsonl"),
         evaluation=_object(folder / "evaluation.json"),
     )
 
