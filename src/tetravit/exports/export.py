@@ -20,7 +20,7 @@ from tetravit.exports.base import Graph, Target
 from tetravit.exports.compare import Compared, compare
 from tetravit.models.portable import SMALLEST, Portable, flat
 from tetravit.registry import pick
-from tetravit.runtimes.base import CannotRun, capture, fold
+from tetravit.runtimes.base import CannotRun, capture, fold, quiet
 from tetravit.weights.fileformat import package_version
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -95,7 +95,7 @@ def export(
         raise ValueError(f"The format {name!r} cannot be written: {why}.")
     plain = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     sides = _sides(plain, size)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder, quiet():
         draft = Path(folder) / path.name
         try:
             graph = _graph(plain, sides, dtype, fold, licence)

@@ -5,10 +5,13 @@ Shapes: B batch, C channels, Hi Wi image.
 
 import copy
 import io
+import os
+import sys
+import tempfile
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Generic, TypeVar
@@ -202,6 +205,46 @@ class PerShape(Generic[Program]):
                 self._kept.popitem(last=False)
         self._kept.move_to_end(key)
         return self._kept[key]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep what exporters and compilers write to standard error, of Python and of native code, to themselves.
+
+    It is written after all if the body raises. With TETRAVIT_DEBUG set nothing is held back. The redirection holds
+    for the whole process, other threads included.
+    """
+    if os.environ.get("TETRAVIT_DEBUG", "").lower() not in ("", "0", "false", "no"):
+        yield
+        return
+    with tempfile.TemporaryFile("w+", buffering=1, encoding="utf-8", errors="replace") as kept:
+        try:
+            with _descriptor_led_to(kept.fileno()), redirect_stderr(kept):
+                yield
+        except Exception:
+            kept.seek(0)
+            sys.stderr.write(kept.read())
+            raise
+
+
+@contextmanager
+def _descriptor_led_to(other: int) -> Iterator[None]:
+    """Lead standard error of the process, where it has one, to another file descriptor."""
+    try:
+        saved = os.dup(2)
+    except OSError:
+        yield
+        return
+    try:
+        with suppress(Exception):
+            sys.stderr.flush()
+        os.dup2(other, 2)
+        yield
+    finally:
+        with suppress(Exception):
+            sys.stderr.flush()
+        os.dup2(saved, 2)
+        os.close(saved)
 
 
 def needs(package: str, extra: str) -> str:

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from tetravit import runtimes
 from tetravit.models.portable import Portable
 from tetravit.registry import pick
-from tetravit.runtimes.base import Backend, CannotRun, Outputs, Runner, Source, first_line, over_same_tensors
+from tetravit.runtimes.base import (
+    Backend,
+    CannotRun,
+    Outputs,
+    Runner,
+    Source,
+    first_line,
+    over_same_tensors,
+    quiet,
+)
 
 Model = TypeVar("Model", bound=Portable)
 
@@ -70,7 +79,8 @@ def optimize(
             raise ValueError(f"The backend {backend!r} cannot be had: {why}.")
         fast = _copy(model, dtype)
         try:
-            runner, _ = _first(row, Source(_graph(fast), example))
+            with quiet():
+                runner, _ = _first(row, Source(_graph(fast), example))
             return _with(fast, row, runner, Optimized(backend), dtype)
         except CannotRun as error:
             raise ValueError(f"The backend {backend!r} cannot run this model: {error}.") from error
@@ -84,12 +94,13 @@ def optimize(
     rates: dict[str, float] = {}
     best: tuple[str, Runner] | None = None
     for name in tried:
-        try:
-            runner, found = _first(runtimes.BACKENDS[name], source)
-            _check(found, plain, dtype)
-        except CannotRun as error:
-            left_out[name] = str(error)
-            continue
+        with quiet():  # a backend that is left out has its line in `left_out`
+            try:
+                runner, found = _first(runtimes.BACKENDS[name], source)
+                _check(found, plain, dtype)
+            except CannotRun as error:
+                left_out[name] = str(error)
+                continue
         rates[name] = _rate(runner, example)
         if best is None or rates[name] > rates[best[0]]:  # one that is slower gives its memory back
             best = name, runner
@@ -150,7 +161,8 @@ def _with(fast: Model, row: Backend, runner: Runner, how: Optimized, dtype: torc
         images, size = images.to(dtype), tuple(images.shape[2:])
         fits = row.smallest <= min(size) and max(size) <= row.largest
         if fits and size not in trusted:
-            trusted[size] = not row.compared or _agrees(runner, plain, images[:1], dtype)
+            with quiet():
+                trusted[size] = not row.compared or _agrees(runner, plain, images[:1], dtype)
         found = runner(images) if fits and trusted[size] else _run(plain, images)
         return found.float() if isinstance(found, Tensor) else [x.float() for x in found]
 
