@@ -13,7 +13,9 @@ from tetravit.engine.checkpoint import read
 from tetravit.models import load
 from tetravit.recipe import loads
 from tetravit.runs import train
+from tetravit.runs.build import build
 from tetravit.runs.evaluate import evaluate
+from tetravit.world import World
 
 STEPS = 6
 RECIPE = """
@@ -178,3 +180,63 @@ def test_two_ranks_are_one(tmp_path, at_once):
         torch.testing.assert_close(
             two_ranks[name], value, atol=1e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+DENSE = """
+steps = 1
+
+[task]
+name = "segment"
+
+[model]
+name = "xcit_nano_12_p8"
+options = { depth = 4, dim = 32, out_blocks = [0, 1, 2, 3] }
+head_options = { width = 16 }
+
+[data]
+name = "shapes_seg"
+image_size = 64
+batch_size = 2
+workers = 0
+augment = "flip"
+options = { size = 64, count = 4 }
+
+[optim]
+lr = 1e-12
+warmup_epochs = 0
+
+[run]
+device = "cpu"
+evaluate_epochs = 0
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["model.head=semantic_fpn"],
+        ["task.name=detect", "model.head=retinanet", "data.name=shapes_det", "data.mode=fit"],
+    ],
+    ids=["segment", "detect"],
+)
+def test_a_segmenter_and_a_detector_start_from_the_teacher(tmp_path, changes):
+    source = run(tmp_path / "dino", "model.options={depth = 4, dim = 32}", "steps=2")
+    train(loads(DENSE, [*changes, f"model.backbone_weights={source}"]), tmp_path / "run", reporters=[])
+    tuned, teacher = load(tmp_path / "run" / "last.safetensors"), load(source)
+    assert tuned.kind != teacher.kind
+    start = dict(teacher.backbone.named_parameters())
+    tuned_blocks = {n: p for n, p in tuned.backbone.named_parameters() if n.startswith("blocks.")}
+    assert tuned_blocks
+    for name, value in tuned_blocks.items():
+        torch.testing.assert_close(value, start[name], atol=1e-6, rtol=0)
+
+
+def test_images_smaller_than_a_view():
+    objects = build(loads(RECIPE), World())
+    line = "the first training image has 8 x 8 pixels, the largest view 48 x 48: crops are enlarged"
+    assert objects.notes.count(line) == 1
+    assert [view.images.shape[-1] for view in objects.task.example(2, 32).views] == [48, 32]
+    large = [f"task.{view}=crop(8, (0.3, 0.6))" for view in ("local_view",)]
+    large.append('task.global_views=["crop(8)", "crop(8)"]')
+    assert line not in build(loads(RECIPE, large), World()).notes

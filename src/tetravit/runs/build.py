@@ -81,6 +81,7 @@ def build(recipe: Recipe, world: World) -> Objects:
     freeze(model, recipe.model.freeze)
     task = row(model, recipe.task, info)
     task.prepare(data)
+    notes += task.data_notes(dataset)
     with_seed = partial(
         make_train_loader, data, accumulate=run.accumulate, views=task.views(), dataset=dataset, **ranks
     )

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from tetravit.data.config import DataConfig
-from tetravit.data.datasets.base import DatasetInfo
+from tetravit.data.datasets.base import Dataset, DatasetInfo
 from tetravit.structures import Batch, Kind
 
 Schedule = Callable[[int], float]  # the value of a setting at a step, counted from 0
@@ -142,6 +142,10 @@ class Task(nn.Module):
 
     def plan_lines(self, total_steps: int, steps_per_epoch: int, batch_size: int) -> list[tuple[str, str]]:
         """Rows that the plan of a run shows of this task: a short name and a text each."""
+        return []
+
+    def data_notes(self, dataset: Dataset) -> list[str]:
+        """Lines about the training images that the plan of a run shows."""
         return []
 
     def weights(self) -> nn.Module:

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from tetravit.data.augment import parse
 from tetravit.data.config import DataConfig
-from tetravit.data.datasets.base import DatasetInfo
+from tetravit.data.datasets.base import Dataset, DatasetInfo
 from tetravit.heads.project import ProjectionHead
 from tetravit.layers.class_attention import ClassAttention
 from tetravit.layers.drop_path import DropPath
@@ -216,6 +216,20 @@ class Dino(Task):
             head.load_state_dict(network.head)
         if full.center is not None:
             self.center.copy_(full.center)
+
+    def data_notes(self, dataset: Dataset) -> list[str]:
+        """A line where the first image is smaller than the largest view, to which its crops are enlarged."""
+        try:
+            height, width = dataset[0].image.shape[-2:]
+        except (ValueError, OSError, IndexError):
+            return []  # the loader names images that cannot be read
+        side = max(_side(text) or self.image_size for text in self.views())
+        if min(height, width) >= side:
+            return []
+        return [
+            f"the first training image has {height} x {width} pixels, the largest view {side} x {side}: crops are"
+            " enlarged"
+        ]
 
     def views(self) -> Sequence[str]:
         config = self.config
@@ -453,7 +467,8 @@ def _embedded(model: nn.Module, views: Sequence[Tensor]) -> Tensor:
 def _side(text: str) -> int | None:
     """The side in pixels of the views that an augmentation makes; None: data.image_size."""
     sizes = [getattr(step, "size", None) for step in parse(text, size=1).steps]
-    return next((size for size in sizes if isinstance(size, int) and size > 1), None)
+    sides = [max(size) if isinstance(size, tuple) else size for size in sizes if size is not None]
+    return next((side for side in sides if side > 1), None)
 
 
 TASKS = {"dino": Dino}
