@@ -17,8 +17,9 @@ from torch import nn
 from tetravit.engine import loop
 from tetravit.engine.guard import Guard, NotFinite
 from tetravit.engine.log import Reporter, Reporters
-from tetravit.engine.loop import fit
+from tetravit.engine.loop import RunState, fit
 from tetravit.engine.signals import Interrupted
+from tetravit.protocols.base import Scores
 
 
 def weights(job):
@@ -269,13 +270,35 @@ def test_the_best_weights_are_handed_over_while_the_model_holds_them():
         (record, {k: v.clone() for k, v in job.task.model.state_dict().items()})
     )
     progress = fit(job)
-    assert [r["top1"] for r, _ in best] == sorted({r["top1"] for r, _ in best})
+    reached = [(r["top1"], -r["loss"]) for r, _ in best]
+    assert reached == sorted(set(reached))
     record, state = best[-1]
     assert (progress.best, progress.best_step) == (record["top1"], record["step"])
     job.task.model.load_state_dict(state)
     job.task.eval()
     with torch.no_grad():
         assert scored(job.task, ToyValidation()).values["top1"] == record["top1"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "step"), [((3.0, 2.0, 1.0), 3), ((1.0, 2.0, 3.0), 1), ((2.0, 2.0, 1.0), 3), ((None,) * 3, 1)]
+)
+def test_the_best_of_a_tie_is_the_later_with_the_lower_loss(monkeypatch, losses, step):
+    job = toy_job(None, steps=3, evaluate_steps=1)
+    job.ema = None
+    rest = iter(losses)
+
+    def score(model, loaders):
+        loss = next(rest)
+        return Scores({"top1": 0.5} | ({} if loss is None else {"loss": loss}))
+
+    monkeypatch.setattr(job.protocol, "score", score)
+    state = fit(job)
+    assert (state.best, state.best_step, state.best_loss) == (0.5, step, losses[step - 1])
+
+
+def test_a_checkpoint_without_the_loss_of_the_best_still_resumes():
+    assert RunState(done=3, evaluated=3, best=0.5, best_step=3, metric="top1").best_loss is None
 
 
 def test_findings_tell_what_was_wrong():

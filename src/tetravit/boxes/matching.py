@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_iou
 
 BACKGROUND = -1
 IGNORED = -2
@@ -29,6 +28,8 @@ class Matcher:
 
     def __call__(self, truths: Tensor, boxes: Tensor) -> Tensor:
         """Truths (M, 4) and candidates (N, 4) -> per candidate a row of `truths`, BACKGROUND or IGNORED."""
+        from torchvision.ops import box_iou  # loads slowly, and only training needs it
+
         matches = torch.full((len(boxes),), IGNORED, device=boxes.device)
         if not len(truths) or not len(boxes):
             return matches.fill_(BACKGROUND)

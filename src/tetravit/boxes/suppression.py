@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.ops import nms
 
 PAD_SCORE = -1.0  # the score of a row that is padding
 GRAPH_CANDIDATES = 1000  # how many of an image compete class by class in an exported graph
@@ -88,6 +87,8 @@ def survivors(boxes: Tensor, valid: Tensor, threshold: float, labels: Tensor | N
     """
     if torch.compiler.is_exporting():
         return fixed_point(rivals(boxes, threshold, labels), valid)
+    from torchvision.ops import nms  # loads slowly, and a graph goes without it
+
     kept = torch.zeros_like(valid)
     order = torch.arange(boxes.shape[1], 0, -1, device=boxes.device, dtype=torch.float64)
     spread = boxes.double()  # an offset per label keeps labels apart: exact in float64

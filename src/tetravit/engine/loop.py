@@ -84,7 +84,8 @@ class RunState:
     """Where a run stands, between two steps. All of it is in a checkpoint.
 
     done: steps taken. evaluated: after how many steps the last evaluation was. metric: the score that selects
-    the best weights, once there is one.
+    the best weights, once there is one. best_loss: the validation loss of the best weights, where the protocol
+    has one; checkpoints of earlier versions lack it.
     """
 
     done: int = 0
@@ -92,6 +93,7 @@ class RunState:
     best: float | None = None
     best_step: int | None = None
     metric: str | None = None
+    best_loss: float | None = None
     seconds: float = 0.0
 
 
@@ -274,7 +276,10 @@ def _evaluation_due(job: Job, state: RunState) -> bool:
 
 
 def _evaluate(job: Job, state: RunState, precision: Precision, signals: Signals) -> None:
-    """Score the weights, and the averaged ones, by the protocol of the run; keep the best."""
+    """Score the weights, and the averaged ones, by the protocol of the run; keep the best.
+
+    Of a tie the later is the best if its loss is lower.
+    """
     task, protocol, loaders = job.task, job.protocol, job.loaders
     assert protocol is not None
     assert loaders is not None
@@ -282,18 +287,21 @@ def _evaluate(job: Job, state: RunState, precision: Precision, signals: Signals)
     sets = [("", nullcontext())] + ([("ema_", job.ema.applied())] if job.ema is not None else [])
     start = time.perf_counter()
     job.reporters.evaluating()
-    best, best_step, metric = state.best, state.best_step, state.metric
+    best, best_step, metric, least = state.best, state.best_step, state.metric, state.best_loss
     for prefix, weights in sets:
         with weights, _evaluating(task), autocast(precision, job.world.device):
             scores = protocol.score(task.weights(), _stoppable(loaders, signals, job.world))
             name, value, better = primary(task, protocol, scores.values)
-            if value is not None and (best is None or better(value, best)):
-                best, best_step, metric = value, state.done, name
+            loss = scores.values.get("loss")
+            tie = value == best and loss is not None and least is not None and loss < least
+            if value is not None and (best is None or better(value, best) or tie):
+                best, best_step, metric, least = value, state.done, name, loss
                 job.on_best(
                     {**record, "weights": prefix.rstrip("_") or "raw", **scores.values}, scores.findings
                 )
         record |= {f"{prefix}{name}": value for name, value in scores.values.items()}
     state.best, state.best_step, state.metric, state.evaluated = best, best_step, metric, state.done
+    state.best_loss = least
     record["timing"] = {"seconds": round(time.perf_counter() - start, 1)}
     job.reporters.evaluated(record)
 

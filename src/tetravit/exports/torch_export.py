@@ -19,6 +19,8 @@ class TorchExport(Target):
         torch.export.save(graph.program, path, extra_files={f"{KEY}.json": json.dumps(dict(graph.facts))})
 
     def load(self, path: Path) -> Run:
+        import torchvision  # noqa: F401  registers the operators that graphs of detectors call
+
         program = torch.export.load(path).module()
 
         def run(inputs: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -19,7 +19,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import sigmoid_focal_loss
 
 from tetravit.boxes.coding import corners, relative
 from tetravit.boxes.denoising import DenoisingQueries, Draws, denoising_queries, positives
@@ -284,6 +283,8 @@ def _losses(
     query = torch.cat([queries for queries, _ in pairs])
     label = torch.cat([x[objects] for x, (_, objects) in zip(labels, pairs, strict=True)])
     wanted = torch.cat([x[objects] for x, (_, objects) in zip(truth, pairs, strict=True)])
+    from torchvision.ops import sigmoid_focal_loss  # loads slowly, and only training needs it
+
     hot = torch.zeros_like(logits, dtype=torch.float32)
     hot[image, query, label] = 1.0
     focal = sigmoid_focal_loss(logits.float(), hot, alpha=0.25, gamma=2.0, reduction="sum")

@@ -31,5 +31,6 @@ def write(folder: str | Path) -> Path:
     kind = REPORTS.get(name) or REPORTS[task.model_kind if task else "classify"]
     file = folder / NAME
     partial = file.with_suffix(".partial")
-    partial.write_text(page(run, kind), encoding="utf-8")
+    # names of folders that are not UTF-8 hold surrogates, which no file can
+    partial.write_text(page(run, kind), encoding="utf-8", errors="replace")
     return partial.replace(file)

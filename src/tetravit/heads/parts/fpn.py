@@ -1,26 +1,34 @@
 """Feature pyramid network: coarse maps are added to finer ones (Lin et al. 2017, arXiv:1612.03144)."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal, cast
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.ops import FeaturePyramidNetwork
 
 
-class FPN(FeaturePyramidNetwork):
+class FPN(nn.Module):
     """Maps, fine to coarse -> as many of `width` channels each, and one or two coarser ones if asked.
 
     extra: "none"; "pool": one, every second cell of the coarsest; "conv": two, by 3 x 3 convolutions of stride 2
     from the last of the input maps, with nothing between them.
+    The names of its tensors are those of torchvision's FeaturePyramidNetwork.
     Source: mmdet 2.28.2 FPN (no norm, no activation, nearest upsampling).
     """
 
     def __init__(
         self, channels: Sequence[int], width: int = 256, *, extra: Literal["none", "pool", "conv"] = "none"
     ) -> None:
-        super().__init__(list(channels), width)
+        super().__init__()
+        self.inner_blocks, self.layer_blocks = nn.ModuleList(), nn.ModuleList()
+        for c in channels:
+            self.inner_blocks.append(nn.Sequential(nn.Conv2d(c, width, 1)))
+            self.layer_blocks.append(nn.Sequential(nn.Conv2d(width, width, 3, padding=1)))
+        for module in self.modules():
+            if isinstance(
+                module, nn.Conv2d
+            ):  # draws as torchvision does, so that a seed gives the same weights
+                nn.init.kaiming_uniform_(module.weight, a=1)
         self.extra = extra
         if extra == "conv":
             self.coarser = nn.ModuleList(
@@ -33,7 +41,12 @@ class FPN(FeaturePyramidNetwork):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         """Maps (B, C, H, W) -> levels (B, width, H, W)."""
-        levels = list(super().forward(OrderedDict((str(i), x) for i, x in enumerate(maps))).values())
+        x = self.inner_blocks[-1](maps[-1])
+        levels = [self.layer_blocks[-1](x)]
+        for i in range(len(maps) - 2, -1, -1):
+            finer = self.inner_blocks[i](maps[i])
+            x = finer + F.interpolate(x, size=finer.shape[-2:], mode="nearest")
+            levels.insert(0, self.layer_blocks[i](x))
         if self.extra == "pool":
             levels.append(F.max_pool2d(levels[-1], 1, stride=2))
         if self.extra == "conv":
