@@ -1,9 +1,10 @@
-"""`tetravit study`: small experiments that ask the papers' questions on images that come with the package."""
+"""`tetravit study`: the questions of the papers, one command per row of the menu `STUDIES`."""
 
+import inspect
 import json
 import shlex
 import sys
-from dataclasses import asdict
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,60 +12,47 @@ from typing import Annotated, Any
 import typer
 
 from tetravit.cli.base import Group, print_rows, print_table, say
+from tetravit.studies import STUDIES, Study
 
 
-def sample_efficiency(
-    fractions: Annotated[str, typer.Option(metavar="F,F,...", help="Parts of every class.")] = "0.1,1.0",
-    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each.")] = 3,
-    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="Epochs of a run on all images.")] = 40,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    into: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the rows there too, as JSON lines.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per row.")] = False,
-) -> None:
-    """ConViT against DeiT on a part of the digits: does a convolutional start help when images are few?"""
-    try:
-        parts = [float(part) for part in fractions.split(",")]
-    except ValueError:
-        raise ValueError(f"--fractions takes numbers with commas between them; got {fractions!r}.") from None
-    wrong = [part for part in parts if not 0 < part <= 1]
-    if wrong:
-        raise ValueError(f"A fraction is above 0 and at most 1; got {wrong[0]:g}.")
+def command(name: str, study: Study) -> Callable[..., None]:
+    """The function of `tetravit study NAME`: the study's own options, and those that all studies share."""
 
-    from tetravit.studies.sample_efficiency import run
+    def run(
+        *,
+        device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+        into: Annotated[
+            Path | None, typer.Option(metavar="FILE", help="Write the rows there too, as JSON lines.")
+        ] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="One JSON object per row.")] = False,
+        **options: Any,
+    ) -> None:
+        rows = study.measure(**options, device=device, on_run=say)
+        facts = {"study": name, **_facts(device)}
+        rows = [{**row, **facts} for row in rows]
+        if into is not None:
+            into.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        if as_json:
+            print_rows(rows)
+            return
+        first, *others = study.columns
+        print_table(
+            [first, *others],
+            [[value(row) for value in study.columns.values()] for row in rows],
+            right=others,
+        )
 
-    facts = {"study": "sample-efficiency", "epochs": epochs, **_facts(device)}
-    found = run(fractions=parts, seeds=range(seeds), epochs=epochs, device=device, on_run=say)
-    rows = [
-        {**asdict(row), "mean": row.mean, "spread": row.spread if seeds > 1 else None, **facts}
-        for row in found
+    shared = [p for p in inspect.signature(run).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    own = [
+        p for p in inspect.signature(study.measure).parameters.values() if p.name not in ("device", "on_run")
     ]
-    if into is not None:
-        into.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    if as_json:
-        print_rows(rows)
-        return
-    print_table(
-        ["model", "parameters", "images", "steps", "top-1 %", "spread", "runs"],
-        [
-            [
-                row.model,
-                f"{row.params:,}",
-                row.images,
-                row.steps,
-                f"{row.mean:.1f}",
-                f"{row.spread:.1f}" if seeds > 1 else None,
-                seeds,
-            ]
-            for row in found
-        ],
-        right=["parameters", "images", "steps", "top-1 %", "spread", "runs"],
-    )
+    run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
+    run.__doc__ = study.question
+    return run
 
 
 def _facts(device: str) -> dict[str, Any]:
-    """What else one must know to repeat a row."""
+    """The machine, the versions and the command of a row."""
     import torch
 
     from tetravit.benchmark.speed import device_name
@@ -80,5 +68,8 @@ def _facts(device: str) -> dict[str, Any]:
 
 
 GROUPS = {
-    "study": Group("Repeat an experiment of the papers in small.", {"sample-efficiency": sample_efficiency})
+    "study": Group(
+        "Repeat a table or figure of the papers, in small.",
+        {name: command(name, study) for name, study in STUDIES.items()},
+    )
 }

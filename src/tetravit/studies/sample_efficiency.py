@@ -1,19 +1,23 @@
-"""What a convolutional start is worth when images are few: ConViT beside DeiT on parts of the digits.
+"""Sample efficiency of ConViT against DeiT: both trained from scratch on a share of each class of the digits.
 
-The question of ConViT (arXiv:2103.10697v2, Table 2), in small and on real images: both are trained from scratch
-on a part of every class, for as many steps each; the validation part is always whole.
+The question of ConViT (arXiv:2103.10697v2, Table 2), in small and on real images: as many steps for each share; the
+validation set is always whole.
 """
 
 import math
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from tetravit.recipe import Recipe, validated
-from tetravit.runs import train
+import typer
+
+from tetravit.studies.base import Study
+
+if TYPE_CHECKING:
+    from tetravit.recipe import Recipe
 
 # fmt: off
 MODELS: dict[str, dict[str, Any]] = {  # alike but for what mixes the tokens: 4 heads of 16 channels, 4 blocks
@@ -45,8 +49,10 @@ class Row:
         return statistics.stdev(self.top1) if len(self.top1) > 1 else math.nan
 
 
-def recipe(model: str, fraction: float, *, epochs: int, seed: int, device: str = "auto") -> Recipe:
+def recipe(model: str, fraction: float, *, epochs: int, seed: int, device: str = "auto") -> "Recipe":
     """One run; with `epochs` on all images, 1 / fraction times as many on a part."""
+    from tetravit.recipe import validated
+
     return validated(
         {
             "epochs": epochs,
@@ -89,10 +95,10 @@ def run(
     Args:
         models: of `MODELS`. fractions: parts of each class, in (0, 1]. seeds: one run each. epochs: of a run on
             all images.
-        device: as in a recipe. on_run: told before each run which one it is.
+        device: as in a recipe. on_run: called with one line before each run.
 
     Raises:
-        ValueError: for a model that the study does not know, or no seed.
+        ValueError: for a model that is not in `MODELS`, or no seed.
     """
     unknown = [model for model in models if model not in MODELS]
     if unknown:
@@ -114,8 +120,9 @@ def _row(
 ) -> Row:
     from tetravit.data.build import build_dataset
     from tetravit.models import create_model
+    from tetravit.runs import train
 
-    found, steps = [], 0
+    top1, steps = [], 0
     plan = recipe(model, fraction, epochs=epochs, seed=0)
     params = sum(
         p.numel() for p in create_model(model, num_classes=10, image_size=32, **MODELS[model]).parameters()
@@ -126,6 +133,50 @@ def _row(
             chosen = recipe(model, fraction, epochs=epochs, seed=seed, device=device)
             summary = train(chosen, Path(folder) / "run", reporters=[])
         # evaluated once, at the end: the best weights are the last
-        found.append(100 * (summary.best or 0.0))
+        top1.append(100 * (summary.best or 0.0))
         steps = summary.steps
-    return Row(model, fraction, len(build_dataset(plan.data, "train")), steps, params, tuple(found))
+    return Row(model, fraction, len(build_dataset(plan.data, "train")), steps, params, tuple(top1))
+
+
+def measure(
+    *,
+    fractions: Annotated[str, typer.Option(metavar="F,F,...", help="Shares of each class.")] = "0.1,1.0",
+    seeds: Annotated[int, typer.Option(metavar="N", min=1, help="Runs of each.")] = 3,
+    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="Epochs of a run on all images.")] = 40,
+    device: str = "auto",
+    on_run: Callable[[str], object] = lambda text: None,
+) -> list[dict[str, Any]]:
+    """The rows of `run` as plain data. Source: ConViT, Table 2, in small.
+
+    Raises:
+        ValueError: for fractions that are no numbers in (0, 1].
+    """
+    try:
+        shares = [float(share) for share in fractions.split(",")]
+    except ValueError:
+        raise ValueError(f"--fractions takes numbers with commas between them; got {fractions!r}.") from None
+    wrong = [share for share in shares if not 0 < share <= 1]
+    if wrong:
+        raise ValueError(f"A fraction is above 0 and at most 1; got {wrong[0]:g}.")
+    rows = run(fractions=shares, seeds=range(seeds), epochs=epochs, device=device, on_run=on_run)
+    return [
+        {**asdict(row), "mean": row.mean, "spread": row.spread if seeds > 1 else None, "epochs": epochs}
+        for row in rows
+    ]
+
+
+STUDIES = {
+    "sample-efficiency": Study(
+        "ConViT against DeiT on a share of the digits: does a convolutional start help when images are few?",
+        measure,
+        {
+            "model": lambda row: row["model"],
+            "parameters": lambda row: f"{row['params']:,}",
+            "images": lambda row: row["images"],
+            "steps": lambda row: row["steps"],
+            "top-1 %": lambda row: f"{row['mean']:.1f}",
+            "spread": lambda row: None if row["spread"] is None else f"{row['spread']:.1f}",
+            "runs": lambda row: len(row["top1"]),
+        },
+    )
+}
