@@ -1,7 +1,9 @@
 """GC ViT: Global Context Vision Transformers (Hatamizadeh et al. 2023, arXiv:2206.09959).
 
-Blocks attend within windows. In every second one the queries are not the window's own: they come from the
-whole image, shrunk to the size of one window: all windows of an image share them.
+Self-attention within windows. In every second block the queries are global: computed from the whole map, reduced to
+the size of one window, and shared by all windows of an image.
+
+One file, as every family is: block, stages, attention maps and the table of sizes follow one another.
 
 Shapes: B batch, H W token grid, C width, w window side, N = w * w, nW windows per image, D = C // heads.
 """

@@ -6,6 +6,8 @@ last, so that linear layers, norms and depthwise convolutions take them without 
 linear layers take them as tokens (B, N, C): a graph compiler treats four dimensions as an image with channels
 second, and copies.
 
+One file, as every family is: PCPVT and SVT share stages, adapter and attention to the summary.
+
 Shapes: B batch, Hi Wi pixels, H W token grid, N = H * W, C width, D = C // heads, w window side, nW windows per
 image, M tokens of the summary.
 Source of every number: Meituan-AutoML/Twins@c1ff671 gvt.py; detection/gvt.py and segmentation/gvt.py for padding.

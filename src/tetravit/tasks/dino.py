@@ -4,9 +4,11 @@ A student sees several views of each image, a teacher the two global ones alone.
 the student; its logits over prototypes, centred and sharpened, are what the student predicts from other views.
 
 Unlike the authors' code, the centre and the teacher move only after good steps, and the centre moves once per step,
-by the mean over all ranks and micro-batches. Stochastic depth is off in
-the teacher. Both networks stay in training mode: BatchNorm normalises by the batch in the teacher too, and the
-teacher keeps running statistics of its own, of global views alone.
+by the mean over all ranks and micro-batches. Stochastic depth is off in the teacher. Both networks stay in training
+mode: BatchNorm normalises by the batch in the teacher too, and the teacher keeps running statistics of its own, of
+global views alone.
+
+One file: the section of a recipe, the step and what moves after it are one method. The loss is `parts/dino_loss.py`.
 
 Shapes: B images, V views, K prototypes, C width of the embedding.
 Source: facebookresearch/dino@7c446df main_dino.py, utils.py.

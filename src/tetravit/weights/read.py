@@ -1,5 +1,7 @@
 """Weights of any origin into a model: read, unwrapped, recognised, renamed, made to fit, and reported.
 
+One file: each step of reading, from a state dict to the report, is one function, in the order in which they run.
+
 Nothing is left out in silence. What a caller asks for by building another model (another number of classes, of
 channels, another image size) is done and reported; any other difference is an error until a pattern allows it.
 """
