@@ -42,7 +42,7 @@ def test_random_weights_are_told(ask, tmp_path):
         " `tetravit list weights 'xcit_nano_12_p16.*'` shows published ones."
     )
     assert second.startswith(f"Wrote {tmp_path}/m.pt2 (torch, float32, ")
-    assert second.endswith("of the largest answer, on 4 batches of 2 sizes.")
+    assert second.endswith("over 4 batches of 2 sizes.")
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_a_detector_that_finds_nothing_is_told(ask, weights, tmp_path, monkeypat
     monkeypatch.setattr("tetravit.exports.export", lambda *_, **__: done)
     answer = ask("export", weights, "--to", tmp_path / "m.pt2")
     first, *others = answer.err.splitlines()
-    assert first.endswith(f"on 2 batches of 2 sizes, {count} objects in them.")
+    assert first.endswith(f"over 2 batches of 2 sizes, {count} objects in them.")
     said = ["The model detected no object in the test images, so no box was compared."]
     assert others == (said if last else [])
 
