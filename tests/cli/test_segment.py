@@ -163,6 +163,7 @@ def test_files_with_labels_that_are_no_class_are_named(ask, segmenter, drawn, tm
     assert answer.err == (
         "tetravit evaluate: images/validation/ADE_val_00000002.jpg:"
         " 7 pixels have labels that are no class; they are left out.\n"
+        "tetravit evaluate: 3 classes have nothing in the val images: 'circle', 'ring', 'triangle'.\n"
     )
 
 

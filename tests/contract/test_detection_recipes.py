@@ -191,9 +191,12 @@ def test_two_steps_run(name, tmp_path):
         "data.workers=0", "run.device=cpu", "run.log_steps=1", "model.head_options.width=16",
         "model.backbone_weights=", *SHALLOW[family(recipe.model.name)],
     ]  # fmt: skip
-    if recipe.model.head != "retinanet":
+    if recipe.model.head == "dino_detr":
+        options = ("width=64", "num_queries=20", "num_denoising=4")  # 2 channels in a group of GroupNorm
+        changes += [f"model.head_options.{option}" for option in options]
+    elif recipe.model.head != "retinanet":
         changes += ["model.head_options.num_samples=16", "model.head_options.num_candidates=50"]
-    if name == "shapes-det":
+    if name in ("shapes-det", "shapes-detr"):
         changes += ["data.options={size = 64, count = 4}", "steps=2"]
     else:
         list(write_shapes(tmp_path, train=4, val=2, size=64))
@@ -206,6 +209,6 @@ def test_two_steps_run(name, tmp_path):
     assert train(load(RECIPES[name], changes), tmp_path / "run", reporters=[]).steps == 2
     found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert 0 <= found["box_ap"] <= 1
-    assert ("mask_ap" in found) == (recipe.model.head != "retinanet")
+    assert ("mask_ap" in found) == (recipe.model.head not in ("retinanet", "dino_detr"))
     assert len(found["classes"]) == 8
     assert (tmp_path / "run" / "report.html").read_text().count("data:image") > 3

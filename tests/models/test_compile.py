@@ -25,7 +25,9 @@ class Pictures(Dataset):
 
     def __getitem__(self, index):
         image = torch.randint(256, (3, *SIZES[index % len(SIZES)]), dtype=torch.uint8)
-        return Sample(image, Target(torch.tensor([[10.0, 10, 60, 70]]), torch.tensor([1])), str(index))
+        masks = torch.zeros(1, *image.shape[1:], dtype=torch.bool)
+        masks[:, 10:70, 10:60] = True
+        return Sample(image, Target(torch.tensor([[10.0, 10, 60, 70]]), torch.tensor([1]), masks), str(index))
 
 
 def batches(bucket):

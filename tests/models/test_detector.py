@@ -141,13 +141,27 @@ def test_the_loss_reaches_every_parameter_and_forgives_bad_boxes(head):
     assert nothing["loss_box" if head != "cascade" else "loss_box_1"] == 0
 
 
-def test_targets_without_masks_train_boxes_only():
+def test_an_image_without_masks_trains_boxes_only():
     detector = small("mask_rcnn")
-    images, _ = pictures((96, 128))
-    bare = Target(torch.tensor([[10.0, 10, 60, 70]]), torch.tensor([1]))
-    losses = detector.loss(Batch(images, [bare]))
-    assert losses["loss_mask"] == 0
+    images = torch.randn(2, 3, 96, 128)
+    box, label = torch.tensor([[10.0, 10, 60, 70]]), torch.tensor([1])
+    masks = torch.zeros(1, 96, 128, dtype=torch.bool)
+    losses = detector.loss(Batch(images, [Target(box, label), Target(box, label, masks=masks)]))
+    assert losses["loss_mask"] > 0
     assert losses["loss_box"] > 0
+
+
+def test_masks_have_the_size_of_the_batch_or_of_their_image():
+    detector = small("mask_rcnn")
+    images, sizes = torch.randn(1, 3, 96, 128), torch.tensor([[80, 100]])
+    box, label = torch.tensor([[10.0, 10, 60, 70]]), torch.tensor([1])
+    losses = []
+    for height, width in ((96, 128), (80, 100)):
+        masks = torch.zeros(1, height, width, dtype=torch.bool)
+        masks[:, 10:70, 10:60] = True
+        torch.manual_seed(0)
+        losses.append(detector.loss(Batch(images, [Target(box, label, masks=masks)], sizes)))
+    assert losses[0] == losses[1]
 
 
 def test_a_published_file_loads_by_name(tmp_path):

@@ -201,8 +201,7 @@ class DenseModel(Model):
         num_classes: int,
         fill: Callable[[Backbone], Any] | None = None,
     ) -> Self:
-        if num_classes < 1:
-            raise ValueError(f"num_classes of a {cls.noun} is 1 or more; got {num_classes!r}.")
+        cls.check_classes(num_classes)
         backbone = create_backbone(name, task=cast(Literal["detect", "segment"], cls.kind), **options)
         if fill is not None:
             fill(backbone.backbone)
@@ -217,6 +216,12 @@ class DenseModel(Model):
         )
         model.freeze_unused()
         return model
+
+    @classmethod
+    def check_classes(cls, num_classes: int) -> None:
+        """Raises: ValueError if such a model cannot have so many classes."""
+        if num_classes < 1:
+            raise ValueError(f"num_classes of a {cls.noun} is 1 or more; got {num_classes!r}.")
 
     @classmethod
     def layouts_of(cls, family: str, head: str) -> Mapping[str, Names]:

@@ -28,6 +28,10 @@ class Segmenter(DenseModel):
     default_classes = 150  # of ADE20K
     usual_input = ADE20K_INPUT
 
+    @classmethod
+    def check_classes(cls, num_classes: int) -> None:
+        """The head checks them: one label is kept for ignored pixels."""
+
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, Hi, Wi), normalized, of any size -> logits (B, K, h, w) at the grid of the finest map."""
         return self.head(self.feature_maps(images))

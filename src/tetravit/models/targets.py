@@ -40,7 +40,9 @@ def check_targets(batch: Batch, *, masks: bool) -> Sequence[Target]:
         raise ValueError(f"targets holds one Target per image: {count} images; got {len(targets)} targets.")
     for i, target in enumerate(targets):
         where = batch.names[i] if i < len(batch.names) else f"image {i} of the batch"
-        _check(target, where, tuple(batch.images.shape[2:]))
+        canvas = tuple(batch.images.shape[2:])
+        own = canvas if batch.sizes is None else tuple(map(int, batch.sizes[i]))
+        _check(target, where, canvas, own)
     if masks and any(len(t.boxes) for t in targets) and all(t.masks is None for t in targets):
         raise ValueError(
             "The head trains on masks; no target of the batch has any: give masks, or take a head without them"
@@ -49,7 +51,8 @@ def check_targets(batch: Batch, *, masks: bool) -> Sequence[Target]:
     return targets
 
 
-def _check(target: Any, where: str, size: tuple[int, ...]) -> None:
+def _check(target: Any, where: str, canvas: tuple[int, ...], own: tuple[int, ...]) -> None:
+    """canvas, own: height and width of the batch, and of the image without its padding; masks have either."""
     if not isinstance(target, Target):
         raise ValueError(f"targets holds a Target per image; got a {type(target).__name__} for {where}.")
     boxes, labels = target.boxes, target.labels
@@ -63,9 +66,10 @@ def _check(target: Any, where: str, size: tuple[int, ...]) -> None:
         )
     if labels.is_floating_point() or labels.dtype in (torch.bool, torch.complex64):
         raise ValueError(f"labels are integers; got {labels.dtype} in {where}.")
-    if target.masks is not None and tuple(target.masks.shape) != (len(boxes), *size):
+    fitting = {(len(boxes), *canvas), (len(boxes), *own)}
+    if target.masks is not None and tuple(target.masks.shape) not in fitting:
         raise ValueError(
-            f"masks are (M, Hi, Wi), {(len(boxes), *size)} here; got {_shape(target.masks)} in {where}."
+            f"masks are (M, Hi, Wi), {(len(boxes), *canvas)} here; got {_shape(target.masks)} in {where}."
         )
     if target.masks is not None and target.masks.is_floating_point():
         raise ValueError(f"masks are bool; got {target.masks.dtype} in {where}.")
