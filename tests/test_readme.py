@@ -12,11 +12,12 @@ import pytest
 from tetravit.benchmark.summary import read, summary
 from tetravit.cli import main
 from tetravit.cli.list import rows_of
+from tetravit.protocols import PROTOCOLS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 SPEED = (ROOT / "docs" / "speed.md").read_text()
-PAGES = ["README.md", "docs/dense.md", "docs/weights.md", "docs/runs.md"]
+PAGES = ["README.md", "docs/dense.md", "docs/weights.md", "docs/runs.md", "docs/evaluation.md"]
 BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S
 )
@@ -132,6 +133,13 @@ def test_the_page_on_detection_and_segmentation_runs(clone, capsys):
 def test_the_page_on_runs_runs(clone, capsys):
     run("docs/runs.md", capsys)
     assert Path("run/last.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_the_page_on_evaluation_runs_and_has_every_protocol(clone, capsys):
+    run("docs/evaluation.md", capsys)
+    rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/evaluation.md").read_text(), re.M)
+    assert sorted(rows) == sorted(PROTOCOLS)
 
 
 def test_the_page_on_weights_runs(clone, capsys):

@@ -19,8 +19,8 @@ class Backbone(nn.Module):
     PyTorch's fused attention has neither.
 
     A family sets `channels`, `strides`, `embed_dim` in its constructor and writes `feature_maps`,
-    `forward_features`, `pool`, `attention_kinds` and `_attention`. Every constructor takes `image_size`, `in_chans`
-    and `drop_path`.
+    `forward_features`, `pool`, `stages`, `attention_kinds` and `_attention`. Every constructor takes `image_size`,
+    `in_chans` and `drop_path`.
 
     channels, strides: one entry per level of `feature_maps`, shallow to deep.
     embed_dim: width of the embedding.
