@@ -33,18 +33,22 @@ def _starts(length: int, side: int, stride: int) -> list[int]:
     return [*range(0, last, stride), last]
 
 
-def merge(found: list[tuple[View, Detections]], height: int, width: int) -> Detections:
+def merge(
+    found: list[tuple[View, Detections]], height: int, width: int, *, class_agnostic: bool = False
+) -> Detections:
     """Detections of several views of a picture, boxes in its pixels, -> each object once, best first.
 
     What an inner edge of a tile cuts counts after all that is whole, and goes where something better of its class
-    covers most of it. Masks, of whatever kind, follow as they are.
+    covers most of it; with `class_agnostic`, something better of any class. Masks, of whatever kind, follow as they
+    are.
     """
     boxes = torch.cat([d.boxes for _, d in found])
     scores = torch.cat([d.scores for _, d in found])
     labels = torch.cat([d.labels for _, d in found])
     cut = torch.cat([_cut(d.boxes, view, height, width) for view, d in found])
     order = torch.argsort(scores - 2 * cut.to(scores.dtype), descending=True, stable=True)
-    kept = order[_survivors(boxes[order], labels[order], cut[order])]
+    rivals = torch.zeros_like(labels) if class_agnostic else labels
+    kept = order[_survivors(boxes[order], rivals[order], cut[order])]
     kept = kept[torch.argsort(scores[kept], descending=True, stable=True)]
     masks = None
     if all(d.masks is not None for _, d in found):
@@ -84,12 +88,13 @@ def find_in_tiles(
     batch: int = 1,
     *,
     whole: Callable[[list[Tensor]], list[Detections]] | None = None,
+    class_agnostic: bool = False,
 ) -> Detections:
     """Ask `find` about every view of a picture uint8 (3, Hi, Wi), and merge all of its answers.
 
     find: parts of the picture -> the detections of each, in pixels of the part, masks in the frames of the boxes.
     It is asked about up to `batch` tiles, all of one size, at a time. whole: asked first, about all of the picture;
-    None: `find` is.
+    None: `find` is. class_agnostic: see `merge`.
     """
     height, width = picture.shape[1:]
     everything, *tiles = views(height, width, side, stride)
@@ -101,4 +106,4 @@ def find_in_tiles(
         for view, part in zip(chunk, answers, strict=True):
             shift = part.boxes.new_tensor([*view[:2], *view[:2]])
             found.append((view, Detections(part.boxes + shift, part.scores, part.labels, part.masks)))
-    return merge(found, height, width)
+    return merge(found, height, width, class_agnostic=class_agnostic)

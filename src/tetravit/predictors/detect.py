@@ -19,6 +19,10 @@ PREDICTORS = {
             Option("threshold", "Leave out objects with lower scores; default 0.3.", "SCORE", real),
             WINDOW,
             STRIDE,
+            Option(
+                "class_agnostic",
+                "Of objects that overlap keep the one with the highest score, whatever their classes.",
+            ),
             Option("side", "Resize the short side to this; own: keep the image's size.", "PX|own", _side),
         ),
         outputs=(

@@ -111,6 +111,7 @@ def objects(
     window: int | None = None,
     stride: int | None = None,
     categories: Sequence[int] | None = None,
+    class_agnostic: bool | None = None,
 ) -> Iterator[Objects]:
     """Objects in images.
 
@@ -127,6 +128,7 @@ def objects(
             fifths of the window), and merge the objects. There may be more than the model gives for one image.
         categories: the number of each class in COCO's result format; None: COCO's own for its classes, else
             1, 2, 3, ...
+        class_agnostic: whether overlapping objects of other classes are suppressed too; None: as the head does.
 
     Raises:
         ValueError: for a number that is out of range.
@@ -144,7 +146,7 @@ def objects(
             f"stride goes with a window, and is at most its side; got stride={stride}, window={window}."
         )
     model = model.to(device).eval()
-    asked = _Asked(model, threshold, torch.device(device), categories, side)
+    asked = _Asked(model, threshold, torch.device(device), categories, side, class_agnostic)
     return _objects(asked, images, batch_size, window, stride or max(1, (window or 1) * 4 // 5))
 
 
@@ -164,7 +166,15 @@ def _objects(
         whole = [entry for entry in found if isinstance(entry, tuple)]
         if window:
             parts = [
-                find_in_tiles(asked.find, pixels, window, stride, batch_size, whole=asked.find_trained)
+                find_in_tiles(
+                    asked.find,
+                    pixels,
+                    window,
+                    stride,
+                    batch_size,
+                    whole=asked.find_trained,
+                    class_agnostic=bool(asked.class_agnostic),
+                )
                 for pixels, _ in whole
             ]
         else:
@@ -189,8 +199,10 @@ class _Asked:
         device: torch.device,
         categories: Sequence[int] | None,
         side: Side | None,
+        class_agnostic: bool | None = None,
     ) -> None:
         self.model, self.threshold, self.device, self.side = model, threshold, device, side
+        self.class_agnostic = class_agnostic
         self.names = model.class_names or tuple(str(i) for i in range(model.num_classes))
         self.categories = coco.category_ids(self.names) if categories is None else tuple(categories)
         if len(self.categories) != len(self.names):
@@ -226,6 +238,7 @@ class _Asked:
             output_sizes=sizes,
             masks=self.masks,
             threshold=self.threshold,
+            class_agnostic=self.class_agnostic,
         )
 
     def told(self, found: Detections, size: tuple[int, int], seen: tuple[int, int] | None) -> Objects:
