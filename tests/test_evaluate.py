@@ -221,3 +221,11 @@ def test_a_run_without_a_score_is_loaded_from_its_last_weights(tmp_path):
     assert load(tmp_path).num_classes == 3
     save(create_model("xcit_nano_12_p16", depth=1, num_classes=5), tmp_path / "best.safetensors")
     assert load(tmp_path).num_classes == 5
+
+
+def test_a_protocol_of_another_kind_of_model_is_refused(sorter):
+    with pytest.raises(ValueError) as error:
+        evaluate(NAME, ["evaluate.protocol=miou"])
+    assert str(error.value) == (
+        f"The protocol 'miou' scores segmenters; {NAME} is a classifier. Protocols for it: accuracy, knn, linear."
+    )

@@ -100,6 +100,7 @@ def test_the_last_override_counts(file):
         (["optim.lrr=1"], "Unknown recipe key 'optim.lrr'. Did you mean 'optim.lr'?"),
         (["lr=1"], "Unknown recipe key 'lr'. Did you mean 'optim.lr'?"),
         (["optm.lr=1"], "Unknown recipe key 'optm'. Did you mean 'optim'?"),
+        (["evaluate.flip=true"], "Unknown recipe key 'evaluate.flip'. Another evaluate.protocol takes it."),
         (["data.lr=1"], "Unknown recipe key 'data.lr'. Did you mean 'optim.lr'?"),
         (["task.smoothing=0.1"], "Unknown recipe key 'task.smoothing'. Did you mean 'task.label_smoothing'?"),
         (

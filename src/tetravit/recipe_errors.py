@@ -82,6 +82,9 @@ def _near_key(path: str, keys: Keys) -> str:
     """The same key of another section, or the nearest of this one."""
     known = list(dict.fromkeys(name for name, _ in keys))
     section, _, key = path.rpartition(".")
+    if path in known:  # the sections task and evaluate differ by their name
+        chosen = {"task": "task.name", "evaluate": "evaluate.protocol"}.get(section, section)
+        return f" Another {chosen} takes it."
     elsewhere = [name for name in known if name.rpartition(".")[2] == key]
     meant = SYNONYMS.get(key.lower())
     if elsewhere or meant in known:

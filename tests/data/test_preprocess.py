@@ -35,6 +35,17 @@ def test_every_form_of_a_picture_gives_the_same_tensor(tmp_path):
         ).abs().max() < 0.06  # three of 255; no rounding to bytes after the resize
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_an_open_picture_is_read_as_its_file(tmp_path, channels):
+    deep = (PHOTO[..., 0].astype(np.uint16) * 257) // 3
+    clear = np.dstack([PHOTO, 255 - PHOTO[..., 1]])
+    p = replace(SMALL, mean=(0.5,) * channels, std=(0.5,) * channels)
+    for name, array in (("deep", deep), ("clear", clear)):
+        path = tmp_path / f"{name}.png"
+        Image.fromarray(array).save(path)
+        assert torch.equal(preprocess(Image.open(path), p), preprocess(path, p)), name
+
+
 def test_gray_pictures():
     gray = PHOTO[..., 0]
     expected = preprocess(np.stack([gray] * 3, axis=-1), SMALL)

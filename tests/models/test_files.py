@@ -154,3 +154,32 @@ def test_a_fresh_head_has_the_type_and_device_of_the_model(dtype):
     assert model(torch.randn(1, 3, 64, 64, dtype=dtype)).dtype == dtype
     model.to("meta").reset_head(2)
     assert model.head.weight.is_meta
+
+
+class Doubled(torch.nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_a_module_with_another_forward_pass_is_not_saved(model, tmp_path):
+    dim = model.backbone.embed_dim
+    model.head = torch.nn.Linear(dim, model.num_classes)  # the same layer as ours
+    save(model, tmp_path / "m.safetensors")
+    model.head = Doubled(dim, model.num_classes)
+    with pytest.raises(ValueError) as error:
+        save(model, tmp_path / "n.safetensors")
+    assert str(error.value) == (
+        f"model.head is a Doubled; {model.name} has a LinearHead there. A file holds tensors alone: the loaded model"
+        " would compute something else."
+    )
+    assert not (tmp_path / "n.safetensors").exists()
+
+
+def test_names_of_another_number_of_classes_are_not_saved(model, tmp_path):
+    model.class_names = ("a",) * (model.num_classes + 1)
+    with pytest.raises(ValueError) as error:
+        save(model, tmp_path / "m.safetensors")
+    assert str(error.value) == (
+        f"The model has {model.num_classes} classes and {model.num_classes + 1} class_names; set one name per class,"
+        " or none: ()."
+    )

@@ -133,7 +133,7 @@ def _what_is_missing(name: str) -> str:
     """The message for a single argument: weights without images, or an image without weights."""
     from tetravit.data.files import is_image
 
-    if Path(name).is_file() and is_image(Path(name).name):
+    if is_image(Path(name).name):
         return (
             f"No model: tetravit predict MODEL {name}. A model is a run folder, a weights file, or NAME.TAG of"
             " `tetravit list weights`."

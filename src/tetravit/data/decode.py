@@ -188,7 +188,7 @@ def _with_torchvision(data: bytes) -> Tensor | None:
 def _with_pillow(data: bytes, name: str) -> Tensor:
     with opened(data, name) as image:
         image.load()
-        array = _rgb(ImageOps.exif_transpose(image))
+        array = to_rgb(ImageOps.exif_transpose(image))
     return torch.from_numpy(array).permute(2, 0, 1)
 
 
@@ -258,8 +258,12 @@ def _check_pixels(width: int, height: int, name: str) -> None:
         raise BadImage(name, f"{width} x {height} pixels are more than {MAX_PIXELS // 10**6} million")
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
-    """Pillow's image of any mode -> uint8 (H, W, 3)."""
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """Pillow's image of any mode -> uint8 (H, W, 3): 16 bits are scaled, transparency lies on white.
+
+    Raises:
+        ValueError: if gray values lie outside the range of their type.
+    """
     if image.mode.startswith("I") or image.mode == "F":
         return np.repeat(_scaled(np.asarray(image))[..., None], 3, axis=2)
     if image.has_transparency_data:

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from tetravit.data.decode import decode, to_channels
+from tetravit.data.decode import decode, to_channels, to_rgb
 from tetravit.data.transforms.base import INTERPOLATIONS, fitted
 from tetravit.data.transforms.normalize import Normalize
 from tetravit.structures import Preprocess
@@ -90,9 +90,10 @@ def pixels(image: Any, channels: int = 3) -> Tensor:
     if isinstance(image, (str, os.PathLike)):
         return decode(image, layout="decoded", channels=channels)
     if isinstance(image, Image.Image):
-        if channels in (1, 3):
-            image = image.convert("L" if channels == 1 else "RGB")
-        image = np.array(image)
+        try:
+            image = to_rgb(image) if channels in (1, 3) else np.array(image)
+        except ValueError as error:
+            raise ValueError(f"The image cannot be read: {error}.") from None
     if isinstance(image, np.ndarray):
         image = torch.from_numpy(np.ascontiguousarray(image))
         image = image[None] if image.ndim == 2 else image.movedim(-1, 0)

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from tetravit.models.base import Model
 from tetravit.models.create import MODELS
@@ -54,9 +55,15 @@ def check_saved(model: Model) -> None:
             head_options=model.options.get("head_options", {}),
             num_classes=model.num_classes,
         )
+    if model.class_names and len(model.class_names) != model.num_classes:
+        raise ValueError(
+            f"The model has {model.num_classes} classes and {len(model.class_names)} class_names; set one name per"
+            " class, or none: ()."
+        )
     own, built = ({k: tuple(v.shape) for k, v in m.state_dict().items()} for m in (model, twin))
     other = next((name for name in (*own, *built) if own.get(name) != built.get(name)), None)
     if other is None:
+        _check_modules(model, twin)
         return
     part = other.split(".")[0]
     cure = "; model.reset_head(N) changes the number of classes" if part in ("head", "head_dist") else ""
@@ -64,3 +71,21 @@ def check_saved(model: Model) -> None:
         f"model.{part} is not what {model.name} with {model.num_classes} classes has: {other!r} is"
         f" {own.get(other, 'missing')}, expected {built.get(other, 'none')}{cure}."
     )
+
+
+def _check_modules(model: Model, twin: Model) -> None:
+    """Refuse a module of the same shapes with another forward pass than the one in its place in `twin`.
+
+    Batch norms may be of any kind: those of several GPUs share their statistics.
+    """
+    built = dict(twin.named_modules())
+    for name, module in model.named_modules():
+        other = built.get(name)
+        norms = isinstance(module, _BatchNorm) and isinstance(other, _BatchNorm)
+        same = type(module) in type(other).__mro__ or type(module).forward is type(other).forward
+        if other is None or norms or same:
+            continue
+        raise ValueError(
+            f"model.{name} is a {type(module).__name__}; {model.name} has a {type(other).__name__} there."
+            " A file holds tensors alone: the loaded model would compute something else."
+        )

@@ -15,6 +15,7 @@ from tetravit.data.datasets.base import DatasetInfo
 from tetravit.data.evaluation import EvalLoader, make_eval_loader
 from tetravit.data.parts import Part, class_notes
 from tetravit.models import Model, load
+from tetravit.models.create import MODELS
 from tetravit.models.load import weights_of
 from tetravit.protocols import PROTOCOLS, Loaders, Protocol
 from tetravit.protocols.base import device_of
@@ -159,6 +160,12 @@ def evaluate(
     recipe = recipe.model_copy(update={"data": seen})
     prepared = _input(model, recipe.data, overrides)
     protocol = PROTOCOLS[recipe.evaluate.protocol](recipe.evaluate)
+    if protocol.kinds and model.kind not in protocol.kinds:
+        nouns = " or ".join(f"{MODELS[kind].noun}s" for kind in protocol.kinds)
+        usual = ", ".join(name for name, row in PROTOCOLS.items() if model.kind in row.kinds)
+        raise ValueError(
+            f"The protocol {protocol.name!r} scores {nouns}; {source} is a {model.noun}. Protocols for it: {usual}."
+        )
     if not protocol.reads_data:
         none = Loaders(_NoImages(), DatasetInfo("unlabelled", 0, ()))
         return score(model.to(where), none, protocol, weights=str(source), data=protocol.name, split=split)
