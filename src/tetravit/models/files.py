@@ -81,9 +81,9 @@ def _check_modules(model: Model, twin: Model) -> None:
     built = dict(twin.named_modules())
     for name, module in model.named_modules():
         other = built.get(name)
-        norms = isinstance(module, _BatchNorm) and isinstance(other, _BatchNorm)
-        same = type(module) in type(other).__mro__ or type(module).forward is type(other).forward
-        if other is None or norms or same:
+        if other is None or (isinstance(module, _BatchNorm) and isinstance(other, _BatchNorm)):
+            continue
+        if type(module) in type(other).__mro__ or type(module).forward is type(other).forward:
             continue
         raise ValueError(
             f"model.{name} is a {type(module).__name__}; {model.name} has a {type(other).__name__} there."

@@ -164,7 +164,8 @@ def evaluate(
         nouns = " or ".join(f"{MODELS[kind].noun}s" for kind in protocol.kinds)
         usual = ", ".join(name for name, row in PROTOCOLS.items() if model.kind in row.kinds)
         raise ValueError(
-            f"The protocol {protocol.name!r} scores {nouns}; {source} is a {model.noun}. Protocols for it: {usual}."
+            f"The protocol {protocol.name!r} scores {nouns}; {source} is a {MODELS[model.kind].noun}."
+            f" Protocols for it: {usual}."
         )
     if not protocol.reads_data:
         none = Loaders(_NoImages(), DatasetInfo("unlabelled", 0, ()))
