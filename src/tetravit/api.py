@@ -15,7 +15,7 @@ from tetravit.runs.evaluate import Result, Split
 from tetravit.runs.evaluate import evaluate as score
 
 if TYPE_CHECKING:
-    from tetravit.predictors.parts.answers import Prediction, Predictions
+    from tetravit.predictors.parts.predictions import Prediction, Predictions
 
 
 def train(

@@ -71,7 +71,7 @@ class ModelConfig(BaseModel):
     )
     backbone_weights: str | None = Field(
         default=None,
-        description="The same of a classifier, for the backbone of a detector or segmenter alone.",
+        description="Weights of a classifier or a self-supervised run, for the backbone of a detector or segmenter.",
     )
     image_size: Side | tuple[Side, Side] | None = Field(
         default=None,

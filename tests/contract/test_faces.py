@@ -31,7 +31,7 @@ from pathlib import Path
 from tetravit.predictors.base import Option, Output, Predictor, Writer, whole
 
 def brightness(model, sources, *, digits=1, batch_size=1, device="cpu"):
-    from tetravit.predictors.parts.answers import Prediction, pixels_of
+    from tetravit.predictors.parts.predictions import Prediction, pixels_of
 
     class Brightness(Prediction):
         def cells(self):

@@ -186,7 +186,7 @@ def test_a_file_that_answers_otherwise_does_not_appear(copier, tmp_path, error, 
     with pytest.raises(ValueError) as caught:
         export(model, tmp_path / "model.copy", existing="replace")
     assert str(caught.value) == (
-        f"The copy file answers otherwise than the model: by {shown} of the largest answer at 1 x 91 x 125;"
+        f"The copy file differs from the model: by {shown} of the largest output at 1 x 91 x 125;"
         " allowed are 2e-05. Nothing was written."
     )
     assert [file.read_text() for file in tmp_path.iterdir()] == ["before"]

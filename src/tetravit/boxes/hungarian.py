@@ -62,7 +62,7 @@ def cost(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor) -> Tensor
     total = BOX_COST * distance + CLASS_COST * (present - absent) - GIOU_COST * overlap
     return total.nan_to_num(
         nan=1e6, posinf=1e6, neginf=-1e6
-    )  # after an overflow: the loss tells, not the matching
+    )  # after an overflow: the loss shows it, matching goes on
 
 
 def generalized_iou(a: Tensor, b: Tensor) -> Tensor:

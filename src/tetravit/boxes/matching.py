@@ -1,4 +1,4 @@
-"""Which ground-truth box, if any, each candidate box is held to.
+"""Assign candidate boxes to ground-truth boxes by IoU.
 
 Shapes: M ground-truth boxes, N candidates.
 Source: mmdet 2.28.2 MaxIoUAssigner.

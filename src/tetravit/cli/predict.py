@@ -17,7 +17,7 @@ from tetravit.predictors import PREDICTORS, Option, Output, Predictor, Writer, s
 from tetravit.predictors.base import function
 
 if TYPE_CHECKING:
-    from tetravit.predictors.parts.answers import Prediction, Source
+    from tetravit.predictors.parts.predictions import Prediction, Source
 
 WORTH = 100  # images from which on --optimize saves more than it takes
 
@@ -56,7 +56,7 @@ def predict(
     from tetravit.benchmark.memory import peak_so_far_mib
     from tetravit.draw import free_name
     from tetravit.models import load
-    from tetravit.predictors.parts.answers import Frame
+    from tetravit.predictors.parts.predictions import Frame
     from tetravit.predictors.parts.sources import find_images
     from tetravit.predictors.parts.video import Videos, expanded, is_video
     from tetravit.predictors.parts.video import webcam as webcam_frames

@@ -14,7 +14,7 @@ def collate(samples: Sequence[Sample], indices: Sequence[int], bucket: int = 1) 
     """Samples -> a batch. Class indices, and label maps of one size, become a tensor; other targets stay a list.
 
     Images of a dense task that differ in size are filled up with zeros right and below, all of them to sides that are
-    multiples of `bucket`; `sizes` tells the truth.
+    multiples of `bucket`; `sizes` holds the sizes without padding.
 
     Raises:
         ValueError: if images with a class each differ in size.

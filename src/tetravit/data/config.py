@@ -64,7 +64,9 @@ class DataConfig(BaseModel):
     )
     repeats: int = Field(1, ge=1, description="Augmented copies of each drawn image in a batch.")
     group: int = Field(
-        1, ge=1, description="Dense tasks: so many images go together, all of them wider than high or none."
+        1,
+        ge=1,
+        description="Dense tasks: landscape and portrait images are batched apart, in groups of this size.",
     )
     balance: float = Field(
         0.0,
@@ -74,7 +76,7 @@ class DataConfig(BaseModel):
         " numbers of images.",
     )
     bucket: int = Field(
-        1, ge=1, description="Dense tasks: sides of a padded batch are multiples of so many pixels."
+        1, ge=1, description="Dense tasks: the sides of a padded batch are multiples of this many pixels."
     )
     augment: str = Field("crop | flip", description="Augmentations of the training images, joined by |.")
     mix: str = Field("", description="How images of a batch are mixed: mixup(0.8), cutmix(1.0), joined by |.")

@@ -38,11 +38,9 @@ class RunConfig(BaseModel):
     evaluate_steps: int = Field(
         default=0, ge=0, description="Steps between evaluations; 0: evaluate_epochs counts."
     )
-    save_steps: int = Field(default=0, ge=0, description="A checkpoint every so many steps; 0: never.")
-    save_minutes: float = Field(
-        default=10.0, ge=0, description="A checkpoint every so many minutes; 0: never."
-    )
-    save_epochs: int = Field(default=1, ge=0, description="A checkpoint every so many epochs; 0: never.")
+    save_steps: int = Field(default=0, ge=0, description="Steps between checkpoints; 0: never.")
+    save_minutes: float = Field(default=10.0, ge=0, description="Minutes between checkpoints; 0: never.")
+    save_epochs: int = Field(default=1, ge=0, description="Epochs between checkpoints; 0: never.")
     keep: int = Field(default=3, ge=2, description="How many of the newest checkpoints are kept.")
     on_full: Literal["warn", "stop"] = Field(
         default="warn", description="When a checkpoint cannot be written: warn and train on, or stop."
@@ -50,10 +48,12 @@ class RunConfig(BaseModel):
     on_nan: Literal["stop", "rollback"] = Field(
         default="stop",
         description="When a loss or a gradient is not finite: stop; or rollback, go on from the newest checkpoint"
-        " with other draws and half the learning rate, at most three times.",
+        " with other random numbers and half the learning rate, at most three times.",
     )
     rollback_steps: int = Field(
-        default=500, ge=0, description="Steps past the bad one that a rollback draws anew, at the lower rate."
+        default=500,
+        ge=0,
+        description="Steps past the bad one that run with other random numbers and the lower learning rate.",
     )
     on_collapse: Literal["warn", "stop"] = Field(
         default="warn",

@@ -39,7 +39,7 @@ class Summary:
 
 
 class Reporter:
-    """Somebody who listens to a run. Every method may be left out; none can stop the run by failing.
+    """Receives the events of a run. Every method may be left out; an error in one never stops the run.
 
     A record is a flat dict: "step" (steps done), "epoch", then numbers by name. Its "timing" entry holds what
     differs between two runs of the same recipe: "images_per_s", "seconds", "left_s".

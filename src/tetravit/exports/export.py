@@ -226,6 +226,6 @@ def _check(compared: Compared, dtype: str, format: str) -> None:
     """Raises: ValueError if the answers differ by more than the type allows."""
     if not compared.difference <= ERRORS[dtype]:
         raise ValueError(
-            f"The {format} file answers otherwise than the model: by {compared.difference:.1e} of the largest"
-            f" answer at {compared.worst}; allowed are {ERRORS[dtype]:g}. Nothing was written."
+            f"The {format} file differs from the model: by {compared.difference:.1e} of the largest"
+            f" output at {compared.worst}; allowed are {ERRORS[dtype]:g}. Nothing was written."
         )

@@ -11,7 +11,7 @@ from tetravit.registry import discover, suggestion
 
 if TYPE_CHECKING:
     from tetravit.models import Model
-    from tetravit.predictors.parts.answers import Prediction, Predictions, Source
+    from tetravit.predictors.parts.predictions import Prediction, Predictions, Source
 
 PREDICTORS: dict[str, Predictor] = discover(__name__, "PREDICTORS")
 
@@ -60,7 +60,7 @@ def predict(model: "Model", images: Any, **options: Any) -> "Prediction | Predic
             of range.
     """
     from tetravit.data.decode import BadImage
-    from tetravit.predictors.parts.answers import Predictions
+    from tetravit.predictors.parts.predictions import Predictions
     from tetravit.predictors.parts.sources import gathered
 
     sources, single = gathered(images)

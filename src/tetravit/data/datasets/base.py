@@ -32,7 +32,7 @@ class DatasetInfo:
     strata: (N,) int, in whose proportions a set is divided; None: there are none.
     classes: which of the 1000 classes of ImageNet these are; None: the set's classes are the model's own.
     multi_label: whether a target is (K,) float, 1 for each class of an image and 0 for the others.
-    several: whether a target is a tuple of classes, each a right answer.
+    several: whether a target is a tuple of classes, each of them correct.
     """
 
     kind: DataKind

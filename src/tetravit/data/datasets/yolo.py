@@ -237,7 +237,7 @@ class _Rows:
         self.table.add(row, box, label, polygons=polygons)
 
     def close(self) -> None:
-        """Count what only all lines tell.
+        """Count the faults that only all lines together show.
 
         Raises:
             ValueError: if the lines may be boxes with keypoints as well as polygons.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tetravit.draw import labelled
 from tetravit.models import Classifier
-from tetravit.predictors.parts.answers import Frame, Prediction, Source, check_count, in_chunks
+from tetravit.predictors.parts.predictions import Frame, Prediction, Source, check_count, in_chunks
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from tetravit.data import coco
 from tetravit.data.datasets.coco import numbers as listed
 from tetravit.models import Model
 from tetravit.predictors.base import Writer
-from tetravit.predictors.parts.answers import Frame, Source
+from tetravit.predictors.parts.predictions import Frame, Source
 from tetravit.predictors.parts.video import is_video
 from tetravit.registry import suggestion
 

@@ -18,7 +18,7 @@ from tetravit.draw.objects import outlined
 from tetravit.models import Detector
 from tetravit.models.detector import Masks
 from tetravit.models.tiles import find_in_tiles
-from tetravit.predictors.parts.answers import Prediction, Source, check_count, in_chunks, pixels_of
+from tetravit.predictors.parts.predictions import Prediction, Source, check_count, in_chunks, pixels_of
 from tetravit.structures import Detections
 
 TOLD = 5  # objects in a row of a table

@@ -16,7 +16,7 @@ from tetravit.draw.label_maps import label_png, overlay, shares
 from tetravit.models.inference import Inference, segment
 from tetravit.models.segmenter import Segmenter
 from tetravit.predictors.base import Writer
-from tetravit.predictors.parts.answers import Prediction, Source, check_count, in_chunks, pixels_of
+from tetravit.predictors.parts.predictions import Prediction, Source, check_count, in_chunks, pixels_of
 
 TOLD = 5  # classes in a row of a table
 

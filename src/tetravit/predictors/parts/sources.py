@@ -12,7 +12,7 @@ from torch import Tensor
 from tetravit.data.files import images_below
 from tetravit.data.preprocess import pixels
 from tetravit.data.problems import Problems
-from tetravit.predictors.parts.answers import Frame, Source
+from tetravit.predictors.parts.predictions import Frame, Source
 from tetravit.predictors.parts.video import expanded, is_video
 
 LISTS = (".txt", ".lst")  # files of paths, one per line

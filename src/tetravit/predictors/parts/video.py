@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageSequence, UnidentifiedImageError
 
-from tetravit.predictors.parts.answers import Frame, Prediction, Source
+from tetravit.predictors.parts.predictions import Frame, Prediction, Source
 
 ENDINGS = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm"))
 GIF_MS = 100  # of a frame whose GIF does not say
