@@ -102,8 +102,11 @@ class Classifier(Model):
         row: Any = pick(heads_of("classify"), self.head_name, "classification head")
         head: Head = row(self.backbone.embed_dim, self.num_classes, **self.options.get("head_options", {}))
         like = next((p for p in self.backbone.parameters() if p.is_floating_point()), None)
-        if like is not None:
-            head = head.to(like.device, like.dtype)
+        own = next(head.parameters(), None)
+        if like is not None and own is not None and (own.device, own.dtype) != (like.device, like.dtype):
+            head = head.to(
+                like.device, like.dtype
+            )  # only where needed: parameters without values cannot move
         return head.train(self.training)
 
     @overload
