@@ -15,7 +15,7 @@ from tetravit.engine.ema import Ema
 from tetravit.engine.loop import Job, fit
 from tetravit.models import create_model
 from tetravit.models.teacher import Teacher
-from tetravit.seeds import seed_step
+from tetravit.seeds import micro_batch, number_layers
 from tetravit.structures import Batch, Preprocess
 from tetravit.tasks.classify import Classify, ClassifyConfig
 from tetravit.tasks.distill import Distill, DistillConfig
@@ -39,6 +39,9 @@ MODELS = {
     "gcvit": partial(create_model, "gcvit_xxtiny", depths=(1, 1, 1, 1), image_size=32),
     "twins": partial(create_model, "twins_svt_small", depths=(1, 1, 1, 1)),
 }
+
+# The partner of timm's image i is image BATCH - 1 - i; ours is i + BATCH / 2.
+ORDER = torch.cat((torch.arange(BATCH // 2), torch.arange(BATCH // 2, BATCH).flip(0)))
 
 
 def batches():
@@ -71,12 +74,12 @@ class Watched:
         self.losses = []
 
     def mixed(self, batch):
-        from tetravit.data.transforms.mixup import MixUp, soft_targets
+        from tetravit.data.transforms.mixup import MixUp, partners, soft_targets
 
         share = blend(len(self.losses))
         images, share = MixUp(0.8)(batch.images, share, np.random.default_rng(0))
         targets = soft_targets(batch.targets, K, SMOOTHING)
-        return images, targets * share + targets.flip(0) * (1 - share)
+        return images, targets * share + partners(targets) * (1 - share)
 
     def step(self, batch, progress):
         values = super().step(batch, progress)
@@ -120,14 +123,14 @@ def theirs(model, criterion=lambda model, images, targets: SOFT_TARGETS(model(im
     )
     average = timm_utils.ModelEmaV2(model, decay=SETTINGS.ema)
     mixup = timm_data.Mixup(mixup_alpha=0.8, cutmix_alpha=0.0, label_smoothing=SMOOTHING, num_classes=K)
-    losses = []
+    losses, slots = [], number_layers(model)
     model.train()
     for step, (images, labels) in enumerate(batches()):
         mixup._params_per_batch = lambda step=step: (blend(step), False)
         # timm makes its targets on the device it is told, and mixes the images in place
-        images, targets = mixup(images, labels)
-        seed_step(0, step, 0, 0)
-        loss = criterion(model, images, targets)
+        images, targets = (x[ORDER] for x in mixup(images[ORDER], labels[ORDER]))
+        with micro_batch(0, step, rows=BATCH, slots=slots):
+            loss = criterion(model, images, targets)
         losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()

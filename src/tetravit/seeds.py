@@ -1,8 +1,29 @@
-"""Randomness without state: what is drawn in a step is a function of where the step stands, nothing else."""
+"""Randomness without state: what is drawn in a step is a function of where the step stands, nothing else.
+
+What is drawn for a sample (stochastic depth, dropout, denoising) follows from (seed, step, place), where the place is
+its position in the batch of the whole step, over all ranks and micro-batches. So the number of processes changes no
+draw. A layer draws from the rows of the micro-batch under way:
+
+    number_layers(task)                       once: each `RowLayer` gets its slot
+    with micro_batch(seed, step, ...):        around forward and backward
+        u = row_uniform(slot, rows)           (rows,) in [0, 1)
+
+Numbers are hashes of integers, not the output of a generator: the order of calls does not matter, a recomputed
+forward pass draws the same ones, and a compiled one needs no generator. Outside `micro_batch` layers draw from
+torch's generator.
+"""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
+
+MASK = 0xFFFFFFFF
+GOLDEN = 0x9E3779B1  # counters times this differ in many bits
+VIEWS = 0x5BD1E995  # apart from the counters of layers
 
 
 def mixed(*parts: int) -> int:
@@ -12,5 +33,143 @@ def mixed(*parts: int) -> int:
 
 
 def seed_step(seed: int, step: int, micro: int, rank: int) -> None:
-    """Set torch's generators for one micro-batch: stochastic depth, dropout and mixing follow from it."""
+    """Set torch's generators for one micro-batch, for layers that draw from them."""
     torch.manual_seed(mixed(seed, step, micro, rank))
+
+
+@dataclass
+class Rows:
+    """The rows of a micro-batch on this rank.
+
+    keys: (R,) 32-bit integers in int64, one per row. table: (S, R) in [0, 1), a number per slot and row.
+    shared: seed of what is drawn once per micro-batch; equal on all ranks.
+    """
+
+    keys: Tensor | None = None
+    table: Tensor | None = None
+    shared: int | None = None
+
+
+class RowLayer(nn.Module):
+    """A layer that draws numbers per row. slot: which numbers of a row are its own; set by `number_layers`."""
+
+    slot: int = 0
+
+
+_current = Rows()  # one object for ever: compiled graphs refer to it
+
+
+def number_layers(module: nn.Module) -> int:
+    """Give every `RowLayer` inside `module` a slot of its own; returns how many there are."""
+    layers = [layer for layer in module.modules() if isinstance(layer, RowLayer)]
+    for slot, layer in enumerate(layers):
+        layer.slot = slot
+    return len(layers)
+
+
+@contextmanager
+def micro_batch(
+    seed: int,
+    step: int,
+    micro: int = 0,
+    *,
+    rows: int,
+    rank: int = 0,
+    world_size: int = 1,
+    slots: int = 0,
+    device: torch.device | str = "cpu",
+) -> Iterator[None]:
+    """Around the forward and backward pass of a micro-batch: row j of this rank has its place in the whole batch.
+
+    Ranks take places in turn: row j of rank r is place r + world_size * j of the micro-batch.
+    """
+    places = torch.arange(rows, device=device) * world_size + (rank + micro * rows * world_size)
+    keys = _step_keys(seed, step, places)
+    table = hashed_uniform(keys, torch.arange(slots, device=device)[:, None])
+    with using(Rows(keys, table, mixed(seed, step, micro))):
+        yield
+
+
+@contextmanager
+def views(first: int, count: int) -> Iterator[None]:
+    """For a forward pass over `count` views of each row, view-major; `first`: number of the first view.
+
+    Each view of a row has numbers of its own; view 0 has those of the row.
+    """
+    keys = _current.keys
+    if keys is None or (first == 0 and count == 1):
+        yield
+        return
+    assert _current.table is not None
+    numbers = torch.arange(first, first + count, device=keys.device)[:, None]
+    apart = torch.where(numbers > 0, _hash(keys ^ (numbers * VIEWS & MASK)), keys).flatten()
+    slots = torch.arange(len(_current.table), device=keys.device)[:, None]
+    with using(Rows(apart, hashed_uniform(apart, slots), _current.shared)):
+        yield
+
+
+def current() -> Rows:
+    """The rows under way, for `using`."""
+    return Rows(_current.keys, _current.table, _current.shared)
+
+
+@contextmanager
+def using(rows: Rows) -> Iterator[None]:
+    """Draw for these rows: a forward pass that is computed again sees those of the first time."""
+    before = vars(current())
+    vars(_current).update(vars(rows))
+    try:
+        yield
+    finally:
+        vars(_current).update(before)
+
+
+def row_uniform(slot: int, rows: int) -> Tensor | None:
+    """(rows,) float32 in [0, 1), the numbers of a layer; None: there are no such rows under way."""
+    table = _current.table
+    if table is None or table.shape[1] != rows or slot >= table.shape[0]:
+        return None
+    return table[slot]
+
+
+def row_keys(rows: int, purpose: int, device: torch.device | str) -> Tensor:
+    """(rows,) int64, a key per row, for `hashed_uniform`.
+
+    purpose: keeps the numbers of one use apart from those of others. Without such rows under way the keys come
+    from torch's generator.
+    """
+    keys = _current.keys
+    if keys is None or len(keys) != rows:
+        return torch.randint(MASK, (rows,), device=device)
+    return _hash(keys.to(device) ^ (purpose * GOLDEN & MASK))
+
+
+def hashed_uniform(keys: Tensor, counters: Tensor | int) -> Tensor:
+    """Numbers in [0, 1), float32, one per key and counter; the two broadcast.
+
+    counters: integers from 0 to 2^24, which tell the numbers of one key apart.
+    """
+    return (_hash(keys ^ (counters * GOLDEN & MASK)) >> 8).float() * 2.0**-24
+
+
+def shared_generator(purpose: int) -> torch.Generator:
+    """A CPU generator for what is drawn once per micro-batch, equal on all ranks; torch's own outside a run."""
+    if _current.shared is None:
+        return torch.default_generator
+    return torch.Generator().manual_seed(mixed(_current.shared, purpose))
+
+
+def _step_keys(seed: int, step: int, places: Tensor) -> Tensor:
+    """A 32-bit key for each place of a step; no two places of a step share one."""
+    high, low = divmod(mixed(seed, step) & ((1 << 62) - 1), 1 << 31)
+    return _hash(_hash((places * GOLDEN & MASK) ^ low) ^ high)
+
+
+def _hash(x: Tensor) -> Tensor:
+    """Mix 32-bit integers in int64: a bijection whose every output bit depends on every input bit.
+
+    Factors are below 2^31, so that no product overflows. Source: skeeto/hash-prospector.
+    """
+    x = (x ^ (x >> 16)) * 0x21F0AAAD & MASK
+    x = (x ^ (x >> 15)) * 0x735A2D97 & MASK
+    return x ^ (x >> 15)

@@ -5,8 +5,8 @@ from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
+from tetravit.layers.recompute import recomputed
 from tetravit.structures import AttentionKind, AttentionMap
 
 SMALLEST_IMAGE = 32  # pixels a side; below that the deepest map of a pyramid would be empty
@@ -163,7 +163,7 @@ class Backbone(nn.Module):
     def run(self, block: nn.Module, *inputs: Any) -> Tensor:
         """`block(*inputs)`, recomputed in the backward pass where checkpointing is on."""
         if self.checkpoint_blocks and self.training and torch.is_grad_enabled():
-            return checkpoint(block, *inputs, use_reentrant=False)
+            return recomputed(block, *inputs)
         return block(*inputs)
 
     def check(self, images: Tensor) -> None:

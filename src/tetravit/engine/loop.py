@@ -1,8 +1,8 @@
 """The loop: how steps are repeated, whatever the task. Read `fit` from top to bottom; it is the manual.
 
 A step is a function of the recipe and of its number. Its images come from `loader.batches(start)`, its
-randomness from (seed, step, micro-batch, rank), its learning rate from `rate(step)`. So a run that was cut
-anywhere continues to the same bits: a checkpoint holds tensors, the step, and the half-filled means of the log.
+randomness from (seed, step, place of a sample in the batch), its learning rate from `rate(step)`. So a run that was
+cut anywhere continues to the same bits: a checkpoint holds tensors, the step, and the half-filled means of the log.
 """
 
 import operator
@@ -28,7 +28,7 @@ from tetravit.engine.signals import Interrupted, Signals
 from tetravit.engine.strategies import pick_strategy
 from tetravit.protocols import Loaders
 from tetravit.protocols import Protocol as TaskProtocol
-from tetravit.seeds import seed_step
+from tetravit.seeds import micro_batch, number_layers, seed_step
 from tetravit.structures import Batch
 from tetravit.tasks import Task
 from tetravit.tasks.base import Progress, Schedule
@@ -123,6 +123,8 @@ def fit(job: Job) -> RunState:
     guard = Guard(task, device) if gated else Guard(task, device, lag=0)
     clock = Clock(state.seconds)
     saved_at, saved_step, logged_step = time.monotonic(), state.done, state.done
+    slots = number_layers(task)
+    ranks: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "device": device}
     task.train()
 
     with Signals() as signals:
@@ -170,6 +172,7 @@ def fit(job: Job) -> RunState:
                 seed_step(seed, step, i, world.rank)
                 last = i == len(micros) - 1
                 with ExitStack() as stack:
+                    stack.enter_context(micro_batch(seed, step, i, rows=len(batch), slots=slots, **ranks))
                     if not last:
                         stack.enter_context(wrapped.no_sync())
                     with autocast(precision, device):

@@ -1,10 +1,14 @@
 """Stochastic depth (Huang et al. 2016, arXiv:1603.09382): a residual branch is skipped per sample."""
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from tetravit.seeds import RowLayer, row_uniform
 
 
-class DropPath(nn.Module):
+class DropPath(RowLayer):
     """Drop the branch of a sample with probability `rate`; scale the kept ones so that the mean stays.
+
+    In a run the draw of a sample depends on its place in the batch of the whole step, not on the processes.
 
     Raises:
         ValueError: if `rate` is not in [0, 1).
@@ -23,7 +27,11 @@ class DropPath(nn.Module):
         if not self.active:
             return None
         keep = 1.0 - self.rate
-        return x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep).div_(keep)
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        u = row_uniform(self.slot, x.shape[0])
+        if u is None:
+            return x.new_empty(shape).bernoulli_(keep).div_(keep)
+        return (u < keep).to(x.dtype).div_(keep).view(shape)
 
     @property
     def active(self) -> bool:

@@ -29,7 +29,9 @@ from tetravit.runs.build import Objects
 from tetravit.weights.fileformat import Header, package_version, save
 from tetravit.world import World
 
-LAYOUT = 2  # of a run folder: 1 had no entry for it
+LAYOUT = (
+    3  # of a run folder: 1 had no entry for it; until 2, random numbers depended on the number of processes
+)
 
 
 def fresh(recipe: Recipe) -> Path:

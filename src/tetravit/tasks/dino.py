@@ -34,6 +34,7 @@ from tetravit.heads.project import ProjectionHead
 from tetravit.layers.class_attention import ClassAttention
 from tetravit.layers.drop_path import DropPath
 from tetravit.models import create_model
+from tetravit.seeds import views as numbered_views
 from tetravit.structures import Batch
 from tetravit.tasks.base import Progress, Task, TaskConfig
 from tetravit.tasks.parts.dino_loss import GLOBALS, assignments, dino_loss, new_center, views_loss
@@ -297,7 +298,7 @@ class Dino(Task):
 
         def part(first: int) -> Tensor:
             some = views[first : first + at_once]
-            rows = self.head(_embedded(self.model, some)).unflatten(0, (len(some), -1))
+            rows = self.head(_embedded(self.model, some, first)).unflatten(0, (len(some), -1))
             return views_loss(rows, targets, first=first, total=total, student_temp=student_temp)
 
         parameters = [p for module in (self.model, self.head) for p in module.parameters() if p.requires_grad]
@@ -455,15 +456,23 @@ def pair(value: tuple[float, float] | str) -> tuple[float, float]:
     return value
 
 
-def _embedded(model: nn.Module, views: Sequence[Tensor]) -> Tensor:
-    """Embeddings of all views (V B, C), view-major; neighbours of one size are one batch."""
+def _embedded(model: nn.Module, views: Sequence[Tensor], first: int = 0) -> Tensor:
+    """Embeddings of all views (V B, C), view-major; neighbours of one size are one batch.
+
+    first: number of the first view.
+    """
     groups: list[list[Tensor]] = []
     for view in views:
         if groups and groups[-1][0].shape[2:] == view.shape[2:]:
             groups[-1].append(view)
         else:
             groups.append([view])
-    return torch.cat([model(torch.cat(group) if len(group) > 1 else group[0]) for group in groups])
+    embeddings, seen = [], first
+    for group in groups:
+        with numbered_views(seen, len(group)):
+            embeddings.append(model(torch.cat(group) if len(group) > 1 else group[0]))
+        seen += len(group)
+    return torch.cat(embeddings)
 
 
 def _side(text: str) -> int | None:

@@ -1,7 +1,8 @@
 """Mixup (Zhang et al. 2017, arXiv:1710.09412) and CutMix (Yun et al. 2019, arXiv:1905.04899) of whole batches.
 
-The partner of image i is image B - 1 - i; one draw serves the batch, as in timm's batch mode, which all
-four papers trained with. Runs where the batch is, so after the copy to the device.
+The partner of image i is image i + B / 2, counted around; one draw serves the batch, as in timm's batch mode, which
+all four papers trained with. Where ranks take the images of a batch in turn, partners are on the same rank, and the
+pairs are the same for any number of ranks. Runs where the batch is, so after the copy to the device.
 
 Shapes: B images, K classes.
 """
@@ -29,7 +30,7 @@ class MixUp:
         check_number("mixup", "alpha", self.alpha, 1e-3)
 
     def __call__(self, images: Tensor, lam: float, rng: np.random.Generator) -> tuple[Tensor, float]:
-        return images * lam + images.flip(0) * (1 - lam), lam
+        return images * lam + partners(images) * (1 - lam), lam
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class CutMix:
         side = float(np.sqrt(1 - lam))
         (top, bottom), (left, right) = (_span(n, int(n * side), rng) for n in (height, width))
         mixed = images.clone()
-        mixed[..., top:bottom, left:right] = images.flip(0)[..., top:bottom, left:right]
+        mixed[..., top:bottom, left:right] = partners(images)[..., top:bottom, left:right]
         return mixed, 1 - (bottom - top) * (right - left) / (height * width)
 
 
@@ -58,6 +59,11 @@ def _span(length: int, part: int, rng: np.random.Generator) -> tuple[int, int]:
     """A random piece of a line, clipped at its ends."""
     centre = int(rng.integers(length))
     return max(0, centre - part // 2), min(length, centre + (part + 1) // 2)
+
+
+def partners(values: Tensor) -> Tensor:
+    """For each image of a batch (B, ...) what belongs to its partner."""
+    return values.roll(len(values) // 2, 0)
 
 
 MIXES = {"mixup": MixUp, "cutmix": CutMix}
@@ -90,7 +96,7 @@ def parse_mix(text: str, num_classes: int, label_smoothing: float = 0.0) -> Mix:
         rng = np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
         part = parts[int(rng.integers(len(parts)))]
         images, lam = part(images, float(rng.beta(part.alpha, part.alpha)), rng)
-        return images, targets * lam + targets.flip(0) * (1 - lam)
+        return images, targets * lam + partners(targets) * (1 - lam)
 
     return mix
 

@@ -13,12 +13,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from tetravit.boxes.coding import inverse_sigmoid
 from tetravit.boxes.suppression import rows
 from tetravit.heads.parts.levels import Levels, sine_embedding
 from tetravit.layers.deformable_attention import DeformableAttention, Shapes
+from tetravit.layers.recompute import recomputed
 
 PRIOR = -math.log(99)  # every class starts with probability 0.01
 
@@ -111,7 +111,7 @@ class Encoder(nn.Module):
         """As in a layer."""
         for layer in self.layers:
             if self.recompute and torch.is_grad_enabled():
-                x = checkpoint(layer, x, position, references, shapes, padding, use_reentrant=False)
+                x = recomputed(layer, x, position, references, shapes, padding)
             else:
                 x = layer(x, position, references, shapes, padding)
         return x

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from tetravit.heads.base import Head, count_rows
 from tetravit.heads.parts.conv import ConvNorm, resize, score_conv
+from tetravit.layers.dropout import Dropout2d
 
 IGNORE = 255  # label of pixels that carry no class
 AUXILIARY_LEVEL = 2  # of the four maps, the one with stride 16
@@ -36,7 +37,7 @@ class FCN(nn.Module):
     def __init__(self, channels: int, num_classes: int, *, width: int, dropout: float) -> None:
         super().__init__()
         self.conv = ConvNorm(channels, width, 3)
-        self.dropout = nn.Dropout2d(dropout)
+        self.dropout = Dropout2d(dropout)
         self.score = score_conv(width, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ class PixelHead(Head):
         if auxiliary < 0:
             raise ValueError(f"auxiliary is a weight of 0 (none) or more; got {auxiliary!r}.")
         self.num_classes, self.average, self.auxiliary_weight = num_classes, average, auxiliary
-        self.dropout = nn.Dropout2d(dropout)
+        self.dropout = Dropout2d(dropout)
         self.score = score_conv(width, num_classes)
         self.auxiliary: FCN | None = None
         if auxiliary:

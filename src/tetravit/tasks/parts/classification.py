@@ -17,9 +17,11 @@ from tetravit.data.transforms.mixup import parse_mix
 from tetravit.models import create_model
 from tetravit.models.pretrained import load_backbone
 from tetravit.protocols.base import check_classes
+from tetravit.seeds import shared_generator
 from tetravit.structures import Batch
 from tetravit.tasks.base import Progress, Task, TaskConfig
 
+MIXING = 0x6D6978  # apart from every other use of the seed
 Mix = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
@@ -87,7 +89,7 @@ class Classification(Task):
         """The images of a batch and its labels (B,), or, after mixing, soft labels (B, K)."""
         if self.mix is None:
             return batch.images, batch.targets
-        return self.mix(batch.images, batch.targets, torch.default_generator)
+        return self.mix(batch.images, batch.targets, shared_generator(MIXING))
 
     def example(self, count: int, size: int | tuple[int, int]) -> Batch:
         height, width = (size, size) if isinstance(size, int) else size
