@@ -15,6 +15,8 @@ from tetravit.recipe import loads
 from tetravit.runs import train
 from tetravit.runs.build import build
 from tetravit.runs.evaluate import evaluate
+from tetravit.runs.plan import plan
+from tetravit.tasks.dino import Dino
 from tetravit.world import World
 
 STEPS = 6
@@ -149,6 +151,27 @@ def test_float16_and_groups_of_views(tmp_path):
     folder = run(tmp_path / "run", "run.precision=fp16", "task.views_at_once=1", "steps=2")
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert lines[0]["loss"] > 0
+
+
+@pytest.mark.parametrize("on_collapse", ["warn", "stop"])
+def test_a_collapse_is_an_event(tmp_path, monkeypatch, on_collapse):
+    text = "The teacher has collapsed: so it is."
+    monkeypatch.setattr(Dino, "alarm", lambda self, values: text if self.training and len(values) else None)
+    changes = ["steps=2", f"run.on_collapse={on_collapse}"]
+    if on_collapse == "stop":
+        with pytest.raises(ValueError) as error:
+            run(tmp_path / "run", *changes)
+        assert str(error.value) == f"{text} The run stopped after step 2: run.on_collapse is stop."
+    else:
+        run(tmp_path / "run", *changes)
+        assert text in (tmp_path / "run" / "report.html").read_text()
+    events = (tmp_path / "run" / "events.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in events] == [{"event": "collapse", "step": 2, "text": text}]
+
+
+def test_the_plan_counts_no_classes():
+    lines = dict(plan(build(loads(RECIPE), World()), "run").lines)
+    assert lines["model"] == "xcit_nano_12_p8, 0.05 M parameters, no classes"
 
 
 def two(rank, port, folder, overrides):

@@ -9,7 +9,7 @@ from tests.test_dino_runs import RECIPE, STEPS, outcome
 from tetravit.engine.guard import NotFinite
 from tetravit.recipe import loads
 from tetravit.runs import train
-from tetravit.runs.rollback import Attempts
+from tetravit.runs.rollback import Attempts, log_event, logged_attempts
 from tetravit.tasks.dino import Dino
 
 
@@ -71,6 +71,59 @@ def test_three_attempts_and_no_more(tmp_path, spoil):
     assert [json.loads(line)["attempt"] for line in events] == [1, 2, 3, None]
 
 
+class Killed(BaseException):
+    """The end of a process: nothing handles it, and nothing more is written."""
+
+
+@pytest.fixture
+def kill(monkeypatch):
+    """End the run in front of a step, the so manieth time that it is reached."""
+
+    def of(step, time):
+        usual, left = Dino.step, [time]
+
+        def ended(self, batch, progress):
+            if progress.step == step:
+                left[0] -= 1
+                if left[0] == 0:
+                    raise Killed
+            return usual(self, batch, progress)
+
+        monkeypatch.setattr(Dino, "step", ended)
+
+    return of
+
+
+def test_a_kill_inside_an_attempt_changes_nothing(tmp_path, spoil, kill):
+    options = ["run.save_steps=2", "run.rollback_steps=2"]
+    spoil(3, 1)
+    wanted = outcome(run(tmp_path / "whole", *options))
+    spoil(3, 1)
+    kill(3, 2)  # in attempt 1, before its first checkpoint
+    folder = tmp_path / "run"
+    with pytest.raises(Killed):
+        run(folder, *options)
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step_000002"]
+    train(None, resume=folder, reporters=[])
+    state, log = outcome(folder)
+    assert log == wanted[1]
+    assert all(torch.equal(state[name], value) for name, value in wanted[0].items())
+    events = [(path / "events.jsonl").read_text() for path in (folder, tmp_path / "whole")]
+    assert events[0] == events[1]
+
+
+def test_attempts_are_counted_over_kills(tmp_path, spoil, kill):
+    spoil(3, 9)
+    kill(3, 3)  # in attempt 2
+    folder = tmp_path / "run"
+    with pytest.raises(Killed):
+        run(folder)
+    with pytest.raises(NotFinite, match="Three attempts from checkpoints did not help"):
+        train(None, resume=folder, reporters=[])
+    events = (folder / "events.jsonl").read_text().splitlines()
+    assert [json.loads(line)["attempt"] for line in events] == [1, 2, 3, None]
+
+
 def test_seeds_and_rates_are_functions_of_the_step_and_the_attempts():
     attempts = Attempts(5)
     attempts.add(10, 12, 3, 100)
@@ -80,3 +133,13 @@ def test_seeds_and_rates_are_functions_of_the_step_and_the_attempts():
     assert attempts.seed_at(9) == 5
     again = Attempts(5, attempts.rows())
     assert again.seed_at(12) == attempts.seed_at(12) != 5
+
+
+def test_events_are_written_once(tmp_path):
+    rows = [{"number": 1, "start": 2, "bad": 3, "until": 9}]
+    assert logged_attempts(tmp_path) == []
+    for _ in range(2):
+        log_event(tmp_path, event="rollback", step=3, what="loss", checkpoint=2, attempt=1, until=9)
+        log_event(tmp_path, event="collapse", step=4, text="It has collapsed.")
+    assert len((tmp_path / "events.jsonl").read_text().splitlines()) == 2
+    assert logged_attempts(tmp_path) == rows

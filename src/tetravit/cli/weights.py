@@ -128,6 +128,18 @@ def push(
     print(hub.push(file, repository, private=private))
 
 
+def export_dino(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a self-supervised run.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE")] = Path("checkpoint.pth"),
+) -> None:
+    """Write a self-supervised run as the checkpoint of the DINO code: student, teacher, heads, centre."""
+    from tetravit.runs.authors import write_authors
+
+    done = write_authors(run, out)
+    say(f"{run} after step {done:,} as the DINO code saves it")
+    print(out)
+
+
 def convert(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="A file, a folder, NAME.TAG, a URL or hf:OWNER/NAME.")
@@ -219,7 +231,7 @@ def _row(row: Any, here: bool) -> dict[str, Any]:
 VERBS = {"convert": convert}
 GROUPS = {
     "weights": Group(
-        "Published weights: list, fetch, bundle for a machine without a network, verify, import, push.",
+        "Published weights: list, fetch, bundle for a machine without a network, verify, import, push, export-dino.",
         {
             "list": list_,
             "fetch": fetch,
@@ -227,6 +239,7 @@ GROUPS = {
             "verify": verify,
             "import": import_,
             "push": push,
+            "export-dino": export_dino,
         },
     )
 }

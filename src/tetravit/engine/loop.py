@@ -51,7 +51,8 @@ class Job:
     rate: learning rate of a step, counted from 0. schedules: other settings of the optimizer as functions of the
     step. loaders: what `protocol` scores on; None: no evaluation. clip: largest norm of the gradient, of all
     (`global`) or of each parameter; 0: gradients stay as they are.
-    on_best: called at a new best score, while the model holds the weights that reached it.
+    on_best: called at a new best score, while the model holds the weights that reached it. on_alarm: called with the
+    steps done and the line of a task whose log shows that the run has failed.
     how_to_continue: the command that goes on after an interruption. seed_at: seed of a step, for its random
     numbers; None: `config.seed`. facts: plain data that every checkpoint also holds.
     """
@@ -74,6 +75,7 @@ class Job:
     reporters: Reporters = field(default_factory=lambda: Reporters([]))
     on_best: Callable[[dict[str, Any], dict[str, Any]], None] = lambda record, findings: None
     on_log: Callable[[], None] = lambda: None
+    on_alarm: Callable[[int, str], None] = lambda step, text: None
     how_to_continue: str = "run the same command again"
     seed_at: Callable[[int], int] | None = None
     facts: Callable[[], dict[str, Any]] = dict
@@ -257,6 +259,8 @@ def _log(job: Job, state: RunState, meter: Meter, clock: Clock, *, norm_of: int,
     job.reporters.step(record)
     job.on_log()
     alarm = job.task.alarm(values)
+    if alarm is not None:
+        job.on_alarm(state.done, alarm)
     if alarm is not None and job.config.on_collapse == "stop":
         raise Collapsed(f"{alarm} The run stopped after step {state.done}: run.on_collapse is stop.")
     if alarm is not None:

@@ -82,12 +82,12 @@ def _curves(run: Run, kind: Kind) -> str:
         chart("Learning rate", [Series("learning rate", thin(points(run.steps, "lr"), 300), 1)]),
         chart("Speed", [Series("images/s", thin(points(run.timing, "images_per_s"), 300), 1)]),
     ]
-    charts = [text for text in charts if text]
-    return "".join(pair(*charts[i : i + 2]) for i in range(0, len(charts), 2))
+    return pair(*charts)
 
 
 def _events(run: Run) -> str:
-    """Losses that were not finite, and the checkpoints that the run went on from."""
+    """What a task reported of its log; losses that were not finite, and the checkpoints that the run went on from."""
+    alarms = [[f"{e['step']:,}", str(e["text"])] for e in run.events if {"step", "text"} <= e.keys()]
     rows = [
         [
             f"{event['step']:,}",
@@ -100,7 +100,9 @@ def _events(run: Run) -> str:
     ]
     note = "The run went back to the checkpoint and on with other draws at half the learning rate."
     columns = ["step", "not finite", "back to step", "attempt"]
-    return card("Returns to a checkpoint", table(columns, rows, numbers=2), note) if rows else ""
+    cards = [card("Warnings", table(["after step", ""], alarms, numbers=2))] if alarms else []
+    cards += [card("Returns to a checkpoint", table(columns, rows, numbers=2), note)] if rows else []
+    return "".join(cards)
 
 
 def _commands(run: Run, kind: Kind) -> str:

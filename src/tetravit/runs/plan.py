@@ -27,11 +27,10 @@ def plan(objects: Objects, folder: str, first_step: int = 0) -> Plan:
     if world.device.type == "cpu":
         device += f", {torch.get_num_threads()} threads"
     unit = "GPUs" if world.device.type == "cuda" else "processes"
+    classes = getattr(objects.task.weights(), "num_classes", objects.info.num_classes)
+    kind = f"{classes} classes" if classes else "no classes"
     lines = [
-        (
-            "model",
-            f"{recipe.model.name}, {params / 1e6:.2f} M parameters, {objects.info.num_classes} classes",
-        ),
+        ("model", f"{recipe.model.name}, {params / 1e6:.2f} M parameters, {kind}"),
         ("weights", _weights(objects)),
         ("data", _data(objects, micro)),
         *(("left out", line) for line in objects.info.problems),

@@ -3,7 +3,8 @@
 Everything returns to the newest checkpoint: networks, centre, buffers, optimizer. From there to `rollback_steps` past
 the bad step, attempt a draws images, augmentation and stochastic depth with another seed, and halves the learning
 rate a times. All of it is a function of the step and of the list of attempts, which is in every checkpoint, so that
-resuming stays exact and a run without a fault is unchanged.
+resuming stays exact and a run without a fault is unchanged. events.jsonl has the list as well, and has it before an
+attempt begins: a run that is killed inside one, before its next checkpoint, goes on with that attempt.
 """
 
 import json
@@ -12,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tetravit.files import replace_file
 from tetravit.seeds import mixed
 from tetravit.structures import Batch
 
@@ -92,6 +94,19 @@ class Rerouted:
 
 
 def log_event(folder: Path, **event: Any) -> None:
-    """Append a line to events.jsonl of a run."""
-    with (folder / "events.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(event) + "\n")
+    """Add a line to events.jsonl of a run, unless it is there; the file is whole at every moment."""
+    path, line = folder / "events.jsonl", json.dumps(event).encode() + b"\n"
+    old = path.read_bytes() if path.exists() else b""
+    if line not in old.splitlines(keepends=True):
+        replace_file(path, old + line)
+
+
+def logged_attempts(folder: Path) -> list[dict[str, int]]:
+    """The attempts in events.jsonl of a run, as `Attempts.rows` has them."""
+    path = folder / "events.jsonl"
+    events = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [
+        {"number": e["attempt"], "start": e["checkpoint"], "bad": e["step"], "until": e["until"]}
+        for e in events
+        if e["event"] == "rollback" and "until" in e
+    ]

@@ -22,7 +22,7 @@ from tetravit.runs import folder as folders
 from tetravit.runs.build import Objects, build
 from tetravit.runs.plan import duration, metric_name, plan
 from tetravit.runs.resume import choose
-from tetravit.runs.rollback import CURES, MOST, Attempts, Rerouted, log_event
+from tetravit.runs.rollback import CURES, MOST, Attempts, Rerouted, log_event, logged_attempts
 from tetravit.world import world as enter_world
 
 
@@ -125,7 +125,9 @@ class _Run:
         run, world = self.objects.recipe.run, self.objects.world
         if run.on_nan == "stop":
             return fit(job)
-        rows = job.resume.state.get("attempts") if job.resume is not None else None
+        rows = world.broadcast(
+            logged_attempts(self.folder) if world.is_main and job.resume is not None else []
+        )
         attempts = Attempts(run.seed, rows)
         rate, per_epoch = job.rate, job.loader.steps_per_epoch
         loader = Rerouted(job.loader, attempts, lambda seed: self.objects.with_seed(seed=seed))
@@ -145,6 +147,7 @@ class _Run:
                 attempt = attempts.add(newest.step, error.step, run.rollback_steps, per_epoch)
                 event = {"event": "rollback", "step": error.step, "what": error.what, "images": error.names}
                 event |= {"checkpoint": newest.step, "attempt": attempt.number if attempt else None}
+                event |= {"until": attempt.until} if attempt else {}
                 if world.is_main:
                     log_event(self.folder, **event)
                 if attempt is None:
@@ -177,6 +180,7 @@ class _Run:
             reporters=self.events,
             on_best=self._keep_best,
             on_log=self.lock.beat if objects.world.is_main else lambda: None,
+            on_alarm=self._log_alarm,
             how_to_continue=f"tetravit train --resume {shlex.quote(str(self.folder))}",
         )
 
@@ -189,6 +193,10 @@ class _Run:
             if self.objects.recipe.run.on_full == "stop":
                 raise
             self.events.note(f"Could not write best.safetensors: {error.strerror}; the run goes on.")
+
+    def _log_alarm(self, step: int, text: str) -> None:
+        if self.objects.world.is_main:
+            log_event(self.folder, event="collapse", step=step, text=text)
 
     def _finished(self, state: RunState) -> Summary:
         lines: list[str] = []
