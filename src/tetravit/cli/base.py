@@ -104,6 +104,21 @@ def figures(published: Mapping[str, float]) -> str:
 
 
 @contextmanager
+def progress_bar(unit: str) -> Iterator[Callable[[int, int], object]]:
+    """Show a bar on standard error, on a terminal only. Yields a function of what is done and of the total."""
+    if not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
 def progress(unit: str) -> Iterator[Callable[[int], object]]:
     """Show a count on standard error while something runs, on a terminal only. Yields a function that adds to it."""
     if not sys.stderr.isatty():

@@ -1,11 +1,11 @@
-"""`tetravit data`: data sets that are made here."""
+"""`tetravit data`: data sets are drawn, checked, packed and timed."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from tetravit.cli.base import Group, progress, say
+from tetravit.cli.base import Group, print_rows, progress, progress_bar, say
 from tetravit.registry import pick
 
 SETS = ("shapes",)
@@ -29,4 +29,42 @@ def make(
     say(f"Drew {train} + {val} images of {size} x {size} pixels into {to}: folders, coco, ade20k.")
 
 
-GROUPS = {"data": Group("Make data sets.", {"make": make})}
+def check(
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="The folder of a data set; it is only read.")],
+    to: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the report, outside of ROOT; unset: check-NAME here."),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="`tetravit list datasets`; unset: by the names in ROOT.")
+    ] = None,
+    workers: Annotated[int, typer.Option(metavar="N", min=0, help="Processes; 0: one per core.")] = 0,
+    strict: Annotated[bool, typer.Option("--strict", help="Notes too lead to exit code 1.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as one line of JSON.")] = False,
+) -> None:
+    """Read every file of a data set: broken and unusual images, duplicates, leaks, labels that do not fit.
+
+    Writes check.json and check.html with thumbnails. The same command continues a check that was cut. The exit code
+    is 0, or 1 where data is lost or a score is spoilt.
+    """
+    from tetravit.data.audit import check_data
+    from tetravit.data.datasets import DATASETS
+
+    if name is not None:
+        pick(DATASETS, name, "data set")
+    out = to or Path(f"check-{root.absolute().name}")
+    with progress_bar("files") as bar:
+        audit = check_data(root, out, name=name, workers=workers, progress=bar)
+    if as_json:
+        print_rows([audit.row()])
+    else:
+        for finding in audit.findings:
+            print(f"{finding.level}: {finding.line()}.")
+    say(
+        f"Read {audit.files:,} files as {audit.layout.name}: {audit.errors} errors. The report: {out / 'check.html'}"
+    )
+    if audit.errors or (strict and audit.findings):
+        raise typer.Exit(1)
+
+
+GROUPS = {"data": Group("Draw, check, pack and time data sets.", {"make": make, "check": check})}

@@ -1,0 +1,119 @@
+"""What the loader makes of a folder: which data set it is, which parts it has, and what is left out of them."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tetravit.data.audit.facts import Maps
+from tetravit.data.audit.findings import Findings
+from tetravit.data.build import build_dataset
+from tetravit.data.config import DataConfig
+from tetravit.data.datasets import Dataset
+from tetravit.data.label_maps import LabelMaps
+from tetravit.data.parts import NAMES, PARTS, Part
+
+
+@dataclass
+class Layout:
+    """The data set in a folder.
+
+    name: of the menu of data sets. counts: images of each part. class_names: of its classes. maps: label maps by
+    path below the root: their image and how they are read.
+    """
+
+    name: str
+    counts: dict[str, int] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+    maps: dict[str, tuple[str, Maps]] = field(default_factory=dict)
+
+
+def guess(root: Path) -> str:
+    """The data set whose layout a folder has, by the names in it."""
+    names = {entry.name.lower() for entry in os.scandir(root)}
+    below = {name.lower() for name in _below(root)}
+    if any(name.endswith(".index") for name in names) or any(name.endswith(".tar") for name in names):
+        return "shards"
+    if "_annotations.coco.json" in below | names or any(root.glob("annotations/*.json")):
+        return "coco"
+    if "data.yaml" in names:
+        return "yolo"
+    if {"jpegimages", "annotations"} <= names:
+        return "voc_det"
+    if names & {"classes.txt", "labelmap.txt", "class_dict.csv"}:
+        return "label_folder"
+    if any(f"{part}{end}" in names for part in NAMES["train"] for end in (".csv", ".tsv", ".txt")):
+        return "image_list"
+    folders = [entry.path for entry in os.scandir(root) if entry.is_dir()]
+    parts = [folder for folder in folders if _part_named(os.path.basename(folder))]
+    if any(entry.is_dir() for folder in parts or [str(root)] for entry in os.scandir(folder)):
+        return "image_folder"
+    return "unlabelled"
+
+
+def _below(root: Path) -> Iterator[str]:
+    for entry in os.scandir(root):
+        if entry.is_dir():
+            yield from (inner.name for inner in os.scandir(entry.path))
+
+
+def _part_named(name: str) -> Part | None:
+    lowered = name.lower().rstrip("0123456789")
+    return next((part for part in PARTS if lowered in NAMES[part]), None)
+
+
+def part_of(path: str) -> Part | None:
+    """The part that a path below the root is of, by the names of its folders; None: they do not say."""
+    parts = (_part_named(name) for name in path.split("/")[:-1])
+    return next((part for part in parts if part is not None), None)
+
+
+def read_layout(root: Path, name: str, findings: Findings) -> Layout:
+    """The data set as the loader reads it; what it leaves out is added to the findings."""
+    layout = Layout(name)
+    config = DataConfig.model_validate({"name": name, "root": str(root), "batch_size": 1})
+    has = {part_of(f"{path.relative_to(root).as_posix()}/x") for path in _folders(root)}
+    has |= {part for part in PARTS for file in root.glob("annotations/*.json") if part in file.stem.lower()}
+    has |= {_part_named(file.name.partition(".")[0].partition("-")[0]) for file in root.glob("*.*")}
+    for part in PARTS:
+        if part not in has and part != "train":
+            continue
+        try:
+            dataset = build_dataset(config, part)
+        except ValueError as error:
+            if part in has or not layout.counts:
+                findings.add("refused", part, str(error).rstrip("."))
+            continue
+        layout.counts[part] = len(dataset)
+        layout.class_names = tuple(map(str, dataset.class_names))
+        _read_part(dataset, part, root, findings)
+        if isinstance(dataset, LabelMaps):
+            reading = Maps(dataset.convert, dataset.colours)
+            for image, labels in dataset.pairs:
+                layout.maps[_below_root(labels, root)] = (_below_root(image, root), reading)
+    return layout
+
+
+def _read_part(dataset: Dataset, part: Part, root: Path, findings: Findings) -> None:
+    """What the loader leaves out of a part, and which classes it lacks."""
+    problems = getattr(dataset, "problems", None)
+    for cause, count in getattr(problems, "counts", {}).items():
+        if not cause.startswith("files left out"):  # they are findings of the files
+            findings.add("labels", f"{part}: {problems.first[cause]}", cause, count)  # type: ignore[union-attr]
+    info = dataset.info
+    if info.counts is not None and not isinstance(dataset, LabelMaps):
+        for name, count in zip(info.class_names, info.counts.tolist(), strict=True):
+            if not count:
+                findings.add("empty_class", f"{part}: {name}")
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    """Folders up to two levels below the root."""
+    for entry in os.scandir(root):
+        if entry.is_dir():
+            yield Path(entry.path)
+            yield from (Path(inner.path) for inner in os.scandir(entry.path) if inner.is_dir())
+
+
+def _below_root(file: Path, root: Path) -> str:
+    return Path(os.path.relpath(file, root)).as_posix()
