@@ -23,14 +23,21 @@ ORDER = [
         "recipe",
         "runtimes",
     ),
-    *("draw", "predictors", "report", "runs"),
+    *("draw", "predictors", "report", "trackers", "runs"),
     *("benchmark", "exports", "explain", "studies", "api"),
     *("cli", "__main__"),
 ]
 SHARED = {"base", "pyramid", "compare"}  # what siblings in a menu folder may import of each other
 MENUS = [
     *("backbones", "heads", "data/datasets", "data/transforms", "tasks", "runtimes", "exports", "cli"),
-    *("protocols", "engine/optimizers", "engine/schedules", "engine/strategies", "weights/layouts"),
+    *(
+        "protocols",
+        "engine/optimizers",
+        "engine/schedules",
+        "engine/strategies",
+        "weights/layouts",
+        "trackers",
+    ),
 ]
 ROOT = Path(tetravit.__file__).parent
 

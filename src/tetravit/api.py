@@ -1,7 +1,7 @@
 """Train, evaluate and predict from Python, a notebook say: what the verbs of the command line do."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ def train(
     run_dir: str | Path | None = None,
     resume: str | Path | None = None,
     dry_run: bool = False,
+    log: Sequence[str] = (),
     **overrides: Any,
 ) -> Summary:
     """Run a recipe, or continue a run.
@@ -34,6 +35,7 @@ def train(
         run_dir: the folder of the run; None: a new folder below `runs`.
         resume: the folder of a run to continue.
         dry_run: check everything and print the plan, train nothing.
+        log: trackers to feed: "tensorboard", "wandb", "mlflow".
         overrides: changes to the recipe: epochs=5, optim={"lr": 1e-3}, **{"data.root": "images"}.
 
     Returns:
@@ -50,7 +52,7 @@ def train(
         chosen = loads(dump(chosen), changes)
     elif resume is not None and changes:
         chosen = load_recipe(Path(resume) / "recipe.toml", changes)
-    return run(chosen, run_dir, resume=resume, dry_run=dry_run)
+    return run(chosen, run_dir, resume=resume, dry_run=dry_run, log=log)
 
 
 def evaluate(

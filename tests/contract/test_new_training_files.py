@@ -1,4 +1,4 @@
-"""A new task, protocol, optimizer, schedule, strategy and recipe: one file each, used from Python and a recipe."""
+"""A new task, protocol, optimizer, schedule, strategy, tracker and recipe: one file each, used from Python."""
 
 import json
 
@@ -135,6 +135,23 @@ class Alone(Strategy):
 
 STRATEGIES = {"alone": Alone}
 '''
+TRACKER = '''
+"""Lines in RUN/echoes.txt."""
+from tetravit.trackers.base import Tracker
+
+
+class Echoes(Tracker):
+    def open(self, run, identity):
+        self.path = run.folder / "echoes.txt"
+        return "echoes"
+
+    def scalars(self, step, values):
+        with self.path.open("a") as file:
+            print(step, *sorted(values), file=file)
+
+
+TRACKERS = {"echoes": Echoes}
+'''
 RECIPE = """# Echoes of digits.
 epochs = 2
 
@@ -176,6 +193,7 @@ FILES = {
     "engine/optimizers/sign.py": OPTIMIZER,
     "engine/schedules/halves.py": SCHEDULE,
     "engine/strategies/alone.py": STRATEGY,
+    "trackers/echoes.py": TRACKER,
     "recipes/echo.toml": RECIPE,
 }
 FROM_PYTHON = """
@@ -197,7 +215,7 @@ print(evaluate("run", ["evaluate.factor=1.0"], device="cpu").scores["images"])
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = package_with(tmp_path_factory.mktemp("package"), FILES)
-    python(folder, "-m", "tetravit", "train", "echo", "--into", folder / "run")
+    python(folder, "-m", "tetravit", "train", "echo", "--into", folder / "run", "--log", "echoes")
     return folder
 
 
@@ -209,6 +227,9 @@ def test_a_recipe_trains_with_them(folder):
     assert [x["lr"] for x in steps[:3]] == [5e-4, 2.5e-4, 5e-4]
     scores = [x for x in lines if x["event"] == "evaluation"]
     assert {"width", "images"} <= scores[0].keys()
+    assert (
+        "2 time/images_per_s time/seconds train/epoch train/loss train/lr" in (run / "echoes.txt").read_text()
+    )
 
 
 @pytest.mark.slow

@@ -28,6 +28,10 @@ def train(
         Path | None,
         typer.Option(metavar="DIR", help="Where to leave the run; a new folder in runs by default."),
     ] = None,
+    log: Annotated[
+        str,
+        typer.Option(metavar="NAMES", help="Trackers to feed, with commas: tensorboard,wandb,mlflow."),
+    ] = "",
     strict: Annotated[
         bool, typer.Option("--strict", help="With --resume: stop at a damaged checkpoint, take no older one.")
     ] = False,
@@ -61,7 +65,14 @@ def train(
     if dry_run and chosen is not None:
         print(dump(chosen), end="")
     try:
-        run(chosen, into, resume=resume, on_corrupt="stop" if strict else "previous", dry_run=dry_run)
+        run(
+            chosen,
+            into,
+            resume=resume,
+            on_corrupt="stop" if strict else "previous",
+            dry_run=dry_run,
+            log=[name.strip() for name in log.split(",") if name.strip()],
+        )
     except Interrupted as stop:
         say(str(stop))
         raise typer.Exit(stop.exit_code) from None

@@ -4,6 +4,7 @@ RUN/recipe.toml        everything, defaults included; repeats the run
 RUN/run.json           version, commit, machine, command line, how it ended
 RUN/metrics.jsonl      means and scores, the same in every run of the recipe; timing.jsonl: what is not
 RUN/events.jsonl       returns to a checkpoint and collapses, where there were any
+RUN/metrics.csv        both as a table; trackers.json: the trackers that follow the run
 RUN/checkpoints/       what a resumed run continues from
 RUN/best.safetensors   the weights with the best score; evaluation.json: its findings
 RUN/last.safetensors   the weights of the last step

@@ -23,6 +23,7 @@ from tetravit.runs.build import Objects, build
 from tetravit.runs.plan import duration, metric_name, plan
 from tetravit.runs.resume import choose
 from tetravit.runs.rollback import CURES, MOST, Attempts, Rerouted, log_event, logged_attempts
+from tetravit.trackers import RunInfo, check_trackers, trackers_of, tracking_reporters
 from tetravit.world import world as enter_world
 
 
@@ -34,6 +35,7 @@ def train(
     reporters: Sequence[Reporter] | None = None,
     on_corrupt: Literal["previous", "stop"] = "previous",
     dry_run: bool = False,
+    log: Sequence[str] = (),
 ) -> Summary:
     """Run a recipe, or continue a run.
 
@@ -44,6 +46,8 @@ def train(
         reporters: receive the events of the run, on rank 0; None: the terminal.
         on_corrupt: whether a damaged newest checkpoint gives way to the one before it, or ends the command.
         dry_run: build everything, print the plan, write nothing.
+        log: trackers that receive scalars, pictures and weights, beside metrics.csv: "tensorboard", "wandb",
+            "mlflow". A resumed run keeps those it had.
 
     Raises:
         ValueError: for anything in the recipe that is not possible; nothing has been written then.
@@ -51,6 +55,7 @@ def train(
         NotFinite: for a NaN or infinite loss; `bad_step.json` in the run folder names the images.
         Interrupted: after a signal, with everything saved.
     """
+    log = check_trackers(log)
     recipe, folder = choose(recipe, run_dir, resume)
     events = Reporters([Console()] if reporters is None else reporters)
     with ExitStack() as stack:
@@ -71,14 +76,16 @@ def train(
         if world.is_main:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock)
-        return _Run(objects, folder, lock, events).run(resumed=resume is not None, on_corrupt=on_corrupt)
+        return _Run(objects, folder, lock, events, log).run(resumed=resume is not None, on_corrupt=on_corrupt)
 
 
 class _Run:
     """A run of `objects` in `folder`."""
 
-    def __init__(self, objects: Objects, folder: Path, lock: Lock, events: Reporters) -> None:
-        self.objects, self.folder, self.lock, self.events = objects, folder, lock, events
+    def __init__(
+        self, objects: Objects, folder: Path, lock: Lock, events: Reporters, log: Sequence[str]
+    ) -> None:
+        self.objects, self.folder, self.lock, self.events, self.log = objects, folder, lock, events, log
 
     def run(self, *, resumed: bool, on_corrupt: Literal["previous", "stop"]) -> Summary:
         """Train, and leave the run folder behind."""
@@ -98,6 +105,10 @@ class _Run:
             checkpoints.prepare()
             newest = checkpoints.latest(on_corrupt=on_corrupt) if resumed else None
         newest = world.broadcast(newest)
+        if world.is_main:
+            run = RunInfo(self.folder, record["id"], json.loads(recipe.model_dump_json()))
+            names = (*(trackers_of(self.folder) if resumed else ()), *self.log)
+            events.members.extend(tracking_reporters(names, run, events.note))
         job = self._job(checkpoints, newest)
         if world.is_main:
             events.start(plan(self.objects, str(self.folder), newest.step if newest else 0))
