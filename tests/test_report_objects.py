@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tetravit.data.layouts import write_shapes
-from tetravit.data.masks import mask_letters
+from tetravit.data.masks import encode_masks
 from tetravit.data.shapes import CLASSES
 from tetravit.report import write
 
@@ -30,7 +30,7 @@ def run(tmp_path):
     from tetravit.data.datasets import DATASETS
 
     target = DATASETS["shapes_det"](None, "val", size=64, count=3)[1].target
-    masks = [text.decode() for text in mask_letters(target.masks)]
+    masks = [text.decode() for text in encode_masks(target.masks)]
     truth = {"boxes": target.boxes.tolist(), "labels": target.labels.tolist(), "masks": masks}
     found = {**truth, "scores": [0.75] * len(masks)}
     rows = [

@@ -10,7 +10,7 @@ from PIL import Image
 from tetravit.data.coco import category_ids, class_names
 from tetravit.data.decode import decode
 from tetravit.data.layouts import write_shapes
-from tetravit.data.masks import counts_mask, counts_of
+from tetravit.data.masks import counts_mask, decode_rle
 from tetravit.data.preprocess import preprocess
 from tetravit.data.shapes import CLASSES, draw
 from tetravit.draw.objects import outlined
@@ -59,7 +59,7 @@ def test_a_table_and_results_in_cocos_format(ask, detector, drawings, tmp_path):
         assert row.keys() == {"image_id", "category_id", "bbox", "score", "segmentation"}
         assert 1 <= row["category_id"] <= 8
         height, width = row["segmentation"]["size"]
-        mask = counts_mask(counts_of(row["segmentation"]["counts"].encode()), height, width)
+        mask = counts_mask(decode_rle(row["segmentation"]["counts"].encode()), height, width)
         x, y, w, h = row["bbox"]
         assert 0 <= x <= x + w <= width + 0.01
         rows_with, columns_with = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))

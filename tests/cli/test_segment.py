@@ -86,23 +86,23 @@ def test_a_label_map_in_words_in_json_and_as_files(ask, segmenter, image, tmp_pa
         (["--window", 48], {"window": 48}),
         (["--window", 48, "--stride", 8], {"window": 48, "stride": 8}),
         (["--scales", "1,1.5"], {"scales": (1.0, 1.5)}),
-        (["--flip"], {"flip": "on"}),
+        (["--flip"], {"flip": True}),
     ],
 )
-def test_each_way_to_look_reaches_the_model(ask, segmenter, image, tmp_path, options, how):
+def test_each_option_of_inference_reaches_the_model(ask, segmenter, image, tmp_path, options, how):
     answer = ask("predict", segmenter, image, "--save-maps", tmp_path, *options)
     assert answer.code == 0, answer.err
     model = load_model(segmenter).eval()
 
     def answer_of(**how):
-        looks = [scaled(model.input, scale) for scale in how.get("scales", (1.0,))]
-        images = [preprocess(decode(image), look)[None] for look in looks]  # each from the original
+        inputs = [scaled(model.input, scale) for scale in how.get("scales", (1.0,))]
+        images = [preprocess(decode(image), spec)[None] for spec in inputs]  # each from the original
         return segment(model, images, [(64, 64)], Inference(**how))[0]
 
     want = answer_of(**how)
     with Image.open(tmp_path / "ADE_val_00000001.png") as stored:
         np.testing.assert_array_equal(np.asarray(stored), want)
-    others = [{}, {"window": 48}, {"window": 48, "stride": 8}, {"scales": (1.0, 1.5)}, {"flip": "on"}]
+    others = [{}, {"window": 48}, {"window": 48, "stride": 8}, {"scales": (1.0, 1.5)}, {"flip": True}]
     for other in others:  # so that none can stand for another
         if other != how:
             assert not torch.equal(answer_of(**other), want)
@@ -112,7 +112,7 @@ def test_each_way_to_look_reaches_the_model(ask, segmenter, image, tmp_path, opt
     ("arguments", "text"),
     [
         (["--window", 8], "window is a side from 32 pixels up; got 8."),
-        (["--stride", 8], "stride is the way from one window to the next; say window too."),
+        (["--stride", 8], "stride is the distance between windows: window is needed too."),
         (["--scales", "1,a"], "--scales takes numbers with commas between them; got '1,a'."),
         (["--scales", "0"], "scales are factors above 0 and at most 8; got [0.0]."),
         (["--topk", 3], "--topk is for classifiers; {segmenter} is a segmenter."),

@@ -7,12 +7,12 @@ import torch
 from tetravit.boxes.pasting import paste_masks
 from tetravit.data.masks import (
     counts_mask,
-    counts_of,
+    decode_rle,
+    encode_masks,
+    encode_pasted_masks,
+    encode_rle,
     inside_columns,
-    letters,
     mask_counts,
-    mask_letters,
-    pasted_letters,
     polygon_mask,
 )
 
@@ -46,10 +46,10 @@ def test_runs_are_written_as_by_pycocotools(share):
     rng = np.random.default_rng(1)
     for _ in range(30):
         mask = rng.random(rng.integers(1, 50, 2)) < share
-        text = letters(mask_counts(torch.from_numpy(mask)))
+        text = encode_rle(mask_counts(torch.from_numpy(mask)))
         assert text == coco.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
-        assert np.array_equal(counts_mask(counts_of(text), *mask.shape), mask)
-        first, inside = inside_columns(counts_of(text), mask.shape[0])
+        assert np.array_equal(counts_mask(decode_rle(text), *mask.shape), mask)
+        first, inside = inside_columns(decode_rle(text), mask.shape[0])
         columns = np.flatnonzero(mask.any(axis=0))
         assert inside.shape[1] == (columns[-1] + 1 - columns[0] if len(columns) else 0)
         back = np.zeros_like(mask)
@@ -59,13 +59,13 @@ def test_runs_are_written_as_by_pycocotools(share):
 
 def test_long_runs_are_read_back():
     counts = np.array([0, 3_000_000, 1, 40_000_000, 2**31, 5, 70])
-    assert np.array_equal(counts_of(letters(counts)), counts)
+    assert np.array_equal(decode_rle(encode_rle(counts)), counts)
 
 
 @pytest.mark.parametrize("text", [b"", b"\x10", b"0o", b"ooooooooo0"])
 def test_letters_that_hold_no_runs_are_refused(text):
     with pytest.raises(ValueError, match="the run lengths do not read"):
-        counts_of(text)
+        decode_rle(text)
 
 
 def test_pasted_masks_are_encoded_one_by_one():
@@ -77,7 +77,7 @@ def test_pasted_masks_are_encoded_one_by_one():
     probabilities[0] = 1.0
     size = (48, 64)
     pasted = paste_masks(probabilities, boxes, size)
-    assert pasted_letters(probabilities, boxes, size) == mask_letters(pasted)
+    assert encode_pasted_masks(probabilities, boxes, size) == encode_masks(pasted)
     assert all(
-        np.array_equal(decoded(size, m), p) for m, p in zip(mask_letters(pasted), pasted.numpy(), strict=True)
+        np.array_equal(decoded(size, m), p) for m, p in zip(encode_masks(pasted), pasted.numpy(), strict=True)
     )

@@ -71,7 +71,7 @@ class Copier(base.Target):
 @pytest.fixture
 def copier(monkeypatch):
     """`copier(run)` adds the format "copy", for which no graph is captured."""
-    monkeypatch.setattr(sys.modules["tetravit.exports.export"], "_graph", lambda *_: None)
+    monkeypatch.setattr(sys.modules["tetravit.exports.export"], "_graph", lambda *_, **__: None)
 
     def add(run):
         monkeypatch.setitem(TARGETS, "copy", Copier(run))
@@ -94,7 +94,7 @@ def test_every_family_is_here():
     ],
 )
 def test_every_family(name, format, tmp_path):
-    done = export(classifier(name), tmp_path / f"model{suffix(format)}", fold="on")
+    done = export(classifier(name), tmp_path / f"model{suffix(format)}", fold=True)
     assert done.difference < 2e-5
     assert sorted(tmp_path.iterdir()) == sorted(done.files)
     assert done.size == sum(file.stat().st_size for file in done.files)
@@ -195,7 +195,7 @@ def test_a_file_that_answers_otherwise_does_not_appear(copier, tmp_path, error, 
 def test_the_model_stays_as_it_is(copier, tmp_path):
     model = classifier().train()
     copier(lambda inputs: [model.eval()(inputs[0])])
-    export(model, tmp_path / "model.copy", fold="on")
+    export(model, tmp_path / "model.copy", fold=True)
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert isinstance(model.backbone.patch_embed[0][1], torch.nn.BatchNorm2d)
 

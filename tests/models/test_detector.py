@@ -224,7 +224,7 @@ def test_another_kind_of_weights_is_refused(tmp_path):
 def test_published_detectors_know_the_classes_of_coco(monkeypatch):
     golden = DenseGolden("mask_rcnn_xcit_tiny_12_p16")
     row = CHECKPOINTS["xcit_tiny_12_p16.coco_mask_rcnn"]
-    monkeypatch.setattr(convert, "find", lambda *a, **k: convert.Found(golden.state, row))
+    monkeypatch.setattr(convert, "find", lambda *a, **k: convert.ResolvedWeights(golden.state, row))
     detector = create_detector("xcit_tiny_12_p16.coco_mask_rcnn")
     assert detector.head_name == "mask_rcnn"
     assert detector.class_names == class_names()

@@ -83,7 +83,7 @@ def test_windows_are_averaged_before_probabilities_are():
         return total / count
 
     want = mean(x).softmax(dim=0) + mean(x.flip(3)).softmax(dim=0).flip(2)
-    (got,) = segment(model, x, [(32, 80)], Inference(32, 8, flip="on"))
+    (got,) = segment(model, x, [(32, 80)], Inference(32, 8, flip=True))
     assert torch.equal(got, want.argmax(dim=0))
 
 
@@ -103,7 +103,7 @@ def test_probabilities_are_averaged_over_scales_and_mirrored_images(band, monkey
     monkeypatch.setattr(pixels, "BAND", band)
     model, size = Sided(), (50, 70)
     views = [images(32, 48), images(64, 96), images(112, 168)]
-    (got,) = segment(model, views, [size], Inference(scales=(0.5, 1.0, 1.75), flip="on"))
+    (got,) = segment(model, views, [size], Inference(scales=(0.5, 1.0, 1.75), flip=True))
     want = looks(model, views, size)
     assert (got != want).sum() <= 3  # ties
     (once,) = segment(model, views[1], [size])
@@ -145,7 +145,7 @@ def test_every_scale_has_images_of_its_own(given):
         segment(Local(), given, [(64, 96)], Inference(scales=(0.5, 1.0)))
 
 
-@pytest.mark.parametrize("how", [None, Inference(32, 16), Inference(flip="on")])
+@pytest.mark.parametrize("how", [None, Inference(32, 16), Inference(flip=True)])
 def test_narrow_images_are_enlarged_to_what_a_backbone_takes(how):
     model = Local()
     (got,) = segment(model, images(2, 70), [(1, 35)], how)
@@ -158,16 +158,16 @@ def test_narrow_images_are_enlarged_to_what_a_backbone_takes(how):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"stride": 8}, "stride is the way from one window to the next; say window too."),
+        ({"stride": 8}, "stride is the distance between windows: window is needed too."),
         ({"window": 16}, "window is a side from 32 pixels up; got 16."),
         ({"window": 64, "stride": 65}, "stride is 1 to the 64 pixels of the window; got 65."),
         ({"window": 64, "stride": 0}, "stride is 1 to the 64 pixels of the window; got 0."),
         ({"windows_at_once": 0}, "windows_at_once is 1 or more; got 0."),
         ({"scales": ()}, "scales are factors above 0 and at most 8; got []."),
         ({"scales": (1.0, 0.0)}, "scales are factors above 0 and at most 8; got [1.0, 0.0]."),
-        ({"flip": "yes"}, "flip takes one of off, on; got 'yes'."),
+        ({"flip": "on"}, "flip is True or False; got 'on'."),
     ],
 )
-def test_looks_that_cannot_be(arguments, text):
+def test_invalid_settings_of_inference(arguments, text):
     with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
         Inference(**arguments)

@@ -76,10 +76,10 @@ def test_the_published_one_of_several_is_taken(tmp_path, official):
     zeros = {k: torch.zeros_like(v) for k, v in official.items()}
     torch.save({"model": zeros, "state_dict": official}, tmp_path / "c.pth")
     row = Checkpoint(NAME, "x", (), data="-", licence="-", commercial=True)
-    found = convert.Found(tmp_path / "c.pth", row, Source("-", "official", "state_dict"))
+    found = convert.ResolvedWeights(tmp_path / "c.pth", row, Source("-", "official", "state_dict"))
     report = load(empty(), found)
     assert report.entry == "state_dict"
-    assert load(empty(), convert.Found(tmp_path / "c.pth")).entry == "model"
+    assert load(empty(), convert.ResolvedWeights(tmp_path / "c.pth")).entry == "model"
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_push_and_load_from_the_hub(tmp_path, official, monkeypatch):
     fake = FakeHub(tmp_path / "repo")
     monkeypatch.setattr(hub, "_api", lambda: fake)
     model = empty()
-    load(model, convert.Found(official))
+    load(model, convert.ResolvedWeights(official))
     header = Header(
         NAME, preprocess=Preprocess(crop=1.0), licence="Apache-2.0", source="a test", recipe="epochs = 1"
     )
@@ -347,10 +347,10 @@ def test_a_damaged_file_is_not_pushed(tmp_path, monkeypatch):
 def test_published_features_get_a_fresh_head(tmp_path, official):
     torch.save({k: v for k, v in official.items() if not k.startswith("head.")}, tmp_path / "f.pth")
     row = Checkpoint(NAME, "x", (), data="-", licence="-", commercial=True, task="embed", num_classes=0)
-    report = load(create_model(NAME, num_classes=5), convert.Found(tmp_path / "f.pth", row))
+    report = load(create_model(NAME, num_classes=5), convert.ResolvedWeights(tmp_path / "f.pth", row))
     assert report.missing == ["head.weight", "head.bias"]
     with pytest.raises(BadFile, match=r"missing: 'head\.weight', 'head\.bias'\."):
-        load(empty(num_classes=5), convert.Found(tmp_path / "f.pth"))
+        load(empty(num_classes=5), convert.ResolvedWeights(tmp_path / "f.pth"))
 
 
 def test_a_published_detector(tmp_path):
@@ -361,7 +361,7 @@ def test_a_published_detector(tmp_path):
     state = DenseGolden("mask_rcnn_xcit_tiny_12_p16").state
     torch.save({"meta": {"CLASSES": ["a"]}, "state_dict": state}, tmp_path / "d.pth")
     row = weights.CHECKPOINTS[f"{name}.coco_mask_rcnn"]
-    report = load(model, convert.Found(tmp_path / "d.pth", row, row.sources[0]))
+    report = load(model, convert.ResolvedWeights(tmp_path / "d.pth", row, row.sources[0]))
     assert (report.layout, report.entry, report.dropped) == ("mmdet", "state_dict", [])
     assert {key.split(".")[1] for key in report.missing} == {"cls_token", "class_blocks", "norm"}
     assert torch.equal(

@@ -35,7 +35,7 @@ QUERY_CONVS = (3, 2, 1, 1)  # per stage: as many as halvings lead from the stage
 
 
 class SqueezeExcite(nn.Module):
-    """Weigh the channels of a map (B, H, W, C) by their means over it (Hu et al. 2018, arXiv:1709.01507)."""
+    """Squeeze-and-excitation of a map (B, H, W, C) (Hu et al. 2018, arXiv:1709.01507)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -46,18 +46,18 @@ class SqueezeExcite(nn.Module):
         return x * self.gate(x)[:, None, None]
 
     def gate(self, x: Tensor) -> Tensor:
-        """The weights alone (B, C)."""
-        return self.weights(x.mean(dim=(1, 2)))
+        """A map (B, H, W, C) -> its channel weights (B, C)."""
+        return self.channel_weights(x.mean(dim=(1, 2)))
 
-    def weights(self, means: Tensor) -> Tensor:
-        """Means over a map (B, C) -> the weights of its channels (B, C)."""
+    def channel_weights(self, means: Tensor) -> Tensor:
+        """Global average pooling of a map (B, C) -> its channel weights (B, C), in (0, 1)."""
         return self.fc2(F.gelu(self.fc1(means))).sigmoid()
 
 
 class FusedMBConv(nn.Module):
-    """Neighbours, then channels, on top of the map (B, H, W, C): the paper's modified Fused-MBConv.
+    """The paper's modified Fused-MBConv, with a residual connection, on a map (B, H, W, C).
 
-    It neither widens nor normalises, whatever its name says.
+    Unlike the original block it has neither an expansion nor a normalization.
     """
 
     def __init__(self, dim: int) -> None:
@@ -83,7 +83,7 @@ class FusedMBConv(nn.Module):
         Written on tokens, OpenVINO 2026.4 gives other numbers.
         """
         near = F.gelu(self.depthwise(x))
-        gate = self.se.weights(near.mean(dim=(2, 3)))
+        gate = self.se.channel_weights(near.mean(dim=(2, 3)))
         return x + F.conv2d(near * gate[:, :, None, None], self.pointwise.weight[:, :, None, None])
 
 

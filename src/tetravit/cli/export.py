@@ -60,7 +60,7 @@ def export(
         format,
         size=sides,
         dtype=dtype,
-        fold="on" if optimized else "off",
+        fold=optimized,
         existing=existing,
         licence=licence,
     )

@@ -187,7 +187,7 @@ def _convert(
         if row.task not in ("classify", "embed"):
             raise ValueError(f"{name} is not a classifier; convert reads classifiers and their backbones.")
         check_license(row, accept=accept_license)
-        found = work.Found(found.where, found.row or row, found.source, found.config, found.header)
+        found = work.ResolvedWeights(found.where, found.row or row, found.source, found.config, found.header)
     _, options = found.model or (model_name, {})
     state = work.state_of(found, entry)
     options = {"num_classes": work.num_classes(state), **options}

@@ -1,7 +1,7 @@
-"""Masks as COCO keeps them: polygons, and run lengths.
+"""COCO's mask formats: polygons, run lengths (`counts`), and compressed run-length encoding (RLE).
 
-Runs count pixels column by column, outside and inside in turn, beginning outside. In a file they are written as
-letters; `letters` and `counts_of` translate.
+Run lengths count pixels in column-major order, background and foreground in turn, background first. `encode_rle`
+compresses them to the ASCII string of COCO files, `decode_rle` reads it back.
 
 Shapes: (Hi, Wi) image in pixels.
 Source: the formats of the COCO API (cocodataset/cocoapi, common/maskApi.c), which the results equal bit for bit.
@@ -16,9 +16,14 @@ from torch.nn import functional as F
 
 from tetravit.boxes.pasting import THRESHOLD, paste, reach
 
-FINER = 5  # outlines are followed on a grid so many times finer than the pixels
-BITS, MORE, SIGN, FIRST = 5, 0x20, 0x10, 48  # a letter: five bits, whether more follow, its place in ASCII
-LONGEST = 7  # letters of the largest number: 35 bits
+FINER = 5  # polygons are rasterized on a grid this many times finer than the pixels
+BITS, MORE, SIGN, FIRST = (
+    5,
+    0x20,
+    0x10,
+    48,
+)  # a character: 5 value bits, the continuation bit, the ASCII offset
+LONGEST = 7  # characters of the largest number: 35 bits
 
 
 def polygon_mask(polygons: Iterable[np.ndarray], height: int, width: int) -> np.ndarray:
@@ -29,7 +34,7 @@ def polygon_mask(polygons: Iterable[np.ndarray], height: int, width: int) -> np.
         if not len(columns):
             continue
         first, last = int(columns.min()), int(columns.max()) + 1
-        # Each crossing turns inside to outside or back; one below the last row turns the top of the next column.
+        # Each crossing switches between inside and outside; one below the last row switches at the next column's top.
         total = (last - first) * height
         at = np.sort((columns - first) * height + rows)
         mask[first:last] |= _runs(np.diff(at, prepend=0, append=total)).reshape(-1, height)
@@ -41,13 +46,13 @@ def _crossings(points: np.ndarray, height: int, width: int) -> tuple[np.ndarray,
     fine = np.trunc(FINER * points + 0.5).astype(np.int64)
     start, end = fine, np.roll(fine, -1, axis=0)
     steps = np.abs(end - start)
-    length = steps.max(axis=1)  # an edge is walked along its longer side, corners included
+    length = steps.max(axis=1)  # an edge is rasterized along its longer side, corners included
     edge = np.repeat(np.arange(len(fine)), length + 1)
     walked = np.arange(len(edge)) - np.repeat(np.cumsum(length + 1) - (length + 1), length + 1)
     flat = steps[:, 0] >= steps[:, 1]
     long = np.where(flat, 0, 1)
     each = np.arange(len(fine))
-    # Edges are walked in the direction in which their long coordinate grows, whichever way they are given.
+    # An edge is rasterized in the direction of its growing long coordinate, whatever the order of its ends.
     back = start[each, long] > end[each, long]
     low, high = np.where(back[:, None], end, start), np.where(back[:, None], start, end)
     slope = (high[each, 1 - long] - low[each, 1 - long]) / np.maximum(length, 1)
@@ -71,7 +76,7 @@ def counts_mask(counts: np.ndarray, height: int, width: int) -> np.ndarray:
 def inside_columns(counts: np.ndarray, height: int) -> tuple[int, np.ndarray]:
     """Run lengths -> the first column with a pixel inside, and bool (Hi, w) from there to the last one.
 
-    A small mask of a huge image costs what its columns do, not what the image does.
+    The cost of a small mask in a large image grows with the mask's columns, not with the image.
     """
     ends = np.cumsum(counts)[1::2]  # of the runs inside
     if not len(ends):
@@ -90,50 +95,49 @@ def _runs(counts: np.ndarray) -> np.ndarray:
 def mask_counts(
     mask: Tensor, corner: tuple[int, int] = (0, 0), size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """The run lengths of a mask.
+    """Run lengths of a mask.
 
     Args:
-        mask: bool (h, w), the only part of the image that may be inside.
-        corner: column and row of the image at which it begins.
+        mask: bool (h, w), a window of the image; everything outside it is background.
+        corner: column and row of the window's first pixel in the image.
         size: (Hi, Wi) of the image; None: that of the mask.
     """
     height, width = size or (mask.shape[0], mask.shape[1])
     columns = F.pad(mask.T.to(torch.int8), (1, 1))  # (w, h + 2)
     turns = columns.diff(dim=1).nonzero()  # (n, 2): column and row, in the order of the runs
     at = ((turns[:, 0] + corner[0]) * height + turns[:, 1] + corner[1]).cpu().numpy()
-    same = np.flatnonzero(
-        at[1:] == at[:-1]
-    )  # a column that is inside to its foot, and the next from its head
+    # A run of foreground that continues from the last row of a column to the first row of the next.
+    same = np.flatnonzero(at[1:] == at[:-1])
     at = np.delete(at, np.concatenate((same, same + 1)))
     total = height * width
     edges = at if len(at) and at[-1] == total else np.append(at, total)
     return np.diff(edges, prepend=0)
 
 
-def pasted_letters(probabilities: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[bytes]:
-    """Mask probabilities (M, h, w) in boxes (M, 4) -> their runs in an image of `size`, one mask at a time.
+def encode_pasted_masks(probabilities: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[bytes]:
+    """Mask probabilities (M, h, w) in boxes (M, 4) -> COCO RLE in an image of `size` (Hi, Wi), one mask at a time.
 
-    The same as pasting, judging and encoding all masks, none of which is ever held whole.
+    Equals pasting, thresholding and encoding all masks, without holding one at the image's size.
     """
     windows = reach(boxes, size)
     return [
-        letters(mask_counts(paste(p, box, window) >= THRESHOLD, window[:2], size))
+        encode_rle(mask_counts(paste(p, box, window) >= THRESHOLD, window[:2], size))
         for p, box, window in zip(probabilities.float(), boxes.float(), windows, strict=True)
     ]
 
 
-def mask_letters(masks: Tensor) -> list[bytes]:
-    """Masks bool (M, Hi, Wi) -> their runs as letters."""
-    return [letters(mask_counts(mask)) for mask in masks]
+def encode_masks(masks: Tensor) -> list[bytes]:
+    """Masks bool (M, Hi, Wi) -> their compressed COCO RLE."""
+    return [encode_rle(mask_counts(mask)) for mask in masks]
 
 
-def letters(counts: np.ndarray) -> bytes:
-    """Run lengths as a file holds them: each less the one of its kind before it, five bits a letter."""
+def encode_rle(counts: np.ndarray) -> bytes:
+    """Run lengths -> compressed COCO RLE: differences to the previous run of the same kind, 5 bits per character."""
     values = counts.astype(np.int64)
     values[3:] -= counts[1:-2]
     step = np.arange(LONGEST) * BITS
     parts = values[:, None] >> step  # (n, LONGEST)
-    # A letter ends its number if what follows only repeats its sign.
+    # A character is the last of its number if the remaining bits only repeat the sign.
     ends = (parts >> BITS) == -((parts & SIGN) >> 4)
     last = ends.argmax(axis=1)
     place = np.arange(LONGEST)
@@ -141,11 +145,11 @@ def letters(counts: np.ndarray) -> bytes:
     return (code[place <= last[:, None]] + FIRST).astype(np.uint8).tobytes()
 
 
-def counts_of(text: bytes) -> np.ndarray:
-    """The run lengths that letters hold.
+def decode_rle(text: bytes) -> np.ndarray:
+    """Compressed COCO RLE -> run lengths.
 
     Raises:
-        ValueError: if they are none, or a run is negative.
+        ValueError: if the text is not valid RLE, or a run is negative.
     """
     codes = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - FIRST
     if not len(codes) or codes.min() < 0 or codes.max() >= 2 * MORE or codes[-1] & MORE:

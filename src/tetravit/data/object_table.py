@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from tetravit.data.masks import counts_mask, counts_of, letters, polygon_mask
+from tetravit.data.masks import counts_mask, decode_rle, encode_rle, polygon_mask
 from tetravit.data.problems import Problems
 
 EXACT = 100  # coordinates with two decimals are kept as whole hundredths
 FROM_SIDES = -1.0  # the area of an object whose annotation has none: that of its box
 OUTSIDE = 4  # polygons, walked pixel by pixel, may reach so many of the longer side beyond their image
-LARGEST = 100_000  # pixels of a side: the runs of larger masks overflow COCO's letters
+LARGEST = 100_000  # pixels of a side: the runs of larger masks overflow COCO's RLE
 
 
 class ObjectTable:
@@ -65,7 +65,7 @@ class ObjectTable:
         polygons: Sequence[Sequence[float]] = (),
         code: bytes = b"",
     ) -> None:
-        """An object of image `row`: box x1 y1 x2 y2, its mask as polygons or as run lengths in letters."""
+        """An object of image `row`: box x1 y1 x2 y2, its mask as polygons or as compressed COCO RLE."""
         self._image.append(row)
         self._box.extend(box)
         self._label.append(label)
@@ -138,7 +138,7 @@ class ObjectTable:
         """The mask of object `k` of image `row`, bool (Hi, Wi); None: it has none."""
         codes = self._codes[self._code_ends[k - 1] if k else 0 : self._code_ends[k]]
         if codes:
-            return counts_mask(counts_of(bytes(codes)), height, width)
+            return counts_mask(decode_rle(bytes(codes)), height, width)
         first, last = (int(self._parts_end[k - 1]) if k else 0), int(self._parts_end[k])
         if first == last:
             return None
@@ -170,7 +170,7 @@ def check_polygon(polygon: Sequence[float], longest: float) -> str | None:
 
 
 def runs(segmentation: dict[str, Any], height: int, width: int, *, turned: bool = False) -> bytes:
-    """The run lengths of an annotation, counts or letters, checked, as letters.
+    """The checked run lengths of an annotation, given as counts or RLE text, -> compressed COCO RLE.
 
     turned: whether the image may be a turned one, whose sides are swapped.
 
@@ -182,11 +182,11 @@ def runs(segmentation: dict[str, Any], height: int, width: int, *, turned: bool 
     given = segmentation.get("counts")
     try:
         counts = (
-            counts_of(given.encode("ascii")) if isinstance(given, str) else np.asarray(given, dtype=np.int64)
+            decode_rle(given.encode("ascii")) if isinstance(given, str) else np.asarray(given, dtype=np.int64)
         )
     except (ValueError, TypeError, OverflowError):
         raise ValueError("that do not read") from None
     pixels = height * width
     if counts.ndim != 1 or ((counts < 0) | (counts > pixels)).any() or counts.sum() != pixels:
         raise ValueError("of another size")
-    return letters(counts)
+    return encode_rle(counts)

@@ -112,7 +112,7 @@ def fit(job: Job) -> RunState:
     device, total = world.device, job.total_steps
     precision = chosen(config.precision, device)
     memory_format = torch.channels_last if config.memory_format == "channels_last" else None
-    scale = LossScale(device, active="yes" if precision == "fp16" else "no")
+    scale = LossScale(device, active=precision == "fp16")
     meter = Meter(device)
 
     state = _restore(job, scale, meter)

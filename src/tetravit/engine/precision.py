@@ -24,13 +24,13 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 
 
 class LossScale:
-    """Keeps fp16 gradients away from zero: halved when they overflow, doubled after `patience` good steps.
+    """Dynamic loss scaling for fp16: halved on overflow, doubled after `patience` steps without one.
 
-    Everything stays on the device: no step waits for it. With `active="no"` the scale is 1 for ever.
+    The scale stays on the device, without a synchronization. With `active=False` it is always 1.
     """
 
-    def __init__(self, device: torch.device, active: Literal["yes", "no"], patience: int = 2000) -> None:
-        self.active = active == "yes"
+    def __init__(self, device: torch.device, *, active: bool, patience: int = 2000) -> None:
+        self.active = active
         self.patience = patience
         self._scale = torch.full((), 2.0**16 if self.active else 1.0, device=device)
         self._good = torch.zeros((), device=device)

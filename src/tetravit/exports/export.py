@@ -55,7 +55,7 @@ def export(
     *,
     size: int | tuple[int, int] | None = None,
     dtype: str = "float32",
-    fold: Literal["off", "on"] = "off",
+    fold: bool = False,
     existing: Literal["refuse", "replace"] = "refuse",
     licence: str = "",
 ) -> Exported:
@@ -76,9 +76,9 @@ def export(
         size: side or (height, width) in pixels that the file is fastest at; None: a classifier's own, from 64 up;
             320 for the others.
         dtype: float32, float16 or bfloat16, what it computes in.
-        fold: "on": batch norms behind convolutions become part of them.
-        existing: "replace": write over a file that is there.
-        licence: of the weights, to be told in the file.
+        fold: fold batch norms into the convolutions before them.
+        existing: "replace": overwrite an existing file.
+        licence: of the weights, stored in the file.
 
     Raises:
         ValueError: for an unknown format or type, a place that cannot be written to, a package that is missing, a
@@ -98,7 +98,7 @@ def export(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder, quiet():
         draft = Path(folder) / path.name
         try:
-            graph = _graph(plain, sides, dtype, fold, licence)
+            graph = _graph(plain, sides, dtype, folded=fold, licence=licence)
         except CannotRun as error:
             raise ValueError(f"The format {name!r} cannot hold this model: {error}.") from error
         with _held(name):
@@ -177,11 +177,9 @@ class _Served(nn.Module):
         return tuple(x.float() if x.is_floating_point() else x for x in flat(outputs))
 
 
-def _graph(
-    model: Model, sides: tuple[int, int], dtype: str, folding: Literal["off", "on"], licence: str
-) -> Graph:
+def _graph(model: Model, sides: tuple[int, int], dtype: str, *, folded: bool, licence: str) -> Graph:
     part: nn.Module = copy.deepcopy(model)
-    if folding == "on":
+    if folded:
         fold(part)
     served = _Served(part.to(DTYPES[dtype]), DTYPES[dtype]).eval()
     example = torch.zeros(2, model.backbone.in_chans, *sides)
@@ -189,7 +187,7 @@ def _graph(
     program = capture(
         served, example, *model.other_inputs(example), multiple=allowed.step, smallest=allowed.start
     )
-    facts = _facts(model, sides, licence) | {"dtype": dtype, "folded": folding == "on"}
+    facts = _facts(model, sides, licence) | {"dtype": dtype, "folded": folded}
     return Graph(program, model.program_inputs, model.output_names, facts, dtype)
 
 

@@ -1,10 +1,10 @@
 """Average precision of boxes and masks, as COCO defines it.
 
-faster-coco-eval counts where it is installed; pycocotools, which defines the measure, gives the same figures more
-slowly.
+faster-coco-eval computes it where it is installed; pycocotools, the reference implementation, gives the same figures
+more slowly.
 
-Shapes: M objects or detections of an image; T = 10 overlaps from 0.50 to 0.95, R = 101 recalls, K classes, A = 4
-ranges of area.
+Shapes: M objects or detections of an image; T = 10 IoU thresholds from 0.50 to 0.95, R = 101 recalls, K classes,
+A = 4 ranges of area.
 """
 
 import contextlib
@@ -18,23 +18,23 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from tetravit.data.masks import mask_letters
+from tetravit.data.masks import encode_masks
 from tetravit.structures import Detections, Target
 
 Engine = Literal["faster_coco_eval", "pycocotools"]
 ENGINES: tuple[Engine, ...] = ("faster_coco_eval", "pycocotools")
 SIZES = ("all", "small", "medium", "large")  # ranges of area, bounded by 32 and 96 pixels squared
-LIMITS = (1, 10, 100)  # detections per image that count, the highest scores first
+LIMITS = (1, 10, 100)  # maximum detections per image, the highest scores first
 KINDS = {"box": "bbox", "mask": "segm"}
-IOU_50, IOU_75 = 0, 5  # places among the overlaps
+IOU_50, IOU_75 = 0, 5  # indices of the IoU thresholds 0.50 and 0.75
 
 
 @dataclass(frozen=True)
 class Objects:
-    """What is in one image, or was found in it: plain arrays, which may travel between ranks.
+    """The annotated objects or the detections of one image, as plain arrays that can be gathered over ranks.
 
-    boxes: (M, 4) x1 y1 x2 y2. masks: run lengths as letters; None: there are none. scores: of detections.
-    crowd, area: of the ground truth.
+    boxes: (M, 4) x1 y1 x2 y2. masks: compressed COCO RLE; None: without masks. scores: detections only.
+    crowd, area: ground truth only.
     """
 
     image_id: int
@@ -49,28 +49,28 @@ class Objects:
 
 @dataclass(frozen=True)
 class Average:
-    """The figures of boxes or of masks. precision: (T, R, K, A), recall: (T, K, A, limits); -1: no object."""
+    """Precision and recall of boxes or masks: (T, R, K, A) and (T, K, A, limits); -1 where no object occurs."""
 
     precision: np.ndarray
     recall: np.ndarray
     limits: tuple[int, ...] = LIMITS
 
     def scores(self) -> dict[str, float]:
-        """What a run logs: ap, ap50, ap75, ap of each size that occurs, and the recall at the last limit, ar100."""
+        """The scores a run logs: ap, ap50, ap75, ap of each size that occurs, and the recall at the last limit."""
         last = f"ar{self.limits[-1]}"
         return {name: v for name, v in self.figures().items() if name.startswith("ap") or name == last}
 
     def figures(self) -> dict[str, float]:
-        """ap, ap50, ap75, by size, and the recall ar1, ar10, ar100, by size; those of sizes that occur."""
-        found = {
+        """ap, ap50, ap75 and the recalls ar1, ar10, ar100, in all and by object size; absent sizes are left out."""
+        values = {
             "ap": _mean(self.precision[:, :, :, 0]),
             "ap50": _mean(self.precision[IOU_50, :, :, 0]),
             "ap75": _mean(self.precision[IOU_75, :, :, 0]),
         }
-        found |= {f"ap_{size}": _mean(self.precision[..., i]) for i, size in enumerate(SIZES) if i}
-        found |= {f"ar{limit}": _mean(self.recall[:, :, 0, i]) for i, limit in enumerate(self.limits)}
-        found |= {f"ar_{size}": _mean(self.recall[:, :, i, -1]) for i, size in enumerate(SIZES) if i}
-        return {name: value for name, value in found.items() if value is not None}
+        values |= {f"ap_{size}": _mean(self.precision[..., i]) for i, size in enumerate(SIZES) if i}
+        values |= {f"ar{limit}": _mean(self.recall[:, :, 0, i]) for i, limit in enumerate(self.limits)}
+        values |= {f"ar_{size}": _mean(self.recall[:, :, i, -1]) for i, size in enumerate(SIZES) if i}
+        return {name: value for name, value in values.items() if value is not None}
 
     def classes(self) -> list[dict[str, float | None]]:
         """ap, ap50 and ar100 of each class; None where no object of it occurs."""
@@ -84,21 +84,21 @@ class Average:
         ]
 
     def curves(self) -> dict[str, list[float]]:
-        """Precision at the recalls 0, 0.01, ..., 1, mean over the classes: at two overlaps, and over all ten."""
+        """Precision at the recalls 0, 0.01, ..., 1, mean over classes: at IoU 0.50, 0.75 and over 0.50:0.95."""
         precision = self.precision[..., 0]  # (T, R, K)
-        wanted = {"0.50": precision[:1], "0.75": precision[IOU_75 : IOU_75 + 1], "0.50:0.95": precision}
-        found = {}
-        for name, part in wanted.items():
-            known = part[:, :, (part > -1).all(axis=(0, 1))]
-            found[name] = known.mean(axis=(0, 2)).round(4).tolist() if known.size else []
-        return found
+        parts = {"0.50": precision[:1], "0.75": precision[IOU_75 : IOU_75 + 1], "0.50:0.95": precision}
+        curves = {}
+        for name, part in parts.items():
+            valid = part[:, :, (part > -1).all(axis=(0, 1))]
+            curves[name] = valid.mean(axis=(0, 2)).round(4).tolist() if valid.size else []
+        return curves
 
 
 class CocoAP:
-    """Collects objects and detections image by image, and counts at the end.
+    """Collects ground truth and detections image by image; `average` computes AP at the end.
 
-    masks: whether they are compared too. engine: what counts; None: the fastest that is installed.
-    max_detections: the last of the limits: how many detections per image count, those with the highest scores.
+    masks: score masks as well as boxes. engine: the package that computes; None: the fastest that is installed.
+    max_detections: detections per image that are scored, those with the highest scores.
 
     Raises:
         ValueError: if no engine, or not this one, is installed.
@@ -116,53 +116,58 @@ class CocoAP:
         self.limits = (*(limit for limit in LIMITS[:-1] if limit < max_detections), max_detections)
         self.engine = installed(engine)
         self.truth: list[Objects] = []
-        self.found: list[Objects] = []
+        self.detections: list[Objects] = []
 
-    def add(self, target: Target, found: Detections, letters: list[bytes] | None = None) -> None:
-        """One image. letters: the masks of `found` as run lengths, where they are not in it.
+    def add(self, target: Target, detections: Detections, rle: list[bytes] | None = None) -> None:
+        """Add one image.
 
-        Boxes and masks of both are in pixels of the original image.
+        Args:
+            target: the ground truth, in pixels of the original image.
+            detections: the model's detections, in the same pixels.
+            rle: their masks as compressed COCO RLE, where `detections` holds none.
         """
-        truth = truth_of(target, masks=self.masks)
+        truth = objects_of_target(target, masks=self.masks)
         self.truth.append(truth)
-        self.found.append(found_of(found, truth, letters, masks=self.masks))
+        self.detections.append(objects_of_detections(detections, truth, rle, masks=self.masks))
 
     def average(self, kind: Literal["box", "mask"]) -> Average:
-        """The figures of all images so far."""
+        """Precision and recall over all images added so far."""
         package = importlib.import_module(
             f"{self.engine}.mask" if self.engine == "pycocotools" else f"{self.engine}.core.mask"
         )
         truth = [_annotation(objects, i, kind) for objects in self.truth for i in range(len(objects.labels))]
-        found = []
-        for objects in self.found:
+        detections = []
+        for objects in self.detections:
             areas = _areas(objects, kind, package)
-            found += [_annotation(objects, i, kind, areas[i]) for i in range(len(objects.labels))]
-        counted = self._counted(truth, found, KINDS[kind])
-        return Average(counted["precision"][..., -1], counted["recall"], self.limits)
+            detections += [_annotation(objects, i, kind, areas[i]) for i in range(len(objects.labels))]
+        result = self._evaluate(truth, detections, KINDS[kind])
+        return Average(result["precision"][..., -1], result["recall"], self.limits)
 
-    def _counted(self, truth: list[dict[str, Any]], found: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    def _evaluate(
+        self, truth: list[dict[str, Any]], detections: list[dict[str, Any]], kind: str
+    ) -> dict[str, Any]:
         COCO, COCOeval = _classes(self.engine)
         images = [{"id": o.image_id, "height": o.size[0], "width": o.size[1]} for o in self.truth]
         categories = [{"id": k, "name": str(k)} for k in range(1, self.num_classes + 1)]
         sets = []
         with contextlib.redirect_stdout(io.StringIO()):
-            for annotations in (truth, found):
+            for annotations in (truth, detections):
                 for i, annotation in enumerate(annotations, start=1):
                     annotation["id"] = i
                 table = COCO()
                 table.dataset = {"images": images, "categories": categories, "annotations": annotations}
                 table.createIndex()
                 sets.append(table)
-            judge = COCOeval(*sets, kind)
-            judge.params.maxDets = list(self.limits)
-            judge.evaluate()
-            judge.accumulate()
-        counted: dict[str, Any] = judge.eval
-        return counted
+            evaluator = COCOeval(*sets, kind)
+            evaluator.params.maxDets = list(self.limits)
+            evaluator.evaluate()
+            evaluator.accumulate()
+        result: dict[str, Any] = evaluator.eval
+        return result
 
 
 def installed(engine: Engine | None = None) -> Engine:
-    """The engine of that name; None: the fastest there is.
+    """The engine of that name; None: the fastest that is installed.
 
     Raises:
         ValueError: if it is not installed.
@@ -174,8 +179,8 @@ def installed(engine: Engine | None = None) -> Engine:
     raise ValueError(f"COCO's average precision needs {wanted}: pip install 'tetravit[coco]'.")
 
 
-def truth_of(target: Target, *, masks: bool) -> Objects:
-    """A target as arrays."""
+def objects_of_target(target: Target, *, masks: bool) -> Objects:
+    """The ground truth of an image as arrays."""
     boxes = target.boxes.double().cpu().numpy()
     count = len(boxes)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
@@ -185,46 +190,46 @@ def truth_of(target: Target, *, masks: bool) -> Objects:
         size=size,
         boxes=boxes,
         labels=target.labels.cpu().numpy(),
-        masks=mask_letters(target.masks) if masks and target.masks is not None else None,
+        masks=encode_masks(target.masks) if masks and target.masks is not None else None,
         crowd=np.zeros(count, bool) if target.crowd is None else target.crowd.cpu().numpy(),
         area=area if target.area is None else target.area.double().cpu().numpy(),
     )
 
 
-def found_of(
-    found: Detections, truth: Objects, letters: list[bytes] | None = None, *, masks: bool = False
+def objects_of_detections(
+    detections: Detections, truth: Objects, rle: list[bytes] | None = None, *, masks: bool = False
 ) -> Objects:
-    """The detections of the image that `truth` describes as arrays."""
-    if masks and letters is None and isinstance(found.masks, Tensor):
-        letters = mask_letters(found.masks)
+    """The detections of the image that `truth` describes, as arrays."""
+    if masks and rle is None and isinstance(detections.masks, Tensor):
+        rle = encode_masks(detections.masks)
     return Objects(
         image_id=truth.image_id,
         size=truth.size,
-        boxes=found.boxes.double().cpu().numpy(),
-        labels=found.labels.cpu().numpy(),
-        scores=found.scores.double().cpu().numpy(),
-        masks=letters if masks else None,
+        boxes=detections.boxes.double().cpu().numpy(),
+        labels=detections.labels.cpu().numpy(),
+        scores=detections.scores.double().cpu().numpy(),
+        masks=rle if masks else None,
     )
 
 
 def _annotation(objects: Objects, i: int, kind: str, area: float | None = None) -> dict[str, Any]:
     x1, y1, x2, y2 = objects.boxes[i].tolist()
-    found: dict[str, Any] = {
+    annotation: dict[str, Any] = {
         "image_id": objects.image_id,
         "category_id": int(objects.labels[i]) + 1,
         "bbox": [x1, y1, x2 - x1, y2 - y1],
         "iscrowd": 0,
     }
     if objects.scores is not None:
-        found |= {"score": float(objects.scores[i]), "area": area}
+        annotation |= {"score": float(objects.scores[i]), "area": area}
     else:
         assert objects.area is not None
         assert objects.crowd is not None
-        found |= {"area": float(objects.area[i]), "iscrowd": int(objects.crowd[i])}
+        annotation |= {"area": float(objects.area[i]), "iscrowd": int(objects.crowd[i])}
     if kind == "mask":
         assert objects.masks is not None
-        found["segmentation"] = {"size": list(objects.size), "counts": objects.masks[i]}
-    return found
+        annotation["segmentation"] = {"size": list(objects.size), "counts": objects.masks[i]}
+    return annotation
 
 
 def _areas(objects: Objects, kind: str, package: Any) -> list[float]:
@@ -249,12 +254,12 @@ def _classes(engine: Engine) -> tuple[Any, Any]:
 
 
 def _mean(values: np.ndarray) -> float | None:
-    """Over what is known; None where nothing is."""
-    known = values[values > -1]
-    return float(known.mean()) if known.size else None
+    """The mean over the valid entries, those above -1; None where there is none."""
+    valid = values[values > -1]
+    return float(valid.mean()) if valid.size else None
 
 
 def counts_per_class(truth: Sequence[Objects], num_classes: int) -> list[int]:
-    """How many objects of each class there are, crowds apart."""
+    """Number of objects per class, without crowds."""
     labels = [o.labels if o.crowd is None else o.labels[~o.crowd] for o in truth]
     return np.bincount(np.concatenate(labels or [np.empty(0, int)]), minlength=num_classes).tolist()

@@ -102,7 +102,7 @@ class Model(Portable):
         )
 
     @classmethod
-    def published_class_names(cls, found: convert.Found, layout: str) -> tuple[str, ...]:
+    def published_class_names(cls, found: convert.ResolvedWeights, layout: str) -> tuple[str, ...]:
         """The names of the classes of published weights in `layout`; () where they are not known."""
         return ()
 

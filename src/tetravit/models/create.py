@@ -170,7 +170,7 @@ def build_model(
     head: str | None = None,
     head_options: Mapping[str, Any] | None = None,
     num_classes: int | None = None,
-    weights: Weights | convert.Found | None = None,
+    weights: Weights | convert.ResolvedWeights | None = None,
     backbone_weights: Weights | None = None,
     which: str | None = None,
     accept_license: bool = False,
@@ -242,7 +242,7 @@ def load_weights(
     source: Weights | State,
     *,
     fresh: Sequence[str] = (),
-    found: convert.Found | None = None,
+    found: convert.ResolvedWeights | None = None,
 ) -> Report:
     """Put weights of any known layout into a model of the same kind and head.
 
@@ -274,7 +274,9 @@ def load_weights(
     return load_into(model, source, layouts=layouts, allow=allow)
 
 
-def class_names(found: convert.Found, make: type[Model] = Classifier, layout: str = "") -> tuple[str, ...]:
+def class_names(
+    found: convert.ResolvedWeights, make: type[Model] = Classifier, layout: str = ""
+) -> tuple[str, ...]:
     """The class names of weights for models of type `make`, in `layout`; () where they are not known."""
     told = found.header.class_names if found.header else ()
     return told or make.published_class_names(found, layout)
@@ -285,7 +287,7 @@ def tuples(options: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
 
 
-def _head_of(found: convert.Found, make: type[Model], head: str | None) -> str | None:
+def _head_of(found: convert.ResolvedWeights, make: type[Model], head: str | None) -> str | None:
     """The head of weights that say what they hold, which is the one asked for, if any; else `head`.
 
     Raises:

@@ -59,7 +59,7 @@ class Detector(DenseModel):
         return tensors
 
     @classmethod
-    def published_class_names(cls, found: convert.Found, layout: str) -> tuple[str, ...]:
+    def published_class_names(cls, found: convert.ResolvedWeights, layout: str) -> tuple[str, ...]:
         if layout == "dino":  # 91 classes are the category ids of COCO
             return coco.raw_names()
         return coco.class_names() if found.row and found.row.data.startswith("COCO") else ()

@@ -7,7 +7,6 @@ Source: mmsegmentation 0.30.0, slide_inference and aug_test.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,13 +18,12 @@ from tetravit.models.segmenter import SMALLEST, Segmenter, enlarged
 
 @dataclass(frozen=True)
 class Inference:
-    """What is averaged for an answer.
+    """Sliding-window and multi-scale inference of a segmenter.
 
-    window: side of windows that slide over the image, in pixels, and whose logits are averaged where they overlap;
-    None: the image at once. stride: pixels from one window to the next; None: two thirds of the window.
-    windows_at_once: windows per call of the model. scales: how large the original is made for each look, as factors
-    on the limits of the preprocessing; see `data.preprocess.scaled`. flip: mirrored images too.
-    Probabilities are averaged over scales and mirrored images.
+    window: side of a sliding window in pixels; the logits of overlapping windows are averaged. None: the whole
+    image. stride: pixels between windows; None: two thirds of the window. windows_at_once: windows per forward
+    pass. scales: factors on the size that the preprocessing resizes to, see `data.preprocess.scaled`.
+    flip: also run the horizontally mirrored image. Probabilities are averaged over scales and mirrored images.
 
     Raises:
         ValueError: for a number that is out of range.
@@ -35,11 +33,11 @@ class Inference:
     stride: int | None = None
     windows_at_once: int = 4
     scales: tuple[float, ...] = (1.0,)
-    flip: Literal["off", "on"] = "off"
+    flip: bool = False
 
     def __post_init__(self) -> None:
         if self.stride is not None and self.window is None:
-            raise ValueError("stride is the way from one window to the next; say window too.")
+            raise ValueError("stride is the distance between windows: window is needed too.")
         if self.window is not None and self.window < SMALLEST:
             raise ValueError(f"window is a side from {SMALLEST} pixels up; got {self.window}.")
         if self.window is not None and not 1 <= self.step <= self.window:
@@ -48,8 +46,8 @@ class Inference:
             raise ValueError(f"windows_at_once is 1 or more; got {self.windows_at_once}.")
         if not self.scales or not all(0 < s <= 8 for s in self.scales):
             raise ValueError(f"scales are factors above 0 and at most 8; got {list(self.scales)}.")
-        if self.flip not in ("off", "on"):
-            raise ValueError(f"flip takes one of off, on; got {self.flip!r}.")
+        if not isinstance(self.flip, bool):
+            raise ValueError(f"flip is True or False; got {self.flip!r}.")
 
     @property
     def step(self) -> int:
@@ -82,7 +80,7 @@ def segment(
         raise ValueError(f"images holds a batch for each of the {len(how.scales)} scales; got {len(seen)}.")
     views: list[tuple[Tensor, Sequence[int], bool]] = []
     for x in map(enlarged, seen):
-        for mirrored in (False, True) if how.flip == "on" else (False,):
+        for mirrored in (False, True) if how.flip else (False,):
             views.append((_logits(model, x.flip(3) if mirrored else x, how), x.shape[2:], mirrored))
     return [
         most_probable([View(logits[i], seen, mirrored) for logits, seen, mirrored in views], size)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import nn
 
-from tetravit.data.masks import pasted_letters
+from tetravit.data.masks import encode_pasted_masks
 from tetravit.metrics.coco_ap import LIMITS, Average, CocoAP, Objects, counts_per_class, installed
 from tetravit.protocols.base import EMPTY, Loaders, Protocol, ProtocolConfig, Scores, check_classes, device_of
 from tetravit.structures import Batch, Target
@@ -56,52 +56,52 @@ class Coco(Protocol):
         check_classes(model, loaders.info)
         world = loaders.world
         masks = bool(model.head.has_masks)  # type: ignore[union-attr]
-        judge = CocoAP(loaders.info.num_classes, masks=masks, max_detections=self.config.max_detections)
+        ap = CocoAP(loaders.info.num_classes, masks=masks, max_detections=self.config.max_detections)
         pictures: list[dict[str, Any]] = []
         for batch in loaders.validation:
             detections = _detected(model, batch.to(device_of(model)), masks)
-            for i, (detected, letters, target) in enumerate(detections):
-                judge.add(target, detected, letters)
+            for i, (detected, rle, target) in enumerate(detections):
+                ap.add(target, detected, rle)
                 if len(pictures) < PICTURES:
-                    pictures.append(_picture(judge.truth[-1], judge.found[-1], batch, i))
-        judge.truth, judge.found = world.all_gather(judge.truth), world.all_gather(judge.found)
-        if not judge.truth:
+                    pictures.append(_picture(ap.truth[-1], ap.detections[-1], batch, i))
+        ap.truth, ap.detections = world.all_gather(ap.truth), world.all_gather(ap.detections)
+        if not ap.truth:
             raise ValueError(EMPTY)
-        if masks and any(objects.masks is None for objects in judge.truth):
+        if masks and any(objects.masks is None for objects in ap.truth):
             if not self._warned:
                 LOG.warning("%s", NO_MASKS)
             masks, self._warned = False, True
         kinds: list[Literal["box", "mask"]] = ["box", "mask"] if masks else ["box"]
-        averages = world.broadcast({kind: judge.average(kind) for kind in kinds} if world.is_main else None)
+        averages = world.broadcast({kind: ap.average(kind) for kind in kinds} if world.is_main else None)
         pictures = sorted(world.all_gather(pictures), key=lambda p: int(p["index"]))
         values = {
             f"{kind}_{name}": v for kind, average in averages.items() for name, v in average.scores().items()
         }
-        return Scores(values, _findings(averages, judge, pictures))
+        return Scores(values, _findings(averages, ap, pictures))
 
 
 def _detected(model: Any, batch: Batch, masks: bool) -> Iterable[tuple[Any, list[bytes] | None, Target]]:
-    """What a model detects in each image of a batch, its masks as run lengths, and what is annotated."""
+    """Detections, their masks as COCO RLE, and the target of each image of a batch."""
     sizes = [list(t.size or batch.images.shape[2:]) for t in batch.targets]
     per_image = model.detect(
         batch.images, batch.sizes, output_sizes=sizes, masks="probabilities" if masks else "none"
     )
     for detections, target, (height, width) in zip(per_image, batch.targets, sizes, strict=True):
-        letters = None
+        rle = None
         if detections.masks is not None:
-            letters = pasted_letters(detections.masks, detections.boxes, (height, width))
+            rle = encode_pasted_masks(detections.masks, detections.boxes, (height, width))
         target.size = (height, width)
-        yield detections, letters, target
+        yield detections, rle, target
 
 
-def _findings(averages: dict[str, Average], judge: CocoAP, pictures: list[dict[str, Any]]) -> dict[str, Any]:
-    counts = counts_per_class(judge.truth, judge.num_classes)
+def _findings(averages: dict[str, Average], ap: CocoAP, pictures: list[dict[str, Any]]) -> dict[str, Any]:
+    counts = counts_per_class(ap.truth, ap.num_classes)
     rows: list[dict[str, Any]] = [{"objects": count} for count in counts]
     for kind, average in averages.items():
         for row, figures in zip(rows, average.classes(), strict=True):
             row |= {f"{kind}_{name}": v if v is None else round(v, 4) for name, v in figures.items()}
     return {
-        "count": len(judge.truth),
+        "count": len(ap.truth),
         "objects": sum(counts),
         "classes": rows,
         "figures": {kind: average.figures() for kind, average in averages.items()},

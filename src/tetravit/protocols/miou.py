@@ -46,16 +46,14 @@ class MIoUConfig(ProtocolConfig):
 
     @property
     def inference(self) -> Inference:
-        return Inference(
-            self.window, self.stride, self.windows_at_once, self.scales, "on" if self.flip else "off"
-        )
+        return Inference(self.window, self.stride, self.windows_at_once, self.scales, self.flip)
 
     def published_as(self, score: str) -> str | None:
         """Published are figures at one scale, and at `PUBLISHED_SCALES` with flips."""
         how = replace(self.inference, windows_at_once=1, scales=tuple(sorted(self.scales)))
         if how == Inference(windows_at_once=1):
             return score
-        several = Inference(windows_at_once=1, scales=PUBLISHED_SCALES, flip="on")
+        several = Inference(windows_at_once=1, scales=PUBLISHED_SCALES, flip=True)
         return f"{score}_multi_scale" if how == several else None
 
     def eval_scales(self) -> tuple[float, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from tetravit.data.build import as_trained
 from tetravit.data.datasets import Dataset
 from tetravit.data.loader import TrainLoader, make_train_loader
-from tetravit.data.masks import counts_of, inside_columns
+from tetravit.data.masks import decode_rle, inside_columns
 from tetravit.data.palettes import palette
 from tetravit.draw.objects import outlined
 from tetravit.recipe import validated
@@ -142,7 +142,7 @@ def _pair(dataset: Dataset, entry: Mapping[str, Any], names: list[str]) -> str:
             for i, k in enumerate(part["labels"])
         ]
         height = entry["size"][0]
-        masks = [inside_columns(counts_of(m.encode("ascii")), height) for m in part["masks"] or ()]
+        masks = [inside_columns(decode_rle(m.encode("ascii")), height) for m in part["masks"] or ()]
         picture = outlined(image, part["boxes"], captions, [colours[k] for k in part["labels"]], masks)
         views.append(f'<img src="{picture_uri(picture)}" alt="{name}: {what}">')
     count = len(entry["found"]["labels"])

@@ -22,7 +22,7 @@ RUN_FILES = ("best.safetensors", "last.safetensors")  # in the folder of a run, 
 
 
 @dataclass(frozen=True)
-class Found:
+class ResolvedWeights:
     """Weights that were asked for, and what is known of them.
 
     where: a file, a folder, or the state dict itself. row, source: of the catalogue, where they are in it.
@@ -63,7 +63,7 @@ class Found:
         return self.config.get("num_classes") == 1000 and str(tag).endswith("in1k")
 
 
-def find(source: Any, *, model: str = "", accept_license: bool = False) -> Found:
+def find(source: Any, *, model: str = "", accept_license: bool = False) -> ResolvedWeights:
     """Where the weights are that `source` names; fetched if they have to be.
 
     Args:
@@ -76,10 +76,10 @@ def find(source: Any, *, model: str = "", accept_license: bool = False) -> Found
         ValueError: if it names nothing; the nearest name is suggested.
         Unavailable: if it cannot be fetched.
     """
-    if isinstance(source, Found):
+    if isinstance(source, ResolvedWeights):
         return source
     if isinstance(source, Mapping):
-        return Found(source)
+        return ResolvedWeights(source)
     text = str(source)
     if Path(text).exists():
         path = Path(text)
@@ -87,8 +87,10 @@ def find(source: Any, *, model: str = "", accept_license: bool = False) -> Found
             kept = (path / name for name in RUN_FILES)
             if weights_of_run := next((file for file in kept if file.is_file()), None):
                 return find(weights_of_run)
-            return Found(path, config=config_of(path), header=hub.header_of(path))
-        return Found(path, header=fileformat.read_header(path) if fileformat.is_ours(path) else None)
+            return ResolvedWeights(path, config=config_of(path), header=hub.header_of(path))
+        return ResolvedWeights(
+            path, header=fileformat.read_header(path) if fileformat.is_ours(path) else None
+        )
     if hub.is_repository(text):
         return find(hub.fetch(text))
     if text.startswith(("http://", "https://")):
@@ -98,7 +100,7 @@ def find(source: Any, *, model: str = "", accept_license: bool = False) -> Found
         got = store.fetch(name, accept_license=accept_license)
         if got.source is None:
             return find(got.path)
-        return Found(got.path, weights.CHECKPOINTS[name], got.source)
+        return ResolvedWeights(got.path, weights.CHECKPOINTS[name], got.source)
     if model:
         tags = [row.tag for row in weights.CHECKPOINTS.values() if row.model == model]
         known = f" Published for {model}: {', '.join(tags)}." if tags else f" None are published for {model}."
@@ -107,7 +109,7 @@ def find(source: Any, *, model: str = "", accept_license: bool = False) -> Found
     raise ValueError(f"There is no file and there are no weights {text!r}.{near}")
 
 
-def state_of(found: Found, entry: str | None = None) -> State:
+def state_of(found: ResolvedWeights, entry: str | None = None) -> State:
     """The state dict of weights that were found; the catalogue knows which of several in a file was published."""
     state = read_state(found.where, entry=entry)
     expected = found.source.entry if found.source else None
@@ -118,7 +120,7 @@ def state_of(found: Found, entry: str | None = None) -> State:
 
 def load(
     model: nn.Module,
-    found: Found,
+    found: ResolvedWeights,
     *,
     allow: Sequence[str] = (),
     layouts: Mapping[str, Names] | None = None,
@@ -149,7 +151,7 @@ def num_classes(state: State) -> int:
     return 0 if head is None else len(head)
 
 
-def header_for(found: Found, name: str, num_classes: int, **facts: Any) -> Header:
+def header_for(found: ResolvedWeights, name: str, num_classes: int, **facts: Any) -> Header:
     """What a converted file says of weights that were found; `name` is the model's."""
     row = found.row
     usual = {
@@ -205,7 +207,7 @@ def _is_import(name: str) -> bool:
         return False
 
 
-def _told(found: Found) -> str:
+def _told(found: ResolvedWeights) -> str:
     if found.header:
         return found.header.source
     if found.source:

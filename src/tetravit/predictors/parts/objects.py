@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tetravit.data import coco
-from tetravit.data.masks import counts_of, inside_columns, pasted_letters
+from tetravit.data.masks import decode_rle, encode_pasted_masks, inside_columns
 from tetravit.data.palettes import Colour, palette
 from tetravit.data.preprocess import preprocess
 from tetravit.draw.objects import outlined
@@ -96,7 +96,7 @@ class Objects(Prediction):
             [o.box for o in drawn],
             [f"{o.name} {100 * o.score:.0f} %" for o in drawn],
             [self.colours[o.index] for o in drawn],
-            (None if o.mask is None else inside_columns(counts_of(o.mask), self.size[0]) for o in drawn),
+            (None if o.mask is None else inside_columns(decode_rle(o.mask), self.size[0]) for o in drawn),
         )
 
 
@@ -244,7 +244,7 @@ class _Asked:
     def told(self, found: Detections, size: tuple[int, int], seen: tuple[int, int] | None) -> Objects:
         masks: list[bytes | None] = [None] * len(found.boxes)
         if found.masks is not None:
-            masks = list(pasted_letters(found.masks, found.boxes, size))
+            masks = list(encode_pasted_masks(found.masks, found.boxes, size))
         rows = zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), masks, strict=True)
         told = tuple(Object(k, self.names[k], score, tuple(box), mask) for k, score, box, mask in rows)
         return Objects(Path(), None, told, size, seen, self.categories, self.colours)

@@ -78,7 +78,7 @@ def segments(
         ValueError: for a number that is out of range.
     """
     check_count("batch_size", batch_size)
-    how = Inference(window, stride, batch_size, scales, "on" if flip else "off")
+    how = Inference(window, stride, batch_size, scales, flip)
     return _segments(model.to(device).eval(), images, torch.device(device), how)
 
 
