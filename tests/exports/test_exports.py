@@ -336,7 +336,7 @@ def test_an_optimised_model_is_refused(tmp_path):
 
 @pytest.mark.parametrize("step", ["write", "load", "run"])
 def test_what_the_program_of_a_format_says_is_one_line(copier, tmp_path, monkeypatch, step):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise RuntimeError("Exception from src/core.cpp:1:\nout of luck.\nfurther")
 
     copier(refuse)
@@ -349,7 +349,7 @@ def test_what_the_program_of_a_format_says_is_one_line(copier, tmp_path, monkeyp
 
 
 def test_a_full_disk_is_told_as_such(copier, tmp_path, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **__):
         raise OSError(28, "No space left on device")
 
     copier(refuse)
@@ -378,7 +378,7 @@ def test_detectors_take_sides_that_32_divides(tmp_path):
 def test_what_a_target_cannot_hold_is_told(copier, tmp_path, monkeypatch):
     from tetravit.runtimes.base import CannotRun
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise CannotRun("the graph has no ONNX form: luck")
 
     copier(lambda inputs: inputs)
