@@ -130,6 +130,17 @@ def test_the_weights_of_a_run_are_the_teachers_backbone(whole):
 def test_features_of_a_run_are_scored_by_any_protocol(whole):
     result = evaluate(whole, ["evaluate.protocol=linear", "evaluate.epochs=2"], device="cpu")
     assert set(result.scores) == {"linear", "linear_top5", "linear_best"}
+    assert result.findings["probe"] == "cached"
+    assert any("evaluate.features=augmented" in line for line in result.notes)
+    changes = [
+        "protocol=linear",
+        "epochs=2",
+        "features=augmented",
+        "augment=crop(32, (0.5, 1.0)) | jitter(0.5)",
+    ]
+    result = evaluate(whole, [f"evaluate.{change}" for change in changes], device="cpu")
+    assert set(result.scores) == {"linear", "linear_top5", "linear_best"}
+    assert result.findings["probe"] == "augmented"
     result = evaluate(whole / "last.safetensors", ["evaluate.ks=[3]"], device="cpu")
     assert set(result.scores) == {"knn_3", "knn_3_top5"}
 

@@ -1,11 +1,14 @@
 """k-NN and the linear probe as protocols: of features, not of logits, whatever the number of ranks."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from tetravit.data.datasets.base import DatasetInfo
 from tetravit.protocols import PROTOCOLS, Loaders
+from tetravit.protocols.linear import LinearConfig, _Classifiers, _held_out
 from tetravit.protocols.parts.features import Features, everywhere
 from tetravit.structures import Batch
 
@@ -38,8 +41,30 @@ def batches(count, seed, size=8):
     ]
 
 
+class Drawn:
+    """Batches of a training set in order, epoch after epoch, each epoch with other noise."""
+
+    def __init__(self, count, size):
+        self.dataset, self.batch_size, self.steps_per_epoch = range(count), size, count // size
+        self.seen = []
+
+    def batches(self, start=0):
+        for epoch in range(1000):
+            for batch in batches(len(self.dataset), epoch, self.batch_size)[: self.steps_per_epoch]:
+                self.seen += batch.indices
+                yield [batch]
+
+    def close(self):
+        self.closed = True
+
+
 def loaders(train=60, val=15):
-    return Loaders(batches(val, 1), INFO, make_train=lambda: batches(train, 0))
+    return Loaders(
+        batches(val, 1),
+        INFO,
+        make_train=lambda: batches(train, 0),
+        make_augmented=lambda text, size, seed: Drawn(train, size),
+    )
 
 
 def scored(name, loaders, **options):
@@ -71,6 +96,54 @@ def test_linear():
     assert scores.findings["probe"] == "cached"
     assert scores.findings["chosen"]["held_out"] == 1.0
     assert len(scores.findings["classifiers"]) == 4
+
+
+@pytest.mark.parametrize("with_patches", [True, False])
+def test_linear_on_augmented_images(with_patches):
+    options = {"epochs": 20, "rates": (1e-5, 0.1), "batch_size": 16, "with_patches": with_patches}
+    scores = scored("linear", loaders(), features="augmented", **options)
+    assert scores.values == {"linear": 1.0, "linear_top5": 1.0, "linear_best": 1.0}
+    assert scores.findings["probe"] == "augmented"
+    assert len(scores.findings["classifiers"]) == 2 + 2 * with_patches
+    with pytest.raises(ValueError) as error:
+        scored("linear", Loaders(batches(9, 1), INFO), features="augmented")
+    assert str(error.value) == "This protocol trains on augmented images, and there is no training set."
+
+
+def test_classifiers_are_those_of_sgd():
+    config = LinearConfig(rates=(0.5, 2.0), epochs=4, batch_size=8, with_patches=False)
+    heads = _Classifiers(4, 3, config, 8, False, torch.device("cpu"))
+    weight, bias = (p.clone() for p in heads.tensors["embedding"])
+    for h, rate in enumerate(config.rates):
+        layer = nn.Linear(4, 3)
+        layer.load_state_dict({"weight": weight[h], "bias": bias[h]})
+        sgd = torch.optim.SGD(layer.parameters(), lr=1.0, momentum=0.9)
+        again = _Classifiers(4, 3, config, 8, False, torch.device("cpu"))
+        for epoch in range(4):
+            for batch in batches(16, 0):
+                x = batch.images.flatten(1)
+                sgd.param_groups[0]["lr"] = rate * 8 / 256 * 0.5 * (1 + math.cos(math.pi * epoch / 4))
+                sgd.zero_grad()
+                nn.functional.cross_entropy(layer(x), batch.targets).backward()
+                sgd.step()
+                again.step(x, batch.targets, epoch)
+        torch.testing.assert_close(again.tensors["embedding"][0][h], layer.weight.data, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(again.tensors["embedding"][1][h], layer.bias.data, atol=1e-6, rtol=1e-5)
+
+
+def test_held_out_images_are_never_trained_on(monkeypatch):
+    trained = []
+    usual = _Classifiers.step
+
+    def step(self, features, labels, epoch, world=None):
+        trained.append(features)
+        usual(self, features, labels, epoch, world)
+
+    monkeypatch.setattr(_Classifiers, "step", step)
+    scored("linear", loaders(), features="augmented", epochs=1, batch_size=60)
+    held = _held_out(60, 0)
+    assert held.sum() == 6
+    torch.testing.assert_close(trained[0][:, :4], batches(60, 0, 60)[0].images.flatten(1)[~held])
 
 
 def test_too_few_images_for_a_probe():

@@ -7,6 +7,7 @@ step one starts: to resume, nothing needs to be restored but the step.
 
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from tetravit.data.build import build_dataset, resolve_workers
 from tetravit.data.config import DataConfig
@@ -14,7 +15,7 @@ from tetravit.data.datasets import Dataset
 from tetravit.data.order import Order, balancing
 from tetravit.data.prepare import BadCount, OnBad, PrepareTrain, Reader, Result, Transform
 from tetravit.data.stream import Stream
-from tetravit.structures import Batch
+from tetravit.structures import Batch, Preprocess
 
 
 def make_train_loader(
@@ -58,6 +59,31 @@ def make_train_loader(
         bad_limit=config.bad_limit,
         pin_memory=pin_memory,
     )
+
+
+def make_augmented_loader(
+    config: DataConfig,
+    preprocess: Preprocess,
+    class_names: Sequence[str],
+    text: str,
+    batch_size: int,
+    seed: int,
+    **ranks: Any,
+) -> "TrainLoader":
+    """Batches of the training set for a classifier of frozen features: augmented as `text` says, nothing mixed.
+
+    A set that is smaller than a batch is one batch. preprocess: of the model, for the size and the colours.
+    class_names: of the model, as in `make_eval_loader`. ranks: `rank`, `world_size`, `pin_memory` of `TrainLoader`.
+
+    Raises:
+        ValueError: for anything in the config or the text that is not available.
+    """
+    changes = {"image_size": preprocess.size, "mean": preprocess.mean, "std": preprocess.std, "augment": text}
+    plain = {"mix": None, "balance": 0.0, "repeats": 1, "group": 1, "bucket": 1}
+    dataset, share = build_dataset(config, "train", class_names=class_names), ranks.get("world_size", 1)
+    batch = min(batch_size, len(dataset)) // share * share or batch_size
+    config = config.model_copy(update={**changes, **plain, "batch_size": batch})
+    return make_train_loader(config, seed=seed, dataset=dataset, **ranks)
 
 
 class TrainLoader:

@@ -338,6 +338,12 @@ class _Stoppable:
                 raise _StoppedInside
             yield batch
 
+    def batches(self, start: int = 0) -> Iterator[list[Batch]]:
+        for micros in self._loader.batches(start):
+            if self._signals.received:
+                raise _StoppedInside
+            yield micros
+
 
 def _stoppable(loaders: Loaders, signals: Signals, world: World) -> Loaders:
     if world.size > 1:
@@ -346,6 +352,9 @@ def _stoppable(loaders: Loaders, signals: Signals, world: World) -> Loaders:
         _Stoppable(loaders.validation, signals),
         loaders.info,
         make_train=lambda: _Stoppable(loaders.train, signals),
+        make_augmented=lambda text, size, seed: _Stoppable(
+            loaders.augmented(text, batch_size=size, seed=seed), signals
+        ),
         world=world,
     )
 

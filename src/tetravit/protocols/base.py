@@ -1,8 +1,9 @@
 """The contract of a protocol: weights and data in, scores and findings out."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
+from typing import Protocol as Interface
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -42,6 +43,22 @@ class Scores:
     findings: dict[str, Any] = field(default_factory=dict)
 
 
+class Augmented(Interface):
+    """Augmented batches of the training set, this rank's share of each, epoch after epoch without end."""
+
+    dataset: Any
+    batch_size: int
+
+    @property
+    def steps_per_epoch(self) -> int: ...
+
+    def batches(self, start: int = 0) -> Iterator[list[Batch]]:
+        """The batches of step `start`, `start + 1`, ..., each a list of one."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Loaders:
     """The data that weights are scored on, this rank's share of it.
 
@@ -50,6 +67,8 @@ class Loaders:
         info: of the validation set.
         make_train: builds the batches of the training set, prepared as for evaluation, each image once; called
             when a protocol first reads `train`. None: there is no training set.
+        make_augmented: builds augmented batches of the training set from a text, a batch size over all ranks and a
+            seed. None: there are none.
         world: the processes that score together.
     """
 
@@ -59,11 +78,12 @@ class Loaders:
         info: DatasetInfo,
         *,
         make_train: Callable[[], Iterable[Batch]] | None = None,
+        make_augmented: Callable[[str, int, int], Augmented] | None = None,
         world: World | None = None,
     ) -> None:
         self.validation, self.info = validation, info
         self.world = world if world is not None else World()
-        self._make_train = make_train
+        self._make_train, self._make_augmented = make_train, make_augmented
         self._train: Iterable[Batch] | None = None
 
     @property
@@ -78,6 +98,16 @@ class Loaders:
                 raise ValueError("This protocol also reads the training set, and there is none.")
             self._train = self._make_train()
         return self._train
+
+    def augmented(self, text: str, *, batch_size: int, seed: int) -> Augmented:
+        """The training set under the augmentation that `text` describes, so many images at a time over all ranks.
+
+        Raises:
+            ValueError: if there is no training set, or it is smaller than a batch.
+        """
+        if self._make_augmented is None:
+            raise ValueError("This protocol trains on augmented images, and there is no training set.")
+        return self._make_augmented(text, batch_size, seed)
 
 
 class Protocol:
@@ -103,7 +133,7 @@ class Protocol:
         """Once, before a run writes anything: check what the protocol needs.
 
         Returns:
-            One line for each score that these data cannot give.
+            One line for each score that these data cannot give, or that is measured otherwise than published.
 
         Raises:
             ValueError: if a package is missing, or the data cannot be scored at all.

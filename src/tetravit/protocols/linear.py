@@ -1,37 +1,60 @@
 """Linear probe of frozen features: many linear classifiers trained at once, the best chosen on held-out images.
 
-Features are computed once, without augmentation ("cached"), from which the published figures, that are trained on
-augmented images, differ. Every tenth training image is held out to choose rate and features; the validation set
-chooses nothing. As in DINO's script: SGD with momentum 0.9, no weight decay, a cosine per epoch, weights from
-N(0, 0.01). The grid of rates is DINOv2's.
+Two forms. `augmented`, as published: every epoch draws new crops of the training images and computes their features.
+`cached`, the quick one: the features are computed once, without augmentation. Every tenth training image is held out
+to choose rate and features; the validation set chooses nothing. As in DINO's script: SGD with momentum 0.9, no weight
+decay, a cosine per epoch, weights from N(0, 0.01). The grid of rates is DINOv2's.
 
 Shapes: N images, C width, H classifiers (one per rate), K classes.
+Source: facebookresearch/dino@7c446df eval_linear.py.
 """
 
-from typing import Any
+import math
+from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from tetravit.data.augment import parse
 from tetravit.protocols.base import Loaders, Protocol, ProtocolConfig, Scores
-from tetravit.protocols.parts.features import Features, backbone_of, collected, everywhere
+from tetravit.protocols.parts.features import Embed, Features, backbone_of, collected, everywhere
+from tetravit.structures import Batch
+from tetravit.world import World
 
 RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
 HELD_OUT = 10  # every tenth training image
+AUGMENT = "crop(scale=(0.08, 1.0), interpolation='bilinear') | flip"
+ALONE, BESIDE = "embedding", "embedding and patches"
+QUICK = (
+    "the linear probe computes features once, without augmentation; published figures are of augmented images:"
+    " evaluate.features=augmented"
+)
 
 
 class LinearConfig(ProtocolConfig):
     """The `[evaluate]` section for the linear probe."""
 
+    features: Literal["cached", "augmented"] = Field(
+        default="cached",
+        description="cached: computed once, without augmentation; augmented: anew each epoch, as published.",
+    )
+    augment: str = Field(
+        default=AUGMENT, description="Augmentation of the training images, with features=augmented."
+    )
     rates: tuple[float, ...] = Field(default=RATES, description="Learning rates per 256 images, all tried.")
-    epochs: int = Field(default=100, ge=1, description="Passes over the features.")
-    batch_size: int = Field(default=256, ge=1, description="Images per step.")
+    epochs: int = Field(default=100, ge=1, description="Passes over the training images.")
+    batch_size: int = Field(default=256, ge=1, description="Images per step, over all ranks.")
     with_patches: bool = Field(
         default=True, description="Also try the embedding beside the mean of the patch features."
     )
     seed: int = Field(default=0, ge=0, description="Of the order of the images and the initial weights.")
+
+    @field_validator("augment")
+    @classmethod
+    def _readable(cls, text: str) -> str:
+        parse(text, size=1)
+        return text
 
 
 class Linear(Protocol):
@@ -46,99 +69,176 @@ class Linear(Protocol):
     primary_metrics = ("linear",)
     Config = LinearConfig
 
+    def prepare(self, loaders: Loaders) -> list[str]:
+        return [QUICK] if self.config.features == "cached" else []
+
     def score(self, model: nn.Module, loaders: Loaders) -> Scores:
-        config = self.config
-        embed = _both(backbone_of(model)) if config.with_patches else None
-        train = everywhere(collected(model, loaders.train, embed), loaders.world)
+        config, classes = self.config, loaders.info.num_classes
+        embed = _both(backbone_of(model)) if config.with_patches else backbone_of(model)
         test = everywhere(collected(model, loaders.validation, embed), loaders.world)
-        return probe(train, test, loaders.info.num_classes, config, split=config.with_patches)
+        with torch.autocast(test.features.device.type, enabled=False):
+            if config.features == "augmented":
+                return _augmented(model, embed, loaders, test, classes, config)
+            train = everywhere(collected(model, loaders.train, embed), loaders.world)
+            return probe(train, test, classes, config, split=config.with_patches)
 
 
 def probe(
     train: Features, test: Features, num_classes: int, config: LinearConfig, *, split: bool = False
 ) -> Scores:
-    """Train and choose; `split`: the features are two of equal width side by side, the embedding first.
+    """Train on features and choose; `split`: they are two of equal width side by side, the embedding first.
 
     Raises:
         ValueError: for too few training images to hold some out.
     """
-    if len(train) < 2 * HELD_OUT:
-        raise ValueError(f"A linear probe needs {2 * HELD_OUT} training images; there are {len(train)}.")
+    held = _held_out(len(train), config.seed).to(train.features.device)
+    x, labels = train.features[~held], train.labels.to(held.device)[~held]
     generator = torch.Generator().manual_seed(config.seed)
-    order = torch.randperm(len(train), generator=generator)
-    chosen_on, learned_on = order[::HELD_OUT], order[torch.arange(len(order)) % HELD_OUT != 0]
-    width = train.features.shape[1] // (2 if split else 1)
-    rows: list[dict[str, Any]] = []
-    for kind in ("embedding", "embedding and patches") if split else ("embedding",):
-        x, y = (_of(f.features, kind, width) for f in (train, test))
-        labels, wanted = train.labels.to(x.device), test.labels.to(x.device)
-        with torch.inference_mode(False), torch.enable_grad():
-            weight, bias = _trained(
-                x[learned_on].clone(), labels[learned_on].clone(), num_classes, config, generator
-            )
-        held = _hits(x[chosen_on], labels[chosen_on], weight, bias, 1)
-        top1, top5 = (_hits(y, wanted, weight, bias, k) for k in (1, min(5, num_classes)))
-        rows += [
-            {"features": kind, "rate": rate, "held_out": h, "top1": a, "top5": b}
-            for rate, h, a, b in zip(config.rates, held, top1, top5, strict=True)
-        ]
-    best = max(rows, key=lambda row: row["held_out"])
-    values = {
-        "linear": best["top1"],
-        "linear_top5": best["top5"],
-        "linear_best": max(row["top1"] for row in rows),
-    }
-    return Scores(values, {"count": len(test), "probe": "cached", "chosen": best, "classifiers": rows})
-
-
-def _trained(
-    x: Tensor, labels: Tensor, num_classes: int, config: LinearConfig, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Weights (H, K, C) and biases (H, K) of one classifier per rate, each trained on every batch."""
-    H, batch = len(config.rates), min(config.batch_size, len(x))
-    weight = 0.01 * torch.randn(num_classes, x.shape[1], generator=generator).to(x.device)
-    weight = weight.expand(H, -1, -1).contiguous().requires_grad_()
-    bias = torch.zeros(H, num_classes, device=x.device, requires_grad=True)
-    rates = torch.tensor(config.rates, device=x.device) * batch / 256
-    speeds = [torch.zeros_like(p) for p in (weight, bias)]
+    batch = min(config.batch_size, len(x))
+    heads = _Classifiers(train.features.shape[1], num_classes, config, batch, split, x.device)
     for epoch in range(config.epochs):
-        scale = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * epoch / config.epochs)).item())
         for rows in torch.randperm(len(x), generator=generator).split(batch):
-            logits = torch.einsum("bc,hkc->hbk", x[rows], weight) + bias[:, None]
-            target = labels[rows].expand(H, -1).flatten()
-            loss = F.cross_entropy(logits.flatten(0, 1), target, reduction="sum") / len(rows)
-            gradients = torch.autograd.grad(loss, (weight, bias))
-            with torch.no_grad():
-                for p, g, speed in zip((weight, bias), gradients, speeds, strict=True):
-                    speed.mul_(0.9).add_(g)
-                    p.sub_(speed * (scale * rates).view(-1, *[1] * (p.ndim - 1)))
-    return weight.detach(), bias.detach()
+            heads.step(x[rows], labels[rows], epoch)
+    return heads.scores(train.features[held], train.labels.to(held.device)[held], test)
 
 
-def _hits(x: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, top: int) -> list[float]:
-    """The share of images whose class is among the `top` highest logits, per classifier."""
-    total = torch.zeros(len(weight), device=x.device)
-    for rows, wanted in zip(x.split(4096), labels.split(4096), strict=True):
-        logits = torch.einsum("bc,hkc->hbk", rows, weight) + bias[:, None]
-        total += (logits.topk(top, dim=2).indices == wanted[None, :, None]).any(2).float().sum(1)
-    shares: list[float] = (total / len(x)).tolist()
-    return shares
+def _augmented(
+    model: nn.Module, embed: Embed, loaders: Loaders, test: Features, num_classes: int, config: LinearConfig
+) -> Scores:
+    """Train on augmented images; those that are held out are scored as they are."""
+    batches = loaders.augmented(config.augment, batch_size=config.batch_size, seed=config.seed)
+    try:
+        held = _held_out(len(batches.dataset), config.seed)
+        device, world = test.features.device, loaders.world
+        heads = _Classifiers(
+            test.features.shape[1], num_classes, config, batches.batch_size, config.with_patches, device
+        )
+        stream = batches.batches()
+        for epoch in range(config.epochs):
+            for _ in range(batches.steps_per_epoch):
+                part = _rows(next(stream)[0], ~held)
+                seen = collected(model, [part], embed) if len(part) else test.first(0)
+                heads.step(seen.features, seen.labels.to(device), epoch, world)
+    finally:
+        batches.close()
+    parts = (_rows(batch, held) for batch in loaders.train)
+    chosen_on = everywhere(collected(model, (part for part in parts if len(part)), embed), world)
+    return heads.scores(chosen_on.features, chosen_on.labels.to(device), test)
 
 
-def _both(backbone: Any) -> Any:
+def _held_out(count: int, seed: int) -> Tensor:
+    """Which of the training images are held out, bool (count,)."""
+    if count < 2 * HELD_OUT:
+        raise ValueError(f"A linear probe needs {2 * HELD_OUT} training images; there are {count}.")
+    held = torch.zeros(count, dtype=torch.bool)
+    held[torch.randperm(count, generator=torch.Generator().manual_seed(seed))[::HELD_OUT]] = True
+    return held
+
+
+def _rows(batch: Batch, wanted: Tensor) -> Batch:
+    """The images of a batch whose places in the set are wanted, bool (count,)."""
+    kept = wanted[torch.tensor(batch.indices)]
+    return Batch(
+        batch.images[kept],
+        batch.targets[kept],
+        names=[name for name, keep in zip(batch.names, kept.tolist(), strict=True) if keep],
+        indices=[index for index, keep in zip(batch.indices, kept.tolist(), strict=True) if keep],
+    )
+
+
+class _Classifiers:
+    """One linear classifier per rate and kind of features, all trained on the same batches.
+
+    width: of the features; split: they are two of equal width side by side, the embedding first.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_classes: int,
+        config: LinearConfig,
+        batch: int,
+        split: bool,
+        device: torch.device,
+    ) -> None:
+        self.config, self.split, self.num_classes = config, split, num_classes
+        generator = torch.Generator().manual_seed(config.seed)
+        self.rates = torch.tensor(config.rates, device=device) * batch / 256
+        self.kinds = (ALONE, BESIDE) if split else (ALONE,)
+        self.tensors: dict[str, tuple[Tensor, Tensor]] = {}
+        for kind in self.kinds:
+            wide = width // 2 if split and kind == ALONE else width
+            weight = 0.01 * torch.randn(num_classes, wide, generator=generator).to(device)
+            weight = weight.expand(len(config.rates), -1, -1).contiguous()  # (H, K, C)
+            self.tensors[kind] = (weight, torch.zeros(weight.shape[:2], device=device))
+        self.speeds = {kind: [torch.zeros_like(p) for p in pair] for kind, pair in self.tensors.items()}
+
+    def step(self, features: Tensor, labels: Tensor, epoch: int, world: World | None = None) -> None:
+        """A step of SGD on features (N, C); with `world` each rank has its own."""
+        factor = 0.5 * (1 + math.cos(math.pi * epoch / self.config.epochs))
+        count = torch.tensor(float(len(features)), device=features.device)
+        count = count if world is None else world.all_sum(count)
+        for kind, (weight, bias) in self.tensors.items():
+            x = self._of(features, kind)
+            wrong = self._logits(x, weight, bias).softmax(2)  # (H, N, K)
+            wrong[:, torch.arange(len(x), device=x.device), labels] -= 1
+            gradients = [torch.einsum("hnk,nc->hkc", wrong, x), wrong.sum(1)]
+            for p, g, speed in zip((weight, bias), gradients, self.speeds[kind], strict=True):
+                g = g if world is None else world.all_sum(g)
+                speed.mul_(0.9).add_(g / count.clamp(min=1))
+                p.sub_(speed * (factor * self.rates).view(-1, *[1] * (p.ndim - 1)))
+
+    def scores(self, held: Tensor, labels: Tensor, test: Features) -> Scores:
+        """Choose by features (N, C) and labels (N,) of held-out images; score on the test images."""
+        rows: list[dict[str, Any]] = []
+        wanted = test.labels.to(held.device)
+        for kind in self.kinds:
+            chosen_by = self._hits(kind, held, labels, 1)
+            top1, top5 = (self._hits(kind, test.features, wanted, k) for k in (1, min(5, self.num_classes)))
+            rows += [
+                {"features": kind, "rate": rate, "held_out": h, "top1": a, "top5": b}
+                for rate, h, a, b in zip(self.config.rates, chosen_by, top1, top5, strict=True)
+            ]
+        best = max(rows, key=lambda row: row["held_out"])
+        values = {
+            "linear": best["top1"],
+            "linear_top5": best["top5"],
+            "linear_best": max(row["top1"] for row in rows),
+        }
+        found = {"count": len(test), "probe": self.config.features, "chosen": best, "classifiers": rows}
+        return Scores(values, found)
+
+    def _hits(self, kind: str, features: Tensor, labels: Tensor, top: int) -> list[float]:
+        """The share of images whose class is among the `top` highest logits, per classifier."""
+        total = torch.zeros(len(self.rates), device=features.device)
+        for rows, wanted in zip(features.split(4096), labels.split(4096), strict=True):
+            logits = self._logits(self._of(rows, kind), *self.tensors[kind])
+            total += (logits.topk(top, dim=2).indices == wanted[None, :, None]).any(2).float().sum(1)
+        shares: list[float] = (total / len(features)).tolist()
+        return shares
+
+    @staticmethod
+    def _logits(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(N, C) -> (H, N, K)."""
+        return torch.einsum("nc,hkc->hnk", x, weight) + bias[:, None]
+
+    def _of(self, features: Tensor, kind: str) -> Tensor:
+        """The embedding alone, or with the mean of the patches, channel by channel in turn as the authors' are."""
+        if not self.split:
+            return features
+        width = features.shape[1] // 2
+        if kind == ALONE:
+            return features[:, :width]
+        return torch.stack((features[:, :width], features[:, width:]), dim=2).flatten(1)
+
+
+def _both(backbone: Any) -> Embed:
     """The embedding and the mean of the patch features, side by side (B, 2 C)."""
 
     def embed(images: Tensor) -> Tensor:
         return torch.cat((backbone(images), backbone.patch_features(images).mean((2, 3))), dim=1)
 
     return embed
-
-
-def _of(features: Tensor, kind: str, width: int) -> Tensor:
-    """The embedding alone, or with the mean of the patches, channel by channel in turn as in the authors' files."""
-    if kind == "embedding":
-        return features[:, :width]
-    return torch.stack((features[:, :width], features[:, width:]), dim=2).flatten(1)
 
 
 PROTOCOLS = {"linear": Linear}

@@ -12,7 +12,7 @@ from tetravit.data.config import DataConfig
 from tetravit.data.datasets import DATASETS
 from tetravit.data.datasets.base import DatasetInfo
 from tetravit.data.evaluation import make_eval_loader
-from tetravit.data.loader import TrainLoader, make_train_loader
+from tetravit.data.loader import TrainLoader, make_augmented_loader, make_train_loader
 from tetravit.data.parts import class_notes
 from tetravit.engine.ema import Ema
 from tetravit.protocols import PROTOCOLS, Loaders, Protocol
@@ -186,5 +186,6 @@ def _loaders(
         validation,
         validation.dataset.info,
         make_train=lambda: make_eval_loader(data, split="train", scales=scales, **ranks),
+        make_augmented=partial(make_augmented_loader, data, data.preprocess, info.class_names, **ranks),
         world=world,
     )

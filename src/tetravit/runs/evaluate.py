@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from tetravit.data.build import for_head
 from tetravit.data.config import DataConfig
 from tetravit.data.datasets.base import DatasetInfo
 from tetravit.data.evaluation import EvalLoader, make_eval_loader
+from tetravit.data.loader import make_augmented_loader
 from tetravit.data.parts import Part, class_notes
 from tetravit.models import Model, load
 from tetravit.models.create import MODELS
@@ -97,7 +99,11 @@ def score(
     loader: Any = loaders.validation
     device = device_of(model)
     watched = Loaders(
-        _Watched(loader, on_batch), loaders.info, make_train=lambda: loaders.train, world=loaders.world
+        _Watched(loader, on_batch),
+        loaders.info,
+        make_train=lambda: loaders.train,
+        make_augmented=lambda text, size, seed: loaders.augmented(text, batch_size=size, seed=seed),
+        world=loaders.world,
     )
     start = time.perf_counter()
     training = model.training
@@ -181,6 +187,7 @@ def evaluate(
         loader,
         loader.dataset.info,
         make_train=lambda: open_data(recipe.data, prepared, class_names=model.class_names, split="train"),
+        make_augmented=partial(make_augmented_loader, recipe.data, prepared, model.class_names),
     )
     lines = protocol.prepare(loaders)
     result = score(

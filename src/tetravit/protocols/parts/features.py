@@ -29,6 +29,12 @@ class Features:
     def __len__(self) -> int:
         return len(self.features)
 
+    def first(self, count: int) -> "Features":
+        """The first `count` images."""
+        return Features(
+            self.features[:count], self.labels[:count], self.positions[:count], self.names[:count]
+        )
+
 
 def backbone_of(model: nn.Module) -> Any:
     """The backbone whose embeddings are judged.
@@ -82,6 +88,7 @@ def everywhere(features: Features, world: World) -> Features:
     """
     mine = (features.features.cpu(), features.labels, features.positions)
     parts = world.gather(mine) if world.size > 1 else [mine]
+    parts = [part for part in parts if len(part[0])] or parts[:1]
     rows, labels, positions = (torch.cat([part[i] for part in parts]) for i in range(3))
     if not len(rows):
         raise ValueError(EMPTY)
