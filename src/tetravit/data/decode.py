@@ -56,6 +56,10 @@ class BadImage(ValueError):
         return f"Cannot read image {self.name!r}: {self.cause}."
 
 
+class TooManyPixels(BadImage):
+    """An image whose header announces more pixels than are decoded."""
+
+
 def decode(
     source: str | os.PathLike[str] | bytes,
     *,
@@ -119,7 +123,7 @@ def opened(data: bytes, name: str) -> Iterator[Image.Image]:
     except UnidentifiedImageError:
         raise BadImage(name, f"it is not an image (it begins with {data[:12]!r})") from None
     except Image.DecompressionBombError:
-        raise BadImage(name, f"it has more than {MAX_PIXELS // 10**6} million pixels") from None
+        raise TooManyPixels(name, f"it has more than {MAX_PIXELS // 10**6} million pixels") from None
     except Exception as error:  # a broken file makes decoders raise OSError, SyntaxError, struct.error, ...
         raise BadImage(name, (str(error) or type(error).__name__).rstrip(".")) from error
 
@@ -255,7 +259,7 @@ def _formats() -> list[str]:
 
 def _check_pixels(width: int, height: int, name: str) -> None:
     if width * height > MAX_PIXELS:
-        raise BadImage(name, f"{width} x {height} pixels are more than {MAX_PIXELS // 10**6} million")
+        raise TooManyPixels(name, f"{width} x {height} pixels are more than {MAX_PIXELS // 10**6} million")
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:

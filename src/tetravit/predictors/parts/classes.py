@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tetravit.draw import labelled
 from tetravit.models import Classifier
-from tetravit.predictors.parts.predictions import Frame, Prediction, Source, check_count, in_chunks
+from tetravit.predictors.parts.predictions import Frame, Prediction, Prepared, Source, check_count, in_chunks
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ def classify(
     """
 
     def prepared(image: Source) -> Tensor:
+        if isinstance(image, Prepared):
+            return image.tensor
         return model.preprocess(image.pixels if isinstance(image, Frame) else image)
 
     check_count("topk", topk)

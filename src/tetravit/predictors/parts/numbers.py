@@ -10,7 +10,7 @@ from tetravit.data import coco
 from tetravit.data.datasets.coco import numbers as listed
 from tetravit.models import Model
 from tetravit.predictors.base import Writer
-from tetravit.predictors.parts.predictions import Frame, Source
+from tetravit.predictors.parts.predictions import Source
 from tetravit.predictors.parts.video import is_video
 from tetravit.registry import suggestion
 
@@ -112,7 +112,7 @@ def results(
     Raises:
         ValueError: in one line, for frames of a video, or as `numbers` does.
     """
-    files = [source for source in sources if not isinstance(source, Frame) and not is_video(source)]
+    files = [source for source in sources if isinstance(source, Path) and not is_video(source)]
     if len(files) < len(sources):
         raise ValueError("--results is for image files: frames of a video have no ids.")
     names = model.class_names or [str(i) for i in range(model.num_classes)]

@@ -18,7 +18,14 @@ from tetravit.draw.objects import outlined
 from tetravit.models import Detector
 from tetravit.models.detector import Masks
 from tetravit.models.tiles import find_in_tiles
-from tetravit.predictors.parts.predictions import Prediction, Source, check_count, in_chunks, pixels_of
+from tetravit.predictors.parts.predictions import (
+    Prediction,
+    Prepared,
+    Source,
+    check_count,
+    in_chunks,
+    pixels_of,
+)
 from tetravit.structures import Detections
 
 TOLD = 5  # objects in a row of a table
@@ -159,6 +166,8 @@ def _objects(
     stride: int,
 ) -> Iterator[Objects]:
     def read(image: Source) -> tuple[Tensor, tuple[int, int]]:
+        if isinstance(image, Prepared) and not window and asked.side is None:
+            return image.tensor, image.size
         pixels = pixels_of(image)
         return (pixels if window else asked.prepared(pixels)), _size(pixels)
 

@@ -31,15 +31,32 @@ class Frame:
         return f"{self.name}#{self.place['frame']}" if "frame" in self.place else self.name
 
 
-Source = Path | Frame
+@dataclass(frozen=True)
+class Prepared:
+    """An image after the preprocessing of the model, as `model.preprocess` returns it.
+
+    tensor: float (C, h, w). size: height and width of the image before.
+    """
+
+    name: str
+    tensor: Tensor = field(repr=False)
+    size: tuple[int, int]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+Source = Path | Frame | Prepared
 
 
 def pixels_of(source: Source) -> Tensor:
     """The image uint8 (3, Hi, Wi).
 
     Raises:
-        BadImage: for a file that cannot be read.
+        BadImage: for a file that cannot be read, or a prepared image, whose pixels are not kept.
     """
+    if isinstance(source, Prepared):
+        raise BadImage(source.name, "it is prepared for the model; its pixels are not kept")
     return source.pixels if isinstance(source, Frame) else decode(source, layout="decoded")
 
 

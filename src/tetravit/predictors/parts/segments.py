@@ -16,7 +16,14 @@ from tetravit.draw.label_maps import label_png, overlay, shares
 from tetravit.models.inference import Inference, segment
 from tetravit.models.segmenter import Segmenter
 from tetravit.predictors.base import Writer
-from tetravit.predictors.parts.predictions import Prediction, Source, check_count, in_chunks, pixels_of
+from tetravit.predictors.parts.predictions import (
+    Prediction,
+    Prepared,
+    Source,
+    check_count,
+    in_chunks,
+    pixels_of,
+)
 
 TOLD = 5  # classes in a row of a table
 
@@ -90,6 +97,8 @@ def _segments(
     colours = palette(names)
 
     def read(image: Source) -> tuple[list[Tensor], tuple[int, int]]:
+        if isinstance(image, Prepared) and how.scales == (1.0,):
+            return [image.tensor], image.size
         pixels = pixels_of(image)
         looks = [preprocess(pixels, scaled(model.input, scale)) for scale in how.scales]
         return looks, (pixels.shape[1], pixels.shape[2])

@@ -1,0 +1,76 @@
+"""Predictions -> JSON and pictures."""
+
+import base64
+import io
+import json
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from tetravit.data.masks import counts_mask, counts_of, mask_letters
+from tetravit.predictors.parts.objects import Objects
+from tetravit.predictors.parts.predictions import Prediction
+from tetravit.predictors.parts.segments import Segments
+from tetravit.serve.limits import Refused
+
+MASKS = ("rle", "png", "none")
+
+
+def described(prediction: Prediction, size: tuple[int, int], masks: str) -> dict[str, Any]:
+    """A prediction as plain data: that of `tetravit predict --json`, and masks.
+
+    Args:
+        size: height and width of the image.
+        masks: "rle": COCO's run lengths for each object or class; "png": pictures in base64, of each object, or of
+            the label map with the classes as its indices; "none": left out.
+    """
+    facts = {"height": size[0], "width": size[1], **prediction.facts()}
+    if isinstance(prediction, Segments):
+        assert prediction.labels is not None
+        if masks == "png":
+            facts["label_map_png"] = _base64(png(prediction.map_picture()))
+        elif masks == "rle":
+            for row in facts["classes"]:
+                (runs,) = mask_letters((prediction.labels == row["index"])[None])
+                row["segmentation"] = {"size": list(size), "counts": runs.decode("ascii")}
+    if isinstance(prediction, Objects) and masks != "rle":
+        for row, found in zip(facts["objects"], prediction.objects, strict=True):
+            row.pop("segmentation", None)
+            if masks == "png" and found.mask is not None:
+                row["mask_png"] = _base64(png(_mask(found.mask, size)))
+    return facts
+
+
+def png(picture: Image.Image) -> bytes:
+    """A picture as a file."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "png")
+    return buffer.getvalue()
+
+
+def drawn(prediction: Prediction, pixels: Tensor) -> bytes:
+    """The image uint8 (3, Hi, Wi) with the prediction drawn into it, as PNG."""
+    return png(prediction.picture(pixels))
+
+
+def text_of(facts: Any) -> bytes:
+    """Plain data as JSON.
+
+    Raises:
+        Refused: 422 for numbers that JSON does not have.
+    """
+    try:
+        return json.dumps(facts, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except ValueError:
+        raise Refused(422, "The outputs of the model are not finite numbers.") from None
+
+
+def _mask(runs: bytes, size: tuple[int, int]) -> Image.Image:
+    mask = counts_mask(counts_of(runs), *size)
+    return Image.fromarray(mask.astype(np.uint8) * 255).convert("1")
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")

@@ -1,0 +1,173 @@
+"""The process: a port, models, a server that ends without losing a request."""
+
+import errno
+import os
+import signal
+import socket
+import threading
+import webbrowser
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tetravit.runtimes.base import needs
+from tetravit.serve.limits import Limits
+
+DRAIN_S = 0.5  # that a server which ends still takes requests, each on a connection that closes behind it
+KEEP_ALIVE_S = 15  # of an idle connection
+BACKLOG = 512  # connections that wait to be accepted
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket at an address, not open yet.
+
+    Raises:
+        ValueError: in one line, if the port is taken or the address is not of this machine.
+    """
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port is 0 to 65535, 0 for any that is free; got {port}.")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    found = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if os.name == "posix":
+            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        found.bind((host, port))
+        found.listen(1)  # a second server on the port is refused here, not after minutes
+    except (OSError, UnicodeError) as error:
+        found.close()
+        code = getattr(error, "errno", None)
+        if code == errno.EADDRINUSE:
+            raise ValueError(f"Port {port} of {host} is in use; --port 0 takes a free one.") from None
+        if code == errno.EACCES:
+            raise ValueError(
+                f"Port {port} needs rights that this user lacks; ports from 1024 up do not."
+            ) from None
+        raise ValueError(f"{host!r} is no address of this machine.") from None
+    return found
+
+
+def address(found: socket.socket) -> str:
+    """Where a browser finds a socket."""
+    host, port = found.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(
+    weights: Sequence[str],
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    limits: Limits | None = None,
+    device: str = "auto",
+    exact: bool = True,
+    accept_license: bool = False,
+    optimized: Callable[[Any], Any] | None = None,
+    browser: bool = False,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Serve models until SIGTERM or Ctrl-C; requests that were accepted are finished.
+
+    Args:
+        weights: what `load` takes, one or several.
+        host, port: where; port 0 is any that is free.
+        limits: None: those of `Limits`.
+        device: auto, cpu, cuda, cuda:N or mps.
+        exact: run a batch as one call only where it gives the bits of single images.
+        optimized: model -> the model in its fastest form; None: as it is.
+        browser: open the page once the models are ready.
+        say: takes each message.
+
+    Raises:
+        ValueError: in one line, for weights that do not load or a port that is in use.
+    """
+    for package in ("starlette", "uvicorn"):
+        if why := needs(package, "serve"):
+            raise ValueError(f"A server cannot run here: {why}.")
+    from tetravit.serve.app import application
+    from tetravit.serve.metrics import Metrics
+    from tetravit.serve.served import load_all
+
+    limits, metrics = limits or Limits(), Metrics()
+    with bound(host, port) as place:
+        models = load_all(
+            weights,
+            limits,
+            device=device,
+            exact=exact,
+            accept_license=accept_license,
+            optimized=optimized,
+            calls=metrics.call,
+        )
+        app = application(models, limits, metrics)
+        threading.Thread(
+            target=_announce, args=(app.service, address(place), browser, say), daemon=True
+        ).start()
+        _run(app, place, limits, say)
+
+
+def _announce(service: Any, url: str, browser: bool, say: Callable[[str], None]) -> None:
+    """Say where the server is once every model has run."""
+    import time
+
+    while not service.ready:
+        if service.draining:
+            return
+        time.sleep(0.02)
+    for served in service.models.values():
+        say(f"{served.name}: {served.row.noun}, {served.model.num_classes} classes, {_batches(served)}")
+    say(f"Serving at {url} (routes at {url}/docs); Ctrl-C ends it.")
+    if browser:
+        webbrowser.open(url)
+
+
+def _batches(served: Any) -> str:
+    if not served.batches:
+        return "one image per call, as batches would change its last bits"
+    most = served.limits.max_batch if served.kind != "segment" else 1
+    return f"up to {most} images per call" if most > 1 else "one image per call"
+
+
+def _run(app: Any, place: socket.socket, limits: Limits, say: Callable[[str], None]) -> None:
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        http="h11",
+        ws="none",
+        lifespan="on",
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(limits.deadline_s) + 5,
+    )
+    server = uvicorn.Server(config)
+
+    def end(number: int, frame: Any) -> None:
+        if app.service.draining:  # asked twice
+            server.should_exit = server.force_exit = True
+            return
+        app.service.draining = True
+        say(f"Ends: {app.service.in_flight} requests to finish.")
+        timer = threading.Timer(DRAIN_S, lambda: setattr(server, "should_exit", True))
+        timer.daemon = True
+        timer.start()
+
+    server.capture_signals = lambda: _handled(end)
+    server.run([place])
+
+
+@contextmanager
+def _handled(end: Callable[[int, Any], None]) -> Iterator[None]:
+    """`end` is called for SIGTERM and SIGINT; in threads other than the main one there are no signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
