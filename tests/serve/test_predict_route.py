@@ -12,7 +12,7 @@ from tests.data.test_decode import RGB, bomb_png, encode, huge_headers
 from tests.serve.conftest import client_of, file_of, picture
 
 from tetravit.cli import main
-from tetravit.data.masks import counts_mask, counts_of
+from tetravit.data.masks import counts_mask, decode_rle
 from tetravit.predictors import predict, stream
 from tetravit.predictors.parts.predictions import Prepared
 from tetravit.serve.limits import Limits
@@ -67,7 +67,7 @@ def test_masks_of_objects(client):
     rle, png, none = (ask(client, body, query + kind).json()["objects"] for kind in ("rle", "png", "none"))
     assert len(rle) == len(png) == len(none) > 0
     for a, b, c in zip(rle, png, none, strict=True):
-        expected = counts_mask(counts_of(a["segmentation"]["counts"].encode()), 48, 64)
+        expected = counts_mask(decode_rle(a["segmentation"]["counts"].encode()), 48, 64)
         with Image.open(io.BytesIO(base64.b64decode(b["mask_png"]))) as mask:
             assert np.array_equal(np.array(mask), expected)
         assert {"segmentation", "mask_png"}.isdisjoint(c)
@@ -82,7 +82,7 @@ def test_masks_of_classes(client, models):
     with Image.open(io.BytesIO(base64.b64decode(png["label_map_png"]))) as label_map:
         assert np.array_equal(np.array(label_map), labels)
     for row in rle["classes"]:
-        mask = counts_mask(counts_of(row["segmentation"]["counts"].encode()), 48, 64)
+        mask = counts_mask(decode_rle(row["segmentation"]["counts"].encode()), 48, 64)
         assert np.array_equal(mask, labels == row["index"])
     assert "label_map_png" not in none
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from tetravit.data.masks import counts_mask, counts_of, mask_letters
+from tetravit.data.masks import counts_mask, decode_rle, encode_masks
 from tetravit.predictors.parts.objects import Objects
 from tetravit.predictors.parts.predictions import Prediction
 from tetravit.predictors.parts.segments import Segments
@@ -33,7 +33,7 @@ def described(prediction: Prediction, size: tuple[int, int], masks: str) -> dict
             facts["label_map_png"] = _base64(png(prediction.map_picture()))
         elif masks == "rle":
             for row in facts["classes"]:
-                (runs,) = mask_letters((prediction.labels == row["index"])[None])
+                (runs,) = encode_masks((prediction.labels == row["index"])[None])
                 row["segmentation"] = {"size": list(size), "counts": runs.decode("ascii")}
     if isinstance(prediction, Objects) and masks != "rle":
         for row, found in zip(facts["objects"], prediction.objects, strict=True):
@@ -68,7 +68,7 @@ def text_of(facts: Any) -> bytes:
 
 
 def _mask(runs: bytes, size: tuple[int, int]) -> Image.Image:
-    mask = counts_mask(counts_of(runs), *size)
+    mask = counts_mask(decode_rle(runs), *size)
     return Image.fromarray(mask.astype(np.uint8) * 255).convert("1")
 
 
