@@ -40,8 +40,10 @@ def test_a_scheme_picks_its_storage():
     assert is_local("C:\\x")
     assert not is_local("s3://b/x")
     with pytest.raises(ValueError) as error:
-        storage_of("s3://bucket/x")
-    assert str(error.value) == "No storage for 's3://bucket/x': unknown scheme 's3'. Known: file."
+        storage_of("ftp://host/x")
+    assert str(error.value) == (
+        "No storage for 'ftp://host/x': unknown scheme 'ftp'. Known: abfs, abfss, az, file, gs, http, https, s3."
+    )
 
 
 class Shelf(Storage):

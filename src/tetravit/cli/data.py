@@ -1,7 +1,8 @@
 """`tetravit data`: data sets are drawn, checked, packed and timed."""
 
+import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -67,4 +68,89 @@ def check(
         raise typer.Exit(1)
 
 
-GROUPS = {"data": Group("Draw, check, pack and time data sets.", {"make": make, "check": check})}
+def pack(
+    root: Annotated[Path, typer.Argument(metavar="ROOT", help="The folder of a data set; it is only read.")],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the shards, outside of ROOT.")],
+    shard_size: Annotated[
+        str, typer.Option(metavar="SIZE", help="Of a shard, about: 256MB, 1GiB.")
+    ] = "256MB",
+    name: Annotated[
+        str | None, typer.Option(help="`tetravit list datasets`; unset: by the names in ROOT.")
+    ] = None,
+    order: Annotated[
+        str, typer.Option(help="mixed: training images are mixed over the shards; sorted: as their paths.")
+    ] = "mixed",
+    options: Annotated[
+        list[str] | None,
+        typer.Option("--option", metavar="KEY=VALUE", help="Of the data set, as data.options."),
+    ] = None,
+    workers: Annotated[int, typer.Option(metavar="N", min=0, help="Processes; 0: one per core.")] = 0,
+) -> None:
+    """Write a data set as tar shards with an index: classes, objects, label maps, or images alone.
+
+    The same call writes the same bytes, and continues one that was cut.
+    """
+    from tetravit.data.datasets import DATASETS
+    from tetravit.data.shards.pack import pack as write
+    from tetravit.data.shards.pack import parse_size
+
+    if name is not None:
+        pick(DATASETS, name, "data set")
+    pick(dict.fromkeys(("mixed", "sorted")), order, "order")
+    given = dict(_option(text) for text in options or ())
+    with progress_bar("shards") as bar:
+        meta = write(
+            root,
+            to,
+            name=name,
+            options=given,
+            shard_size=parse_size(shard_size),
+            order=order,  # type: ignore[arg-type]
+            workers=workers,
+            progress=bar,
+        )
+    say(f"Packed {_counts(meta)} into {to}.")
+
+
+def index(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A folder of .tar files in WebDataset's layout.")
+    ],
+    workers: Annotated[int, typer.Option(metavar="N", min=0, help="Processes; 0: one per core.")] = 0,
+) -> None:
+    """Write the index of tar shards that are there: each is read once, and a call that was cut continues."""
+    from tetravit.data.shards.scan import index_shards
+
+    with progress_bar("shards") as bar:
+        meta = index_shards(str(folder), workers=workers, progress=bar)
+    say(f"Indexed {_counts(meta)} in {folder}.")
+
+
+def _counts(meta: Any) -> str:
+    """ "1,000 train and 50 val images to classify in 5 shards"."""
+    parts = " and ".join(f"{meta.count(part):,} {part}" for part in meta.parts)
+    shards = sum(len(shards) for shards in meta.parts.values())
+    kind = "without labels" if meta.kind == "unlabelled" else f"to {meta.kind}"
+    return f"{parts} images {kind} in {shards:,} shard{'' if shards == 1 else 's'}"
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """KEY=VALUE, the value as TOML where it reads as such.
+
+    Raises:
+        ValueError: if there is no `=`.
+    """
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"An option is KEY=VALUE; got {text!r}.")
+    try:
+        return key, tomllib.loads(f"x = {value}")["x"]
+    except tomllib.TOMLDecodeError:
+        return key, value
+
+
+GROUPS = {
+    "data": Group(
+        "Draw, check, pack and time data sets.", {"make": make, "check": check, "pack": pack, "index": index}
+    )
+}

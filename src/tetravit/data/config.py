@@ -9,6 +9,7 @@ from tetravit.data.augment import Augment, parse
 from tetravit.data.options import Options
 from tetravit.data.parts import PARTS, Parts
 from tetravit.data.prepare import OnBad
+from tetravit.data.shards.index import NAMES, find_meta
 from tetravit.data.storage import is_local
 from tetravit.data.transforms.mixup import parse_mix
 from tetravit.structures import Preprocess, usual_colours
@@ -111,6 +112,16 @@ class DataConfig(BaseModel):
         0.001, ge=0, le=1, description="Share of unreadable images above which skip ends the run."
     )
     options: Options = Field(default_factory=dict, description="Arguments of the data set's constructor.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shards_have_a_kind(cls, values: Any) -> Any:
+        """Where the root holds shards, the data set is the row of their kind."""
+        if not isinstance(values, dict) or not isinstance(values.get("root"), str | os.PathLike):
+            return values
+        root = absolute(os.fspath(values["root"]))
+        meta = None if any(values.get(part) for part in PARTS) else find_meta(root)
+        return values if meta is None else {**values, "name": NAMES[meta.kind]}
 
     @field_validator("root", "train", "val", "test", mode="before")
     @classmethod

@@ -24,7 +24,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from tetravit.data.storage import storage_of
+from tetravit.data.storage import StorageError, storage_of, with_tries
 
 MAX_PIXELS = 200_000_000  # the largest phone cameras stay below
 _FORMATS = (
@@ -92,12 +92,15 @@ def file_bytes(file: str | os.PathLike[str], name: str | None = None) -> bytes:
     """What a file holds. name: what to call it in a message; None: its path.
 
     Raises:
-        BadImage: if it cannot be read, or is empty.
+        BadImage: if there is no such file, it may not be read, or is empty.
+        StorageError: if a disk, a server or a network does not deliver it, after several tries.
     """
     path = os.fspath(file)
     name = name or path
     try:
-        data = storage_of(path).read(path)
+        data = with_tries(name, lambda: storage_of(path).read(path))
+    except StorageError:
+        raise
     except OSError as error:
         raise BadImage(name, (error.strerror or str(error)).lower()) from None
     if not data:

@@ -105,7 +105,7 @@ class LabelMaps(Dataset):
 
     @property
     def info(self) -> DatasetInfo:
-        whole = self.found.maps == len(self.pairs)
+        whole = self.found.maps == len(self)
         return replace(
             super().info,
             problems=(*self.problems.lines(), *self.notes),
@@ -120,8 +120,19 @@ class LabelMaps(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         image_file, label_file = self.pairs[index]
-        name, data = str(image_file), file_bytes(image_file)
-        image, labels = decode(data, name=name), read_labels(label_file, self.colours)
+        labels, data = self._labels(index), file_bytes(image_file)
+        return self._sample(str(image_file), data, labels, str(label_file), self._name(image_file))
+
+    def path(self, index: int) -> str:
+        return str(self.pairs[index][0])
+
+    def _labels(self, index: int) -> Tensor:
+        """A label map as it is stored."""
+        return read_labels(self.pairs[index][1], self.colours)
+
+    def _sample(self, name: str, data: bytes, labels: Tensor, label_file: str, shown: str) -> Sample:
+        """An image and its label map, upright and of one size. The names are for messages."""
+        image = decode(data, name=name)
         size, have = (image.shape[1], image.shape[2]), (labels.shape[0], labels.shape[1])
         turn = orientation(data, name)
         if turn != 1 and self.orientation == "stored" and have == stored_size(turn, *size):
@@ -129,7 +140,7 @@ class LabelMaps(Dataset):
         elif size != have:
             exif = f" (EXIF orientation {turn} turns it)" if turn != 1 else ""
             raise BadImage(
-                str(label_file), f"it is {have[1]} x {have[0]} pixels, its image {size[1]} x {size[0]}{exif}"
+                label_file, f"it is {have[1]} x {have[0]} pixels, its image {size[1]} x {size[0]}{exif}"
             )
         elif turn != 1 and self.orientation is None and (turn < QUARTER or size[0] == size[1]):
             raise BadImage(
@@ -137,7 +148,7 @@ class LabelMaps(Dataset):
                 f"EXIF orientation {turn} turns it, and its label map may be turned or not; {CURE}",
             )
         labels = labels if self.convert is None else self.convert(labels)
-        return Sample(image, labels, self._name(image_file))
+        return Sample(image, labels, shown)
 
     def _name(self, file: Path) -> str:
         return file.relative_to(self.root).as_posix() if file.is_relative_to(self.root) else str(file)
@@ -167,21 +178,21 @@ class LabelMaps(Dataset):
             BadImage: if none can be read.
         """
         counts, errors = LabelCounts(self.num_classes), []
-        for image, file in self.pairs[:: max(1, -(-len(self.pairs) // SAMPLE))]:
+        for index in range(0, len(self), max(1, -(-len(self) // SAMPLE))):
             try:
-                labels = read_labels(file, self.colours)
+                labels = self._labels(index)
             except BadImage as error:
                 errors.append(error)
                 continue
             stored, labels = labels, labels if self.convert is None else self.convert(labels)
-            counts.add(labels.numpy(), stored.numpy(), self._name(image))
+            counts.add(labels.numpy(), stored.numpy(), self.key(index))
         if errors and not counts.maps:
             raise errors[0]
         return counts
 
 
-def read_labels(file: Path, colours: Sequence[Colour] | None = None) -> Tensor:
-    """A label map of a file, numbers as stored (Hi, Wi): uint8, or int32 where it has more than 8 bits.
+def read_labels(file: Path | bytes, colours: Sequence[Colour] | None = None, name: str = "") -> Tensor:
+    """A label map of a file or of its bytes, numbers as stored (Hi, Wi): uint8, or int32 above 8 bits.
 
     Of a picture with a palette the indices are the labels, not the colours; three equal channels are one number.
 
@@ -190,8 +201,8 @@ def read_labels(file: Path, colours: Sequence[Colour] | None = None) -> Tensor:
     Raises:
         BadImage: if the file cannot be read, or holds colours that no class has.
     """
-    name = str(file)
-    with opened(file_bytes(file), name) as picture:
+    name = name or str(file)
+    with opened(file if isinstance(file, bytes) else file_bytes(file), name) as picture:
         picture.load()
         mode, array = picture.mode, np.asarray(picture)
         painted = (

@@ -134,11 +134,16 @@ class ObjectTable:
         parts, codes = (np.diff(ends, prepend=0) > 0 for ends in (self._parts_end, self._code_ends))
         return parts | codes
 
-    def mask(self, row: int, k: int, height: int, width: int) -> np.ndarray | None:
-        """The mask of object `k` of image `row`, bool (Hi, Wi); None: it has none."""
+    def segmentation(self, k: int, height: int, width: int) -> Any:
+        """The mask of object `k` as COCO writes it, polygons or run lengths; None: it has none."""
         codes = self._codes[self._code_ends[k - 1] if k else 0 : self._code_ends[k]]
         if codes:
-            return counts_mask(decode_rle(bytes(codes)), height, width)
+            return {"size": [height, width], "counts": bytes(codes).decode("ascii")}
+        polygons = self._polygons(k, height, width)
+        return polygons and [polygon.tolist() for polygon in polygons]
+
+    def _polygons(self, k: int, height: int, width: int) -> list[np.ndarray] | None:
+        """The outlines of object `k` in pixels; None: it has none."""
         first, last = (int(self._parts_end[k - 1]) if k else 0), int(self._parts_end[k])
         if first == last:
             return None
@@ -148,7 +153,15 @@ class ObjectTable:
         values = values / EXACT if values.dtype == np.int32 else values
         if self.shares:
             values = values * np.tile([width, height], len(values) // 2)
-        return polygon_mask(np.split(values, ends[:-1] - begin), height, width)
+        return np.split(values, ends[:-1] - begin)
+
+    def mask(self, row: int, k: int, height: int, width: int) -> np.ndarray | None:
+        """The mask of object `k` of image `row`, bool (Hi, Wi); None: it has none."""
+        codes = self._codes[self._code_ends[k - 1] if k else 0 : self._code_ends[k]]
+        if codes:
+            return counts_mask(decode_rle(bytes(codes)), height, width)
+        polygons = self._polygons(k, height, width)
+        return None if polygons is None else polygon_mask(polygons, height, width)
 
 
 def check_box(box: Any) -> str | None:

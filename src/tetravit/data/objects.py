@@ -149,14 +149,30 @@ class ObjectSet(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         row = int(self.rows[index])
-        path = os.path.join(self.folder, self.table.name(row))
-        data = file_bytes(path)
+        path, data = self._image(row)
         image = decode(data, name=path, layout="decoded")
         size = (image.shape[1], image.shape[2])
         turn = orientation(data, path)
         if len(self.table.objects(row)):
             self._check_size(path, size, turn, tuple(self.table.sizes[row].tolist()))
         return Sample(image, self.target(index, size, turn), path)
+
+    def path(self, index: int) -> str:
+        return os.path.join(self.folder, self.table.name(int(self.rows[index])))
+
+    def stored_size(self, row: int) -> tuple[int, int]:
+        """Height and width of the stored pixels of an image, from the head of its file."""
+        height, width, turn = self._heads(np.array([row]))[0].tolist()
+        return stored_size(turn, height, width)
+
+    def _image(self, row: int) -> tuple[str, bytes]:
+        """What to call an image in a message, and the bytes of its file."""
+        path = os.path.join(self.folder, self.table.name(row))
+        return path, file_bytes(path)
+
+    def _heads(self, rows: np.ndarray) -> np.ndarray:
+        """(n, 3) height, width and orientation of images, as `headers`."""
+        return headers(self.folder, [self.table.name(int(row)) for row in rows])
 
     def target(self, index: int, size: tuple[int, int], turn: int = 1) -> Target:
         """The objects of an upright image of `size` (height, width), which EXIF turned as `turn` says."""
@@ -205,7 +221,7 @@ class ObjectSet(Dataset):
         step = max(1, -(-len(table) // SAMPLE))
         sample = np.arange(len(table)) % step == 0
         rows = np.flatnonzero(unknown | sample if self.orientation is None else np.ones(len(table), bool))
-        read = headers(self.folder, [table.name(int(row)) for row in rows])
+        read = self._heads(rows)
         turns[rows] = read[:, 2]
         fill = unknown[rows] | ((read[:, 2] >= QUARTER) & (self.orientation is not None))
         sizes[rows[fill]] = read[fill, :2]

@@ -17,6 +17,7 @@ from tetravit.data.collate import collate, collate_view
 from tetravit.data.datasets import Dataset
 from tetravit.data.decode import BadImage, to_channels
 from tetravit.data.order import Order, mixed_seed
+from tetravit.data.storage import StorageError
 from tetravit.structures import Batch, Sample, Target
 
 LOG = logging.getLogger("tetravit.data")
@@ -31,7 +32,7 @@ class Result:
 
     batch: Batch | None
     bad: list[BadImage]
-    error: ValueError | None = None
+    error: ValueError | OSError | None = None
 
     def pin_memory(self) -> Self:
         return replace(self, batch=self.batch and self.batch.pin_memory())
@@ -131,7 +132,7 @@ class PrepareTrain:
             batch = collate(samples, indices, self.bucket)
             batch.views = [collate_view(view) for view in views]
             return Result(batch, bad)
-        except ValueError as error:  # BadImage too: carried to the parent as it is
+        except (ValueError, StorageError) as error:  # BadImage too: carried to the parent as it is
             return Result(None, bad, error)
 
     def _read(self, epoch: int, k: int, bad: list[BadImage]) -> tuple[Sample, int]:
@@ -170,7 +171,7 @@ class PrepareEval:
             if samples:
                 batch.views = [collate_view(view) for view in views]
             return Result(batch, bad)
-        except ValueError as error:
+        except (ValueError, StorageError) as error:
             return Result(None, bad, error)
 
 

@@ -38,6 +38,9 @@ class Subset(Dataset):
     def key(self, index: int) -> str:
         return self.dataset.key(int(self.positions[index]))
 
+    def path(self, index: int) -> str:
+        return self.dataset.path(int(self.positions[index]))
+
     def __len__(self) -> int:
         return len(self.positions)
 
@@ -90,6 +93,9 @@ class Renumbered(Dataset):
     @property
     def info(self) -> DatasetInfo:
         return self._info
+
+    def path(self, index: int) -> str:
+        return self.dataset.path(index)
 
     def key(self, index: int) -> str:
         return self.dataset.key(index)

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -31,7 +31,7 @@ def check_orientation(value: str | None) -> None:
         raise ValueError(f"orientation takes one of {', '.join(ORIENTATIONS)}; got {value!r}.")
 
 
-def header(file: str | os.PathLike[str]) -> tuple[int, int, int]:
+def header(file: str | os.PathLike[str] | BinaryIO) -> tuple[int, int, int]:
     """Height and width of the upright image, and its orientation, from the head of a file; 0: unreadable."""
     try:
         with warnings.catch_warnings():

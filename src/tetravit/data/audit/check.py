@@ -6,20 +6,15 @@ where it stopped, and files that changed since are read again.
 
 import json
 import os
-import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from tetravit.data.audit import duplicates
 from tetravit.data.audit.facts import Maps, Record, facts
@@ -27,6 +22,7 @@ from tetravit.data.audit.findings import Finding, Findings
 from tetravit.data.audit.layout import Layout, guess, part_of, read_layout
 from tetravit.data.files import JUNK_FILES, ending, is_image, is_junk_folder
 from tetravit.data.label_maps import IGNORE
+from tetravit.data.processes import process_pool
 from tetravit.files import write_json
 
 RECORDS = "records.jsonl"
@@ -207,7 +203,7 @@ def _parallel(root: str, jobs: list[Job], workers: int) -> Iterator[list[Record]
     chunks = [jobs[i : i + CHUNK] for i in range(0, len(jobs), CHUNK)]
     suspects: list[list[Job]] = []
     while chunks:
-        pool = _pool(min(workers, len(chunks)))
+        pool = process_pool(min(workers, len(chunks)))
         waiting: dict[Future[list[Record]], list[Job]] = {}
         try:
             while chunks or waiting:
@@ -229,7 +225,7 @@ def _parallel(root: str, jobs: list[Job], workers: int) -> Iterator[list[Record]
 
 def _alone(root: str, job: Job) -> Record:
     """The record of one file, read in a process of its own."""
-    pool = _pool(1)
+    pool = process_pool(1)
     try:
         return pool.submit(_chunk, root, [job]).result()[0]
     except BrokenProcessPool:
@@ -238,23 +234,6 @@ def _alone(root: str, job: Job) -> Record:
         return {"path": job[0], "size": status.st_size, "time": status.st_mtime_ns, "found": found}
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _pool(workers: int) -> ProcessPoolExecutor:
-    method = "fork" if sys.platform.startswith("linux") else "spawn"
-    return ProcessPoolExecutor(workers, mp_context=get_context(method), initializer=_start)
-
-
-def _start() -> None:
-    torch.set_num_threads(1)
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-
-
-def _end_with_parent(parent: int) -> None:
-    """A process whose parent was killed would wait for work for ever."""
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)
 
 
 def _chunk(root: str, jobs: list[Job]) -> list[Record]:

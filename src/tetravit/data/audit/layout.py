@@ -72,9 +72,7 @@ def read_layout(root: Path, name: str, findings: Findings) -> Layout:
     """The data set as the loader reads it; what it leaves out is added to the findings."""
     layout = Layout(name)
     config = DataConfig.model_validate({"name": name, "root": str(root), "batch_size": 1})
-    has = {part_of(f"{path.relative_to(root).as_posix()}/x") for path in _folders(root)}
-    has |= {part for part in PARTS for file in root.glob("annotations/*.json") if part in file.stem.lower()}
-    has |= {_part_named(file.name.partition(".")[0].partition("-")[0]) for file in root.glob("*.*")}
+    has = parts_in(root)
     for part in PARTS:
         if part not in has and part != "train":
             continue
@@ -87,11 +85,19 @@ def read_layout(root: Path, name: str, findings: Findings) -> Layout:
         layout.counts[part] = len(dataset)
         layout.class_names = tuple(map(str, dataset.class_names))
         _read_part(dataset, part, root, findings)
-        if isinstance(dataset, LabelMaps):
+        if isinstance(dataset, LabelMaps) and dataset.pairs:
             reading = Maps(dataset.convert, dataset.colours)
             for image, labels in dataset.pairs:
                 layout.maps[_below_root(labels, root)] = (_below_root(image, root), reading)
     return layout
+
+
+def parts_in(root: Path) -> set[Part]:
+    """The parts that a folder has, by the names of its folders and files."""
+    has = {part_of(f"{path.relative_to(root).as_posix()}/x") for path in _folders(root)}
+    has |= {part for part in PARTS for file in root.glob("annotations/*.json") if part in file.stem.lower()}
+    has |= {_part_named(file.name.partition(".")[0].partition("-")[0]) for file in root.glob("*.*")}
+    return {part for part in has if part is not None}
 
 
 def _read_part(dataset: Dataset, part: Part, root: Path, findings: Findings) -> None:

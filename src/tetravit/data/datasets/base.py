@@ -95,6 +95,14 @@ class Dataset:
         """What an image is called relative to its set, without reading it: a set is divided by it."""
         return str(index)
 
+    def path(self, index: int) -> str:
+        """The path of an image's file.
+
+        Raises:
+            ValueError: if the images of the set are no files.
+        """
+        raise ValueError(f"The images of {type(self).__name__} are no files of their own.")
+
     def __len__(self) -> int:
         raise NotImplementedError
 

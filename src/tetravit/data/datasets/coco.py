@@ -158,6 +158,9 @@ class Reader:
             self._add_file(source, content, places, spelled, names, own_ids)
         return self.table.close(), names
 
+    def _lookup(self, source: Source) -> Lookup:
+        return Lookup(source.images)
+
     def _add_file(
         self,
         source: Source,
@@ -175,7 +178,7 @@ class Reader:
         held, ids = set(owners), list(images)
         found = find_images(
             listed,
-            Lookup(source.images),
+            self._lookup(source),
             table.problems,
             listed_in=file,
             missing=self.missing,

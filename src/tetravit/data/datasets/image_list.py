@@ -141,8 +141,11 @@ class ImageList(Dataset):
     def __len__(self) -> int:
         return len(self.files)
 
+    def path(self, index: int) -> str:
+        return os.path.join(self.folder, self.files[index])
+
     def __getitem__(self, index: int) -> Sample:
-        path, numbers = os.path.join(self.folder, self.files[index]), self._classes[index]
+        path, numbers = self.path(index), self._classes[index]
         image = decode(path, layout="decoded", channels=self.channels)
         if not self.several:
             return Sample(image, numbers[0], path)

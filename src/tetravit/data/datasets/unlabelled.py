@@ -63,9 +63,12 @@ class Unlabelled(Dataset):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> Sample:
+    def path(self, index: int) -> str:
         folder, path = self.files[index]
-        path = storage_of(folder).join(folder, path)
+        return storage_of(folder).join(folder, path)
+
+    def __getitem__(self, index: int) -> Sample:
+        path = self.path(index)
         return Sample(decode(path, layout="decoded", channels=self.channels), None, path)
 
 

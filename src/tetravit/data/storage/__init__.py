@@ -2,7 +2,7 @@
 
 import re
 
-from tetravit.data.storage.base import Entry, Stat, Storage
+from tetravit.data.storage.base import Entry, Stat, Storage, StorageError, WrongBytes, cause_of, with_tries
 from tetravit.registry import discover, suggestion
 
 STORAGE = discover(__name__, "STORAGE")  # {"file": LocalStorage, ...}
@@ -33,4 +33,16 @@ def storage_of(path: str) -> Storage:
     return storage
 
 
-__all__ = ["STORAGE", "Entry", "Stat", "Storage", "is_local", "scheme_of", "storage_of"]
+__all__ = [
+    "STORAGE",
+    "Entry",
+    "Stat",
+    "Storage",
+    "StorageError",
+    "WrongBytes",
+    "cause_of",
+    "is_local",
+    "scheme_of",
+    "storage_of",
+    "with_tries",
+]

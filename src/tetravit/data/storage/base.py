@@ -4,8 +4,79 @@ Paths are texts as users write them, scheme included: "/images/train/1.jpg", "s3
 holds no open connection between calls, or opens it again after it is pickled: workers receive a copy.
 """
 
+import errno
+import http.client
+import logging
+import os
+import time
 from abc import ABC, abstractmethod
-from typing import BinaryIO, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO, NamedTuple, TypeVar
+
+LOG = logging.getLogger("tetravit.data")
+# What a path means, which no further try changes. Anything else may be a fault of a disk, a server or a network.
+FINAL = frozenset(
+    (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+)
+
+Result = TypeVar("Result")
+
+
+class StorageError(OSError):
+    """A file that a disk, a server or a network does not deliver: no fault of the data, so nothing skips it."""
+
+
+class WrongBytes(OSError):
+    """Bytes that are not those of the index."""
+
+
+@dataclass(frozen=True)
+class Tries:
+    """How often a read is tried. seconds: limit of one try. pause: before the second try, doubled for each next."""
+
+    count: int = 5
+    seconds: float = 60.0
+    pause: float = 0.5
+
+
+TRIES = Tries(
+    count=int(os.environ.get("TETRAVIT_READ_TRIES", "5")),
+    seconds=float(os.environ.get("TETRAVIT_READ_SECONDS", "60")),
+)
+
+
+def with_tries(name: str, read: Callable[[], Result], tries: Tries | None = None) -> Result:
+    """What `read` returns; after faults it is called again.
+
+    Raises:
+        StorageError: if every try fails: `Cannot read NAME after 5 tries (timed out).`
+        OSError: as `read` raises it, where the path is wrong or may not be read.
+    """
+    tries = tries or TRIES
+    for number in range(1, tries.count + 1):
+        try:
+            return read()
+        except (OSError, http.client.HTTPException) as error:
+            if isinstance(error, OSError) and (error.errno in FINAL or isinstance(error, StorageError)):
+                raise
+            if number == tries.count:
+                raise StorageError(
+                    f"Cannot read {name} after {tries.count} tries ({cause_of(error)})."
+                ) from error
+            LOG.info("%s: %s; try %d of %d follows.", name, cause_of(error), number + 1, tries.count)
+            time.sleep(tries.pause * 2 ** (number - 1))
+    raise AssertionError("a read is tried once or more")
+
+
+def cause_of(error: Exception) -> str:
+    """Why a read failed, in few words."""
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    if isinstance(error, http.client.HTTPException):
+        return "the connection broke off"
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return (text if text[1:2].isupper() else f"{text[0].lower()}{text[1:]}").rstrip(".")
 
 
 class Entry(NamedTuple):
@@ -46,6 +117,12 @@ class Storage(ABC):
         """All bytes of a file."""
         with self.open(file) as stream:
             return stream.read()
+
+    def read_range(self, file: str, offset: int, size: int) -> bytes:
+        """`size` bytes of a file from `offset` on; fewer where it ends before."""
+        with self.open(file) as stream:
+            stream.seek(offset)
+            return stream.read(size)
 
     def exists(self, path: str) -> bool:
         """Whether a file or a folder has this path."""

@@ -1,0 +1,34 @@
+"""COCO's JSON of shards -> a table of objects, whose row is that of the index."""
+
+from collections.abc import Sequence
+
+from tetravit.data.coco_layout import Source
+from tetravit.data.datasets.coco import Reader
+from tetravit.data.lookup import Lookup
+from tetravit.data.object_table import ObjectTable
+from tetravit.data.objects import Masks
+from tetravit.data.upright import Orientation
+
+
+class _Names(Lookup):
+    """Every name is there: the index has it."""
+
+    def __init__(self, source: Source) -> None:
+        self.folder = source.images
+
+    def find(self, name: str) -> str | None:
+        return name
+
+
+class _Reader(Reader):
+    def _lookup(self, source: Source) -> Lookup:
+        return _Names(source)
+
+
+def read_objects(
+    source: Source, class_names: Sequence[str], masks: Masks, orientation: Orientation | None
+) -> tuple[ObjectTable, list[str]]:
+    """The objects of all images in the order of the index, and the names of their classes."""
+    reader = _Reader(source.images, class_names, masks, orientation=orientation)
+    reader.read(source)
+    return reader.close()

@@ -1,0 +1,101 @@
+"""Buckets of S3, Google Cloud and Azure, through obstore (extra `remote`): s3://bucket/x, gs://bucket/x, az://box/x.
+
+Credentials, regions and endpoints are those of the environment, as obstore reads it: AWS_ACCESS_KEY_ID,
+AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME, ...
+"""
+
+import importlib
+import io
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any, BinaryIO, TypeVar
+from urllib.parse import urlsplit
+
+from tetravit.data.storage.base import TRIES, Entry, Stat, Storage
+
+Result = TypeVar("Result")
+_stores: dict[tuple[int, str], Any] = {}  # of this process, by bucket
+
+
+class ObjectStore(Storage):
+    """Objects in buckets. A folder is what the names before a `/` have in common."""
+
+    def list(self, folder: str) -> list[Entry]:
+        store, prefix = _store(folder)
+        prefix = f"{prefix.rstrip('/')}/" if prefix else ""
+        found = _called(lambda: _obstore().list_with_delimiter(store, prefix or None), folder)
+        folders = [Entry(str(name).rstrip("/").rpartition("/")[2], True) for name in found["common_prefixes"]]
+        files = [Entry(str(row["path"]).rpartition("/")[2], False) for row in found["objects"]]
+        if not folders and not files:
+            raise FileNotFoundError(2, "No such folder", folder)
+        return folders + files
+
+    def open(self, file: str) -> BinaryIO:
+        return io.BytesIO(self.read(file))
+
+    def read(self, file: str) -> bytes:
+        store, path = _store(file)
+        return _called(lambda: bytes(_obstore().get(store, path).bytes()), file)
+
+    def read_range(self, file: str, offset: int, size: int) -> bytes:
+        store, path = _store(file)
+        return _called(lambda: bytes(_obstore().get_range(store, path, start=offset, length=size)), file)
+
+    def stat(self, path: str) -> Stat:
+        store, name = _store(path)
+        try:
+            row = _called(lambda: _obstore().head(store, name), path)
+            return Stat(int(row["size"]), row["last_modified"].timestamp(), False)
+        except FileNotFoundError:
+            self.list(path)  # it may be a folder
+            return Stat(0, 0.0, True)
+
+
+def _obstore() -> Any:
+    try:
+        return importlib.import_module("obstore")
+    except ImportError:
+        raise ValueError(
+            "Buckets are read through the package obstore: pip install 'tetravit[remote]'."
+        ) from None
+
+
+def _store(path: str) -> tuple[Any, str]:
+    """The store of a bucket, made once per process, and the path inside it."""
+    parts = urlsplit(path)
+    key = (os.getpid(), f"{parts.scheme}://{parts.netloc}")
+    if key not in _stores:
+        _obstore()
+        seconds = timedelta(seconds=TRIES.seconds)
+        client: dict[str, Any] = {"timeout": seconds, "connect_timeout": seconds}
+        if os.environ.get("AWS_ALLOW_HTTP", os.environ.get("ALLOW_HTTP", "")).lower() in ("1", "true"):
+            client["allow_http"] = True
+        _stores[key] = importlib.import_module("obstore.store").from_url(
+            key[1],
+            client_options=client,
+            retry_config={"max_retries": 0, "retry_timeout": seconds},  # `with_tries` tries again
+        )
+    return _stores[key], parts.path.lstrip("/")
+
+
+def _called(function: Callable[[], Result], path: str) -> Result:
+    """What a function of obstore returns; its errors as those of the system."""
+    try:
+        return function()
+    except FileNotFoundError:
+        raise FileNotFoundError(2, "No such file", path) from None
+    except (ValueError, PermissionError, TimeoutError):
+        raise
+    except Exception as error:
+        name, text = type(error).__name__, " ".join(str(error).split())
+        if name == "NotFoundError":
+            raise FileNotFoundError(2, "No such file", path) from None
+        if name in ("PermissionDeniedError", "UnauthenticatedError"):
+            raise PermissionError(13, "Permission denied", path) from None
+        if "timed out" in text or "timeout" in text.lower():
+            raise TimeoutError from error
+        raise OSError(text[:200]) from error
+
+
+STORAGE = dict.fromkeys(("s3", "gs", "az", "abfs", "abfss"), ObjectStore)
