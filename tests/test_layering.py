@@ -24,7 +24,7 @@ ORDER = [
         "runtimes",
     ),
     *("draw", "predictors", "report", "trackers", "runs"),
-    *("benchmark", "exports", "explain", "studies", "serve", "api", "doctor"),
+    *("benchmark", "exports", "explain", "studies", "bridges", "serve", "api", "doctor"),
     *("cli", "__main__"),
 ]
 SHARED = {"base", "pyramid", "compare"}  # what siblings in a menu folder may import of each other

@@ -10,6 +10,17 @@ from tetravit.registry import pick, suggestion
 
 Size = int | tuple[int, int]
 
+# Arguments of timm's create_model, and what does the same here.
+TIMM = {
+    "pretrained": 'weights="in1k" loads published weights',
+    "features_only": "create_backbone(NAME).feature_maps(images) gives the maps",
+    "out_indices": "create_backbone(NAME).feature_maps(images) gives every level; choose among them",
+    "drop_path_rate": "drop_path=0.1 sets stochastic depth",
+    "img_size": "image_size=384, or image_size=(224, 320)",
+    "checkpoint_path": 'weights="FILE" loads a file',
+    "global_pool": "num_classes=0 gives the pooled embedding, forward_features(images) the tokens",
+}
+
 
 def resolve(name: str) -> str:
     """This package's name of a model: aliases (the authors' own names) are followed.
@@ -51,6 +62,8 @@ def build_backbone(name: str, **options: Any) -> Backbone:
 def check_options(name: str, options: Mapping[str, Any], known: Sequence[str]) -> None:
     """Raises: ValueError for an option that is not `known` to what is called `name`."""
     for option in options:
+        if option not in known and option in TIMM:
+            raise ValueError(f"{name} has no option {option!r}, which is timm's: {TIMM[option]}.")
         if option not in known:
             raise ValueError(f"{name} has no option {option!r}.{suggestion(option, known)}")
 

@@ -1,0 +1,287 @@
+"""Every model in timm's registry as tetravit_NAME, with the interface that timm's tools use.
+
+`import tetravit.bridges.timm`, then `timm.create_model("tetravit_gcvit_tiny", pretrained=True, num_classes=10)`.
+State dicts have the names of `tetravit.create_model`, so files go both ways. Not there: torch.jit.script and
+torch.fx, which these models do not support; dropout inside attention.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tetravit.models import create_model, list_models
+from tetravit.structures import Preprocess
+from tetravit.weights import CHECKPOINTS
+from tetravit.weights.base import Checkpoint
+
+PREFIX = "tetravit_"
+POOLS = ("avg", "token", "")  # what timm's tools pass; "": features without pooling
+# Arguments of timm's constructors under our names.
+RENAMED = {"img_size": "image_size", "drop_path_rate": "drop_path"}
+
+
+class TimmModel(nn.Module):
+    """A classifier behind timm's interface: images (B, in_chans, Hi, Wi) -> logits (B, K).
+
+    Args:
+        name: of `tetravit.list_models()`.
+        weights: what `create_model` takes as weights; None: random.
+        num_classes: 0 for none; the output is the embedding then.
+        in_chans: channels of an image.
+        global_pool: "" gives features without pooling where there are no classes.
+        drop_rate: dropout before the head.
+        options: img_size, drop_path_rate, accept_license and options of the backbone.
+
+    Raises:
+        ValueError: as `tetravit.create_model` does.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        weights: Any = None,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        options = {RENAMED.get(key, key): value for key, value in options.items()}
+        model = create_model(name, num_classes=num_classes, in_chans=in_chans, weights=weights, **options)
+        self._classifier = (model,)  # in a tuple: its modules are registered below, under their own names
+        self.backbone = model.backbone
+        self.head, self.head_dist = model.head, model.head_dist
+        self.num_classes, self.in_chans, self.drop_rate = model.num_classes, in_chans, drop_rate
+        self.global_pool = _pool(global_pool)
+        self.num_features = self.head_hidden_size = self.embed_dim = model.backbone.embed_dim
+        channels, strides = model.backbone.channels, model.backbone.strides
+        self.feature_info = [
+            {"num_chs": width, "reduction": stride, "module": f"backbone.level{i}"}
+            for i, (width, stride) in enumerate(zip(channels, strides, strict=True))
+        ]
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Images -> normed features: (B, C, H, W) of the pyramids, tokens (B, N, C) of the others."""
+        if self.backbone.num_prefix:
+            return self.backbone.forward_features(x)
+        return self.backbone.patch_features(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features of `forward_features` -> logits, or embeddings with `pre_logits`."""
+        if self.global_pool == "":
+            return x
+        tokens = x.flatten(2).mT if x.ndim == 4 else x
+        if pre_logits:
+            return self._drop(self.backbone.pool(tokens))
+        if self.head_dist is not None:
+            return self._logits(tokens[:, 0], tokens[:, 1])
+        return self._logits(self.backbone.pool(tokens))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images -> logits; embeddings without classes, features without pooling."""
+        if self.global_pool == "":
+            return self.forward_features(x)
+        if self.head_dist is not None:
+            return self._logits(*self.backbone.embeddings(x))
+        return self._logits(self.backbone(x))
+
+    def _logits(self, *embeddings: Tensor) -> Tensor:
+        """The embedding of each head -> the mean of their logits."""
+        logits = self.head(self._drop(embeddings[0]))
+        if self.head_dist is None:
+            return logits
+        return (logits + self.head_dist(self._drop(embeddings[1]))) / 2
+
+    def _drop(self, embedding: Tensor) -> Tensor:
+        return F.dropout(embedding, self.drop_rate, self.training)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Images -> the maps of the levels `indices`; before them the features, unless `intermediates_only`.
+
+        Args:
+            x: images (B, in_chans, Hi, Wi).
+            indices: levels of `feature_info`; an int: the last so many; None: all.
+            norm: replace the last level by its normed form.
+            stop_early: of no effect: levels are computed together.
+            output_fmt: NCHW, or NLC for tokens (B, H * W, C).
+            intermediates_only: leave out the features.
+
+        Raises:
+            ValueError: for another format.
+        """
+        if output_fmt not in ("NCHW", "NLC"):
+            raise ValueError(f"output_fmt is NCHW or NLC; got {output_fmt!r}.")
+        taken = self._taken(indices)
+        maps = self.backbone.feature_maps(x)
+        if norm and len(maps) - 1 in taken:
+            maps[-1] = self.backbone.patch_features(x)
+        chosen = [maps[i] for i in taken]
+        if output_fmt == "NLC":
+            chosen = [level.flatten(2).mT for level in chosen]
+        return chosen if intermediates_only else (self.forward_features(x), chosen)
+
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the head of a model that gives maps alone; returns the levels."""
+        taken = self._taken(indices)
+        if prune_head:
+            self.reset_classifier(0)
+        return taken
+
+    def _taken(self, indices: int | Sequence[int] | None) -> list[int]:
+        """Indices as timm has them -> numbers of levels."""
+        count = len(self.feature_info)
+        if indices is None:
+            return list(range(count))
+        if isinstance(indices, int):
+            indices = range(max(count - indices, 0), count)
+        if any(not -count <= i < count for i in indices):
+            raise ValueError(f"There are {count} levels, 0 to {count - 1}; got {list(indices)}.")
+        return [i % count for i in indices]
+
+    def get_classifier(self) -> nn.Module:
+        """The head; of a model with a distillation token both."""
+        return self.head if self.head_dist is None else nn.ModuleList([self.head, self.head_dist])
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A fresh head for another number of classes; 0 for none."""
+        if global_pool is not None:
+            self.global_pool = _pool(global_pool)
+        (model,) = self._classifier
+        model.reset_head(num_classes)
+        self.num_classes, self.head, self.head_dist = num_classes, model.head, model.head_dist
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters that training never decays, beyond biases and norms."""
+        return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+
+    def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
+        """From the name of a parameter to its depth, for layer-wise learning rates; `coarse` makes no difference."""
+        names = {id(p): name for name, p in self.named_parameters()}
+        groups = self.backbone.stages()
+        depth = {
+            names[id(p)]: i for i, group in enumerate(groups) for module in group for p in module.parameters()
+        }
+        return lambda name: depth.get(name, 0 if name in self.no_weight_decay() else len(groups))
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass."""
+        self.backbone.set_grad_checkpointing(enable)
+
+    def __prepare_scriptable__(self) -> "TimmModel":
+        self.backbone.__prepare_scriptable__()
+        return self
+
+
+def _pool(name: str) -> str:
+    if name not in POOLS:
+        raise ValueError(f"global_pool is one of {', '.join(map(repr, POOLS))}; got {name!r}.")
+    return name
+
+
+def _configuration(name: str, row: Checkpoint | None) -> dict[str, Any]:
+    """timm's pretrained_cfg of a model with the weights `row`, or without any."""
+    input = (row.preprocess if row else None) or Preprocess()
+    stem = _stem(name)
+    side = input.size if isinstance(input.size, int) else max(input.size)
+    table: dict[str, Any] = {
+        "num_classes": row.num_classes if row else 1000,
+        "input_size": (3, side, side),
+        "pool_size": (side // _stride(name),) * 2,
+        "crop_pct": input.crop,
+        "interpolation": input.interpolation,
+        "mean": input.mean,
+        "std": input.std,
+        "first_conv": stem,
+        "classifier": ("head", "head_dist") if "distilled" in name else "head",
+    }
+    if row:
+        table |= {
+            "url": row.sources[0].url,
+            "license": row.licence,
+            "origin_url": row.published_in,
+            "custom_load": True,
+        }
+    return table
+
+
+def _stem(name: str) -> str:
+    family = name.partition("_")[0]
+    inner = {"xcit": "patch_embed.0.0", "gcvit": "patch_embed.proj", "twins": "patch_embeds.0.proj"}
+    return f"backbone.{inner.get(family, 'patch_embed')}"
+
+
+def _stride(name: str) -> int:
+    if name.startswith(("gcvit", "twins")):
+        return 32
+    return 8 if "_p8" in name else 16
+
+
+def _entry(name: str) -> Callable[..., nn.Module]:
+    """The function that timm calls to build the model `name`."""
+
+    def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        configuration = kwargs.get("pretrained_cfg")
+        overlay = kwargs.get("pretrained_cfg_overlay") or {}
+        weights = None
+        if pretrained:
+            tag = configuration if isinstance(configuration, str) else getattr(configuration, "tag", None)
+            file = overlay.get("file") or getattr(configuration, "file", None)
+            weights = file or tag or _first_tag(name)
+        if kwargs.get("features_only"):
+            kwargs.setdefault("out_indices", 4)
+        return build_model_with_cfg(
+            partial(TimmModel, name, weights=weights),
+            PREFIX + name,
+            False,  # TimmModel reads the weights: it knows their layout and checks their hash
+            feature_cfg={"feature_cls": "getter"},
+            **kwargs,
+        )
+
+    build.__name__ = build.__qualname__ = PREFIX + name
+    build.__module__ = __name__
+    build.__doc__ = f"tetravit's {name}."
+    return build
+
+
+def _rows(name: str) -> dict[str, Checkpoint]:
+    return {row.tag: row for row in CHECKPOINTS.values() if row.model == name and row.task == "classify"}
+
+
+def _first_tag(name: str) -> str:
+    rows = _rows(name)
+    if not rows:
+        raise ValueError(f"No published weights for {name}: pretrained=False, or a file by checkpoint_path.")
+    return next(iter(rows))
+
+
+def _configurations() -> dict[str, dict[str, Any]]:
+    """timm's table: one entry per model and tag, one without a tag where nothing is published."""
+    table: dict[str, dict[str, Any]] = {}
+    for name in list_models():
+        rows = _rows(name)
+        table |= {f"{PREFIX}{name}.{tag}": _configuration(name, row) for tag, row in rows.items()}
+        if not rows:
+            table[PREFIX + name] = _configuration(name, None)
+    return table
+
+
+default_cfgs = generate_default_cfgs(_configurations())
+for _name in list_models():
+    setattr(sys.modules[__name__], PREFIX + _name, register_model(_entry(_name)))
