@@ -23,8 +23,8 @@ ORDER = [
         "recipe",
         "runtimes",
     ),
-    *("draw", "predictors", "report", "trackers", "runs"),
-    *("benchmark", "exports", "explain", "studies", "bridges", "serve", "api", "doctor"),
+    *("draw", "predictors", "explainers", "report", "trackers", "runs"),
+    *("benchmark", "exports", "studies", "bridges", "serve", "api", "doctor"),
     *("cli", "__main__"),
 ]
 SHARED = {"base", "pyramid", "compare"}  # what siblings in a menu folder may import of each other
@@ -37,6 +37,7 @@ MENUS = [
         "engine/strategies",
         "weights/layouts",
         "trackers",
+        "explainers",
     ),
 ]
 ROOT = Path(tetravit.__file__).parent

@@ -27,6 +27,7 @@ PUBLIC = [
     "create_model",
     "create_segmenter",
     "evaluate",
+    "explain",
     "export",
     "list_models",
     "load",

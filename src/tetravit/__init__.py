@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tetravit.api import evaluate as evaluate
+    from tetravit.api import explain as explain
     from tetravit.api import predict as predict
     from tetravit.api import train as train
     from tetravit.backbones import Backbone as Backbone
@@ -46,6 +47,7 @@ _HOMES = {
     "create_model": "tetravit.models",
     "create_segmenter": "tetravit.models",
     "evaluate": "tetravit.api",
+    "explain": "tetravit.api",
     "export": "tetravit.exports.export",
     "list_models": "tetravit.models",
     "load": "tetravit.models.load",

@@ -1,11 +1,15 @@
-"""Train, evaluate and predict from Python, a notebook say: what the verbs of the command line do."""
+"""Train, evaluate, predict and explain from Python, a notebook say: what the verbs of the command line do."""
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tetravit.engine.log import Summary
+from tetravit.explainers import Explanation
+from tetravit.explainers import explain as explain_with
+from tetravit.explainers.parts.explanation import PLAIN
 from tetravit.models import load
 from tetravit.predictors import predict as predict_with
 from tetravit.recipe import Recipe, dump, find, loads
@@ -100,6 +104,52 @@ def predict(
     """
     loaded = load(model, accept_license=accept_license) if isinstance(model, str | Path) else model
     return predict_with(loaded, images, **options)
+
+
+def explain(
+    model: Any,
+    image: Any = None,
+    method: str = "gradcam",
+    *,
+    layer: str | int | None = None,
+    head: int | None = None,
+    query: tuple[float, float] | None = None,
+    class_: int | str | None = None,
+    size: int | Literal["own"] | None = None,
+    accept_license: bool = False,
+    **options: Any,
+) -> Explanation:
+    """What a model attends to, or what a score depends on, as maps.
+
+    Args:
+        model: a model as `load` gives it, or what `load` takes. An optimised model is explained by its plain one.
+        image: a file, a Pillow image, an array (Hi, Wi, 3) or a tensor (3, Hi, Wi); None for methods of weights
+            alone.
+        method: of `tetravit.explainers.EXPLAIN`: "class-attention", "rollout", "gradcam", ...
+        layer: a module of the backbone, or its number among the method's layers; None: the method's choice.
+        head: one head of the maps; None: all.
+        query: x, y of a pixel of the picture, whose attention is shown.
+        class_: a class by number or name; None: the predicted one.
+        size: the short side in pixels at which the whole picture is given to the model, or "own" for its own size;
+            None: resized and cropped as the weights were trained.
+        accept_license: accept a licence that forbids commercial use; once per licence.
+        options: those of the method.
+
+    Returns:
+        `.maps` are records, `.draw()` gives a Pillow image, `.on_picture()` an array, `.to_dict()` plain data;
+        `.save(folder)` writes the raw values.
+
+    Raises:
+        ValueError: in one line, for a method without meaning for the model, a layer, head, class or option that does
+            not exist, a query outside of the picture.
+    """
+    loaded = load(model, accept_license=accept_license) if isinstance(model, str | Path) else model
+    found = explain_with(
+        loaded, image, method, layer=layer, head=head, query=query, class_=class_, size=size, **options
+    )
+    if PLAIN in found.notes:
+        warnings.warn(PLAIN, stacklevel=2)
+    return found
 
 
 def _flat(table: Mapping[str, Any], above: str = "") -> list[str]:

@@ -66,6 +66,19 @@ class Backbone(nn.Module):
         stride = self.strides[-1]
         return (height + stride - 1) // stride, (width + stride - 1) // stride
 
+    def centre(self, stride: int) -> float:
+        """The pixel, counted from 0, on which the first token of a map of this stride is centred.
+
+        Token i is centred on `stride * i + centre(stride)`. The middle of a patch here; 0 where 3 x 3 convolutions of
+        stride 2 with padding 1 make the tokens.
+        """
+        return (stride - 1) / 2
+
+    @property
+    def cam_layer(self) -> str:
+        """The module whose output class activation maps use: the deepest where each patch reaches the embedding."""
+        return "norm"
+
     def patch_features(self, images: Tensor) -> Tensor:
         """Images -> normed features of the patches on their grid (B, embed_dim, H, W), without tokens in front.
 
@@ -88,12 +101,22 @@ class Backbone(nn.Module):
         Raises:
             ValueError: for a kind that the family does not have.
         """
+        return list(self.attention_layers(images, kinds=kinds))
+
+    def attention_layers(
+        self, images: Tensor, *, kinds: Collection[AttentionKind] | None = None
+    ) -> Iterator[AttentionMap]:
+        """As `attention`, one record at a time: the weights of one layer are in memory at once.
+
+        Raises:
+            ValueError: for a kind that the family does not have.
+        """
         wanted = self.attention_kinds if kinds is None else tuple(kinds)
         for kind in wanted:
             if kind not in self.attention_kinds:
                 known = ", ".join(self.attention_kinds)
                 raise ValueError(f"{type(self).__name__} has attention of kind {known}; got {kind!r}.")
-        return list(self._attention(images, frozenset(wanted)))
+        return self._attention(images, frozenset(wanted))
 
     def _attention(self, images: Tensor, kinds: frozenset[AttentionKind]) -> Iterator[AttentionMap]:
         """The maps of these kinds, in order of depth."""

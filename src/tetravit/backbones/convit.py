@@ -271,6 +271,10 @@ class ConViT(Backbone):
         groups[self.num_gpsa].insert(0, self.cls_token)
         return [[self.patch_embed, self.pos_embed], *groups, [self.norm]]
 
+    @property
+    def cam_layer(self) -> str:
+        return f"blocks.{len(self.blocks) - 1}.norm1"  # of what follows, the class token alone is used
+
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         x, grid = self._embed(images)
         maps = []

@@ -95,6 +95,10 @@ class DeiT(Backbone):
         stem: list[nn.Module] = [self.patch_embed, *self._tokens(), self.pos_embed]
         return [stem, *([block] for block in self.blocks), [self.norm]]
 
+    @property
+    def cam_layer(self) -> str:
+        return f"blocks.{len(self.blocks) - 1}.norm1"  # of what follows, the class token alone is used
+
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         x, grid = self._embed(images)
         maps = []

@@ -428,6 +428,9 @@ class GCViT(Backbone):
         *levels, last = self.levels
         return [[self.patch_embed], *([level] for level in levels), [last, self.norm]]
 
+    def centre(self, stride: int) -> float:
+        return 0.0
+
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         return [x.permute(0, 3, 1, 2) for x in self._levels(images)]
 

@@ -258,6 +258,13 @@ class XCiT(Backbone):
             if isinstance(module, CrossCovarianceAttention):
                 module.many = tokens >= gram_attention.LEAST * self.embed_dim
 
+    def centre(self, stride: int) -> float:
+        return 0.0
+
+    @property
+    def cam_layer(self) -> str:
+        return f"blocks.{len(self.blocks) - 1}"  # patches reach the class token through what follows
+
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         x, grid = self._embed(images)
         maps = []

@@ -25,7 +25,7 @@ SPINS, SPINS_ALONE = "2000", "20000"
 UsageError: Any = typer.BadParameter.__base__  # typer's own, whichever copy of click it carries
 
 # The help lists these first, in this order, and then the other verbs of the folder.
-FIRST = ("train", "evaluate", "predict", "export", "benchmark", "convert", "list", "show", "copy")
+FIRST = ("train", "evaluate", "predict", "explain", "export", "benchmark", "convert", "list", "show", "copy")
 
 
 def application() -> typer.Typer:

@@ -27,6 +27,11 @@ MENUS = {  # kind: package, table of its rows, what they are
     "optimizers": ("tetravit.engine.optimizers", "OPTIMIZERS", "optim.name"),
     "schedules": ("tetravit.engine.schedules", "SCHEDULES", "learning rate over the steps: optim.schedule"),
     "protocols": ("tetravit.protocols", "PROTOCOLS", "ways to score a model: evaluate.protocol"),
+    "methods": (
+        "tetravit.explainers",
+        "EXPLAIN",
+        "maps of what a model attends to: tetravit explain --method",
+    ),
     "studies": ("tetravit.studies", "STUDIES", "tables and figures of the papers: tetravit study"),
     "runtimes": ("tetravit.runtimes", "BACKENDS", "ways to run a model: tetravit.optimize"),
     "exports": ("tetravit.exports", "TARGETS", "file formats for other programs: tetravit export"),

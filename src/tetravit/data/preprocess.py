@@ -59,14 +59,7 @@ class _EvalTransform:
 
     def __call__(self, image: Tensor) -> Tensor:
         p = self.p
-        if p.mode == "fit":
-            size = list(fitted((image.shape[-2], image.shape[-1]), min(p.sides), p.longest))
-        elif p.mode == "squash":
-            size = list(p.sides)
-        elif isinstance(p.size, int):
-            size = [math.floor(p.size / p.crop)]
-        else:
-            size = list(covering((image.shape[-2], image.shape[-1]), p.size, p.crop))
+        size = list(resized((image.shape[-2], image.shape[-1]), p))
         # The dense models were trained and measured with OpenCV's bilinear resizing, which does not smooth.
         image = F.resize(image, size, interpolation=self.interpolation, antialias=p.mode != "fit")
         if image.is_floating_point():
@@ -75,6 +68,21 @@ class _EvalTransform:
             image = F.center_crop(image, list(p.sides))
         out: Tensor = self.normalize(image)
         return out
+
+
+def resized(size: tuple[int, int], p: Preprocess) -> tuple[int, int]:
+    """(height, width) of a picture of a (height, width) after resizing, before the centre crop of mode `center`."""
+    if p.mode == "fit":
+        return fitted(size, min(p.sides), p.longest)
+    if p.mode == "squash":
+        return p.sides
+    if not isinstance(p.size, int):
+        return covering(size, p.size, p.crop)
+    short = math.floor(p.size / p.crop)
+    height, width = size
+    if height <= width:
+        return short, int(short * width / height)
+    return int(short * height / width), short
 
 
 def covering(size: tuple[int, int], sides: tuple[int, int], crop: float) -> tuple[int, int]:

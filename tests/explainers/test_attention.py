@@ -6,7 +6,7 @@ from selfsup import inputs
 from selfsup.answers import golden
 
 from tetravit.backbones.convit import GatedPositionalAttention
-from tetravit.explain.attention import (
+from tetravit.explainers.parts.attention import (
     distances,
     legacy_non_locality,
     mass_mask,

@@ -1,0 +1,271 @@
+"""`tetravit explain`: what a model attends to and what its scores depend on, drawn over pictures.
+
+The options below are those of every method; a method declares its own, and they are added to the signature.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+import typer
+
+from tetravit.cli.base import AcceptLicense, print_rows, print_table, say
+from tetravit.explainers import EXPLAIN, Explanation, methods_of
+from tetravit.explainers import explain as explain_one
+from tetravit.explainers.parts.explanation import find, refused
+from tetravit.predictors.base import Option, numbers
+
+SCALES = ("row", "map", "log")
+
+
+def explain(
+    weights: Annotated[
+        str,
+        typer.Argument(metavar="WEIGHTS", help="A run folder, a weights file or a published name."),
+    ],
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[IMAGE...]", help="Image files, folders, quoted patterns, lists (.txt)."),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Without it: lists the methods that the model has.")
+    ] = None,
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="A module of the backbone, several with commas, its number, or all."
+        ),
+    ] = None,
+    head: Annotated[int | None, typer.Option(metavar="N", help="One head, from 0. Default: all.")] = None,
+    query: Annotated[
+        str | None, typer.Option(metavar="X,Y", help="The pixel of the picture whose attention is shown.")
+    ] = None,
+    class_: Annotated[
+        str | None,
+        typer.Option("--class", metavar="C", help="A class by name or number. Default: the predicted one."),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="S|own", help="All of the picture, its short side S pixels, or as it is."),
+    ] = None,
+    draw: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a PNG per picture.")] = None,
+    save_maps: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write the raw values per picture: NumPy .npz and a JSON line."),
+    ] = None,
+    scale: Annotated[
+        str, typer.Option(metavar="SCALE", help="row: one range for all heads; map: each its own; log.")
+    ] = "row",
+    blocks: Annotated[bool, typer.Option(help="Each token as a block around its centre.")] = False,
+    mean: Annotated[bool, typer.Option("--mean", help="Draw the mean over the heads alone.")] = False,
+    as_published: Annotated[
+        bool,
+        typer.Option(
+            "--as-published",
+            help="Draw as the authors' scripts: the model's input, blocks, each map from its min to its max.",
+        ),
+    ] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    accept_license: AcceptLicense = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per picture.")] = False,
+    **given: Any,
+) -> None:
+    """Show what a model attends to and what its scores depend on, as maps over pictures."""
+    from tetravit.models import load
+    from tetravit.world import pick_device
+
+    _check_exported(weights)
+    where = pick_device(device)
+    if method is None and images:
+        raise ValueError(
+            f"No method: tetravit explain {weights} IMAGE... --method NAME; one of {', '.join(EXPLAIN)}."
+        )
+    if method is not None:
+        find(method)
+    if scale not in SCALES:
+        raise ValueError(f"--scale takes one of {', '.join(SCALES)}; got {scale!r}.")
+    settings: dict[str, Any] = {"layer": layer, "head": head, "class_": class_, "size": _size(size)}
+    settings |= {"query": _point(query), **_parsed(given)}
+    model = load(weights, accept_license=accept_license).to(where)
+    if method is None:
+        _list_methods(model, as_json)
+        return
+    name, row = find(method)
+    if reason := row.refusal(model):
+        raise ValueError(refused(name, model, reason))
+    if not images and row.needs_image:
+        raise ValueError(f"No images: tetravit explain {weights} IMAGE... --method {name}.")
+    files: list[Path | None] = [None]
+    if images and row.needs_image:
+        from tetravit.predictors.parts.sources import find_images
+
+        files = list(find_images(images))
+    if draw is not None:
+        draw.mkdir(parents=True, exist_ok=True)
+    rows, bad, drawn = [], 0, 0
+    names: set[Path] = set()
+    for file in files:
+        try:
+            found = explain_one(model, file, name, **settings)
+        except ValueError as error:
+            if len(files) == 1 or not _is_bad_image(error):
+                raise
+            bad += 1
+            say(f"tetravit explain: {file}: {error}")
+            continue
+        for note in found.notes:
+            say(f"tetravit explain: {note}")
+        if draw is not None:
+            from tetravit.draw import free_name
+
+            target = free_name(draw, Path(f"{file.stem if file else found.model}-{name}.png"), names)
+            found.draw(scale=cast(Any, scale), blocks=blocks, mean=mean, as_published=as_published).save(
+                target
+            )
+            drawn += 1
+        if save_maps is not None:
+            found.save(save_maps)
+        if as_json:
+            print_rows([found.to_dict()])
+        else:
+            rows += _rows(found)
+    if rows:
+        columns = ["image", "map", "layer", "slice", "grid", "min", "max", "sum", "seen"]
+        print_table(columns, rows, right=columns[5:])
+    if drawn:
+        say(f"Drew {drawn} pictures into {draw}." if drawn > 1 else f"Drew a picture into {draw}.")
+    if save_maps is not None:
+        say(f"Wrote the maps into {save_maps}.")
+    if bad:
+        say(f"{bad} of {len(files)} images cannot be read.")
+    if bad == len(files):
+        raise ValueError(f"None of {bad} images can be read.")
+
+
+def _rows(found: Explanation) -> list[list[object]]:
+    """A row for each slice of each map."""
+    rows: list[list[object]] = []
+    for one in found.maps:
+        facts = one.to_dict()
+        for i, name in enumerate(one.slices or (one.target,)):
+            seen = "-" if one.seen is None else f"{float(one.seen[i]):.4f}"
+            values = (f"{facts[key][i]:.4g}" for key in ("min", "max", "sum"))
+            grid = f"{one.grid[0]} x {one.grid[1]}"
+            rows.append([found.image or "-", one.kind, one.layer or "-", name or "-", grid, *values, seen])
+    return rows
+
+
+def _list_methods(model: Any, as_json: bool) -> None:
+    methods = methods_of(model)
+    if as_json:
+        print_rows(
+            {"method": name, "about": EXPLAIN[name].about, "why_not": why or None}
+            for name, why in methods.items()
+        )
+        return
+    rows = [
+        [
+            name,
+            EXPLAIN[name].about,
+            " ".join([*EXPLAIN[name].takes, *(o.name for o in EXPLAIN[name].options)]),
+        ]
+        for name, why in methods.items()
+        if not why
+    ]
+    print_table(["method", "what it shows", "options"], rows)
+    missing = [f"{name} ({why})" for name, why in methods.items() if why]
+    if missing:
+        say(f"Without meaning for {model.name}: {'; '.join(missing)}.")
+
+
+def _check_exported(weights: str) -> None:
+    """Raises: ValueError for a file that `tetravit export` wrote."""
+    suffix = Path(weights).suffix.lower()
+    if suffix in (".onnx", ".pt2", ".xml"):
+        raise ValueError(
+            f"{weights} is an exported model: it has no gradients and forms no attention maps. Give the weights that"
+            " it was exported from."
+        )
+
+
+def _is_bad_image(error: ValueError) -> bool:
+    from tetravit.data.decode import BadImage
+
+    return isinstance(error, BadImage)
+
+
+def _size(text: str | None) -> int | Literal["own"] | None:
+    if text is None or text == "own":
+        return cast(Any, text)
+    if not text.isdigit() or int(text) < 32:
+        raise ValueError(f"--size takes a side from 32 pixels up, or own; got {text!r}.")
+    return int(text)
+
+
+def _point(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        x, y = numbers(text)
+    except ValueError:
+        raise ValueError(f"--query takes X,Y, a pixel of the picture; got {text!r}.") from None
+    return x, y
+
+
+def _parsed(given: dict[str, Any]) -> dict[str, Any]:
+    """Values of the methods' options that were given, parsed.
+
+    Raises:
+        ValueError: if a text does not parse.
+    """
+    values = {}
+    for name, value in given.items():
+        if value is None or value is False:
+            continue
+        option = _declared()[name][0]
+        try:
+            values[name] = value if value is True else option.read(value)
+        except ValueError as error:
+            raise ValueError(f"{option.flag} {error}") from None
+    return values
+
+
+def _declared() -> dict[str, tuple[Option, str]]:
+    """Every option of a method, with its help and the methods that have it."""
+    users: dict[str, list[str]] = {}
+    options: dict[str, Option] = {}
+    for name, row in EXPLAIN.items():
+        for option in row.options:
+            first = options.setdefault(option.name, option)
+            if (first.metavar, first.read) != (option.metavar, option.read):
+                raise ValueError(f"Two methods declare {option.flag} differently.")
+            users.setdefault(option.name, []).append(name)
+    return {name: (option, f"{option.help} ({', '.join(users[name])})") for name, option in options.items()}
+
+
+def with_declared(verb: Callable[..., None]) -> Callable[..., None]:
+    """`verb` with the options of all methods in its signature."""
+
+    @functools.wraps(verb)
+    def run(**values: Any) -> None:
+        verb(**values)
+
+    fixed = inspect.signature(verb)
+    parameters = [p for p in fixed.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    hints = {p.name: p.annotation for p in parameters}
+    for name, (option, text) in _declared().items():
+        kind: Any = str | None if option.metavar else bool
+        extra: dict[str, Any] = {"metavar": option.metavar} if option.metavar else {}
+        hints[name] = Annotated[kind, typer.Option(option.flag, help=text, **extra)]
+        default = None if option.metavar else False
+        parameters.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
+        )
+    run.__signature__ = fixed.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = hints
+    return run
+
+
+VERBS = {"explain": with_declared(explain)}

@@ -1,1 +1,0 @@
-"""What attention maps say of a model, as numbers and maps."""

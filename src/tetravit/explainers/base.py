@@ -1,0 +1,210 @@
+"""The contract of an explanation method, and the record that it returns.
+
+A file of this folder declares its methods without importing torch, so that `tetravit explain --help` is quick: the
+function that does the work imports what it needs.
+
+Shapes: B images, H W the grid of a map, (Hi, Wi) the model's input in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from tetravit.predictors.base import Option
+from tetravit.structures import AttentionKind, Kind
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tetravit.backbones import Backbone
+    from tetravit.models import Model
+
+ALL: tuple[Kind, ...] = ("classify", "segment", "detect")
+
+
+@dataclass(frozen=True)
+class Map:
+    """What a method gives for one image: raw values, never scaled for display.
+
+    values: float32 on the CPU, (H, W), or (slices, H, W) with a name in `slices` for each, such as "head 3".
+    kind: what the values are, in words. layer: the module they are of.
+    stride, centre: value (i, j) lies at pixel (stride * i + centre, stride * j + centre) of the model's input,
+    counted from 0 in the middle of the first pixel; stride 0: the values have no place in the picture, but rows and
+    columns that `axes` names.
+    normalised: what the values sum to. seen: the share of the attention that lies on patches of the image (slices,);
+    None: the method has none. query: (row, column) of the query in its grid. target: what the map explains.
+    signed: whether values below 0 have a meaning. details: figures of the map, JSON-ready.
+    """
+
+    values: Tensor
+    kind: str
+    layer: str = ""
+    slices: tuple[str, ...] = ()
+    stride: float = 0.0
+    centre: float = 0.0
+    axes: tuple[str, str] = ("row", "column")
+    normalised: str = ""
+    seen: Tensor | None = None
+    query: tuple[int, int] | None = None
+    target: str = ""
+    signed: bool = False
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(H, W)."""
+        return (self.values.shape[-2], self.values.shape[-1])
+
+    @property
+    def has_places(self) -> bool:
+        """Whether the values lie in the picture."""
+        return self.stride > 0
+
+    def select(self, index: int) -> Map:
+        """The map of one slice.
+
+        Raises:
+            ValueError: if there is no such slice.
+        """
+        if not 0 <= index < len(self.slices):
+            known = f"heads 0 to {len(self.slices) - 1}" if self.slices else "no heads"
+            raise ValueError(f"{self.layer or 'The map'} has {known}; got head {index!r}.")
+        seen = None if self.seen is None else self.seen[index : index + 1]
+        kept = (self.slices[index],)
+        return replace(self, values=self.values[index : index + 1], slices=kept, seen=seen)
+
+    def mean(self) -> Map:
+        """The mean over the slices, as one map (H, W)."""
+        if not self.slices:
+            return self
+        seen = None if self.seen is None else self.seen.mean(dim=0, keepdim=True)
+        return replace(self, values=self.values.mean(dim=0), slices=(), seen=seen)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the values, JSON-ready, with their smallest, largest and sum."""
+        flat = self.values.flatten(-2) if self.slices else self.values.flatten()[None]
+        rows: dict[str, Any] = {
+            "kind": self.kind,
+            "layer": self.layer,
+            "grid": list(self.grid),
+            "slices": list(self.slices),
+            "min": flat.amin(dim=1).tolist(),
+            "max": flat.amax(dim=1).tolist(),
+            "sum": flat.sum(dim=1).tolist(),
+            "normalised": self.normalised,
+        }
+        if self.has_places:
+            rows |= {"stride": self.stride, "centre": self.centre}
+        else:
+            rows |= {"axes": list(self.axes)}
+        if self.seen is not None:
+            rows["seen"] = self.seen.tolist()
+        if self.query is not None:
+            rows["query"] = list(self.query)
+        if self.target:
+            rows["target"] = self.target
+        return {**rows, **self.details}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be explained. None: the method's own choice.
+
+    layer: the name of a module of the backbone, several with commas, or "all"; or a number, of the method's layers
+    in order of depth, from 0. query: x, y in pixels of the model's input, counted from 0 in the middle of the first
+    pixel. class_: a class as a number. options: the method's own, by name; None where not given.
+    """
+
+    layer: str | int | None = None
+    query: tuple[float, float] | None = None
+    class_: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def option(self, name: str, otherwise: Any = None) -> Any:
+        """The value of one of the method's own options."""
+        value = self.options.get(name)
+        return otherwise if value is None else value
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the menu `EXPLAIN`: `tetravit explain --method NAME`.
+
+    about: one line: what the map shows, and of which families.
+    run: (model, images (1, C, Hi, Wi) float normalized, request) -> maps. The model is in evaluation mode, without
+    replaced forward passes. Where `needs_image` is false, images are None when none is given.
+    kinds: of the models that it takes. attention: the backbone's attention is of one of these kinds; (): any.
+    takes: which of "layer", "head", "query" and "class" it uses. options: its own.
+    why_not: why the method has no meaning for a backbone, whatever its kinds of attention: the end of a sentence; "":
+    it has.
+    needs_gradients: not for models without gradients. source: of the method.
+    """
+
+    about: str
+    run: Callable[[Model, Any, Request], list[Map]]
+    kinds: tuple[Kind, ...] = ALL
+    attention: tuple[AttentionKind, ...] = ()
+    takes: tuple[str, ...] = ()
+    options: tuple[Option, ...] = ()
+    why_not: Callable[[Backbone], str] | None = None
+    needs_image: bool = True
+    needs_gradients: bool = False
+    source: str = ""
+
+    def refusal(self, model: Model) -> str:
+        """Why the method has no meaning for a model: the end of a sentence; "": it has."""
+        backbone = model.backbone
+        if self.why_not is not None and (reason := self.why_not(backbone)):
+            return reason
+        if self.attention and not set(self.attention) & set(backbone.attention_kinds):
+            known = ", ".join(backbone.attention_kinds) or "none"
+            return f"it needs attention of kind {' or '.join(self.attention)}; this backbone has {known}"
+        if model.kind not in self.kinds:
+            return f"it is for {' and '.join(NOUNS[kind] for kind in self.kinds)}"
+        if "class" in self.takes and not model.num_classes:
+            return "the weights have no classes"
+        return ""
+
+
+NOUNS: Mapping[Kind, str] = {"classify": "classifiers", "segment": "segmenters", "detect": "detectors"}
+
+
+def named_heads(count: int) -> tuple[str, ...]:
+    """Names of the slices of a map with one slice per head."""
+    return tuple(f"head {i}" for i in range(count))
+
+
+def chosen(names: Sequence[str], layer: str | int | None, otherwise: Sequence[str]) -> list[str]:
+    """The layers of a request among `names`, in order of depth.
+
+    Of attention layers "blocks.3" is "blocks.3.attn".
+
+    Raises:
+        ValueError: if there is no such layer.
+    """
+    if layer is None:
+        return list(otherwise)
+    if isinstance(layer, str) and layer.isdigit():
+        layer = int(layer)
+    if isinstance(layer, int):
+        if not 0 <= layer < len(names):
+            raise ValueError(f"Layer {layer} does not exist: layers are 0 to {len(names) - 1}.")
+        return [names[layer]]
+    if layer == "all":
+        return list(names)
+    wanted = []
+    for part in layer.split(","):
+        found = [name for name in names if name == part] or [n for n in names if n == f"{part}.attn"]
+        if not found:
+            raise ValueError(f"Layer {part!r} does not exist.{_known(part, names)}")
+        wanted += found
+    return [name for name in names if name in wanted]
+
+
+def _known(part: str, names: Sequence[str]) -> str:
+    from tetravit.registry import suggestion
+
+    told = suggestion(part, names)
+    return told or f" There are {len(names)} layers, {names[0]} to {names[-1]}."

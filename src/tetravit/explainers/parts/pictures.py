@@ -1,0 +1,98 @@
+"""Explanations as pictures."""
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from tetravit.draw.base import LARGEST
+from tetravit.draw.heat import PANEL, Scale, coloured, figure, heat, matrix, scale_of
+from tetravit.explainers.base import Map
+from tetravit.explainers.parts.explanation import Explanation, Scaling
+from tetravit.explainers.parts.view import Enlarging, View
+
+MOST = 24  # panels of a map
+
+
+def drawn(e: Explanation, *, scale: Scaling, blocks: bool, mean: bool, as_published: bool) -> Image.Image:
+    """See `Explanation.draw`."""
+    panels: list[tuple[Image.Image, str, Scale | None]] = []
+    several = sum(len(one.slices) or 1 for one in e.maps) > 1
+    if e.pixels is not None and e.view is not None and any(one.has_places for one in e.maps):
+        if as_published:
+            panels.append((Image.fromarray(_shown(e.input)), "input", None))
+        else:
+            panels.append((Image.fromarray(_sized(e.pixels, several)), "picture", None))
+    for one in e.maps:
+        parts = _parts(one, mean)
+        scales = _scales(one, parts, "map" if as_published else scale)
+        for (title, values), colour in zip(parts, scales, strict=True):
+            panels.append((_panel(e, values, colour, blocks, as_published, several), title, colour))
+    heading = " - ".join(part for part in (e.model, e.method, e.maps[0].target, e.image) if part)
+    return figure(panels, heading)
+
+
+def _parts(one: Map, mean: bool) -> list[tuple[str, Map]]:
+    """The panels of a map: the mean over its heads where there are several, then each."""
+    name = f"{one.kind}, {one.layer}" if one.layer else one.kind
+    if not one.slices:
+        return [(name, one)]
+    if not one.has_places:
+        return [(f"{name}, {s}", one.select(i)) for i, s in enumerate(one.slices[:MOST])]
+    panels = [(f"{name}, mean of {len(one.slices)} heads", one.mean())] if len(one.slices) > 1 else []
+    if mean and panels:
+        return panels
+    return [*panels, *((f"{one.layer}, {s}", one.select(i)) for i, s in enumerate(one.slices[:MOST]))]
+
+
+def _scales(one: Map, parts: list[tuple[str, Map]], scaling: Scaling) -> list[Scale]:
+    log = scaling == "log" and not one.signed
+    if scaling == "map":
+        return [scale_of(part.values.numpy(), signed=one.signed) for _, part in parts]
+    together = np.concatenate([part.values.numpy().ravel() for _, part in parts])
+    return [scale_of(together, signed=one.signed, log=log)] * len(parts)
+
+
+def _panel(
+    e: Explanation, one: Map, scale: Scale, blocks: bool, as_published: bool, several: bool
+) -> Image.Image:
+    if not one.has_places or e.view is None or e.pixels is None:
+        return matrix(one.mean().values.numpy(), scale)
+    if as_published:
+        whole = View(e.view.sides, e.view.sides, (0, 0), e.view.sides)
+        values, defined = whole.paint(one.mean(), how="published")
+        shown = np.where(defined.numpy()[..., None], coloured(values.numpy(), scale), 255)
+        return Image.fromarray(np.rint(shown).astype(np.uint8))
+    return over(_sized(e.pixels, several), e.view, one.mean(), scale, "blocks" if blocks else "smooth")
+
+
+def over(image: np.ndarray, view: View, one: Map, scale: Scale, how: Enlarging = "smooth") -> Image.Image:
+    """A map (H, W) over the picture, uint8 (Ho, Wo, 3) at any size; what the model did not see is shaded."""
+    size = (image.shape[0], image.shape[1])
+    values, defined = view.paint(one, size, how)
+    left, top, right, bottom = view.seen
+    rows = (np.arange(size[0]) + 0.5) / size[0] * view.picture[0]
+    columns = (np.arange(size[1]) + 0.5) / size[1] * view.picture[1]
+    seen = ((rows >= top) & (rows <= bottom))[:, None] & ((columns >= left) & (columns <= right))
+    return heat(image, values.numpy(), defined.numpy(), scale, seen)
+
+
+def _sized(pixels: Tensor, several: bool) -> np.ndarray:
+    """The picture as uint8 (Ho, Wo, 3), at the size of a panel."""
+    picture = Image.fromarray(rgb(pixels))
+    wanted = PANEL if several else min(max(picture.width, PANEL), LARGEST)
+    size = (wanted, max(1, round(picture.height * wanted / picture.width)))
+    how = Image.Resampling.NEAREST if picture.width < 64 else Image.Resampling.LANCZOS
+    return np.asarray(picture.resize(size, how))
+
+
+def rgb(pixels: Tensor) -> np.ndarray:
+    """uint8 (C, H, W) -> uint8 (H, W, 3); of other than three channels the first, grey."""
+    pixels = pixels if len(pixels) == 3 else pixels[:1].expand(3, -1, -1)
+    return np.ascontiguousarray(pixels.permute(1, 2, 0).cpu().numpy())
+
+
+def _shown(prepared: Tensor | None) -> np.ndarray:
+    """The model's input (C, Hi, Wi), normalized, as uint8: from its smallest to its largest value."""
+    assert prepared is not None
+    low, high = prepared.min(), prepared.max()
+    return rgb((255 * (prepared - low) / (high - low).clamp(min=1e-6)).round().byte())
