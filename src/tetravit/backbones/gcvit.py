@@ -411,6 +411,8 @@ class GCViT(Backbone):
                 for kind in kinds
             ]
             query = GlobalQuery(width, heads, side, num_convs=QUERY_CONVS[i], num_pools=num_pools[i])
+            if GlobalAttention not in kinds:  # a stage of one block: nothing is learned from its queries
+                query.requires_grad_(False)
             downsample = Downsample(width, 2 * width) if i < STAGES - 1 else None
             self.levels.append(Level(query, blocks, downsample, side))
         self.norm = nn.LayerNorm(self.embed_dim)

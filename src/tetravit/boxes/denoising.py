@@ -14,7 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from tetravit.boxes.coding import corners, inverse_sigmoid
+from tetravit.seeds import hashed_uniform
 
+NUMBERS = 10  # per copy: flip, label, four signs, four parts
 MANY = 100  # copies of the objects from which they are shared out among the objects of an image
 
 
@@ -25,6 +27,31 @@ class Draws(NamedTuple):
     label: Tensor | None = None  # (number of flips,) integers: the new labels, in the order of the flips
     sign: Tensor | None = None  # (n, 4), 0 or 1: the direction in which a side moves
     part: Tensor | None = None  # (n, 4) in 0..1: how far, before the 1 that negatives add
+
+    @classmethod
+    def of_images(
+        cls, keys: Tensor, labels: Sequence[Tensor], *, groups: int, num_classes: int, label_noise: float
+    ) -> "Draws":
+        """Numbers of every image from its own key, whatever else is in the batch.
+
+        Args:
+            keys: (B,) int64 of `seeds.row_keys`.
+            labels: per image (M,).
+            groups: as `num_groups` says.
+            num_classes: new labels are below it.
+            label_noise: twice the share of labels that are drawn anew.
+        """
+        copies = 2 * groups
+        parts = [
+            hashed_uniform(key, torch.arange(copies * len(x) * NUMBERS, device=keys.device)).view(
+                copies, len(x), NUMBERS
+            )
+            for key, x in zip(keys, labels, strict=True)
+        ]
+        u = torch.cat(parts, dim=1).flatten(0, 1)  # (n, NUMBERS)
+        flip = u[:, 0]
+        new = (u[flip < label_noise / 2, 1] * num_classes).long().clamp(max=num_classes - 1)
+        return cls(flip, new, (u[:, 2:6] < 0.5).long(), u[:, 6:])
 
 
 class DenoisingQueries(NamedTuple):

@@ -175,6 +175,7 @@ def fit(job: Job) -> RunState:
                 last = i == len(micros) - 1
                 with ExitStack() as stack:
                     stack.enter_context(micro_batch(seed, step, i, rows=len(batch), slots=slots, **ranks))
+                    stack.enter_context(task.whole_step(micros, world.gather))
                     if not last:
                         stack.enter_context(wrapped.no_sync())
                     with autocast(precision, device):

@@ -3,12 +3,15 @@
 Shapes: B images, C channels, K classes, P detections, (Hi, Wi) an image in pixels, h w the grid of the logits.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from tetravit.structures import Kind
+
+Gather = Callable[[Any], list[Any]]  # plain data of this rank -> those of all ranks
 
 
 class Head(nn.Module):
@@ -75,6 +78,14 @@ class Head(nn.Module):
     def mask_probabilities(self, outputs: Any, boxes: Tensor, labels: Tensor) -> Tensor:
         """The masks of boxes (B, P, 4) with labels (B, P): probabilities (B, P, 28, 28), each in its box's frame."""
         raise NotImplementedError
+
+    def whole_step(self, targets: Sequence[Sequence[Any]], gather: Gather) -> AbstractContextManager[None]:
+        """Around each micro-batch of a training step, for a head whose loss depends on the other ones.
+
+        targets: of every micro-batch of this rank. gather: plain data of this rank -> those of all, which call it
+        together.
+        """
+        return nullcontext()
 
     def set_grad_checkpointing(self, mode: bool = True) -> None:
         """Recompute what takes most memory in the backward pass; without effect where that is little."""

@@ -12,27 +12,29 @@ for `box_noise`.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tetravit.boxes.coding import corners, relative
-from tetravit.boxes.denoising import DenoisingQueries, Draws, denoising_queries, positives
+from tetravit.boxes.denoising import DenoisingQueries, Draws, denoising_queries, num_groups, positives
 from tetravit.boxes.hungarian import generalized_iou, match
 from tetravit.boxes.suppression import PAD_SCORE, SelectedBoxes, best, rows
-from tetravit.heads.base import DetectionHead
+from tetravit.heads.base import DetectionHead, Gather
 from tetravit.heads.parts.deformable_transformer import Sizes, Transformer
 from tetravit.heads.parts.levels import Levels
+from tetravit.seeds import row_keys
 from tetravit.structures import Target
 
 Pairs = Sequence[tuple[Tensor, Tensor]]  # per image (queries, objects)
 
 BOX_WEIGHT, GIOU_WEIGHT = 5.0, 2.0  # of the losses, beside 1 for the classes
-GROUPS = 32  # of the norms of the input projections; fewer where they do not divide a small width
+PURPOSE = 0x646E  # of the random numbers of the denoising, apart from others
+GROUPS = 32  # of the norms of the input projections, where a group has two channels or more
 
 
 class Proposals(NamedTuple):
@@ -58,6 +60,21 @@ class SetPrediction(NamedTuple):
     boxes: Tensor  # (layers, B, Q, 4)
     proposals: Proposals
     denoising: Denoising | None  # None: evaluation
+
+
+class Step(NamedTuple):
+    """A training step over its micro-batches and ranks, so that their number changes no loss."""
+
+    objects: float  # per micro-batch and rank; at least 1 in all
+    most: int  # objects of an image, at most
+
+    @classmethod
+    def of(cls, batches: Sequence[Sequence[Sized]], gather: Gather = lambda value: [value]) -> "Step":
+        """batches: per micro-batch the labels of every image."""
+        counts = [len(labels) for batch in batches for labels in batch]
+        parts = gather((sum(counts), max(counts, default=0)))
+        objects, most = sum(part[0] for part in parts), max(part[1] for part in parts)
+        return cls(max(objects, 1) / (len(parts) * len(batches)), most)
 
 
 class DinoDETR(DetectionHead):
@@ -117,13 +134,14 @@ class DinoDETR(DetectionHead):
         self.label_noise, self.box_noise = label_noise, box_noise
         self.first_map = 5 - num_levels  # the finest map is for 5 levels
         self.strides = tuple(strides)
+        self._step: Step | None = None
         sizes = Sizes(width, num_heads, num_levels, num_points, hidden, encoder_layers, decoder_layers)
         self.transformer = Transformer(sizes, num_classes, num_queries)
         self.label_enc = nn.Embedding(num_classes + 1, width)
         projections = [nn.Conv2d(c, width, 1) for c in channels[self.first_map :]]
         projections.append(nn.Conv2d(channels[-1], width, 3, stride=2, padding=1))
         self.input_proj = nn.ModuleList(
-            nn.Sequential(conv, nn.GroupNorm(math.gcd(GROUPS, width), width)) for conv in projections
+            nn.Sequential(conv, nn.GroupNorm(_groups(width), width)) for conv in projections
         )
         for conv in projections:
             nn.init.xavier_uniform_(conv.weight)
@@ -142,7 +160,8 @@ class DinoDETR(DetectionHead):
             maps: at strides 4, 8, 16, 32.
             sizes: (B, 2), height and width of each image without its padding; None: there is none.
             targets: in training the objects, boxes in pixels; None: no denoising.
-            draws: the random numbers of the denoising; None: drawn here.
+            draws: the random numbers of the denoising; None: in a run those of each image by its place in the batch
+                of the whole step (`seeds.row_keys`), else torch's.
         """
         canvas = (maps[0].shape[2] * self.strides[0], maps[0].shape[3] * self.strides[0])
         projected = self.project(maps)
@@ -197,12 +216,13 @@ class DinoDETR(DetectionHead):
     def loss(self, outputs: SetPrediction, targets: Sequence[Target], sizes: Tensor) -> dict[str, Tensor]:
         """Focal, L1 and GIoU losses of every layer, of the proposals and of the denoising, times their weights.
 
-        Each is a sum over the batch, divided by the number of objects (of copies) per rank. The names end in the
-        number of the layer, `_interm` for the proposals, nothing for the last layer; `_dn` is the denoising.
+        Each is a sum over the batch, divided by the number of objects (of copies) per rank and micro-batch: the mean
+        over these is the loss of the whole step. The names end in the number of the layer, `_interm` for the
+        proposals, nothing for the last layer; `_dn` is the denoising.
         """
         labels = [target.labels for target in targets]
         truth = [relative(t.boxes.float(), size) for t, size in zip(targets, sizes, strict=True)]
-        count = _over_ranks(sum(len(x) for x in labels), outputs.logits.device)
+        count = self._facts(labels).objects
         layers = [*zip(outputs.logits, outputs.boxes, strict=True), outputs.proposals[1:]]
         names = [*_names(len(outputs.logits)), "_interm"]
         times = len(layers)
@@ -221,7 +241,7 @@ class DinoDETR(DetectionHead):
         return losses
 
     def _denoising_losses(
-        self, outputs: SetPrediction, labels: list[Tensor], truth: list[Tensor], count: Tensor
+        self, outputs: SetPrediction, labels: list[Tensor], truth: list[Tensor], count: float
     ) -> dict[str, Tensor]:
         noisy, layers = outputs.denoising, len(outputs.logits)
         names = [f"_dn{name}" for name in _names(layers)]
@@ -237,9 +257,18 @@ class DinoDETR(DetectionHead):
         return losses
 
     def _noisy(self, targets: Sequence[Target], sizes: Tensor, draws: Draws | None) -> DenoisingQueries:
-        most = max((len(target.labels) for target in targets), default=0)
+        labels = [target.labels for target in targets]
+        most = self._facts(labels).most
+        if draws is None:
+            draws = Draws.of_images(
+                row_keys(len(labels), PURPOSE, sizes.device),
+                labels,
+                groups=num_groups(most, self.num_denoising),
+                num_classes=self.num_classes,
+                label_noise=self.label_noise,
+            )
         return denoising_queries(
-            [target.labels for target in targets],
+            labels,
             [relative(t.boxes.float(), size) for t, size in zip(targets, sizes, strict=True)],
             self.label_enc,
             draws,
@@ -247,8 +276,20 @@ class DinoDETR(DetectionHead):
             num_denoising=self.num_denoising,
             label_noise=self.label_noise,
             box_noise=self.box_noise,
-            most=_most_of_ranks(most, sizes.device),
+            most=most,
         )
+
+    @contextmanager
+    def whole_step(self, targets: Sequence[Sequence[Target]], gather: Gather) -> Iterator[None]:
+        self._step = Step.of([[target.labels for target in batch] for batch in targets], gather)
+        try:
+            yield
+        finally:
+            self._step = None
+
+    def _facts(self, labels: Sequence[Tensor]) -> Step:
+        """Of the step under way; outside one this batch is the step."""
+        return self._step or Step.of([labels])
 
     def set_grad_checkpointing(self, mode: bool = True) -> None:
         """Recompute the layers of the encoder in the backward pass."""
@@ -276,7 +317,7 @@ def _losses(
     pairs: Pairs,
     labels: Sequence[Tensor],
     truth: Sequence[Tensor],
-    count: Tensor,
+    count: float,
 ) -> dict[str, Tensor]:
     """The three losses of one set of predictions (B, Q, K), (B, Q, 4), in float32."""
     image = torch.cat([torch.full_like(queries, i) for i, (queries, _) in enumerate(pairs)])
@@ -298,6 +339,11 @@ def _losses(
     }
 
 
+def _groups(width: int) -> int:
+    """Groups of at least two channels: the coarsest level may be one pixel, and one value has no variance."""
+    return GROUPS if width % GROUPS == 0 and width >= 2 * GROUPS else math.gcd(GROUPS, width // 2)
+
+
 def _names(layers: int) -> list[str]:
     """How the losses of the layers end: "_0", "_1", ..., and "" for the last."""
     return [f"_{i}" for i in range(layers - 1)] + [""]
@@ -305,24 +351,6 @@ def _names(layers: int) -> list[str]:
 
 def _whole(canvas: tuple[int, int], like: Tensor) -> Tensor:
     return torch.tensor([canvas] * len(like), device=like.device)
-
-
-def _over_ranks(count: int, device: torch.device) -> Tensor:
-    """The number of objects per rank, at least 1: the mean over all ranks."""
-    total = torch.tensor(float(count), device=device)
-    if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(total)
-        total /= dist.get_world_size()
-    return total.clamp(min=1)
-
-
-def _most_of_ranks(most: int, device: torch.device) -> int:
-    """The largest of a number over all ranks, so that their groups of copies are alike."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return most
-    value = torch.tensor(most, device=device)
-    dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return int(value)
 
 
 HEADS = {"dino_detr": DinoDETR}

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 from tetravit.boxes.pasting import paste_masks
 from tetravit.data import coco
 from tetravit.heads import heads_of
+from tetravit.heads.base import Gather
 from tetravit.models.base import DenseModel
 from tetravit.models.portable import LARGEST, apart
 from tetravit.models.targets import check_images, check_targets
@@ -157,6 +159,18 @@ class Detector(DenseModel):
         sizes = self._sizes(batch.images, batch.sizes, "sizes")
         outputs = self.head(self.feature_maps(pad(batch.images)), sizes, targets)
         return self.head.loss(outputs, targets, sizes)
+
+    def whole_step(
+        self, batches: Sequence[Batch], gather: Gather = lambda value: [value]
+    ) -> AbstractContextManager[None]:
+        """Around `loss` of each of the micro-batches of a training step, for one that is a mean over all objects.
+
+        batches: all micro-batches of the step on this rank. gather: a number or tuple -> those of all ranks.
+        """
+        return self.head.whole_step(
+            [[self._usable(target, batch, i) for i, target in enumerate(batch.targets)] for batch in batches],
+            gather,
+        )
 
     def _limits(self, **given: Any) -> dict[str, Any]:
         """The options of the head's `decode` that are not None.

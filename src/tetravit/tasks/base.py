@@ -1,6 +1,7 @@
 """The contract of every task: what one training step computes, and what moves beside the weights."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from tetravit.data.config import DataConfig
 from tetravit.data.datasets.base import Dataset, DatasetInfo
+from tetravit.heads.base import Gather
 from tetravit.structures import Batch, Kind
 
 Schedule = Callable[[int], float]  # the value of a setting at a step, counted from 0
@@ -118,6 +120,13 @@ class Task(nn.Module):
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         """The same as `step`: what a wrapper that averages gradients calls."""
         return self.step(batch, progress)
+
+    def whole_step(self, batches: Sequence[Batch], gather: Gather) -> AbstractContextManager[None]:
+        """Around the forward and backward pass of each micro-batch, for a loss that depends on the other ones.
+
+        batches: the micro-batches of the step on this rank. gather: plain data of this rank -> those of all ranks.
+        """
+        return nullcontext()
 
     def before_update(self, progress: Progress) -> None:
         """Between the backward pass, with gradients unscaled and clipped, and the optimizer; may drop gradients."""

@@ -1,5 +1,7 @@
 """Object detection and instance segmentation: the sum of the losses of a head."""
 
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -7,6 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from tetravit.data.datasets.base import DatasetInfo
+from tetravit.heads.base import Gather
 from tetravit.models import Detector, create_detector
 from tetravit.protocols.base import check_classes
 from tetravit.structures import Batch, Kind, Target
@@ -51,6 +54,9 @@ class Detect(Task):
     def step(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         losses = self.model.loss(batch)
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
+
+    def whole_step(self, batches: Sequence[Batch], gather: Gather) -> AbstractContextManager[None]:
+        return self.model.whole_step(batches, gather)
 
     def example(self, count: int, size: int | tuple[int, int]) -> Batch:
         height, width = (size, size) if isinstance(size, int) else size
