@@ -64,11 +64,13 @@ class World:
 
 
 def pick_device(wanted: str, local_rank: int = 0) -> torch.device:
-    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps` -> a device that is there.
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `1` (that GPU), `mps` -> a device that is there.
 
     Raises:
         ValueError: if the machine has no such device.
     """
+    if wanted.isdecimal():
+        wanted = f"cuda:{int(wanted)}"
     if wanted == "auto":
         wanted = "cuda" if torch.cuda.is_available() else "cpu"
     try:

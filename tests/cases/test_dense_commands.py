@@ -110,3 +110,20 @@ def test_losses_are_those_of_the_plain_set(tmp_path, monkeypatch, tetravit):
         losses.append([row["loss"] for row in rows if "loss" in row])
     assert len(losses[0]) == 2
     assert losses[0] == losses[1]
+
+
+def test_a_head_with_masks_on_data_without_them(tmp_path, monkeypatch, tetravit):
+    monkeypatch.chdir(tmp_path)
+    coco(tmp_path / "d")
+    for file in (tmp_path / "d" / "annotations").iterdir():
+        table = json.loads(file.read_text())
+        for row in table["annotations"]:
+            row["segmentation"] = []
+        file.write_text(json.dumps(table))
+    result = tetravit("train shapes-det data.name=coco data.root=d model.head=mask_rcnn --into run")
+    assert result.code == 2
+    assert result.text == (
+        "tetravit train: The head 'mask_rcnn' trains on masks, and no training object has one; model.head=retinanet"
+        " trains on boxes alone.\n"
+    )
+    assert not (tmp_path / "run").exists()

@@ -25,6 +25,11 @@ def annotation(number=1, **changes):
     return row | {"iscrowd": 0, "segmentation": [SQUARE]} | changes
 
 
+CATEGORIES = "the categories are 'early', 'late': " + (
+    'the list "categories" of instances_val2017.json is to name every category_id'
+)
+
+
 def table(*annotations, **changes):
     images = [{"id": 7, "file_name": "a.png", "height": HEIGHT, "width": WIDTH}]
     categories = [{"id": 9, "name": "late"}, {"id": 3, "name": "early"}]
@@ -131,23 +136,28 @@ def test_training_boxes_are_cut_to_the_image_and_tiny_ones_go(coco):
         ({"bbox": [1, 1, math.inf, 5]}, "boxes with sides that are NaN or infinite, left out"),
         ({"bbox": [WIDTH, 1, 5, 5]}, "boxes outside their image, left out"),
         ({"bbox": [-9, -9, 5, 5]}, "boxes outside their image, left out"),
+        (
+            {"bbox": [0.1, 0.2, 0.3, 0.4]},
+            "boxes whose four numbers lie in 0..1, left out; COCO's boxes are x, y, width, height in pixels: multiply"
+            " shares by the image's width and height",
+        ),
         ({"bbox": [1, 1, 5]}, "annotations without a box x, y, width, height, left out"),
         ({"bbox": [1, 1, 10**400, 5]}, "annotations without a box x, y, width, height, left out"),
         ({"iscrowd": 2}, "annotations whose iscrowd is neither 0 nor 1, left out"),
         ({"iscrowd": []}, "annotations whose iscrowd is neither 0 nor 1, left out"),
         (
             {"category_id": {}},
-            "objects of unknown classes ({}), left out; the categories are 'early', 'late'",
+            f"objects of unknown classes ({{}}), left out; {CATEGORIES}",
         ),
         (
             {"category_id": 3.5},
-            "objects of unknown classes (3.5), left out; the categories are 'early', 'late'",
+            f"objects of unknown classes (3.5), left out; {CATEGORIES}",
         ),
         ({"image_id": [7]}, "annotations of images that are not listed, left out"),
         ({"image_id": None}, "annotations of images that are not listed, left out"),
         (
             {"category_id": 4},
-            "objects of unknown classes (4), left out; the categories are 'early', 'late'",
+            f"objects of unknown classes (4), left out; {CATEGORIES}",
         ),
         ({"image_id": 8}, "annotations of images that are not listed, left out"),
     ],

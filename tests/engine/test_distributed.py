@@ -138,6 +138,7 @@ def test_a_shared_norm_alone_is_batch_norm(kind, monkeypatch):
     [
         ("gpu", "run.device takes auto, cpu, cuda, cuda:N or mps; got 'gpu'."),
         ("cuda", "run.device is 'cuda', but torch sees no CUDA device here."),
+        ("1", "run.device is 'cuda:1', but torch sees no CUDA device here."),
         ("mps", "run.device is 'mps', but torch sees no MPS device here."),
     ],
 )

@@ -1,6 +1,7 @@
 """A model file needs nothing else."""
 
 import argparse
+import re
 
 import pytest
 import torch
@@ -183,3 +184,18 @@ def test_names_of_another_number_of_classes_are_not_saved(model, tmp_path):
         f"The model has {model.num_classes} classes and {model.num_classes + 1} class_names; set one name per class,"
         " or none: ()."
     )
+
+
+@pytest.mark.parametrize(
+    "read", [tetravit.load, lambda file: tetravit.create_model("xcit_nano_12_p16", weights=file)]
+)
+def test_a_truncated_file_says_so(tmp_path, read):
+    file = tmp_path / "a.safetensors"
+    save(tetravit.create_model("xcit_nano_12_p16", num_classes=2, depth=1), file)
+    whole = file.stat().st_size
+    file.write_bytes(file.read_bytes()[:-9])
+    text = (
+        f"{file} is truncated: {whole - 9} bytes on disk, {whole} by its header; copy or download it again."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+        read(file)

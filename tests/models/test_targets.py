@@ -83,6 +83,64 @@ def test_a_batch_that_does_not_fit(detector, batch, text):
         detector.loss(batch)
 
 
+@pytest.mark.parametrize(
+    ("box", "text"),
+    [
+        (
+            [4, 4, float("nan"), 40],
+            "A box is not finite: [4.0, 4.0, nan, 40.0] in b.png (1 of 2 boxes of the batch).",
+        ),
+        (
+            [4, 4, 40, float("inf")],
+            "A box is not finite: [4.0, 4.0, 40.0, inf] in b.png (1 of 2 boxes of the batch).",
+        ),
+        (
+            [40, 4, 8, 40],
+            "A box is inverted; boxes are x1 y1 x2 y2, not x y width height: [40.0, 4.0, 8.0, 40.0] in b.png"
+            " (1 of 2 boxes of the batch).",
+        ),
+        (
+            [70, 4, 80, 40],
+            "A box lies outside: [70.0, 4.0, 80.0, 40.0] in b.png, 64 x 64 pixels (1 of 2 boxes of the batch).",
+        ),
+        (
+            [-9, -9, -1, 0],
+            "A box lies outside: [-9.0, -9.0, -1.0, 0.0] in b.png, 64 x 64 pixels (1 of 2 boxes of the batch).",
+        ),
+    ],
+)
+def test_a_box_that_is_none(detector, box, text):
+    target = replace(GOOD, boxes=torch.tensor([box], dtype=torch.float32))
+    with pytest.raises(ValueError, match=f"^{re.escape(text)}$"):
+        detector.loss(Batch(IMAGES, [GOOD, target], names=["a.png", "b.png"]))
+
+
+def test_boxes_in_the_padding_and_shares_of_the_image(detector):
+    low = replace(GOOD, boxes=torch.tensor([[4.0, 44.0, 40.0, 60.0]]))
+    sizes = torch.tensor([[64, 64], [40, 64]])
+    with pytest.raises(
+        ValueError, match=r"^A box lies outside: \[4.0, 44.0, 40.0, 60.0\] in image 1 of the batch, 64 x 40"
+    ):
+        detector.loss(Batch(IMAGES, [GOOD, low], sizes=sizes))
+    shares = replace(GOOD, boxes=BOX / 64)
+    with pytest.raises(
+        ValueError,
+        match=r"^boxes are in pixels; all 2 of the batch lie in 0\.\.1: multiply by the width and height\.$",
+    ):
+        detector.loss(Batch(IMAGES, [shares, shares]))
+
+
+def test_a_box_without_an_area_and_a_crowd_are_background():
+    detector = create_detector(
+        NAME, head="retinanet", num_classes=3, head_options={"width": 8}, **TOYS[NAME]
+    ).eval()
+    nothing = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+    flat = Target(torch.tensor([[4.0, 4.0, 4.0, 40.0]]), LABEL)
+    crowd = Target(BOX, LABEL, crowd=torch.tensor([True]))
+    plain = detector.loss(Batch(IMAGES, [nothing, nothing]))
+    assert plain == detector.loss(Batch(IMAGES, [flat, crowd]))
+
+
 def test_some_images_may_lack_masks_and_all_may_lack_objects(detector):
     nothing = Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
     for targets in ([GOOD, replace(GOOD, masks=None)], [nothing, nothing], (GOOD, nothing)):

@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 
+import tetravit
 from tetravit.models import create_backbone, create_detector, create_model, create_segmenter
 from tetravit.runtimes import BACKENDS, CannotRun, base, optimize
 from tetravit.runtimes.openvino import streams
@@ -283,6 +284,18 @@ def test_mistakes(model, monkeypatch):
     with pytest.raises(ValueError, match=r"^Unknown backend 'openvin'\. Did you mean 'openvino'\?$"):
         optimize(model, backend="openvin")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    text = r"^The backend 'openvino' cannot be had: it needs the extra: pip install 'tetravit\[openvino\]'\.$"
+    text = (
+        r"^The backend 'openvino' is not available: it needs the extra: pip install 'tetravit\[openvino\]'\.$"
+    )
     with pytest.raises(ValueError, match=text):
         optimize(model, backend="openvino")
+
+
+@pytest.mark.parametrize("verb", ["optimize", "export"])
+def test_a_path_is_no_model(verb):
+    text = (
+        rf"^{verb} takes a model, as create_model or load gives it; got a str: tetravit\.load\('a'\) reads one from a"
+        r" file\.$"
+    )
+    with pytest.raises(ValueError, match=text):
+        getattr(tetravit, verb)(*("a", "b.onnx")[: 1 + (verb == "export")])

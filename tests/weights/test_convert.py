@@ -328,7 +328,7 @@ def test_hub_messages(tmp_path, monkeypatch):
     )
     with pytest.raises(Unavailable) as unavailable:
         find("hf:me/mine")
-    assert str(unavailable.value) == "hf:me/mine cannot be had from the hub: Repository not found."
+    assert str(unavailable.value) == "hf:me/mine is not available from the hub: Repository not found."
     monkeypatch.undo()
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(ValueError) as error:

@@ -146,10 +146,14 @@ def test_messages(small, tmp_path):
 
     whole, path = small.read_bytes(), tmp_path / "x.safetensors"
     path.write_bytes(whole[:-5])
-    assert message(path) == f"{path} is cut off: it has {len(whole) - 5} of {len(whole)} bytes."
+    assert message(path) == (
+        f"{path} is truncated: {len(whole) - 5} bytes on disk, {len(whole)} by its header; copy or download it again."
+    )
     path.write_bytes(whole[:100])
     start = 8 + int.from_bytes(whole[:8], "little")
-    assert message(path) == f"{path} is cut off: it has 100 of {start} bytes."
+    assert message(path) == (
+        f"{path} is truncated: 100 bytes on disk, {start} by its header; copy or download it again."
+    )
     path.write_bytes(whole + b"tail")
     assert message(path) == f"{path} has 4 bytes too many; it should have {len(whole)}."
     path.write_bytes(b"not a checkpoint at all")

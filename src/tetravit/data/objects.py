@@ -126,6 +126,7 @@ class ObjectSet(Dataset):
             wide=self.wide,
             counts=self.counts,
             most_objects=int(np.bincount(table.images[mine]).max(initial=0)),
+            masks=self.has_masks,
             strata=self._strata(),
         )
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tetravit import exports
 from tetravit.exports.base import Graph, Target
 from tetravit.exports.compare import Compared, compare
-from tetravit.models.portable import SMALLEST, Portable, flat
+from tetravit.models.portable import SMALLEST, Portable, check_model, flat
 from tetravit.registry import pick
 from tetravit.runtimes.base import CannotRun, capture, fold, quiet
 from tetravit.weights.fileformat import package_version
@@ -84,6 +84,7 @@ def export(
         ValueError: for an unknown format or type, a place that cannot be written to, a package that is missing, a
             model that the format cannot hold, an optimised model, or answers that differ.
     """
+    check_model(model, "export")
     if hasattr(model, "optimized"):
         raise ValueError("An optimised model is not exported; export the model it was made of.")
     path = Path(path)

@@ -1,5 +1,6 @@
 """What every model is: a backbone and a head, the arguments that build them again, and the input they expect."""
 
+import fnmatch
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -216,6 +217,40 @@ class DenseModel(Model):
         )
         model.freeze_unused()
         return model
+
+    def reset_head(self, num_classes: int) -> None:
+        """The head for another number of classes: scores start fresh, everything else keeps its values.
+
+        Type and device stay as they are.
+
+        Raises:
+            ValueError: if such a model cannot have so many classes, or was not built by name.
+        """
+        self.check_classes(num_classes)
+        if not self.head_name:
+            raise ValueError(
+                f"reset_head needs a {self.noun} built by name: create_{self.noun}(NAME, num_classes={num_classes})."
+            )
+        old, row = self.head, cast(Any, HEADS[self.head_name])
+        head: Head = row(
+            self.pyramid.channels,
+            self.pyramid.strides,
+            num_classes=num_classes,
+            **self.options.get("head_options", {}),
+        )
+        like = next(old.parameters())
+        own = next(head.parameters())
+        if (own.device, own.dtype) != (like.device, like.dtype):
+            head = head.to(like.device, like.dtype)
+        kept = {
+            name: value
+            for name, value in old.state_dict().items()
+            if not any(fnmatch.fnmatch(name, pattern) for pattern in row.fresh)
+        }
+        head.load_state_dict(kept, strict=False, assign=like.is_meta)
+        self.head = head.train(self.training)
+        self.num_classes, self.class_names = num_classes, ()
+        self.freeze_unused()
 
     @classmethod
     def check_classes(cls, num_classes: int) -> None:

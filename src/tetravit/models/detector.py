@@ -148,10 +148,11 @@ class Detector(DenseModel):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The head's losses, whose sum is minimised.
 
-        Crowds and boxes without a finite, positive area count as background.
+        Crowds and boxes without an area count as background.
 
         Raises:
-            ValueError: for images or targets that do not fit each other, or a label that the head does not have.
+            ValueError: for images or targets that do not fit each other, a box that is inverted, not finite or
+                outside its image, or a label that the head does not have.
         """
         check_images(batch.images)
         given = check_targets(batch, masks=self.head.has_masks)
@@ -196,7 +197,7 @@ class Detector(DenseModel):
         return given
 
     def _usable(self, target: Target, batch: Batch, i: int) -> Target:
-        keep = target.boxes.isfinite().all(dim=1) & (target.boxes[:, 2:] > target.boxes[:, :2]).all(dim=1)
+        keep = (target.boxes[:, 2:] > target.boxes[:, :2]).all(dim=1)
         if target.crowd is not None:
             keep &= ~target.crowd
         labels = target.labels[keep]

@@ -4,6 +4,7 @@ Shapes: B batch, C channels, P detections, (Hi, Wi) image in pixels.
 """
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -55,6 +56,19 @@ class Portable(nn.Module):
     def count_objects(self, outputs: Sequence[Tensor]) -> int | None:
         """How many objects are in outputs of `forward`; None: the module does not find objects."""
         return None
+
+
+def check_model(model: Any, verb: str) -> None:
+    """Raises: ValueError if what `verb` was called with is no model."""
+    if not isinstance(model, Portable):
+        cure = (
+            f": tetravit.load({model!r}) reads one from a file"
+            if isinstance(model, str | os.PathLike)
+            else ""
+        )
+        raise ValueError(
+            f"{verb} takes a model, as create_model or load gives it; got a {type(model).__name__}{cure}."
+        )
 
 
 def flat(outputs: Any) -> tuple[Tensor, ...]:

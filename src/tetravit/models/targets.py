@@ -30,19 +30,20 @@ def check_targets(batch: Batch, *, masks: bool) -> Sequence[Target]:
     masks: whether the head trains on masks.
 
     Raises:
-        ValueError: if there is not one `Target` per image, its tensors do not fit each other or the batch, or all
-            objects of the batch lack the masks that the head trains on.
+        ValueError: if there is not one `Target` per image, its tensors do not fit each other or the batch, a box
+            is not finite, inverted or outside its image, boxes are shares of the image, or all objects of the batch
+            lack the masks that the head trains on.
     """
     targets, count = batch.targets, len(batch.images)
     if not isinstance(targets, Sequence):
         raise ValueError(f"targets is a list with a Target per image; got a {type(targets).__name__}.")
     if len(targets) != count:
         raise ValueError(f"targets holds one Target per image: {count} images; got {len(targets)} targets.")
+    canvas = tuple(batch.images.shape[2:])
+    sizes = [canvas] * count if batch.sizes is None else [(int(h), int(w)) for h, w in batch.sizes.tolist()]
     for i, target in enumerate(targets):
-        where = batch.names[i] if i < len(batch.names) else f"image {i} of the batch"
-        canvas = tuple(batch.images.shape[2:])
-        own = canvas if batch.sizes is None else tuple(map(int, batch.sizes[i]))
-        _check(target, where, canvas, own)
+        _check(target, _name(batch, i), canvas, sizes[i])
+    _check_boxes(targets, batch, sizes)
     if masks and any(len(t.boxes) for t in targets) and all(t.masks is None for t in targets):
         raise ValueError(
             "The head trains on masks; no target of the batch has any: give masks, or take a head without them"
@@ -77,6 +78,42 @@ def _check(target: Any, where: str, canvas: tuple[int, ...], own: tuple[int, ...
         raise ValueError(
             f"crowd is (M,), one per box: {len(boxes)} boxes; got {_shape(target.crowd)} in {where}."
         )
+
+
+def _check_boxes(targets: Sequence[Target], batch: Batch, sizes: Sequence[tuple[int, ...]]) -> None:
+    """sizes: height and width of each image without its padding. One comparison for the batch: a GPU waits once."""
+    boxes = torch.cat([target.boxes for target in targets])  # (all M, 4)
+    if not len(boxes):
+        return
+    limits = [
+        boxes.new_tensor([w, h]).expand(len(t.boxes), 2) for (h, w), t in zip(sizes, targets, strict=True)
+    ]
+    low, high, limit = boxes[:, :2], boxes[:, 2:], torch.cat(limits)
+    wrong = {
+        "is not finite": ~boxes.isfinite().all(dim=1),
+        "is inverted; boxes are x1 y1 x2 y2, not x y width height": (high < low).any(dim=1),
+        "lies outside": ((high <= 0) | (low >= limit)).any(dim=1),
+    }
+    shares = ((boxes >= 0) & (boxes <= 1)).all()
+    if not torch.stack([*(w.any() for w in wrong.values()), shares]).any():
+        return
+    owners = [i for i, target in enumerate(targets) for _ in range(len(target.boxes))]
+    for cause, which in wrong.items():
+        if which.any():
+            at = int(which.int().argmax())
+            (height, width), found = sizes[owners[at]], [round(v, 2) for v in boxes[at].tolist()]
+            where = f"{_name(batch, owners[at])}, {width} x {height} pixels" if "outside" in cause else ""
+            where = where or _name(batch, owners[at])
+            raise ValueError(
+                f"A box {cause}: {found} in {where} ({int(which.sum())} of {len(boxes)} boxes of the batch)."
+            )
+    raise ValueError(
+        f"boxes are in pixels; all {len(boxes)} of the batch lie in 0..1: multiply by the width and height."
+    )
+
+
+def _name(batch: Batch, i: int) -> str:
+    return batch.names[i] if i < len(batch.names) else f"image {i} of the batch"
 
 
 def _shape(value: Any) -> str:

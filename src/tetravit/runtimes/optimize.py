@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tetravit import runtimes
-from tetravit.models.portable import Portable
+from tetravit.models.portable import Portable, check_model
 from tetravit.registry import pick
 from tetravit.runtimes.base import (
     Backend,
@@ -65,8 +65,10 @@ def optimize(
         example: images (B, C, Hi, Wi) as they will come, for the measurement; None: one of the model's usual size.
 
     Raises:
-        ValueError: for an unknown backend, one that cannot be had here or cannot run the model.
+        ValueError: for something that is no model, an unknown backend, one that is not available or cannot run the
+            model.
     """
+    check_model(model, "optimize")
     parameter = next(model.parameters())
     device, dtype = parameter.device, dtype or parameter.dtype
     if example is None:
@@ -76,7 +78,7 @@ def optimize(
         row = pick(runtimes.BACKENDS, backend, "backend")
         why = _unfit(row, device)
         if why:
-            raise ValueError(f"The backend {backend!r} cannot be had: {why}.")
+            raise ValueError(f"The backend {backend!r} is not available: {why}.")
         fast = _copy(model, dtype)
         try:
             with quiet():

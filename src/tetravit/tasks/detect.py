@@ -31,7 +31,7 @@ class Detect(Task):
     """Train a detector; the best weights are those with the highest AP, of masks where the head predicts them.
 
     Raises:
-        ValueError: if the model has another number of classes than the data.
+        ValueError: if the model has another number of classes than the data, or trains on masks that the data lack.
     """
 
     Config: ClassVar[type[TaskConfig]] = DetectConfig
@@ -45,6 +45,11 @@ class Detect(Task):
         super().__init__(model, config, data)
         self.num_classes = data.num_classes
         check_classes(model, data)
+        if self.model.head.has_masks and not data.masks:
+            raise ValueError(
+                f"The head {self.model.head_name!r} trains on masks, and no training object has one;"
+                " model.head=retinanet trains on boxes alone."
+            )
         self.model.set_grad_checkpointing(config.recompute == "backbone")
 
     @classmethod

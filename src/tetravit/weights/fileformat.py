@@ -55,6 +55,10 @@ class BadFile(ValueError):
     """A file that is not what it should be; the text names it and says how."""
 
 
+class CutOff(BadFile):
+    """A file that ends before its header says."""
+
+
 def package_version() -> str:
     try:
         return version("tetravit")
@@ -172,7 +176,7 @@ def read(
         device: where the tensors go.
 
     Raises:
-        BadFile: if the file is cut off, changed (the tensor is named), foreign, or of another format version.
+        BadFile: if the file is truncated, changed (the tensor is named), foreign, or of another format version.
         OSError: if it cannot be opened.
     """
     path = Path(path)
@@ -196,9 +200,15 @@ def read_header(path: str | Path) -> Header:
 
 
 def is_ours(path: str | Path) -> bool:
-    """Whether a file is in our format, of any version, damaged or not in its tensors."""
+    """Whether a file is in our format, of any version, damaged or not in its tensors.
+
+    Raises:
+        CutOff: if it is a truncated safetensors file, ours or another's.
+    """
     try:
         return "tetravit" in read_index(path).metadata
+    except CutOff:
+        raise
     except (BadFile, OSError):
         return False
 
@@ -217,7 +227,7 @@ def read_index(path: str | Path) -> Index:
     """Read and check the header of a safetensors file: every tensor lies inside the file, none overlaps.
 
     Raises:
-        BadFile: if it is no safetensors file, or cut off.
+        BadFile: if it is no safetensors file, or truncated.
     """
     path = Path(path)
     foreign = BadFile(f"{path} is not a safetensors file, or its header is damaged.")
@@ -338,5 +348,7 @@ def _cores() -> Any:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
 
 
-def _cut_off(path: Path, size: int, whole: int) -> BadFile:
-    return BadFile(f"{path} is cut off: it has {size} of {whole} bytes.")
+def _cut_off(path: Path, size: int, whole: int) -> "CutOff":
+    return CutOff(
+        f"{path} is truncated: {size} bytes on disk, {whole} by its header; copy or download it again."
+    )

@@ -55,7 +55,7 @@ def fetch(source: str) -> Path:
                 "TETRAVIT_OFFLINE=1 skips the try."
             ) from None
         cause = str(error).split("\n")[0].rstrip(".") or type(error).__name__
-        raise Unavailable(f"{source} cannot be had from the hub: {cause}.") from None
+        raise Unavailable(f"{source} is not available from the hub: {cause}.") from None
     return Path(folder)
 
 

@@ -48,6 +48,16 @@ from tetravit.data.upright import Orientation, headers
 
 LISTS = ("images", "annotations", "categories")
 
+BEYOND = 0.1  # of a side: a box that reaches further out of its image is worth a line
+REACHING = (
+    "boxes that reach more than a tenth of a side beyond their image, cut at its edge; COCO's boxes are x, y, width,"
+    " height, not x1 y1 x2 y2"
+)
+SHARES = (
+    "boxes whose four numbers lie in 0..1, left out; COCO's boxes are x, y, width, height in pixels: multiply shares"
+    " by the image's width and height"
+)
+
 
 class Coco(ObjectSet):
     """Images with objects from COCO's JSON.
@@ -218,7 +228,11 @@ class Reader:
                 table.problems.add("annotations of images that cannot be read, left out", where)
             else:
                 self._add(annotation, rows[image_id], labels[category_id], size, where)
-        cause = unknown_classes(strange, f"the categories are {some(names)}")
+        lists = f"the categories are {some(names)}"
+        cure = f'the list "categories" of {file} is to name every category_id'
+        if self.known is not None:
+            cure = "they are those of the training images, and others are not scored"
+        cause = unknown_classes(strange, f"{lists}: {cure}")
         for where in pending:
             table.problems.add(cause, where)
 
@@ -242,11 +256,15 @@ class Reader:
             problems.add("annotations without a box x, y, width, height, left out", where)
             return
         wrong = check_box(box)
+        if wrong is None and min(box) >= 0 and max(box) <= 1 < min(size):
+            wrong = SHARES
         if wrong is None and (box[0] >= sides[1] or box[1] >= sides[0] or box[2] <= 0 or box[3] <= 0):
             wrong = "boxes outside their image, left out"
         if wrong is not None:
             problems.add(wrong, where)
             return
+        if box[2] > (1 + BEYOND) * sides[1] or box[3] > (1 + BEYOND) * sides[0]:
+            problems.add(REACHING, where)
         area = FROM_SIDES if annotation.get("area", 0) == 0 else area_of(annotation["area"])
         if area is None:
             problems.add("areas that are no finite number from 0 up, taken from the box", where)
