@@ -12,8 +12,10 @@ from torch import nn
 
 from tetravit.backbones.xcit import XCiT
 from tetravit.data.datasets.base import DatasetInfo
+from tetravit.models import create_model
 from tetravit.protocols import PROTOCOLS, Loaders
 from tetravit.protocols.copy import descriptor
+from tetravit.protocols.parts.features import fine_features
 from tetravit.protocols.parts.pictures import normalised
 from tetravit.protocols.retrieval import SCALES, multi_scale
 from tetravit.weights.xcit import LAYOUTS
@@ -40,8 +42,29 @@ def test_features_are_the_authors(backbone):
         assert torch.equal(backbone.patch_features(images).flatten(2).mT, tokens[:, 1:])
         scaled = multi_scale(backbone, torch.from_numpy(inputs.multi_scale_image()), SCALES)
         check("xf_multiscale", scaled)
+        record = backbone.attention(images, kinds=["class"])[-1]  # of the last class block
+        assert record.grid == (8, 6)
+        own = 1 - record.seen[..., None]  # the class token's weight on itself
+        check("xf_class_attention", torch.cat((own, record.values.flatten(2)), dim=2))
         pictures = torch.cat([normalised(Image.fromarray(image)) for image in inputs.copy_images()])
         check("copy_features", descriptor(backbone, pictures))
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "width"),
+    [
+        ("xcit_nano_12_p8", 8, 128),
+        ("deit_tiny", 16, 192),
+        ("gcvit_xxtiny", 16, 256),
+        ("twins_svt_small", 16, 256),
+    ],
+)
+def test_patch_features_of_every_family_are_fine(name, stride, width):
+    with torch.device("meta"):
+        backbone = create_model(name, num_classes=0).backbone.eval()
+        features, found = fine_features(backbone, torch.zeros(1, 3, 96, 128))
+        assert (features.shape, found) == ((1, width, 96 // stride, 128 // stride), stride)
+        assert descriptor(backbone, torch.zeros(1, 3, 96, 128)).shape == (1, backbone.embed_dim + width)
 
 
 def scored(name, model=None, **options):

@@ -41,6 +41,25 @@ def test_csv(given, tmp_path):
     np.testing.assert_allclose([[float(v) for v in row[1:]] for row in rows], wanted, atol=1e-5)
 
 
+def test_parquet(given, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    weights, files, wanted = given
+    embed(weights, files, out=tmp_path / "f.parquet", batch=2, device="cpu")
+    table = parquet.read_table(tmp_path / "f.parquet")
+    assert table.column_names == ["name", *(f"f{i}" for i in range(32))]
+    assert table.column("name").to_pylist() == files
+    found = np.stack([table.column(f"f{i}").to_numpy() for i in range(32)], axis=1)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_parquet_without_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ValueError) as error:
+        embed("w.safetensors", ["x.png"], out=tmp_path / "f.parquet")
+    assert str(error.value) == "A .parquet file needs the extra: pip install 'tetravit[parquet]'."
+
+
 def test_another_ending(given, tmp_path):
     weights, files, _ = given
     with pytest.raises(ValueError) as error:

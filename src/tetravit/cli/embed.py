@@ -28,7 +28,7 @@ def embed(
     if out.suffix not in ENDINGS:
         raise ValueError(f"embed writes {', '.join(ENDINGS)}; got {str(out)!r}.")
     if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise ValueError("A .parquet file needs the package pyarrow: pip install pyarrow.")
+        raise ValueError("A .parquet file needs the extra: pip install 'tetravit[parquet]'.")
     import torch
 
     from tetravit.models import load

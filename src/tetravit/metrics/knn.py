@@ -128,10 +128,10 @@ def _nearest(
 
 def _top(similarity: Tensor, positions: Tensor, k: int) -> Tensor:
     """Columns of the k largest values of each row (m, n); of equal values those of the lowest positions."""
-    values, columns = similarity.topk(k, dim=1)
-    last = values[:, -1:]
-    split = (similarity == last).sum(1) > (values == last).sum(1)  # rows in which equal values were cut off
-    if bool(split.any()):
+    values, columns = similarity.topk(min(k + 1, similarity.shape[1]), dim=1)
+    split = values[:, k - 1] == values[:, -1]  # rows in which equal values are cut off
+    cut, columns = columns.shape[1] > k, columns[:, :k].clone()
+    if cut and bool(split.any()):
         rows = similarity[split]
         order = positions.argsort()
         sorted_rows = rows[:, order].sort(dim=1, descending=True, stable=True).indices[:, :k]

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 
 from tetravit.metrics.retrieval import Whitening, average_precision
 from tetravit.protocols.base import Loaders, Protocol, Scores, device_of
-from tetravit.protocols.parts.features import backbone_of
+from tetravit.protocols.parts.features import backbone_of, fine_features
 from tetravit.protocols.parts.pictures import RootConfig, folder, listed, normalised, picture
 
 TOP = 20  # of the ranking that counts
@@ -92,8 +92,11 @@ class Copy(Protocol):
 
 @torch.no_grad()
 def descriptor(backbone: Any, images: Tensor) -> Tensor:
-    """The embedding beside the generalised mean of the patch features, exponent 4: (B, 2 C)."""
-    patches = backbone.patch_features(images).flatten(2)
+    """The embedding beside the generalised mean of the patch features, exponent 4: (B, 2 C).
+
+    A pyramid's patch features are those of its stage of stride 16, which are fewer than C.
+    """
+    patches = fine_features(backbone, images)[0].flatten(2)
     mean = patches.clamp(min=1e-6).pow(4).mean(2).pow(0.25)
     return torch.cat((backbone(images), mean), dim=1)
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from tetravit.metrics.video import boundary, first_labels, label_map, propagate, region, statistics
 from tetravit.protocols.base import Loaders, Protocol, Scores, device_of
-from tetravit.protocols.parts.features import backbone_of
+from tetravit.protocols.parts.features import backbone_of, fine_features
 from tetravit.protocols.parts.pictures import RootConfig, folder, listed, normalised, picture
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.228, 0.224, 0.225)
@@ -75,8 +75,9 @@ class Video(Protocol):
         self, backbone: Any, files: list[Path], first: np.ndarray, device: torch.device
     ) -> np.ndarray:
         """Label maps (T, h, w) of a sequence from that of its first frame."""
-        config, stride = self.config, backbone.strides[-1]
-        features = torch.cat([backbone.patch_features(_frame(f, config.short).to(device)) for f in files])
+        config = self.config
+        found = [fine_features(backbone, _frame(f, config.short).to(device)) for f in files]
+        features, stride = torch.cat([maps for maps, _ in found]), found[0][1]
         grid = (features.shape[2], features.shape[3])
         labels = first_labels(torch.from_numpy(first.astype(np.int64)), grid)
         soft = propagate(

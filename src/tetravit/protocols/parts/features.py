@@ -15,6 +15,7 @@ from tetravit.structures import Batch
 from tetravit.world import World
 
 Embed = Callable[[Tensor], Tensor]
+FINE = 16  # pixels, the stride of patch features that are compared one by one
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,15 @@ def backbone_of(model: nn.Module) -> Any:
             " use a classifier or a self-supervised model."
         )
     return backbone
+
+
+def fine_features(backbone: Any, images: Tensor) -> tuple[Tensor, int]:
+    """Patch features (B, C, H, W) and their stride in pixels: of the last stage, of a pyramid that of stride 16."""
+    strides = backbone.strides
+    level = next((i for i in reversed(range(len(strides))) if strides[i] <= FINE), None)
+    if strides[-1] <= FINE or level is None:
+        return backbone.patch_features(images), strides[-1]
+    return backbone.feature_maps(images)[level], strides[level]
 
 
 def collected(model: nn.Module, batches: Iterable[Batch], embed: Embed | None = None) -> Features:
