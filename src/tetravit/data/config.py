@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from tetravit.data.augment import Augment, parse
 from tetravit.data.options import Options
+from tetravit.data.order import parse_shuffle
 from tetravit.data.parts import PARTS, Parts
 from tetravit.data.prepare import OnBad
 from tetravit.data.shards.index import NAMES, find_meta
@@ -68,6 +69,11 @@ class DataConfig(BaseModel):
         1,
         ge=1,
         description="Dense tasks: landscape and portrait images are batched apart, in groups of this size.",
+    )
+    shuffle: str = Field(
+        "full",
+        description="Order of the training images: full mixes all; shards(N) mixes the images of N shards at a time;"
+        " table: as full, in the order of runs before this key.",
     )
     balance: float = Field(
         0.0,
@@ -146,6 +152,12 @@ class DataConfig(BaseModel):
     def _workers(cls, value: Any) -> Any:
         if isinstance(value, int) and value < 0:
             raise ValueError(f"workers is auto, or 0 or more; got {value}.")
+        return value
+
+    @field_validator("shuffle")
+    @classmethod
+    def _shuffle(cls, value: str) -> str:
+        parse_shuffle(value)
         return value
 
     @field_validator("augment")

@@ -55,6 +55,7 @@ def make_train_loader(
         workers=resolve_workers(config.workers, dataset),
         mix=config.mix,
         balance=config.balance,
+        shuffle=config.shuffle,
         on_bad=config.on_bad,
         bad_limit=config.bad_limit,
         pin_memory=pin_memory,
@@ -107,6 +108,7 @@ class TrainLoader:
         workers: processes that prepare batches; 0: this one.
         balance: how evenly classes are drawn: 0 as they are, each image once per epoch; 1 all classes equally often;
             between them by the power of their numbers of images. Above 0, images are drawn with replacement.
+        shuffle: "full", "shards(N)" or "table"; see `Order`.
         mix: the text of mixup and cutmix, which need an even number of images.
         on_bad: what an unreadable image does: raise its `BadImage`, or give its place to the next in the
             order.
@@ -137,6 +139,7 @@ class TrainLoader:
         workers: int = 0,
         mix: str | None = None,
         balance: float = 0.0,
+        shuffle: str = "full",
         on_bad: OnBad = "error",
         bad_limit: float = 0.001,
         pin_memory: bool = False,
@@ -186,6 +189,8 @@ class TrainLoader:
             group=group,
             micro=batch_size // accumulate,
             weights=weights,
+            shuffle=shuffle,
+            shards=dataset.info.shards,
         )
         self._prepare = PrepareTrain(
             Reader(dataset, transform, on_bad, dataset.info.channels),

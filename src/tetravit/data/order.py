@@ -1,9 +1,13 @@
 """The order of training images: which image stands at which position of which epoch, from the seed alone."""
 
 import hashlib
+import re
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+
+from tetravit.data.permutation import Permutation
 
 
 class Order:
@@ -14,6 +18,12 @@ class Order:
     which take every so-manyth position, get whole groups. A kind whose number does not divide ends in a mixed group.
     weights: (size,) how often an image is drawn, in proportion, independently for every position; None: each image is
     drawn once per epoch.
+    shuffle: "full": a keyed permutation, which is computed place by place; "shards(N)": the same of the shards, and
+    of the images of each N shards in turn; "table": a permutation drawn once per epoch, as runs had it before.
+    Groups and weights always take a table. shards: images of each shard, in order; None: there are none.
+
+    Raises:
+        ValueError: if `shuffle` is none of these, or there are no shards.
     """
 
     def __init__(
@@ -26,7 +36,16 @@ class Order:
         group: int = 1,
         micro: int = 1,
         weights: np.ndarray | None = None,
+        shuffle: str = "table",
+        shards: Sequence[int] | None = None,
     ) -> None:
+        window = parse_shuffle(shuffle)
+        if window and (shards is None or sum(shards) != size):
+            raise ValueError(f"data.shuffle={shuffle} needs a set of shards; use data.shuffle=full.")
+        grouped = weights is not None or (wide is not None and group > 1)
+        self._keyed = shuffle != "table" and not grouped
+        self._shards = np.array(shards, dtype=np.int64) if window and not grouped else None
+        self._window = window
         self.size = size
         self.repeats = repeats
         self.seed = seed
@@ -34,13 +53,24 @@ class Order:
         self._shares = None if weights is None else np.cumsum(weights, dtype=np.float64)
         self._epoch = -1
         self._permutation = np.empty(0, dtype=np.int64)
+        self._places: Permutation | _ShardPlaces | None = None
 
     def image(self, epoch: int, position: int, shift: int = 0) -> int:
         """Number of the image; `shift` > 0: of the image drawn that many places later."""
+        place = (position // self.repeats + shift) % self.size
+        if self._keyed:
+            if epoch != self._epoch or self._places is None:
+                self._places, self._epoch = self._keyed_places(epoch), epoch
+            return self._places(place)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch, -1))
             self._permutation, self._epoch = self._drawn(generator), epoch
-        return int(self._permutation[(position // self.repeats + shift) % self.size])
+        return int(self._permutation[place])
+
+    def _keyed_places(self, epoch: int) -> "Permutation | _ShardPlaces":
+        if self._shards is not None:
+            return _ShardPlaces(self._shards, self._window, self.seed, epoch)
+        return Permutation(self.size, mixed_seed(self.seed, epoch, -2))
 
     def _drawn(self, generator: torch.Generator) -> np.ndarray:
         """The images of an epoch in order."""
@@ -60,6 +90,47 @@ class Order:
         whole_steps = len(line) // self.micro * self.micro
         spread = line[:whole_steps].reshape(-1, self.micro // self.group, self.group).swapaxes(1, 2)
         return np.concatenate((spread.reshape(-1), line[whole_steps:]))
+
+
+class _ShardPlaces:
+    """Which image stands at a place, where the images of `window` shards at a time are mixed.
+
+    shards: (S,) images of each shard.
+    """
+
+    def __init__(self, shards: np.ndarray, window: int, seed: int, epoch: int) -> None:
+        order = Permutation(len(shards), mixed_seed(seed, epoch, -3))
+        self.drawn = np.array([order(i) for i in range(len(shards))], dtype=np.int64)
+        self.first = np.cumsum(shards) - shards  # image of each shard in the set
+        self.ends = np.cumsum(shards[self.drawn])  # places up to each drawn shard
+        self.window, self.seed, self.epoch = window, seed, epoch
+        self._turn = -1
+        self._inside = Permutation(1, 0)
+
+    def __call__(self, place: int) -> int:
+        turn = int(np.searchsorted(self.ends, place, side="right")) // self.window
+        start = int(self.ends[turn * self.window - 1]) if turn else 0
+        if turn != self._turn:
+            end = int(self.ends[min((turn + 1) * self.window, len(self.ends)) - 1])
+            self._inside = Permutation(end - start, mixed_seed(self.seed, self.epoch, -4, turn))
+            self._turn = turn
+        place = start + self._inside(place - start)
+        shard = int(np.searchsorted(self.ends, place, side="right"))
+        return int(self.first[self.drawn[shard]]) + place - (int(self.ends[shard - 1]) if shard else 0)
+
+
+def parse_shuffle(text: str) -> int:
+    """How many shards at a time are mixed; 0: all images are.
+
+    Raises:
+        ValueError: for a text that is none of the ways to shuffle.
+    """
+    match = re.fullmatch(r"shards\((\d+)\)", text)
+    if match and int(match[1]):
+        return int(match[1])
+    if text not in ("full", "table"):
+        raise ValueError(f"data.shuffle is full, shards(N) with N from 1 up, or table; got {text!r}.")
+    return 0
 
 
 def balancing(classes: np.ndarray, balance: float) -> np.ndarray:

@@ -26,6 +26,9 @@ class Subset(Dataset):
         for field in ("wide", "labels", "strata"):
             values = getattr(whole, field)
             rows[field] = None if values is None else values[positions]
+        if whole.shards is not None:
+            ends = np.searchsorted(positions, np.cumsum(whole.shards))
+            rows["shards"] = tuple(np.diff(ends, prepend=0).tolist())
         self.labels = rows["labels"]
         if self.labels is not None:
             rows["counts"] = np.bincount(self.labels, minlength=self.num_classes)

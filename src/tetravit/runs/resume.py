@@ -1,6 +1,7 @@
 """Which run is meant: a new one, or one that goes on; and what may change when it does."""
 
 import shlex
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,21 @@ def choose(
             f"{folder} was written by another version of tetravit, whose runs do not go on with this one;"
             f" start a new run from its weights: model.weights={shlex.quote(str(folder / 'last.safetensors'))}"
         )
-    kept = load(folder / "recipe.toml")
+    kept = load_kept(folder)
     if recipe is not None:
+        if "data.shuffle" not in recipe.origins:
+            recipe = recipe.model_copy(
+                update={"data": recipe.data.model_copy(update={"shuffle": kept.data.shuffle})}
+            )
         check_same(kept, recipe, folder)
     return recipe or kept, folder
+
+
+def load_kept(folder: Path) -> Recipe:
+    """The recipe of a run. One from before `data.shuffle` keeps the order that it began with."""
+    file = folder / "recipe.toml"
+    older = "shuffle" not in tomllib.loads(file.read_text(encoding="utf-8")).get("data", {})
+    return load(file, ["data.shuffle=table"] if older else [])
 
 
 def check_same(kept: Recipe, wanted: Recipe, folder: Path) -> None:

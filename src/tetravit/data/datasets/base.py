@@ -30,6 +30,7 @@ class DatasetInfo:
     counts: (num_classes,) int, how many images, or objects, each class has; None: not counted.
     most_objects: in one image; 0: not a set of objects.
     masks: whether objects have masks; True too where nothing is known.
+    shards: images of each shard, in the order of the images; None: the set has no shards.
     strata: (N,) int, in whose proportions a set is divided; None: there are none.
     classes: which of the 1000 classes of ImageNet these are; None: the set's classes are the model's own.
     multi_label: whether a target is (K,) float, 1 for each class of an image and 0 for the others.
@@ -50,6 +51,7 @@ class DatasetInfo:
     most_objects: int = 0
     masks: bool = True
     strata: np.ndarray | None = field(default=None, compare=False, repr=False)
+    shards: tuple[int, ...] | None = field(default=None, compare=False, repr=False)
     classes: tuple[int, ...] | None = None
     several: bool = False
     multi_label: bool = False

@@ -6,13 +6,14 @@
 
 import io
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from tetravit.data.coco_layout import Source
-from tetravit.data.datasets.base import Dataset, Root, Split, check_split
+from tetravit.data.datasets.base import Dataset, DatasetInfo, Root, Split, check_split
 from tetravit.data.decode import decode
 from tetravit.data.label_maps import IGNORE, LabelMaps, read_labels
 from tetravit.data.objects import Empty, Masks, ObjectSet, check_options
@@ -79,9 +80,8 @@ class Shards(Dataset):
         return labels
 
     @property
-    def shards(self) -> tuple[int, ...]:
-        """Images of each shard, in order."""
-        return tuple(shard.count for shard in self.source.shards)
+    def info(self) -> DatasetInfo:
+        return replace(super().info, shards=self.source.counts)
 
     def key(self, index: int) -> str:
         return self.source.name(index)
@@ -136,6 +136,10 @@ class LabelMapShards(LabelMaps):
             self.num_classes = self.found.num_classes = len(self.class_names)
         self.notes = self.found.findings(self.class_names, refuse=split == "train")
 
+    @property
+    def info(self) -> DatasetInfo:
+        return replace(super().info, shards=self.source.counts)
+
     def key(self, index: int) -> str:
         return self.source.name(index)
 
@@ -184,6 +188,12 @@ class ObjectShards(ObjectSet):
         super().__init__(
             Path(self.source.folder), table, names, split, empty=empty, masks=masks, orientation=orientation
         )
+
+    @property
+    def info(self) -> DatasetInfo:
+        """Images that do not train are left out of their shards."""
+        ends = np.searchsorted(self.rows, np.cumsum(self.source.counts))
+        return replace(super().info, shards=tuple(np.diff(ends, prepend=0).tolist()))
 
     def path(self, index: int) -> str:
         raise ValueError("The images of shards are no files of their own.")

@@ -7,8 +7,6 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from tetravit.data.shards.cache import ShardCache
 from tetravit.data.shards.index import ROW, Meta, map_rows, read_meta
 from tetravit.data.shards.tar import BLOCK, LONG, name_before
@@ -57,6 +55,11 @@ class ShardSource:
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
         self._open_index()
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Images of each shard, in order."""
+        return tuple(shard.count for shard in self.shards)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -156,9 +159,3 @@ class ShardSource:
             local.parent.mkdir(parents=True, exist_ok=True)
             replace_file(local, data)
         return str(local)
-
-
-def labels_of(rows: np.ndarray) -> np.ndarray:
-    """The class of each image (N,) int32, mapped too."""
-    labels: np.ndarray = rows["label"]
-    return labels
