@@ -7,6 +7,7 @@ from typing import Any
 from tetravit.predictors.base import Option, real, whole
 from tetravit.serve.limits import Limits
 from tetravit.serve.served import Served
+from tetravit.serve.tensors import INPUT
 
 JSON = "application/json"
 IMAGES = (
@@ -125,7 +126,7 @@ def _infer() -> dict[str, Any]:
                         "properties": {
                             "id": {"type": "string"},
                             "parameters": {"type": "object"},
-                            "inputs": {**tensors, "minItems": 1, "maxItems": 1},
+                            "inputs": {"type": "array", "items": _input(), "minItems": 1, "maxItems": 1},
                             "outputs": {"type": "array", "items": output},
                         },
                     }
@@ -199,6 +200,22 @@ def _tensor() -> dict[str, Any]:
             "shape": {"type": "array", "items": {"type": "integer", "minimum": 0}},
             "datatype": {"type": "string", "enum": ["FP32", "INT64", "BOOL"]},
             "parameters": {"type": "object"},
+            "data": {"type": "array"},
+        },
+    }
+
+
+def _input() -> dict[str, Any]:
+    side = {"type": "integer", "minimum": 1}
+    shape = {"type": "array", "items": side, "minItems": 4, "maxItems": 4}
+    return {
+        "type": "object",
+        "required": ["name", "shape", "datatype"],
+        "properties": {
+            "name": {"type": "string", "enum": [INPUT]},
+            "shape": {**shape, "description": "[B, C, height, width]"},
+            "datatype": {"type": "string", "enum": ["FP32"]},
+            "parameters": {"type": "object", "properties": {"binary_data_size": {"type": "integer"}}},
             "data": {"type": "array"},
         },
     }
