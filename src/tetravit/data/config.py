@@ -119,16 +119,6 @@ class DataConfig(BaseModel):
     )
     options: Options = Field(default_factory=dict, description="Arguments of the data set's constructor.")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _shards_have_a_kind(cls, values: Any) -> Any:
-        """Where the root holds shards, the data set is the row of their kind."""
-        if not isinstance(values, dict) or not isinstance(values.get("root"), str | os.PathLike):
-            return values
-        root = absolute(os.fspath(values["root"]))
-        meta = None if any(values.get(part) for part in PARTS) else find_meta(root)
-        return values if meta is None else {**values, "name": NAMES[meta.kind]}
-
     @field_validator("root", "train", "val", "test", mode="before")
     @classmethod
     def _paths_are_text(cls, value: Any) -> Any:
@@ -165,6 +155,14 @@ class DataConfig(BaseModel):
     def _augment(cls, value: str) -> str:
         parse(value, size=1)
         return value
+
+    @model_validator(mode="after")
+    def _shards_have_a_kind(self) -> Self:
+        """Where the root holds shards, the data set is the row of their kind."""
+        meta = None if self.train or self.val or self.test else find_meta(self.root)
+        if meta is not None:
+            self.__dict__["name"] = NAMES[meta.kind]
+        return self
 
     @model_validator(mode="after")
     def _images(self) -> Self:

@@ -60,11 +60,18 @@ def is_junk_folder(name: str) -> bool:
     return name.startswith(".") or name.lower() in JUNK_FOLDERS
 
 
-def images_below(folder: str, problems: Problems | None = None, *, channels: int = 3) -> list[str]:
+def images_below(
+    folder: str,
+    problems: Problems | None = None,
+    *,
+    channels: int = 3,
+    times: dict[str, int] | None = None,
+) -> list[str]:
     """Sorted paths, relative to `folder` and with `/`, of the images at any depth below it.
 
     Hidden files, folders of a system's own, and links that lead back up are passed over. problems: where other files
-    are counted, by the kind of their ending. channels: of the images.
+    are counted, by the kind of their ending. channels: of the images. times: filled with every local folder and its
+    time in nanoseconds before it was listed.
 
     Raises:
         OSError: if a folder cannot be listed.
@@ -76,6 +83,8 @@ def images_below(folder: str, problems: Problems | None = None, *, channels: int
         here = os.path.realpath(place) if "://" not in place else place
         if here in above:
             return
+        if times is not None:
+            times[place] = os.stat(place).st_mtime_ns
         for entry in storage.list(place):
             path = f"{prefix}{entry.name}"
             if entry.is_folder:

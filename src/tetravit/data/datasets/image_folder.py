@@ -15,10 +15,11 @@ import numpy as np
 from tetravit.data import imagenet
 from tetravit.data.datasets.base import Dataset, DatasetInfo, Root, Split, check_split, keep_fraction
 from tetravit.data.decode import decode
-from tetravit.data.files import images_below, is_junk_folder, same_name, some
+from tetravit.data.files import ENDINGS, images_below, is_junk_folder, lacking, same_name, some
+from tetravit.data.listing import Listing, kept_listing
 from tetravit.data.parts import PARTS, Part, Parts, find_part, part_folder
 from tetravit.data.problems import Problems
-from tetravit.data.storage import storage_of
+from tetravit.data.storage import is_local, storage_of
 from tetravit.structures import Sample
 
 LAYOUT = "ROOT/train/CLASS/IMAGE and ROOT/val/CLASS/IMAGE"
@@ -68,7 +69,7 @@ class ImageFolder(Dataset):
         )
         self.num_classes = len(self.folders)
         self.channels, self.problems = channels, Problems()
-        self._paths, self._ends, labels, self._places = _scan(
+        self._paths, self._ends, labels, self._places = _listed(
             self.roots, self.folders, self.problems, channels
         )
         kept = keep_fraction(labels, fraction)
@@ -90,7 +91,7 @@ class ImageFolder(Dataset):
         """CLASS/.../IMAGE."""
         row = self._row(index)
         start = self._ends[row - 1] if row else 0
-        return os.fsdecode(self._paths[start : self._ends[row]])
+        return os.fsdecode(self._paths[start : self._ends[row]].tobytes())
 
     def path(self, index: int) -> str:
         place = self.roots[int(np.searchsorted(self._places, self._row(index), side="right"))]
@@ -168,10 +169,26 @@ def _all_folders(root: str | None, parts: Parts, part: Part) -> list[str]:
     return list(dict.fromkeys(folders))
 
 
+def _listed(roots: Sequence[str], names: list[str], problems: Problems, channels: int) -> Listing:
+    """The images below the roots, listed now, or as they were listed before while no folder has changed."""
+    if not all(map(is_local, roots)):
+        return _scan(roots, names, problems, channels)
+    places = [os.path.abspath(root) for root in roots]
+    return kept_listing(
+        ["image_folder", places, names, channels, sorted(ENDINGS - lacking())],
+        problems,
+        lambda times, others: _scan(roots, names, others, channels, times),
+    )
+
+
 def _scan(
-    roots: Sequence[str], names: list[str], problems: Problems, channels: int
-) -> tuple[bytes, np.ndarray, np.ndarray, np.ndarray]:
-    """Paths below the roots end to end, where each ends, its class, and where each root's images end.
+    roots: Sequence[str],
+    names: list[str],
+    problems: Problems,
+    channels: int,
+    times: dict[str, int] | None = None,
+) -> Listing:
+    """The images below the roots. times: filled with the folders and their times.
 
     Raises:
         ValueError: if a folder cannot be listed, or a class has files and none of them can be read.
@@ -179,11 +196,13 @@ def _scan(
     paths, ends, labels, places = bytearray(), list[int](), list[int](), list[int]()
     numbers = {name: i for i, name in enumerate(names)}
     for root in roots:
+        if times is not None:
+            times[root] = os.stat(root).st_mtime_ns
         labelled = sorted((numbers[same_name(name)], name) for name in class_folders(root))
         for label, name in labelled:
             folder, before, others = storage_of(root).join(root, name), len(ends), Problems()
             try:
-                images = images_below(folder, others, channels=channels)
+                images = images_below(folder, others, channels=channels, times=times)
             except OSError as error:
                 where = error.filename or folder
                 raise ValueError(
@@ -199,8 +218,8 @@ def _scan(
         places.append(len(ends))
     if not ends:
         raise ValueError(f"The class folders of {roots[0]!r} hold no image.")
-    return (
-        bytes(paths),
+    return Listing(
+        np.frombuffer(bytes(paths), dtype=np.uint8),
         np.array(ends, dtype=np.int64),
         np.array(labels, dtype=np.int32),
         np.array(places, dtype=np.int64),
