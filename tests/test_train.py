@@ -252,7 +252,8 @@ def test_folders_that_do_not_fit_are_refused(run, tmp_path):
     cases = [
         (
             {"recipe": small(), "run_dir": folder},
-            f"{folder} already holds a run. Continue it with --resume {folder}, or take another folder.",
+            f"{folder} already holds a run. Continue it with --resume {folder} or --continue, or take another"
+            " folder.",
         ),
         ({}, "train takes a recipe, or a run to resume; got neither."),
         (

@@ -69,7 +69,11 @@ def test_a_dry_run_prints_the_recipe_and_writes_nothing(ask, tmp_path, monkeypat
         (["digits", "data.name=digit"], "Unknown data set 'digit'. Did you mean 'digits'?"),
         (["xcit/imagenet"], "The recipe lacks data.root."),
         (["--resume", "nowhere"], "nowhere is not the folder of a run: it has no recipe.toml and run.json."),
-        (["digits", "--strict"], "--strict goes with --resume RUN."),
+        (["digits", "--strict"], "--strict goes with --resume RUN, or with --continue."),
+        (
+            ["digits", "--continue"],
+            "--continue goes with a recipe and its folder: tetravit train RECIPE --into RUN --continue.",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -70,3 +70,54 @@ def test_half_a_lock_holds_nothing(tmp_path):
     (tmp_path / "lock.json").write_text('{"pid": ')
     with Lock(tmp_path):
         pass
+
+
+def test_a_silent_holder_elsewhere_is_waited_for_with_a_line(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT_S", 0.05)
+    monkeypatch.setattr(lock, "SILENT_S", 41.0)
+    monkeypatch.setattr(lock.time, "sleep", lambda s: os.utime(path, (ago := time.time() - 42, ago)))
+    hold(tmp_path, host="node17")
+    path = tmp_path / "lock.json"
+    os.utime(path, (ago := time.time() - 40, ago))
+    lines = []
+    with Lock(tmp_path, lines.append):
+        assert lines == [f"{tmp_path} is held by node17, silent for 40 s; waiting up to 41 s."]
+
+
+def test_a_holder_elsewhere_that_gives_a_sign_of_life_keeps_the_folder(tmp_path, monkeypatch):
+    hold(tmp_path, host="node17")
+    path = tmp_path / "lock.json"
+    os.utime(path, (ago := time.time() - 40, ago))
+    monkeypatch.setattr(lock.time, "sleep", lambda s: os.utime(path))
+    with pytest.raises(ValueError, match=r"in use by process \d+ on node17"), Lock(tmp_path):
+        pass
+
+
+def test_the_same_job_started_again_elsewhere_takes_over_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    hold(tmp_path, host="node17", job="17")
+    with Lock(tmp_path):
+        assert json.loads((tmp_path / "lock.json").read_text())["job"] == "17"
+
+
+@pytest.mark.parametrize(("state", "free"), [("NODE_FAIL", True), ("RUNNING", False)])
+def test_slurm_says_whether_the_job_of_a_holder_has_ended(tmp_path, monkeypatch, state, free):
+    squeue = tmp_path / "squeue"
+    squeue.write_text(f'#!/bin/sh\n[ "$3" = 18 ] && echo {state}\n')
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    hold(tmp_path, host="node17", job="18")
+    if free:
+        with Lock(tmp_path):
+            return
+    with pytest.raises(ValueError, match="in use"), Lock(tmp_path):
+        pass
+
+
+def test_a_folder_that_is_gone_is_left_without_an_error(tmp_path):
+    import shutil
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with Lock(folder):
+        shutil.rmtree(folder)

@@ -40,7 +40,7 @@ def application() -> typer.Typer:
     )
     app.callback(invoke_without_command=True)(start)
     for name, verb in verbs().items():
-        app.command(name)(catch(name)(verb))
+        app.command(name, context_settings=getattr(verb, "context_settings", None))(catch(name)(verb))
     groups: dict[str, Group] = discover("tetravit.cli", "GROUPS")
     for name, group in groups.items():
         part = typer.Typer(help=group.help, no_args_is_help=True, rich_markup_mode=None)

@@ -32,6 +32,13 @@ def train(
         str,
         typer.Option(metavar="NAMES", help="Trackers to feed, with commas: tensorboard,wandb,mlflow."),
     ] = "",
+    go_on: Annotated[
+        bool,
+        typer.Option(
+            "--continue",
+            help="With --into DIR: start the run, or continue it where it stands. For schedulers and restarts.",
+        ),
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="With --resume: stop at a damaged checkpoint, take no older one.")
     ] = False,
@@ -48,12 +55,16 @@ def train(
         raise ValueError(
             "train takes a recipe, or --resume RUN. `tetravit list recipes` shows what there is."
         )
-    if strict and resume is None:
-        raise ValueError("--strict goes with --resume RUN.")
+    if strict and resume is None and not go_on:
+        raise ValueError("--strict goes with --resume RUN, or with --continue.")
+    if go_on and (recipe is None or into is None or resume is not None):
+        raise ValueError(
+            "--continue goes with a recipe and its folder: tetravit train RECIPE --into RUN --continue."
+        )
 
     if recipe is not None:
         check_recipe(recipe)  # before torch is loaded
-    from tetravit.engine.signals import Interrupted
+    from tetravit.engine.signals import Interrupted, Signals, leave_code
     from tetravit.recipe import dump, find, load
     from tetravit.runs import train as run
 
@@ -64,18 +75,21 @@ def train(
         chosen = load(resume / "recipe.toml", changes)
     if dry_run and chosen is not None:
         print(dump(chosen), end="")
-    try:
-        run(
-            chosen,
-            into,
-            resume=resume,
-            on_corrupt="stop" if strict else "previous",
-            dry_run=dry_run,
-            log=[name.strip() for name in log.split(",") if name.strip()],
-        )
-    except Interrupted as stop:
-        say(str(stop))
-        raise typer.Exit(stop.exit_code) from None
+    # SIGINT stays Python's until there is something to save.
+    with Signals(("SIGTERM", "SIGUSR1"), ignore_after=True):
+        try:
+            run(
+                chosen,
+                into,
+                resume=resume,
+                continuing=go_on,
+                on_corrupt="stop" if strict else "previous",
+                dry_run=dry_run,
+                log=[name.strip() for name in log.split(",") if name.strip()],
+            )
+        except Interrupted as stop:
+            say(str(stop))
+            raise typer.Exit(leave_code()) from None
 
 
 VERBS = {"train": train}

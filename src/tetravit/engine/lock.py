@@ -3,55 +3,128 @@
 import json
 import os
 import socket
+import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
 from tetravit.files import exclusive
 
-SILENT_S = 300.0  # a holder on another machine that has not been heard of for so long is taken for dead
+SILENT_S = 300.0  # a holder on another machine that was silent for so long is taken for dead
+BEAT_S = 10.0  # between signs of life
+MISSED = 3  # signs of life that a live holder may be late by
+# Jobs that are started again under the same id: an earlier start of it has ended.
+JOBS = ("SLURM_JOB_ID", "TETRAVIT_JOB_ID")
+ENDED = (
+    "COMPLETED",
+    "CANCELLED",
+    "FAILED",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "PREEMPTED",
+    "OUT_OF_MEMORY",
+    "BOOT_FAIL",
+)
 
 
 class Lock:
-    """`RUN/lock.json`: pid, host and start of the process that trains there.
+    """`RUN/lock.json`: pid, host, start and job of the process that trains there.
+
+    While it is entered, the time of the file is renewed every 10 s. A holder on this host counts while its process
+    lives. One on another host counts until its file was silent for 300 s, or its SLURM job ended, or is this one.
+
+    say: where a line about waiting goes.
 
     Raises:
         ValueError: on entering, if another live run holds the folder.
     """
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, say: Callable[[str], object] = lambda text: None) -> None:
         self.path = run_dir / "lock.json"
-        self._beat_at = 0.0
+        self.say = say
+        self._left = threading.Event()
+        self._beats: threading.Thread | None = None
 
     def __enter__(self) -> Self:
-        with _alone(self.path.parent):
-            holder = self._holder()
-            if holder is not None:
-                raise ValueError(
-                    f"{self.path.parent} is in use by process {holder['pid']} on {holder['host']}. "
-                    f"Wait for it, or remove {self.path.name} there if it is gone."
-                )
-            own = {"pid": os.getpid(), "host": socket.gethostname(), "started": _started(os.getpid())}
-            self.path.write_text(json.dumps(own))
+        while not self._taken():
+            self._wait()
+        self._left.clear()
+        self._beats = threading.Thread(target=self._beat_on, name="lock", daemon=True)
+        self._beats.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.path.unlink(missing_ok=True)
+        self.release()
+        if self._beats is not None:
+            self._beats.join()
+
+    def release(self) -> None:
+        """Free the folder; a folder that is gone or read-only is no error."""
+        self._left.set()
+        with suppress(OSError):
+            self.path.unlink(missing_ok=True)
 
     def beat(self) -> None:
-        """Show a waiting machine that this run is alive; cheap enough for every logged step."""
-        if time.monotonic() - self._beat_at > SILENT_S / 10:
-            self._beat_at = time.monotonic()
-            with suppress(OSError):  # a full or vanished disk is reported by the next save
-                os.utime(self.path)
+        """A sign of life."""
+        with suppress(OSError):  # a full or vanished disk is reported by the next save
+            os.utime(self.path)
+
+    def _beat_on(self) -> None:
+        while not self._left.wait(BEAT_S):
+            self.beat()
+
+    def _taken(self) -> bool:
+        """Take the lock, unless a holder elsewhere may be alive.
+
+        Raises:
+            ValueError: if the holder is alive.
+        """
+        with _alone(self.path.parent):
+            holder = self._holder()
+            if holder is not None:
+                if holder["host"] == socket.gethostname() or self._silence() < MISSED * BEAT_S:
+                    raise ValueError(
+                        f"{self.path.parent} is in use by process {holder['pid']} on {holder['host']}. "
+                        f"Wait for it, or remove {self.path.name} there if it is gone."
+                    )
+                return False
+            pid = os.getpid()
+            own = {"pid": pid, "host": socket.gethostname(), "started": _started(pid), "job": _job()}
+            self.path.write_text(json.dumps(own))
+            return True
+
+    def _wait(self) -> None:
+        """Until a silent holder elsewhere is taken for dead, has released the lock, or gives a sign of life."""
+        holder, silence = self._holder(), self._silence()
+        if holder is None:
+            return
+        self.say(
+            f"{self.path.parent} is held by {holder['host']}, silent for {silence:.0f} s; waiting up to"
+            f" {SILENT_S:.0f} s."
+        )
+        while holder is not None and self._silence() >= MISSED * BEAT_S:
+            time.sleep(min(1.0, BEAT_S))
+            holder = self._holder()
+
+    def _silence(self) -> float:
+        """Seconds since the holder's last sign of life, by the clock of the file system."""
+        try:
+            probe = self.path.with_name(f".clock_{socket.gethostname()}_{os.getpid()}")
+            probe.touch()
+            now = probe.stat().st_mtime
+            probe.unlink()
+            return max(0.0, now - self.path.stat().st_mtime)
+        except FileNotFoundError:
+            return SILENT_S
 
     def _holder(self) -> dict[str, Any] | None:
         """Who holds the lock, or None if the holder is dead or the file is gone."""
         try:
-            text, age_s = self.path.read_text(), time.time() - self.path.stat().st_mtime
+            text = self.path.read_text()
         except FileNotFoundError:
             return None
         try:
@@ -59,14 +132,17 @@ class Lock:
             pid, host, started = holder["pid"], holder["host"], holder["started"]
         except (ValueError, KeyError, TypeError):
             return None  # half a lock: its writer died while filling it
-        if host != socket.gethostname() or sys.platform == "win32":  # no way to ask whether a process lives
-            return holder if age_s < SILENT_S else None
+        if host != socket.gethostname() or sys.platform == "win32":  # its process cannot be checked from here
+            job = holder.get("job")
+            if job is not None and (job == _job() or _job_ended(job)):
+                return None
+            return holder if self._silence() < SILENT_S else None
         return holder if _alive(pid) and _started(pid) == started else None
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Only one process at a time looks at the lock and takes it."""
+    """Only one process at a time reads the lock and takes it."""
     if sys.platform == "win32":  # a folder has no file number there
         yield
         return
@@ -76,6 +152,23 @@ def _alone(folder: Path) -> Iterator[None]:
             yield
     finally:
         os.close(file)
+
+
+def _job() -> str | None:
+    """The job of a scheduler that this process is part of; it keeps its id when it is started again."""
+    return next((os.environ[name] for name in JOBS if os.environ.get(name)), None)
+
+
+def _job_ended(job: str) -> bool:
+    """Whether SLURM says so; False where there is no SLURM, or it does not know the job."""
+    try:
+        command = ["squeue", "--noheader", "--jobs", job, "--states", "all", "--format", "%T"]
+        states = subprocess.run(
+            command, capture_output=True, text=True, timeout=20, check=True
+        ).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return bool(states) and all(state in ENDED for state in states)
 
 
 def _alive(pid: int) -> bool:

@@ -74,7 +74,6 @@ class Job:
     resume: Checkpoint | None = None
     reporters: Reporters = field(default_factory=lambda: Reporters([]))
     on_best: Callable[[dict[str, Any], dict[str, Any]], None] = lambda record, findings: None
-    on_log: Callable[[], None] = lambda: None
     on_alarm: Callable[[int, str], None] = lambda step, text: None
     how_to_continue: str = "run the same command again"
     seed_at: Callable[[int], int] | None = None
@@ -258,7 +257,6 @@ def _log(job: Job, state: RunState, meter: Meter, clock: Clock, *, norm_of: int,
         "timing": clock.look(job.total_steps - state.done, steps),
     }
     job.reporters.step(record)
-    job.on_log()
     alarm = job.task.alarm(values)
     if alarm is not None:
         job.on_alarm(state.done, alarm)

@@ -19,6 +19,11 @@ FREE = {
 FIXED = {"run": {"seed"}}
 
 
+def to_resume(folder: str | Path) -> Path | None:
+    """The folder, where it holds a run that can go on; None: a run may begin there."""
+    return Path(folder) if (Path(folder) / "recipe.toml").exists() else None
+
+
 def choose(
     recipe: Recipe | None, run_dir: str | Path | None, resume: str | Path | None
 ) -> tuple[Recipe, Path]:
@@ -33,7 +38,8 @@ def choose(
         folder = Path(run_dir) if run_dir is not None else fresh(recipe)
         if (folder / "recipe.toml").exists():
             raise ValueError(
-                f"{folder} already holds a run. Continue it with --resume {folder}, or take another folder."
+                f"{folder} already holds a run. Continue it with --resume {folder} or --continue, or take another"
+                " folder."
             )
         return recipe, folder
     folder = Path(resume)

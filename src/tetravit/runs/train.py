@@ -15,13 +15,13 @@ from tetravit.engine.guard import NotFinite
 from tetravit.engine.lock import Lock
 from tetravit.engine.log import Console, JsonLines, Reporter, Reporters, Summary
 from tetravit.engine.loop import Job, RunState, fit
-from tetravit.engine.signals import Interrupted
-from tetravit.files import replace_file, write_json
+from tetravit.engine.signals import Interrupted, Signals
+from tetravit.files import read_json, replace_file, write_json
 from tetravit.recipe import Recipe
 from tetravit.runs import folder as folders
 from tetravit.runs.build import Objects, build
 from tetravit.runs.plan import duration, metric_name, plan
-from tetravit.runs.resume import choose
+from tetravit.runs.resume import choose, to_resume
 from tetravit.runs.rollback import CURES, MOST, Attempts, Rerouted, log_event, logged_attempts
 from tetravit.trackers import RunInfo, check_trackers, trackers_of, tracking_reporters
 from tetravit.world import world as enter_world
@@ -32,6 +32,7 @@ def train(
     run_dir: str | Path | None = None,
     *,
     resume: str | Path | None = None,
+    continuing: bool = False,
     reporters: Sequence[Reporter] | None = None,
     on_corrupt: Literal["previous", "stop"] = "previous",
     dry_run: bool = False,
@@ -43,6 +44,8 @@ def train(
         recipe: what to run; None with `resume`: the recipe of that run.
         run_dir: the folder of the run; None: a new folder below `runs`, named after date, model and data.
         resume: folder of a run to continue, from its newest intact checkpoint.
+        continuing: go on with the run in `run_dir` if there is one, else start it: one call for schedulers, which
+            start a run again and again.
         reporters: receive the events of the run, on rank 0; None: the terminal.
         on_corrupt: whether a damaged newest checkpoint gives way to the one before it, or ends the command.
         dry_run: build everything, print the plan, write nothing.
@@ -56,6 +59,10 @@ def train(
         Interrupted: after a signal, with everything saved.
     """
     log = check_trackers(log)
+    if continuing:
+        if run_dir is None or recipe is None:
+            raise ValueError("A run that starts or continues needs a recipe and its folder: --into RUN.")
+        resume = to_resume(run_dir)
     recipe, folder = choose(recipe, run_dir, resume)
     events = Reporters([Console()] if reporters is None else reporters)
     with ExitStack() as stack:
@@ -64,6 +71,7 @@ def train(
         if not world.is_main:
             events = Reporters([])
         folder = Path(world.broadcast(str(folder)))
+        resumed = bool(world.broadcast(resume is not None))
         objects = build(recipe, world)
         stack.callback(objects.loader.close)
         folders.check_disk(folder, objects)
@@ -72,11 +80,16 @@ def train(
                 events.start(plan(objects, str(folder)))
                 events.stop()
             return Summary(0, None, None, 0.0, lines=["Nothing was written: a dry run."])
-        lock = Lock(folder)
+        asked = stack.enter_context(Signals()).received
+        if any(world.any(asked is not None)):
+            raise Interrupted(
+                f"Stopped by {asked or 'another rank'} before the first step; run the command again."
+            )
+        lock = Lock(folder, events.note)
         if world.is_main:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(lock)
-        return _Run(objects, folder, lock, events, log).run(resumed=resume is not None, on_corrupt=on_corrupt)
+        return _Run(objects, folder, lock, events, log).run(resumed=resumed, on_corrupt=on_corrupt)
 
 
 class _Run:
@@ -92,6 +105,7 @@ class _Run:
         recipe, world, events = self.objects.recipe, self.objects.world, self.events
         if world.is_main:
             events.members.append(JsonLines(self.folder))
+        before = read_json(self.folder / "run.json").get("world_size") if resumed else None
         record = world.broadcast(folders.opened(self.folder, recipe, world) if world.is_main else None)
         checkpoints = Checkpoints(
             self.folder,
@@ -110,6 +124,10 @@ class _Run:
             names = (*(trackers_of(self.folder) if resumed else ()), *self.log)
             events.members.extend(tracking_reporters(names, run, events.note))
         job = self._job(checkpoints, newest)
+        if before is not None and before != world.size:
+            events.note(
+                f"World size changed {before} -> {world.size}: same samples, same losses up to rounding."
+            )
         if world.is_main:
             events.start(plan(self.objects, str(self.folder), newest.step if newest else 0))
         status = "failed"
@@ -190,7 +208,6 @@ class _Run:
             resume=newest,
             reporters=self.events,
             on_best=self._keep_best,
-            on_log=self.lock.beat if objects.world.is_main else lambda: None,
             on_alarm=self._log_alarm,
             how_to_continue=f"tetravit train --resume {shlex.quote(str(self.folder))}",
         )

@@ -1,0 +1,34 @@
+"""`tetravit launch`: a verb on several processes or machines, by torchrun, with the exit code of the run."""
+
+from typing import Annotated
+
+import typer
+
+
+def launch(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[TORCHRUN OPTIONS]... train RECIPE ...",
+            help="What torchrun takes, and then the verb: --nproc-per-node 8 --max-restarts 3 train digits"
+            " --into RUN --continue",
+        ),
+    ],
+) -> None:
+    """Train on several processes: a signal saves the run and ends with 75, a lost process starts it again."""
+    if "train" not in arguments:
+        raise ValueError(
+            "launch takes options of torchrun and then train: tetravit launch --nproc-per-node 2 train digits."
+        )
+    at = arguments.index("train")
+    from tetravit.engine.launch import launch as run
+
+    code = run(arguments[:at], arguments[at:])
+    if code:
+        raise typer.Exit(code)
+
+
+# Options are torchrun's or the verb's, none is of this command.
+launch.context_settings = {"ignore_unknown_options": True, "allow_interspersed_args": False}  # type: ignore[attr-defined]
+
+VERBS = {"launch": launch}
