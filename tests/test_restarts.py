@@ -27,8 +27,7 @@ def start(run, *options):
         "launch",
         "--nproc-per-node",
         "2",
-        "--master-port",
-        "0",
+        "--standalone",
         *options,
     ]
     command += ["train", *RECIPE, "--into", str(run), "--continue"]
@@ -67,9 +66,10 @@ def wait_for_step(process, run, step):
 
 
 @pytest.mark.slow
-def test_kills_and_signals_change_nothing(tmp_path):
+def test_kills_and_signals_change_nothing(tmp_path, request):
     run, straight = tmp_path / "run", tmp_path / "straight"
     process = start(run, "--max-restarts", "3")
+    request.addfinalizer(process.kill)
     for rank, step in ((1, 10), (0, 25)):
         wait_for_step(process, run, step)
         os.kill(ranks(process.pid)[rank], signal.SIGKILL)

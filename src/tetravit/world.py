@@ -1,9 +1,12 @@
-"""The processes of a run: started by torchrun, one device each; collectives over all of them."""
+"""The processes of a run: started by torchrun, SLURM or Ray, one device each; collectives over all of them."""
 
 import os
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -90,20 +93,68 @@ def pick_device(wanted: str, local_rank: int = 0) -> torch.device:
     return device
 
 
+def places() -> tuple[int, int, int]:
+    """Rank, local rank and number of processes, by the environment of torchrun, Ray or SLURM (one task a device).
+
+    With SLURM the address of rank 0 is set from the node list, where nothing has set it.
+    """
+    found = os.environ
+    if "WORLD_SIZE" in found:
+        return int(found.get("RANK", "0")), int(found.get("LOCAL_RANK", "0")), int(found["WORLD_SIZE"])
+    size = int(found.get("SLURM_STEP_NUM_TASKS") or found.get("SLURM_NTASKS") or "1")
+    if size == 1 or "SLURM_PROCID" not in found or "SLURM_LOCALID" not in found:
+        return 0, 0, 1
+    nodes = found.get("SLURM_STEP_NODELIST") or found.get("SLURM_JOB_NODELIST") or "localhost"
+    os.environ.setdefault("MASTER_ADDR", first_host(nodes))
+    os.environ.setdefault("MASTER_PORT", str(20_000 + int(found.get("SLURM_JOB_ID", "0")) % 20_000))
+    return int(found["SLURM_PROCID"]), int(found["SLURM_LOCALID"]), size
+
+
+def first_host(nodes: str) -> str:
+    """The first host of a SLURM node list: `gpu[03-05,9],login` -> `gpu03`."""
+    match = re.match(r"([^,\[]+)(?:\[([^\],-]+)[^\]]*\])?([^,\[]*)", nodes)
+    return "".join(part or "" for part in match.groups()) if match else nodes
+
+
+def _store(rank: int) -> dist.Store | None:
+    """A store of its own for every start of the ranks; None: torch makes it.
+
+    torchrun keeps one store over its restarts, in which ranks would meet the addresses of dead ones.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    host, key = os.environ["MASTER_ADDR"], "tetravit/store"
+    shared = dist.TCPStore(host, int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False)
+    if rank == 0:
+        own = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
+        shared.set(key, str(own.port))
+        return own
+    while True:  # until torchrun ends it: the port may still be that of the last start
+        try:
+            port, short = int(shared.get(key)), timedelta(seconds=2)
+            store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=short)
+        except RuntimeError:
+            time.sleep(0.2)
+            continue
+        store.set_timeout(shared.timeout)
+        return store
+
+
 @contextmanager
 def world(device: str = "auto") -> Iterator[World]:
-    """Join the processes that torchrun started; without torchrun, a world of one."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    """Join the processes that torchrun, SLURM or Ray started; without them, a world of one."""
+    rank, local_rank, size = places()
     if size == 1:
         yield World(pick_device(device))
         return
-    rank, local_rank = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
     here = pick_device(device, local_rank)
     if here.type == "cuda":
         torch.cuda.set_device(here)
     joined = not dist.is_initialized()
     if joined:
-        dist.init_process_group("nccl" if here.type == "cuda" else "gloo")
+        backend, store = "nccl" if here.type == "cuda" else "gloo", _store(rank)
+        where: dict[str, Any] = {} if store is not None else {"init_method": "env://"}
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, **where)
     try:
         yield World(here, rank, size, dist.new_group(backend="gloo"))
     finally:

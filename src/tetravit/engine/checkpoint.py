@@ -8,6 +8,7 @@ A folder is written under a temporary name, every file flushed to the disk, then
 after that. Nothing is pickled.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -22,9 +23,11 @@ import safetensors.torch
 from torch import Tensor
 
 from tetravit.files import sync_folder, write_file
+from tetravit.world import World
 
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk or a quota: it may have room again
 
 
 class BadCheckpoint(ValueError):
@@ -44,8 +47,29 @@ class Checkpoint:
         return safetensors.torch.load_file(self.path / f"{name}.safetensors")
 
 
+@dataclass(frozen=True)
+class Sent(Checkpoint):
+    """A checkpoint that rank 0 reads for all ranks, whose disks do not have it."""
+
+    world: World
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """As of a checkpoint; called on all ranks together."""
+        found: dict[str, Tensor] = self.world.broadcast(super().tensors(name) if self.world.is_main else None)
+        return found
+
+
+class Copied(dict[str, Tensor]):
+    """Copies of tensors on the CPU, each with memory of its own."""
+
+    def __init__(self, group: Mapping[str, Tensor]) -> None:
+        super().__init__(
+            (key, value.detach().to("cpu", copy=True).contiguous()) for key, value in group.items()
+        )
+
+
 class Checkpoints:
-    """The checkpoints of one run.
+    """The checkpoints of one run. failures: reasons of the last saves in a row that failed but for a full disk.
 
     keep: how many of the newest stay, at least 2: the last one may be the one that is being written.
     say: where warnings go.
@@ -64,6 +88,7 @@ class Checkpoints:
             raise ValueError(f"keep is 2 or more, as the newest checkpoint may be in the making; got {keep}.")
         self.folder = run_dir / "checkpoints"
         self.run_id, self.keep, self.on_full, self.say = run_id, keep, on_full, say
+        self.failures: list[str] = []
 
     def prepare(self) -> None:
         """Make the folder, and remove what interrupted saves and removals left behind."""
@@ -91,12 +116,15 @@ class Checkpoints:
             self._publish(temporary, final)
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            if error.errno not in FULL:
+                self.failures.append(reason)
             if self.on_full == "stop":
                 raise
             kept = f"{_name(self.steps()[-1])} is kept" if self.steps() else "there is no older one"
-            reason = os.strerror(error.errno) if error.errno else str(error)
             self.say(f"Could not save {final.name}: {reason}; {kept} and the run goes on.")
             return None
+        self.failures.clear()
         self._prune()
         return final
 
@@ -132,7 +160,7 @@ class Checkpoints:
         os.mkdir(folder)
         files = {}
         for name, group in tensors.items():
-            plain = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in group.items()}
+            plain = group if isinstance(group, Copied) else Copied(group)
             files[f"{name}.safetensors"] = write_file(
                 folder / f"{name}.safetensors", safetensors.torch.save(plain)
             )

@@ -41,6 +41,9 @@ class RunConfig(BaseModel):
     save_steps: int = Field(default=0, ge=0, description="Steps between checkpoints; 0: never.")
     save_minutes: float = Field(default=10.0, ge=0, description="Minutes between checkpoints; 0: never.")
     save_epochs: int = Field(default=1, ge=0, description="Epochs between checkpoints; 0: never.")
+    save_in_background: bool = Field(
+        default=True, description="Write checkpoints from a copy in memory while training goes on."
+    )
     keep: int = Field(default=3, ge=2, description="How many of the newest checkpoints are kept.")
     on_full: Literal["warn", "stop"] = Field(
         default="warn", description="When a checkpoint cannot be written: warn and train on, or stop."

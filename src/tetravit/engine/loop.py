@@ -8,7 +8,7 @@ cut anywhere continues to the same bits: a checkpoint holds tensors, the step, a
 import operator
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from tetravit.engine.ema import Ema
 from tetravit.engine.guard import Guard, NotFinite, takes_found_inf
 from tetravit.engine.log import Clock, Meter, Reporters, pooled
 from tetravit.engine.precision import LossScale, Precision, autocast, chosen
+from tetravit.engine.saving import FolderLost, Saver
 from tetravit.engine.signals import Interrupted, Signals
 from tetravit.engine.strategies import pick_strategy
 from tetravit.protocols import Loaders
@@ -106,6 +107,7 @@ def fit(job: Job) -> RunState:
         Collapsed: if the task reports a collapse and `config.on_collapse` is `stop`.
         NotFinite: if a loss or gradient is NaN or infinite; the weights are as before that step.
         OSError: if a checkpoint cannot be written and `config.on_full` is `stop`.
+        FolderLost: if three checkpoints in a row cannot be written, and not because the disk is full.
     """
     config, world, task = job.config, job.world, job.task
     device, total = world.device, job.total_steps
@@ -115,6 +117,7 @@ def fit(job: Job) -> RunState:
     meter = Meter(device)
 
     state = _restore(job, scale, meter)
+    saver = Saver(job.checkpoints if world.is_main else None, background=config.save_in_background)
     if config.compile:
         task.model.compile()
     wrapped = pick_strategy(config.strategy, world).wrap(task, world)
@@ -128,18 +131,19 @@ def fit(job: Job) -> RunState:
     ranks: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "device": device}
     task.train()
 
-    with Signals() as signals:
+    with Signals() as signals, _finished(saver):
 
         def save() -> None:
             nonlocal saved_at, saved_step
             if saved_step != state.done:
                 _check(job, guard, all_steps=True)
                 state.seconds = clock.seconds
-                _save(job, state, scale, meter)
+                _save(job, saver, state, scale, meter)
             saved_at, saved_step = time.monotonic(), state.done
 
         def stop() -> None:
             save()
+            saver.wait()
             raise Interrupted(
                 f"Stopped by {signals.received or 'another rank'} after step {state.done} of {total}; "
                 f"continue with: {job.how_to_continue}"
@@ -369,11 +373,20 @@ def primary(
     return name, scores[name] if name else None, protocol.better
 
 
-def _save(job: Job, state: RunState, scale: LossScale, meter: Meter) -> None:
-    """Write a checkpoint; rank 0 writes, the others give it their half-filled means."""
+def _save(job: Job, saver: Saver, state: RunState, scale: LossScale, meter: Meter) -> None:
+    """Write a checkpoint; rank 0 writes, the others give it their half-filled means. An error ends all ranks."""
     windows = job.world.gather(meter.state())
-    if job.checkpoints is None or not job.world.is_main:
-        return
+    error: Exception | None = None
+    if saver.active:
+        try:
+            _write(job, saver, state, scale, windows)
+        except (OSError, FolderLost) as caught:
+            error = caught
+    if job.world.any(error is not None)[0]:
+        raise error or FolderLost(state.done, "rank 0 cannot write", {}, {})
+
+
+def _write(job: Job, saver: Saver, state: RunState, scale: LossScale, windows: list[dict[str, Any]]) -> None:
     tensors: dict[str, Mapping[str, Tensor]] = {
         "model": job.task.state_dict(),
         "optimizer": optim.pack(job.optimizer, job.task),
@@ -381,14 +394,26 @@ def _save(job: Job, state: RunState, scale: LossScale, meter: Meter) -> None:
     if job.ema is not None:
         tensors["ema"] = job.ema.state()
     facts = {
-        "progress": vars(state),
+        "progress": dict(vars(state)),
         "windows": windows,
         "scale": scale.state(),
         "logs": job.reporters.mark(),
         "seed": job.config.seed,
         **job.facts(),
     }
-    job.checkpoints.save(state.done, tensors, facts)
+    saver.save(state.done, tensors, facts)
+
+
+@contextmanager
+def _finished(saver: Saver) -> Iterator[None]:
+    """On the way out, wait for what is being written; an error under way says more than one of that."""
+    try:
+        yield
+    except BaseException:
+        with suppress(Exception):
+            saver.wait()
+        raise
+    saver.wait()
 
 
 def _restore(job: Job, scale: LossScale, meter: Meter) -> RunState:

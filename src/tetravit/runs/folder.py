@@ -13,9 +13,11 @@ RUN/report.html        curves and pictures
 
 import importlib.util
 import json
+import os
 import platform
 import shlex
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable
@@ -24,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from tetravit.engine import provenance
-from tetravit.engine.checkpoint import size_mib
+from tetravit.engine.checkpoint import Checkpoints, size_mib
+from tetravit.engine.saving import FolderLost
 from tetravit.files import check_room, read_json, replace_file, write_json
 from tetravit.recipe import Recipe, dump
 from tetravit.runs.build import Objects
@@ -105,6 +108,36 @@ def write_weights(folder: Path, objects: Objects, name: str, source: str) -> Non
         source=f"trained here: {source}",
     )
     save(folder / name, network.state_dict(), header)
+
+
+def rescue(folder: Path, objects: Objects, run_id: str, lost: FolderLost, continued_by: str) -> ValueError:
+    """Save the weights and the checkpoint of a run elsewhere; returns the error that says where.
+
+    The first of these that can be written: the folder in TETRAVIT_FALLBACK, the home directory, the working
+    directory, the system's folder for temporary files.
+    """
+    gone = not folder.exists()
+    what = "has vanished" if gone else f"cannot be written ({lost.reason})"
+    cure = "Restore the folder" if gone else "Make it writable"
+    places = [os.environ.get("TETRAVIT_FALLBACK", ""), Path.home(), Path.cwd(), tempfile.gettempdir()]
+    for place in filter(None, places):
+        fallback = Path(place) / "tetravit-fallback" / f"{folder.name}-{run_id[:8]}"
+        try:
+            fallback.mkdir(parents=True, exist_ok=True)
+            write_weights(fallback, objects, "last.safetensors", f"step {lost.step}, raw weights")
+            if lost.tensors:
+                kept = Checkpoints(fallback, run_id=run_id, on_full="stop")
+                kept.prepare()
+                kept.save(lost.step, lost.tensors, lost.facts)
+        except OSError:
+            continue
+        return ValueError(
+            f"The run folder {folder} {what}; the weights of step {lost.step} are in {fallback}. {cure} and"
+            f" continue with: {continued_by}"
+        )
+    return ValueError(
+        f"The run folder {folder} {what}; no other folder takes the weights of step {lost.step}."
+    )
 
 
 def write_report(folder: Path, warn: Callable[[str], object]) -> bool:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tetravit.engine import optim
-from tetravit.engine.checkpoint import Checkpoint, Checkpoints
+from tetravit.engine.checkpoint import MANIFEST, Checkpoint, Checkpoints, Sent
 from tetravit.engine.determinism import kernels
 from tetravit.engine.guard import NotFinite
 from tetravit.engine.lock import Lock
 from tetravit.engine.log import Console, JsonLines, Reporter, Reporters, Summary
 from tetravit.engine.loop import Job, RunState, fit
+from tetravit.engine.saving import FolderLost
 from tetravit.engine.signals import Interrupted, Signals
 from tetravit.files import read_json, replace_file, write_json
 from tetravit.recipe import Recipe
@@ -123,6 +124,11 @@ class _Run:
             run = RunInfo(self.folder, record["id"], json.loads(recipe.model_dump_json()))
             names = (*(trackers_of(self.folder) if resumed else ()), *self.log)
             events.members.extend(tracking_reporters(names, run, events.note))
+        if newest is not None and not all(world.gather((newest.path / MANIFEST).exists())):
+            events.note(
+                "The run folder is not shared: rank 0 reads the checkpoint and sends it to the others."
+            )
+            newest = Sent(newest.path, newest.step, newest.state, world)
         job = self._job(checkpoints, newest)
         if before is not None and before != world.size:
             events.note(
@@ -142,12 +148,26 @@ class _Run:
                 bad = {"step": error.step, "what": error.what, "names": error.names}
                 replace_file(self.folder / "bad_step.json", json.dumps(bad, indent=1).encode())
             raise
+        except FolderLost as lost:
+            raise self._rescued(record["id"], lost) from None
         finally:
             events.stop()
             if world.is_main:
                 with suppress(OSError):  # the error under way says more
                     write_json(self.folder / "run.json", {**record, "end": folders.now(), "status": status})
-        return self._finished(state)
+        try:
+            return self._finished(state)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise self._rescued(record["id"], FolderLost(state.done, reason, {}, {})) from None
+
+    def _rescued(self, run_id: str, lost: FolderLost) -> ValueError:
+        if not self.objects.world.is_main:
+            return ValueError("Rank 0 cannot write to the run folder.")
+        return folders.rescue(self.folder, self.objects, run_id, lost, self._continue_command())
+
+    def _continue_command(self) -> str:
+        return f"tetravit train --resume {shlex.quote(str(self.folder))}"
 
     def _fitted(self, job: Job, checkpoints: Checkpoints) -> RunState:
         """Train to the end, going back after faults where `run.on_nan` says so."""
@@ -209,7 +229,7 @@ class _Run:
             reporters=self.events,
             on_best=self._keep_best,
             on_alarm=self._log_alarm,
-            how_to_continue=f"tetravit train --resume {shlex.quote(str(self.folder))}",
+            how_to_continue=self._continue_command(),
         )
 
     def _keep_best(self, record: dict[str, Any], findings: dict[str, Any]) -> None:
