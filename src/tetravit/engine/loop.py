@@ -144,6 +144,7 @@ def fit(job: Job) -> RunState:
         def stop() -> None:
             save()
             saver.wait()
+            world.any(False)  # no rank leaves before the checkpoint is whole: schedulers end the others then
             raise Interrupted(
                 f"Stopped by {signals.received or 'another rank'} after step {state.done} of {total}; "
                 f"continue with: {job.how_to_continue}"
