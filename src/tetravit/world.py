@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+TCPStore: Any = getattr(dist, "TCPStore", None)  # builds of torch without distributed have none
+
 
 @dataclass(frozen=True)
 class World:
@@ -116,7 +118,7 @@ def first_host(nodes: str) -> str:
     return "".join(part or "" for part in match.groups()) if match else nodes
 
 
-def _store(rank: int) -> dist.Store | None:
+def _store(rank: int) -> Any:
     """A store of its own for every start of the ranks; None: torch makes it.
 
     torchrun keeps one store over its restarts, in which ranks would meet the addresses of dead ones.
@@ -124,19 +126,19 @@ def _store(rank: int) -> dist.Store | None:
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     host, key = os.environ["MASTER_ADDR"], "tetravit/store"
-    shared = dist.TCPStore(host, int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False)
+    shared = TCPStore(host, int(os.environ["MASTER_PORT"]), is_master=False, wait_for_workers=False)
     if rank == 0:
-        own = dist.TCPStore(host, 0, is_master=True, wait_for_workers=False)
+        own = TCPStore(host, 0, is_master=True, wait_for_workers=False)
         shared.set(key, str(own.port))
         return own
     while True:  # until torchrun ends it: the port may still be that of the last start
         try:
             port, short = int(shared.get(key)), timedelta(seconds=2)
-            store = dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=short)
+            store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=short)
         except RuntimeError:
             time.sleep(0.2)
             continue
-        store.set_timeout(shared.timeout)
+        store.set_timeout(timedelta(minutes=30))
         return store
 
 

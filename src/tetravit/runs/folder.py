@@ -119,9 +119,10 @@ def rescue(folder: Path, objects: Objects, run_id: str, lost: FolderLost, contin
     gone = not folder.exists()
     what = "has vanished" if gone else f"cannot be written ({lost.reason})"
     cure = "Restore the folder" if gone else "Make it writable"
-    places = [os.environ.get("TETRAVIT_FALLBACK", ""), Path.home(), Path.cwd(), tempfile.gettempdir()]
-    for place in filter(None, places):
-        fallback = Path(place) / "tetravit-fallback" / f"{folder.name}-{run_id[:8]}"
+    named = os.environ.get("TETRAVIT_FALLBACK")
+    places = [*([Path(named)] if named else []), Path.home(), Path.cwd(), Path(tempfile.gettempdir())]
+    for place in places:
+        fallback = place / "tetravit-fallback" / f"{folder.name}-{run_id[:8]}"
         try:
             fallback.mkdir(parents=True, exist_ok=True)
             write_weights(fallback, objects, "last.safetensors", f"step {lost.step}, raw weights")
