@@ -12,9 +12,10 @@ from tetravit.engine import checkpoint
 from tetravit.engine.guard import NotFinite
 from tetravit.engine.log import Console, Reporter
 from tetravit.engine.signals import Interrupted
-from tetravit.recipe import load, validated
+from tetravit.recipe import find, load, validated
 from tetravit.runs import train
 from tetravit.runs.plan import length
+from tetravit.runs.resume import check_same
 from tetravit.weights.fileformat import read
 
 SMALL = {
@@ -266,8 +267,8 @@ def test_folders_that_do_not_fit_are_refused(run, tmp_path):
         ),
         (
             {"resume": folder, "recipe": small(epochs=3)},
-            f"A resumed run keeps epochs: it is 2; got 3. To train on: a new run with"
-            f" model.weights={folder}/last.safetensors",
+            "A resumed run keeps epochs: it is 2; got 3. The schedule 'cosine' ends there. A new run from its"
+            f" weights: tetravit train {folder}/recipe.toml epochs=3 model.weights={folder}/last.safetensors",
         ),
         (
             {"resume": folder, "recipe": small(run__seed=3)},
@@ -355,4 +356,39 @@ def test_a_run_of_an_earlier_version_is_refused_with_the_way_on(run, tmp_path):
     assert str(error.value) == (
         f"{folder} was written by another version of tetravit, whose runs do not go on with this one;"
         f" start a new run from its weights: model.weights={folder}/last.safetensors"
+    )
+
+
+@pytest.mark.parametrize(
+    ("schedule", "epochs", "grows"), [("constant", 3, True), ("constant", 1, False), ("poly", 3, False)]
+)
+def test_a_run_grows_where_its_schedule_has_no_end(tmp_path, schedule, epochs, grows):
+    kept, wanted = (small(epochs=n, optim__schedule=schedule) for n in (2, epochs))
+    if grows:
+        check_same(kept, wanted, tmp_path)
+        return
+    with pytest.raises(ValueError, match=rf"^A resumed run keeps epochs: it is 2; got {epochs}\. "):
+        check_same(kept, wanted, tmp_path)
+
+
+def test_another_head_leaves_options_that_it_does_not_have():
+    recipe = load(find("shapes-det"), ["model.head=retinanet"])
+    assert "num_proposals" not in recipe.model.head_options
+    assert recipe.model.head_options["width"] == load(find("shapes-det")).model.head_options["width"]
+    assert recipe.notes == (
+        "model.head_options without num_samples, num_proposals, which retinanet does not have",
+    )
+
+
+def test_fine_tuning_from_random_weights_is_said():
+    listener = Listener()
+    for changes in ({"optim__layer_decay": 0.8}, {"model__freeze": "backbone"}, {}):
+        train(small(**changes), reporters=[listener], dry_run=True)
+    first, second, plain = (dict(plan.lines).get("warning") for plan in listener.plans)
+    assert plain is None
+    assert first == second
+    assert first == (
+        "a recipe for fine-tuning starts from random weights; model.weights=in1k starts from xcit_nano_12_p16.in1k"
+        " (Apache-2.0). Without a network: `tetravit weights bundle xcit_nano_12_p16.in1k` elsewhere, `tetravit"
+        " weights import FILE` here; TETRAVIT_OFFLINE=1 skips the try"
     )

@@ -1,8 +1,9 @@
 """A run as typed data: read a TOML recipe, apply overrides, check every name and type, write it back."""
 
+import inspect
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -28,7 +29,9 @@ from tetravit.data.datasets import DATASETS, kind_of
 from tetravit.data.options import Options
 from tetravit.engine.config import RunConfig
 from tetravit.engine.optim import OptimConfig
+from tetravit.heads import HEADS
 from tetravit.models import resolve
+from tetravit.models.create import FIXED
 from tetravit.protocols import PROTOCOLS, ProtocolConfig
 from tetravit.recipe_errors import message
 from tetravit.recipe_tables import (
@@ -39,6 +42,7 @@ from tetravit.recipe_tables import (
     model_name,
     put,
     without_foreign_options,
+    without_head_options,
 )
 from tetravit.registry import pick
 from tetravit.tasks import TASKS, TaskConfig
@@ -248,10 +252,11 @@ def loads(text: str, overrides: Sequence[str] = (), *, name: str = "The recipe")
         own: Table = next((v for k, v in variants.items() if model is not None and _same_model(k, model)), {})
         table = merged(table, own)
         origins |= dict.fromkeys(leaves(own), "variant")
-    fitted, notes = fitted_length(without_foreign_options(table, changes), changes)
+    table, left = without_head_options(without_foreign_options(table, changes), changes, _head_options)
+    fitted, notes = fitted_length(table, changes)
     recipe = validated(merged(fitted, changes))
     origins |= dict.fromkeys(leaves(changes), "command line")
-    recipe._notes, recipe._origins = notes, origins
+    recipe._notes, recipe._origins = (*notes, *left), origins
     return recipe
 
 
@@ -310,6 +315,12 @@ def find(name_or_path: str | Path) -> Path:
             raise ValueError(f"There is no recipe file {str(path)!r}.")
         return path
     return pick(known, str(name_or_path), "recipe")
+
+
+def _head_options(name: str) -> Collection[str] | None:
+    """What the constructor of a head takes beside its fixed arguments; None: there is no such head."""
+    row = HEADS.get(name)
+    return None if row is None else [p for p in inspect.signature(row).parameters if p not in FIXED]
 
 
 def _same_model(a: str, b: str) -> bool:

@@ -4,7 +4,7 @@ An override of epochs or steps replaces the other, and the warm-up is fitted to 
 """
 
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 Table = dict[str, Any]
@@ -114,6 +114,28 @@ def without_foreign_options(table: Table, changes: Table) -> Table:
     if new.get("protocol", old.get("protocol")) != old.get("protocol"):
         table = {key: value for key, value in table.items() if key != "evaluate"}
     return table
+
+
+def without_head_options(
+    table: Table, changes: Table, takes: Callable[[str], Collection[str] | None]
+) -> tuple[Table, tuple[str, ...]]:
+    """A table as read, less the head options that the head named in the changes does not have, and a line about them.
+
+    takes: the options of a head; None: there is no such head.
+    """
+    old, new = _pair(table, changes, "model")
+    options, head = old.get("head_options"), new.get("head")
+    known = takes(head) if isinstance(head, str) and head != old.get("head") else None
+    foreign = (
+        [key for key in options if key not in known]
+        if known is not None and isinstance(options, Mapping)
+        else []
+    )
+    if not foreign or not isinstance(options, Mapping):
+        return table, ()
+    kept = {key: value for key, value in options.items() if key not in foreign}
+    line = f"model.head_options without {', '.join(foreign)}, which {head} does not have"
+    return {**table, "model": {**old, "head_options": kept}}, (line,)
 
 
 def _pair(table: Table, changes: Table, section: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -130,7 +130,10 @@ def test_a_drawing_has_the_image_on_top(images):
         (["W", "*.nothing"], "No image matches '*.nothing'."),
         (["W", "EMPTY"], "There are no images in the folder 'EMPTY'."),
         (["W"], "No images: tetravit predict W IMAGE..."),
-        (["none.safetensors", "IMAGES"], "There is no file and there are no weights 'none.safetensors'."),
+        (
+            ["none.safetensors", "IMAGES"],
+            "No checkpoint named 'none.safetensors', and no such file or run folder.",
+        ),
         (["W", "IMAGES", "--device", "gpu"], "run.device takes auto, cpu, cuda, cuda:N or mps; got 'gpu'."),
     ],
     ids=["image", "pattern", "empty", "no image", "weights", "device"],

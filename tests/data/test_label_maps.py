@@ -425,14 +425,6 @@ def test_classes_that_count_from_1_are_refused_with_their_cure(folder):
     ("numbers", "lines"),
     [
         ((0, 0), ["only the class 'sky' occurs in 3 label maps"]),
-        (
-            (1, 9),
-            [
-                "pixels in 3 label maps have numbers that are no class ('9'), left out; the first: 9 in"
-                " images/train/a.jpg; data.options.first or .values says how classes are numbered",
-                "only the class 'sea' occurs in 3 label maps",
-            ],
-        ),
     ],
 )
 def test_what_label_maps_lack_is_said(folder, numbers, lines):

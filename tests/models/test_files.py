@@ -64,7 +64,8 @@ def test_what_cannot_be_loaded(tmp_path):
     for source, message in (
         (
             str(tmp_path / "no.safetensors"),
-            f"There is no file and there are no weights {str(tmp_path / 'no.safetensors')!r}.",
+            f"No checkpoint named {str(tmp_path / 'no.safetensors')!r}, and no such file or run folder."
+            " A run folder is made by `tetravit train RECIPE`; `tetravit list weights` shows published names.",
         ),
         (
             tmp_path,
@@ -72,7 +73,7 @@ def test_what_cannot_be_loaded(tmp_path):
         ),
         (
             "xcit_nano",
-            "There is no file and there are no weights 'xcit_nano'. Did you mean 'xcit_nano_12_p8.in1k'?",
+            "No checkpoint named 'xcit_nano', and no such file or run folder. Did you mean 'xcit_nano_12_p8.in1k'?",
         ),
     ):
         with pytest.raises(ValueError) as error:
@@ -108,7 +109,7 @@ def test_a_wrong_tag_lists_the_published_ones():
     with pytest.raises(ValueError) as error:
         create_model("xcit_nano_12_p16", weights="in22k")
     assert str(error.value).startswith(
-        "There is no file and there are no weights 'in22k' of xcit_nano_12_p16. Published for xcit_nano_12_p16: in1k"
+        "No checkpoint named 'in22k' for xcit_nano_12_p16, and no such file. Published for xcit_nano_12_p16: in1k"
     )
 
 

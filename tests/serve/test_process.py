@@ -121,7 +121,7 @@ def test_a_port_in_use(says, weights):
 def test_what_cannot_be_served(says, weights, tmp_path, monkeypatch):
     (tmp_path / "notes.txt").write_text("no weights")
     for arguments, line in [
-        (["none.safetensors"], "There is no file and there are no weights 'none.safetensors'."),
+        (["none.safetensors"], "No checkpoint named 'none.safetensors', and no such file or run folder."),
         ([weights["digits"], "--port", "70000"], "port is 0 to 65535, 0 for any that is free; got 70000."),
         ([weights["digits"], "--host", "192.0.2.1"], "'192.0.2.1' is no address of this machine."),
         ([weights["digits"], "--queue", "0"], "queue is 1 or more; got 0."),

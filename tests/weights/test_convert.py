@@ -88,18 +88,19 @@ def test_the_published_one_of_several_is_taken(tmp_path, official):
         (
             "xcit_nano_12_p16.in1",
             "",
-            "There is no file and there are no weights 'xcit_nano_12_p16.in1'. Did you mean 'xcit_nano_12_p16.in1k'?",
+            "No checkpoint named 'xcit_nano_12_p16.in1', and no such file or run folder."
+            " Did you mean 'xcit_nano_12_p16.in1k'?",
         ),
         (
             "in22k",
             NAME,
-            "There is no file and there are no weights 'in22k' of xcit_nano_12_p16. "
+            "No checkpoint named 'in22k' for xcit_nano_12_p16, and no such file. "
             "Published for xcit_nano_12_p16: in1k, in1k_dist, in1k_dist_384.",
         ),
         (
             "in1k",
             "convit_tiny_plus",
-            "There is no file and there are no weights 'in1k' of convit_tiny_plus. "
+            "No checkpoint named 'in1k' for convit_tiny_plus, and no such file. "
             "None are published for convit_tiny_plus.",
         ),
     ],

@@ -126,6 +126,9 @@ def _wants_traceback() -> bool:
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line `args` (None: this process's own) and leave with its exit code."""
+    for stream in (sys.stdout, sys.stderr):  # names of files may have bytes that are no text
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = application()(args=args, prog_name="tetravit", standalone_mode=False)
     except UsageError as error:

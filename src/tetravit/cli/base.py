@@ -58,9 +58,9 @@ AcceptLicense = Annotated[
 
 
 def print_rows(rows: Iterable[Mapping[str, Any]]) -> None:
-    """One JSON object per line."""
+    """One JSON object per line, in ASCII: names of files may have bytes that are no text."""
     for row in rows:
-        print(json.dumps(row, ensure_ascii=False), flush=True)
+        print(json.dumps(row), flush=True)
 
 
 def print_table(

@@ -35,13 +35,23 @@ class LabelCounts:
             if label != IGNORE:
                 self.first.setdefault(int(label), name)
 
+    def _seen(self, class_names: Sequence[str], seen: set[int]) -> str:
+        if not seen:
+            return "none of them occurs"
+        return (
+            f"only {some(str(class_names[i]) for i in sorted(seen))} occurs"
+            if len(seen) == 1
+            else "others occur"
+        )
+
     def findings(self, class_names: Sequence[str], *, refuse: bool = False) -> list[str]:
         """What does not fit, a line each: labels that are no class, most pixels ignored, one class alone.
 
         refuse: whether label maps from which nothing can be learned are an error.
 
         Raises:
-            ValueError: in one line with its cure, for masks of 0 and 255, and for classes that count from 1.
+            ValueError: in one line with its cure, for masks of 0 and 255, for classes that count from 1, and for
+                numbers that are no class where most pixels have them or one class alone is left.
         """
         lines: list[str] = []
         if not self.maps:
@@ -65,15 +75,31 @@ class LabelCounts:
                 f"the numbers {read} run from {min(self.stored)} to {self.num_classes}, and the classes from 0 to"
                 f" {self.num_classes - 1}; data.options.first=1 counts them from 1"
             )
+        strange = int(self.pixels[self.num_classes :].sum()) - ignored
+        if not problem and self.first and (strange > MOSTLY * total or len(seen) <= 1 < self.num_classes):
+            values = ",".join(map(str, sorted(self.stored)[: self.num_classes]))
+            more = len(self.stored) - self.num_classes
+            problem = (
+                f"{100 * strange / total:.0f} % of the pixels {read} have numbers that are no class"
+                f" ({some(map(str, sorted(self.first)))}); the {self.num_classes} classes are 0 to"
+                f" {self.num_classes - 1}, and {self._seen(class_names, seen)}. "
+                + (
+                    f"data.options.values=[{values}] lists the numbers of the classes in their order"
+                    if more == 0
+                    else f"The files hold {len(self.stored)} numbers; data.options.values lists one per class"
+                )
+            )
         if problem and refuse:
             raise ValueError(f"{problem[0].upper()}{problem[1:]}.")
         if problem:
             return [problem]
         if self.first:
             label, name = next(iter(self.first.items()))
+            numbers = some(map(str, sorted(self.first)))
             lines.append(
-                f"pixels {read} have numbers that are no class ({some(map(str, sorted(self.first)))}), left out; the"
-                f" first: {label} in {name}; data.options.first or .values says how classes are numbered"
+                f"{100 * strange / total:.2g} % of the pixels {read} have numbers that are no class ({numbers}),"
+                f" left out; the first: {label} in {name};"
+                " data.options.first or .values says how classes are numbered"
             )
         if ignored > MOSTLY * total:
             lines.append(f"{100 * ignored / total:.0f} % of the pixels {read} are 255, which means no class")

@@ -6,7 +6,9 @@ from tetravit.engine.log import Plan
 from tetravit.engine.precision import chosen
 from tetravit.engine.profiling import profile_step
 from tetravit.runs.build import Objects
+from tetravit.weights import CHECKPOINTS
 
+RANDOM = "none (random)"
 METRICS = {
     "miou": "mIoU",
     "top1": "top-1",
@@ -32,6 +34,7 @@ def plan(objects: Objects, folder: str, first_step: int = 0) -> Plan:
     lines = [
         ("model", f"{recipe.model.name}, {params / 1e6:.2f} M parameters, {kind}"),
         ("weights", _weights(objects)),
+        *_random_start(objects),
         ("data", _data(objects, micro)),
         *(("left out", line) for line in objects.info.problems),
         *(("note", line) for line in objects.notes),
@@ -82,7 +85,35 @@ def _weights(objects: Objects) -> str:
     section = objects.recipe.model
     parts = [section.weights] if section.weights else []
     parts += [f"{section.backbone_weights} (backbone)"] if section.backbone_weights else []
-    return ", ".join(parts) or "none (random)"
+    return ", ".join(parts) or RANDOM
+
+
+def _random_start(objects: Objects) -> list[tuple[str, str]]:
+    """A warning where a run is set up to fine-tune and starts from random weights."""
+    recipe = objects.recipe
+    tuned = recipe.optim.layer_decay < 1 or recipe.model.freeze not in (0, None)
+    if _weights(objects) != RANDOM or not tuned or objects.task.model_kind is None:
+        return []
+    name = recipe.model.name
+    key = "weights" if objects.task.model_kind == "classify" else "backbone_weights"
+    rows = [row for row in CHECKPOINTS.values() if row.model == name and row.task == "classify"]
+    row = next((row for row in rows if row.tag == "in1k"), rows[0] if rows else None)
+    if row is None:
+        cure = f"none are published for {name}; model.{key} takes a file or a run folder"
+        return [("warning", f"a recipe for fine-tuning starts from random weights: {cure}")]
+    licence = (
+        row.licence
+        if row.commercial
+        else f"{row.licence}: `tetravit weights fetch {row.name} --accept-license`"
+    )
+    return [
+        (
+            "warning",
+            f"a recipe for fine-tuning starts from random weights; model.{key}={row.tag} starts from {row.name}"
+            f" ({licence}). Without a network: `tetravit weights bundle {row.name}` elsewhere, `tetravit weights"
+            " import FILE` here; TETRAVIT_OFFLINE=1 skips the try",
+        )
+    ]
 
 
 def _data(objects: Objects, micro: int) -> str:

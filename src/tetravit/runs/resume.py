@@ -17,6 +17,8 @@ FREE = {
     "run": None,
 }
 FIXED = {"run": {"seed"}}
+LENGTHS = ("epochs", "steps")
+UNBOUNDED = ("constant", "steps")  # schedules whose values do not depend on the length of the run
 
 
 def to_resume(folder: str | Path) -> Path | None:
@@ -72,18 +74,36 @@ def load_kept(folder: Path) -> Recipe:
 def check_same(kept: Recipe, wanted: Recipe, folder: Path) -> None:
     """Raises: ValueError if a resumed run would change what decides its numbers."""
     old, new = _flat(kept.model_dump(mode="json")), _flat(wanted.model_dump(mode="json"))
+    longer = _may_grow(kept, wanted)
     for path in sorted(old.keys() | new.keys()):
         section, _, key = path.partition(".")
         free = FREE.get(section, set())
         if free is None:
             free = {key} - FIXED.get(section, set())
-        if old.get(path) == new.get(path) or key in free:
+        if old.get(path) == new.get(path) or key in free or (longer and path in LENGTHS):
             continue
         line = f"A resumed run keeps {path}: it is {old.get(path)!r}; got {new.get(path)!r}."
-        if path in ("epochs", "steps"):
-            weights = shlex.quote(str(folder / "last.safetensors"))
-            line += f" To train on: a new run with model.weights={weights}"
+        if path in LENGTHS:
+            recipe, weights = (
+                shlex.quote(str(folder / name)) for name in ("recipe.toml", "last.safetensors")
+            )
+            given = next(f"{name}={new[name]}" for name in LENGTHS if new.get(name))
+            line += (
+                f" The schedule {kept.optim.schedule!r} ends there. A new run from its weights:"
+                f" tetravit train {recipe} {given} model.weights={weights}"
+            )
         raise ValueError(line)
+
+
+def _may_grow(kept: Recipe, wanted: Recipe) -> bool:
+    """Whether the run may become longer: no setting of the steps that are done depends on its length."""
+    unchanged = (
+        kept.optim.schedule in UNBOUNDED and not kept.optim.schedules and not kept.optim.cooldown_epochs
+    )
+    supervised = kept.task.name in ("classify", "detect", "segment")
+    lengths = [(kept.epochs, wanted.epochs), (kept.steps, wanted.steps)]
+    grows = all((a is None) == (b is None) and (a or 0) <= (b or 0) for a, b in lengths)
+    return unchanged and supervised and grows
 
 
 def _flat(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -104,9 +104,13 @@ def find(source: Any, *, model: str = "", accept_license: bool = False) -> Resol
     if model:
         tags = [row.tag for row in weights.CHECKPOINTS.values() if row.model == model]
         known = f" Published for {model}: {', '.join(tags)}." if tags else f" None are published for {model}."
-        raise ValueError(f"There is no file and there are no weights {text!r} of {model}.{known}")
+        raise ValueError(f"No checkpoint named {text!r} for {model}, and no such file.{known}")
     near = suggestion(text, weights.CHECKPOINTS)
-    raise ValueError(f"There is no file and there are no weights {text!r}.{near}")
+    if not near and "/" in text.replace("\\", "/"):
+        near = (
+            " A run folder is made by `tetravit train RECIPE`; `tetravit list weights` shows published names."
+        )
+    raise ValueError(f"No checkpoint named {text!r}, and no such file or run folder.{near}")
 
 
 def state_of(found: ResolvedWeights, entry: str | None = None) -> State:
