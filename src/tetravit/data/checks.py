@@ -76,7 +76,8 @@ class LabelCounts:
                 f" {self.num_classes - 1}; data.options.first=1 counts them from 1"
             )
         strange = int(self.pixels[self.num_classes :].sum()) - ignored
-        if not problem and self.first and (strange > MOSTLY * total or len(seen) <= 1 < self.num_classes):
+        fitting = len(seen) <= 1 and len(self.stored) == self.num_classes > 1
+        if not problem and self.first and (strange > MOSTLY * total or fitting):
             values = ",".join(map(str, sorted(self.stored)[: self.num_classes]))
             more = len(self.stored) - self.num_classes
             problem = (
