@@ -140,6 +140,21 @@ def test_masks_are_drawn_where_they_are(browser, server, models, scene):
         assert got == [int(colour[i : i + 2], 16) for i in (1, 3, 5)], (x, y)
 
 
+def test_the_methods_that_a_model_has(browser, server, scene):
+    opened(browser, server, 1280)
+    browser.drop(scene)
+    browser.wait("state.panels.length === 1")
+    methods = browser.run("[...$('explain').options].map((o) => o.value)")
+    assert {"", "class-attention", "gradcam"} <= set(methods)
+    plain = pixels(browser)
+    browser.run("$('explain').value = 'class-attention'; $('explain').dispatchEvent(new Event('change'))")
+    browser.wait("state.panels[0].picture !== null")
+    assert pixels(browser) != plain
+    browser.run("$('explain').value = ''; $('explain').dispatchEvent(new Event('change'))")
+    browser.wait("state.panels[0].picture === null")
+    assert pixels(browser) == plain
+
+
 def test_two_models_side_by_side(browser, server, scene):
     opened(browser, server, 1280)
     browser.drop(scene)

@@ -9,6 +9,7 @@ from tests.serve.conftest import Process, file_of, picture
 
 from tetravit.serve.app import PATHS
 
+OWN = {"model", "draw", "masks", "explain", "class", "layer", "head"}
 EXAMPLES = int(os.environ.get("TETRAVIT_SERVE_EXAMPLES", "15"))  # requests that are drawn per route
 
 
@@ -22,7 +23,7 @@ def test_every_route_is_described(client):
 def test_options_of_every_model_are_described(client):
     (operation,) = client.get("/openapi.json").json()["paths"]["/v1/predict"].values()
     described = {p["name"]: p["schema"] for p in operation["parameters"]}
-    assert described.keys() == {"model", "draw", "masks", "topk", "threshold", "class_agnostic", "flip"}
+    assert described.keys() == OWN | {"topk", "threshold", "class_agnostic", "flip"}
     assert described["topk"] == {"type": "integer", "minimum": 1}
     assert described["model"]["enum"] == ["digits", "shapes", "scenes"]
 

@@ -31,8 +31,10 @@ from tetravit.serve.served import Served
 
 Result = TypeVar("Result")
 
+EXPLAINED = ("class", "layer", "head")  # parameters with explain
+EXPLANATIONS = 2  # at once: each holds its picture
 READERS = 2  # threads that decode images and write pictures
-OWN = ("model", "draw", "masks")  # parameters of /v1/predict beside those of the model
+OWN = ("model", "draw", "masks", "explain")  # parameters of /v1/predict beside those of the model
 
 
 class Service:
@@ -43,6 +45,7 @@ class Service:
         self.limits, self.metrics = limits, metrics or Metrics()
         self.in_flight = 0
         self.draining = False
+        self.explaining = asyncio.Semaphore(EXPLANATIONS)
         self.pool = ThreadPoolExecutor(READERS, thread_name_prefix="images")
         self.explorer, self.reference = pages.explorer(), pages.reference()
         self.openapi = replies.text_of(description(models, limits))
@@ -128,6 +131,9 @@ class Service:
         kind = request.headers.get("content-type", "")
         if kind.startswith("multipart/"):
             raise Refused(415, "The body is the image itself, not a form: curl --data-binary @FILE.")
+        if "explain" in own:
+            others = {name: value for name, value in given if name not in OWN}
+            return await self.explain(request, served, own["explain"], others, draw == "1")
         async with self.admitted():
             options = served.read_options((name, value) for name, value in given if name not in OWN)
             async with self.deadline():
@@ -141,6 +147,24 @@ class Service:
                         await self.aside(self.draw, served, prediction, body), media_type="image/png"
                     )
                 return await self.aside(self.describe, served, prediction, image.size, masks)
+
+    async def explain(
+        self, request: Request, served: Served, method: str, given: dict[str, str], whole: bool
+    ) -> Response:
+        for name in given:
+            if name not in EXPLAINED:
+                near = suggestion(name, EXPLAINED)
+                raise Refused(400, f"explain has no option {name!r}.{near}")
+        head = given.get("head")
+        if head is not None and not (head.isascii() and head.isdecimal() and len(head) < 6):
+            raise Refused(400, f"head takes a whole number; got {head!r}.")
+        settings = {"class_": given.get("class"), "layer": given.get("layer"), "head": head and int(head)}
+        async with self.admitted(), self.deadline(), self.explaining:
+            body = await self.body(request)
+            pixels = await self.aside(images.pixels_of, body, self.limits, served.channels)
+            await self.aside(images.prepared, pixels, served.model.input, self.limits)
+            found = await self.result(served.batcher.submit(served.explain(pixels, method, settings)))
+            return Response(await self.aside(replies.explained, found, whole), media_type="image/png")
 
     def prepare(self, served: Served, body: bytes) -> Prepared:
         """The image of a body as the model takes it."""

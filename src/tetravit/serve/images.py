@@ -3,13 +3,10 @@
 Nothing is decoded before the header of the image has been checked. No address is fetched and no path is opened.
 """
 
-import math
-
 from torch import Tensor
 
 from tetravit.data.decode import BadImage, TooManyPixels, decode, opened
-from tetravit.data.preprocess import covering, preprocess
-from tetravit.data.transforms.base import fitted
+from tetravit.data.preprocess import preprocess, resized
 from tetravit.predictors.parts.predictions import Prepared
 from tetravit.serve.limits import Limits, Refused
 from tetravit.structures import Preprocess
@@ -46,24 +43,11 @@ def prepared(pixels: Tensor, expected: Preprocess, limits: Limits) -> Prepared:
         Refused: 413 for one so long and narrow that it has too many pixels once it is resized.
     """
     size = (pixels.shape[1], pixels.shape[2])
-    _check(*resized(expected, size), limits, f"The image of {size[1]} x {size[0]} pixels would be resized to")
+    _check(*resized(size, expected), limits, f"The image of {size[1]} x {size[0]} pixels would be resized to")
     try:
         return Prepared(NAME, preprocess(pixels, expected), size)
     except BadImage as error:
         raise Refused(422, f"The image cannot be read: {error.cause}.") from None
-
-
-def resized(p: Preprocess, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of an image of `size` after `p` resizes it, before the crop."""
-    if p.mode == "fit":
-        return fitted(size, min(p.sides), p.longest)
-    if p.mode == "squash":
-        return p.sides
-    if not isinstance(p.size, int):
-        return covering(size, p.sides, p.crop)
-    short = math.floor(p.size / p.crop)
-    long = int(short * max(size) / min(size))
-    return (short, long) if size[0] <= size[1] else (long, short)
 
 
 def _check(height: int, width: int, limits: Limits, what: str) -> None:

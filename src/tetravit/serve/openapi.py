@@ -83,6 +83,7 @@ def _predict(models: Sequence[Served], names: Sequence[str]) -> dict[str, Any]:
             "Masks as COCO's run lengths, as PNG in base64, or none; default rle.",
         ),
         *(_query(o.name, _schema(o), o.help) for o in options.values()),
+        *_explanations(models),
     ]
     return {
         "summary": "Predict an image.",
@@ -95,7 +96,7 @@ def _predict(models: Sequence[Served], names: Sequence[str]) -> dict[str, Any]:
         },
         "responses": {
             "200": {
-                "description": "The prediction; with draw a picture.",
+                "description": "The prediction; with draw or explain a picture.",
                 "content": {
                     JSON: {"schema": {"$ref": "#/components/schemas/Prediction"}},
                     "image/png": {"schema": {"type": "string", "format": "binary"}},
@@ -104,6 +105,26 @@ def _predict(models: Sequence[Served], names: Sequence[str]) -> dict[str, Any]:
             **_refusals(*REFUSALS),
         },
     }
+
+
+def _explanations(models: Sequence[Served]) -> list[dict[str, Any]]:
+    methods = sorted({name for served in models for name in served.methods})
+    if not methods:
+        return []
+    return [
+        _query(
+            "explain",
+            {"type": "string", "enum": methods},
+            "The map of a method over the picture, in place of the prediction; with draw all maps and their scales.",
+        ),
+        _query(
+            "class",
+            {"type": "string"},
+            "With explain: a class by name or number; default: the predicted one.",
+        ),
+        _query("layer", {"type": "string"}, "With explain: a module of the backbone, or its number."),
+        _query("head", {"type": "integer", "minimum": 0}, "With explain: one head."),
+    ]
 
 
 def _infer() -> dict[str, Any]:

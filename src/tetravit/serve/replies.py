@@ -10,6 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from tetravit.data.masks import counts_mask, decode_rle, encode_masks
+from tetravit.draw.base import LARGEST
+from tetravit.draw.heat import scale_of
+from tetravit.explainers import Explanation
+from tetravit.explainers.parts.pictures import over, rgb
 from tetravit.predictors.parts.objects import Objects
 from tetravit.predictors.parts.predictions import Prediction
 from tetravit.predictors.parts.segments import Segments
@@ -53,6 +57,21 @@ def png(picture: Image.Image) -> bytes:
 def drawn(prediction: Prediction, pixels: Tensor) -> bytes:
     """The image uint8 (3, Hi, Wi) with the prediction drawn into it, as PNG."""
     return png(prediction.picture(pixels))
+
+
+def explained(found: Explanation, whole: bool) -> bytes:
+    """An explanation as PNG.
+
+    whole: all maps and heads with their scales, as `tetravit explain` draws them; else the first map, averaged over
+    its heads, over the picture.
+    """
+    one = found.maps[0].mean()
+    if whole or not one.has_places or found.view is None or found.pixels is None:
+        return png(found.draw())
+    picture = Image.fromarray(rgb(found.pixels))
+    picture.thumbnail((LARGEST, LARGEST))
+    scale = scale_of(one.values.numpy(), signed=one.signed)
+    return png(over(np.asarray(picture), found.view, one, scale))
 
 
 def text_of(facts: Any) -> bytes:

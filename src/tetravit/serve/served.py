@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from tetravit.data.palettes import palette
+from tetravit.explainers import EXPLAIN, explain, find, methods_of
+from tetravit.explainers.parts.explanation import refused
 from tetravit.models import Detector, Model, load
 from tetravit.models.detector import pad
 from tetravit.models.portable import flat
@@ -54,6 +56,7 @@ class Served:
         self.row = PREDICTORS[model.kind]
         self.options: dict[str, Option] = {o.name: o for o in self.row.options if o.name not in COSTLY}
         self.class_names = tuple(model.class_names or map(str, range(model.num_classes)))
+        self.methods = [n for n, why in methods_of(model).items() if not why and EXPLAIN[n].needs_image]
         self.ready = False
         self.batches = not exact
         self._equal: OrderedDict[tuple[int, ...], bool] = OrderedDict()
@@ -72,6 +75,7 @@ class Served:
             "options": {o.name: o.help for o in self.options.values()},
             "class_names": list(self.class_names),
             "colours": [f"#{r:02x}{g:02x}{b:02x}" for r, g, b in palette(self.class_names)],
+            "explain": [{"name": name, "about": EXPLAIN[name].about} for name in self.methods],
             "masks": bool(getattr(self.model.head, "has_masks", False)) or self.kind == "segment",
             "ready": self.ready,
         }
@@ -118,6 +122,28 @@ class Served:
 
         shape = tuple(image.tensor.shape)
         return Job(("predict", shape, tuple(sorted(options.items()))), image, run, self._most(shape))
+
+    def explain(self, pixels: Tensor, method: str, settings: dict[str, Any]) -> Job:
+        """The job that explains an image uint8 (3, Hi, Wi); its result is an `Explanation`.
+
+        settings: of `tetravit.explain`: class_, layer, head.
+
+        Raises:
+            Refused: 400 for a method that does not exist, or has no meaning for the model.
+        """
+        try:
+            name, row = find(method)
+        except ValueError as error:
+            raise Refused(400, str(error)) from None
+        if reason := row.refusal(self.model):
+            raise Refused(400, refused(name, self.model, reason))
+        if not row.needs_image:
+            raise Refused(400, f"{name} is not of a picture; tetravit explain draws it.")
+
+        def run(images: Sequence[Tensor]) -> list[Any]:
+            return [explain(self.model, image, name, **settings) for image in images]
+
+        return Job(("explain", name), pixels, run)
 
     def tensors(self, image: Tensor) -> Job:
         """The job that runs the model on a prepared image (C, h, w); its result is a dict of arrays.

@@ -103,11 +103,14 @@ class Panel {
       if (turn !== state.turn) return;
       this.picture = picture;
     }
+    this.measure();
     this.draw();
   }
   measure() {
     const { width, height } = this.prediction, long = Math.max(width, height);
     const scale = Math.min(SIDE[1], Math.max(SIDE[0], long)) / long;
+    this.figure = this.picture && Math.abs((this.picture.width * height) / (this.picture.height * width) - 1) > 0.03;
+    if (this.figure) return void Object.assign(this.canvas, { width: this.picture.width, height: this.picture.height });
     this.canvas.width = Math.max(1, Math.round(width * scale));
     this.canvas.height = Math.max(1, Math.round(height * scale));
     for (const row of [...(this.prediction.objects || []), ...(this.prediction.classes || [])]) {
@@ -173,7 +176,7 @@ class Panel {
     pen.imageSmoothingEnabled = Math.max(this.prediction.width, this.prediction.height) > PIXELS;
     pen.imageSmoothingQuality = "high";
     if (base) pen.drawImage(base, 0, 0, width, height);
-    if (this.prediction.top) return;
+    if (this.prediction.top || this.figure) return; // a figure of its own has no places of the picture
     const seen = this.seen.slice().reverse(); // the highest score on top
     if ($("masks").checked) {
       pen.globalAlpha = Number($("strength").value);
