@@ -4,6 +4,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ from tetravit.weights.fileformat import Header, read, read_header
 from tetravit.weights.network import unreachable
 
 PREFIXES = ("hf:", "hf-hub:")
+TRANSFORMERS = {  # classes of tetravit.bridges.transformers
+    "classify": "TetravitForImageClassification",
+    "detect": "TetravitForObjectDetection",
+    "segment": "TetravitForSemanticSegmentation",
+}
 FILES = ["config.json", "model.safetensors", "pytorch_model.bin"]
 
 
@@ -83,6 +89,9 @@ def push(file: Path, repository: str, *, private: bool = False, token: str | Non
         folder = Path(name)
         (folder / "README.md").write_text(card(header), encoding="utf-8")
         (folder / "config.json").write_text(json.dumps(config(header), indent=2), encoding="utf-8")
+        (folder / "preprocessor_config.json").write_text(
+            json.dumps(processor_config(header)), encoding="utf-8"
+        )
         (folder / "model.safetensors").symlink_to(file.resolve())
         done = client.upload_folder(
             repo_id=repository, folder_path=folder, commit_message=f"Add {header.model}"
@@ -91,11 +100,12 @@ def push(file: Path, repository: str, *, private: bool = False, token: str | Non
 
 
 def config(header: Header) -> dict[str, Any]:
-    """What `config.json` says: enough for the hub to count, and for a person to see."""
+    """What `config.json` says: the model for transformers, and its input as timm has it."""
     p = header.preprocess
     return {
         "library_name": "tetravit",
-        "architecture": header.model,
+        "model_type": "tetravit",
+        **transformers_config(header),
         "num_classes": header.num_classes,
         "pretrained_cfg": {
             "input_size": [p.channels, *p.sides],
@@ -106,6 +116,29 @@ def config(header: Header) -> dict[str, Any]:
             "std": list(p.std),
         },
     }
+
+
+def transformers_config(header: Header) -> dict[str, Any]:
+    """A header as arguments of `tetravit.bridges.transformers.TetravitConfig`."""
+    names = header.class_names or tuple(f"LABEL_{i}" for i in range(header.num_classes))
+    return {
+        "architecture": header.model,
+        "architectures": [TRANSFORMERS[header.task]] if header.task in TRANSFORMERS else [],
+        "head": header.head,
+        "head_options": header.options.get("head_options", {}),
+        "backbone_options": {
+            k: v for k, v in header.options.items() if k not in ("head_options", "in_chans")
+        },
+        "preprocess": asdict(header.preprocess),
+        "num_channels": header.preprocess.channels,
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
+
+
+def processor_config(header: Header) -> dict[str, Any]:
+    """What `preprocessor_config.json` says, for transformers."""
+    return {"image_processor_type": "TetravitImageProcessor", "preprocess": asdict(header.preprocess)}
 
 
 def card(header: Header) -> str:

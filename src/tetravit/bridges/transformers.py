@@ -1,0 +1,406 @@
+"""Models, configurations and an image processor for Hugging Face transformers.
+
+`import tetravit.bridges.transformers` registers them: `AutoBackbone`, `AutoModelForImageClassification`,
+`AutoModelForObjectDetection`, `AutoModelForSemanticSegmentation` and `AutoImageProcessor` then load what
+`save_pretrained` or `tetravit weights push` wrote. Tensors keep the names of `tetravit.save`.
+`AutoBackbone.from_pretrained` of transformers 5 takes repositories of the hub alone; of a folder use
+`TetravitBackbone.from_pretrained`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from transformers import (
+    AutoBackbone,
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    AutoModelForObjectDetection,
+    AutoModelForSemanticSegmentation,
+    BatchFeature,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers import initialization as init
+from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
+from transformers.image_processing_utils import BaseImageProcessor
+from transformers.modeling_outputs import BackboneOutput, ImageClassifierOutput, SemanticSegmenterOutput
+from transformers.utils import ModelOutput
+
+from tetravit.data.preprocess import preprocess
+from tetravit.models import create_backbone
+from tetravit.models.base import Model
+from tetravit.models.create import build_model, tuples
+from tetravit.models.load import load
+from tetravit.structures import Batch, Preprocess, Target
+from tetravit.weights.hub import transformers_config
+
+LEVELS = 4  # of every backbone, at strides 4, 8, 16, 32
+PADDING = 32  # sides of batches of several sizes are multiples of this many pixels
+
+
+class TetravitConfig(BackboneConfigMixin, PretrainedConfig):
+    """What builds a model: its name, head and options.
+
+    architecture: a name of `tetravit.list_models()`. head: of the task; None: the usual one. head_options,
+    backbone_options: arguments of their constructors. preprocess: fields of `Preprocess`. num_labels, id2label,
+    out_indices, out_features: as everywhere in transformers.
+    """
+
+    model_type = "tetravit"
+
+    def __init__(
+        self,
+        architecture: str = "xcit_nano_12_p16",
+        head: str | None = None,
+        head_options: Mapping[str, Any] | None = None,
+        backbone_options: Mapping[str, Any] | None = None,
+        preprocess: Mapping[str, Any] | None = None,
+        num_channels: int = 3,
+        out_indices: Sequence[int] | None = None,
+        out_features: Sequence[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.architecture, self.head, self.num_channels = architecture, head, num_channels
+        self.head_options, self.backbone_options = dict(head_options or {}), dict(backbone_options or {})
+        self.preprocess = dict(preprocess or {})
+        super().__init__(**kwargs)
+        self.stage_names = ["stem", *(f"stage{i}" for i in range(1, LEVELS + 1))]
+        chosen = None if out_indices is None else list(out_indices)
+        self.set_output_features_output_indices(
+            out_features=None if out_features is None else list(out_features), out_indices=chosen
+        )
+
+    @classmethod
+    def of(cls, model: Model) -> "TetravitConfig":
+        """The configuration of a model."""
+        return cls(**transformers_config(model.header()))
+
+    def _options(self) -> dict[str, Any]:
+        return {**tuples(self.backbone_options), "in_chans": self.num_channels}
+
+    def build(self, kind: str) -> Model:
+        """A model of that kind, "classify", "detect" or "segment", with fresh weights."""
+        options = self._options()
+        head_options = tuples(self.head_options)
+        return build_model(
+            kind,
+            self.architecture,
+            options,
+            head=self.head,
+            head_options=head_options,
+            num_classes=self.num_labels,
+        )
+
+    @property
+    def input(self) -> Preprocess:
+        """The preprocessing of its images."""
+        return Preprocess(**tuples(self.preprocess))
+
+
+class TetravitModel(PreTrainedModel):
+    """What the models share: the parts of ours under the names they have there."""
+
+    config_class = TetravitConfig
+    config: TetravitConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    kind = ""
+
+    def __init__(self, config: TetravitConfig, model: Model | None = None) -> None:
+        super().__init__(config)
+        with torch.device("cpu"):  # transformers builds on the meta device, where tables have no values
+            ours = model if model is not None else self._build(config)
+        self._ours = (ours,)  # in a tuple: its parts are registered below, under their own names
+        for name, part in ours.named_children():
+            self.add_module(name, part)
+        # Tables that are in no checkpoint: transformers empties them while it loads one.
+        self._tables = {
+            id(part): {
+                name: table.clone()
+                for name in part._non_persistent_buffers_set
+                if (table := getattr(part, name)) is not None
+            }
+            for part in ours.modules()
+        }
+        self.post_init()
+
+    def _build(self, config: TetravitConfig) -> nn.Module:
+        return config.build(self.kind)
+
+    @classmethod
+    def of(cls, source: Any) -> Any:
+        """From a model of ours, or what `tetravit.load` takes: a weights file, the folder of a run."""
+        model = source if isinstance(source, Model) else load(source)
+        if model.kind != cls.kind:
+            raise ValueError(f"{cls.__name__} is for kind {cls.kind!r}; the model is of kind {model.kind!r}.")
+        return cls(TetravitConfig.of(model), model)
+
+    @property
+    def ours(self) -> Any:
+        """The model with the interface of this package; the parameters are shared."""
+        return self._ours[0]
+
+    def train(self, mode: bool = True) -> Any:
+        self.ours.train(mode)
+        return super().train(mode)
+
+    def init_weights(self) -> None:
+        """Nothing: the constructors of the parts have set their values, or a checkpoint will."""
+        self.tie_weights(recompute_mapping=False)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """What a checkpoint does not have: tables, the parameters of a head for other classes or of a pyramid."""
+        for name, table in self._tables.get(id(module), {}).items():
+            getattr(module, name).copy_(table)
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) and module.weight.numel():
+            init.trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm | nn.GroupNorm | _BatchNorm) and module.weight is not None:
+            init.ones_(module.weight)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+            if isinstance(module, _BatchNorm) and module.running_mean is not None:
+                init.zeros_(module.running_mean)
+                init.ones_(module.running_var)
+                init.zeros_(module.num_batches_tracked)
+
+    def _set_gradient_checkpointing(self, enable: bool = True, **options: Any) -> None:
+        self.ours.backbone.set_grad_checkpointing(enable)
+
+
+class TetravitForImageClassification(TetravitModel):
+    """Images -> logits; a loss where labels are given."""
+
+    kind = "classify"
+
+    def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **_: Any) -> ImageClassifierOutput:
+        """pixel_values: (B, C, Hi, Wi). labels: (B,) int64, or (B, K) float for several classes an image."""
+        logits = self.ours(pixel_values)
+        loss = None
+        if labels is not None:
+            several = labels.is_floating_point()
+            loss = (
+                F.binary_cross_entropy_with_logits(logits, labels)
+                if several
+                else F.cross_entropy(logits, labels)
+            )
+        return ImageClassifierOutput(loss=loss, logits=logits)
+
+
+class TetravitForSemanticSegmentation(TetravitModel):
+    """Images -> logits of every pixel at the grid of the finest map; a loss where labels are given."""
+
+    kind = "segment"
+
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, **_: Any
+    ) -> SemanticSegmenterOutput:
+        """pixel_values: (B, C, Hi, Wi). labels: (B, Hi, Wi) integers, 255 for pixels without a class."""
+        if labels is None:
+            return SemanticSegmenterOutput(logits=self.ours(pixel_values))
+        losses = self.ours.loss(pixel_values, labels)
+        with torch.no_grad():
+            logits = self.ours(pixel_values)
+        return SemanticSegmenterOutput(loss=torch.stack(list(losses.values())).sum(), logits=logits)
+
+
+@dataclass
+class DetectionOutput(ModelOutput):
+    """Detections, best first; padding last, where `valid` is false.
+
+    loss, loss_dict: with labels. scores, labels, valid: (B, P). pred_boxes: (B, P, 4), x1 y1 x2 y2 as shares of the
+    image's own width and height.
+    """
+
+    loss: Tensor | None = None
+    loss_dict: dict[str, Tensor] | None = None
+    scores: Tensor | None = None
+    labels: Tensor | None = None
+    pred_boxes: Tensor | None = None
+    valid: Tensor | None = None
+
+
+class TetravitForObjectDetection(TetravitModel):
+    """Images -> objects; a loss where labels are given."""
+
+    kind = "detect"
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        pixel_mask: Tensor | None = None,
+        labels: list[dict[str, Tensor]] | None = None,
+        **_: Any,
+    ) -> DetectionOutput:
+        """pixel_values: (B, C, Hi, Wi). pixel_mask: (B, Hi, Wi), 1 inside the image, 0 for padding.
+
+        labels: per image "class_labels" (M,) and "boxes" (M, 4), cx cy w h as shares of the image.
+        """
+        sizes = _sizes(pixel_values, pixel_mask)
+        if labels is not None and self.training:
+            losses = self.ours.loss(
+                Batch(
+                    pixel_values,
+                    [_target(*x) for x in zip(labels, sizes, strict=True)],
+                    torch.as_tensor(sizes),
+                )
+            )
+            return DetectionOutput(loss=torch.stack(list(losses.values())).sum(), loss_dict=losses)
+        rows = self.ours.detect(pixel_values, sizes)
+        most = max((len(row.scores) for row in rows), default=0)
+        scale = torch.as_tensor(sizes, device=pixel_values.device).flip(1).repeat(1, 2)  # (B, 4)
+        boxes = [row.boxes / scale[i] for i, row in enumerate(rows)]
+        output = DetectionOutput(
+            scores=_stacked([row.scores for row in rows], most),
+            labels=_stacked([row.labels for row in rows], most),
+            pred_boxes=_stacked(boxes, most),
+            valid=_stacked([torch.ones_like(row.labels, dtype=torch.bool) for row in rows], most),
+        )
+        if labels is not None:
+            with torch.no_grad():
+                targets = [_target(*x) for x in zip(labels, sizes, strict=True)]
+                output.loss_dict = self.ours.loss(Batch(pixel_values, targets, torch.as_tensor(sizes)))
+            output.loss = torch.stack(list(output.loss_dict.values())).sum()
+        return output
+
+
+class TetravitBackbone(BackboneMixin, TetravitModel):
+    """Images -> the maps of the chosen levels."""
+
+    def __init__(self, config: TetravitConfig) -> None:
+        super().__init__(config)
+        # Of every name in `stage_names`; the stem's are those of the first level.
+        self.num_features = [self.ours.channels[0], *self.ours.channels]
+
+    def _build(self, config: TetravitConfig) -> nn.Module:
+        return create_backbone(config.architecture, **config._options())
+
+    @property
+    def channels(self) -> list[int]:
+        """Channels of the chosen maps."""
+        return [self.num_features[self.config.stage_names.index(name)] for name in self.out_features]
+
+    def forward(
+        self, pixel_values: Tensor, output_hidden_states: bool | None = None, **_: Any
+    ) -> BackboneOutput:
+        """pixel_values: (B, C, Hi, Wi) -> feature_maps, one per name in `out_features`."""
+        maps = self.ours(pixel_values)
+        names = self.config.stage_names[1:]
+        chosen = tuple(maps[names.index(name)] for name in self.out_features if name != "stem")
+        return BackboneOutput(
+            feature_maps=chosen, hidden_states=tuple(maps) if output_hidden_states else None
+        )
+
+
+class TetravitImageProcessor(BaseImageProcessor):
+    """Pictures -> the tensors that some weights were trained for; outputs -> what a picture shows.
+
+    Args:
+        preprocess: fields of `Preprocess`.
+    """
+
+    model_input_names = ["pixel_values"]  # noqa: RUF012
+
+    def __init__(self, preprocess: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.preprocess_options = dict(preprocess or {})
+
+    @classmethod
+    def of(cls, model: Model) -> "TetravitImageProcessor":
+        """The processor of a model's input."""
+        return cls(preprocess=asdict(model.input))
+
+    def to_dict(self) -> dict[str, Any]:
+        table = super().to_dict()
+        table["preprocess"] = table.pop("preprocess_options", self.preprocess_options)
+        return table
+
+    def __call__(self, images: Any, return_tensors: str | None = None, **_: Any) -> BatchFeature:
+        """Pictures -> pixel_values (B, C, Hi, Wi); of several sizes also pixel_mask, 0 for padding."""
+        many = isinstance(images, list | tuple)
+        options = Preprocess(**tuples(self.preprocess_options))
+        tensors = [preprocess(image, options) for image in (images if many else [images])]
+        sizes = [tuple(t.shape[1:]) for t in tensors]
+        data: dict[str, Any] = (
+            {"pixel_values": torch.stack(tensors)} if len(set(sizes)) == 1 else _padded(tensors)
+        )
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    preprocess = __call__
+
+    def post_process_object_detection(
+        self, outputs: DetectionOutput, threshold: float = 0.5, target_sizes: Any = None
+    ) -> list[dict[str, Tensor]]:
+        """Per image scores (M,), labels (M,), boxes (M, 4), x1 y1 x2 y2 in pixels of `target_sizes` (B, 2)."""
+        rows = []
+        for i, boxes in enumerate(outputs["pred_boxes"]):
+            keep = outputs["valid"][i].bool() & (outputs["scores"][i] > threshold)
+            boxes = boxes[keep]
+            if target_sizes is not None:
+                height, width = (float(side) for side in target_sizes[i])
+                boxes = boxes * boxes.new_tensor((width, height, width, height))
+            rows.append(
+                {"scores": outputs["scores"][i][keep], "labels": outputs["labels"][i][keep], "boxes": boxes}
+            )
+        return rows
+
+    def post_process_semantic_segmentation(self, outputs: Any, target_sizes: Any = None) -> list[Tensor]:
+        """Per image the most probable class of every pixel, (height, width) of `target_sizes` (B, 2)."""
+        logits = outputs["logits"]
+        if target_sizes is None:
+            return list(logits.argmax(dim=1))
+        resized = (
+            F.interpolate(
+                logits[i : i + 1], [int(side) for side in size], mode="bilinear", align_corners=False
+            )
+            for i, size in enumerate(target_sizes)
+        )
+        return [scores.argmax(dim=1)[0] for scores in resized]
+
+
+def _padded(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Images of several sizes -> one batch, each in the upper left corner, and where they are."""
+    height, width = (max(t.shape[side] for t in tensors) for side in (1, 2))
+    height, width = height + -height % PADDING, width + -width % PADDING
+    images = tensors[0].new_zeros(len(tensors), tensors[0].shape[0], height, width)
+    mask = torch.zeros(len(tensors), height, width, dtype=torch.int64)
+    for i, tensor in enumerate(tensors):
+        images[i, :, : tensor.shape[1], : tensor.shape[2]] = tensor
+        mask[i, : tensor.shape[1], : tensor.shape[2]] = 1
+    return {"pixel_values": images, "pixel_mask": mask}
+
+
+def _sizes(images: Tensor, mask: Tensor | None) -> list[tuple[int, int]]:
+    if mask is None:
+        return [(images.shape[2], images.shape[3])] * len(images)
+    return [(int(m.any(dim=1).sum()), int(m.any(dim=0).sum())) for m in mask.bool()]
+
+
+def _target(label: Mapping[str, Tensor], size: tuple[int, int]) -> Target:
+    """transformers' boxes, cx cy w h as shares -> ours, x1 y1 x2 y2 in pixels."""
+    height, width = size
+    center, extent = label["boxes"].float().split(2, dim=1)
+    corners = torch.cat([center - extent / 2, center + extent / 2], dim=1)
+    return Target(corners * corners.new_tensor((width, height, width, height)), label["class_labels"].long())
+
+
+def _stacked(rows: Sequence[Tensor], most: int) -> Tensor:
+    return torch.stack([F.pad(row, (*(0, 0) * (row.ndim - 1), 0, most - len(row))) for row in rows])
+
+
+AutoConfig.register("tetravit", TetravitConfig, exist_ok=True)
+AutoBackbone.register(TetravitConfig, TetravitBackbone, exist_ok=True)
+AutoModelForImageClassification.register(TetravitConfig, TetravitForImageClassification, exist_ok=True)
+AutoModelForObjectDetection.register(TetravitConfig, TetravitForObjectDetection, exist_ok=True)
+AutoModelForSemanticSegmentation.register(TetravitConfig, TetravitForSemanticSegmentation, exist_ok=True)
+AutoImageProcessor.register(TetravitConfig, TetravitImageProcessor, exist_ok=True)
