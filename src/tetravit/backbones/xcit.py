@@ -8,7 +8,7 @@ Source of every number: facebookresearch/xcit@82f5291 xcit.py.
 
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -102,6 +102,25 @@ class CrossCovarianceAttention(nn.Module):
             return gram_attention.gram_weights(x, (self.qkv.weight, self.qkv.bias), self.temperature)
         q, k, _ = self._heads(x)
         return self._weights(q, k)
+
+    def cosines(self, x: Tensor) -> Tensor:
+        """The cosines between channels (B, heads, D, D), before temperature and softmax, for normed patches."""
+        q, k, _ = self._heads(x)
+        return F.normalize(q.float(), dim=2).mT @ F.normalize(k.float(), dim=2)
+
+    def leverage(self, x: Tensor, of: Literal["queries", "keys"] = "queries") -> Tensor:
+        """How much each patch weighs in the cosines (B, heads, N), for normed patches (B, N, C); sums to 1 over N.
+
+        The mean over the channels of the squared entries, which have unit length over the patches.
+        """
+        q, k, _ = self._heads(x)
+        return F.normalize((q if of == "queries" else k).float(), dim=2).square().mean(dim=-1)
+
+    def written(self, x: Tensor) -> Tensor:
+        """The length of what each head adds to each patch (B, heads, N), for normed patches (B, N, C)."""
+        parts = self.attend(x).unflatten(2, (self.num_heads, -1))  # (B, N, heads, D)
+        weight = self.proj.weight.unflatten(1, (self.num_heads, -1))  # (C, heads, D)
+        return torch.einsum("bnhd,chd->bhnc", parts, weight).norm(dim=-1)
 
     def _heads(self, x: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values (B, heads, N, D)."""

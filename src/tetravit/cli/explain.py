@@ -108,7 +108,7 @@ def explain(
     names: set[Path] = set()
     for file in files:
         try:
-            found = explain_one(model, file, name, **settings)
+            found = explain_one(model, file, name, announce=say, **settings)
         except ValueError as error:
             if len(files) == 1 or not _is_bad_image(error):
                 raise

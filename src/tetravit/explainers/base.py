@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from tetravit.predictors.base import Option
+from tetravit.predictors.base import Option, numbers, whole
 from tetravit.structures import AttentionKind, Kind
 
 if TYPE_CHECKING:
@@ -82,23 +82,33 @@ class Map:
         seen = None if self.seen is None else self.seen.mean(dim=0, keepdim=True)
         return replace(self, values=self.values.mean(dim=0), slices=(), seen=seen)
 
+    def with_target(self, target: str, details: Mapping[str, Any]) -> Map:
+        """The same map of a target, with its figures."""
+        return replace(self, target=target, details=details)
+
     def to_dict(self) -> dict[str, Any]:
-        """All but the values, JSON-ready, with their smallest, largest and sum."""
+        """All but the values, JSON-ready, with their smallest, largest and sum; small tables with their values.
+
+        None stands for what is not a number.
+        """
         flat = self.values.flatten(-2) if self.slices else self.values.flatten()[None]
+        finite = [row[row.isfinite()] for row in flat]
         rows: dict[str, Any] = {
             "kind": self.kind,
             "layer": self.layer,
             "grid": list(self.grid),
             "slices": list(self.slices),
-            "min": flat.amin(dim=1).tolist(),
-            "max": flat.amax(dim=1).tolist(),
-            "sum": flat.sum(dim=1).tolist(),
+            "min": [float(row.min()) if len(row) else None for row in finite],
+            "max": [float(row.max()) if len(row) else None for row in finite],
+            "sum": [float(row.sum()) for row in finite],
             "normalised": self.normalised,
         }
         if self.has_places:
             rows |= {"stride": self.stride, "centre": self.centre}
         else:
             rows |= {"axes": list(self.axes)}
+            if self.values.ndim == 2:
+                rows["values"] = [[v if v == v else None for v in row] for row in self.values.tolist()]
         if self.seen is not None:
             rows["seen"] = self.seen.tolist()
         if self.query is not None:
@@ -115,12 +125,14 @@ class Request:
     layer: the name of a module of the backbone, several with commas, or "all"; or a number, of the method's layers
     in order of depth, from 0. query: x, y in pixels of the model's input, counted from 0 in the middle of the first
     pixel. class_: a class as a number. options: the method's own, by name; None where not given.
+    announce: takes one line on what the method is about to compute, where that takes many passes.
     """
 
     layer: str | int | None = None
     query: tuple[float, float] | None = None
     class_: int | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    announce: Callable[[str], object] = field(default=lambda line: None)
 
     def option(self, name: str, otherwise: Any = None) -> Any:
         """The value of one of the method's own options."""
@@ -139,7 +151,8 @@ class Method:
     takes: which of "layer", "head", "query" and "class" it uses. options: its own.
     why_not: why the method has no meaning for a backbone, whatever its kinds of attention: the end of a sentence; "":
     it has.
-    needs_gradients: not for models without gradients. source: of the method.
+    needs_gradients: not for models without gradients. any_form: it calls the model alone, so an optimised one too.
+    source: of the method.
     """
 
     about: str
@@ -151,6 +164,7 @@ class Method:
     why_not: Callable[[Backbone], str] | None = None
     needs_image: bool = True
     needs_gradients: bool = False
+    any_form: bool = False
     source: str = ""
 
     def refusal(self, model: Model) -> str:
@@ -167,6 +181,9 @@ class Method:
             return "the weights have no classes"
         return ""
 
+
+REGION = Option("region", "Of a segmenter: the box whose pixels count.", "X1,Y1,X2,Y2", numbers)
+DETECTION = Option("detection", "Of a detector: the detection, from 0 in order of score.", "N", whole)
 
 NOUNS: Mapping[Kind, str] = {"classify": "classifiers", "segment": "segmenters", "detect": "detectors"}
 

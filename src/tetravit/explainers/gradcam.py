@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tetravit.explainers.base import Map, Method, Request
+from tetravit.explainers.base import DETECTION, REGION, Map, Method, Request
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +33,7 @@ EXPLAIN = {
         "Grad-CAM of a class, a region or a detection.",
         gradcam,
         takes=("layer", "class", "query"),
+        options=(REGION, DETECTION),
         needs_gradients=True,
         source="Selvaraju et al. 2017, arXiv:1610.02391",
     )

@@ -33,6 +33,10 @@ class ClassAttention(nn.Module):
         q, k, _ = self._heads(token, patches)
         return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1).squeeze(2)
 
+    def values(self, token: Tensor, patches: Tensor) -> Tensor:
+        """The values of the token and the patches (B, heads, 1 + N, D)."""
+        return self._heads(token, patches)[2]
+
     def _heads(self, token: Tensor, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, heads, 1, D), keys and values (B, heads, 1 + N, D)."""
         (q,) = to_heads(token, self.q, 1, self.num_heads)

@@ -158,6 +158,10 @@ class SelfAttention(nn.Module):
         q, k, _ = to_heads(x, self.qkv, 3, self.num_heads)
         return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
 
+    def values(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, C) -> their values (B, heads, N, D)."""
+        return to_heads(x, self.qkv, 3, self.num_heads)[2]
+
     def _heads(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
         """Each projection whose rows `weight` holds, (B, heads, N, D)."""
         parts = F.linear(x, weight, bias).unflatten(2, (-1, self.num_heads, x.shape[2] // self.num_heads))

@@ -4,7 +4,7 @@ Shapes: B images, H W grid of patches, N = H * W, T tokens in front of them.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Literal
 
 import torch
@@ -75,7 +75,7 @@ def legacy_non_locality(backbone: ConViT | DeiT, images: Tensor) -> Tensor:
 
 
 def rollout(
-    records: Sequence[AttentionMap], *, heads: Literal["mean", "max", "min"] = "mean", discard: float = 0.0
+    records: Iterable[AttentionMap], *, heads: Literal["mean", "max", "min"] = "mean", discard: float = 0.0
 ) -> Tensor:
     """How much of each patch reaches the class token through all layers (B, H, W).
 
@@ -96,26 +96,32 @@ def rollout(
     """
     if not 0 <= discard < 1:
         raise ValueError(f"discard is a share in [0, 1); got {discard!r}.")
-    kinds = {record.kind for record in records}
-    if not records or not kinds <= {"self", "gated"} or not records[-1].prefix:
+    layers: list[
+        tuple[int, Tensor]
+    ] = []  # tokens in front, joined weights (B, T + N, T + N): heads are not kept
+    kinds, last = set(), None
+    for record in records:
+        kinds.add(record.kind)
+        if record.kind in ("self", "gated"):
+            layers.append((record.prefix, half_residual(record.values, heads, discard)))
+        last = record
+    if last is None or not kinds <= {"self", "gated"} or not last.prefix:
         known = ", ".join(sorted(kinds)) or "none"
         raise ValueError(
             f"Rollout is for layers of plain attention that end with a class token; got kinds {known}."
         )
-    last = records[-1]
     row = last.values.new_zeros(last.values.shape[0], 1, last.values.shape[-1])
     row[:, :, 0] = 1  # (B, 1, T + N)
-    for record in reversed(records):
-        if record.prefix < last.prefix:
+    for prefix, weights in reversed(layers):
+        if prefix < last.prefix:
             tokens, row = row[:, :, : last.prefix], row[:, :, last.prefix :]
-            row = row @ _half_residual(record.values, heads, discard)
-            row = torch.cat((tokens, row), dim=-1)
+            row = torch.cat((tokens, row @ weights), dim=-1)
         else:
-            row = row @ _half_residual(record.values, heads, discard)
+            row = row @ weights
     return row[:, 0, last.prefix :].unflatten(1, last.grid)
 
 
-def _half_residual(weights: Tensor, heads: str, discard: float) -> Tensor:
+def half_residual(weights: Tensor, heads: str, discard: float) -> Tensor:
     """Weights (B, heads, N, N) -> half of them, half of the identity, rows that sum to 1 (B, N, N)."""
     if heads == "mean":
         joined = weights.mean(dim=1)

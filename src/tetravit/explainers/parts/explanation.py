@@ -6,7 +6,7 @@ Importing this loads no torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -129,9 +129,13 @@ def explain(
     query: tuple[float, float] | None = None,
     class_: int | str | None = None,
     size: int | Literal["own"] | None = None,
+    announce: Callable[[str], object] = lambda line: None,
     **options: Any,
 ) -> Explanation:
-    """Explain one picture; see `tetravit.explain`."""
+    """Explain one picture; see `tetravit.explain`.
+
+    announce: takes one line before a method starts that takes many passes of the model.
+    """
     import torch
 
     from tetravit.data.preprocess import pixels as read
@@ -139,7 +143,7 @@ def explain(
     from tetravit.explainers.parts.view import uncropped, view_of
 
     name, row = find(method)
-    plain, notes = plain_model(model)
+    plain, notes = (model, []) if row.any_form else plain_model(model)
     if reason := row.refusal(plain):
         raise ValueError(refused(name, plain, reason))
     _check_taken(name, row, {"layer": layer, "head": head, "query": query, "class": class_}, options)
@@ -261,6 +265,21 @@ def _check_taken(name: str, row: Method, given: Mapping[str, Any], options: Mapp
     for key, value in options.items():
         if key not in own and value is not None:
             raise ValueError(f"{name} takes no {key}; it takes {_listed([*row.takes, *own])}.")
+
+
+def _given(model: Model, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that have a value.
+
+    Raises:
+        ValueError: for one that such a model does not have.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    for name, kind in (("region", "segment"), ("detection", "detect")):
+        if name in given and model.kind != kind:
+            raise ValueError(
+                f"{name} is for {kind}ers; the model is a {model.noun}.".replace("detecters", "detectors")
+            )
+    return given
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -4,8 +4,8 @@ Shapes: B images, C channels, H W the grid of a layer, N = H * W, T tokens in fr
 """
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,6 +132,34 @@ def captured(
             handle = backbone.get_submodule(name).register_forward_hook(keep(name))
             stack.callback(handle.remove)
         return outputs, run()
+
+
+@contextmanager
+def explicit_attention(backbone: Backbone, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Inside, some layers form their weights in full, and these are kept by name, with gradients.
+
+    For layers with `attention(*inputs)`, `values(*inputs)` and `proj`.
+    """
+    weights: dict[str, Tensor] = {}
+
+    def forward(name: str, attn: Any) -> Callable[..., Tensor]:
+        def run(*inputs: Tensor) -> Tensor:
+            weights[name] = attn.attention(
+                *inputs
+            )  # (B, heads, T + N, T + N), or the class token's row alone
+            rows = weights[name] if weights[name].ndim == 4 else weights[name][:, :, None]
+            return attn.proj((rows @ attn.values(*inputs)).transpose(1, 2).flatten(2))
+
+        return run
+
+    modules: dict[str, Any] = {name: backbone.get_submodule(name) for name in names}
+    try:
+        for name, attn in modules.items():
+            attn.forward = forward(name, attn)
+        yield weights
+    finally:
+        for attn in modules.values():
+            attn.__dict__.pop("forward", None)
 
 
 def as_map(backbone: Backbone, name: str, x: Tensor, sides: tuple[int, int]) -> tuple[Tensor, int]:

@@ -8,7 +8,7 @@ from tetravit.draw.base import LARGEST
 from tetravit.draw.heat import PANEL, Scale, coloured, figure, heat, matrix, scale_of
 from tetravit.explainers.base import Map
 from tetravit.explainers.parts.explanation import Explanation, Scaling
-from tetravit.explainers.parts.view import Enlarging, View
+from tetravit.explainers.parts.view import Enlarging, View, whole_input
 
 MOST = 24  # panels of a map
 
@@ -58,8 +58,7 @@ def _panel(
     if not one.has_places or e.view is None or e.pixels is None:
         return matrix(one.mean().values.numpy(), scale)
     if as_published:
-        whole = View(e.view.sides, e.view.sides, (0, 0), e.view.sides)
-        values, defined = whole.paint(one.mean(), how="published")
+        values, defined = whole_input(e.view.sides).paint(one.mean(), how="published")
         shown = np.where(defined.numpy()[..., None], coloured(values.numpy(), scale), 255)
         return Image.fromarray(np.rint(shown).astype(np.uint8))
     return over(_sized(e.pixels, several), e.view, one.mean(), scale, "blocks" if blocks else "smooth")

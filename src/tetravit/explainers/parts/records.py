@@ -1,9 +1,10 @@
 """Attention records of the layers that a request names."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tetravit.explainers.base import chosen
 from tetravit.models import Model
@@ -34,6 +35,25 @@ def layers_of(model: Model, kinds: Sequence[AttentionKind]) -> list[str]:
         small = like.new_zeros(1, backbone.in_chans, 32, 32)
         records = list(backbone.attention_layers(small, kinds=kinds))
     return list(dict.fromkeys(record.layer for record in records))
+
+
+@torch.no_grad()
+def inputs_of(model: Model, images: Tensor, layers: Sequence[str]) -> dict[str, tuple[Tensor, ...]]:
+    """The arguments with which some modules of the backbone are called for images, by name."""
+    inputs: dict[str, tuple[Tensor, ...]] = {}
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            inputs[name] = args
+
+        return hook
+
+    with ExitStack() as stack:
+        for name in layers:
+            handle = model.backbone.get_submodule(name).register_forward_pre_hook(keep(name))
+            stack.callback(handle.remove)
+        model.backbone(images)
+    return inputs
 
 
 def token(

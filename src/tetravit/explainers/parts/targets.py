@@ -168,6 +168,8 @@ def target_of(model: Model, images: Tensor, request: Request) -> Target:
     Raises:
         ValueError: for a class, region or detection that the image does not have.
     """
+    if request.query is not None and not isinstance(model, Segmenter):
+        raise ValueError(f"A query chooses the region of a segmenter; this model is a {model.noun}.")
     if isinstance(model, Classifier):
         return ClassTarget(model, images, request.class_)
     if isinstance(model, Segmenter):

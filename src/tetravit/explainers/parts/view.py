@@ -118,6 +118,11 @@ def view_of(picture: Size, p: Preprocess) -> View:
     return View(picture, size, offset, sides)
 
 
+def whole_input(sides: Size) -> View:
+    """The view of a picture that is the model's input itself."""
+    return View(sides, sides, (0, 0), sides)
+
+
 def uncropped(p: Preprocess, size: int | Literal["own"], picture: Size) -> Preprocess:
     """The preprocessing that keeps all of a picture: its short side `size` pixels, or "own": as it is."""
     side = min(picture) if size == "own" else size

@@ -1,0 +1,51 @@
+"""Twins' attention to a summary of the map: GSA."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tetravit.explainers.base import Map, Method, Request, named_heads
+
+if TYPE_CHECKING:
+    from tetravit.models import Model
+
+
+def global_subsampled_attention(model: Model, images: Any, request: Request) -> list[Map]:
+    """The attention of one token to the tiles of the map (heads, H, W); without a query the mean over all tokens.
+
+    By default the last layer. Rows and columns of tokens that are left over belong to no tile and have no value.
+    """
+    from tetravit.explainers.parts.records import attention_of, token
+
+    maps = []
+    for record in attention_of(model, images, ("summary",), request.layer):
+        place = None if request.query is None else token(model, images, record, request.query)
+        values = record.mean_over_queries()[0] if place is None else record.query(*place)[0]
+        kind = "attention to the summary" + (", mean over tokens" if place is None else "")
+        maps.append(
+            Map(
+                values.float().cpu(),
+                kind,
+                record.layer,
+                named_heads(len(values)),
+                record.stride,
+                record.centre,
+                normalised="each head's values sum to 1",
+                query=place,
+            )
+        )
+    return maps
+
+
+EXPLAIN = {
+    "global-subsampled-attention": Method(
+        "Attention of a token, or of all, to the tiles of the map (Twins, GSA).",
+        global_subsampled_attention,
+        attention=("summary",),
+        takes=("layer", "head", "query"),
+        why_not=lambda b: (
+            "" if "summary" in b.attention_kinds else "it has no attention to a summary of the map"
+        ),
+        source="Chu et al. 2021, arXiv:2104.13840",
+    )
+}

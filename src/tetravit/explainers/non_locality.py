@@ -1,0 +1,77 @@
+"""Over what distance each head attends: ConViT's non-locality, as the paper defines it and as its code logs it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from tetravit.explainers.base import Map, Method, Request
+from tetravit.predictors.base import Option
+from tetravit.structures import AttentionKind
+
+if TYPE_CHECKING:
+    from tetravit.backbones import Backbone
+    from tetravit.models import Model
+
+FORMS = ("corrected", "legacy", "both")
+
+
+def non_locality(model: Model, images: Any, request: Request) -> list[Map]:
+    """Mean distances in patches (layers, heads).
+
+    corrected: of the attention of each layer for its own input (eq. 8). legacy: as the authors' code logs it, of the
+    raw embedding of the patches in every layer. `ratio` compares grids: to attention that is equal everywhere.
+    """
+    import torch
+
+    from tetravit.explainers.parts.attention import legacy_non_locality, uniform_non_locality
+    from tetravit.explainers.parts.attention import non_locality as measure
+
+    form = request.option("form", "both")
+    if form not in FORMS:
+        raise ValueError(f"form takes one of {', '.join(FORMS)}; got {form!r}.")
+    backbone: Any = model.backbone
+    kinds = cast(
+        tuple[AttentionKind, ...], tuple(k for k in ("gated", "self") if k in backbone.attention_kinds)
+    )
+    layers, rows, on_class = [], [], []
+    grid = (0, 0)
+    with torch.no_grad():
+        for record in backbone.attention_layers(images, kinds=kinds):
+            grid = record.grid
+            layers.append(record.layer)
+            rows.append(measure(record))
+            patches = record.seen[:, :, record.prefix :]
+            on_class.append(float(1 - patches.mean()))
+        tables = {"corrected": torch.stack(rows)} if form != "legacy" else {}
+        if form != "corrected":
+            tables["legacy"] = legacy_non_locality(backbone, images)
+    uniform = uniform_non_locality(grid)
+    maps = []
+    for name, table in tables.items():
+        means = table.float().cpu().mean(dim=1)
+        details: dict[str, Any] = {"form": name, "layers": layers, "mean": means.tolist()}
+        details |= {"uniform": uniform, "ratio": (means / uniform).tolist()}
+        if name == "corrected":
+            details["mass_on_class_token"] = on_class
+        maps.append(
+            Map(table.float().cpu(), f"non-locality, {name}", axes=("layer", "head"), details=details)
+        )
+    return maps
+
+
+def _none(backbone: Backbone) -> str:
+    return (
+        "" if "self" in backbone.attention_kinds else "its patches do not attend to all patches of one grid"
+    )
+
+
+EXPLAIN = {
+    "non-locality": Method(
+        "Mean distance over which each head attends, corrected and legacy (ConViT, DeiT).",
+        non_locality,
+        attention=("gated", "self"),
+        options=(Option("form", "corrected, legacy or both.", "FORM"),),
+        why_not=_none,
+        source="d'Ascoli et al. 2021, arXiv:2103.10697, eq. 8",
+    )
+}
