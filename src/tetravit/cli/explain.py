@@ -23,7 +23,10 @@ SCALES = ("row", "map", "log")
 def explain(
     weights: Annotated[
         str,
-        typer.Argument(metavar="WEIGHTS", help="A run folder, a weights file or a published name."),
+        typer.Argument(
+            metavar="[video] WEIGHTS",
+            help="A run folder, a weights file or a published name. After the word video: maps of every frame.",
+        ),
     ],
     images: Annotated[
         list[str] | None,
@@ -56,8 +59,12 @@ def explain(
         typer.Option(metavar="DIR", help="Write the raw values per picture: NumPy .npz and a JSON line."),
     ] = None,
     scale: Annotated[
-        str, typer.Option(metavar="SCALE", help="row: one range for all heads; map: each its own; log.")
-    ] = "row",
+        str | None,
+        typer.Option(
+            metavar="SCALE",
+            help="Of pictures row (one range for all heads), map (each its own) or log; of a video clip or frame.",
+        ),
+    ] = None,
     blocks: Annotated[bool, typer.Option(help="Each token as a block around its centre.")] = False,
     mean: Annotated[bool, typer.Option("--mean", help="Draw the mean over the heads alone.")] = False,
     as_published: Annotated[
@@ -67,6 +74,22 @@ def explain(
             help="Draw as the authors' scripts: the model's input, blocks, each map from its min to its max.",
         ),
     ] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Deletion, insertion, another head: figures, and curves beside the picture."
+        ),
+    ] = False,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(metavar="X1,Y1,X2,Y2", help="For --check: where the object is; may be repeated."),
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="For --check: a picture that is not 0 on the object.")
+    ] = None,
+    into: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Of a video: .mp4, .gif, or a folder for frames.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     accept_license: AcceptLicense = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per picture.")] = False,
@@ -76,6 +99,16 @@ def explain(
     from tetravit.models import load
     from tetravit.world import pick_device
 
+    clip = None
+    if weights == "video" and not Path(weights).exists():
+        if not images or len(images) != 2:
+            raise ValueError("tetravit explain video WEIGHTS CLIP --into FILE: give weights and one clip.")
+        weights, clip = images[0], Path(images[1])
+        images = []
+    if (clip is None) != (into is None):
+        raise ValueError("--into FILE is where tetravit explain video writes; a picture has --draw DIR.")
+    if (box or mask) and not check:
+        raise ValueError("--box and --mask go with --check.")
     _check_exported(weights)
     where = pick_device(device)
     if method is None and images:
@@ -84,14 +117,25 @@ def explain(
         )
     if method is not None:
         find(method)
-    if scale not in SCALES:
+    if clip is None and scale is not None and scale not in SCALES:
         raise ValueError(f"--scale takes one of {', '.join(SCALES)}; got {scale!r}.")
     settings: dict[str, Any] = {"layer": layer, "head": head, "class_": class_, "size": _size(size)}
     settings |= {"query": _point(query), **_parsed(given)}
     model = load(weights, accept_license=accept_license).to(where)
+    if clip is not None and into is not None:
+        from tetravit.explainers.parts.video import explain_video
+
+        shown: dict[str, Any] = {"heads": "mean" if mean else "each", "scale": scale or "clip"}
+        shown |= {"as_published": as_published, "announce": say}
+        name = "class-attention" if method is None else find(method)[0]
+        count = explain_video(model, clip, into, name, **shown, **settings)
+        say(f"Wrote {count} frames into {into}.")
+        return
     if method is None:
         _list_methods(model, as_json)
         return
+    if check:
+        settings |= {"check": True, "boxes": [_box(text) for text in box or ()], "mask": _mask(mask)}
     name, row = find(method)
     if reason := row.refusal(model):
         raise ValueError(refused(name, model, reason))
@@ -121,14 +165,20 @@ def explain(
             from tetravit.draw import free_name
 
             target = free_name(draw, Path(f"{file.stem if file else found.model}-{name}.png"), names)
-            found.draw(scale=cast(Any, scale), blocks=blocks, mean=mean, as_published=as_published).save(
-                target
-            )
+            found.draw(
+                scale=cast(Any, scale or "row"), blocks=blocks, mean=mean, as_published=as_published
+            ).save(target)
             drawn += 1
+            if found.check is not None:
+                from tetravit.explainers.parts.check import picture
+
+                picture(dict(found.check)).save(target.with_name(f"{target.stem}-check.png"))
         if save_maps is not None:
             found.save(save_maps)
         if as_json:
             print_rows([found.to_dict()])
+        elif found.check is not None:  # one JSON line
+            print_rows([{"image": found.image, "method": found.method, **_short(found.check)}])
         else:
             rows += _rows(found)
     if rows:
@@ -148,6 +198,9 @@ def _rows(found: Explanation) -> list[list[object]]:
     """A row for each slice of each map."""
     rows: list[list[object]] = []
     for one in found.maps:
+        if one.axes == ("layer", "head"):
+            _print_heads(one)
+            continue
         facts = one.to_dict()
         for i, name in enumerate(one.slices or (one.target,)):
             seen = "-" if one.seen is None else f"{float(one.seen[i]):.4f}"
@@ -155,6 +208,37 @@ def _rows(found: Explanation) -> list[list[object]]:
             grid = f"{one.grid[0]} x {one.grid[1]}"
             rows.append([found.image or "-", one.kind, one.layer or "-", name or "-", grid, *values, seen])
     return rows
+
+
+def _print_heads(one: Any) -> None:
+    """A table with a row for each layer and a column for each head."""
+    names = one.details.get("layers") or range(len(one.values))
+    heads = [str(i) for i in range(one.grid[1])]
+    lines = [
+        [name, *(f"{v:.4g}" if v == v else "none" for v in row)]
+        for name, row in zip(names, one.values.tolist(), strict=True)
+    ]
+    print_table(["layer", *heads], lines, title=one.kind, right=heads)
+
+
+def _short(check: Any) -> dict[str, Any]:
+    return {name: value for name, value in check.items() if not name.endswith("_curves")}
+
+
+def _box(text: str) -> tuple[float, ...]:
+    values = numbers(text)
+    if len(values) != 4:
+        raise ValueError(f"--box takes X1,Y1,X2,Y2 in pixels of the picture; got {text!r}.")
+    return values
+
+
+def _mask(file: Path | None) -> Any:
+    """The mask in a file, bool (H0, W0)."""
+    if file is None:
+        return None
+    from tetravit.data.decode import decode
+
+    return (decode(file, layout="decoded") > 0).any(dim=0).numpy()
 
 
 def _list_methods(model: Any, as_json: bool) -> None:

@@ -129,11 +129,15 @@ def explain(
     query: tuple[float, float] | None = None,
     class_: int | str | None = None,
     size: int | Literal["own"] | None = None,
+    check: bool = False,
+    boxes: Sequence[Sequence[float]] = (),
+    mask: np.ndarray | None = None,
     announce: Callable[[str], object] = lambda line: None,
     **options: Any,
 ) -> Explanation:
     """Explain one picture; see `tetravit.explain`.
 
+    check, boxes, mask: see `parts.check.checked`.
     announce: takes one line before a method starts that takes many passes of the model.
     """
     import torch
@@ -170,12 +174,40 @@ def explain(
     plain.eval()
     try:
         maps = row.run(plain, images, request)
+        if check:
+            found["check"] = _checked(plain, row, maps, images, request, name, found, boxes, mask)
     finally:
         plain.train(training)
     if head is not None:
         maps = [one.select(head) if one.slices else one for one in maps]
     notes += _remarks(maps, found.get("view"))
     return Explanation(name, plain.name, _named(image), tuple(maps), notes=tuple(notes), **found)
+
+
+def _checked(
+    model: Model,
+    row: Method,
+    maps: list[Map],
+    images: Any,
+    request: Request,
+    name: str,
+    found: Mapping[str, Any],
+    boxes: Sequence[Sequence[float]],
+    mask: np.ndarray | None,
+) -> Mapping[str, Any] | None:
+    from tetravit.explainers.parts.check import checked
+
+    if "class" in row.takes and model.kind == "classify":  # the other head is asked about the same class
+        class_ = request.class_
+        if class_ is None:
+            import torch
+
+            with torch.no_grad():
+                class_ = int(model(images)[0].argmax())
+        request = replace(request, class_=class_)
+    plain = Explanation(name, model.name, "", tuple(maps), **found)
+    again = lambda other: row.run(other, images, request)[0].mean()  # noqa: E731
+    return checked(model, plain, request, again=again, boxes=boxes, mask=mask).check
 
 
 def find(method: str) -> tuple[str, Method]:

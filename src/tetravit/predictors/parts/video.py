@@ -41,6 +41,32 @@ def expanded(files: Iterable[Path]) -> Iterator[Source]:
             yield from _captured(str(file), file.name)
 
 
+def frames(file: Path) -> Iterator[Frame]:
+    """The frames of a video or an animated GIF, one at a time.
+
+    Raises:
+        ValueError: if it is no readable video, or OpenCV is missing.
+    """
+    if file.suffix.lower() == ".gif":
+        return _gif(file)
+    return _captured(str(file), file.name)
+
+
+def count_frames(file: Path) -> int | None:
+    """How many frames a video says it has; None: it does not say."""
+    if file.suffix.lower() == ".gif":
+        try:
+            with Image.open(file) as picture:
+                return getattr(picture, "n_frames", 1)
+        except (OSError, EOFError, ValueError):
+            return None
+    cv2 = opencv()
+    capture = cv2.VideoCapture(str(file))
+    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    capture.release()
+    return count if count > 0 else None
+
+
 def webcam(number: int) -> Iterator[Frame]:
     """The frames of a camera, until it stops.
 
@@ -71,7 +97,7 @@ class Videos:
         if Path(frame.name).suffix.lower() == ".gif":
             self._frames.append(picture)
             return
-        cv2 = _opencv()
+        cv2 = opencv()
         even = picture.crop((0, 0, picture.width // 2 * 2, picture.height // 2 * 2))  # as encoders want them
         if self._writer is None:
             self.files.append(self.folder / f"{Path(frame.name).stem}.mp4")
@@ -101,12 +127,12 @@ def _gif(file: Path) -> Iterator[Frame]:
 
 
 def _captured(source: str | int, name: str) -> Iterator[Frame]:
-    capture = _opencv().VideoCapture(source)
+    capture = opencv().VideoCapture(source)
     if not capture.isOpened():
         raise ValueError(
             f"No camera {source}." if isinstance(source, int) else f"{source} is no readable video."
         )
-    cv2 = _opencv()
+    cv2 = opencv()
     rate = capture.get(cv2.CAP_PROP_FPS) or 25.0
     try:
         i = 0
@@ -121,7 +147,7 @@ def _captured(source: str | int, name: str) -> Iterator[Frame]:
         capture.release()
 
 
-def _opencv() -> Any:
+def opencv() -> Any:
     """Raises: ValueError if OpenCV is not installed."""
     try:
         import cv2
