@@ -23,7 +23,7 @@ ORDER = [
         "recipe",
         "runtimes",
     ),
-    *("draw", "predictors", "explainers", "report", "trackers", "runs"),
+    *("draw", "predictors", "bulk", "explainers", "report", "trackers", "runs"),
     *("benchmark", "exports", "studies", "bridges", "serve", "api", "doctor"),
     *("cli", "__main__"),
 ]
@@ -38,6 +38,7 @@ MENUS = [
         "weights/layouts",
         "trackers",
         "explainers",
+        "bulk",
     ),
 ]
 ROOT = Path(tetravit.__file__).parent

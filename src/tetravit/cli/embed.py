@@ -8,6 +8,17 @@ from typing import Annotated, Any
 import typer
 
 from tetravit.cli.base import AcceptLicense, progress, say
+from tetravit.cli.parts.bulk import (
+    Data,
+    DryRun,
+    EngineName,
+    EngineOptions,
+    Only,
+    Processes,
+    To,
+    Unit,
+    run_bulk,
+)
 
 ENDINGS = (".npz", ".csv", ".parquet")
 
@@ -15,16 +26,50 @@ ENDINGS = (".npz", ".csv", ".parquet")
 def embed(
     weights: Annotated[str, typer.Argument(help="A run folder, a weights file, or a published name.")],
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders, or quoted patterns.")
-    ],
+        list[str] | None,
+        typer.Argument(metavar="[IMAGE...]", help="Image files, folders, or quoted patterns."),
+    ] = None,
     out: Annotated[
-        Path, typer.Option(metavar="FILE", help="FILE.npz (features, names), FILE.csv or FILE.parquet.")
-    ],
+        Path | None,
+        typer.Option(metavar="FILE", help="FILE.npz (features, names), FILE.csv or FILE.parquet."),
+    ] = None,
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images per call of the model.")] = 32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     accept_license: AcceptLicense = False,
+    data: Data = None,
+    to: To = None,
+    engine: EngineName = "local",
+    processes: Processes = 0,
+    unit: Unit = 1000,
+    engine_options: EngineOptions = None,
+    only: Only = None,
+    dry_run: DryRun = False,
 ) -> None:
-    """Write the embedding of every image to a file."""
+    """Write the embedding of every image to a file; with --data those of many images to a folder.
+
+    A unit is written whole; the same command continues where one was cut.
+    """
+    if data is not None:
+        if images or out is not None:
+            raise ValueError("embed --data DIR --to OUT takes neither IMAGE nor --out.")
+        run_bulk(
+            "embed",
+            weights,
+            data,
+            to,
+            engine=engine,
+            processes=processes,
+            unit=unit,
+            engine_options=engine_options,
+            only=only,
+            dry_run=dry_run,
+            batch=batch,
+            device=device,
+            accept_license=accept_license,
+        )
+        return
+    if not images or out is None:
+        raise ValueError("embed takes IMAGE... --out FILE, or --data DIR --to OUT.")
     if out.suffix not in ENDINGS:
         raise ValueError(f"embed writes {', '.join(ENDINGS)}; got {str(out)!r}.")
     if out.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:

@@ -13,6 +13,17 @@ import typer
 
 from tetravit.cli.base import AcceptLicense, print_rows, print_table, say
 from tetravit.cli.base import optimized as optimized_form
+from tetravit.cli.parts.bulk import (
+    Data,
+    DryRun,
+    EngineName,
+    EngineOptions,
+    Only,
+    Processes,
+    To,
+    Unit,
+    run_bulk,
+)
 from tetravit.predictors import PREDICTORS, Option, Output, Predictor, Writer, stream
 from tetravit.predictors.base import function
 
@@ -50,9 +61,38 @@ def predict(
     ] = False,
     accept_license: AcceptLicense = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per image.")] = False,
+    data: Data = None,
+    to: To = None,
+    engine: EngineName = "local",
+    processes: Processes = 0,
+    unit: Unit = 1000,
+    engine_options: EngineOptions = None,
+    only: Only = None,
+    dry_run: DryRun = False,
     **given: Any,
 ) -> None:
     """Predict classes, objects or label maps of images."""
+    if data is not None:
+        names = [*([model] if model is not None else []), *images]
+        if len(names) != 1:
+            raise ValueError(f"predict MODEL --data DIR --to OUT takes no images; got {len(names)} names.")
+        run_bulk(
+            "predict",
+            names[0],
+            data,
+            to,
+            engine=engine,
+            processes=processes,
+            unit=unit,
+            engine_options=engine_options,
+            only=only,
+            dry_run=dry_run,
+            batch=batch or 32,
+            device=device,
+            accept_license=accept_license,
+            options=_parsed(given),
+        )
+        return
     from tetravit.benchmark.memory import peak_so_far_mib
     from tetravit.draw import free_name
     from tetravit.models import load

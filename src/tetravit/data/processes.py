@@ -12,9 +12,12 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 
-def process_pool(workers: int) -> ProcessPoolExecutor:
-    """Processes with one thread each; those of a parent that was killed end by themselves."""
-    method = "fork" if sys.platform.startswith("linux") else "spawn"
+def process_pool(workers: int, *, spawn: bool = False) -> ProcessPoolExecutor:
+    """Processes with one thread each; those of a parent that was killed end by themselves.
+
+    spawn: fresh processes, which GPUs need, not copies of this one.
+    """
+    method = "fork" if sys.platform.startswith("linux") and not spawn else "spawn"
     return ProcessPoolExecutor(
         workers, mp_context=get_context(method), initializer=_start, initargs=(os.getpid(),)
     )

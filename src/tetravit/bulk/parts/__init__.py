@@ -1,0 +1,1 @@
+"""What engines run: plans, and the work of a unit."""

@@ -1,0 +1,147 @@
+"""What is to be done: the units of a folder or of shards, and where their results go. No torch."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tetravit.files import read_json, replace_file, write_json
+
+PLAN, FILES = "plan.json", "files.txt"
+VERSION = 1
+UNIT = 1000  # files of a unit
+
+Verb = Literal["embed", "predict"]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Images that are done together. part: of shards; "": of files. first, count: the images it has."""
+
+    name: str
+    part: str
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The work on one set of images.
+
+    folder: of the results. data: of the images. options: of the predictor. batch: images per call of the model.
+    """
+
+    verb: Verb
+    model: str
+    data: str
+    folder: Path
+    batch: int
+    options: tuple[tuple[str, Any], ...]
+    units: tuple[Unit, ...]
+    accept_license: bool = False
+
+    def file(self, unit: Unit) -> Path:
+        """Where the results of a unit go; it is there when they are complete."""
+        return self.folder / f"{unit.name}.parquet"
+
+    def unfinished(self, only: str | None = None) -> list[Unit]:
+        """Units without a result. only: "I/N", every N-th from the I-th on, counted from 0.
+
+        Raises:
+            ValueError: if `only` is another text.
+        """
+        units: Sequence[Unit] = self.units
+        if only is not None:
+            first, _, step = only.partition("/")
+            if not (first.isdecimal() and step.isdecimal() and int(first) < int(step)):
+                raise ValueError(f"--only is I/N, 0 <= I < N; got {only!r}.")
+            units = units[int(first) :: int(step)]
+        return [unit for unit in units if not self.file(unit).exists()]
+
+    def names(self, unit: Unit) -> list[str]:
+        """The files of a unit, relative to the data."""
+        lines = (self.folder / FILES).read_text(encoding="utf-8", errors="surrogateescape").split("\n")
+        return [json.loads(line) for line in lines[unit.first : unit.first + unit.count]]
+
+
+def make_plan(
+    verb: Verb,
+    model: str,
+    data: str,
+    folder: Path,
+    *,
+    batch: int = 32,
+    unit: int = UNIT,
+    options: dict[str, Any] | None = None,
+    accept_license: bool = False,
+) -> Plan:
+    """The plan of a call, written into the folder of the results; of a call that was begun, the one it wrote.
+
+    Raises:
+        ValueError: if there is no image, or the folder holds the results of another call.
+    """
+    from tetravit.data.config import absolute
+    from tetravit.data.storage import is_local
+
+    data = absolute(data)
+    local = os.path.abspath(os.path.expanduser(model))
+    model = local if os.path.exists(local) else model
+    wanted = {
+        "version": VERSION,
+        "verb": verb,
+        "model": model,
+        "data": data,
+        "unit": unit,
+        "options": options or {},
+    }
+    if is_local(data) and not os.path.isdir(data):
+        raise ValueError(f"There is no folder {data!r}.")
+    kept = read_json(folder / PLAN)
+    if kept and {name: kept.get(name) for name in wanted} != wanted:
+        other = next(name for name in wanted if kept.get(name) != wanted[name])
+        raise ValueError(
+            f"{str(folder)!r} holds the results of another call: its {other} is {kept.get(other)!r}, not"
+            f" {wanted[other]!r}. Take another folder."
+        )
+    if not kept:
+        folder.mkdir(parents=True, exist_ok=True)
+        units = _of_shards(data) or _of_files(data, folder, unit)
+        kept = {**wanted, "units": [[u.name, u.part, u.first, u.count] for u in units]}
+        write_json(folder / PLAN, kept)
+    units = [Unit(*row) for row in kept["units"]]
+    pairs = tuple(sorted((options or {}).items()))
+    return Plan(verb, model, data, folder.absolute(), batch, pairs, tuple(units), accept_license)
+
+
+def _of_shards(data: str) -> list[Unit]:
+    """A unit for each shard; none where there are no shards."""
+    from tetravit.data.shards.index import find_meta, read_meta
+    from tetravit.data.storage import is_local
+
+    meta = find_meta(data) if is_local(data) else read_meta(data)
+    units = []
+    for part, shards in meta.parts.items() if meta else ():
+        first = 0
+        for shard in shards:
+            name = shard.name.removesuffix(".tar").strip("/").replace("/", "-")
+            units.append(Unit(name, part, first, shard.count))
+            first += shard.count
+    return units
+
+
+def _of_files(data: str, folder: Path, size: int) -> list[Unit]:
+    from tetravit.data.files import images_below
+    from tetravit.data.problems import Problems
+
+    problems = Problems()
+    names = images_below(data, problems)
+    if not names:
+        lines = "; ".join(problems.lines()) or "it is empty"
+        raise ValueError(f"There are no images in {data!r}: {lines}.")
+    replace_file(folder / FILES, "\n".join(map(json.dumps, names)).encode())
+    return [
+        Unit(f"{number:06d}", "", first, min(size, len(names) - first))
+        for number, first in enumerate(range(0, len(names), size))
+    ]
