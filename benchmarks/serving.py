@@ -5,7 +5,8 @@
 The loop reads each JPEG file, predicts it with `tetravit.predict` and goes to the next. The server is a process of
 its own on the same processors, so are its clients (one process, a thread each, kept connections). Loop and server
 run in turns, the server waits while the loop runs, and the medians of the rounds are compared: another program on the
-machine slows both. Every response is compared with the prediction of the loop.
+machine slows both. `processor_ratio` compares the time of the processor per image, that of the loop over that of the
+server, which other programs blur less. Every response is compared with the prediction of the loop.
 """
 
 import argparse
@@ -64,16 +65,21 @@ def measure(given: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
     files = written(folder, given.images)
     server = Server([str(weights), *shlex.split(given.options)])
     loops: list[float] = []
+    busy: list[float] = []  # processor seconds per image of the loop
+    served: dict[int, list[float]] = {clients: [] for clients in CLIENTS}
     rates: dict[int, list[float]] = {clients: [] for clients in CLIENTS}
     try:
         expected = [json.loads(json.dumps(tetravit.predict(model, file).facts())) for file in files]  # warm
         for _ in range(given.rounds):
             for clients in CLIENTS:
-                start = time.perf_counter()
+                start, used = time.perf_counter(), time.process_time()
                 for file in files:
                     tetravit.predict(model, file)
                 loops.append(len(files) / (time.perf_counter() - start))
+                busy.append((time.process_time() - used) / len(files))
+                used = server.processor_s
                 rates[clients].append(asked(server.url, files, expected, clients, bool(given.options)))
+                served[clients].append((server.processor_s - used) / len(files))
     finally:
         server.end()
     loop = statistics.median(loops)
@@ -86,6 +92,7 @@ def measure(given: argparse.Namespace, folder: Path) -> list[dict[str, object]]:
             "server_images_per_s": round(statistics.median(found), 2),
             "loop_images_per_s": round(loop, 2),
             "ratio": round(statistics.median(found) / loop, 3),
+            "processor_ratio": round(statistics.median(busy) / statistics.median(served[clients]), 3),
             "rounds": given.rounds,
             "images": given.images,
             "threads": torch.get_num_threads(),
@@ -143,6 +150,12 @@ class Server:
                 self.url = place[1]
                 return
         raise SystemExit("the server did not start")
+
+    @property
+    def processor_s(self) -> float:
+        """Seconds of the processor so far, all threads together."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def end(self) -> None:
         self.process.send_signal(signal.SIGTERM)

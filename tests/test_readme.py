@@ -17,13 +17,21 @@ from tetravit.protocols import PROTOCOLS
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 SPEED = (ROOT / "docs" / "speed.md").read_text()
-PAGES = ["README.md", "docs/dense.md", "docs/weights.md", "docs/runs.md", "docs/evaluation.md"]
+PAGES = [
+    "README.md",
+    "docs/dense.md",
+    "docs/weights.md",
+    "docs/runs.md",
+    "docs/evaluation.md",
+    "docs/serve.md",
+]
 BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S
 )
 
-# Marks of blocks that are not run here: .ci/run runs the first two; the last needs data nobody can ship.
-NOT_RUN = {"setup: install", "setup: test", "data"}
+# Marks of blocks that are not run here: .ci/run runs the first two; the third needs data nobody can ship;
+# tests/serve/test_serve_page.py runs the others.
+NOT_RUN = {"setup: install", "setup: test", "data", "serve", "ask"}
 # What makes a run of each recipe short.
 QUICK = {
     "digits": ["epochs=1", "model.options.depth=1", "data.options.fraction=0.1"],
@@ -56,7 +64,12 @@ def code(page: str, mark: str, language: str) -> list[str]:
 def test_every_block_is_run_or_says_why_not(page):
     marks = {(b["mark"], b["language"]) for b in blocks(page)}
     assert ("run", "bash") in marks
-    assert marks <= {("run", "bash"), ("run", "python"), *((mark, "bash") for mark in NOT_RUN)}
+    assert marks <= {
+        ("run", "bash"),
+        ("run", "python"),
+        ("ask", "python"),
+        *((mark, "bash") for mark in NOT_RUN),
+    }
 
 
 @pytest.mark.parametrize("mark", ["setup: install", "setup: test"])
