@@ -156,7 +156,7 @@ def test_a_set_without_labels():
     empty = [Batch(torch.zeros(2, 4, 1, 1), None, indices=[0, 1])]
     with pytest.raises(ValueError) as error:
         scored("knn", Loaders(empty, INFO, make_train=lambda: empty))
-    assert str(error.value) == "Features are judged on images with one class each; this set has none."
+    assert str(error.value) == "Features are scored on images with one class each; this set has none."
 
 
 def test_features_of_two_ranks_come_in_the_order_of_the_set():

@@ -66,7 +66,7 @@ def test_three_attempts_and_no_more(tmp_path, spoil):
     spoil(3, 9)
     with pytest.raises(NotFinite) as error:
         run(tmp_path / "run")
-    assert "Three attempts from checkpoints did not help. What helps, in this order:" in str(error.value)
+    assert "Three attempts from checkpoints did not help. Try, in this order:" in str(error.value)
     events = (tmp_path / "run" / "events.jsonl").read_text().splitlines()
     assert [json.loads(line)["attempt"] for line in events] == [1, 2, 3, None]
 

@@ -354,7 +354,7 @@ def test_a_run_of_an_earlier_version_is_refused_with_the_way_on(run, tmp_path):
     with pytest.raises(ValueError) as error:
         train(resume=folder, reporters=[])
     assert str(error.value) == (
-        f"{folder} was written by another version of tetravit, whose runs do not go on with this one;"
+        f"{folder} was written by another version of tetravit, whose runs cannot be resumed with this one;"
         f" start a new run from its weights: model.weights={folder}/last.safetensors"
     )
 

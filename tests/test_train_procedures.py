@@ -120,11 +120,11 @@ def test_too_many_groups(pretrained, tmp_path):
     [
         (
             {"data__batch_size": 30, "run__accumulate": 4},
-            "The batch must divide over ranks and accumulated steps; got batch_size=30, 1 ranks, accumulate=4.",
+            "data.batch_size must be a multiple of GPUs x accumulation; got batch_size=30, 1 GPUs, accumulate=4.",
         ),
         (
             {"data__batch_size": 30, "run__accumulate": 2, "data__mix": "mixup(0.8)"},
-            "mix pairs images, so each rank needs an even number at a time; got batch_size=30, 1 ranks,"
+            "data.mix pairs images, so each GPU needs an even number per micro-batch; got batch_size=30, 1 GPUs,"
             " accumulate=2: 15.",
         ),
     ],

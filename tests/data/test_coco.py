@@ -180,7 +180,7 @@ def test_what_cannot_be_used_is_left_out_and_counted(coco, caplog, changes, prob
         ),
         (
             {"segmentation": {"size": [HEIGHT, WIDTH], "counts": "!"}},
-            "run lengths that do not read, no mask",
+            "run lengths that are invalid, no mask",
         ),
         (
             {"segmentation": [[1, 1, 5, 5]]},
@@ -198,7 +198,7 @@ def test_what_cannot_be_used_is_left_out_and_counted(coco, caplog, changes, prob
         ({"segmentation": {"size": 5, "counts": [81]}}, "run lengths of another size, no mask"),
         (
             {"segmentation": {"size": [HEIGHT, WIDTH], "counts": None}},
-            "run lengths that do not read, no mask",
+            "run lengths that are invalid, no mask",
         ),
         (
             {"segmentation": {"size": [HEIGHT, WIDTH], "counts": 4 * [2**62] + [HEIGHT * WIDTH]}},

@@ -282,13 +282,13 @@ def test_a_set_of_unreadable_images_ends():
     [
         (
             {"batch_size": 10, "world_size": 3},
-            "The batch must divide over ranks and accumulated steps; got batch_size=10, 3 ranks, accumulate=2.",
+            "data.batch_size must be a multiple of GPUs x accumulation; got batch_size=10, 3 GPUs, accumulate=2.",
         ),
         ({"batch_size": 60}, "The training set has 50 images, fewer than one batch of 60."),
         (
             {"batch_size": 6, "mix": "mixup(0.8)"},
-            "mix pairs images, so each rank needs an even number at a time;"
-            " got batch_size=6, 1 ranks, accumulate=2: 3.",
+            "data.mix pairs images, so each GPU needs an even number per micro-batch;"
+            " got batch_size=6, 1 GPUs, accumulate=2: 3.",
         ),
     ],
 )

@@ -64,7 +64,7 @@ def test_long_runs_are_read_back():
 
 @pytest.mark.parametrize("text", [b"", b"\x10", b"0o", b"ooooooooo0"])
 def test_letters_that_hold_no_runs_are_refused(text):
-    with pytest.raises(ValueError, match="the run lengths do not read"):
+    with pytest.raises(ValueError, match="the run lengths are invalid"):
         decode_rle(text)
 
 

@@ -176,4 +176,4 @@ def test_annotations_that_do_not_read(inat):
     (inat / "val2019.json").write_text(json.dumps(row))
     with pytest.raises(ValueError) as error:
         DATASETS["inat19"](inat, "val")
-    assert str(error.value) == f"{str(inat)!r}: val2019.json names 77, which is nowhere described."
+    assert str(error.value) == f"{str(inat)!r}: val2019.json names 77, which the file does not list."

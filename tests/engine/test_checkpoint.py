@@ -61,7 +61,7 @@ def test_the_newest_stay_and_nothing_else(kept):
 def test_one_is_too_few_to_keep(tmp_path):
     with pytest.raises(ValueError) as error:
         Checkpoints(tmp_path, run_id="r", keep=1)
-    assert str(error.value) == "keep is 2 or more, as the newest checkpoint may be in the making; got 1."
+    assert str(error.value) == "keep is 2 or more, as the newest checkpoint may be incomplete; got 1."
 
 
 def test_leftovers_go_at_the_start(kept):
@@ -234,7 +234,7 @@ def test_a_full_disk_costs_no_run(kept, said, monkeypatch, code):
             no_room(patch, room, code)
             assert save(kept, 10) is None
         assert said == [
-            f"Could not save step_000010: {os.strerror(code)}; step_000005 is kept and the run goes on."
+            f"Could not save step_000010: {os.strerror(code)}; step_000005 is kept, the run continues."
         ]
         assert [p.name for p in kept.folder.iterdir()] == ["step_000005"]
     assert save(kept, 10) is not None

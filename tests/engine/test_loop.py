@@ -178,7 +178,7 @@ class Broken(Reporter):
 def test_a_reporter_that_fails_costs_one_warning():
     heard = Listener()
     fit(toy_job(None, steps=12, reporters=Reporters([Broken(), heard])))
-    assert heard.notes == ["Broken failed and the run goes on: RuntimeError: no network"]
+    assert heard.notes == ["Broken failed, the run continues: RuntimeError: no network"]
     assert len(heard.records) == 4
 
 

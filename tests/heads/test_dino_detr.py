@@ -168,7 +168,9 @@ def test_a_file_of_the_authors_loads_and_is_written_again(tmp_path, capsys):
         "person", "unused 12", "toothbrush",
     )  # fmt: skip
     assert coco.category_ids(detector.class_names) == tuple(range(91))
-    assert f"{path} holds no backbone: that of the detector stays as it was.\n" in capsys.readouterr().err
+    assert (
+        f"{path} holds no backbone: the backbone of the detector is unchanged.\n" in capsys.readouterr().err
+    )
     head = built().state_dict()
     assert all(torch.equal(tensor, head[key]) for key, tensor in detector.head.state_dict().items())
     theirs = dense_map("gcvit", "dino_detr").to_theirs(detector.state_dict())

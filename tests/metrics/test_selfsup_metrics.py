@@ -151,7 +151,7 @@ def test_a_ground_truth_that_names_code(tmp_path):
     path.write_bytes(pickle.dumps({**TRUTH, "gnd": Evil()}))
     with pytest.raises(ValueError) as error:
         retrieval.read_ground_truth(path)
-    assert str(error.value) == f"{path} was not read: it names posix.system, which no ground truth needs."
+    assert str(error.value) == f"{path} was not read: it refers to posix.system, which no ground truth needs."
 
 
 def test_other_files_in_place_of_a_ground_truth(tmp_path):

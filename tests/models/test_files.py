@@ -95,7 +95,7 @@ def test_weights_of_the_authors_load_by_file(tmp_path):
     assert fresh.report.missing == ["head.weight (fresh)", "head.bias (fresh)"]
     with pytest.raises(ValueError) as error:
         tetravit.load(path)
-    said = f"{path} does not say which model it holds; say it: create_model(NAME, weights={str(path)!r})."
+    said = f"{path} has no model name in it; give it: create_model(NAME, weights={str(path)!r})."
     assert str(error.value) == said
 
 

@@ -1,1 +1,1 @@
-"""What detectors share: anchors, box coding, matching, sampling, suppression, pooling and pasting."""
+"""Shared parts of detectors: anchors, box coding, matching, sampling, suppression, pooling and pasting."""

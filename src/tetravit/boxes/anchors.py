@@ -1,4 +1,4 @@
-"""Anchors: the boxes from which a dense head measures its own.
+"""Anchors: the reference boxes of a dense head.
 
 Shapes: A anchors per cell, (H, W) cells of one level, N = H * W * A in the order row, column, anchor.
 Source: mmdet 2.28.2 AnchorGenerator: centred on (column * stride, row * stride), never rounded.

@@ -1,7 +1,7 @@
 """Contrastive denoising: noisy copies of the objects as extra queries in training (DINO, arXiv:2203.03605, 3.3).
 
-A group holds every object twice: a positive copy, to be restored, and a negative one, further off, to be rejected.
-Groups see the matching queries and themselves, not each other; matching queries see no group.
+A group holds every object twice: a positive copy to be reconstructed, a negative one with more noise to be rejected.
+A group attends to itself and to the matching queries, not to other groups; matching queries attend to no group.
 
 Shapes: B images, M objects of an image, M* the most of an image, G groups, pad = 2 * M* * G, C width.
 Source: IDEA-Research/DINO@faa8520 models/dino/dn_components.py.
@@ -55,7 +55,7 @@ class Draws(NamedTuple):
 
 
 class DenoisingQueries(NamedTuple):
-    """Queries that stand in front of the matching ones.
+    """Denoising queries, placed before the matching ones.
 
     Slots of images with fewer objects than the most have a zero content and a zero logit box, and are not blocked.
     """

@@ -52,7 +52,7 @@ def match(
 
 
 def cost(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor) -> Tensor:
-    """What each pair of a query and an object costs: (Q, K), (Q, 4), (M,), (M, 4) -> (Q, M), finite."""
+    """The cost of each pair of a query and an object: (Q, K), (Q, 4), (M,), (M, 4) -> (Q, M), finite."""
     p = logits.float()[:, labels].sigmoid()  # (Q, M): the classes that are there
     boxes, truth = boxes.float(), truth.float()
     present = ALPHA * (1 - p) ** GAMMA * -(p + 1e-8).log()
@@ -62,7 +62,7 @@ def cost(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor) -> Tensor
     total = BOX_COST * distance + CLASS_COST * (present - absent) - GIOU_COST * overlap
     return total.nan_to_num(
         nan=1e6, posinf=1e6, neginf=-1e6
-    )  # after an overflow: the loss shows it, matching goes on
+    )  # after an overflow: the loss becomes non-finite, matching must not fail
 
 
 def generalized_iou(a: Tensor, b: Tensor) -> Tensor:

@@ -15,11 +15,11 @@ IGNORED = -2
 
 @dataclass(frozen=True)
 class Matcher:
-    """By overlap: from `positive` up the best ground truth, below `negative` background, ignored between.
+    """By IoU: from `positive` up the best ground truth, below `negative` background, between them ignored.
 
     least: a ground truth also gets its own best candidates (all that tie) where their overlap is at least
-    this and above 0, whatever else those candidates overlap more; None: it does not. Where two ground truths
-    claim one candidate the later gets it.
+    this and above 0, even if those candidates overlap another ground truth more; None: off. Where two ground truths
+    claim one candidate, it is assigned to the later one.
     """
 
     positive: float

@@ -1,4 +1,4 @@
-"""A mask as predicted in the frame of its box -> a mask of the image.
+"""Mask pasting: a mask in the frame of its box -> a mask of the image.
 
 Source: Mask R-CNN, arXiv:1703.06870; sampled at pixel centres as in mmdet 2.28.2 FCNMaskHead.
 """

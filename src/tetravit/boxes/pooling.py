@@ -1,4 +1,4 @@
-"""The part of a feature map, or of a mask, that lies in a box.
+"""RoI pooling of feature maps, and of masks as targets.
 
 Shapes: R regions (image index, x1, y1, x2, y2); sizes in pixels of the canvas.
 """
@@ -24,7 +24,7 @@ def pool_regions(maps: Sequence[Tensor], strides: Sequence[int], regions: Tensor
     """Maps (B, C, H, W) and regions (R, 5) -> features (R, C, size, size), each region from its own level.
 
     In an exported graph, where no shape may depend on the data, every level pools all regions: those of other
-    levels without area, which gives 0, and the sum over the levels is the answer.
+    levels without area, which gives 0, and the levels are summed.
     """
     level = region_levels(regions[:, 1:], len(maps))
     if not torch.compiler.is_exporting():
@@ -49,7 +49,7 @@ def _pool_each(
 
 
 def _pool(x: Tensor, regions: Tensor, size: int, stride: int) -> Tensor:
-    """In float32 whatever the map has: 16 bits hold no position near 1000 pixels to a fraction of one."""
+    """In float32 for every type of map: 16 bits cannot represent a fraction of a pixel near position 1000."""
     from torchvision.ops import roi_align  # loads slowly, and only some heads need it
 
     pooled = roi_align(x.float(), regions.float(), size, 1 / stride, sampling_ratio=-1, aligned=True)

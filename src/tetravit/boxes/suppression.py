@@ -87,7 +87,7 @@ def survivors(boxes: Tensor, valid: Tensor, threshold: float, labels: Tensor | N
     """
     if torch.compiler.is_exporting():
         return fixed_point(rivals(boxes, threshold, labels), valid)
-    from torchvision.ops import nms  # loads slowly, and a graph goes without it
+    from torchvision.ops import nms  # loads slowly, and exported graphs do not use it
 
     kept = torch.zeros_like(valid)
     order = torch.arange(boxes.shape[1], 0, -1, device=boxes.device, dtype=torch.float64)

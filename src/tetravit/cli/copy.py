@@ -20,7 +20,7 @@ def copy(
     if file.is_dir():
         file = file / source.name
     file = file if file.suffix == ".toml" else file.with_name(f"{file.name}.toml")
-    with open(file, "x", encoding="utf-8") as out:  # never over somebody's own recipe
+    with open(file, "x", encoding="utf-8") as out:  # never overwrite a file
         out.write(source.read_text(encoding="utf-8"))
     say(f"Wrote {file}. Train it: tetravit train {file}")
 

@@ -1,4 +1,4 @@
-"""`tetravit export`: a model for other programs, with proof that it answers the same."""
+"""`tetravit export`: a model for other programs, verified against the model."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -36,7 +36,7 @@ def export(
     accept_license: AcceptLicense = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Write a model as one program for images of any batch and many sizes, and compare its answers."""
+    """Write a model as one program for images of any batch and many sizes, and compare its outputs."""
     sides = _size(size)
     from tetravit.backbones import ALIASES, VARIANTS
     from tetravit.exports import Model, place
@@ -44,10 +44,10 @@ def export(
     from tetravit.models import create_model, load
 
     existing: Literal["replace", "refuse"] = "replace" if force else "refuse"
-    place(to, format, existing)  # before minutes are spent
+    place(to, format, existing)  # before the long export
     if (model in VARIANTS or model in ALIASES) and not Path(model).exists():
         say(
-            f"{model} names no weights: they are random. `tetravit list weights '{model}.*'` shows published ones."
+            f"{model} has no weights: they are random. `tetravit list weights '{model}.*'` shows published ones."
         )
         found: Model = create_model(model)
         licence = ""
@@ -79,10 +79,10 @@ def export(
 
 
 def _size(text: str | None) -> int | tuple[int, int] | None:
-    """What --size says; None: nothing.
+    """The value of --size; None: not given.
 
     Raises:
-        ValueError: if it does not read.
+        ValueError: if it cannot be parsed.
     """
     if text is None:
         return None
@@ -93,7 +93,7 @@ def _size(text: str | None) -> int | tuple[int, int] | None:
 
 
 def _licence(name: str, accept_license: bool) -> str:
-    """The licence of weights that have been loaded, where they say it."""
+    """The licence of loaded weights, where it is known."""
     from tetravit.weights.convert import find, header_for
 
     best = Path(name) / "best.safetensors"

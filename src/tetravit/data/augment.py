@@ -50,7 +50,7 @@ def parse(
         mean, std: per channel, for `normalize` where it is written without; None: ImageNet's.
 
     Raises:
-        ValueError: for an unknown name, arguments a step does not take, or a text that does not read.
+        ValueError: for an unknown name, arguments a step does not take, or a text that cannot be parsed.
     """
     colours = {name: value for name, value in (("mean", mean), ("std", std)) if value is not None}
     defaults = {} if size is None else {"size": size}

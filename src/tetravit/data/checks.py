@@ -1,4 +1,4 @@
-"""What label maps hold, compared with the classes that their set lists."""
+"""The labels that occur in label maps, compared with the classes of their set."""
 
 from collections.abc import Sequence
 
@@ -45,9 +45,9 @@ class LabelCounts:
         )
 
     def findings(self, class_names: Sequence[str], *, refuse: bool = False) -> list[str]:
-        """What does not fit, a line each: labels that are no class, most pixels ignored, one class alone.
+        """Mismatches, one line each: labels that are no class, most pixels ignored, one class alone.
 
-        refuse: whether label maps from which nothing can be learned are an error.
+        refuse: whether label maps that cannot be trained on are an error.
 
         Raises:
             ValueError: in one line with its cure, for masks of 0 and 255, for classes that count from 1, and for

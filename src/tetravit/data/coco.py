@@ -1,4 +1,4 @@
-"""COCO: the 80 classes that detectors know, and the numbers that its files give them, which have gaps."""
+"""COCO's 80 classes, and their ids in COCO's files, which have gaps."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +14,11 @@ GAPS = (
     69,
     71,
     83,
-)  # of 1 to 90: categories that were announced and never annotated
+)  # of 1 to 90: ids without annotations
 
 
 def class_names() -> tuple[str, ...]:
-    """What COCO calls its classes, in the order of the logits."""
+    """The names of COCO's classes, in the order of the logits."""
     return tuple(Path(__file__).with_suffix(".txt").read_text(encoding="ascii").splitlines())
 
 

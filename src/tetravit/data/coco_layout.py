@@ -11,7 +11,7 @@ from pathlib import Path
 from tetravit.data.lookup import Lookup
 from tetravit.data.parts import NAMES, Part, Place
 
-# A part's file of annotations below the root, the usual ones first; {} is a name of the part.
+# The annotation file of a part below the root, the usual ones first; {} is a name of the part.
 FILES = (
     "annotations/instances_{}2017.json",
     "annotations/instances_{}2014.json",

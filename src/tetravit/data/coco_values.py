@@ -1,4 +1,4 @@
-"""COCO's JSON as people's tools write it: values that mean the same are read alike."""
+"""COCO's JSON as other tools write it: equivalent spellings of a value are read alike."""
 
 import json
 import math
@@ -74,7 +74,7 @@ def categories_of(file: Path) -> tuple[list[Any], bytes]:
     """The categories of a file, and its bytes; objects are not parsed, which takes seconds where there are many.
 
     Raises:
-        ValueError: in one line, if the file does not read, or holds no list of categories.
+        ValueError: in one line, if the file cannot be read, or holds no list of categories.
     """
     try:
         content = file.read_bytes()

@@ -37,7 +37,7 @@ def class_table(root: Path) -> ClassTable | None:
     """The classes that a file in `root` lists; None: there is none.
 
     Raises:
-        ValueError: in one line, if the file does not read.
+        ValueError: in one line, if the file cannot be read.
     """
     file = next((root / name for name in FILES if (root / name).is_file()), None)
     return None if file is None else read_classes(file)

@@ -112,7 +112,7 @@ class DataConfig(BaseModel):
         None, ge=1, description="Evaluation, mode fit: pixels of the long side at most; unset: no limit."
     )
     on_bad: OnBad = Field(
-        "error", description="What an unreadable image does: end the run, or give way to another."
+        "error", description="Unreadable images: error ends the run, skip takes the next image instead."
     )
     bad_limit: float = Field(
         0.001, ge=0, le=1, description="Share of unreadable images above which skip ends the run."

@@ -1,12 +1,12 @@
 """A file of any common image format -> RGB pixels, upright, 8 bits; or one line that says why not.
 
-torchvision decodes everyday JPEGs (a third faster); Pillow decodes everything else and has the last word on what
-torchvision refuses. torchvision's PNG decoder is left alone: damaged files crash the process (seen in 0.29), and
-it is no faster. Its JPEG decoder is announced to go; where it is gone, Pillow takes over.
+torchvision decodes common JPEGs (a third faster); Pillow decodes everything else and is the fallback for what
+torchvision refuses. torchvision's PNG decoder is not used: damaged files crash the process (seen in 0.29), and
+it is no faster. Its JPEG decoder is deprecated; where it is missing, Pillow is used.
 
-Choices: transparency is laid over white; CMYK is converted without its colour profile, and profiles are ignored,
-as in the training of every published model; of several pages or frames the first is taken; 16 bits are scaled, not
-cut; float pixels are read as 0..1, or as 0..255 where they exceed 1.
+Choices: transparency is composited over white; CMYK is converted without its colour profile, and profiles are
+ignored, as in the training of every published model; of several pages or frames the first is taken; 16 bits are
+scaled, not cut; float pixels are read as 0..1, or as 0..255 where they exceed 1.
 
 Shapes: H, W pixels of the upright image.
 """
@@ -39,7 +39,7 @@ _FORMATS = (
     "JPEG2000",
     "TGA",
     "AVIF",
-)  # none runs a program
+)  # formats whose decoders run no external program
 _MARKS = (b"Exif", b"eXIf", b"EXIF", b"exif", b"Orientation")  # of JPEG, PNG, WebP, PNG of old, XMP
 _UINT16_STEP = 257  # 65535 / 255
 
@@ -71,7 +71,7 @@ def decode(
 
     Args:
         source: path of a file, or its bytes.
-        name: what to call the image in a message; None: the path.
+        name: of the image in messages; None: the path.
         channels: 3: RGB; 1: gray; else the bands of the file: those of its pixels, its pages where each is gray, or
             the channels of a NumPy array (.npy), uint8 (channels, H, W) or (H, W, channels).
         layout: `contiguous` in memory, or as `decoded`: pixel by pixel, which crops and resizes faster.
@@ -89,7 +89,7 @@ def decode(
 
 
 def file_bytes(file: str | os.PathLike[str], name: str | None = None) -> bytes:
-    """What a file holds. name: what to call it in a message; None: its path.
+    """The bytes of a file. name: used in messages; None: its path.
 
     Raises:
         BadImage: if there is no such file, it may not be read, or is empty.
@@ -117,7 +117,7 @@ def opened(data: bytes, name: str) -> Iterator[Image.Image]:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # odd metadata is no news about the pixels
+            warnings.simplefilter("ignore")  # warnings about metadata do not concern the pixels
             image: Image.Image = Image.open(io.BytesIO(data), formats=_formats())
             _check_pixels(*image.size, name)
             yield image
@@ -127,7 +127,7 @@ def opened(data: bytes, name: str) -> Iterator[Image.Image]:
         raise BadImage(name, f"it is not an image (it begins with {data[:12]!r})") from None
     except Image.DecompressionBombError:
         raise TooManyPixels(name, f"it has more than {MAX_PIXELS // 10**6} million pixels") from None
-    except Exception as error:  # a broken file makes decoders raise OSError, SyntaxError, struct.error, ...
+    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ... for damaged files
         raise BadImage(name, (str(error) or type(error).__name__).rstrip(".")) from error
 
 
@@ -138,7 +138,7 @@ def orientation(data: bytes, name: str) -> int:
         BadImage: if the data is no image.
     """
     if not any(mark in data for mark in _MARKS) and data[:2] not in (b"II", b"MM"):
-        return 1  # neither EXIF, nor XMP, nor TIFF
+        return 1  # no EXIF, XMP or TIFF data
     with opened(data, name) as image:
         found = image.getexif().get(ExifTags.Base.Orientation)
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
@@ -182,7 +182,7 @@ def _with_torchvision(data: bytes) -> Tensor | None:
         return None
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it announces its end
+            warnings.simplefilter("ignore")  # its deprecation warning
             return decode_jpeg(
                 torch.frombuffer(bytearray(data), dtype=torch.uint8),
                 mode=ImageReadMode.RGB,
@@ -266,7 +266,7 @@ def _check_pixels(width: int, height: int, name: str) -> None:
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:
-    """Pillow's image of any mode -> uint8 (H, W, 3): 16 bits are scaled, transparency lies on white.
+    """Pillow's image of any mode -> uint8 (H, W, 3): 16 bits are scaled, transparency is composited over white.
 
     Raises:
         ValueError: if gray values lie outside the range of their type.

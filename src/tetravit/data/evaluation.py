@@ -1,4 +1,4 @@
-"""Images to evaluate on: each once, in the order of the data set."""
+"""Evaluation batches: each image once, in the order of the data set."""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""ImageNet-1k: its 1000 classes, by WordNet number and by what people call them."""
+"""ImageNet-1k: its 1000 classes, by WordNet number and by name."""
 
 from collections.abc import Iterable
 from functools import cache
@@ -13,14 +13,14 @@ def wordnet_ids() -> tuple[str, ...]:
 
 @cache
 def class_names() -> tuple[str, ...]:
-    """What people call the classes, each by another name, in the order of the logits."""
-    from torchvision.models import ResNet50_Weights  # loads only where names are wanted
+    """The English names of the classes, all different, in the order of the logits."""
+    from torchvision.models import ResNet50_Weights  # loads slowly, and only names need it
 
     return tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
 
 
 def readable(names: Iterable[str]) -> tuple[str, ...]:
-    """Class names with those that are WordNet numbers of ImageNet as people call them, the others as they are."""
+    """Class names, with WordNet numbers of ImageNet replaced by English names."""
     names = tuple(names)
     if not any(name in wordnet_ids() for name in names[:1]):
         return names

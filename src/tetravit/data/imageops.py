@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 MAX_LEVEL = 10.0
-FILL = (124, 116, 104)  # the mean colour of ImageNet: what comes in from outside the image
+FILL = (124, 116, 104)  # the mean colour of ImageNet, for pixels from outside the image
 Operation = Callable[[Image.Image, float, Image.Resampling], Image.Image]
 Level = Callable[[float, int], float]
 
@@ -130,7 +130,7 @@ def blur(image: Image.Image, radius: float) -> Image.Image:
 
 
 def gray(image: Image.Image) -> Image.Image:
-    """Brightness alone, in three equal channels."""
+    """Grayscale, in three equal channels."""
     return image.convert("L").convert("RGB")
 
 

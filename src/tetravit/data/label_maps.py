@@ -44,7 +44,7 @@ __all__ = [
 ]
 LOG = logging.getLogger("tetravit.data")
 IGNORE = 255  # label of pixels that carry no class
-UNKNOWN = 254  # what a table gives for a number that it does not list
+UNKNOWN = 254  # label of numbers that a table does not list
 VOID = (224, 224, 192)  # around the objects of Pascal VOC
 SAMPLE = 24  # label maps that are read at the start
 TURNED = 1000  # images whose heads are read at the start
@@ -62,9 +62,9 @@ class LabelMaps(Dataset):
         root: what file names are given relative to in messages.
         convert: the numbers in a file -> labels; None: they are labels.
         colours: of the classes, in label maps whose pixels are colours; None: pixels are numbers.
-        orientation: whether label maps of turned images are of the "upright" pixels or of the "stored" ones; None:
-            such images are refused where the size does not tell.
-        split: what the images are for: label maps that leave nothing to learn are refused for training.
+        orientation: whether label maps of rotated images fit the "upright" or the "stored" pixels; None:
+            such images are refused where the size does not decide.
+        split: "train" refuses label maps that cannot be trained on.
         problems: what was left out so far.
 
     Some label maps are read at once, evenly over the set, and their numbers compared with the classes.

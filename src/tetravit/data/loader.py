@@ -99,20 +99,19 @@ class TrainLoader:
         accumulate: micro-batches per step.
         repeats: views of each drawn image, side by side in the order; an epoch draws as many samples as the
             set has images, of a 1 / repeats part of them (repeated augmentation, Hoffer et al. 2020).
-        group: so many images that are all wider than high, or all not, stand together in the order, so that little
-            of a batch is filling; the set says which are which in `wide`. Ranks get whole groups where their number
+        group: images per group of one orientation, all wider than high or none, so that little
+            of a batch is padding; `wide` of the set has the orientations. Ranks get whole groups where their number
             divides the groups of a micro-batch.
-        bucket: sides of a batch that is filled up are multiples of so many pixels.
-        seed: decides everything that is random here.
-        rank, world_size: which share of every micro-batch is ours: positions rank, rank + world_size, ...
+        bucket: the sides of a padded batch are multiples of this, in pixels.
+        seed: of the order and of the augmentations.
+        rank, world_size: this rank's share of every micro-batch: positions rank, rank + world_size, ...
         workers: processes that prepare batches; 0: this one.
         balance: how evenly classes are drawn: 0 as they are, each image once per epoch; 1 all classes equally often;
             between them by the power of their numbers of images. Above 0, images are drawn with replacement.
         shuffle: "full", "shards(N)" or "table"; see `Order`.
         mix: the text of mixup and cutmix, which need an even number of images.
-        on_bad: what an unreadable image does: raise its `BadImage`, or give its place to the next in the
-            order.
-        bad_limit: share of the images above which "skip" gives up; one bad image is always let pass.
+        on_bad: for an unreadable image, raise its `BadImage`, or take the next image in the order.
+        bad_limit: share of the images above which "skip" raises; a single one is always skipped.
         pin_memory: batches in page-locked memory.
 
     `bad` maps the names of skipped images to the causes.
@@ -146,8 +145,8 @@ class TrainLoader:
     ) -> None:
         if batch_size % (world_size * accumulate):
             raise ValueError(
-                f"The batch must divide over ranks and accumulated steps; got batch_size={batch_size},"
-                f" {world_size} ranks, accumulate={accumulate}."
+                f"data.batch_size must be a multiple of GPUs x accumulation; got batch_size={batch_size},"
+                f" {world_size} GPUs, accumulate={accumulate}."
             )
         if len(dataset) < batch_size:
             raise ValueError(
@@ -156,8 +155,8 @@ class TrainLoader:
         share = batch_size // (world_size * accumulate)
         if mix and share % 2:
             raise ValueError(
-                f"mix pairs images, so each rank needs an even number at a time; got batch_size={batch_size},"
-                f" {world_size} ranks, accumulate={accumulate}: {share}."
+                "data.mix pairs images, so each GPU needs an even number per micro-batch; got"
+                f" batch_size={batch_size}, {world_size} GPUs, accumulate={accumulate}: {share}."
             )
         self.dataset = dataset
         self.batch_size = batch_size

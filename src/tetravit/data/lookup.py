@@ -18,7 +18,7 @@ KNOWN = ENDINGS | UNREADABLE | {".xml", ".txt"}  # what is an ending; ".0001" an
 
 
 class Lookup:
-    """The files below a folder, at any depth, by the names that people give them.
+    """The files below a folder, at any depth, looked up by the names in annotations.
 
     Args:
         folder: where to look.

@@ -153,17 +153,17 @@ def decode_rle(text: bytes) -> np.ndarray:
     """
     codes = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - FIRST
     if not len(codes) or codes.min() < 0 or codes.max() >= 2 * MORE or codes[-1] & MORE:
-        raise ValueError("the run lengths do not read")
+        raise ValueError("the run lengths are invalid")
     ends = np.flatnonzero((codes & MORE) == 0)
     starts = np.concatenate(([0], ends[:-1] + 1))
     sizes = ends - starts + 1
     if sizes.max() > LONGEST:
-        raise ValueError("the run lengths do not read")
+        raise ValueError("the run lengths are invalid")
     place = np.arange(len(codes)) - np.repeat(starts, sizes)
     values = np.add.reduceat((codes & (MORE - 1)) << (BITS * place), starts)
     values -= np.where(codes[ends] & SIGN, np.int64(1) << (BITS * sizes), 0)
     values[1::2] = np.cumsum(values[1::2])
     values[2::2] = np.cumsum(values[2::2])
     if values.min() < 0:
-        raise ValueError("the run lengths do not read")
+        raise ValueError("the run lengths are invalid")
     return values

@@ -1,7 +1,6 @@
-"""The objects of many images in a few arrays: a million of them take the room of their numbers.
+"""The objects of many images in a few arrays, so that a million of them need no Python objects.
 
-Boxes and labels, polygons and run lengths stand end to end, so that no Python object remains of an annotation and
-workers share the memory.
+Boxes, labels, polygons and run lengths are concatenated; workers share their memory.
 
 Shapes: N images, M objects of an image.
 """
@@ -165,7 +164,7 @@ class ObjectTable:
 
 
 def check_box(box: Any) -> str | None:
-    """What is wrong with a box x1 y1 x2 y2, as a cause to count; None: nothing."""
+    """The fault of a box x1 y1 x2 y2, as a cause to count; None: it is valid."""
     if not np.isfinite(box).all():
         return "boxes with sides that are NaN or infinite, left out"
     if box[2] <= box[0] or box[3] <= box[1]:
@@ -174,7 +173,7 @@ def check_box(box: Any) -> str | None:
 
 
 def check_polygon(polygon: Sequence[float], longest: float) -> str | None:
-    """What is wrong with the corners x1 y1 x2 y2 ... in an image of that longer side, as a cause to count."""
+    """The fault of a polygon x1 y1 x2 y2 ... in an image of that longer side, as a cause to count; None: valid."""
     if len(polygon) < 6 or len(polygon) % 2 or not math.isfinite(sum(polygon)):
         return "polygons of fewer than three points, or without numbers, left out"
     if min(polygon) < -OUTSIDE * longest or max(polygon) > (1 + OUTSIDE) * longest:
@@ -188,7 +187,7 @@ def runs(segmentation: dict[str, Any], height: int, width: int, *, turned: bool 
     turned: whether the image may be a turned one, whose sides are swapped.
 
     Raises:
-        ValueError: if they are not for an image of this size, or do not read.
+        ValueError: if they are not for an image of this size, or are invalid.
     """
     if segmentation.get("size") not in ([height, width], *([[width, height]] if turned else ())):
         raise ValueError("of another size")
@@ -198,7 +197,7 @@ def runs(segmentation: dict[str, Any], height: int, width: int, *, turned: bool 
             decode_rle(given.encode("ascii")) if isinstance(given, str) else np.asarray(given, dtype=np.int64)
         )
     except (ValueError, TypeError, OverflowError):
-        raise ValueError("that do not read") from None
+        raise ValueError("that are invalid") from None
     pixels = height * width
     if counts.ndim != 1 or ((counts < 0) | (counts > pixels)).any() or counts.sum() != pixels:
         raise ValueError("of another size")

@@ -60,13 +60,14 @@ class ObjectSet(Dataset):
             object that is no crowd (unless `empty` is "keep"), objects of a pixel or more.
         masks: "read" them, or "skip" them to save time. Where they are read, an object without one is left out,
             unless no object of the set has one: then targets have no masks.
-        orientation: which pixels the annotations of images are of that EXIF turns, "upright" or "stored"; None: such
-            images are refused, unless their annotated size tells.
+        orientation: which pixels the annotations of images with an EXIF rotation fit, "upright" or "stored"; None:
+            such images are refused, unless their annotated size decides.
 
     `problems` says what was left out.
 
     Raises:
-        ValueError: if nothing is left, with every cause; or if images are turned and nobody says how.
+        ValueError: if nothing is left, with every cause; or if images are rotated and neither an option nor a size
+            decides which pixels their annotations fit.
     """
 
     kind = "detect"

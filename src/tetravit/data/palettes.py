@@ -68,7 +68,7 @@ def palette(class_names: Sequence[str]) -> tuple[Colour, ...]:
 
 
 def _hue(index: int) -> Colour:
-    """Bright and pale by turns, so that two hues that come near differ all the same."""
+    """Alternate bright and pale colours, so that similar hues stay distinguishable."""
     strength, light = ((0.85, 0.95), (0.55, 1.0), (0.9, 0.7))[index % 3]
     red, green, blue = colorsys.hsv_to_rgb(0.02 + index * GOLDEN % 1, strength, light)
     return round(255 * red), round(255 * green), round(255 * blue)

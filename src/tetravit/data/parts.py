@@ -1,7 +1,7 @@
 """Where the parts of a data set lie, and how a set without parts is divided.
 
 A part is "train", "val" or "test". It lies where the recipe says (`data.train`, `data.val`, `data.test`: a folder or
-a file, or several), else where its layout has it: in a folder called train, val, test, or as people also call them.
+a file, or several), else in the usual folder of its layout: train, val, test, or a common other name of these.
 `data.split = 0.1` makes the validation part of a tenth of the images to train on.
 """
 
@@ -123,7 +123,7 @@ def divided(
         seed: another seed holds out others.
 
     Raises:
-        ValueError: if `by` does not read, matches no name, or nothing can be held out.
+        ValueError: if `by` is no regular expression, matches no name, or nothing can be held out.
     """
     keys = _keys(names, by)
     kinds = np.zeros(len(names), dtype=np.int64) if strata is None else strata

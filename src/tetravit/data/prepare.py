@@ -1,6 +1,6 @@
-"""What happens in a worker: a job becomes a batch, read, transformed and put together.
+"""The work of a loader's worker: decode, transform and collate the batch of a job.
 
-Nothing here depends on what was done before: a job names a step, and the seed and the step decide the rest.
+A batch depends on the seed and the step of its job alone, not on earlier jobs.
 """
 
 import logging
@@ -23,7 +23,7 @@ from tetravit.structures import Batch, Sample, Target
 LOG = logging.getLogger("tetravit.data")
 Transform = Callable[..., Any]
 OnBad = Literal["error", "skip"]
-MAX_TRIES = 100  # images in a row; where all are unreadable, the disk is gone
+MAX_TRIES = 100  # unreadable images in a row after which the loader gives up
 
 
 @dataclass

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Problems:
-    """Why images or objects were left out: how many of each cause, and the first one."""
+    """Counts images and objects that were left out, by cause, with the first case of each."""
 
     counts: dict[str, int] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)

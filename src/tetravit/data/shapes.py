@@ -2,7 +2,7 @@
 
 A drawing is a function of (seed, split, index, size). It stands in for photographs where there are none: to
 train something visible within minutes, and to try every layout that a data set may have. The hue of a shape hints
-at its class and often misleads; its form tells.
+at its class and often misleads; its outline decides.
 
 Shapes: H W the drawing in pixels; (u, v) the plane of one shape, whose radius is 1.
 """
@@ -179,7 +179,7 @@ def _ground(rng: np.random.Generator, size: int) -> Array:
 
 
 def _filling(rng: np.random.Generator, label: int, size: int, window: Window) -> Array:
-    """A strong colour, now and then striped, float (H, W, 3) of a window."""
+    """A strong colour, sometimes striped, float (H, W, 3) of a window."""
     hue = label / len(CLASSES) + HUE_SPREAD * (rng.random() + rng.random() - 1)
     rgb = [np.clip(abs((hue * 6 + shift) % 6 - 3) - 1, 0, 1) for shift in (0.0, 4.0, 2.0)]
     light, strength = 70 + 150 * rng.random(), 0.55 + 0.4 * rng.random()

@@ -1,4 +1,4 @@
-"""Results in order, prepared here or ahead of time in worker processes."""
+"""Results in order, computed in this process or prefetched by worker processes."""
 
 import atexit
 import multiprocessing
@@ -42,7 +42,7 @@ class Stream(Generic[Result]):
             self._results = (r.pin_memory() for r in results) if pin_memory else results
             return
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # more workers than cores is the user's choice
+            warnings.simplefilter("ignore")  # the user may choose more workers than cores
             loader: DataLoader[Result] = DataLoader(
                 _Lookup(prepare),
                 sampler=_Jobs(jobs),
@@ -68,7 +68,7 @@ class Stream(Generic[Result]):
         return next(self._results)
 
     def close(self) -> None:
-        """Let the workers go; those that do not, because they hang in a read, are killed."""
+        """Stop the workers; those that hang in a read are killed."""
         self._results = None
         for process in self._processes:
             if process.is_alive():
@@ -80,7 +80,7 @@ class Stream(Generic[Result]):
 
 
 class _Lookup(Dataset[Result]):
-    """A function in the form of a data set."""
+    """Adapts a function to the interface of a torch data set."""
 
     def __init__(self, prepare: Callable[[Any], Result]) -> None:
         self.prepare = prepare
@@ -90,7 +90,7 @@ class _Lookup(Dataset[Result]):
 
 
 class _Jobs:
-    """An iterator in the form of a sampler."""
+    """Adapts an iterator to the interface of a torch sampler."""
 
     def __init__(self, jobs: Iterator[Any]) -> None:
         self.jobs = jobs
@@ -100,7 +100,7 @@ class _Jobs:
 
 
 def _start_worker(_worker: int) -> None:
-    """Signals to the process group are the parent's to answer; it ends its workers itself."""
+    """Ignore signals to the process group: the parent handles them and stops its workers."""
     for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Some images of a data set, and a data set whose classes are numbered otherwise."""
+"""Some images of a data set, and a data set with other class numbers."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -54,7 +54,7 @@ class Subset(Dataset):
 
 
 class Renumbered(Dataset):
-    """A data set whose classes are numbered as in `class_names`, a longer list or another order of its own.
+    """A data set with its classes renumbered as in `class_names`, a longer list or another order.
 
     Args:
         dataset: the set.

@@ -1,4 +1,4 @@
-"""Text files as people's tools write them: UTF-8 with or without a byte order mark, UTF-16 with one; and YAML."""
+"""Text files of common tools: UTF-8 with or without a byte order mark, UTF-16 with one; and YAML."""
 
 import codecs
 from pathlib import Path
@@ -10,7 +10,7 @@ UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 def read_text(file: Path, *, errors: Literal["strict", "replace"] = "strict") -> str:
     """The text of a file, without its byte order mark.
 
-    errors: what becomes of bytes that are no text: they are refused, or replaced by U+FFFD.
+    errors: "strict" refuses bytes that are no text, "replace" replaces them by U+FFFD.
 
     Raises:
         ValueError: in one line, if the file cannot be read or decoded.
@@ -41,7 +41,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     """
     import yaml
 
-    class Loader(yaml.BaseLoader):  # knows texts, lists and mappings: it constructs no other object
+    class Loader(yaml.BaseLoader):  # constructs texts, lists and mappings alone
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             seen: set[str] = set()
             for key, _ in node.value:

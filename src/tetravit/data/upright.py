@@ -1,9 +1,9 @@
-"""Photographs that a camera stored turned or mirrored, and says so in their EXIF data.
+"""EXIF orientation: photographs that a camera stored rotated or mirrored.
 
-Images are turned upright wherever they are read: to train, evaluate and predict. Whether annotations are of the
-upright or of the stored pixels is known to whoever made them: an option says it, and what is of the stored pixels is
-turned with its image. Orientations count as EXIF does: 1 upright, 2 to 4 mirrored or upside down, 5 to 8 a quarter
-turn, which swaps height and width.
+Images are rotated upright wherever they are read: to train, evaluate and predict. Whether annotations fit the
+upright or the stored pixels depends on the tool that made them: an option states it, and annotations of stored
+pixels are rotated with their image. Orientations are EXIF's: 1 upright, 2 to 4 mirrored or upside down, 5 to 8 a
+quarter turn, which swaps height and width.
 
 Shapes: H, W of the stored pixels.
 """
@@ -39,7 +39,7 @@ def header(file: str | os.PathLike[str] | BinaryIO) -> tuple[int, int, int]:
             with Image.open(file) as image:
                 width, height = image.size
                 turn = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # whatever is wrong with it is said when it is read
+    except Exception:  # its error is reported when the image is decoded
         return 0, 0, 0
     turn = turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
     return (width, height, turn) if turn >= QUARTER else (height, width, turn)
@@ -87,7 +87,7 @@ def stored_size(turn: int, height: int, width: int) -> tuple[int, int]:
 
 
 def ambiguous(turn: int) -> str:
-    """Why annotations of a turned image are refused without an option."""
+    """Why annotations of a rotated image are refused without an option."""
     return (
         f"EXIF orientation {turn} turns it, and its annotations may be of the stored or of the upright pixels;"
         f" {CURE}"
@@ -97,7 +97,7 @@ def ambiguous(turn: int) -> str:
 def turned_error(
     name: str | Path, turn: int, count: int, total: int, what: str = "annotations"
 ) -> ValueError:
-    """The refusal of a set with turned images."""
+    """The refusal of a set with rotated images."""
     return ValueError(
         f"{count} of {total} images are turned by EXIF (the first: {str(name)!r}, orientation {turn}), and their"
         f" {what} may be of the stored or of the upright pixels; {CURE}."

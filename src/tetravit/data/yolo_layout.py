@@ -36,7 +36,7 @@ def describe(root: Path) -> Description:
     """Class names from classes.txt or data.yaml, and what else data.yaml says.
 
     Raises:
-        ValueError: if there is no class name, a number has none, or the file does not read.
+        ValueError: if there is no class name, a number has none, or the file cannot be read.
     """
     folder = root.parent if root.suffix.lower() in (".yaml", ".yml") and root.is_file() else root
     if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Pictures with what a model says about them. One file per kind of answer."""
+"""Drawn predictions. One file per kind of prediction."""
 
 from tetravit.draw.base import free_name
 from tetravit.draw.label_maps import label_png, overlay, painted

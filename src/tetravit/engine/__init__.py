@@ -1,1 +1,1 @@
-"""How steps are repeated: the loop, optimizers, averages, checkpoints, ranks, logs. Knows no task by name."""
+"""The training loop, optimizers, averages, checkpoints, strategies and logs. Independent of any task."""

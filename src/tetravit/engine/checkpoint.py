@@ -1,10 +1,10 @@
-"""Checkpoints that survive a kill at any instant: one folder per kept step, complete or absent.
+"""Crash-safe checkpoints: one folder per kept step, complete or absent after a kill at any instant.
 
     RUN/checkpoints/step_002000/
         model.safetensors  ema.safetensors  optimizer.safetensors  state.json
         MANIFEST.json      step, run, and the size and sha256 of every other file; written last
 
-A folder is written under a temporary name, every file flushed to the disk, then renamed. Older ones go only
+A folder is written under a temporary name, every file flushed to the disk, then renamed. Older ones are removed only
 after that. Nothing is pickled.
 """
 
@@ -31,7 +31,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk or a quota: it may have room again
 
 
 class BadCheckpoint(ValueError):
-    """A checkpoint folder that is not what its manifest says; the text names the file."""
+    """A checkpoint folder that differs from its manifest; the text names the file."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class Copied(dict[str, Tensor]):
 class Checkpoints:
     """The checkpoints of one run. failures: reasons of the last saves in a row that failed but for a full disk.
 
-    keep: how many of the newest stay, at least 2: the last one may be the one that is being written.
-    say: where warnings go.
+    keep: number of newest checkpoints kept, at least 2, as the last may be incomplete.
+    say: receives warnings, as one line of text.
     """
 
     def __init__(
@@ -85,13 +85,13 @@ class Checkpoints:
         say: Callable[[str], None] = print,
     ) -> None:
         if keep < 2:
-            raise ValueError(f"keep is 2 or more, as the newest checkpoint may be in the making; got {keep}.")
+            raise ValueError(f"keep is 2 or more, as the newest checkpoint may be incomplete; got {keep}.")
         self.folder = run_dir / "checkpoints"
         self.run_id, self.keep, self.on_full, self.say = run_id, keep, on_full, say
         self.failures: list[str] = []
 
     def prepare(self) -> None:
-        """Make the folder, and remove what interrupted saves and removals left behind."""
+        """Create the folder, and remove the remains of interrupted saves and removals."""
         self.folder.mkdir(parents=True, exist_ok=True)
         for rest in self.folder.glob(".*"):
             shutil.rmtree(rest, ignore_errors=True)
@@ -104,7 +104,7 @@ class Checkpoints:
     def save(
         self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
     ) -> Path | None:
-        """Write the checkpoint of `step` (steps done); None if there was no room and the run goes on.
+        """Write the checkpoint of `step` (steps done); None if there was no room and the run continues.
 
         Raises:
             OSError: if it could not be written and `on_full` is `stop`. The older checkpoints are whole.
@@ -122,7 +122,7 @@ class Checkpoints:
             if self.on_full == "stop":
                 raise
             kept = f"{_name(self.steps()[-1])} is kept" if self.steps() else "there is no older one"
-            self.say(f"Could not save {final.name}: {reason}; {kept} and the run goes on.")
+            self.say(f"Could not save {final.name}: {reason}; {kept}, the run continues.")
             return None
         self.failures.clear()
         self._prune()
@@ -170,7 +170,7 @@ class Checkpoints:
         sync_folder(folder)
 
     def _publish(self, temporary: Path, final: Path) -> None:
-        """Give the finished folder its name. One that is there already (a damaged one, redone) makes way."""
+        """Rename the finished folder to its final name, replacing an existing (damaged) one."""
         if final.exists():
             os.rename(final, self.folder / f".old_{final.name}")
         os.rename(temporary, final)
@@ -178,7 +178,7 @@ class Checkpoints:
         shutil.rmtree(self.folder / f".old_{final.name}", ignore_errors=True)
 
     def _prune(self) -> None:
-        """Remove all but the newest `keep`; renamed first, so that no half-removed folder looks like a whole one."""
+        """Remove all but the newest `keep`; renamed first, so that no half-removed folder counts as complete."""
         for step in self.steps()[: -self.keep]:
             trash = self.folder / f".old_{_name(step)}"
             try:
@@ -223,7 +223,7 @@ def read(folder: Path, *, run_id: str | None = None) -> Checkpoint:
 
 
 def size_mib(*groups: Mapping[str, Tensor]) -> float:
-    """What tensors take on the disk."""
+    """Size of tensors on the disk, in bytes."""
     return sum(t.numel() * t.element_size() for group in groups for t in group.values()) / 2**20
 
 

@@ -13,7 +13,7 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    seed: int = Field(default=0, ge=0, description="Decides everything that is random in a run.")
+    seed: int = Field(default=0, ge=0, description="Seed of all random numbers of a run.")
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:N or mps.")
     precision: Precision = Field(
         default="auto", description="Of the computation; auto: bf16 on GPUs that have it, else float32."

@@ -1,4 +1,4 @@
-"""Kernels that give the same bits every time."""
+"""Deterministic kernels."""
 
 import os
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def kernels(kind: Literal["repeatable", "fastest"]) -> Iterator[None]:
-    """Inside, torch uses deterministic kernels where `kind` is `repeatable`; afterwards the settings of before."""
+    """Use deterministic kernels inside the context where `kind` is `repeatable`; restore the settings afterwards."""
     if kind == "fastest":
         yield
         return

@@ -1,4 +1,4 @@
-"""Averaged weights: a slow copy of the model that is evaluated beside it."""
+"""Exponential moving average (EMA) of the weights, evaluated beside the model."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Ema:
-    """An exponential moving average of parameters and float buffers; counters are copied as they are.
+    """An exponential moving average of parameters and float buffers; integer buffers are copied.
 
     decay: share of the old average that a step keeps. warmup: bound it by (1 + step) / (10 + step), so that the
     first steps, far from the end of training, soon weigh little.
@@ -27,7 +27,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, step: int, good: Tensor | None = None) -> None:
-        """Move the average towards the model as it is after optimisation step `step`.
+        """Update the average with the model after optimisation step `step`.
 
         good: scalar bool on the device; False leaves the average as it is. None: the step is known to be good.
         """
@@ -45,7 +45,7 @@ class Ema:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, the model holds the average; outside again exactly what it held. No second copy is made."""
+        """Swap the average into the model inside the context, and its own values back afterwards, without a copy."""
         self._swap()
         try:
             yield

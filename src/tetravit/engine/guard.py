@@ -1,4 +1,4 @@
-"""Numbers that are not finite: found without making the GPU wait, stopped before they reach a weight."""
+"""Detects non-finite losses and gradients without a GPU synchronization, before they reach a weight."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,9 +9,9 @@ from torch.optim import Optimizer
 
 
 class NotFinite(ValueError):
-    """The loss or the gradient of a step is NaN or infinite; the weights are as they were before it.
+    """The loss or the gradient of a step is NaN or infinite; the weights are unchanged by it.
 
-    step: counted from 0. names: what the images of the step are called, on all ranks that saw the fault.
+    step: counted from 0. names: of the images of the step, on all ranks with the fault.
     """
 
     def __init__(self, step: int, what: str, names: Sequence[str], *, text: str = "") -> None:
@@ -24,18 +24,18 @@ class NotFinite(ValueError):
 
 
 def takes_found_inf(optimizer: Optimizer) -> bool:
-    """Whether an optimizer leaves out a step that is marked on the device, as torch's fused ones do."""
+    """Whether an optimizer skips a step marked on the device (`found_inf`), as torch's fused ones do."""
     return bool(optimizer.defaults.get("fused"))
 
 
 class Guard:
-    """Marks bad steps on the device and tells the host about them `lag` steps later.
+    """Marks bad steps on the device, and reports them to the host `lag` steps later.
 
-    On a CPU the host looks at once. On a GPU it looks at step t while step t + 1 is under way, so that the
-    queue of kernels never runs dry; in between, the fused optimizers leave the weights alone because the mark
+    On a CPU the host checks at once. On a GPU it checks step t while step t + 1 is running, so that the
+    queue of kernels never empties; in between, the fused optimizers do not change the weights because the mark
     is handed to them as `found_inf`, and it stays set for every later step. Tasks get it as `good`, for what they
-    move besides the weights. Buffers that a forward pass writes (BatchNorm statistics) are put back from a copy.
-    Averaged weights may have moved by then; nothing saves them.
+    update besides the weights. Buffers that a forward pass writes (BatchNorm statistics) are restored from a copy.
+    Averaged weights may have been updated by then, but are not saved.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, lag: int | None = None) -> None:
@@ -47,7 +47,7 @@ class Guard:
 
     @torch.no_grad()
     def before(self, step: int) -> None:
-        """Remember the buffers as they are before the forward passes of `step`."""
+        """Copy the buffers before the forward passes of `step`."""
         if self._buffers:
             torch._foreach_copy_(self._copies[step % len(self._copies)], self._buffers)
 
@@ -62,14 +62,14 @@ class Guard:
         *,
         excuse: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """Judge a step between its backward pass and the optimizer.
+        """Check a step between its backward pass and the optimizer.
 
         Returns:
             Scalars on the device: `good`, bool, whether loss and gradients are finite, here and in every step
             before; and 1.0 where fp16 gradients overflowed, else 0.0.
 
-        excuse: whether gradients carried a loss scale that can still shrink: then their overflow is no fault,
-        and the step is left out.
+        excuse: whether the loss scale can still shrink: then an overflow of the gradients is no error,
+        and the step is skipped.
         """
         bad_loss, bad_norm = ~loss.isfinite(), ~norm.isfinite()
         self.mark = torch.maximum(self.mark, (bad_loss | (bad_norm & ~excuse)).float())
@@ -86,7 +86,7 @@ class Guard:
         return bad == 0, overflow
 
     def found(self, *, all_steps: bool = False) -> tuple[int, str, Sequence[str]] | None:
-        """The first bad step whose mark has arrived: its number, what was bad, its images.
+        """The first bad step whose mark has arrived: its number, the faulty value, its images.
 
         all_steps: wait for every step, also the one just queued (before anything is saved or evaluated).
         """
@@ -100,6 +100,6 @@ class Guard:
 
     @torch.no_grad()
     def restore(self, step: int) -> None:
-        """Put the buffers back to what they were before `step`."""
+        """Restore the buffers of before `step`."""
         if self._buffers:
             torch._foreach_copy_(self._buffers, self._copies[step % len(self._copies)])

@@ -1,4 +1,4 @@
-"""One run per folder: a lock that says who holds it, and that a dead holder does not keep."""
+"""One run per folder: a lock file with its holder, which a dead process does not keep."""
 
 import json
 import os
@@ -122,7 +122,7 @@ class Lock:
             return SILENT_S
 
     def _holder(self) -> dict[str, Any] | None:
-        """Who holds the lock, or None if the holder is dead or the file is gone."""
+        """The holder of the lock; None if it is dead or the file is gone."""
         try:
             text = self.path.read_text()
         except FileNotFoundError:
@@ -131,7 +131,7 @@ class Lock:
             holder: dict[str, Any] = json.loads(text)
             pid, host, started = holder["pid"], holder["host"], holder["started"]
         except (ValueError, KeyError, TypeError):
-            return None  # half a lock: its writer died while filling it
+            return None  # an incomplete lock: its writer was killed
         if host != socket.gethostname() or sys.platform == "win32":  # its process cannot be checked from here
             job = holder.get("job")
             if job is not None and (job == _job() or _job_ended(job)):

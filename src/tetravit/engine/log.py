@@ -1,4 +1,4 @@
-"""What a run says while it runs: reporters, and the running means they are told."""
+"""Logging of a run: reporters that receive its events, and running means."""
 
 import json
 import os
@@ -18,7 +18,7 @@ PARTS = 5  # of a loss, on the terminal
 
 @dataclass(frozen=True)
 class Plan:
-    """What is about to run, as (label, text) lines, and the numbers that a progress bar needs."""
+    """The plan of a run: (label, text) lines, and the numbers that a progress bar needs."""
 
     lines: Sequence[tuple[str, str]]
     total_steps: int
@@ -28,7 +28,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a run ended. lines: what to print about it, the next command to try included."""
+    """The result of a run. lines: text to print, with the next command to try."""
 
     steps: int
     best: float | None
@@ -72,46 +72,48 @@ class Reporter:
         """The run ends without a summary: release the terminal, close files."""
 
     def mark(self) -> Any:
-        """Where the log stands, to be saved with a checkpoint; None where nothing is kept."""
+        """The position in the log, saved with a checkpoint; None for a reporter without a file."""
 
     def rewind(self, mark: Any) -> None:
-        """Forget what came after `mark`; None: forget everything."""
+        """Remove the entries after `mark`; None: all entries."""
 
 
 class Reporters(Reporter):
-    """Several reporters as one. The first failure of each is noted, later ones are not."""
+    """Several reporters as one. Only the first failure of each is reported."""
 
     def __init__(self, members: Sequence[Reporter]) -> None:
         self.members = list(members)
         self._failed: set[int] = set()
 
     def start(self, plan: Plan) -> None:
-        self._tell("start", plan)
+        self._call_all("start", plan)
 
     def step(self, record: Record) -> None:
-        self._tell("step", record)
+        self._call_all("step", record)
 
     def tick(self, done: int) -> None:
-        self._tell("tick", done)
+        self._call_all("tick", done)
 
     def evaluating(self) -> None:
-        self._tell("evaluating")
+        self._call_all("evaluating")
 
     def evaluated(self, record: Record) -> None:
-        self._tell("evaluated", record)
+        self._call_all("evaluated", record)
 
     def note(self, text: str) -> None:
-        self._tell("note", text)
+        self._call_all("note", text)
 
     def finish(self, summary: Summary) -> None:
-        self._tell("finish", summary)
+        self._call_all("finish", summary)
 
     def stop(self) -> None:
-        self._tell("stop")
+        self._call_all("stop")
 
     def mark(self) -> dict[str, Any]:
         return {
-            m.name: mark for m, mark in zip(self.members, self._tell("mark"), strict=True) if mark is not None
+            m.name: mark
+            for m, mark in zip(self.members, self._call_all("mark"), strict=True)
+            if mark is not None
         }
 
     def rewind(self, mark: Mapping[str, Any] | None) -> None:
@@ -119,24 +121,24 @@ class Reporters(Reporter):
             if mark is None or member.name in mark:
                 self._call(member, "rewind", mark and mark[member.name])
 
-    def _tell(self, what: str, *values: Any) -> list[Any]:
-        return [self._call(member, what, *values) for member in self.members]
+    def _call_all(self, event: str, *values: Any) -> list[Any]:
+        return [self._call(member, event, *values) for member in self.members]
 
-    def _call(self, member: Reporter, what: str, *values: Any) -> Any:
+    def _call(self, member: Reporter, event: str, *values: Any) -> Any:
         try:
-            return getattr(member, what)(*values)
+            return getattr(member, event)(*values)
         except Exception as error:
             if id(member) not in self._failed:
                 self._failed.add(id(member))
                 self.note(
-                    f"{type(member).__name__} failed and the run goes on: {type(error).__name__}: {error}"
+                    f"{type(member).__name__} failed, the run continues: {type(error).__name__}: {error}"
                 )
             return None
 
 
 class JsonLines(Reporter):
-    """`metrics.jsonl`: one object per record, the same to the byte in every run of a recipe; `timing.jsonl`
-    beside it holds what is not."""
+    """`metrics.jsonl`: one object per record, byte-identical between runs of a recipe; `timing.jsonl`
+    beside it holds the timings, which differ."""
 
     name = "jsonl"
 
@@ -244,7 +246,7 @@ class Console(Reporter):
 
 
 class Meter:
-    """Running means of what steps give, summed on the device: nothing waits until `means` is asked."""
+    """Running means of the values that steps return, summed on the device; reading them synchronizes."""
 
     def __init__(self, device: torch.device) -> None:
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
@@ -259,7 +261,7 @@ class Meter:
         self._count += 1
 
     def take(self) -> dict[str, Any]:
-        """Sums and their count as plain numbers; the meter starts again."""
+        """Return the sums and their count as plain numbers, and reset the meter."""
         state = self.state()
         self._sums, self._count = {}, 0
         return state
@@ -282,7 +284,7 @@ def pooled(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 class Clock:
-    """Images per second since the last look, and the time left."""
+    """Images per second since the last reading, and the time left."""
 
     def __init__(self, before_s: float) -> None:
         self._before_s, self._start = before_s, time.perf_counter()
@@ -305,7 +307,7 @@ class Clock:
         return {"images_per_s": round(rate, 1), "seconds": round(self.seconds, 1), "left_s": round(left_s, 1)}
 
     def skip(self) -> None:
-        """Leave out what passed since the last look (an evaluation)."""
+        """Exclude the time since the last reading (an evaluation)."""
         self._looked, self._images = time.perf_counter(), 0
 
 
@@ -319,7 +321,7 @@ def _flushed(path: Path) -> int:
 
 
 def _shown(record: Record) -> Record:
-    """What the terminal shows of a step: of a detector the learning rate and the losses alone."""
+    """The values of a step that the terminal shows: for a detector, the learning rate and the losses."""
     if not any(name.startswith("loss_") for name in record):
         return record
     parts = [name for name in record if name.startswith("loss_")][:PARTS]

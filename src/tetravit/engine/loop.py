@@ -2,7 +2,7 @@
 
 A step is a function of the recipe and of its number. Its images come from `loader.batches(start)`, its
 randomness from (seed, step, place of a sample in the batch), its learning rate from `rate(step)`. So a run that was
-cut anywhere continues to the same bits: a checkpoint holds tensors, the step, and the half-filled means of the log.
+cut anywhere continues to the same bits: a checkpoint holds tensors, the step, and the partial means of the log.
 """
 
 import operator
@@ -37,7 +37,7 @@ from tetravit.world import World
 
 
 class Loader(Protocol):
-    """What gives the batches of a run: step `start`, `start + 1`, ... without end, each in micro-batches."""
+    """Gives the batches of a run: step `start`, `start + 1`, ... without end, each in micro-batches."""
 
     @property
     def steps_per_epoch(self) -> int: ...
@@ -47,14 +47,14 @@ class Loader(Protocol):
 
 @dataclass
 class Job:
-    """Everything `fit` needs.
+    """The inputs of `fit`.
 
     rate: learning rate of a step, counted from 0. schedules: other settings of the optimizer as functions of the
     step. loaders: what `protocol` scores on; None: no evaluation. clip: largest norm of the gradient, of all
     (`global`) or of each parameter; 0: gradients stay as they are.
     on_best: called at a new best score, while the model holds the weights that reached it. on_alarm: called with the
     steps done and the line of a task whose log shows that the run has failed.
-    how_to_continue: the command that goes on after an interruption. seed_at: seed of a step, for its random
+    how_to_continue: the command that continues an interrupted run. seed_at: seed of a step, for its random
     numbers; None: `config.seed`. facts: plain data that every checkpoint also holds.
     """
 
@@ -83,7 +83,7 @@ class Job:
 
 @dataclass
 class RunState:
-    """Where a run stands, between two steps. All of it is in a checkpoint.
+    """The position of a run between two steps. All of it is in a checkpoint.
 
     done: steps taken. evaluated: after how many steps the last evaluation was. metric: the score that selects
     the best weights, once there is one. best_loss: the validation loss of the best weights, where the protocol
@@ -189,7 +189,7 @@ def fit(job: Job) -> RunState:
                 meter.add(values)
                 clock.count(len(batch) * world.size)
 
-            # Judge, then move the weights. Nothing here waits for a GPU.
+            # Check, then update the weights, without a GPU synchronization.
             gradients = [p.grad for p in parameters if p.grad is not None]
             scale.unscale(gradients)
             norm = clipped(parameters, gradients, job.clip, job.clip_by, joint)
@@ -210,7 +210,7 @@ def fit(job: Job) -> RunState:
             state.done = step + 1
             job.reporters.tick(state.done)
 
-            # Between two steps: log, save, leave, evaluate. In this order, so that leaving never waits.
+            # Between two steps: log, save, stop on a signal, evaluate. In this order, so that stopping never waits.
             if state.done % config.log_steps == 0 or state.done == total:
                 _log(job, state, meter, clock, norm_of=step, steps=state.done - logged_step)
                 logged_step = state.done
@@ -227,7 +227,7 @@ def fit(job: Job) -> RunState:
 
 
 class Collapsed(ValueError):
-    """What a task reports of its log shows that the run has failed, and `run.on_collapse` is `stop`."""
+    """The task reported a collapse, and `run.on_collapse` is `stop`."""
 
 
 class _StoppedInside(Exception):
@@ -235,7 +235,7 @@ class _StoppedInside(Exception):
 
 
 def _check(job: Job, guard: Guard, *flags: bool, all_steps: bool = False) -> list[bool]:
-    """Agree over the ranks on `flags`; stop the run if a bad step has come to light on any of them."""
+    """Combine `flags` over the ranks; stop the run if any of them has found a bad step."""
     fault = guard.found(all_steps=all_steps)
     bad, *agreed = job.world.any(fault is not None, *flags)
     if bad:
@@ -248,7 +248,7 @@ def _check(job: Job, guard: Guard, *flags: bool, all_steps: bool = False) -> lis
 
 
 def _log(job: Job, state: RunState, meter: Meter, clock: Clock, *, norm_of: int, steps: int) -> None:
-    """Tell the reporters the means since the last line, over all ranks."""
+    """Report the means since the last line, over all ranks."""
     window = pooled(job.world.gather(meter.take()))
     means = {name: total / window["count"] for name, total in window["sums"].items()}
     per_epoch = job.loader.steps_per_epoch
@@ -375,7 +375,7 @@ def primary(
 
 
 def _save(job: Job, saver: Saver, state: RunState, scale: LossScale, meter: Meter) -> None:
-    """Write a checkpoint; rank 0 writes, the others give it their half-filled means. An error ends all ranks."""
+    """Write a checkpoint; rank 0 writes, the others send it their partial means. An error ends all ranks."""
     windows = job.world.gather(meter.state())
     error: Exception | None = None
     if saver.active:
@@ -418,7 +418,7 @@ def _finished(saver: Saver) -> Iterator[None]:
 
 
 def _restore(job: Job, scale: LossScale, meter: Meter) -> RunState:
-    """Put a checkpoint back: weights, optimizer, average, the position, the log."""
+    """Restore a checkpoint: weights, optimizer, average, the position, the log."""
     found = job.resume
     if job.world.is_main:
         # Also without a checkpoint: a run that was killed before its first one has written some lines.

@@ -1,4 +1,4 @@
-"""From a model to its optimizer: which parameters decay, how fast each part learns, and when."""
+"""Builds the optimizer of a model: parameter groups, weight decay, learning rates and schedules."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -39,7 +39,7 @@ class OptimConfig(BaseModel):
     weight_decay: float = Field(default=0.05, ge=0, description="Weight decay of the parameters that decay.")
     decay: Literal["matrices", "authors", "all"] = Field(
         default="matrices",
-        description="What weight decay acts on. matrices: weights of linear layers and convolutions alone."
+        description="Parameters with weight decay. matrices: weights of linear layers and convolutions alone."
         " authors: also position tables, bias tables, temperatures and other parameters of two dimensions or more,"
         " except those in the model's no_weight_decay(), as in the DeiT code. all: everything except no_decay.",
     )
@@ -47,7 +47,7 @@ class OptimConfig(BaseModel):
         default=(), description='With decay "all": parts of parameter names that do not decay ("norm1.").'
     )
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Decays of AdamW's two averages.")
-    eps: float = Field(default=1e-8, gt=0, description="Added to AdamW's denominator.")
+    eps: float = Field(default=1e-8, gt=0, description="Epsilon in AdamW's denominator.")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="Of SGD.")
     rates: dict[str, float] = Field(
         default_factory=dict,
@@ -249,7 +249,7 @@ def set_values(optimizer: Optimizer, lr: float, values: Mapping[str, float] | No
 
 
 def pack(optimizer: Optimizer, model: nn.Module) -> State:
-    """What the optimizer remembers, as tensors named by parameter ("backbone.norm.weight/exp_avg")."""
+    """The state of the optimizer, as tensors named by parameter ("backbone.norm.weight/exp_avg")."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}/{key}": value
@@ -260,7 +260,7 @@ def pack(optimizer: Optimizer, model: nn.Module) -> State:
 
 
 def unpack(optimizer: Optimizer, model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put back what `pack` gave; every tensor keeps the device and memory layout of its parameter."""
+    """Restore the state from `pack`; every tensor keeps the device and memory layout of its parameter."""
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
     for key, value in state.items():
@@ -291,7 +291,7 @@ def _undecayed(model: nn.Module, config: OptimConfig) -> set[str]:
 
 
 def _scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
-    """The factor on the learning rate of each parameter of a backbone; what follows the backbone learns at 1."""
+    """The factor on the learning rate of each parameter of a backbone; 1 for the parameters after it."""
     if layer_decay == 1.0:
         return {}
     backbones = {
@@ -302,7 +302,7 @@ def _scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
         stages: list[list[nn.Module]] = backbone.stages()
         depth = {p: i for i, group in enumerate(stages) for module in group for p in module.parameters()}
         for name, parameter in backbone.named_parameters():
-            # What no stage holds (class token, position table) is read first: it learns like the stem.
+            # Parameters outside the stages (class token, position table) have the factor of the stem.
             scales[f"{prefix}.{name}"] = layer_decay ** (len(stages) - depth.get(parameter, 0))
     return scales
 

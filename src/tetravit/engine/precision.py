@@ -10,7 +10,7 @@ Precision = Literal["auto", "float32", "bf16", "fp16"]
 
 
 def chosen(precision: Precision, device: torch.device) -> Precision:
-    """What `auto` means here: bf16 on a GPU that computes in it, else float32."""
+    """Resolve `auto`: bf16 on a GPU that supports it, else float32."""
     if precision != "auto":
         return precision
     return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
@@ -36,7 +36,7 @@ class LossScale:
         self._good = torch.zeros((), device=device)
 
     def scaled(self, loss: Tensor) -> Tensor:
-        """What to call `backward` on."""
+        """The scaled loss, for `backward`."""
         return loss * self._scale if self.active else loss
 
     @property
@@ -46,18 +46,18 @@ class LossScale:
 
     @torch.no_grad()
     def unscale(self, gradients: list[Tensor]) -> None:
-        """Bring accumulated gradients back to their true size."""
+        """Divide accumulated gradients by the scale."""
         if self.active and gradients:
             torch._foreach_mul_(gradients, 1.0 / self._scale)
 
     @property
     def excuse(self) -> Tensor:
-        """Whether gradients that are not finite may be the scale's doing."""
+        """Whether non-finite gradients may be due to the scale."""
         return self._scale > 1.0
 
     @torch.no_grad()
     def update(self, overflow: Tensor) -> None:
-        """`overflow`: 1 where this step's gradients were not finite and the step is left out, else 0."""
+        """`overflow`: 1 where this step's gradients were not finite and the step is skipped, else 0."""
         if not self.active:
             return
         self._good = torch.where(overflow > 0, 0.0, self._good + 1)

@@ -1,4 +1,4 @@
-"""Profile of a step before the first: its time and its memory. Nothing of the run changes."""
+"""Time and memory of a step, profiled before training. The state of the run does not change."""
 
 import time
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ IMAGES = {"cpu": 4}  # images of a profile by device; elsewhere 32
 
 @dataclass(frozen=True)
 class Profile:
-    """What a forward and backward pass over `images` images took.
+    """Time and memory of a forward and backward pass over `images` images.
 
     seconds: of the pass. kept_mib: what the forward pass keeps for the backward pass. fixed_mib: weights,
     gradients, the optimizer's state and the averaged weights, whatever the batch.
@@ -62,7 +62,7 @@ def profile_step(
             batch = task.example(count, size)
             if batch is None:
                 return None
-            count = len(batch)  # a task may need more than it was asked for
+            count = len(batch)  # a task may need more images than requested
             batch = batch.to(device, memory_format)
             kept: dict[tuple[torch.device, int], int] = {}
             ours = {p.untyped_storage().data_ptr() for p in task.parameters()}

@@ -1,4 +1,4 @@
-"""What run.json says of the machine and the sources, and the link to the newest run."""
+"""The facts of run.json about machine and sources, and the link to the newest run."""
 
 import os
 import platform

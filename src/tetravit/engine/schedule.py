@@ -1,4 +1,4 @@
-"""Learning rate as a pure function of the step: nothing to save, nothing to resume.
+"""Learning rates as pure functions of the step, without state.
 
 `warmup_cosine` is what recipes of classifiers run, `poly` and `staircase` those of dense tasks. `deit_epochs` and
 `gcvit_steps` are the schedules of the authors' releases with their peculiarities, for runs that repeat them.
@@ -15,7 +15,7 @@ def warmup_cosine(
 
     A line from `start` to `peak` over the first `warmup` steps, then half a cosine from `peak` to `floor`, which
     the last of the `total` steps comes one step short of. Where `floor` or `start` lies above `peak` (a fine-tuning
-    run with a small rate), `peak` is used instead, so that the rate never rises above what was asked for.
+    run with a small rate), `peak` is used instead, so that the rate never rises above the peak.
     """
     ends = {"start": min(start, peak), "floor": min(floor, peak)}
     return cosine(step, total=total, warmup=warmup, peak=peak, **ends)

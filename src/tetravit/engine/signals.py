@@ -18,7 +18,7 @@ LAUNCHED = (
 
 
 class Interrupted(Exception):
-    """A run was stopped from outside after saving; the text is the line that says how to continue.
+    """A run was stopped by a signal after saving; the text names the command that continues it.
 
     Programs that end because of it exit with code 75, which schedulers read as "try again".
     """

@@ -1,4 +1,4 @@
-"""What every export target offers, and the graph that targets write.
+"""The contract of an export target, and the graph that targets write.
 
 Shapes: B batch, C channels, Hi Wi image.
 """
@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 Run = Callable[[Sequence[Tensor]], Sequence[Tensor]]
-KEY = "tetravit"  # under which a file says what it holds
+KEY = "tetravit"  # the metadata entry of a file with its facts
 
 
 @dataclass(frozen=True)
 class Graph:
     """A model as a program for every batch and size.
 
-    inputs, outputs: their names, in order. facts: what one must know to use it, JSON-ready. dtype: a name of
+    inputs, outputs: their names, in order. facts: metadata needed to use it, JSON-ready. dtype: a name of
     `exports.DTYPES`, what it computes in; inputs and outputs are float32.
     """
 
@@ -41,7 +41,7 @@ class Target:
     dtypes: ClassVar[tuple[str, ...]] = ("float32", "float16", "bfloat16")
 
     def ready(self) -> str:
-        """Why it cannot be had here; "" where it can."""
+        """The reason why it is not available here; "" where it is."""
         return ""
 
     def write(self, graph: Graph, path: Path) -> None:
@@ -53,5 +53,5 @@ class Target:
         raise NotImplementedError
 
     def load(self, path: Path) -> Run:
-        """What a written file answers, on this processor: inputs -> outputs, in the order of their names."""
+        """Run a written file on this CPU: inputs -> outputs, in the order of their names."""
         raise NotImplementedError

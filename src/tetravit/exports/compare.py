@@ -1,4 +1,4 @@
-"""The outputs of a written file beside those of the model.
+"""Compare the outputs of a written file with those of the model.
 
 Shapes: B batch, C channels, P detections, (Hi, Wi) image in pixels.
 """
@@ -20,7 +20,7 @@ APART = (27, 61)  # pixels between the heights and the widths of the sizes, wher
 
 @dataclass(frozen=True)
 class Compared:
-    """difference: the largest, as a share of the largest answer; worst: the shape where it was found."""
+    """difference: the largest, as a share of the largest output; worst: the input shape where it occurred."""
 
     difference: float
     worst: str

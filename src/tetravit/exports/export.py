@@ -34,8 +34,8 @@ Model = Portable
 class Exported:
     """What was written.
 
-    files: the main one first. size: total bytes. difference: the largest between its answers and the model's, as a
-    share of the largest answer. shapes: of the images on which they were compared. objects: that a detector found
+    files: the main one first. size: total bytes. difference: the largest between its outputs and the model's, as a
+    share of the largest output. shapes: of the images on which they were compared. objects: that a detector found
     in them; 0: none, so no box was compared; None: no detector.
     """
 
@@ -59,7 +59,7 @@ def export(
     existing: Literal["refuse", "replace"] = "refuse",
     licence: str = "",
 ) -> Exported:
-    """Write a model as a program for images of any batch and size, and prove that it answers the same.
+    """Write a model as a program for images of any batch and size, and verify that its outputs are the model's.
 
     Sides are 64 to 4096 pixels; for detectors 160 to 4096, in steps of 32. The file is loaded again and compared
     with the model on images of `size`, a larger and a smaller size, in two batch sizes. It appears whole or not
@@ -82,7 +82,7 @@ def export(
 
     Raises:
         ValueError: for an unknown format or type, a place that cannot be written to, a package that is missing, a
-            model that the format cannot hold, an optimised model, or answers that differ.
+            model that the format cannot hold, an optimised model, or outputs that differ.
     """
     check_model(model, "export")
     if hasattr(model, "optimized"):

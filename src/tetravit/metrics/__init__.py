@@ -1,1 +1,1 @@
-"""Tensors in, numbers out."""
+"""Metrics: tensors -> numbers."""

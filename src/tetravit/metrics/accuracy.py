@@ -1,4 +1,4 @@
-"""How often the right class is among the k most likely, and which classes are taken for which.
+"""Top-k accuracy and the confusion matrix.
 
 Counts, not averages, are kept: they add up over batches and ranks without error.
 
@@ -12,10 +12,10 @@ from torch import Tensor
 
 
 class Accuracy:
-    """Running counts of a classifier's answers.
+    """Running counts of a classifier's predictions.
 
-    hits: int64 (len(ks),), right answers among the k most likely. total: int64 (), images seen. confusion:
-    int64 (K, K), row: true class, column: answer. To join ranks, sum the three (`counts`) over them in
+    hits: int64 (len(ks),), correct labels among the k highest logits. total: int64 (), images counted. confusion:
+    int64 (K, K), row: true class, column: predicted class. To join ranks, sum the three (`counts`) over them in
     place.
     """
 
@@ -56,11 +56,11 @@ def top_k_hits(logits: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> Te
 
 
 def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Pairs of classes counted, int64 (K, K): row: true class, column: answer."""
+    """Pairs of classes counted, int64 (K, K): row: true class, column: predicted class."""
     cells = labels * num_classes + predicted
     return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
 
 
 def per_class(confusion: Tensor) -> Tensor:
-    """Share of each class that was answered right, float64 (K,); NaN for a class without images."""
+    """Recall of each class, float64 (K,); NaN for a class without images."""
     return confusion.diagonal() / confusion.sum(dim=1).to(torch.float64)

@@ -1,4 +1,4 @@
-"""How well label maps agree: intersection over union per class, from the totals of a set.
+"""Mean IoU of label maps: intersection over union per class, from the totals of a set.
 
 Shapes: K classes, (Hi, Wi) a label map. Source of the definitions: mmsegmentation 0.30.0, mean_iou.
 """
@@ -13,8 +13,8 @@ BEYOND = 256  # row for labels that no 8 bits can hold
 class MeanIoU:
     """Running counts of pixels.
 
-    counts: int64 (257, K), row: label as stored, column: answer; to join ranks, sum it over them in place. Labels
-    above the last class count for nothing but `unknown`.
+    counts: int64 (257, K), row: label as stored, column: predicted class; to join ranks, sum it over them in place.
+    Labels above the last class only count in `unknown`.
     """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
@@ -32,7 +32,7 @@ class MeanIoU:
             The counts of these pixels alone, int64 (257, K).
 
         Raises:
-            ValueError: for two shapes, or an answer that is no class.
+            ValueError: for two shapes, or a prediction that is no class.
         """
         found = counted(predicted, labels, self.num_classes)
         self.counts += found
@@ -40,7 +40,7 @@ class MeanIoU:
 
     @property
     def confusion(self) -> Tensor:
-        """Pairs of classes counted, int64 (K, K): row: true class, column: answer."""
+        """Pairs of classes counted, int64 (K, K): row: true class, column: predicted class."""
         return self.counts[: self.num_classes]
 
     @property
@@ -65,7 +65,7 @@ class MeanIoU:
 
 
 def counted(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """The pixels of two maps by label and answer, int64 (257, K); see `MeanIoU.update`.
+    """The pixels of two maps by label and prediction, int64 (257, K); see `MeanIoU.update`.
 
     Raises:
         ValueError: as there.
@@ -94,12 +94,12 @@ def unknown(counts: Tensor) -> Tensor:
 
 
 def pixel_accuracy(counts: Tensor) -> float:
-    """Of counts (257, K): the share of pixels with a class that have the right answer; NaN where none has one."""
+    """Of counts (257, K): the share of pixels with a class that are predicted correctly; NaN without such a pixel."""
     both, true, _ = _areas(counts[: counts.shape[1]])
     return float(both.sum() / true.sum())
 
 
 def _areas(confusion: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Pixels of each class that are right, that have the class, that are said to have it, float64 (K,)."""
+    """True positives, labelled pixels and predicted pixels of each class, float64 (K,)."""
     confusion = confusion.cpu().double()
     return confusion.diagonal(), confusion.sum(dim=1), confusion.sum(dim=0)

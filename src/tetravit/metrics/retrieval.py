@@ -19,7 +19,7 @@ from tetravit.weights.fileformat import BadFile
 from tetravit.weights.pickles import Inert, Machine, Refused
 
 PRECISIONS = (1, 5, 10)
-# What counts as found, and what is taken out of the list before ranks are counted.
+# The positives of each protocol, and the images ignored in its ranking.
 PROTOCOLS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "E": (("easy",), ("junk", "hard")),
     "M": (("easy", "hard"), ("junk",)),
@@ -57,7 +57,7 @@ def mean_ap(
         ranks: images of the data base, best first, (N, Q): a column per query; fewer rows than images may be given.
         gnd: per query the numbers of its `easy`, `hard` and `junk` images.
         protocol: easy, medium or hard.
-        total: positives per query that the mean is over; None: those of the ground truth, found or not.
+        total: positives per query in the denominator; None: those of the ground truth, retrieved or not.
 
     Raises:
         ValueError: for another protocol, or ranks of another number of queries.
@@ -89,7 +89,7 @@ def mean_ap(
 
 
 def average_precision(places: np.ndarray, positives: int) -> float:
-    """The area under the precision-recall curve by trapezoids; places: ranks of what was found, from 0."""
+    """The area under the precision-recall curve by trapezoids; places: ranks of the retrieved positives, from 0."""
     j = np.arange(len(places))
     before = np.where(places > 0, j / np.maximum(places, 1), 1.0)
     after = (j + 1) / (places + 1)
@@ -119,7 +119,7 @@ class Whitening:
         self.matrix: Tensor | None = None
 
     def fit(self, x: Tensor | np.ndarray) -> "Whitening":
-        """Learn from rows (n, C); eigenvalues below 1e-5 of the largest are raised to that.
+        """Fit to rows (n, C); eigenvalues below 1e-5 of the largest are raised to that.
 
         Raises:
             ValueError: if the rows are narrower than `dim`.
@@ -136,7 +136,7 @@ class Whitening:
         return self
 
     def apply(self, x: Tensor | np.ndarray, mean: Tensor | np.ndarray | None = None) -> Tensor:
-        """Rows (n, C), less `mean` (C,), in the learned coordinates (n, dim); not normalised.
+        """Rows (n, C), less `mean` (C,), in the principal components (n, dim); not normalised.
 
         Raises:
             ValueError: before `fit`.
@@ -156,13 +156,13 @@ def read_ground_truth(path: str | Path) -> dict[str, Any]:
         `junk`.
 
     Raises:
-        ValueError: for a file that is no such ground truth, or that names code.
+        ValueError: for a file that is no such ground truth, or that refers to code.
     """
     try:
         with Path(path).open("rb") as file:
             table = _plain(Machine().run(file))
     except Refused as error:
-        raise ValueError(f"{path} was not read: it names {error}, which no ground truth needs.") from None
+        raise ValueError(f"{path} was not read: it refers to {error}, which no ground truth needs.") from None
     except BadFile as error:
         raise ValueError(f"{path} holds no ground truth: {error}.") from None
     if not isinstance(table, dict) or not all(key in table for key in ("imlist", "qimlist", "gnd")):
@@ -171,7 +171,7 @@ def read_ground_truth(path: str | Path) -> dict[str, Any]:
     if not isinstance(gnd, list) or not all(isinstance(row, dict) for row in gnd):
         raise ValueError(f"{path} holds no ground truth: gnd is no list of tables.")
     if len(gnd) != len(table["qimlist"]):
-        raise ValueError(f"{path} has {len(gnd)} answers for {len(table['qimlist'])} queries.")
+        raise ValueError(f"{path} has the ground truth of {len(gnd)} for {len(table['qimlist'])} queries.")
     return {
         "imlist": [str(name) for name in table["imlist"]],
         "qimlist": [str(name) for name in table["qimlist"]],
@@ -184,7 +184,7 @@ def _listed(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """What an inert pickle says, with numpy's arrays and numbers made from their bytes."""
+    """The content of a pickle read as data, with numpy's arrays and numbers made from their bytes."""
     if isinstance(value, dict):
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

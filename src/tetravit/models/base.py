@@ -1,4 +1,4 @@
-"""What every model is: a backbone and a head, the arguments that build them again, and the input they expect."""
+"""The base class of models: a backbone, a head, the arguments that build them again, and the expected input."""
 
 import fnmatch
 import os
@@ -28,8 +28,8 @@ class Model(Portable):
     kind: what it predicts: "classify", "detect" or "segment". default_head, default_classes: where neither caller
     nor weights say them. usual_input: the input of the published models of that kind.
     name, head_name, options: the arguments that build it again. class_names: one per class, where known.
-    input: the input its weights were trained for; `preprocess` makes it. report: what became of every tensor of the
-    weights it was built with; None: it was built without.
+    input: the input its weights were trained for; `preprocess` makes it. report: how every tensor was loaded from the
+    weights it was built with; None: built without weights.
     """
 
     kind: ClassVar[Kind]
@@ -72,7 +72,7 @@ class Model(Portable):
 
     @classmethod
     def layouts_of(cls, family: str, head: str) -> Mapping[str, Names]:
-        """How other programs name the tensors of such a model, beside the layouts of its family."""
+        """Tensor names of other programs for such a model, beside the layouts of its family."""
         return {}
 
     @classmethod
@@ -85,7 +85,7 @@ class Model(Portable):
         return []
 
     def header(self, *, recipe: str = "", licence: str = "", source: str = "") -> Header:
-        """What a file says about the model, so that `load` builds it again.
+        """The header of a weights file, from which `load` builds the model again.
 
         recipe: TOML text of the run that made the weights. licence, source: of the weights.
         """
@@ -141,7 +141,7 @@ class Model(Portable):
 
     def predict(self, images: Any, **options: Any) -> Any:
         """Predict images: files, Pillow images, arrays, tensors, or a list of them; see `tetravit.predict`."""
-        import tetravit  # predictors stand above models
+        import tetravit  # predictors are a higher layer
 
         return tetravit.predict(self, images, **options)
 
@@ -162,7 +162,7 @@ class Model(Portable):
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
     def set_grad_checkpointing(self, mode: bool = True) -> Self:
-        """Recompute the blocks of the backbone, and layers of heads that say so, in the backward pass.
+        """Recompute the blocks of the backbone, and the layers of heads that support it, in the backward pass.
 
         Less memory, about a third more time.
         """

@@ -55,9 +55,9 @@ def create_model(
         in_chans: channels of the images; None: those of the weights, without weights 3.
         drop_path: rate of stochastic depth; None: 0.
         weights: the tag of published weights ("in1k"), a file in any known layout, a URL, a repository
-            ("hf:OWNER/NAME"), a state dict; None: the authors' initialisation. What became of every tensor is
+            ("hf:OWNER/NAME"), a state dict; None: the authors' initialisation. The report of every tensor is
             printed on standard error, and kept as `model.report`.
-        accept_license: agree to a licence that forbids commercial use; asked for once.
+        accept_license: agree to a licence that forbids commercial use; confirmed once per licence.
         which: the network of a self-supervised checkpoint that holds two; None: the teacher. Such a model has no
             classes unless `num_classes` says so.
         head: a head for embeddings; None: that of the weights, else "linear", the papers'.
@@ -101,10 +101,10 @@ def create_detector(
         image_size, in_chans, drop_path, options: as in `create_backbone`.
         head_options: other arguments of the head's constructor (score_threshold, max_detections, ...).
         weights: of a whole detector: a tag ("coco_mask_rcnn"), a file in our layout or that of mmdetection, a URL,
-            a state dict; None: the authors' initialisation. What became of every tensor is kept as
+            a state dict; None: the authors' initialisation. The report of every tensor is kept as
             `detector.report`, and printed on standard error where something was left out or is fresh.
         backbone_weights: of a classifier to begin with: its tag ("in1k"), a file, a state dict.
-        accept_license: agree to a licence that forbids commercial use; asked for once.
+        accept_license: agree to a licence that forbids commercial use; confirmed once per licence.
 
     Raises:
         ValueError: unknown name or option, a value the model cannot have, or weights that do not fit it.
@@ -148,7 +148,7 @@ def create_segmenter(
         head_options: other arguments of the head's constructor (auxiliary, average, width, dropout, ...). An
             auxiliary head is built where its loss is asked for (`{"auxiliary": 0.4}`), or the weights hold one and
             it is not refused (`{"auxiliary": 0}`).
-        accept_license: agree to a licence that forbids commercial use; asked for once.
+        accept_license: agree to a licence that forbids commercial use; confirmed once per licence.
 
     Raises:
         ValueError: unknown name or option, a value the model cannot have, or weights that do not fit.
@@ -252,7 +252,7 @@ def load_weights(
         found: what is known of the weights.
 
     Returns:
-        What became of every tensor.
+        The report of every tensor.
 
     Raises:
         BadFile: if the file is damaged or does not fit; the tensors are named.
@@ -263,7 +263,8 @@ def load_weights(
     if model.kind != "classify" and not any(".backbone." in f".{key}" for key in source.tensors):
         allow += ["backbone.*", "pyramid.*"]
         print(
-            f"{source.source} holds no backbone: that of the {model.noun} stays as it was.", file=sys.stderr
+            f"{source.source} holds no backbone: the backbone of the {model.noun} is unchanged.",
+            file=sys.stderr,
         )
     if found is not None and found.row is not None and found.row.task == "embed":
         allow.append("head.*")
@@ -288,7 +289,7 @@ def tuples(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _head_of(found: convert.ResolvedWeights, make: type[Model], head: str | None) -> str | None:
-    """The head of weights that say what they hold, which is the one asked for, if any; else `head`.
+    """The head that weights name in their header, checked against `head`; without a header, `head`.
 
     Raises:
         ValueError: if they hold a model of another kind, or another head.

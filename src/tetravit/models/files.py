@@ -1,4 +1,4 @@
-"""Models to files: what is written here needs nothing else to be used again."""
+"""Saving models: one self-contained file per model."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from tetravit.weights.fileformat import save as save_file
 
 
 def describe(model: Model, *, recipe: str = "", licence: str = "", source: str = "") -> Header:
-    """What a file must say about `model` so that `load` can build it again."""
+    """The header of a file of `model`, from which `load` builds it again."""
     return model.header(recipe=recipe, licence=licence, source=source)
 
 

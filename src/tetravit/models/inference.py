@@ -1,4 +1,4 @@
-"""How a segmenter looks at an image: once as it is, in windows, at several scales, mirrored too.
+"""Inference of a segmenter: whole image, sliding windows, several scales, horizontal flips.
 
 Shapes: B images, K classes, (Hi, Wi) an image in pixels, w the side of a window.
 Source: mmsegmentation 0.30.0, slide_inference and aug_test.
@@ -69,7 +69,7 @@ def segment(
         images: (B, C, Hi, Wi) normalized, without padding; sides below 32 pixels are enlarged to them. With
             several scales a tensor for each, in their order, made from the originals.
         sizes: height and width of each picture.
-        how: None: each image once, as it is.
+        how: None: each image once, at one scale.
 
     Raises:
         ValueError: if there is not one tensor of images per scale.

@@ -1,4 +1,4 @@
-"""`load`: a trained model from whatever names it."""
+"""`load`: a trained model from a file, a run folder, a published name or the hub."""
 
 from pathlib import Path
 
@@ -19,13 +19,13 @@ def load(source: str | Path, *, accept_license: bool = False) -> Model:
         source: a weights file of this package; the folder of a run (its best weights, or
             the last ones where none was scored), or one as
             timm saves it; NAME.TAG of published weights; a repository on the hub ("hf:OWNER/NAME").
-        accept_license: agree to a licence that forbids commercial use; asked for once.
+        accept_license: agree to a licence that forbids commercial use; confirmed once per licence.
 
     Returns:
         A classifier, segmenter or detector, as `model.kind` says.
 
     Raises:
-        ValueError: if it names nothing, does not say which model it holds, or is damaged.
+        ValueError: if there is no such source, it has no header and no known model, or it is damaged.
     """
     path = Path(source)
     if weights_of(path).is_file():
@@ -35,7 +35,7 @@ def load(source: str | Path, *, accept_license: bool = False) -> Model:
     found = convert.find(source, accept_license=accept_license)
     if found.model is None:
         raise ValueError(
-            f"{source} does not say which model it holds; say it: create_model(NAME, weights={str(source)!r})."
+            f"{source} has no model name in it; give it: create_model(NAME, weights={str(source)!r})."
         )
     record = found.header or found.row
     task = record.task if record else "classify"
@@ -65,7 +65,7 @@ def weights_of(run: Path) -> Path:
 
 
 def load_classifier(source: str | Path, *, accept_license: bool = False) -> Classifier:
-    """`load` for what only classifiers can do.
+    """`load`, restricted to classifiers.
 
     Raises:
         ValueError: as `load`, and if it is another model.

@@ -1,4 +1,4 @@
-"""What exports and runtimes need of a module that takes images.
+"""The interface of image models for exports and runtimes.
 
 Shapes: B batch, C channels, P detections, (Hi, Wi) image in pixels.
 """
@@ -34,7 +34,7 @@ class Portable(nn.Module):
         raise NotImplementedError
 
     def usual_sides(self, otherwise: int) -> tuple[int, int]:
-        """Height and width in pixels that the module is usually called with; `otherwise` where it has none."""
+        """The usual height and width in pixels of its images; `otherwise` where it has none."""
         return otherwise, otherwise
 
     def other_inputs(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -46,7 +46,7 @@ class Portable(nn.Module):
         return (self,)
 
     def facts(self) -> dict[str, Any]:
-        """What a file says of the module beyond its outputs, JSON-ready."""
+        """Facts about the module for a file's metadata, JSON-ready."""
         return {}
 
     def difference(self, got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
@@ -54,7 +54,7 @@ class Portable(nn.Module):
         return max(share(g, e) for g, e in zip(got, expected, strict=True))
 
     def count_objects(self, outputs: Sequence[Tensor]) -> int | None:
-        """How many objects are in outputs of `forward`; None: the module does not find objects."""
+        """How many objects are in outputs of `forward`; None: not a detector."""
         return None
 
 
@@ -109,6 +109,6 @@ def share(got: Tensor, expected: Tensor) -> float:
 
 
 def _number(difference: Tensor) -> float:
-    """Infinite for NaN, which `max` would pass over."""
+    """Infinite for NaN, which `max` would ignore."""
     value = difference.item()
     return math.inf if math.isnan(value) else value

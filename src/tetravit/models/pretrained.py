@@ -26,13 +26,13 @@ def load_backbone(
     """Begin with the weights of a classifier, whose head is left out.
 
     Parameters that only dense tasks use (the norms of the levels) stay as they are; those that only
-    classification uses may be missing. What became of every tensor is told on standard error.
+    classification uses may be missing. The report of every tensor is told on standard error.
 
     Args:
         backbone: of a detector or segmenter, whatever its image size and windows.
         name: of its model, for a tag alone.
         source: the tag of published weights ("in1k"), a file in any known layout, a URL, a state dict.
-        accept_license: agree to a licence that forbids commercial use; asked for once.
+        accept_license: agree to a licence that forbids commercial use; confirmed once per licence.
 
     Raises:
         ValueError: if there are no such weights, or they do not fit.

@@ -27,7 +27,7 @@ class PyramidBackbone(Portable):
         return self.pyramid(self.backbone.feature_maps(images))
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
-        """The same as calling it: the name by which every backbone gives its maps."""
+        """Alias of `forward`, the name that every backbone has."""
         return self(images)
 
     @property

@@ -30,7 +30,7 @@ class Segmenter(DenseModel):
 
     @classmethod
     def check_classes(cls, num_classes: int) -> None:
-        """The head checks them: one label is kept for ignored pixels."""
+        """Checked by the head: one label is reserved for ignored pixels."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, Hi, Wi), normalized, of any size -> logits (B, K, h, w) at the grid of the finest map."""

@@ -1,4 +1,4 @@
-"""Checks of what a detector is given: one line per fault, before anything is computed.
+"""Checks of a detector's images and targets: one line per fault, before anything is computed.
 
 Shapes: B images, M objects, (Hi, Wi) the batch in pixels.
 """

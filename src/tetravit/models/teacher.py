@@ -1,4 +1,4 @@
-"""Networks to learn from: this package's own, torchvision's and timm's."""
+"""Teachers for distillation: models of this package, of torchvision and of timm."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from tetravit.weights import convert
 
 @dataclass(frozen=True)
 class Teacher:
-    """A network (B, 3, Hi, Wi) -> logits (B, num_classes), and what it expects of a picture."""
+    """A network (B, 3, Hi, Wi) -> logits (B, num_classes), and its preprocessing."""
 
     module: nn.Module
     num_classes: int
@@ -51,7 +51,7 @@ def load_teacher(source: str, weights: str = "") -> Teacher:
 
 
 def _classes(state: dict[str, Tensor]) -> int:
-    """How many classes a classifier tells apart: the rows of its last matrix; 0: there is none."""
+    """Number of classes of a classifier: the rows of its last matrix; 0: it has no such matrix."""
     matrices = [t for name, t in state.items() if t.ndim == 2 and name.endswith("weight")]
     return len(matrices[-1]) if matrices else 0
 

@@ -1,4 +1,4 @@
-"""Objects in pictures that are far larger than what a model was trained for: looked at in tiles, then merged.
+"""Objects in pictures that are far larger than a model's training images: detection in tiles, merged.
 
 Shapes: M objects.
 """
@@ -12,8 +12,8 @@ from torchvision.ops import box_area, box_iou
 from tetravit.structures import Detections
 
 SAME = 0.5  # two detections of a class that overlap more are one object
-WITHIN = 0.6  # a part that another detection covers so far belongs to it
-EDGE = 2.0  # pixels: what comes so near to an inner edge of a tile is cut by it
+WITHIN = 0.6  # a cut detection covered by this share of another one is dropped
+EDGE = 2.0  # pixels: boxes this near to an inner edge of a tile count as cut by it
 
 View = tuple[int, int, int, int]  # x1 y1 x2 y2 in pixels of the picture
 
@@ -38,7 +38,7 @@ def merge(
 ) -> Detections:
     """Detections of several views of a picture, boxes in its pixels, -> each object once, best first.
 
-    What an inner edge of a tile cuts counts after all that is whole, and goes where something better of its class
+    Boxes cut by an inner edge of a tile rank after whole ones, and are dropped where a better box of their class
     covers most of it; with `class_agnostic`, something better of any class. Masks, of whatever kind, follow as they
     are.
     """
@@ -65,7 +65,7 @@ def _cut(boxes: Tensor, view: View, height: int, width: int) -> Tensor:
 
 
 def _survivors(boxes: Tensor, labels: Tensor, cut: Tensor) -> Tensor:
-    """Positions of the boxes (M, 4), best first, that no better one of their class stands for."""
+    """Indices of the boxes (M, 4), best first, that no better box of their class suppresses."""
     device = boxes.device
     boxes, labels, cut = boxes.cpu(), labels.cpu(), cut.cpu()
     area = box_area(boxes)

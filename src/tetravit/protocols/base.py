@@ -24,7 +24,7 @@ class ProtocolConfig(BaseModel):
     protocol: str = Field(default="", description="How weights are scored; empty: the usual one of the task.")
 
     def published_as(self, score: str) -> str | None:
-        """The catalogue's name of a score that is measured as this section says; None: nobody publishes it."""
+        """The catalogue's name of a score measured with these settings; None: no published figure is."""
         return score
 
     def eval_scales(self) -> tuple[float, ...]:

@@ -33,7 +33,7 @@ CROPS = (10, 15, 20, 30, 40, 50, 60, 70, 80)  # percent of the area that is cut 
 class CopyConfig(RootConfig):
     """The `[evaluate]` section for copy detection."""
 
-    whiten: str = Field(default="", description="A folder of other images to learn a whitening from.")
+    whiten: str = Field(default="", description="A folder of other images on which the whitening is fitted.")
     distractors: str = Field(default="", description="A folder of images that are added to the originals.")
     size: int = Field(default=320, ge=32, description="Side in pixels; images are squeezed to a square.")
     dim: int = Field(default=0, ge=0, description="Dimensions kept by the whitening; 0: all.")

@@ -21,7 +21,7 @@ FIGURES: dict[str, tuple[int, dict[str, str]]] = {
 
 @dataclass(frozen=True)
 class Reference:
-    """What others report for the same weights on the same data.
+    """Published figures of the same weights on the same data.
 
     score: its name among the scores of the protocol. value: a share in 0..1. kind: published by the authors of the
     weights, or measured by somebody else. by: where it is printed, and how images were prepared if otherwise.

@@ -1,6 +1,6 @@
 """A run folder -> report.html: one file that shows what was trained, how it went and where it fails.
 
-The page needs nothing but itself: no network, no fonts, no library. What a run folder lacks is left out. What
+The page is self-contained: no network, no fonts, no library. Parts without data in the run folder are left out. What
 belongs to one kind of model, or to one task, is in a file of its own.
 """
 

@@ -1,4 +1,4 @@
-"""What the report of one kind of model shows beside what all reports show."""
+"""The parts of a report that depend on the kind of model."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from tetravit.report.run import Run
 class Kind(NamedTuple):
     """Each function makes what the run folder has the figures for, and leaves the rest out.
 
-    ask: what `command` does with one's own images, in words. tiles: figures at the top, the score first.
+    ask: a title for `command`. tiles: figures at the top, the score first.
     charts: cards of curves, beside those of loss, rate and speed. sections: cards in the middle of the page.
     command: of `tetravit`, for one's own images; {run} is the run folder.
     """

@@ -32,7 +32,7 @@ def card(heading: str, body: str, note: str = "") -> str:
 
 
 def folded(heading: str, body: str, note: str = "") -> str:
-    """A card that shows its heading until somebody opens it."""
+    """A collapsed card."""
     note = f'<p class="note">{escape(note)}</p>' if note else ""
     return f'<details class="card"><summary>{escape(heading)}</summary>{note}{body}</details>'
 
@@ -75,7 +75,7 @@ def points(rows: Iterable[Mapping[str, Any]], name: str, times: float = 1) -> li
 
 
 def above_chance(score: float | None, classes: int) -> bool:
-    """Whether a share of right answers is at least twice that of guessing among so many classes."""
+    """Whether an accuracy is at least twice that of chance among so many classes."""
     return score is not None and score >= min(0.9, 2 / max(2, classes))
 
 
@@ -87,7 +87,7 @@ def percent(share: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 48 s, 2 min 5 s, 3 h 20 min."""
+    """A duration: 48 s, 2 min 5 s, 3 h 20 min."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"

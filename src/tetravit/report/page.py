@@ -1,4 +1,4 @@
-"""The page as a whole: what every report shows, around what one kind of model adds."""
+"""The whole page: the parts of every report, around those of one kind of model."""
 
 import datetime
 import re
@@ -86,7 +86,7 @@ def _curves(run: Run, kind: Kind) -> str:
 
 
 def _events(run: Run) -> str:
-    """What a task reported of its log; losses that were not finite, and the checkpoints that the run went on from."""
+    """What a task reported of its log; losses that were not finite, and the checkpoints that the run returned to."""
     alarms = [[f"{e['step']:,}", str(e["text"])] for e in run.events if {"step", "text"} <= e.keys()]
     rows = [
         [
@@ -98,7 +98,7 @@ def _events(run: Run) -> str:
         for event in run.events
         if {"step", "what", "checkpoint", "attempt"} <= event.keys()
     ]
-    note = "The run went back to the checkpoint and on with other draws at half the learning rate."
+    note = "The run returned to the checkpoint and continued with other random numbers at half the learning rate."
     columns = ["step", "not finite", "back to step", "attempt"]
     cards = [card("Warnings", table(["after step", ""], alarms, numbers=2))] if alarms else []
     cards += [card("Returns to a checkpoint", table(columns, rows, numbers=2), note)] if rows else []

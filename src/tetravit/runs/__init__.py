@@ -1,4 +1,4 @@
-"""A recipe becomes a run folder, or a run goes on; see `train`."""
+"""Runs a recipe into a run folder, or continues a run; see `train`."""
 
 from tetravit.runs.train import train
 

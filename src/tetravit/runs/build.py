@@ -24,12 +24,12 @@ from tetravit.world import World
 
 @dataclass
 class Objects:
-    """What a recipe describes.
+    """The objects that a recipe describes.
 
     recipe: as it runs; its batch may be smaller than asked for. info: of the training set. loaders: None: the run
     has no evaluation. rate: learning rate of a step; schedules: other settings of the optimizer. with_seed: makes
     the training loader with another `seed`. notes: what was
-    adapted, and what the data cannot give, a line each.
+    adapted, and scores that the data does not allow, a line each.
     """
 
     recipe: Recipe
@@ -127,7 +127,7 @@ def build(recipe: Recipe, world: World) -> Objects:
 
 
 def model_options(recipe: Recipe) -> dict[str, Any]:
-    """What a recipe says of the model, for `Task.create`."""
+    """The model section of a recipe, as arguments of `Task.create`."""
     section = recipe.model
     usual = recipe.data.image_size if TASKS[recipe.task.name].model_kind == "classify" else None
     given = {

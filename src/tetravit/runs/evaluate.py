@@ -31,7 +31,7 @@ from tetravit.world import pick_device
 
 Split = Part
 
-# What weights without a recipe of their own are scored on, by task.
+# The data set for weights without a recipe of their own, by task.
 USUAL = {
     task: f"""
 epochs = 300
@@ -53,8 +53,8 @@ class Result:
     """One row of a table of results.
 
     scores: by name, shares in 0..1. seconds: with the reading of the images. bad: images that could not be read
-    and were passed over, with their causes. findings: what a report draws, as the protocol leaves it.
-    references: what others report for these weights on this data.
+    and were passed over, with their causes. findings: what a report draws, as the protocol returns it.
+    references: published figures of these weights on this data.
     """
 
     weights: str
@@ -90,7 +90,7 @@ def score(
         model: as the protocol calls it.
         loaders: the images, prepared for the model.
         protocol: what is measured.
-        weights, data, split: what to call them in the row.
+        weights, data, split: their names in the row.
         on_batch: called with the number of images before each batch of the set to score on.
 
     Raises:
@@ -145,8 +145,8 @@ def evaluate(
             scored on ImageNet.
         split: which part of the data.
         device: auto, cpu, cuda, cuda:N or mps.
-        accept_license: agree to a licence that forbids commercial use; asked for once.
-        prepare: what is done to the model on its device before it is scored.
+        accept_license: agree to a licence that forbids commercial use; confirmed once per licence.
+        prepare: a function applied to the model on its device before it is scored.
         on_batch: called with the number of images before each batch.
 
     Raises:
@@ -225,7 +225,7 @@ def open_data(
     """The images of a data section, prepared for some weights.
 
     Raises:
-        ValueError: if the data cannot be had, or has classes that are not among `class_names`.
+        ValueError: if the data is not available, or has classes that are not among `class_names`.
     """
     return make_eval_loader(
         config, split=split, class_names=class_names, preprocess=preprocess, scales=scales
@@ -233,7 +233,7 @@ def open_data(
 
 
 def _check_sections(overrides: Sequence[str]) -> None:
-    """Raises: ValueError for an override that scoring would not follow: weights have their model already."""
+    """Raises: ValueError for an override outside of data.* and evaluate.*: the model is given by the weights."""
     for override in overrides:
         section = override.partition("=")[0].partition(".")[0].strip()
         if section not in ("data", "evaluate"):
@@ -248,7 +248,7 @@ def _recipe_text(source: str | Path) -> str:
 
 
 def _input(model: Model, data: DataConfig, overrides: Sequence[str]) -> Preprocess:
-    """What the weights were trained for, with what the overrides say about it."""
+    """The recipe of the weights, with the overrides applied."""
     given = {override.partition("=")[0].strip().removeprefix("data.") for override in overrides}
     fields = {"size" if key in ("image_size", "short") else key for key in given}
     known = ("size", "crop", "interpolation", "mode", "longest", "mean", "std")

@@ -1,8 +1,8 @@
-"""The folder of a run: what is written there, and when.
+"""The folder of a run, and its files.
 
 RUN/recipe.toml        everything, defaults included; repeats the run
 RUN/run.json           version, commit, machine, command line, how it ended
-RUN/metrics.jsonl      means and scores, the same in every run of the recipe; timing.jsonl: what is not
+RUN/metrics.jsonl      means and scores, the same in every run of the recipe; timing.jsonl: times, which differ
 RUN/events.jsonl       returns to a checkpoint and collapses, where there were any
 RUN/metrics.csv        both as a table; trackers.json: the trackers that follow the run
 RUN/checkpoints/       what a resumed run continues from
@@ -40,7 +40,7 @@ LAYOUT = (
 
 
 def fresh(recipe: Recipe) -> Path:
-    """A name below `runs` that nothing has yet."""
+    """An unused name below `runs`."""
     name = f"{datetime.now():%Y-%m-%d}_{recipe.model.name}_{recipe.data.name}"
     folders = (Path("runs") / (name if i == 1 else f"{name}_{i}") for i in range(1, 10_000))
     return next(folder for folder in folders if not folder.exists())
@@ -89,7 +89,7 @@ def keep_best(folder: Path, objects: Objects, record: dict[str, Any], findings: 
 
 
 def write_weights(folder: Path, objects: Objects, name: str, source: str) -> None:
-    """Write the network that the task saves, with what builds it again."""
+    """Write the network that the task saves, with the header that builds it again."""
     recipe, task = objects.recipe, objects.task
     network = task.weights()
     classes = int(getattr(network, "num_classes", objects.info.num_classes))
@@ -142,7 +142,7 @@ def rescue(folder: Path, objects: Objects, run_id: str, lost: FolderLost, contin
 
 
 def write_report(folder: Path, warn: Callable[[str], object]) -> bool:
-    """Write report.html, where the module that writes it is there; a fault in it costs no run."""
+    """Write report.html; an error in it does not fail the run."""
     if importlib.util.find_spec("tetravit.report") is None:
         return False
     try:

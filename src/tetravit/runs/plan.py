@@ -1,4 +1,4 @@
-"""What is about to run, in words: the lines that are printed before the first step."""
+"""The plan of a run: the lines that are printed before the first step."""
 
 import torch
 
@@ -70,7 +70,7 @@ def _steps(count: int) -> str:
 
 
 def metric_name(metric: str | None) -> str:
-    """A score as papers write it."""
+    """The name of a score as papers write it."""
     return METRICS.get(metric or "", metric or "")
 
 
@@ -81,7 +81,7 @@ def duration(seconds: float) -> str:
 
 
 def _weights(objects: Objects) -> str:
-    """What the model starts from."""
+    """The initial weights of the model."""
     section = objects.recipe.model
     parts = [section.weights] if section.weights else []
     parts += [f"{section.backbone_weights} (backbone)"] if section.backbone_weights else []
@@ -127,7 +127,7 @@ def _data(objects: Objects, micro: int) -> str:
 
 
 def _rates(objects: Objects) -> str:
-    """The peak, and the way there and on."""
+    """The peak learning rate, the warm-up and the end of the schedule."""
     per_epoch, settings = objects.loader.steps_per_epoch, objects.recipe.optim
     warmup = settings.warmup(per_epoch)
     text = f"{settings.peak(objects.recipe.data.batch_size):g}"

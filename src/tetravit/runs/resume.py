@@ -1,4 +1,4 @@
-"""Which run is meant: a new one, or one that goes on; and what may change when it does."""
+"""A new run, or one to resume; and which keys may change on resuming."""
 
 import shlex
 import tomllib
@@ -9,7 +9,7 @@ from tetravit.files import read_json
 from tetravit.recipe import Recipe, load
 from tetravit.runs.folder import LAYOUT, fresh
 
-# What may change when a run is resumed, because it changes no number beyond rounding. A teacher may lie elsewhere:
+# Keys that may change when a run is resumed, as they change no result beyond rounding. A teacher may have moved:
 # a checkpoint has the checksum of its weights.
 FREE = {
     "data": {"root", "train", "val", "test", "workers", "val_batch_size"},
@@ -32,7 +32,7 @@ def choose(
     """The recipe and the folder of a run.
 
     Raises:
-        ValueError: if they do not go together, or the run cannot go on.
+        ValueError: if they contradict each other, or the run cannot be resumed.
     """
     if resume is None:
         if recipe is None:
@@ -51,7 +51,7 @@ def choose(
         raise ValueError(f"{folder} is not the folder of a run: it has no recipe.toml and run.json.")
     if read_json(folder / "run.json").get("layout") != LAYOUT:
         raise ValueError(
-            f"{folder} was written by another version of tetravit, whose runs do not go on with this one;"
+            f"{folder} was written by another version of tetravit, whose runs cannot be resumed with this one;"
             f" start a new run from its weights: model.weights={shlex.quote(str(folder / 'last.safetensors'))}"
         )
     kept = load_kept(folder)
@@ -72,7 +72,7 @@ def load_kept(folder: Path) -> Recipe:
 
 
 def check_same(kept: Recipe, wanted: Recipe, folder: Path) -> None:
-    """Raises: ValueError if a resumed run would change what decides its numbers."""
+    """Raises: ValueError if a resumed run would change a key that decides its results."""
     old, new = _flat(kept.model_dump(mode="json")), _flat(wanted.model_dump(mode="json"))
     longer = _may_grow(kept, wanted)
     for path in sorted(old.keys() | new.keys()):

@@ -1,4 +1,4 @@
-"""Going back after a loss or a gradient that is not finite: `run.on_nan = "rollback"`.
+"""Rollback after a loss or a gradient that is not finite: `run.on_nan = "rollback"`.
 
 Everything returns to the newest checkpoint: networks, centre, buffers, optimizer. From there to `rollback_steps` past
 the bad step, attempt a draws images, augmentation and stochastic depth with another seed, and halves the learning
@@ -20,7 +20,7 @@ from tetravit.structures import Batch
 MOST = 3  # attempts within an epoch
 MARK = 0x61747470  # apart from every other use of the seed
 CURES = (
-    "What helps, in this order: run.precision float32 or bf16; optim.clip=0.3; half of optim.lr;"
+    "Try, in this order: run.precision float32 or bf16; optim.clip=0.3; half of optim.lr;"
     " task.freeze_last_layer=3; a final task.teacher_temp of 0.04; task.last=normed."
 )
 

@@ -1,4 +1,4 @@
-"""A recipe becomes objects, the engine runs them, a run folder remains; see `runs.folder` for what it holds."""
+"""Trains a recipe: builds its objects, runs the engine, writes a run folder; see `runs.folder` for its files."""
 
 import json
 import shlex
@@ -48,7 +48,7 @@ def train(
         continuing: go on with the run in `run_dir` if there is one, else start it: one call for schedulers, which
             start a run again and again.
         reporters: receive the events of the run, on rank 0; None: the terminal.
-        on_corrupt: whether a damaged newest checkpoint gives way to the one before it, or ends the command.
+        on_corrupt: for a damaged newest checkpoint, take the one before it, or stop.
         dry_run: build everything, print the plan, write nothing.
         log: trackers that receive scalars, pictures and weights, beside metrics.csv: "tensorboard", "wandb",
             "mlflow". A resumed run keeps those it had.
@@ -153,7 +153,7 @@ class _Run:
         finally:
             events.stop()
             if world.is_main:
-                with suppress(OSError):  # the error under way says more
+                with suppress(OSError):  # the error being raised is more informative
                     write_json(self.folder / "run.json", {**record, "end": folders.now(), "status": status})
         try:
             return self._finished(state)
@@ -170,7 +170,7 @@ class _Run:
         return f"tetravit train --resume {shlex.quote(str(self.folder))}"
 
     def _fitted(self, job: Job, checkpoints: Checkpoints) -> RunState:
-        """Train to the end, going back after faults where `run.on_nan` says so."""
+        """Train to the end; roll back after faults where `run.on_nan` is "rollback"."""
         run, world = self.objects.recipe.run, self.objects.world
         if run.on_nan == "stop":
             return fit(job)
@@ -240,7 +240,7 @@ class _Run:
         except OSError as error:
             if self.objects.recipe.run.on_full == "stop":
                 raise
-            self.events.note(f"Could not write best.safetensors: {error.strerror}; the run goes on.")
+            self.events.note(f"Could not write best.safetensors: {error.strerror}; the run continues.")
 
     def _log_alarm(self, step: int, text: str) -> None:
         if self.objects.world.is_main:

@@ -1,4 +1,4 @@
-"""What every way of running a model offers, and the graph that graph programs start from.
+"""The contract of backends, and the captured graph that graph programs start from.
 
 Shapes: B batch, C channels, Hi Wi image.
 """
@@ -37,14 +37,14 @@ class CannotRun(ValueError):
 
 
 class Source:
-    """What backends are built from: a model, which they leave as it is, and images as they will come."""
+    """The input of backends: a model, which they do not change, and example images."""
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         self.model, self.example = model, example
 
     @property
     def onnx(self) -> bytes:
-        """The graph in float32 as ONNX, weights included, made once for all who ask.
+        """The graph in float32 as ONNX, weights included, exported once and shared by the backends.
 
         Raises:
             CannotRun: if there is none.
@@ -67,9 +67,9 @@ class Source:
 class Backend:
     """One way of running a model.
 
-    build: what it is made from -> what runs it. ready: why it cannot be had here; "" where it can.
+    build: what it is made from -> what runs it. ready: the reason why it is not available here; "" where it is.
     devices: types of devices it runs on. smallest, largest: pixels a side; other images go through the plain model.
-    compared: whether its answer is compared with the plain model's once per size. slow: building takes a minute, so
+    compared: whether its outputs are compared with the plain model's once per size. slow: building takes a minute, so
     `auto` tries it only where nothing else is left, or where it is the usual one.
     """
 
@@ -151,7 +151,7 @@ def onnx_form(
         CannotRun: if there is none.
     """
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # it reports on itself
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # it prints its progress
             warnings.simplefilter("ignore")
             found = torch.onnx.export(
                 program,
@@ -170,7 +170,7 @@ def onnx_form(
 
 
 def _attention_form() -> Callable[..., Any]:
-    """Attention in ONNX that starts from queries, keys and values as they lie; torch's own form reshapes them."""
+    """Attention in ONNX without the reshapes of torch's own conversion."""
     from onnxscript import opset18 as op
 
     def attention(  # type: ignore[no-untyped-def]
@@ -209,9 +209,9 @@ class PerShape(Generic[Program]):
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep what exporters and compilers write to standard error, of Python and of native code, to themselves.
+    """Suppress the standard error of exporters and compilers, of Python and of native code.
 
-    It is written after all if the body raises. With TETRAVIT_DEBUG set nothing is held back. The redirection holds
+    It is printed if the body raises. With TETRAVIT_DEBUG set nothing is suppressed. The redirection holds
     for the whole process, other threads included.
     """
     if os.environ.get("TETRAVIT_DEBUG", "").lower() not in ("", "0", "false", "no"):
@@ -229,7 +229,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def _descriptor_led_to(other: int) -> Iterator[None]:
-    """Lead standard error of the process, where it has one, to another file descriptor."""
+    """Redirect standard error of the process, where it has one, to another file descriptor."""
     try:
         saved = os.dup(2)
     except OSError:
@@ -248,7 +248,7 @@ def _descriptor_led_to(other: int) -> Iterator[None]:
 
 
 def needs(package: str, extra: str) -> str:
-    """Why a backend over an optional package cannot be had; "" where the package is there."""
+    """Why a backend of an optional package is not available; "" where the package is installed."""
     from importlib.util import find_spec
 
     return "" if find_spec(package) else f"it needs the extra: pip install 'tetravit[{extra}]'"

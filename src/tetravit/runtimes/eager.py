@@ -1,4 +1,4 @@
-"""The model as it is, with convolutions that have taken in the norms behind them."""
+"""The eager model with batch norms folded into its convolutions."""
 
 import torch
 from torch import Tensor

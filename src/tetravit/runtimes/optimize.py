@@ -58,11 +58,12 @@ def optimize(
     `copy.optimized` says how it runs.
 
     Args:
-        model: a trained classifier, segmenter, detector or backbone, on the device it is to run on.
+        model: a trained classifier, segmenter, detector or backbone, on its device.
         dtype: what to compute in; None: the type of the weights. Outputs are float32.
         backend: "eager", "compile", "onnxruntime", "openvino"; "auto": the fastest of those that are here, by a
             short measurement.
-        example: images (B, C, Hi, Wi) as they will come, for the measurement; None: one of the model's usual size.
+        example: images (B, C, Hi, Wi) like those of the application, for the measurement; None: one of the model's
+            usual size.
 
     Raises:
         ValueError: for something that is no model, an unknown backend, one that is not available or cannot run the
@@ -104,9 +105,9 @@ def optimize(
                 left_out[name] = str(error)
                 continue
         rates[name] = _rate(runner, example)
-        if best is None or rates[name] > rates[best[0]]:  # one that is slower gives its memory back
+        if best is None or rates[name] > rates[best[0]]:  # a slower one is released
             best = name, runner
-    assert best is not None, "the plain model answers as itself"
+    assert best is not None, "the plain model equals itself"
     return _with(fast, runtimes.BACKENDS[best[0]], best[1], Optimized(best[0], rates, left_out), dtype)
 
 
@@ -122,7 +123,7 @@ class _Part(nn.Module):
 
 
 def _copy(model: Model, dtype: torch.dtype) -> Model:
-    """What `optimize` gives back, with what is to be replaced in `dtype`."""
+    """The copy that `optimize` returns, with the part to be replaced in `dtype`."""
     fast = copy.deepcopy(model).eval().requires_grad_(False)
     for part in fast.accelerated_parts():
         part.to(dtype)
@@ -130,16 +131,16 @@ def _copy(model: Model, dtype: torch.dtype) -> Model:
 
 
 def _graph(model: Portable) -> nn.Module:
-    """What is to be run, images in and tensors out, over the tensors of `model`."""
+    """The module to run, images to tensors, which shares the tensors of `model`."""
     part = over_same_tensors(model)
     return part if model.accelerated == "forward" else _Part(cast(Portable, part))
 
 
 def _first(row: Backend, source: Source) -> tuple[Runner, Outputs]:
-    """What runs the model, and its answer to the example.
+    """The runner of the model, and its outputs for the example.
 
     Raises:
-        CannotRun: whatever the backend stumbles over; a program of others, it has errors of its own.
+        CannotRun: for any error of the backend, whose exceptions are its own.
     """
     try:
         runner = row.build(source)
@@ -151,10 +152,10 @@ def _first(row: Backend, source: Source) -> tuple[Runner, Outputs]:
 
 
 def _with(fast: Model, row: Backend, runner: Runner, how: Optimized, dtype: torch.dtype) -> Model:
-    """Lead the images of `fast` through `runner`, but for sizes that the backend does not take.
+    """Run the images of `fast` through `runner`, except for sizes that the backend does not take.
 
-    The first answer at each size is compared with that of the plain model; a size at which they differ, or at which
-    the backend fails, stays with the plain one, so that an optimised model never gives other answers.
+    The first outputs at each size are compared with those of the plain model. Where they differ, or the backend
+    fails, that size runs on the plain model, so that an optimised model never gives other outputs.
     """
     plain = getattr(fast, fast.accelerated)
     trusted: dict[tuple[int, ...], bool] = {}
@@ -176,9 +177,7 @@ def _with(fast: Model, row: Backend, runner: Runner, how: Optimized, dtype: torc
 def _agrees(runner: Runner, plain: Runner, images: Tensor, dtype: torch.dtype) -> bool:
     try:
         found = runner(images)
-    except (
-        Exception
-    ):  # of a program of others; the plain model says what is wrong with the images, if anything is
+    except Exception:  # any error of the backend; the plain model reports faulty images
         return False
     try:
         _check(found, _run(plain, images), dtype)

@@ -152,7 +152,9 @@ class Tracking(Reporter):
         try:
             self._calls.put_nowait((call, values))
         except queue.Full:
-            self._warn_once(f"{self.name} is {KEPT:,} records behind and receives no more; the run goes on.")
+            self._warn_once(
+                f"{self.name} is {KEPT:,} records behind and receives no more; the run continues."
+            )
 
     def _check(self) -> None:
         """Warn of a failure, or of a call that takes too long."""

@@ -77,7 +77,7 @@ class State:
 
 @dataclass
 class Report:
-    """What became of every tensor. Printed: five lines. prefix: removed from the front of every name."""
+    """The report of every tensor. Printed: five lines. prefix: removed from the front of every name."""
 
     source: str
     layout: str

@@ -28,7 +28,7 @@ class ADE20K(LabelMaps):
     Args:
         root: the folder, see above.
         split: "train", "val" or "test".
-        orientation: what label maps of images that EXIF turns are of: the "upright" pixels or the "stored" ones.
+        orientation: whether label maps of images with an EXIF rotation fit the "upright" or the "stored" pixels.
         parts: where the images lie; their label maps lie in the folder of the same name in annotations/.
 
     Raises:

@@ -23,7 +23,7 @@ class DatasetInfo:
     kind: what belongs to an image: a class, a label map, objects, or nothing.
     count: images of the set; 0: not known. channels: of its images.
     needs_root: whether it lies in a folder of the user's.
-    in_memory: whether workers are not worth their cost.
+    in_memory: whether decoding is free, so that worker processes only add overhead.
     problems: what was left out, one line per cause.
     wide: (N,) bool, which images are wider than high; None: not known before they are read.
     labels: (N,) int, the class of each image; None: not a set of one class per image, or not known.

@@ -70,11 +70,11 @@ class Coco(ObjectSet):
         empty: what happens to training images without an object: "drop" or "keep".
         masks: "read" them, or "skip" them to save time.
         missing: images that are not there are an "error", or "skip" leaves them out.
-        orientation: what annotations of images that EXIF turns are of: the "upright" pixels or the "stored" ones.
+        orientation: whether annotations of images with an EXIF rotation fit the "upright" or the "stored" pixels.
         parts: where the parts lie.
 
     Raises:
-        ValueError: in one line, if a file is missing or does not read, an id means two things, or nothing is left.
+        ValueError: in one line, if a file is missing or cannot be read, an id means two things, or nothing is left.
             What can be left out is, and `problems` counts it.
     """
 
@@ -299,7 +299,7 @@ def read(file: Path, images: Path | None = None) -> tuple[ObjectTable, list[str]
     """COCO's JSON, with its images in a folder (that of the file) -> its objects, and the names of its categories.
 
     Raises:
-        ValueError: in one line, if it is missing, does not read, or contradicts itself.
+        ValueError: in one line, if it is missing, cannot be read, or contradicts itself.
     """
     reader = Reader(file.parent)
     reader.read(Source(file, images or file.parent))
@@ -310,7 +310,7 @@ def numbers(file: Path) -> tuple[dict[str, int], dict[str, int]]:
     """The ids that COCO's JSON gives images, by file name, and categories, by name. It may lack annotations.
 
     Raises:
-        ValueError: in one line, if it is missing, does not read, a name is given twice, or an id is no number.
+        ValueError: in one line, if it is missing, cannot be read, a name is given twice, or an id is no number.
     """
     content = parts_of(file, ("images", "categories"))
     tables: list[dict[str, int]] = []

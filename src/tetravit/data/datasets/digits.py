@@ -6,7 +6,7 @@ Learning Repository, archive.ics.uci.edu/dataset/80, CC BY 4.0), in the order in
 file.
 
 Of the scans of one class, in order, the third of every five is held out: 1,438 to train, 359 to validate.
-Both parts hold digits of the same 13 writers, so the score speaks of new scans, not of new hands.
+Both parts hold digits of the same 13 writers, so the score measures new scans, not new writers.
 """
 
 from importlib.resources import files
@@ -34,7 +34,7 @@ class Digits(Dataset):
         ValueError: for a root, an unknown split or a fraction outside (0, 1].
     """
 
-    in_memory = True  # no worker is worth its cost
+    in_memory = True  # decoding is free: workers would only add overhead
     num_classes = 10
     class_names = tuple("0123456789")
 

@@ -1,8 +1,8 @@
 """Images sorted into folders: ROOT/train/CLASS/... and ROOT/val/CLASS/..., the layout of ImageNet.
 
 Class numbers follow the sorted names of the class folders of train and val together. Images may lie deeper inside a
-class folder. All paths live in one byte string, so that a million images cost no Python objects and workers share the
-memory.
+class folder. All paths are stored in one byte string, so that a million images need no Python objects and workers
+share the memory.
 """
 
 import os
@@ -34,7 +34,7 @@ class ImageFolder(Dataset):
         parts: where the parts lie, each a folder of class folders or several of them; None: below the root.
         channels: of the images; of other than one or three, arrays (.npy) are images too.
         fraction: keep the first share of each class (by sorted path), in (0, 1]; only training images are left out.
-        names: a text file of lines `FOLDER what people call it`; None: the folders' names serve.
+        names: a text file of lines `FOLDER DISPLAY NAME`; None: the names of the folders.
 
     Raises:
         ValueError: if a folder is missing or holds no image, or there are fewer than two classes.

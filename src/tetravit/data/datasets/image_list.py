@@ -49,7 +49,7 @@ class ImageList(Dataset):
         classes: a file of class names, one per line, in the order of their numbers; "": those of the tables, sorted.
 
     Raises:
-        ValueError: if a table is missing or does not read, or no image of it is there.
+        ValueError: if a table is missing or cannot be read, or no image of it is there.
     """
 
     needs_root = True
@@ -204,7 +204,7 @@ def _rows(
     """The images of a table with their classes, as they are written.
 
     Raises:
-        ValueError: if the file does not read, or lacks a column.
+        ValueError: if the file cannot be read, or lacks a column.
     """
     if file.suffix.lower() == ".txt":
         return [_line(line, separator) for line in read_lines(file)]

@@ -87,7 +87,7 @@ class ImageNetV2(_Folders):
 
 
 class ImageNetA(_Folders):
-    """ImageNet-A: 7,500 photographs of 200 classes that fooled a ResNet-50 (Hendrycks et al., arXiv:1907.07174)."""
+    """ImageNet-A: 7,500 photographs of 200 classes that ResNet-50 gets wrong (Hendrycks et al., arXiv:1907.07174)."""
 
     name, count, named = "imagenet_a", 200, "WordNet numbers"
 

@@ -1,7 +1,7 @@
 """iNaturalist 2018 and 2019 (Van Horn et al. 2018): 8,142 and 1,010 species, as the competitions published them.
 
 ROOT holds `train2018.json`, `val2018.json` and `train_val2018/...`, or the same of 2019. torchvision reads the
-image folders but does not know which images the competition holds out; its annotation files do, and are read here.
+image folders without the competition's split; the split is read here, from the annotation files.
 """
 
 import json
@@ -25,7 +25,7 @@ class INaturalist(Dataset):
         fraction: keep the first share of each class, in (0, 1]; the validation part is always whole.
 
     Raises:
-        ValueError: if the annotations are missing, do not read, or name other species to train than to validate.
+        ValueError: if the annotations are missing, cannot be read, or name other species to train than to validate.
     """
 
     year: ClassVar[int]
@@ -48,7 +48,7 @@ class INaturalist(Dataset):
             pairs = [(files[a["image_id"]], numbers[a["category_id"]]) for a in table["annotations"]]
         except KeyError as error:
             raise ValueError(
-                f"{str(self.root)!r}: {split}{year}.json names {error}, which is nowhere described."
+                f"{str(self.root)!r}: {split}{year}.json names {error}, which the file does not list."
             ) from None
         labels = np.array([label for _, label in pairs], dtype=np.int64)
         kept = keep_fraction(labels, fraction if split == "train" else 1.0)

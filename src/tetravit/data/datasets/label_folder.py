@@ -1,4 +1,4 @@
-"""A folder of images and label maps of one's own.
+"""Your own images and label maps, in folders.
 
 ROOT/classes.txt                    a class per line, in the order of their numbers; or labelmap.txt, class_dict.csv
 ROOT/images/{train,val}/**/NAME.jpg
@@ -36,7 +36,7 @@ class LabelFolder(LabelMaps):
             the list of classes has them.
         label_names: what the label map of an image is called ("{name}_mask.png"); None: as the image, or with one
             addition that is the same for all.
-        orientation: what label maps of images that EXIF turns are of: the "upright" pixels or the "stored" ones.
+        orientation: whether label maps of images with an EXIF rotation fit the "upright" or the "stored" pixels.
         parts: where the images of the parts lie; their label maps lie beside them, under the other name.
 
     Raises:

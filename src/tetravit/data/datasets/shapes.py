@@ -25,7 +25,7 @@ class Shapes(Dataset):
     """
 
     set_name: str
-    in_memory = True  # no worker is worth its cost
+    in_memory = True  # decoding is free: workers would only add overhead
 
     def __init__(
         self, root: Root, split: Split, *, size: int = 128, count: int | None = None, most: int = 5

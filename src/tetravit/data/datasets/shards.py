@@ -112,7 +112,7 @@ class LabelMapShards(LabelMaps):
 
     Args:
         root, split, cache, cache_gb: see `Shards`.
-        orientation: what label maps of images that EXIF turns are of: the "upright" pixels or the "stored" ones.
+        orientation: whether label maps of images with an EXIF rotation fit the "upright" or the "stored" pixels.
     """
 
     def __init__(

@@ -24,7 +24,7 @@ class VOCSegmentation(LabelMaps):
         root: the folder, see above.
         split: "train", "val" or "test".
         year: of the release, "2007" to "2012".
-        orientation: what label maps of images that EXIF turns are of: the "upright" pixels or the "stored" ones.
+        orientation: whether label maps of images with an EXIF rotation fit the "upright" or the "stored" pixels.
 
     Raises:
         ValueError: if the files are missing, or there was no such release.

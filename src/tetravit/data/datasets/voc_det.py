@@ -47,11 +47,11 @@ class VocDet(ObjectSet):
         train, val: the lists of these parts, in ImageSets/Main ("trainval").
         empty: what happens to training images without an object: "drop" or "keep".
         missing: images that are not there are an "error", or "skip" leaves them out.
-        orientation: what boxes of images that EXIF turns are of: the "upright" pixels or the "stored" ones.
+        orientation: whether boxes of images with an EXIF rotation fit the "upright" or the "stored" pixels.
         parts: where the parts lie: lists, or folders of XML files.
 
     Raises:
-        ValueError: in one line, if a list is missing or an annotation does not read.
+        ValueError: in one line, if a list is missing or an annotation cannot be read.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ def _trees(names: Sequence[str], folder: Path, part: str) -> list[ElementTree.El
     """The XML of each name.
 
     Raises:
-        ValueError: if one is missing, or does not read.
+        ValueError: if one is missing, or cannot be read.
     """
     if not folder.is_dir():
         raise ValueError(f"There is no folder {str(folder)!r}.")

@@ -47,7 +47,7 @@ class Yolo(ObjectSet):
         masks: "read" polygons as masks, or "skip" them.
         kpt_shape: (keypoints, numbers each) of the lines; None: as data.yaml says; (0, 0): there are none, and lines
             with more numbers than a box has are polygons.
-        orientation: what labels of images that EXIF turns are of: the "upright" pixels or the "stored" ones.
+        orientation: whether labels of images with an EXIF rotation fit the "upright" or the "stored" pixels.
         parts: where the parts lie: folders of images, or lists of images in .txt files.
 
     Raises:

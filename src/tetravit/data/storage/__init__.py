@@ -16,7 +16,7 @@ def scheme_of(path: str) -> str:
 
 
 def is_local(path: str) -> bool:
-    """Whether a path is one of this machine's file system."""
+    """Whether a path is in the local file system."""
     return _SCHEME.match(path) is None
 
 

@@ -1,4 +1,4 @@
-"""Files of this machine."""
+"""Files in the local file system."""
 
 import os
 import stat

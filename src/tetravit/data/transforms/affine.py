@@ -12,7 +12,7 @@ from tetravit.data.transforms.base import ImageTransform, check_number, check_ra
 
 
 class Affine(ImageTransform):
-    """A random affine map about the centre. What comes in from outside is black.
+    """A random affine map about the centre. Pixels from outside the image are black.
 
     Args:
         degrees: turn by up to this much either way.

@@ -1,4 +1,4 @@
-"""What the augmentations share: a short way for a lone image, the way to Pillow, checks of arguments.
+"""Shared by the augmentations: a fast path for a single image, conversion to Pillow, checks of arguments.
 
 An image is uint8 RGB (3, Hi, Wi) until `normalize` makes it float. All randomness comes from torch's global
 generator.
@@ -20,7 +20,7 @@ INTERPOLATIONS = {"bicubic": InterpolationMode.BICUBIC, "bilinear": Interpolatio
 
 
 class Transform(v2.Transform):
-    """A torchvision transform that skips the bookkeeping for structures when it gets one plain image.
+    """A torchvision transform with a fast path for a single plain image.
 
     limits: the most pixels of the short and of the long side of what comes out; None: not known beforehand.
     """

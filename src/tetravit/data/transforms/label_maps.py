@@ -1,4 +1,4 @@
-"""What images with label maps are trained with: resized at random, cut, filled up, their colours shifted.
+"""Augmentations of images with label maps: random resizing, cropping, padding, colour distortion.
 
 Source: mmsegmentation 0.30.0: Resize with ratio_range, RandomCrop, PhotoMetricDistortion, Pad.
 """

@@ -35,7 +35,7 @@ class MixUp:
 
 @dataclass(frozen=True)
 class CutMix:
-    """Paste a box of the partner, and weigh the labels by the area that came out.
+    """Paste a box of the partner, and weight the labels by the pasted area.
 
     The share of the first image is drawn from Beta(alpha, alpha); the centre of the box anywhere. What the
     border cuts off the box is given back to the first image's share.
@@ -82,7 +82,7 @@ def parse_mix(text: str, num_classes: int, label_smoothing: float = 0.0) -> Mix:
         draw; it gives new images and soft targets float32 (B, K). It raises ValueError for an odd B.
 
     Raises:
-        ValueError: for an unknown name, an alpha below 0.001, or a text that does not read.
+        ValueError: for an unknown name, an alpha below 0.001, or a text that cannot be parsed.
     """
     parts = [call.build(MIXES, "mix") for call in parse_calls(text, "A mix")]
     check_number("mix", "label_smoothing", label_smoothing, 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""From bytes to what a model reads."""
+"""From uint8 pixels to the normalized input of a model."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What images with objects are trained with: resized within limits; or to one of several sizes, now and then cut.
+"""Augmentations of images with objects: resized within limits, or to one of several sizes and sometimes cropped.
 
 Sizes are pixels. Boxes and masks follow the image; objects that a cut leaves nothing of go (`data.prepare`).
 

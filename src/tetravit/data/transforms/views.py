@@ -68,7 +68,7 @@ class Jitter(ImageTransform):
 
 
 class Gray(ImageTransform):
-    """With probability `p`, brightness alone, in three equal channels."""
+    """With probability `p`, grayscale, in three equal channels."""
 
     def __init__(self, p: float = 0.2) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The contract of a row of the menu of optimizers."""
+"""The contract of an optimizer."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

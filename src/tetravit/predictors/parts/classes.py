@@ -56,7 +56,7 @@ def classify(
 
     Args:
         model: with its preprocessing and class names, as `tetravit.load` gives it.
-        images: files and frames; files that cannot be read get a prediction that says why.
+        images: files and frames; files that cannot be read get a prediction with the error.
         topk: classes per image; at most as many as the model has.
         batch_size: images per call of the model.
         device: where to compute.

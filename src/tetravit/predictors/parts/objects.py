@@ -28,7 +28,7 @@ from tetravit.predictors.parts.predictions import (
 )
 from tetravit.structures import Detections
 
-TOLD = 5  # objects in a row of a table
+LISTED = 5  # objects in a row of a table
 MUCH = 4  # an image that is shrunk more than so many times a side keeps few of its small objects
 
 Side = int | Literal["own"]
@@ -62,7 +62,7 @@ class Objects(Prediction):
     def cells(self) -> list[str]:
         if not self.objects:
             return ["nothing"]
-        told = [f"{o.name}  {100 * o.score:.1f} %" for o in self.objects[:TOLD]]
+        told = [f"{o.name}  {100 * o.score:.1f} %" for o in self.objects[:LISTED]]
         more = len(self.objects) - len(told)
         return [*told, f"and {more} more"] if more else told
 
@@ -124,7 +124,7 @@ def objects(
 
     Args:
         model: with its preprocessing and class names, as `tetravit.load` gives it.
-        images: files and frames, of any sizes; files that cannot be read get a prediction that says why.
+        images: files and frames, of any sizes; files that cannot be read get a prediction with the error.
         threshold: objects with lower scores are left out.
         batch_size: images, or tiles of one, per call of the model. Smaller ones are padded to the largest, which
             changes the results of models with global attention a little.
@@ -199,7 +199,7 @@ def _objects(
 
 
 class _Asked:
-    """A model, and how its answers become predictions."""
+    """A model, and how its outputs become predictions."""
 
     def __init__(
         self,

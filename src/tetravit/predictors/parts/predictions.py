@@ -1,4 +1,4 @@
-"""What every kind of answer offers, and how images become answers."""
+"""The contract of a prediction, and how images are read for it."""
 
 import io
 import itertools
@@ -18,7 +18,7 @@ Read = TypeVar("Read")
 
 @dataclass(frozen=True)
 class Frame:
-    """An image in memory: of a video, or one that Python holds.
+    """An image in memory: a frame of a video, or an object in Python.
 
     pixels: uint8 (3, Hi, Wi). place: where it is from, beside its name: {"frame": 12, "time_s": 0.4}.
     """
@@ -62,7 +62,7 @@ def pixels_of(source: Source) -> Tensor:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model predicts for one image, or why the image cannot be read. A notebook shows it as a picture."""
+    """The prediction for one image, or the reason why it cannot be read. A notebook displays it as a picture."""
 
     image: Source
     error: str | None = None
@@ -76,7 +76,7 @@ class Prediction:
         raise NotImplementedError
 
     def hint(self) -> str:
-        """An option worth trying, where the model was given far fewer pixels than there are; empty: none."""
+        """A suggested option, where the image was shrunk far below its size; empty: none."""
         return ""
 
     def picture(self, pixels: Tensor) -> Image:
@@ -123,7 +123,7 @@ def check_count(name: str, value: int) -> None:
 def in_chunks(
     images: Iterable[Source], size: int, read: Callable[[Source], Read], threads: int = 2
 ) -> Iterator[tuple[Sequence[Source], Sequence[Read | BadImage]]]:
-    """Up to `size` images at a time with what `read` makes of each, or why it cannot."""
+    """Up to `size` images at a time with the result of `read` for each, or its error."""
 
     def attempt(image: Source) -> Read | BadImage:
         try:

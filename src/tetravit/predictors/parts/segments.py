@@ -25,7 +25,7 @@ from tetravit.predictors.parts.predictions import (
     pixels_of,
 )
 
-TOLD = 5  # classes in a row of a table
+LISTED = 5  # classes in a row of a table
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Segments(Prediction):
     colours: tuple[Colour, ...] = field(default=(), repr=False)
 
     def cells(self) -> list[str]:
-        return [f"{self.class_names[i]}  {100 * share:.1f} %" for i, share in self._shares()[:TOLD]]
+        return [f"{self.class_names[i]}  {100 * share:.1f} %" for i, share in self._shares()[:LISTED]]
 
     def facts(self) -> dict[str, Any]:
         assert self.labels is not None
@@ -76,7 +76,7 @@ def segments(
 
     Args:
         model: with its preprocessing and class names, as `tetravit.load` gives it.
-        images: files and frames; files that cannot be read get a prediction that says why.
+        images: files and frames; files that cannot be read get a prediction with the error.
         batch_size: windows per call of the model; without windows one image per call.
         device: where to compute.
         window, stride, scales, flip: see `models.inference.Inference`.

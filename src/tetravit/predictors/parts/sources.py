@@ -1,4 +1,4 @@
-"""Images by name, or as Python holds them."""
+"""Images by name, or as Python objects."""
 
 import glob
 import sys

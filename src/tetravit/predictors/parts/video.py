@@ -31,7 +31,7 @@ def is_video(path: Path) -> bool:
 
 
 def expanded(files: Iterable[Path]) -> Iterator[Source]:
-    """Image files as they are, videos as their frames, one after another."""
+    """Image files, and the frames of videos, in order."""
     for file in files:
         if not is_video(file):
             yield file

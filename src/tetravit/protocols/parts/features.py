@@ -1,4 +1,4 @@
-"""Embeddings of whole sets, for protocols that judge features rather than classes.
+"""Embeddings of whole sets, for protocols that score features rather than classes.
 
 Shapes: N images, C width of the embedding.
 """
@@ -38,7 +38,7 @@ class Features:
 
 
 def backbone_of(model: nn.Module) -> Any:
-    """The backbone whose embeddings are judged.
+    """The backbone whose embeddings are scored.
 
     Raises:
         ValueError: for a model that has no embedding of whole images.
@@ -46,7 +46,7 @@ def backbone_of(model: nn.Module) -> Any:
     backbone = getattr(model, "backbone", model)
     if not hasattr(backbone, "embed_dim"):
         raise ValueError(
-            f"This protocol judges embeddings of images, which {type(model).__name__} does not have;"
+            f"This protocol scores embeddings of images, which {type(model).__name__} does not have;"
             " use a classifier or a self-supervised model."
         )
     return backbone
@@ -77,7 +77,7 @@ def collected(model: nn.Module, batches: Iterable[Batch], embed: Embed | None = 
     names: list[str] = []
     for batch in batches:
         if not isinstance(batch.targets, Tensor) or batch.targets.ndim != 1:
-            raise ValueError("Features are judged on images with one class each; this set has none.")
+            raise ValueError("Features are scored on images with one class each; this set has none.")
         with torch.autocast(device.type, enabled=False):
             rows.append(embed(batch.images.to(device).float()).float())
         labels.append(batch.targets.cpu())

@@ -1,4 +1,4 @@
-"""Images that a protocol reads itself: a root from its section, pictures as Pillow images, and as tensors."""
+"""Image folders of protocols with data of their own, and their preprocessing."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +43,7 @@ def listed(path: Path) -> list[Path]:
 
 
 def picture(path: Path) -> Image.Image:
-    """An RGB image, turned as its file says."""
+    """An RGB image, upright by its EXIF orientation."""
     return to_pillow(decode(file_bytes(path), name=str(path)))
 
 
