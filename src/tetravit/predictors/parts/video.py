@@ -98,7 +98,9 @@ class Videos:
             self._frames.append(picture)
             return
         cv2 = opencv()
-        even = picture.crop((0, 0, picture.width // 2 * 2, picture.height // 2 * 2))  # as encoders want them
+        even = picture.crop(
+            (0, 0, picture.width // 2 * 2, picture.height // 2 * 2)
+        )  # encoders need even sides
         if self._writer is None:
             self.files.append(self.folder / f"{Path(frame.name).stem}.mp4")
             codec = cv2.VideoWriter.fourcc(*"mp4v")
