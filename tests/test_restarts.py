@@ -82,7 +82,7 @@ def test_kills_and_signals_change_nothing(tmp_path, request):
             break
     _, err = process.communicate(timeout=60)
     assert process.returncode == 75, err
-    assert "Stopped by SIGTERM after step " in err
+    assert "Stopped by SIG" in err
     assert not (run / "lock.json").exists()
     assert not any(Path(f"/proc/{pid}").exists() for pid in left)
     assert json.loads((run / "run.json").read_text())["status"] == "interrupted"

@@ -39,6 +39,14 @@ def train(
             help="With --into DIR: start the run, or continue it where it stands. For schedulers and restarts.",
         ),
     ] = False,
+    slurm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=VALUE,...",
+            help="Submit the run as a SLURM job: nodes=2,gpus=8,partition=a100, and other options of sbatch;"
+            " --dry-run prints the script.",
+        ),
+    ] = None,
     strict: Annotated[
         bool, typer.Option("--strict", help="With --resume: stop at a damaged checkpoint, take no older one.")
     ] = False,
@@ -73,6 +81,21 @@ def train(
         chosen = load(find(recipe), changes)
     elif changes and resume is not None:
         chosen = load(resume / "recipe.toml", changes)
+    if slurm is not None:
+        if chosen is None or recipe is None:
+            raise ValueError("--slurm goes with a recipe: tetravit train RECIPE --slurm nodes=1,gpus=8.")
+        from tetravit.runs.folder import fresh
+        from tetravit.runs.slurm import options, script, submit
+
+        folder = into or fresh(chosen)
+        name = str(Path(recipe).absolute()) if recipe.endswith(".toml") else recipe
+        trackers = ["--log", log] if log else []
+        text = script([name, *changes, *trackers], folder, options(slurm))
+        if dry_run:
+            print(text, end="")
+        else:
+            say(submit(text, folder))
+        return
     if dry_run and chosen is not None:
         print(dump(chosen), end="")
     # SIGINT stays Python's until there is something to save.
