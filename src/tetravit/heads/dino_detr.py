@@ -27,6 +27,7 @@ from tetravit.boxes.suppression import PAD_SCORE, SelectedBoxes, best, rows
 from tetravit.heads.base import DetectionHead, Gather
 from tetravit.heads.parts.deformable_transformer import Sizes, Transformer
 from tetravit.heads.parts.levels import Levels
+from tetravit.layers.plain import is_capturing, is_transformed
 from tetravit.seeds import row_keys
 from tetravit.structures import Target
 
@@ -60,6 +61,23 @@ class SetPrediction(NamedTuple):
     boxes: Tensor  # (layers, B, Q, 4)
     proposals: Proposals
     denoising: Denoising | None  # None: evaluation
+
+
+class HalvingConv(nn.Conv2d):
+    """A convolution over 3 x 3 windows, two pixels apart; on CPUs the product of windows and weights.
+
+    oneDNN adds all channels of a window one after another, which loses a digit over 512 channels and more.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__(channels, width, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or is_capturing() or is_transformed():
+            return super().forward(x)
+        windows = F.unfold(x, 3, padding=1, stride=2).transpose(1, 2)  # (B, h * w, C * 9)
+        y = F.linear(windows, self.weight.flatten(1), self.bias).transpose(1, 2)
+        return y.unflatten(2, [(side + 1) // 2 for side in x.shape[2:]])
 
 
 class Step(NamedTuple):
@@ -139,7 +157,7 @@ class DinoDETR(DetectionHead):
         self.transformer = Transformer(sizes, num_classes, num_queries)
         self.label_enc = nn.Embedding(num_classes + 1, width)
         projections = [nn.Conv2d(c, width, 1) for c in channels[self.first_map :]]
-        projections.append(nn.Conv2d(channels[-1], width, 3, stride=2, padding=1))
+        projections.append(HalvingConv(channels[-1], width))
         self.input_proj = nn.ModuleList(
             nn.Sequential(conv, nn.GroupNorm(_groups(width), width)) for conv in projections
         )
