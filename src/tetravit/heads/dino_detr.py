@@ -25,9 +25,10 @@ from tetravit.boxes.denoising import DenoisingQueries, Draws, denoising_queries,
 from tetravit.boxes.hungarian import generalized_iou, match
 from tetravit.boxes.suppression import PAD_SCORE, SelectedBoxes, best, rows
 from tetravit.heads.base import DetectionHead, Gather
+from tetravit.heads.parts.conv import HalvingConv
 from tetravit.heads.parts.deformable_transformer import Sizes, Transformer
 from tetravit.heads.parts.levels import Levels
-from tetravit.layers.plain import is_capturing, is_transformed
+from tetravit.heads.parts.query_points import QueryPoints, Recorder
 from tetravit.seeds import row_keys
 from tetravit.structures import Target
 
@@ -61,23 +62,6 @@ class SetPrediction(NamedTuple):
     boxes: Tensor  # (layers, B, Q, 4)
     proposals: Proposals
     denoising: Denoising | None  # None: evaluation
-
-
-class HalvingConv(nn.Conv2d):
-    """A convolution over 3 x 3 windows, two pixels apart; on CPUs the product of windows and weights.
-
-    oneDNN adds all channels of a window one after another, which loses a digit over 512 channels and more.
-    """
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__(channels, width, 3, stride=2, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or is_capturing() or is_transformed():
-            return super().forward(x)
-        windows = F.unfold(x, 3, padding=1, stride=2).transpose(1, 2)  # (B, h * w, C * 9)
-        y = F.linear(windows, self.weight.flatten(1), self.bias).transpose(1, 2)
-        return y.unflatten(2, [(side + 1) // 2 for side in x.shape[2:]])
 
 
 class Step(NamedTuple):
@@ -223,13 +207,41 @@ class DinoDETR(DetectionHead):
 
         class_agnostic: without effect, because nothing suppresses anything.
         """
-        most, _ = self.limits(max_detections, class_agnostic)
-        logits, boxes = outputs.logits[-1], outputs.boxes[-1]
-        scores, pair = best(logits.sigmoid().flatten(1), most)
+        scores, pair = self._best(outputs, max_detections)
+        boxes = outputs.boxes[-1]
         sides = sizes.flip(1).to(boxes.dtype).repeat(1, 2)[:, None]  # (B, 1, 4): width height width height
         chosen = corners(rows(boxes, pair // self.num_classes)) * sides
         valid = scores > PAD_SCORE
         return SelectedBoxes(chosen, scores.clamp(min=0), pair % self.num_classes, valid)
+
+    def steps(
+        self, outputs: SetPrediction, sizes: Tensor, max_detections: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """How the boxes that `decode` selects came about.
+
+        Returns:
+            Their queries (B, P), and their boxes (layers + 1, B, P, 4) in pixels: the proposals', then of each layer.
+        """
+        _, pair = self._best(outputs, max_detections)
+        queries = pair // self.num_classes
+        sides = sizes.flip(1).to(outputs.boxes.dtype).repeat(1, 2)[:, None]
+        layers = [outputs.proposals.boxes, *outputs.boxes]
+        return queries, torch.stack([corners(rows(boxes, queries)) * sides for boxes in layers])
+
+    def attention_points(
+        self, maps: Sequence[Tensor], sizes: Tensor | None = None
+    ) -> tuple[SetPrediction, QueryPoints]:
+        """What `forward` gives, and where each layer of the decoder sampled the maps for each query."""
+        canvas = (maps[0].shape[2] * self.strides[0], maps[0].shape[3] * self.strides[0])
+        layers = [layer.cross_attn for layer in self.transformer.decoder.layers]
+        with Recorder(layers, canvas) as recorder:  # type: ignore[arg-type]
+            outputs = self(maps, sizes)
+        return outputs, recorder.points()
+
+    def _best(self, outputs: SetPrediction, max_detections: int | None) -> tuple[Tensor, Tensor]:
+        """Scores (B, P) of the best pairs of query and class, and the pairs: query * K + class."""
+        most, _ = self.limits(max_detections, None)
+        return best(outputs.logits[-1].sigmoid().flatten(1), most)
 
     def loss(self, outputs: SetPrediction, targets: Sequence[Target], sizes: Tensor) -> dict[str, Tensor]:
         """Focal, L1 and GIoU losses of every layer, of the proposals and of the denoising, times their weights.

@@ -86,9 +86,13 @@ class DeformableAttention(nn.Module):
             value = value.masked_fill(padding[..., None], 0)
         value = value.unflatten(-1, (self.heads, -1))  # (B, N, H, D)
         points = self.sampling_points(query, reference, shapes)
-        weights = self.attention_weights(query).unflatten(-1, (self.heads, -1))
-        weights = _wide(weights).softmax(dim=-1)  # (B, Q, H, L * P)
+        weights = self.point_weights(query).flatten(-2)  # (B, Q, H, L * P)
         return self.output_proj(sample(_wide(value), points, weights, shapes).to(query.dtype))
+
+    def point_weights(self, query: Tensor) -> Tensor:
+        """The weights of the sampling points (B, Q, H, L, P); those of a head sum to 1."""
+        weights = self.attention_weights(query).unflatten(-1, (self.heads, -1))
+        return _wide(weights).softmax(dim=-1).unflatten(-1, (self.levels, self.points))
 
     def sampling_points(self, query: Tensor, reference: Tensor, shapes: Shapes) -> Tensor:
         """Where the queries sample: (B, Q, H, L, P, 2), x y in pixels of each level, centres at whole numbers."""

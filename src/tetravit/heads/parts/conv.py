@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tetravit.layers.batch_norm import BatchNorm
+from tetravit.layers.plain import is_capturing, is_transformed
 
 
 class ConvNorm(nn.Module):
@@ -55,3 +56,20 @@ def _shares(side: int, bins: int, like: Tensor) -> Tensor:
     covered = (cell >= i * side // bins) & (cell < ((i + 1) * side + bins - 1) // bins)
     shares = covered.to(like.dtype)
     return shares / shares.sum(dim=1, keepdim=True)
+
+
+class HalvingConv(nn.Conv2d):
+    """A convolution over 3 x 3 windows, two pixels apart; on CPUs the product of windows and weights.
+
+    oneDNN adds all channels of a window one after another, which loses a digit over 512 channels and more.
+    """
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__(channels, width, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or is_capturing() or is_transformed():
+            return super().forward(x)
+        windows = F.unfold(x, 3, padding=1, stride=2).transpose(1, 2)  # (B, h * w, C * 9)
+        y = F.linear(windows, self.weight.flatten(1), self.bias).transpose(1, 2)
+        return y.unflatten(2, [(side + 1) // 2 for side in x.shape[2:]])
