@@ -1,7 +1,7 @@
 """What a step of self-supervision costs: its time beside its parts, its memory with views in groups.
 
     python benchmarks/dino.py time [MODEL] [--batch 4] [--locals 8] [--rounds 5] [--threads 2] [--device cpu]
-    python benchmarks/dino.py memory [MODEL] [--batch 12] [--locals 8] [--threads 2]
+    python benchmarks/dino.py memory [MODEL] [--batch 24] [--locals 8] [--threads 2]
     ... [--prototypes 65536] [--jsonl FILE]
 
 time: a whole step (views of 224 and 96 pixels, loss, measures of a collapse, clipping, AdamW, the centre, the
@@ -176,7 +176,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("time", "memory", "peak"))
     parser.add_argument("model", nargs="?", default="xcit_small_12_p16", metavar="MODEL")
-    parser.add_argument("--batch", type=int, help="images; default: 4 for time, 12 for memory")
+    parser.add_argument("--batch", type=int, help="images; default: 4 for time, 24 for memory")
     parser.add_argument("--locals", type=int, default=8, help="local views of each image")
     parser.add_argument("--prototypes", type=int, default=65536)
     parser.add_argument("--rounds", type=int, default=5)
@@ -185,7 +185,7 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--jsonl", type=Path, help="append the row to this file")
     args = parser.parse_args()
-    args.batch = args.batch or (4 if args.what == "time" else 12)
+    args.batch = args.batch or (4 if args.what == "time" else 24)
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.what == "peak":

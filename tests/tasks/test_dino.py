@@ -311,6 +311,12 @@ def test_a_model_with_classes():
     assert str(error.value) == "DINO trains embeddings, num_classes=0; got a model with 10 classes."
 
 
+def test_one_image():
+    with pytest.raises(ValueError) as error:
+        Dino(toy(), DinoConfig(prototypes="auto"), DatasetInfo("unlabelled", 0, (), count=1))
+    assert str(error.value) == "Self-supervision tells images apart and needs two or more to train on; got 1."
+
+
 def test_more_prototypes_than_make_sense():
     with pytest.raises(ValueError) as error:
         settled(DinoConfig(), 1000)

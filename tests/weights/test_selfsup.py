@@ -133,8 +133,12 @@ def test_a_file_of_one_network_in_place_of_the_other(full, tmp_path):
 
 def test_another_architecture_or_head(full):
     _, path = full
-    with pytest.raises(BadFile, match="does not fit"):
+    with pytest.raises(BadFile) as error:
         create_model("xcit_nano_12_p8", weights=path, depth=2, dim=32)
+    assert str(error.value) == (
+        f"{path} does not fit (official): missing: 'backbone.blocks.1.gamma1', 'backbone.blocks.1.gamma2',"
+        " 'backbone.blocks.1.gamma3', 'backbone.blocks.1.norm1.weight' and 22 more."
+    )
     with pytest.raises(BadFile) as error:
         task(prototypes=9).continue_from(path)
     assert str(error.value) == (

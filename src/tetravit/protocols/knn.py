@@ -3,6 +3,8 @@
 No weights are trained. The training images, prepared as for evaluation, vote for the validation images.
 """
 
+from typing import Any
+
 import torch
 from pydantic import Field
 from torch import nn
@@ -10,6 +12,7 @@ from torch import nn
 from tetravit.metrics import knn
 from tetravit.protocols.base import Loaders, Protocol, ProtocolConfig, Scores
 from tetravit.protocols.parts.features import Features, collected, everywhere
+from tetravit.world import World
 
 SHOWN = 12  # images whose nearest neighbours a report shows
 NEAREST = 6
@@ -45,17 +48,18 @@ class Knn(Protocol):
 
     def score(self, model: nn.Module, loaders: Loaders) -> Scores:
         config, world = self.config, loaders.world
-        train = _first(collected(model, loaders.train), config.images_per_class)
+        train = _first(collected(model, loaders.train), config.images_per_class, world)
         test = everywhere(collected(model, loaders.validation), world)
-        count = sum(world.gather(len(train)))
+        counts = world.gather(len(train))
+        count = sum(counts)
         ks = [k for k in config.ks if k <= count]
         if not ks:
             raise ValueError(
                 f"k-NN with {min(config.ks)} neighbours needs as many training images; there are {count}."
                 " Set evaluate.ks."
             )
-        if len(train) == 0:
-            raise ValueError("k-NN needs a training image on every rank; use fewer.")
+        if 0 in counts:  # fewer images than ranks: every rank has all of them
+            train, world = everywhere(train, world), World()
         device = train.features.device
         votes = knn.vote(
             train.features,
@@ -72,46 +76,49 @@ class Knn(Protocol):
             top1, top5 = knn.accuracy(table, test.labels.to(device), (1, min(5, k)))
             values[f"knn_{k}"] = top1
             values[f"knn_{k}_top5"] = top5
-        findings = {"count": len(test), "neighbours": _neighbours(train, test), "map": _map(test)}
+        findings = {"count": len(test), "neighbours": _neighbours(train, test, world), "map": _map(test)}
         return Scores(values, findings)
 
 
-def _first(features: Features, per_class: int) -> Features:
-    """The first images of each class."""
+def _first(features: Features, per_class: int, world: World) -> Features:
+    """Of this rank's images those that are among the first of their class in the whole set."""
     if not per_class:
         return features
-    labels = features.labels
-    order = labels.argsort(stable=True)
+    parts = world.gather((features.labels, features.positions))
+    labels, positions = (torch.cat([part[i] for part in parts]) for i in range(2))
+    order = positions.argsort()
+    order = order[labels[order].argsort(stable=True)]  # by class, then by position
     sorted_labels = labels[order]
     starts = torch.searchsorted(sorted_labels, sorted_labels)
-    kept = order[torch.arange(len(order)) - starts < per_class].sort().values
+    wanted = positions[order[torch.arange(len(order)) - starts < per_class]]
+    kept = torch.isin(features.positions, wanted).nonzero()[:, 0]
     names = [features.names[i] for i in kept.tolist()] if features.names else []
-    return Features(features.features[kept], labels[kept], features.positions[kept], names)
+    mine = kept.to(features.features.device)
+    return Features(features.features[mine], features.labels[kept], features.positions[kept], names)
 
 
-def _neighbours(train: Features, test: Features) -> list[dict[str, object]]:
-    """The nearest training images of this rank for some validation images."""
+def _neighbours(train: Features, test: Features, world: World) -> list[dict[str, Any]]:
+    """The nearest training images, over all ranks, of some validation images."""
     a, b = (torch.nn.functional.normalize(x.features, dim=1) for x in (train, test))
-    step = max(1, len(b) // SHOWN)
-    rows = []
-    for i in range(0, len(b), step)[:SHOWN]:
+    rows: list[dict[str, Any]] = []
+    for i in range(0, len(b), max(1, len(b) // SHOWN))[:SHOWN]:
         similarity, found = (a @ b[i]).topk(min(NEAREST, len(a)))
-        rows.append(
+        near = [
             {
-                "name": test.names[i] if test.names else "",
-                "index": int(test.positions[i]),
-                "label": int(test.labels[i]),
-                "neighbours": [
-                    {
-                        "name": train.names[j] if train.names else "",
-                        "index": int(train.positions[j]),
-                        "label": int(train.labels[j]),
-                        "similarity": round(s, 4),
-                    }
-                    for j, s in zip(found.tolist(), similarity.tolist(), strict=True)
-                ],
+                "name": train.names[j] if train.names else "",
+                "index": int(train.positions[j]),
+                "label": int(train.labels[j]),
+                "similarity": round(s, 4),
             }
+            for j, s in zip(found.tolist(), similarity.tolist(), strict=True)
+        ]
+        name = test.names[i] if test.names else ""
+        rows.append(
+            {"name": name, "index": int(test.positions[i]), "label": int(test.labels[i]), "neighbours": near}
         )
+    for row, *others in zip(*world.gather(rows), strict=True):
+        near = sum((other["neighbours"] for other in others), row["neighbours"])
+        row["neighbours"] = sorted(near, key=lambda n: (-n["similarity"], n["index"]))[:NEAREST]
     return rows
 
 

@@ -137,7 +137,7 @@ class Dino(Task):
     mean of the teacher's logits.
 
     Raises:
-        ValueError: if the model has classes, or there are far more prototypes than images.
+        ValueError: if the model has classes, there is one image, or there are far more prototypes than images.
     """
 
     Config = DinoConfig
@@ -150,6 +150,8 @@ class Dino(Task):
     pending: Tensor
 
     def __init__(self, model: nn.Module, config: DinoConfig, data: DatasetInfo) -> None:
+        if data.count == 1:
+            raise ValueError("Self-supervision tells images apart and needs two or more to train on; got 1.")
         config = settled(config, data.count)
         super().__init__(model, config, data)
         if getattr(model, "num_classes", 0):

@@ -61,8 +61,9 @@ class ImageFolder(Dataset):
         )
         if len(self.folders) < 2:
             there = f"only {self.folders[0]!r}" if self.folders else "none"
+            cure = "" if self.folders else " Images without labels are data.name=unlabelled."
             raise ValueError(
-                f"Classification needs two class folders or more in {self.roots[0]!r}; found {there}."
+                f"Classification needs two class folders or more in {self.roots[0]!r}; found {there}.{cure}"
             )
         self.class_names = (
             _read_names(Path(names), self.folders) if names is not None else tuple(self.folders)

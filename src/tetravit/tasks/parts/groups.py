@@ -41,6 +41,7 @@ class _Summed(torch.autograd.Function):
                 new if old is None else old if new is None else old.add_(new)
                 for old, new in zip(gradients, found, strict=True)
             ]
+            del loss, found  # what a graph still holds goes before the next one is built
         ctx.scale = scale.clone()
         ctx.gradients = gradients
         return total
