@@ -284,6 +284,28 @@ def test_temperature_reaches_its_end_in_the_last_epoch_of_the_warm_up():
     task = SimpleNamespace(config=DinoConfig(teacher_temp=(0.04, 0.07), teacher_temp_epochs=4))
     temps = [Dino.temperature(task, Progress(5 * e, 50, 5)) for e in range(6)]
     assert temps == pytest.approx([0.04, 0.05, 0.06, 0.07, 0.07, 0.07])
+    task.config = DinoConfig(teacher_temp=(0.04, 0.07), teacher_temp_epochs="auto")
+    temps = [Dino.temperature(task, Progress(5 * e, 50, 5)) for e in range(4)]  # 3 of 10 epochs
+    assert temps == pytest.approx([0.04, 0.055, 0.07, 0.07])
+    temps = [Dino.temperature(task, Progress(e, 1000, 1)) for e in (0, 28, 29)]  # 30 of 1,000
+    assert temps[0] == pytest.approx(0.04)
+    assert temps[1] < temps[2] == pytest.approx(0.07)
+
+
+@pytest.mark.parametrize(
+    ("momentum", "batch", "steps", "first"),
+    [
+        ("auto", 256, 100_001, 0.9995),
+        ("auto", 257, 100_001, 0.99),
+        ("auto", 256, 100_000, 0.99),
+        ((0.99, 1.0), 256, 100_001, 0.99),
+    ],
+)
+def test_momentum_of_long_runs_on_small_batches(momentum, batch, steps, first):
+    task = small(momentum=momentum)
+    task.batch_size = batch
+    assert task.teacher_momentum(Progress(0, steps, 100)) == pytest.approx(first)
+    assert task.teacher_momentum(Progress(steps, steps, 100)) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import torch
 import torch.distributed as dist
@@ -49,6 +49,8 @@ COLLAPSED = 0.02  # information below this share of its bound
 LINES = 5  # of the log, one after another, before a collapse is reported
 GRACE = 0.1  # share of the run, and at least an epoch, that is not judged: runs start without information
 MOST = 4  # prototypes per training image
+TEMP_EPOCHS, TEMP_SHARE = 30, 0.3  # of the run: at most so much of it warms the temperature up
+SLOW, SMALL_BATCH, MANY_STEPS = 0.9995, 256, 100_000  # momentum for small batches of large sets (dino#104)
 
 # (lightly-train, by the number of images): prototypes up to so many images.
 PROTOTYPES = ((20_000, 1024), (50_000, 2048), (100_000, 4096), (200_000, 16384), (500_000, 32768))
@@ -81,8 +83,10 @@ class DinoConfig(TaskConfig):
         description="Temperature of the teacher, at the start and after teacher_temp_epochs; auto: by the number of"
         " training images.",
     )
-    teacher_temp_epochs: int = Field(
-        default=0, ge=0, description="Epochs in which the teacher's temperature moves from first to last."
+    teacher_temp_epochs: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        default=0,
+        description="Epochs in which the teacher's temperature moves from first to last; auto: 30, at most 30 % of"
+        " the run.",
     )
     teacher_temp_by: Literal["epoch", "step"] = Field(
         default="epoch", description="Whether the teacher's temperature moves each epoch or each step."
@@ -90,7 +94,7 @@ class DinoConfig(TaskConfig):
     momentum: tuple[float, float] | Literal["auto"] = Field(
         default=(0.996, 1.0),
         description="Momentum of the teacher, at the start and at the end, along half a cosine; auto: by the number"
-        " of training images.",
+        " of training images, 0.9995 for batches up to 256 in runs of over 100,000 steps.",
     )
     center_momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of the centre.")
     freeze_last_layer: int = Field(
@@ -150,6 +154,7 @@ class Dino(Task):
     pending: Tensor
 
     def __init__(self, model: nn.Module, config: DinoConfig, data: DatasetInfo) -> None:
+        auto_momentum = config.momentum == "auto"
         if data.count == 1:
             raise ValueError("Self-supervision tells images apart and needs two or more to train on; got 1.")
         config = settled(config, data.count)
@@ -161,6 +166,8 @@ class Dino(Task):
         backbone: Any = getattr(model, "backbone", model)
         dim: int = backbone.embed_dim
         self.image_size = 224  # pixels; of views whose augmentation names no size
+        self.batch_size = 0  # of a step over all ranks; 0: not known
+        self.auto_momentum = auto_momentum
         assert isinstance(config.prototypes, int)
         self.head = ProjectionHead(
             dim,
@@ -191,7 +198,7 @@ class Dino(Task):
 
     def prepare(self, data: DataConfig) -> None:
         super().prepare(data)
-        self.image_size = max(data.sides)
+        self.image_size, self.batch_size = max(data.sides), data.batch_size
         if data.repeats > 1:
             raise ValueError(f"DINO sees each image once per epoch; got data.repeats={data.repeats}.")
         if self.config.checkpoint:
@@ -271,7 +278,9 @@ class Dino(Task):
 
     def temperature(self, progress: Progress) -> float:
         """The teacher's temperature: a line whose last point is reached in epoch teacher_temp_epochs - 1."""
-        (first, last), epochs = pair(self.config.teacher_temp), self.config.teacher_temp_epochs
+        (first, last), wanted = pair(self.config.teacher_temp), self.config.teacher_temp_epochs
+        most = TEMP_SHARE * progress.total_steps / progress.steps_per_epoch
+        epochs = min(TEMP_EPOCHS, int(most)) if wanted == "auto" else wanted
         at, count = progress.epoch, epochs
         if self.config.teacher_temp_by == "step":
             at, count = progress.step, epochs * progress.steps_per_epoch
@@ -282,6 +291,8 @@ class Dino(Task):
     def teacher_momentum(self, progress: Progress) -> float:
         """The teacher's momentum after a step: half a cosine from first to last."""
         first, last = pair(self.config.momentum)
+        if self.auto_momentum and 0 < self.batch_size <= SMALL_BATCH and progress.total_steps > MANY_STEPS:
+            first = SLOW
         share = progress.step / progress.total_steps
         return last + 0.5 * (first - last) * (1 + math.cos(math.pi * share))
 
