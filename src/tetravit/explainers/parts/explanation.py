@@ -151,9 +151,8 @@ def explain(
     if reason := row.refusal(plain):
         raise ValueError(refused(name, plain, reason))
     _check_taken(name, row, {"layer": layer, "head": head, "query": query, "class": class_}, options)
-    request = Request(
-        layer, None, class_number(plain, class_), {k: v for k, v in options.items() if v is not None}
-    )
+    given = _given(plain, options)
+    request = Request(layer, None, class_number(plain, class_), given, announce)
     found: dict[str, Any] = {}
     images = None
     if image is not None:
@@ -306,11 +305,9 @@ def _given(model: Model, options: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: for one that such a model does not have.
     """
     given = {name: value for name, value in options.items() if value is not None}
-    for name, kind in (("region", "segment"), ("detection", "detect")):
+    for name, kind, noun in (("region", "segment", "segmenters"), ("detection", "detect", "detectors")):
         if name in given and model.kind != kind:
-            raise ValueError(
-                f"{name} is for {kind}ers; the model is a {model.noun}.".replace("detecters", "detectors")
-            )
+            raise ValueError(f"{name} is for {noun}; the model is a {model.noun}.")
     return given
 
 

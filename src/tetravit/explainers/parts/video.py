@@ -119,13 +119,30 @@ def _explained(
     model: Model, clip: Path, method: str, announce: Callable[[str], object], settings: dict[str, Any]
 ) -> Iterator[tuple[Frame, Explanation]]:
     """Every frame with its explanation; a line where the clip ends early."""
-    count = 0
-    for frame in read(clip):
+    count, broken = 0, False
+    for frame in _readable(clip):
+        if frame is None:
+            broken = True
+            break
         yield frame, explain(model, frame.pixels, method, **settings)
         count += 1
     expected = None if clip.is_dir() else count_frames(clip)
-    if expected is not None and count < expected:
-        announce(f"{clip} ends early: {count} of {expected} frames can be read.")
+    if broken or (expected is not None and count < expected):
+        of = f" of {expected}" if expected is not None and expected > count else ""
+        announce(f"{clip} ends early: {count}{of} frames can be read.")
+
+
+def _readable(clip: Path) -> Iterator[Frame | None]:
+    """The frames that can be read; None at last where reading fails."""
+    found = read(clip)
+    while True:
+        try:
+            yield next(found)
+        except StopIteration:
+            return
+        except (OSError, EOFError, SyntaxError):  # as Pillow says it of files that are cut
+            yield None
+            return
 
 
 def _once(
@@ -147,7 +164,7 @@ def _again(clip: Path, store: IO[bytes], first: Map | None, count: int) -> Itera
 
     if first is None:
         return
-    for _, frame in zip(range(count), read(clip), strict=False):
+    for _, frame in zip(range(count), read(clip), strict=False):  # no further than the first time
         values = torch.from_numpy(np.load(store))
         sides = np.load(store).reshape(4, 2).tolist()
         yield frame, replace(first, values=values), View(*((int(a), int(b)) for a, b in sides))
