@@ -43,7 +43,7 @@ def train(
         overrides: changes to the recipe: epochs=5, optim={"lr": 1e-3}, **{"data.root": "images"}.
 
     Returns:
-        How the run ended; `summary.run_dir` is its folder.
+        The summary of the run; `summary.run_dir` is its folder.
 
     Raises:
         ValueError: in one line, for anything in the recipe that is unknown or not possible.

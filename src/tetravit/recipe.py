@@ -98,7 +98,7 @@ class ModelConfig(BaseModel):
 
 
 class Recipe(BaseModel):
-    """Everything that decides a run.
+    """A whole recipe: everything that determines a run.
 
     notes: what `load` adapted to overrides, a line each. origins: where a key was set, by its dotted name; keys
     that are not in it have their default.
@@ -222,7 +222,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     than the rest of the file and less than an override.
 
     Raises:
-        ValueError: in one line, for a file that does not read, or anything in it that is not known.
+        ValueError: in one line, for a file that cannot be parsed, or an unknown key or name in it.
         OSError: if there is no such file.
     """
     try:
@@ -233,7 +233,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def loads(text: str, overrides: Sequence[str] = (), *, name: str = "The recipe") -> Recipe:
-    """`load` for a text that is already read; `name` is what to call it in a message.
+    """`load` from a text; `name` is used in messages.
 
     Raises:
         ValueError: as `load`.

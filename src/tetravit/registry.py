@@ -25,7 +25,7 @@ def discover(package: str, table: str) -> dict[str, Any]:
     source: dict[str, str] = {}
     for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
         if not re.search(rf"^{table}\b", _source(info, f"{package}.{info.name}"), re.M):
-            continue  # it offers nothing, and may load what the menu does not need
+            continue  # no table of this name
         module = importlib.import_module(f"{package}.{info.name}")
         for name, row in getattr(module, table, {}).items():
             if name in menu:
@@ -45,7 +45,7 @@ def pick(menu: Mapping[str, Row], name: str, kind: str) -> Row:
     raise ValueError(f"Unknown {kind} {name!r}.{suggestion(name, menu)}")
 
 
-# What other programs call the keys of a recipe.
+# Names of the keys of a recipe in other programs.
 SYNONYMS = {
     "accumulation_steps": "run.accumulate",
     "amp": "run.precision",

@@ -1,4 +1,4 @@
-"""Randomness without state: what is drawn in a step is a function of where the step stands, nothing else.
+"""Stateless random numbers: those of a step are a function of the seed and of its position alone.
 
 What is drawn for a sample (stochastic depth, dropout, denoising) follows from (seed, step, place), where the place is
 its position in the batch of the whole step, over all ranks and micro-batches. So the number of processes changes no

@@ -1,4 +1,4 @@
-"""Plain records that every layer may pass around: no behaviour beyond moving, counting and picking."""
+"""Plain records shared by all layers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DataKind = Literal[
 
 @dataclass(frozen=True)
 class Preprocess:
-    """What turns a picture into the tensor some weights were trained for.
+    """The preprocessing of some weights: from a picture to the input tensor.
 
     size: side of the square that the model gets, in pixels, or (height, width). crop: the share of the resized image
     that the centre crop keeps (resize so that it covers size / crop, then crop), in (0, 1]. mode: `center` keeps the

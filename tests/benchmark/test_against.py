@@ -10,7 +10,7 @@ import pytest
 from tetravit.benchmark import against
 from tetravit.benchmark.against import contest
 
-DEAD = "the process ended without a word (out of memory?)"
+DEAD = "the process ended without an error message (out of memory?)"
 
 
 @pytest.fixture

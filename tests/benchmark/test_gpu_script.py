@@ -53,7 +53,7 @@ def test_what_is_no_number_passes_no_check(script, place):
     ("failed", "batches"),
     [
         ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB.", [8, 4]),
-        ("the process ended without a word (out of memory?)", [8]),
+        ("the process ended without an error message (out of memory?)", [8]),
         ("", [8]),
     ],
     ids=["memory", "dead", "well"],

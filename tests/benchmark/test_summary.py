@@ -62,7 +62,7 @@ def test_who_failed_is_a_dash():
 def test_what_was_not_measured_or_elsewhere_is_refused():
     with pytest.raises(ValueError) as error:
         summary(RUN, **(KIND | {"batch": 1}))
-    assert str(error.value) == "No row tells of predict, float32, batch 1, 224 px."
+    assert str(error.value) == "No row has predict, float32, batch 1, 224 px."
     with pytest.raises(ValueError) as error:
         summary([*RUN, replace(ROW, model="deit_small", device="another")], **KIND)
     assert str(error.value) == "Rows of different machines share no table."

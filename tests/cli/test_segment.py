@@ -177,7 +177,7 @@ def test_a_damaged_label_map_stops_or_is_passed_over(ask, segmenter, drawn, tmp_
     answer = ask("evaluate", segmenter, *place)
     assert answer.err == f"tetravit evaluate: Cannot read image '{file}': {cause}.\n"
     answer = ask("evaluate", segmenter, *place, "data.on_bad=skip", "--json")
-    assert f"tetravit evaluate: {file}: {cause}; passed over.\n" in answer.err
+    assert f"tetravit evaluate: {file}: {cause}; skipped.\n" in answer.err
     assert rows(answer.out)[0]["images"] == 1
 
 

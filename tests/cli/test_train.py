@@ -55,7 +55,7 @@ def test_a_dry_run_prints_the_recipe_and_writes_nothing(ask, tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ([], "train takes a recipe, or --resume RUN. `tetravit list recipes` shows what there is."),
+        ([], "train takes a recipe, or --resume RUN. `tetravit list recipes` shows them."),
         (["digit"], "Unknown recipe 'digit'. Did you mean 'digits'?"),
         (["none.toml"], "There is no recipe file 'none.toml'."),
         (["digits", "optim.lrr=1"], "Unknown recipe key 'optim.lrr'. Did you mean 'optim.lr'?"),

@@ -17,7 +17,7 @@ def test_the_backbone_takes_the_weights_of_a_classifier(name, create, capsys):
     assert len(same) > 100
     assert all(torch.equal(dense[k], state[k]) for k in same)
     assert all("bias.table" in k for k in resized)  # GC ViT's dense windows are larger
-    assert "head.weight (no head asked for)" in capsys.readouterr().err
+    assert "head.weight (no head)" in capsys.readouterr().err
 
 
 def test_weights_of_another_model_are_refused():

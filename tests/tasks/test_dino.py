@@ -261,7 +261,7 @@ def test_a_collapse_is_reported_once_after_five_lines():
     said = [text for text in texts if text]
     assert said == [
         "The teacher has collapsed: every prototype is as likely (information 0 of at most 1.39, entropy 1.39)."
-        " What helps: a lower task.teacher_temp."
+        " Try: a lower task.teacher_temp."
     ]
 
 
@@ -313,8 +313,8 @@ def test_momentum_of_long_runs_on_small_batches(momentum, batch, steps, first):
     [
         (
             {"teacher_temp": (0.04, 0.2)},
-            "task.teacher_temp is at most task.student_temp, 0.1, or the teacher is less sure than the student;"
-            " got [0.04, 0.2].",
+            "task.teacher_temp is at most task.student_temp, 0.1, so that the teacher's targets are sharper"
+            " than the student's; got [0.04, 0.2].",
         ),
         ({"teacher_temp": (0.0, 0.04)}, "task.teacher_temp is above 0; got [0.0, 0.04]."),
         ({"momentum": (0.9, 1.1)}, "task.momentum is between 0 and 1; got [0.9, 1.1]."),

@@ -169,13 +169,13 @@ def test_another_teacher_is_noticed_when_a_run_goes_on():
         (
             Teacher(Linear(1), K, Preprocess(size=224)),
             {},
-            "The teacher works on 224 x 224 pixels; data.image_size is 32."
-            " If that is meant, set task.teacher_size=32.",
+            "The teacher takes 224 x 224 pixels; data.image_size is 32."
+            " To use it at that size, set task.teacher_size=32.",
         ),
         (
             Teacher(Linear(1), K, Preprocess(size=32, mean=(0.5,) * 3, std=(0.5,) * 3)),
             {},
-            "The teacher reads images of mean (0.5, 0.5, 0.5) and deviation (0.5, 0.5, 0.5);"
+            "The teacher takes images of mean (0.5, 0.5, 0.5) and deviation (0.5, 0.5, 0.5);"
             " the data gives (0.485, 0.456, 0.406) and (0.229, 0.224, 0.225).",
         ),
     ],
@@ -312,8 +312,8 @@ def test_refused_before_anything_is_written(tmp_path):
         ({"num_classes": 7}, "The teacher has 7 classes; the data has 10."),
         (
             {"image_size": 64},
-            "The teacher works on 64 x 64 pixels; data.image_size is 32."
-            " If that is meant, set task.teacher_size=32.",
+            "The teacher takes 64 x 64 pixels; data.image_size is 32."
+            " To use it at that size, set task.teacher_size=32.",
         ),
     ],
     ids=["classes", "size"],

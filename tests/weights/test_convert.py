@@ -186,7 +186,7 @@ def test_a_non_commercial_import_asks_too(tmp_path):
 @pytest.mark.parametrize(
     ("args", "text"),
     [
-        (("import", "x.pth"), "Say what x.pth is: `tetravit weights import x.pth --as NAME.TAG`."),
+        (("import", "x.pth"), "x.pth needs a name: `tetravit weights import x.pth --as NAME.TAG`."),
         (
             ("convert", "x", "--as", "xcit"),
             "Weights are called NAME.TAG, like xcit_nano_12_p16.mine; got 'xcit'.",

@@ -194,7 +194,7 @@ def test_nothing_is_ever_run(tmp_path, kind, form):
         load(path)
     asked = re.fullmatch(
         re.escape(str(path))
-        + r" asks for '[\w.]+\.(\w+)', which no tensor needs; it was not read and nothing was executed\.",
+        + r" refers to '[\w.]+\.(\w+)', which no tensor needs; it was not read and nothing was executed\.",
         str(error.value),
     )
     assert asked is not None

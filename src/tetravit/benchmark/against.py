@@ -1,7 +1,7 @@
-"""Models in several forms, measured in turns: every contender in a process of its own, one round each at a time.
+"""Benchmark of models in several forms: one process per contender, one round each in turn.
 
-Between the rounds the machine's own speed is measured: a large matrix product and a large copy. What a contender
-reaches of the first is its share of that peak.
+Between the rounds the machine's peak is measured: a large matrix product and a large copy. The rate of a contender
+as a fraction of the first is its share of that peak.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from tetravit.benchmark.flops import count
 from tetravit.benchmark.speed import device_name
 from tetravit.registry import pick
 
-SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices whose product is the yardstick
+SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices whose product measures the peak
 COPY_MIB = 256
 YARDSTICK_S = 0.1
 
@@ -37,7 +37,7 @@ class Contest:
     the same run, where it took part. share: of the machine's matrix-product rate (`product_tflops`, two operations
     per multiply-add), counting the model's own multiply-adds, three times those of a forward pass in training.
     peak_mib: above what was in use before a call. failed: why there are no figures. joules_per_image: of all
-    processors, or of the GPU, at the power that the turns of the contender took; None: the system does not tell.
+    processors, or of the GPU, at the power that the turns of the contender took; None: not available on this system.
     """
 
     model: str
@@ -87,8 +87,8 @@ def contest(
         mode: `predict`, `train` (forward and backward) or `step` (and an update by AdamW).
         dtype: of `DTYPES`; timm runs lower precision under autocast.
         device: where. rounds: how often each is measured. seconds: how long a round of one contender is.
-        on_round: told 1 after each round of all contenders of a model, size and batch.
-        on_rows: told the rows of each model, size and batch as soon as they are there.
+        on_round: called with 1 after each round of all contenders of a model, size and batch.
+        on_rows: called with the rows of each model, size and batch as soon as they are measured.
 
     Raises:
         ValueError: for an unknown contender or type, counts below 1, or a contender that cannot train.
@@ -121,9 +121,7 @@ def _one(
         lines, peaks = [], []
         for task in tasks:
             lines.append(stack.enter_context(_process(task)))
-            if (
-                device.type == "cpu"
-            ):  # one builds at a time, so that no measurement of memory disturbs another
+            if device.type == "cpu":  # one builds at a time, so that measurements of memory do not overlap
                 peaks.append(_answer(lines[-1]))
         peaks = peaks or [_answer(line) for line in lines]
         used = joules(device)
@@ -186,7 +184,7 @@ def _one(
 
 
 class _process:
-    """A contender in a process of its own; inside, the line to it."""
+    """A contender in a process of its own, and the connection to it."""
 
     def __init__(self, task: Task) -> None:
         context = multiprocessing.get_context("spawn")
@@ -206,13 +204,13 @@ class _process:
 
 
 def _answer(line: Connection, seconds: float | None = None) -> Any:
-    """What the contender says, asked for a round of `seconds` if they are given; a text where it has died."""
+    """Request a round of `seconds`, if given, and return the result; a text where the process has ended."""
     try:
         if seconds is not None:
             line.send(seconds)
         return line.recv()
     except (BrokenPipeError, ConnectionResetError, EOFError):
-        return "the process ended without a word (out of memory?)"
+        return "the process ended without an error message (out of memory?)"
 
 
 def _yardsticks(device: torch.device, dtype: torch.dtype) -> list[tuple[float, Callable[[], object]]]:

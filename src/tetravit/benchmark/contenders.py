@@ -30,7 +30,7 @@ OPENVINO_HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 @dataclass(frozen=True)
 class Task:
-    """What a contender does in a round: calls on images of one shape."""
+    """The work of a contender in a round: calls on images of one shape."""
 
     model: str
     contender: str
@@ -71,7 +71,7 @@ def _ours(task: Task) -> Classifier:
 
 
 def _as_trained(model: Model) -> Model:
-    """The model with norms, biases and factors that do something: of a new one, programs leave them out."""
+    """The model with random norms, biases and factors: compilers would remove the identity ones of a new model."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.numel() == max(parameter.shape, default=1):
@@ -163,9 +163,9 @@ CHOICE_S = 1.0  # for which each way of torch's own is measured
 
 
 def serve(task: Task, line: Connection) -> None:
-    """In a process of its own: build, say so, then answer each number of seconds with the times of its calls.
+    """The process of a contender: build, report readiness, then time its calls for each number of seconds.
 
-    The first answer is the peak memory of a call in MiB, or a text that says what went wrong.
+    The first result is the peak memory of a call in MiB, or an error text.
     """
     try:
         torch.set_num_threads(task.threads)
@@ -183,14 +183,14 @@ def serve(task: Task, line: Connection) -> None:
                 line.send(_times(call, task.device, seconds))
                 _release(task.device)
     except (BrokenPipeError, ConnectionResetError, EOFError):
-        pass  # nobody listens any more
+        pass  # the parent has ended
     except Exception as error:
         lines = str(error).strip().splitlines() or [traceback.format_exc(limit=1)]
         line.send(f"{type(error).__name__}: {lines[0][:200]}")
 
 
 def _stepping(model: nn.Module, task: Task, images: Tensor) -> Call:
-    """What `task.mode` says. timm's models run in lower precision as their users do it: autocast."""
+    """One call in `task.mode`. timm's models run in lower precision as their users do it: autocast."""
     dtype, kind = DTYPES[task.dtype], torch.device(task.device).type
     model = model.to(task.device).train(task.mode != "predict")
     ours = task.contender in OURS and task.mode == "predict"
@@ -214,7 +214,7 @@ def _stepping(model: nn.Module, task: Task, images: Tensor) -> Call:
 
 
 def _release(device: str) -> None:
-    """Leave the memory of a GPU to the others."""
+    """Free the memory of a GPU."""
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
 

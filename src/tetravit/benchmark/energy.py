@@ -1,4 +1,4 @@
-"""How much energy a machine uses, where it tells: Intel's and AMD's processors by RAPL, NVIDIA's GPUs by NVML."""
+"""Energy counters: Intel's and AMD's processors by RAPL, NVIDIA's GPUs by NVML."""
 
 import re
 import time
@@ -17,7 +17,7 @@ Joules = Callable[[], float]
 def joules(device: torch.device, powercap: Path = POWERCAP) -> Joules | None:
     """A counter of the joules that have been used since now: of all processors, or of one GPU.
 
-    None: the system does not tell (Linux shows its counters to root alone).
+    None: not available on this system (Linux shows its counters to root alone).
     """
     if device.type == "cpu":
         return _Rapl.found(powercap)
@@ -58,7 +58,7 @@ def _of_gpu(device: torch.device) -> Joules | None:
 
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
-    except Exception:  # no such package, no such driver, a part of a GPU: then nothing is told
+    except Exception:  # no such package, no such driver, a part of a GPU: not available
         return None
     for count in (
         lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3,
@@ -71,7 +71,7 @@ def _of_gpu(device: torch.device) -> Joules | None:
 
 
 class _Power:
-    """Joules from a power in watts, which holds from one look to the next."""
+    """Joules from a power in watts, taken as constant between two readings."""
 
     def __init__(self, watts: Callable[[], float]) -> None:
         self.watts, self.total, self.last = watts, 0.0, time.perf_counter()

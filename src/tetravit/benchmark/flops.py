@@ -89,7 +89,7 @@ def count_macs(model: nn.Module, images: torch.Tensor) -> int:
 
 def count_inference_macs(model: nn.Module, images: torch.Tensor) -> int:
     """Multiply-adds that `model(images)` computes."""
-    # On shapes alone: there every product is an operation of PyTorch, which its formulas know.
+    # On shapes alone: there every product is an operation of PyTorch with a formula.
     shapes = copy.deepcopy(model).to("meta").requires_grad_(False)
     with torch.no_grad(), _Products() as products:
         shapes(images.to("meta"))
@@ -118,7 +118,7 @@ def table() -> dict[str, Counts]:
 
 
 def counts(name: str) -> Counts:
-    """What is known of a model at its paper's size: from the table, or counted where it is not in there."""
+    """The counts of a model at its paper's size: from the table, or counted anew."""
     return table().get(resolve(name)) or count(name)
 
 

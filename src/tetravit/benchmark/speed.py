@@ -1,7 +1,7 @@
-"""How fast a model is on this machine, and what share of the machine's own speed that is.
+"""Speed of models on this machine, and its share of the machine's peak.
 
 Rounds of all models are interleaved, so that a machine that grows slow or hot is slow for each of them; the
-median counts. The machine's own speed is its rate of plain matrix products, measured between the same rounds.
+median counts. The peak is the rate of large matrix products, measured between the same rounds.
 """
 
 import datetime
@@ -23,7 +23,7 @@ from tetravit.models import create_model
 
 Mode = Literal["predict", "train"]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-PRODUCT_SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices whose product is the yardstick
+PRODUCT_SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices whose product measures the peak
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Row:
     share: of the machine's matrix-product rate, in 0..1, counting the multiply-adds of the model (three times
     those of a forward pass where it trains). product_tflops: that rate, two operations per multiply-add.
     peak_mib: memory taken above what was in use before the first call. joules_per_image: of all processors, or of
-    the GPU, at the power that the rounds of the model took; None: the system does not tell.
+    the GPU, at the power that the rounds of the model took; None: not available on this system.
     """
 
     model: str

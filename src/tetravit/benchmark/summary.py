@@ -1,4 +1,4 @@
-"""What kept rows of contests say, one line per model: the tables in README and results.
+"""Tables of stored benchmark rows, one line per model: those in docs and results.
 
 python -m tetravit.benchmark.summary results/speed.jsonl
 """
@@ -53,7 +53,7 @@ def summary(rows: Iterable[Contest], *, mode: str, dtype: str, batch: int, size:
         if key[:4] == (mode, dtype, batch, size)
     ]
     if not kept:
-        raise ValueError(f"No row tells of {mode}, {dtype}, batch {batch}, {size} px.")
+        raise ValueError(f"No row has {mode}, {dtype}, batch {batch}, {size} px.")
     if len({_machine(row) for found in kept for row in found.values()}) > 1:
         raise ValueError("Rows of different machines share no table.")
     ours = [name for name in OURS if any(name in found for found in kept)]
@@ -122,7 +122,7 @@ def _short(name: str) -> str:
 
 
 def _run(row: Contest) -> tuple[object, ...]:
-    """What rows of one contest alone have in common."""
+    """The shared settings of the rows of one benchmark."""
     return row.product_tflops, row.copy_gb_s, row.date
 
 

@@ -35,7 +35,7 @@ def cells(row: Row, rows: Sequence[Row]) -> list[str]:
 
 
 def caption(rows: Sequence[Row]) -> str:
-    """What the rows have in common, in one line.
+    """The shared settings of the rows, in one line.
 
     Raises:
         ValueError: if they were not measured on one machine in one way: such rows share no table.
@@ -84,7 +84,7 @@ def contest_cells(row: Contest, rows: Sequence[Contest]) -> list[str]:
 
 
 def contest_caption(rows: Sequence[Contest]) -> str:
-    """What the rows have in common, in one line."""
+    """The shared settings of the rows, in one line."""
     first = rows[0]
     batches = ", ".join(str(batch) for batch in dict.fromkeys(row.batch for row in rows))
     processor = f"{first.device}, {first.threads} threads" if first.threads else first.device

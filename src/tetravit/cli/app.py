@@ -16,9 +16,9 @@ import typer
 from tetravit.cli.base import Group
 from tetravit.registry import discover
 
-MISTAKE = 2  # exit code of whatever the user can put right
+MISTAKE = 2  # exit code of user errors
 
-# How long threads that wait for each other spin. On a machine that does other work too, as loading data is, spinning
+# How long waiting OpenMP threads spin. On a machine that does other work too, as loading data is, spinning
 # for long makes a step many times slower; where measuring is all there is to do, spinning briefly takes a quarter of
 # the speed of small models.
 SPINS, SPINS_ALONE = "2000", "20000"
@@ -69,9 +69,7 @@ def start(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
-    trace: Annotated[
-        bool, typer.Option("--traceback", help="Show where in the code a mistake was noticed.")
-    ] = False,
+    trace: Annotated[bool, typer.Option("--traceback", help="Show the traceback of an error.")] = False,
 ) -> None:
     context.obj = {"traceback": trace}
     spins = SPINS_ALONE if context.invoked_subcommand == "benchmark" else SPINS
@@ -81,7 +79,7 @@ def start(
 
 
 def catch(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Turn a user's mistake inside `verb` into one line on standard error and exit code 2.
+    """Turn a user error inside `verb` into one line on standard error and exit code 2.
 
     A mistake is a `ValueError` (so is every error of this package that a user can cause) or what the
     operating system refuses. Anything else is our fault and keeps its traceback.
@@ -93,7 +91,7 @@ def catch(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
             try:
                 function(*args, **kwargs)
                 sys.stdout.flush()
-            except BrokenPipeError:  # the reader of our output has left: `tetravit list models | head`
+            except BrokenPipeError:  # a closed pipe: `tetravit list models | head`
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 raise typer.Exit(1) from None
             except (ValueError, OSError) as error:
@@ -108,7 +106,7 @@ def catch(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 
 def one_line(error: Exception) -> str:
-    """What an error says, as one line."""
+    """The message of an error, as one line."""
     details = getattr(error, "errors", None)
     if callable(details) and hasattr(error, "error_count"):  # pydantic
         first = details()[0]

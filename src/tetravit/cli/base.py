@@ -1,4 +1,4 @@
-"""What the verbs share: printing, the menus, completion in the shell.
+"""Shared by the verbs: printing, the menus, completion in the shell.
 
 Nothing here imports torch.
 """
@@ -158,7 +158,7 @@ def menu(kind: str) -> dict[str, Outline]:
 
 
 def model_table() -> dict[str, dict[str, Any]]:
-    """What is known of every model: counts, and what it is built from."""
+    """The facts of every model: counts and constructor arguments."""
     tables = [
         json.loads((PACKAGE / "benchmark" / f"{name}.json").read_text()) for name in ("counts", "models")
     ]

@@ -20,15 +20,15 @@ def benchmark(
     train: Annotated[bool, typer.Option("--train", help="Forward and backward.")] = False,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    compiled: Annotated[bool, typer.Option("--compile", help="Ours through torch.compile.")] = False,
+    compiled: Annotated[bool, typer.Option("--compile", help="Through torch.compile.")] = False,
     optimized: Annotated[
-        bool, typer.Option("--optimize", help="Ours as `tetravit.optimize` makes it, beside the plain form.")
+        bool, typer.Option("--optimize", help="Also the model through `tetravit.optimize`.")
     ] = False,
     against: Annotated[
         str | None,
         typer.Option(
             metavar="NAME[,NAME...]",
-            help="timm's model of the same name, in the same run: timm (as it is), compile, onnxruntime, openvino. "
+            help="timm's model of the same name, in the same run: timm (eager), compile, onnxruntime, openvino. "
             "Of ours also: torch (--optimize without extras), plain-compiled.",
         ),
     ] = None,
@@ -43,7 +43,7 @@ def benchmark(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per row.")] = False,
 ) -> None:
-    """Measure speed, memory and the share of this machine's limit."""
+    """Measure speed, memory and the share of this machine's peak."""
     sizes, batches = _sizes(size), _batches(batch)
     for file, what in ((picture, "the picture"), (into, "the rows")):
         if file is not None and not file.parent.is_dir():

@@ -17,12 +17,12 @@ def evaluate(
     changes: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[SECTION.KEY=VALUE]...", help="Other data than the weights' own recipe names."
+            metavar="[SECTION.KEY=VALUE]...", help="Another data set than that of the weights' recipe."
         ),
     ] = None,
     protocol: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="What to measure: accuracy, knn, ... (`tetravit list protocols`)."),
+        typer.Option(metavar="NAME", help="The protocol: accuracy, knn, ... (`tetravit list protocols`)."),
     ] = None,
     split: Annotated[str, typer.Option(help="val, train or test.")] = "val",
     batch: Annotated[
@@ -53,7 +53,7 @@ def evaluate(
             on_batch=advance,
         )
     for name, cause in result.bad.items():
-        say(f"tetravit evaluate: {name}: {cause}; passed over.")
+        say(f"tetravit evaluate: {name}: {cause}; skipped.")
     for name, pixels in result.findings.get("unknown", {}).items():
         say(f"tetravit evaluate: {name}: {pixels} pixels have labels that are no class; they are left out.")
     for line in result.notes:

@@ -75,7 +75,7 @@ def list_(
 
 
 def rows_of(kind: str) -> list[dict[str, Any]]:
-    """What a menu offers, as JSON-ready rows."""
+    """The rows of a menu, JSON-ready."""
     if kind == "models":
         return [model_row(name) for name in sorted(outlines("tetravit.backbones", "VARIANTS"))]
     if kind == "weights":
@@ -86,7 +86,7 @@ def rows_of(kind: str) -> list[dict[str, Any]]:
 
 
 def model_row(name: str) -> dict[str, Any]:
-    """A model in numbers, and what its authors report."""
+    """A model in numbers, and its published accuracy."""
     row = model_table().get(name) or _counted(name)
     return {
         "name": name,

@@ -182,7 +182,7 @@ def _what_is_missing(name: str) -> str:
 
 
 def _until_interrupted(predictions: "Iterator[Prediction]") -> "Iterator[Prediction]":
-    """Ctrl-C ends the predictions, and what there is is written."""
+    """Ctrl-C ends the predictions; finished ones are written."""
     try:
         yield from predictions
     except KeyboardInterrupt:
@@ -226,7 +226,7 @@ def _parsed(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _declared() -> dict[str, tuple[Option, str]]:
-    """Every option of a predictor, with its help: what each kind of model does with it."""
+    """Every option of a predictor, with its help text per kind of model."""
     helps: dict[str, dict[str, list[str]]] = {}
     options: dict[str, Option] = {}
     for row in PREDICTORS.values():

@@ -148,7 +148,7 @@ def _checkpoint(name: str) -> Any:
 
 
 def _show_weights(row: Any, as_json: bool) -> None:
-    """Published weights: what they are, what they score, where they are from."""
+    """Published weights: model, scores, licence and sources."""
     facts = {
         **weights_row(row),
         "kind": "weights",
@@ -249,14 +249,14 @@ def _rows(section: str) -> dict[str, dict[str, str]]:
 
 
 def _text(value: Any) -> str:
-    """A value as a recipe has it; unset: a dash."""
+    """A value in TOML; unset: a dash."""
     return (
         "-" if value is None else value or '""' if isinstance(value, str) else json.dumps(value, default=str)
     )
 
 
 def _type(annotation: Any) -> str:
-    """A type as people write it: int, "cosine" | "poly", (float, float)."""
+    """A type in readable form: int, "cosine" | "poly", (float, float)."""
     arguments = get_args(annotation)
     if get_origin(annotation) is Annotated:
         return _type(arguments[0])

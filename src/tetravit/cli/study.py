@@ -1,4 +1,4 @@
-"""`tetravit study`: the questions of the papers, one command per row of the menu `STUDIES`."""
+"""`tetravit study`: experiments of the papers, one command per row of the menu `STUDIES`."""
 
 import inspect
 import json

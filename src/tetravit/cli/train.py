@@ -17,9 +17,7 @@ def train(
     ] = None,
     changes: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[SECTION.KEY=VALUE]...", help="What to change about the recipe: optim.lr=1e-3"
-        ),
+        typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Changes to the recipe: optim.lr=1e-3"),
     ] = None,
     resume: Annotated[
         Path | None, typer.Option(metavar="RUN", help="Continue the run in this folder, to the same bits.")
@@ -54,15 +52,13 @@ def train(
         bool, typer.Option("--dry-run", help="Check everything, print the whole recipe, train nothing.")
     ] = False,
 ) -> None:
-    """Train what a recipe says, or continue a run."""
+    """Train a recipe, or continue a run."""
     changes = list(changes or [])
     if recipe is not None and resume is not None and "=" in recipe:
         changes.insert(0, recipe)  # `--resume RUN data.workers=4` names no recipe
         recipe = None
     if recipe is None and resume is None:
-        raise ValueError(
-            "train takes a recipe, or --resume RUN. `tetravit list recipes` shows what there is."
-        )
+        raise ValueError("train takes a recipe, or --resume RUN. `tetravit list recipes` shows them.")
     if strict and resume is None and not go_on:
         raise ValueError("--strict goes with --resume RUN, or with --continue.")
     if go_on and (recipe is None or into is None or resume is not None):

@@ -8,13 +8,16 @@ import typer
 
 from tetravit.cli.base import AcceptLicense, Group, print_rows, print_table, say
 
-As = Annotated[str, typer.Option("--as", metavar="NAME.TAG", help="What to call the weights.")]
+As = Annotated[str, typer.Option("--as", metavar="NAME.TAG", help="NAME.TAG of the weights.")]
 Allow = Annotated[
     list[str] | None,
-    typer.Option(metavar="PATTERN", help="Names that may be missing or too many: 'head.*'. Repeatable."),
+    typer.Option(
+        metavar="PATTERN", help="Patterns of tensors that may be missing or unused: 'head.*'. Repeatable."
+    ),
 ]
 Entry = Annotated[
-    str | None, typer.Option(metavar="KEY", help="Where in the file the weights are: state_dict_ema, ...")
+    str | None,
+    typer.Option(metavar="KEY", help="The entry of the file with the weights: state_dict_ema, ..."),
 ]
 
 
@@ -25,7 +28,7 @@ def list_(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
-    """List published weights, what they reach and what they may be used for."""
+    """List published weights, their scores and licences."""
     from tetravit.weights import CHECKPOINTS, store
 
     rows = [
@@ -57,10 +60,10 @@ def list_(
 
 
 def fetch(
-    names: Annotated[list[str], typer.Argument(metavar="NAME.TAG...", help="Weights to bring here.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME.TAG...", help="Weights to download.")],
     accept_license: AcceptLicense = False,
 ) -> None:
-    """Download weights, verified; print where they are."""
+    """Download and verify weights; print their paths."""
     from tetravit.weights import store
 
     for name in names:
@@ -104,13 +107,13 @@ def import_(
     entry: Entry = None,
     accept_license: AcceptLicense = False,
 ) -> None:
-    """Put a checkpoint (converted to our format) or a bundle among the weights of this machine."""
+    """Import a checkpoint (converted to our format) or a bundle into the cache of weights."""
     from tetravit.weights import store
     from tetravit.weights.bundle import unbundle
 
     if not as_:
         if file.suffix not in (".zip", ".tar"):
-            raise ValueError(f"Say what {file} is: `tetravit weights import {file} --as NAME.TAG`.")
+            raise ValueError(f"{file} needs a name: `tetravit weights import {file} --as NAME.TAG`.")
         for name in unbundle(file):
             print(name)
         return
@@ -155,7 +158,7 @@ def convert(
     entry: Entry = None,
     accept_license: AcceptLicense = False,
 ) -> None:
-    """Write weights of any layout in our format, or in the authors' or timm's; report every tensor's fate."""
+    """Write weights of any layout in our format, or in the authors' or timm's; report on every tensor."""
     target = out or Path(f"{as_}.safetensors" if to == "ours" else f"{as_}.{to}.pth")
     print(_convert(file, as_, target, allow or (), entry, accept_license, to))
 
@@ -179,7 +182,7 @@ def _convert(
     from tetravit.weights.read import load_into
     from tetravit.weights.store import check_license, imported
 
-    imported(name)  # is it NAME.TAG at all?
+    imported(name)  # checks that it is NAME.TAG
     model_name = resolve(name.split(".")[0])
     found = work.find(source, accept_license=accept_license)
     row = CHECKPOINTS.get(name)

@@ -69,7 +69,7 @@ def images_below(
 ) -> list[str]:
     """Sorted paths, relative to `folder` and with `/`, of the images at any depth below it.
 
-    Hidden files, folders of a system's own, and links that lead back up are passed over. problems: where other files
+    Hidden files, folders of a system's own, and links that lead back up are skipped. problems: where other files
     are counted, by the kind of their ending. channels: of the images. times: filled with every local folder and its
     time in nanoseconds before it was listed.
 

@@ -172,7 +172,7 @@ class LabelMaps(Dataset):
             raise turned_error(image, int(read[first, 2]), len(unclear), len(pairs), "label maps")
 
     def _sampled(self) -> LabelCounts:
-        """The numbers of some label maps. Damaged ones are passed over, unless all are.
+        """The numbers of some label maps. Damaged ones are skipped, unless all are.
 
         Raises:
             BadImage: if none can be read.

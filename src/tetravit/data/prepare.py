@@ -28,7 +28,7 @@ MAX_TRIES = 100  # unreadable images in a row after which the loader gives up
 
 @dataclass
 class Result:
-    """A batch, or the reason why there is none; and the images that were passed over."""
+    """A batch, or the reason why there is none; and the images that were skipped."""
 
     batch: Batch | None
     bad: list[BadImage]
@@ -73,7 +73,7 @@ class Reader:
         self.on_bad = on_bad
 
     def try_read(self, index: int, bad: list[BadImage]) -> Sample | None:
-        """The sample as the data set has it; None, and a new entry in `bad`, where it may be passed over."""
+        """The sample as the data set has it; None, and a new entry in `bad`, where it may be skipped."""
         try:
             sample = self.dataset[index]
             sample.image = to_channels(sample.image, self.channels, sample.name)

@@ -1,4 +1,4 @@
-"""What every head offers. A head turns feature maps, or an embedding, into predictions, and trains on targets.
+"""The contract of a head. A head turns feature maps, or an embedding, into predictions, and trains on targets.
 
 Shapes: B images, C channels, K classes, P detections, (Hi, Wi) an image in pixels, h w the grid of the logits.
 """

@@ -48,7 +48,7 @@ class Proposals(NamedTuple):
 
 
 class Denoising(NamedTuple):
-    """What became of the noisy copies."""
+    """The predictions for the noisy copies."""
 
     logits: Tensor  # (layers, B, pad, K)
     boxes: Tensor  # (layers, B, pad, 4)

@@ -53,7 +53,7 @@ class Result:
     """One row of a table of results.
 
     scores: by name, shares in 0..1. seconds: with the reading of the images. bad: images that could not be read
-    and were passed over, with their causes. findings: what a report draws, as the protocol returns it.
+    and were skipped, with their causes. findings: what a report draws, as the protocol returns it.
     references: published figures of these weights on this data.
     """
 

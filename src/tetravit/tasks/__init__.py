@@ -1,4 +1,4 @@
-"""What one training step means; one task per file."""
+"""Training methods; one task per file."""
 
 from tetravit.registry import discover
 from tetravit.tasks.base import Task, TaskConfig

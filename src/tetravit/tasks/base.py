@@ -1,4 +1,4 @@
-"""The contract of every task: what one training step computes, and what moves beside the weights."""
+"""The contract of a task: what one training step computes, and its state beside the weights."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -27,7 +27,7 @@ class TaskConfig(BaseModel):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a step stands in its run. step: counted from 0."""
+    """The position of a step in its run. step: counted from 0."""
 
     step: int
     total_steps: int
@@ -132,10 +132,10 @@ class Task(nn.Module):
         """Between the backward pass, with gradients unscaled and clipped, and the optimizer; may drop gradients."""
 
     def after_update(self, progress: Progress, good: Tensor) -> None:
-        """After the optimizer: move a teacher, a centre, an average.
+        """After the optimizer: update a teacher, a centre, an average.
 
         good: scalar bool on the device; False: the loss or a gradient was not finite, the optimizer moved no
-        weight, and nothing here may move either. Select with `torch.where`: reading it makes a GPU wait.
+        weight, and this method must not either. Select with `torch.where`: reading it synchronizes a GPU.
         """
 
     def log_values(self, progress: Progress) -> dict[str, float]:
@@ -146,7 +146,7 @@ class Task(nn.Module):
         return {}
 
     def alarm(self, values: dict[str, float]) -> str | None:
-        """One line if the `log_values` of a line show that the run has failed; said once. None: they do not."""
+        """One line if the `log_values` of a line show that the run has failed; reported once. None: they do not."""
         return None
 
     def plan_lines(self, total_steps: int, steps_per_epoch: int, batch_size: int) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ class ClassifyConfig(ClassificationConfig):
 
 
 class Classify(Classification):
-    """Learn from the labels, mixed and smoothed as the recipe says."""
+    """Train on labels, with the mixing and smoothing of the recipe."""
 
     Config = ClassifyConfig
 

@@ -1,7 +1,7 @@
 """DINO: self-distillation without labels (Caron et al. 2021, arXiv:2104.14294), for every family.
 
-A student sees several views of each image, a teacher the two global ones alone. The teacher is a moving average of
-the student; its logits over prototypes, centred and sharpened, are what the student predicts from other views.
+The student gets several views of each image, the teacher the two global ones alone. The teacher is a moving average
+of the student; its logits over prototypes, centred and sharpened, are the targets of the student's other views.
 
 Unlike the authors' code, the centre and the teacher move only after good steps, and the centre moves once per step,
 by the mean over all ranks and micro-batches. Stochastic depth is off in the teacher. Both networks stay in training
@@ -102,10 +102,10 @@ class DinoConfig(TaskConfig):
     )
     global_views: tuple[str, str] = Field(
         default=(f"{CROP} | blur(1.0)", f"{CROP} | blur(0.1) | solarize(0.2)"),
-        description="Augmentations of the two views that the teacher also sees.",
+        description="Augmentations of the two global views, the input of teacher and student.",
     )
     local_view: str = Field(
-        default=LOCAL, description="Augmentation of the views that the student alone sees."
+        default=LOCAL, description="Augmentation of the local views, the input of the student alone."
     )
     local_views: int = Field(default=8, ge=0, description="Number of local views of each image.")
     views_at_once: int = Field(
@@ -124,8 +124,8 @@ class DinoConfig(TaskConfig):
                 raise ValueError(f"task.teacher_temp is above 0; got {list(self.teacher_temp)}.")
             if max(self.teacher_temp) > self.student_temp:
                 raise ValueError(
-                    f"task.teacher_temp is at most task.student_temp, {self.student_temp:g}, or the teacher is less"
-                    f" sure than the student; got {list(self.teacher_temp)}."
+                    f"task.teacher_temp is at most task.student_temp, {self.student_temp:g}, so that the teacher's"
+                    f" targets are sharper than the student's; got {list(self.teacher_temp)}."
                 )
         if self.momentum != "auto" and not all(0 <= m <= 1 for m in self.momentum):
             raise ValueError(f"task.momentum is between 0 and 1; got {list(self.momentum)}.")
@@ -200,7 +200,7 @@ class Dino(Task):
         super().prepare(data)
         self.image_size, self.batch_size = max(data.sides), data.batch_size
         if data.repeats > 1:
-            raise ValueError(f"DINO sees each image once per epoch; got data.repeats={data.repeats}.")
+            raise ValueError(f"DINO uses each image once per epoch; got data.repeats={data.repeats}.")
         if self.config.checkpoint:
             self.continue_from(self.config.checkpoint)
         if data.batch_size < 2 and self.config.norm == "batch":
@@ -208,7 +208,7 @@ class Dino(Task):
 
     @torch.no_grad()
     def continue_from(self, path: str | Path) -> None:
-        """Put in both networks, both heads and the centre of a full checkpoint of the authors' code, or of VISSL.
+        """Load both networks, both heads and the centre of a full checkpoint of the authors' code, or of VISSL.
 
         Raises:
             BadFile: if the file is not one, or is of another architecture or another head.
@@ -367,11 +367,11 @@ class Dino(Task):
         )
         return (
             f"The teacher has collapsed: {kind} (information {values['information']:.3g} of at most {most:.3g},"
-            f" entropy {values['teacher_entropy']:.3g}). What helps: {cure}."
+            f" entropy {values['teacher_entropy']:.3g}). Try: {cure}."
         )
 
     def plan_lines(self, total_steps: int, steps_per_epoch: int, batch_size: int) -> list[tuple[str, str]]:
-        """What a run should be checked for: the teacher's half-life, the cost of the views."""
+        """Lines of the plan: the teacher's half-life, the cost of the views."""
         first = self.teacher_momentum(Progress(0, total_steps, steps_per_epoch))
         start, end = pair(self.config.teacher_temp)
         half = "for ever" if first >= 1 else f"{math.log(2) / (1 - first):.0f} steps"
@@ -408,7 +408,7 @@ class Dino(Task):
 
 
 def measures(window: Tensor, center: Tensor, sizes: Sequence[int]) -> dict[str, float]:
-    """What shows a collapse, from sums over rows of the teacher; natural logarithms.
+    """Measures of a collapse, from sums over rows of the teacher; natural logarithms.
 
     teacher_entropy: of a row's assignment, mean over rows. mean_entropy: of the mean assignment. information: their
     difference, how much of an assignment depends on the image; 0 in both kinds of collapse. feature_spread: deviation

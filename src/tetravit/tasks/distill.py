@@ -1,8 +1,8 @@
-"""Distillation: a classifier learns from the labels and from the answers of a teacher.
+"""Knowledge distillation: a classifier trained on labels and on the predictions of a teacher.
 
 As XCiT (arXiv:2106.09681) and ConViT (arXiv:2103.10697) do it, both losses act on the same logits. A model with a
-distillation token (DeiT, arXiv:2012.12877, Sec. 4) has a second head: the first learns from the labels, the
-second from the teacher, and their mean is what is evaluated.
+distillation token (DeiT, arXiv:2012.12877, Sec. 4) has a second head: the first is trained on the labels, the
+second from the teacher, and their mean is evaluated.
 
 Shapes: B batch, K classes.
 """
@@ -41,18 +41,18 @@ class DistillConfig(ClassificationConfig):
     )
     kind: Literal["hard", "soft"] = Field(
         default="hard",
-        description="What is learned: hard, the teacher's most likely class; soft, its probabilities.",
+        description="The target: hard, the teacher's most likely class; soft, its probabilities.",
     )
     alpha: float = Field(default=0.5, ge=0, le=1, description="Share of the teacher in the loss.")
     tau: float = Field(default=1.0, gt=0, description="Temperature of the probabilities of kind soft.")
 
 
 class Distill(Classification):
-    """Learn from labels and from a teacher, who sees the same augmented and mixed images.
+    """Train on labels and on a teacher's predictions for the same augmented and mixed images.
 
     The teacher is no part of the module tree: it stays in evaluation mode, is in no checkpoint and in no file of
-    weights, and no optimizer sees it. It follows the task to its device. A checkpoint holds the checksum of its
-    weights, so that a run does not go on with another teacher.
+    weights, and has no optimizer. It moves to the device of the task. A checkpoint holds the checksum of its
+    weights, so that a run is not resumed with another teacher.
     """
 
     Config = DistillConfig
@@ -91,12 +91,12 @@ class Distill(Classification):
             )
         if size != images.size:
             raise ValueError(
-                f"The teacher works on {size} x {size} pixels; data.image_size is {images.size}."
-                f" If that is meant, set task.teacher_size={images.size}."
+                f"The teacher takes {size} x {size} pixels; data.image_size is {images.size}."
+                f" To use it at that size, set task.teacher_size={images.size}."
             )
         if (teacher.input.mean, teacher.input.std) != (images.mean, images.std):
             raise ValueError(
-                f"The teacher reads images of mean {teacher.input.mean} and deviation {teacher.input.std};"
+                f"The teacher takes images of mean {teacher.input.mean} and deviation {teacher.input.std};"
                 f" the data gives {images.mean} and {images.std}."
             )
         module = teacher.module.eval().requires_grad_(False).to(self.device)
@@ -105,7 +105,7 @@ class Distill(Classification):
 
     @property
     def teacher(self) -> nn.Module:
-        """The network that teaches."""
+        """The teacher."""
         if not self._hidden:
             raise RuntimeError("The task has no teacher yet: call prepare first.")
         return self._hidden[0]
@@ -120,7 +120,7 @@ class Distill(Classification):
         return {"loss": loss, "teaching": teaching, "accuracy": accuracy(logits, targets)}
 
     def learners(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits (B, K) that learn from the labels, and those that learn from the teacher."""
+        """The logits (B, K) for the labels' loss, and those for the teacher's."""
         if getattr(self.model, "head_dist", None) is None:
             logits = self.model(images).float()
             return logits, logits
@@ -128,7 +128,7 @@ class Distill(Classification):
         return logits.float(), taught.float()
 
     def teaching(self, logits: Tensor, answers: Tensor) -> Tensor:
-        """How far logits (B, K) are from the teacher's (B, K); soft: mean over images and classes, times tau^2."""
+        """The distillation loss of logits (B, K); soft: KL divergence, mean over images and classes, times tau^2."""
         if self.config.kind == "hard":
             return F.cross_entropy(logits, answers.argmax(dim=1))
         tau = self.config.tau
@@ -147,7 +147,7 @@ class Distill(Classification):
         return super().load_state_dict(state_dict, *args, **kwargs)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        """What `to`, `cuda` and the like call on every module: the teacher follows."""
+        """Called by `to`, `cuda` and the like on every module: moves the teacher too."""
         for module in self._hidden:
             module._apply(fn, recurse)
         super()._apply(fn, recurse)

@@ -1,4 +1,4 @@
-"""Published checkpoints: which there are, how their tensors are named, how a file is read without trust."""
+"""Published checkpoints: a catalogue, maps of tensor names, and safe reading of files."""
 
 from tetravit.registry import discover
 from tetravit.weights.base import Adapter, Checkpoint, KeyMap

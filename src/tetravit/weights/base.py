@@ -1,4 +1,4 @@
-"""What a family says of its published weights: where they are, and how their names and shapes become ours."""
+"""Descriptions of published weights: their addresses, and maps from their tensor names and shapes to ours."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def _translate(
             if len(whole) == 1 == len(names):
                 out[names[0]] = change(whole[0])
                 break
-            import torch  # the catalogue is read without it
+            import torch  # the catalogue needs no torch
 
             tensor = change(torch.cat(whole) if len(whole) > 1 else whole[0])
             shares = list(target.shares.values())
@@ -155,7 +155,7 @@ def _kernel(x: Tensor, change: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Source:
-    """One place where a checkpoint can be had.
+    """One address of a checkpoint.
 
     layout: whose tensor names are in the file; entry: the key its weights are under, None: the file is the state
     dict. sha256: of the file, all of it or the part that is publicly known (its beginning); "": not known, then
@@ -169,7 +169,7 @@ class Source:
 
     @property
     def manual(self) -> bool:
-        """Whether only a browser gets the file: the host asks questions that a script cannot answer."""
+        """Whether the file can only be downloaded in a browser, not by a script."""
         return self.url.startswith("https://drive.google.com/")
 
 

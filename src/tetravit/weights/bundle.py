@@ -1,4 +1,4 @@
-"""Weights for a machine without a network: one archive, packed where there is one, unpacked where there is none."""
+"""Bundles: weights in one archive for a machine without a network."""
 
 import io
 import json
@@ -59,13 +59,13 @@ def bundle(
 
 
 def unbundle(path: Path) -> list[str]:
-    """Put the weights of a bundle in place, each verified. Nothing is written outside the cache.
+    """Unpack the weights of a bundle into the cache, each verified.
 
     Returns:
         Their names.
 
     Raises:
-        BadFile: if the archive is no bundle, holds anything but what its manifest lists, or was changed.
+        BadFile: if the archive is no bundle, holds files that its manifest does not list, or was changed.
     """
     with _archive(path) as members:
         rows = _manifest(path, members)
@@ -156,7 +156,7 @@ def _manifest(path: Path, members: Members) -> list[dict[str, Any]]:
         raise BadFile(f"{path} is no bundle of weights: its manifest is not one ({error}).") from None
     if expected != set(members):
         odd = sorted(expected ^ set(members))[0]
-        raise BadFile(f"{path} is no bundle of weights: member {odd!r} and the manifest disagree.")
+        raise BadFile(f"{path} is no bundle of weights: member {odd!r} and the manifest differ.")
     return rows
 
 

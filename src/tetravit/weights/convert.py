@@ -1,4 +1,4 @@
-"""From whatever names some weights to a model that has them, and on to files in our layout or another's."""
+"""Resolve a source of weights, load it into a model, and convert it to other layouts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ RUN_FILES = ("best.safetensors", "last.safetensors")  # in the folder of a run, 
 
 @dataclass(frozen=True)
 class ResolvedWeights:
-    """Weights that were asked for, and what is known of them.
+    """Resolved weights: where they are, and their catalogue row, configuration and header.
 
     where: a file, a folder, or the state dict itself. row, source: of the catalogue, where they are in it.
     """
@@ -36,7 +36,7 @@ class ResolvedWeights:
 
     @property
     def preprocess(self) -> Preprocess | None:
-        """What the weights expect of a picture; None: not known."""
+        """The preprocessing of the weights; None: not known."""
         if self.header:
             return self.header.preprocess
         return self.row.preprocess if self.row else hub.preprocess_of(self.config)
@@ -56,7 +56,7 @@ class ResolvedWeights:
 
     @property
     def imagenet(self) -> bool:
-        """Whether the weights are known to tell the 1000 classes of ImageNet-1k apart, in the usual order."""
+        """Whether the classes are known to be the 1000 of ImageNet-1k, in the usual order."""
         if self.row:
             return self.row.task == "classify" and "ImageNet-1k" in self.row.data
         tag = (self.config.get("pretrained_cfg") or {}).get("tag")
@@ -64,16 +64,16 @@ class ResolvedWeights:
 
 
 def find(source: Any, *, model: str = "", accept_license: bool = False) -> ResolvedWeights:
-    """Where the weights are that `source` names; fetched if they have to be.
+    """Resolve `source` to weights on this machine, fetching them if needed.
 
     Args:
-        source: a state dict; what was found before; a file or folder; NAME.TAG of the catalogue or of an import;
+        source: a state dict; resolved weights; a file or folder; NAME.TAG of the catalogue or of an import;
             TAG alone, with `model`; a URL; a repository on the hub ("hf:OWNER/NAME").
         model: the name of the model, for a TAG alone.
         accept_license: agree to a licence that forbids commercial use.
 
     Raises:
-        ValueError: if it names nothing; the nearest name is suggested.
+        ValueError: if there is no such source; the nearest name is suggested.
         Unavailable: if it cannot be fetched.
     """
     if isinstance(source, ResolvedWeights):
@@ -114,7 +114,7 @@ def find(source: Any, *, model: str = "", accept_license: bool = False) -> Resol
 
 
 def state_of(found: ResolvedWeights, entry: str | None = None) -> State:
-    """The state dict of weights that were found; the catalogue knows which of several in a file was published."""
+    """The state dict of resolved weights; of several in a file, the one that the catalogue names."""
     state = read_state(found.where, entry=entry)
     expected = found.source.entry if found.source else None
     if entry is None and expected in state.others:
@@ -131,7 +131,7 @@ def load(
     layout: str | None = None,
     entry: str | None = None,
 ) -> Report:
-    """Put weights that were found into a model. Arguments and errors as `read.load_into`.
+    """Load resolved weights into a model. Arguments and errors as `read.load_into`.
 
     Published features have no head, published detectors and segmentors lack what only classification needs:
     that is allowed, and reported.
@@ -147,7 +147,7 @@ def load(
 
 
 def num_classes(state: State) -> int:
-    """How many classes the linear head in a state dict tells apart; 0: it has none."""
+    """Number of classes of the linear head in a state dict; 0: it has no head."""
     heads = (
         t for k, t in state.tensors.items() if k.endswith(("head.weight", "head.fc.weight")) and t.ndim == 2
     )
@@ -156,12 +156,12 @@ def num_classes(state: State) -> int:
 
 
 def header_for(found: ResolvedWeights, name: str, num_classes: int, **facts: Any) -> Header:
-    """What a converted file says of weights that were found; `name` is the model's."""
+    """The header of a converted file; `name` is the model's."""
     row = found.row
     usual = {
         "preprocess": found.preprocess or Preprocess(),
         "licence": found.header.licence if found.header else row.licence if row else "",
-        "source": _told(found),
+        "source": _source_of(found),
         "class_names": found.header.class_names if found.header else (),
         "recipe": found.header.recipe if found.header else "",
     }
@@ -211,7 +211,7 @@ def _is_import(name: str) -> bool:
         return False
 
 
-def _told(found: ResolvedWeights) -> str:
+def _source_of(found: ResolvedWeights) -> str:
     if found.header:
         return found.header.source
     if found.source:

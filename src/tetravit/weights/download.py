@@ -84,7 +84,7 @@ def transfer(url: str, part: Path, *, resumable: bool, patience: Patience) -> No
 
     Raises:
         NoNetwork: if the server is not reached.
-        Unavailable: if the server does not give it.
+        Unavailable: if the server does not deliver it.
     """
     misses, reached = 0, False
     with _bar(part.name.split("_", 1)[-1].removesuffix(".part")) as show:

@@ -22,7 +22,7 @@ def _indices(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if key.endswith("relative_position_bias_table"):
             window = (math.isqrt(len(table)) + 1) // 2
             name = key.replace("bias_table", "index")
-            import torch  # the catalogue is read without it
+            import torch  # the catalogue needs no torch
 
             from tetravit.layers.relative_bias import spread
 

@@ -35,7 +35,7 @@ def fetch(source: str) -> Path:
 
     Raises:
         ValueError: if the extra `hub` is not installed, or the text names no repository.
-        Unavailable: if the repository cannot be had.
+        Unavailable: if the repository is not available.
     """
     api = _api()
     repository, _, revision = source.split(":", 1)[1].partition("@")
@@ -53,7 +53,7 @@ def fetch(source: str) -> Path:
             cache_dir=store.home() / "hub",
             local_files_only=offline or bool(cause),
         )
-    except Exception as error:  # the hub's client raises a score of types, none of them ours to tell apart
+    except Exception as error:  # the hub's client raises many types of errors
         if cause:
             raise Unavailable(
                 f"{source} is not in {store.home()}, and there is no network ({cause}). On a connected machine: "

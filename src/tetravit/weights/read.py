@@ -215,7 +215,7 @@ def family_of(model: nn.Module) -> str:
 
 
 def config_of(folder: str | Path) -> dict[str, Any]:
-    """What `config.json` in a folder of timm or of the hub says; {} where there is none.
+    """The content of `config.json` in a folder of timm or of the hub; {} where there is none.
 
     Raises:
         BadFile: if it is no JSON object.
@@ -338,7 +338,7 @@ def _fit_head(named: dict[str, Tensor], target: Mapping[str, Tensor], report: Re
     if theirs is None or not any(key.startswith("backbone.") for key in target):
         return
     if ours is None and not any(key.startswith("head.") for key in target):
-        report.dropped += [f"{key} (no head asked for)" for key in HEADS if named.pop(key, None) is not None]
+        report.dropped += [f"{key} (no head)" for key in HEADS if named.pop(key, None) is not None]
     elif ours is not None and theirs.shape[0] != ours.shape[0]:
         change = f"{theirs.shape[0]} classes, {ours.shape[0]} asked for"
         report.dropped += [f"{key} ({change})" for key in HEADS if named.pop(key, None) is not None]
@@ -366,7 +366,7 @@ def _fit_stem(
 
 
 def _image_size(state: State) -> int | tuple[int, int] | None:
-    """The image size that a file of ours says its model was set up for; None: it says nothing of it."""
+    """The image size in the header of a file of ours; None: it has none."""
     size = state.header.options.get("image_size") if state.header else None
     return (size[0], size[1]) if isinstance(size, (list, tuple)) else size
 

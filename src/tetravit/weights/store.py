@@ -1,7 +1,7 @@
-"""The files of published weights on this machine: fetched once, whole or absent, compared ever after.
+"""The cache of published weights: files are fetched once, complete or absent, and verified by their hashes.
 
 The folder is the platform's for caches, or TETRAVIT_HOME. With TETRAVIT_OFFLINE=1 nothing is fetched. A file whose
-hash nobody published is trusted when it is first downloaded; the hash is kept beside it, and a later download with
+hash is not published is accepted on its first download; the hash is kept beside it, and a later download with
 another one is refused.
 """
 
@@ -69,7 +69,7 @@ def row_at(url: str) -> Checkpoint | None:
 
 
 def place(url: str) -> Path:
-    """Where the file of a URL is kept. Its own name is part of ours, for the eye."""
+    """The path of the file of a URL in the cache; it contains the original file name."""
     name = re.sub(r"[^\w.-]", "_", urlsplit(url).path.rsplit("/", 1)[-1])[-80:]
     return home() / "weights" / f"{hashlib.sha256(url.encode()).hexdigest()[:10]}_{name}"
 
@@ -94,7 +94,7 @@ def cached(name: str) -> Fetched | None:
 
 
 def fetch(name: str, *, accept_license: bool = False, patience: Patience | None = None) -> Fetched:
-    """The file of NAME.TAG, from this machine or from the first of its sources that answers.
+    """The file of NAME.TAG, from the cache or from the first of its sources that responds.
 
     Args:
         name: a row of the catalogue, or weights that were imported under that name.
@@ -103,7 +103,7 @@ def fetch(name: str, *, accept_license: bool = False, patience: Patience | None 
 
     Raises:
         ValueError: if there are no such weights, or their licence has not been accepted.
-        BadFile: if what came is not what it should be.
+        BadFile: if the download is damaged or has another hash.
         Unavailable: if it cannot be fetched.
     """
     found = cached(name)
@@ -171,8 +171,8 @@ def check_license(row: Checkpoint, *, accept: bool = False) -> None:
 def download(url: str, *, sha256: str = "", patience: Patience | None = None) -> Path:
     """Fetch a file, or find it fetched before. It appears whole and verified, or not at all.
 
-    A transfer that broke off, in this process or an earlier one, goes on where it stopped. Processes that want the
-    same file take turns; a killed one leaves nothing that has to be cleaned up.
+    An interrupted transfer, of this process or an earlier one, is resumed. Processes that fetch the
+    same file take turns; a killed one leaves nothing to clean up.
 
     Args:
         url: http or https.
@@ -181,8 +181,8 @@ def download(url: str, *, sha256: str = "", patience: Patience | None = None) ->
 
     Raises:
         ValueError: for another kind of URL.
-        BadFile: if what came has another hash, or is no whole file of its kind.
-        Unavailable: if the server does not give it.
+        BadFile: if the download has another hash, or is damaged.
+        Unavailable: if the server does not deliver it.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise ValueError(f"Weights are fetched over http or https; got {url!r}.")
@@ -228,7 +228,7 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """One process at a time works on `path`. The system frees the lock of a process that dies, however it dies."""
+    """One process at a time works on `path`. The system releases the lock of a killed process."""
     folder = home() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{path.name}.lock").open("a+") as file:
@@ -253,7 +253,7 @@ def _readable(row: Checkpoint, source: Source) -> bool:
 
 
 def accept(name: str, part: Path, path: Path, known: str) -> None:
-    """Put a complete file in its place, if it is what it should be; remember its hash."""
+    """Move a complete, verified file to its place, and record its hash."""
     found = sha256_of(part)
     if known and not found.startswith(known):
         part.unlink()
@@ -303,5 +303,5 @@ def _record_file(path: Path) -> Path:
 
 
 def record(path: Path) -> dict[str, Any]:
-    """What was written down when the file of this name first came; it outlives the file."""
+    """The record of the first download of a file; it is kept when the file is deleted."""
     return read_json(_record_file(path))

@@ -29,7 +29,7 @@ BROKEN = (zipfile.BadZipFile, tarfile.TarError, NotImplementedError, RuntimeErro
 
 @dataclass(frozen=True)
 class Contents:
-    """What a file holds. inert: names of classes whose objects became records."""
+    """The content of a file. inert: names of classes whose objects became records."""
 
     value: Any
     inert: tuple[str, ...]
@@ -43,7 +43,7 @@ def load(path: str | Path, verify: bool = True) -> Contents:
         verify: compare the checksums of a zip archive; the older forms have none.
 
     Raises:
-        BadFile: if it is damaged (where a tensor is hit, it is named), asks for code, or is no such file.
+        BadFile: if it is damaged (where a tensor is hit, it is named), refers to code, or is no such file.
         OSError: if it cannot be opened.
     """
     path = Path(path)
@@ -60,7 +60,7 @@ def load(path: str | Path, verify: bool = True) -> Contents:
             return _row(path, file)
     except Refused as refused:
         raise BadFile(
-            f"{path} asks for {str(refused)!r}, which no tensor needs; it was not read and nothing was executed."
+            f"{path} refers to {str(refused)!r}, which no tensor needs; it was not read and nothing was executed."
         ) from None
     except BadFile as error:
         text = str(error)
@@ -188,7 +188,7 @@ def _member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
 
 
 def _storages(data: Callable[[str, torch.dtype, int], Tensor | None]) -> Callable[[Any], Any]:
-    """What answers the persistent ids of a file: ("storage", kind, key, device, count[, view])."""
+    """Resolves the persistent ids of a file: ("storage", kind, key, device, count[, view])."""
 
     def persistent(saved: Any) -> Any:
         if saved[0] == "module":  # a module is saved with its source code, which is left aside

@@ -179,7 +179,7 @@ def _read_all(
 
 
 def _known(file: Path) -> dict[str, Record]:
-    """Records of earlier checks, the last of each file; a line that was cut is passed over."""
+    """Records of earlier checks, the last of each file; an incomplete line is skipped."""
     known: dict[str, Record] = {}
     if file.exists():
         with file.open(encoding="utf-8", errors="surrogateescape") as stream:

@@ -128,7 +128,7 @@ class ImageNet(ImageFolder):
 
 
 def class_folders(folder: str) -> list[str]:
-    """Sorted names of the class folders in a folder; those of a system's own are passed over.
+    """Sorted names of the class folders in a folder; those of the operating system are skipped.
 
     Raises:
         ValueError: if the folder is missing or cannot be listed.

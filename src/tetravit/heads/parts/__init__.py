@@ -1,1 +1,1 @@
-"""What several heads are built of: the feature pyramid, region proposals, the branches that read regions."""
+"""Shared parts of heads: the feature pyramid, region proposals, the branches on regions."""

@@ -235,7 +235,7 @@ class Transformer(nn.Module):
             box.reset_last()
 
     def encode(self, tokens: Tensor, levels: Levels, padding: Tensor | None) -> Tensor:
-        """Tokens of all levels (B, N, C) -> the same with what is around them."""
+        """Tokens of all levels (B, N, C) -> encoded tokens (B, N, C)."""
         of_level = [self.level_embed[i].expand(h * w, -1) for i, (h, w) in enumerate(levels.shapes)]
         position = levels.positions(tokens.shape[2]).to(tokens.dtype) + torch.cat(of_level)
         return self.encoder(tokens, position, levels.references(), levels.shapes, padding)

@@ -20,7 +20,7 @@ SIDE = 0.05  # of a proposal on the finest level; twice as much on each coarser 
 
 @dataclass(frozen=True)
 class Levels:
-    """What is known of the tokens before any weight.
+    """Sizes and padding of the tokens of all levels.
 
     shapes: (height, width) of every level. rows, columns: per level (B, h) and (B, w) bool, True inside the image.
     """

@@ -1,4 +1,4 @@
-"""What segmentation heads share: scores, the auxiliary head, cross entropy, label maps.
+"""Shared parts of segmentation heads: scores, the auxiliary head, cross entropy, label maps.
 
 Shapes: K classes, h w the grid of the logits, Hi Wi the image in pixels.
 Source: mmsegmentation 0.30.0, BaseDecodeHead, FCNHead and cross_entropy.
@@ -25,7 +25,7 @@ Average = Literal["all", "valid"]
 
 
 class SegmentationOutputs(NamedTuple):
-    """What a segmentation head trains on. auxiliary: logits of the auxiliary head; None: there is none."""
+    """The training outputs of a segmentation head. auxiliary: logits of the auxiliary head; None: there is none."""
 
     logits: Tensor  # (B, K, h, w)
     auxiliary: Tensor | None  # (B, K, h / 4, w / 4)

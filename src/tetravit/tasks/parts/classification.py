@@ -26,7 +26,7 @@ Mix = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
 class ClassificationConfig(TaskConfig):
-    """What every task that trains a classifier takes."""
+    """The keys of every task that trains a classifier."""
 
     loss: Literal["cross_entropy", "bce"] = Field(
         default="cross_entropy",

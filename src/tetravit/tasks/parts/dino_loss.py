@@ -9,7 +9,7 @@ Source: facebookresearch/dino@7c446df main_dino.py.
 import torch
 from torch import Tensor
 
-GLOBALS = 2  # views that the teacher sees
+GLOBALS = 2  # views of the teacher
 
 
 def dino_loss(
