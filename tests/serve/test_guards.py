@@ -1,18 +1,21 @@
 """What keeps a server up: limits, deadlines, the queue, its state; and batches that change no bit."""
 
+import asyncio
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import ClassVar
 
 import pytest
 import torch
+from starlette.requests import ClientDisconnect
 from tests.serve.conftest import classifier, client_of, file_of, picture
 
 from tetravit.predictors import stream
 from tetravit.predictors.parts.predictions import Prepared
 from tetravit.serve.app import route_of
 from tetravit.serve.batcher import Batcher
-from tetravit.serve.limits import Limits
+from tetravit.serve.limits import Limits, Refused
 from tetravit.serve.metrics import Metrics
 from tetravit.serve.served import Served, name_of, names_of
 
@@ -72,6 +75,40 @@ def test_a_deadline_is_504_and_what_waits_is_not_run(models):
         gate.open.set()
         assert client.post("/v1/predict", content=body).status_code == 200
         assert gate.calls == [1, 1]  # the second of those that were held never ran
+
+
+def test_a_client_that_has_left_costs_no_call(client):
+    """Its job is cancelled before it runs."""
+
+    class Request:
+        async def receive(self):
+            return {"type": "http.disconnect"}
+
+    job = Future()
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(client.service.result(Request(), job))
+    assert job.cancelled()
+
+
+def test_a_body_that_does_not_arrive_is_408(models):
+    with client_of({"digits": models["digits"]}, Limits(deadline_s=0.2)) as client:
+
+        class Request:
+            headers: ClassVar = {}
+
+            async def stream(self):
+                yield b"x"
+                await asyncio.sleep(10)
+
+        async def ask():
+            await client.service.body(Request(), asyncio.get_running_loop().time() + 0.2)
+
+        with pytest.raises(Refused) as caught:
+            asyncio.run(ask())
+    assert (caught.value.status, str(caught.value)) == (
+        408,
+        "The body did not arrive within 0.2 s (--deadline-s).",
+    )
 
 
 def test_states_of_a_server(models):

@@ -134,14 +134,14 @@ class Service:
         if "explain" in own:
             others = {name: value for name, value in given if name not in OWN}
             return await self.explain(request, served, own["explain"], others, draw == "1")
-        async with self.admitted():
+        async with self.admitted() as end:
             options = served.read_options((name, value) for name, value in given if name not in OWN)
-            async with self.deadline():
-                body = await self.body(request)
+            body = await self.body(request, end)
+            async with self.deadline(end):
                 with served.batcher.coming():
                     image = await self.aside(self.prepare, served, body)
                     job = served.batcher.submit(served.predict(image, options))
-                prediction = await self.result(job)
+                prediction = await self.result(request, job)
                 if draw == "1":
                     return Response(
                         await self.aside(self.draw, served, prediction, body), media_type="image/png"
@@ -159,12 +159,14 @@ class Service:
         if head is not None and not (head.isascii() and head.isdecimal() and len(head) < 6):
             raise Refused(400, f"head takes a whole number; got {head!r}.")
         settings = {"class_": given.get("class"), "layer": given.get("layer"), "head": head and int(head)}
-        async with self.admitted(), self.deadline(), self.explaining:
-            body = await self.body(request)
-            pixels = await self.aside(images.pixels_of, body, self.limits, served.channels)
-            await self.aside(images.prepared, pixels, served.model.input, self.limits)
-            found = await self.result(served.batcher.submit(served.explain(pixels, method, settings)))
-            return Response(await self.aside(replies.explained, found, whole), media_type="image/png")
+        async with self.admitted() as end:
+            body = await self.body(request, end)
+            async with self.deadline(end), self.explaining:
+                pixels = await self.aside(images.pixels_of, body, self.limits, served.channels)
+                await self.aside(images.prepared, pixels, served.model.input, self.limits)
+                job = served.batcher.submit(served.explain(pixels, method, settings))
+                found = await self.result(request, job)
+                return Response(await self.aside(replies.explained, found, whole), media_type="image/png")
 
     def prepare(self, served: Served, body: bytes) -> Prepared:
         """The image of a body as the model takes it."""
@@ -198,18 +200,21 @@ class Service:
 
     async def infer(self, request: Request) -> Response:
         served = self.named(request.path_params["name"])
-        async with self.admitted(), self.deadline():
-            body = await self.body(request)
+        async with self.admitted() as end:
+            body = await self.body(request, end)
             length = request.headers.get(tensors.BINARY_HEADER)
-            call = await self.aside(self.read_tensors, served, body, length)
-            jobs = [served.batcher.submit(served.tensors(torch.from_numpy(image))) for image in call.images]
-            try:
-                parts = [await self.result(job) for job in jobs]
-            finally:
-                for job in jobs:
-                    job.cancel()
-            content, headers = await self.aside(tensors.write, served.name, call, tensors.joined(parts))
-            return Response(content, headers=headers)
+            async with self.deadline(end):
+                call = await self.aside(self.read_tensors, served, body, length)
+                jobs = [
+                    served.batcher.submit(served.tensors(torch.from_numpy(image))) for image in call.images
+                ]
+                try:
+                    parts = [await self.result(request, job) for job in jobs]
+                finally:
+                    for job in jobs:
+                        job.cancel()
+                content, headers = await self.aside(tensors.write, served.name, call, tensors.joined(parts))
+                return Response(content, headers=headers)
 
     def read_tensors(self, served: Served, body: bytes, length: str | None) -> tensors.Call:
         call = tensors.read(body, length, served.output_names)
@@ -227,8 +232,8 @@ class Service:
         return self.models[name]
 
     @asynccontextmanager
-    async def admitted(self) -> AsyncIterator[None]:
-        """A place among the requests that are worked on.
+    async def admitted(self) -> AsyncIterator[float]:
+        """A place among the requests that are worked on, and the time of the loop at which it must be done.
 
         Raises:
             Refused: 503 while the models warm up, or if there are as many requests as the limit.
@@ -244,24 +249,25 @@ class Service:
             )
         self.in_flight += 1
         try:
-            yield
+            yield asyncio.get_running_loop().time() + self.limits.deadline_s
         finally:
             self.in_flight -= 1
 
     @asynccontextmanager
-    async def deadline(self) -> AsyncIterator[None]:
-        """Raises: Refused (504) if the time of a request is over."""
+    async def deadline(self, end: float) -> AsyncIterator[None]:
+        """Raises: Refused (504) at the time `end`."""
         try:
-            async with asyncio.timeout(self.limits.deadline_s):
+            async with asyncio.timeout_at(end):
                 yield
         except TimeoutError:
             raise Refused(504, f"No result within {self.limits.deadline_s:g} s (--deadline-s).") from None
 
-    async def body(self, request: Request) -> bytes:
+    async def body(self, request: Request, end: float) -> bytes:
         """The body of a request.
 
         Raises:
-            Refused: 413 for one that is larger than the limit, 415 for one that is packed.
+            Refused: 408 for one that is not there at the time `end`, 413 for one that is larger than the limit,
+                415 for one that is packed.
         """
         packed = request.headers.get("content-encoding", "identity")
         if packed != "identity":
@@ -270,11 +276,16 @@ class Service:
         if length.isdecimal() and int(length) > self.limits.body:
             raise self.too_large()
         parts, total = [], 0
-        async for part in request.stream():
-            total += len(part)
-            if total > self.limits.body:
-                raise self.too_large()
-            parts.append(part)
+        try:
+            async with asyncio.timeout_at(end):
+                async for part in request.stream():
+                    total += len(part)
+                    if total > self.limits.body:
+                        raise self.too_large()
+                    parts.append(part)
+        except TimeoutError:
+            text = f"The body did not arrive within {self.limits.deadline_s:g} s (--deadline-s)."
+            raise Refused(408, text, {"Connection": "close"}) from None
         return b"".join(parts)
 
     def too_large(self) -> Refused:
@@ -284,16 +295,25 @@ class Service:
         """Call a function in a thread for images."""
         return await asyncio.get_running_loop().run_in_executor(self.pool, function, *arguments)
 
-    async def result(self, future: "Future[Any]") -> Any:
-        """What a job gives.
+    async def result(self, request: Request, future: "Future[Any]") -> Any:
+        """What a job gives; a job whose client has left is not run.
 
         Raises:
+            ClientDisconnect: if the client leaves before.
             Refused: 422 for what the model does not take.
         """
+        found = asyncio.wrap_future(future)
+        gone = asyncio.ensure_future(request.receive())  # after the body nothing else is received
         try:
-            return await asyncio.wrap_future(future)
+            await asyncio.wait((found, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not found.done():
+                raise ClientDisconnect
+            return found.result()
         except ValueError as error:
             raise Refused(422, " ".join(str(error).split())) from None
+        finally:
+            found.cancel()
+            gone.cancel()
 
 
 def answer(facts: Any) -> Response:

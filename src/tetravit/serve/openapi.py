@@ -22,6 +22,7 @@ IMAGES = (
 REFUSALS = {
     "400": "A parameter or the body is not what the route takes.",
     "404": "There is no such model.",
+    "408": "The body did not arrive within the deadline.",
     "413": "The body, or the image in it, is too large.",
     "415": "The body is a form, or packed.",
     "422": "The image cannot be read.",

@@ -6,6 +6,7 @@ Shapes: B images, (C, h, w) an image after preprocessing.
 import math
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from tetravit.data.palettes import palette
-from tetravit.explainers import EXPLAIN, explain, find, methods_of
+from tetravit.explainers import EXPLAIN, Explanation, explain, find, methods_of
 from tetravit.explainers.parts.explanation import refused
 from tetravit.models import Detector, Model, load
 from tetravit.models.detector import pad
@@ -29,6 +30,7 @@ from tetravit.world import pick_device
 
 # Options of `tetravit predict` whose cost has no bound that an image gives.
 COSTLY = ("side", "window", "stride", "scales")
+MANY_PASSES = ("occlusion", "scorecam")  # methods of explanation that run the model hundreds of times
 SHAPES = 256  # whose batches are remembered as equal to single images, or not
 OPTIONS = 256  # sets of options that are remembered as checked
 TRUE, FALSE = ("", "1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -56,7 +58,8 @@ class Served:
         self.row = PREDICTORS[model.kind]
         self.options: dict[str, Option] = {o.name: o for o in self.row.options if o.name not in COSTLY}
         self.class_names = tuple(model.class_names or map(str, range(model.num_classes)))
-        self.methods = [n for n, why in methods_of(model).items() if not why and EXPLAIN[n].needs_image]
+        able = [name for name, why in methods_of(model).items() if not why]
+        self.methods = [name for name in able if EXPLAIN[name].needs_image and name not in MANY_PASSES]
         self.ready = False
         self.batches = not exact
         self._equal: OrderedDict[tuple[int, ...], bool] = OrderedDict()
@@ -139,11 +142,20 @@ class Served:
             raise Refused(400, refused(name, self.model, reason))
         if not row.needs_image:
             raise Refused(400, f"{name} is not of a picture; tetravit explain draws it.")
+        if name in MANY_PASSES:
+            raise Refused(400, f"{name} runs the model hundreds of times; tetravit explain draws it.")
 
-        def run(images: Sequence[Tensor]) -> list[Any]:
-            return [explain(self.model, image, name, **settings) for image in images]
+        def run(images: Sequence[Tensor]) -> list[Explanation]:
+            return [self._explained(image, name, settings) for image in images]
 
         return Job(("explain", name), pixels, run)
+
+    def _explained(self, pixels: Tensor, method: str, settings: dict[str, Any]) -> Explanation:
+        found = explain(self.model, pixels, method, **settings)
+        if not found.maps:
+            raise ValueError(f"{method} gives no map of this model.")
+        maps = tuple(replace(one, values=one.values.detach()) for one in found.maps)
+        return replace(found, maps=maps)
 
     def tensors(self, image: Tensor) -> Job:
         """The job that runs the model on a prepared image (C, h, w); its result is a dict of arrays.
