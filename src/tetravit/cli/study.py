@@ -22,16 +22,39 @@ def command(name: str, study: Study) -> Callable[..., None]:
         *,
         device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
         into: Annotated[
-            Path | None, typer.Option(metavar="FILE", help="Write the rows there too, as JSON lines.")
+            Path | None,
+            typer.Option(
+                metavar="FILE", help="Append the rows there as JSON lines; rows that are there stay."
+            ),
+        ] = None,
+        draw: Annotated[
+            Path | None, typer.Option(metavar="FILE", help="Draw the figure: FILE.png and FILE.svg.")
         ] = None,
         as_json: Annotated[bool, typer.Option("--json", help="One JSON object per row.")] = False,
         **options: Any,
     ) -> None:
-        rows = study.measure(**options, device=device, on_run=say)
+        if draw is not None and study.draw is None:
+            drawn = ", ".join(key for key, row in STUDIES.items() if row.draw is not None)
+            raise ValueError(f"{name} has no figure; studies with one: {drawn}.")
+        for line in plan(study):
+            say(line)
+        kept = _kept(name, into)
+        resumes = "done" in inspect.signature(study.measure).parameters
+        more = {"done": kept} if resumes else {}
+        rows = list(kept.values()) if resumes else []
         facts = {"study": name, **_facts(device)}
-        rows = [{**row, **facts} for row in rows]
-        if into is not None:
-            into.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        if into is not None and not resumes:
+            into.write_text("")
+        for row in study.measure(**options, **more, device=device, on_run=say):
+            rows.append({**row, **facts})
+            if into is not None:
+                with into.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(rows[-1]) + "\n")
+        if draw is not None and study.draw is not None:
+            figure = study.draw(rows)
+            for ending in (".png", ".svg"):
+                figure.savefig(draw.with_suffix(ending), dpi=150)
+                say(f"Figure: {draw.with_suffix(ending)}")
         if as_json:
             print_rows(rows)
             return
@@ -44,11 +67,38 @@ def command(name: str, study: Study) -> Callable[..., None]:
 
     shared = [p for p in inspect.signature(run).parameters.values() if p.kind is p.KEYWORD_ONLY]
     own = [
-        p for p in inspect.signature(study.measure).parameters.values() if p.name not in ("device", "on_run")
+        p
+        for p in inspect.signature(study.measure).parameters.values()
+        if p.name not in ("device", "on_run", "done")
     ]
     run.__signature__ = inspect.Signature([*own, *shared])  # type: ignore[attr-defined]
     run.__doc__ = study.question
     return run
+
+
+def plan(study: Study) -> list[str]:
+    """What a study measures, where the expected figures are from, what it needs and what of that is missing."""
+    lines = [study.question]
+    if study.source:
+        lines.append(f"Source: {study.source}.")
+    lines.append(f"Needs: {study.needs}.")
+    if study.weights:
+        from tetravit.weights import store
+
+        missing = [name for name in study.weights if store.cached(name) is None]
+        if missing:
+            lines.append(
+                f"Not on this machine yet: {', '.join(missing)}; `tetravit weights fetch` brings them."
+            )
+    return lines
+
+
+def _kept(name: str, into: Path | None) -> dict[str, dict[str, Any]]:
+    """The rows of this study in a file, by key."""
+    if into is None or not into.is_file():
+        return {}
+    rows = [json.loads(line) for line in into.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return {row["key"]: row for row in rows if row.get("study") == name and "key" in row}
 
 
 def _facts(device: str) -> dict[str, Any]:
@@ -69,7 +119,7 @@ def _facts(device: str) -> dict[str, Any]:
 
 GROUPS = {
     "study": Group(
-        "Repeat a table or figure of the papers, in small.",
+        "Repeat a table or figure of the papers.",
         {name: command(name, study) for name, study in STUDIES.items()},
     )
 }

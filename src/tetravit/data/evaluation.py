@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
 from tetravit.data.build import build_dataset, resolve_workers
 from tetravit.data.config import DataConfig
 from tetravit.data.datasets import Dataset
@@ -9,6 +11,7 @@ from tetravit.data.parts import Part
 from tetravit.data.prepare import BadCount, OnBad, PrepareEval, Reader, Transform
 from tetravit.data.preprocess import eval_transform, scaled
 from tetravit.data.stream import Stream
+from tetravit.data.subset import Subset
 from tetravit.structures import Batch, Preprocess
 
 
@@ -21,18 +24,21 @@ def make_eval_loader(
     class_names: Sequence[str] = (),
     preprocess: Preprocess | None = None,
     scales: Sequence[float] = (1.0,),
+    images: int | None = None,
     pin_memory: bool = False,
 ) -> "EvalLoader":
     """One rank's share of the evaluation batches that a config describes; `preprocess` replaces the config's.
 
     class_names: the classes of a model, in whose order those of the set are numbered; empty: the set's own.
     scales: how large images are made from the originals, as factors on the limits of the preprocessing; the first
-    are a batch's images, the others its `views`.
+    are a batch's images, the others its `views`. images: so many of the set, evenly spaced; None: all.
 
     Raises:
         ValueError: for anything in the config that is not available.
     """
     dataset = build_dataset(config, split, class_names=class_names)
+    if images is not None and images < len(dataset):
+        dataset = Subset(dataset, np.linspace(0, len(dataset) - 1, images).round().astype(np.int64))
     first, *more = (eval_transform(scaled(preprocess or config.preprocess, scale)) for scale in scales)
     return EvalLoader(
         dataset,

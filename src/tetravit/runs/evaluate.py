@@ -134,6 +134,7 @@ def evaluate(
     split: Split = "val",
     device: str = "auto",
     accept_license: bool = False,
+    images: int | None = None,
     prepare: Callable[[Model], Model] | None = None,
     on_batch: Callable[[int], object] = lambda count: None,
 ) -> Result:
@@ -146,6 +147,7 @@ def evaluate(
         split: which part of the data.
         device: auto, cpu, cuda, cuda:N or mps.
         accept_license: agree to a licence that forbids commercial use; confirmed once per licence.
+        images: score on so many images of the part, evenly spaced; None: all.
         prepare: a function applied to the model on its device before it is scored.
         on_batch: called with the number of images before each batch.
 
@@ -182,6 +184,7 @@ def evaluate(
         class_names=model.class_names,
         split=split,
         scales=recipe.evaluate.eval_scales(),
+        images=images,
     )
     loaders = Loaders(
         loader,
@@ -221,14 +224,15 @@ def open_data(
     class_names: Sequence[str] = (),
     split: Split = "val",
     scales: Sequence[float] = (1.0,),
+    images: int | None = None,
 ) -> EvalLoader:
-    """The images of a data section, prepared for some weights.
+    """The images of a data section, prepared for some weights; `images`: so many of them, evenly spaced.
 
     Raises:
         ValueError: if the data is not available, or has classes that are not among `class_names`.
     """
     return make_eval_loader(
-        config, split=split, class_names=class_names, preprocess=preprocess, scales=scales
+        config, split=split, class_names=class_names, preprocess=preprocess, scales=scales, images=images
     )
 
 

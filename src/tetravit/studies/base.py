@@ -3,11 +3,16 @@
 A declaration imports no torch, so that `tetravit study --help` is quick: `measure` imports what it needs.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Row = Mapping[str, Any]  # plain data: what becomes one JSON line
+SMALL = "Not the paper's figure: the same question, in small."
 
 
 @dataclass(frozen=True)
@@ -15,13 +20,48 @@ class Study:
     """A row of the menu `STUDIES`: `tetravit study NAME`.
 
     question: one sentence, the help of the command.
-    measure: returns the rows. Its keyword arguments with typer annotations are the options of the command; it also
-    takes `device` (as in a recipe) and `on_run`, called with one line before each run.
+    measure: returns the rows, or yields them as they are ready. Its keyword arguments with typer annotations are
+    the options of the command; it also takes `device` (as in a recipe) and `on_run`, called with one line before
+    each run. With a keyword `done`, rows of an earlier command by their "key", it leaves those out: the command
+    resumes.
     columns: of the printed table, heading to value of a row. Columns other than the first are right-aligned.
-
-    Source: `measure` names the table or figure of the paper in its docstring.
+    source: table or figure, and the paper. needs: weights, data, time. weights: published ones, by name.
+    draw: the figure of the rows.
     """
 
     question: str
-    measure: Callable[..., list[dict[str, Any]]]
+    measure: Callable[..., Iterable[dict[str, Any]]]
     columns: Mapping[str, Callable[[Row], Any]]
+    source: str = ""
+    needs: str = "nothing"
+    weights: Sequence[str] = field(default=())
+    draw: "Callable[[Sequence[Row]], Figure] | None" = None
+
+
+def compared(got: float, expected: float | None, spread: float, *, digits: int = 2) -> dict[str, Any]:
+    """A figure beside the published one: got, expected, difference, verdict.
+
+    expected: None where nothing is published. spread: how far apart two measurements of the same may lie.
+    """
+    row: dict[str, Any] = {"got": round(got, digits), "expected": expected}
+    if expected is None or not math.isfinite(got):
+        return {
+            **row,
+            "difference": None,
+            "verdict": "no published figure" if expected is None else "not finite",
+        }
+    difference = round(got - expected, digits)
+    inside = abs(difference) <= spread + 1e-9
+    verdict = f"within {spread:g}" if inside else f"outside {spread:g}"
+    return {**row, "difference": difference, "verdict": verdict}
+
+
+def verdicts(unit: str = "") -> dict[str, Callable[[Row], Any]]:
+    """The columns of `compared`; `unit` is added to their headings."""
+    tail = f" {unit}" if unit else ""
+    return {
+        f"got{tail}": lambda row: row["got"],
+        f"expected{tail}": lambda row: row["expected"],
+        "difference": lambda row: None if row["difference"] is None else f"{row['difference']:+g}",
+        "verdict": lambda row: row["verdict"],
+    }

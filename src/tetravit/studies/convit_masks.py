@@ -1,0 +1,160 @@
+"""ConViT with a part of its attention masked at test time: content or position (Table 6), embeddings (Table 5)."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tetravit.studies.base import SMALL, Row, Study, compared, verdicts
+from tetravit.studies.parts.scores import data_overrides, score, spread
+from tetravit.studies.parts.small import train_small
+
+if TYPE_CHECKING:
+    from tetravit.models.base import Model
+
+ONE = 100.0  # a gating parameter whose sigmoid is 1 in float32
+LAYERS = (0, 3, 5, 10)  # first so many layers
+# Table 6: (masked, layers) -> top-1 of ConViT-Ti in percent.
+TABLE_6 = {
+    ("nothing", 0): 73.1,
+    ("content", 3): 62.3, ("content", 5): 35.0, ("content", 10): 1.3,
+    ("position", 3): 63.5, ("position", 5): 53.1, ("position", 10): 46.8,
+}  # fmt: skip
+# Table 5: (weights, embeddings masked) -> top-1 in percent.
+TABLE_5 = {
+    ("deit_tiny.in1k", False): 72.2, ("deit_tiny.in1k", True): 38.3,
+    ("convit_tiny.in1k", False): 73.1, ("convit_tiny.in1k", True): 67.1,
+}  # fmt: skip
+ROUNDING = 0.1
+
+DataRoot = Annotated[str, typer.Option(metavar="DIR", help="ImageNet, or a set of the weights' classes.")]
+Images = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="So many validation images; all by default.")
+]
+Small = Annotated[bool, typer.Option("--small", help="Small models, trained on the digits first.")]
+Epochs = Annotated[int, typer.Option(metavar="N", min=1, help="With --small: epochs of training.")]
+
+
+def mask_attention(model: "Model", masked: str, layers: int) -> "Model":
+    """Mask content (gate 1) or position (gate 0) in the first layers of a ConViT, in place."""
+    import torch
+
+    for block in list(model.backbone.blocks)[:layers]:  # type: ignore[arg-type]
+        if masked != "nothing" and hasattr(block.attn, "gating_param"):
+            with torch.no_grad():
+                block.attn.gating_param.fill_(ONE if masked == "content" else -ONE)
+    return model
+
+
+def mask_positions(model: "Model") -> "Model":
+    """Set learned position embeddings to zero, in place."""
+    import torch
+
+    with torch.no_grad():
+        model.backbone.pos_embed.table.zero_()  # type: ignore[union-attr, operator]
+    return model
+
+
+def measure_attention(
+    *,
+    weights: Annotated[str, typer.Option(metavar="W", help="A ConViT.")] = "convit_tiny.in1k",
+    data_root: DataRoot = "",
+    images: Images = None,
+    small: Small = False,
+    epochs: Epochs = 20,
+    device: str = "auto",
+    on_run: Callable[[str], object] = lambda text: None,
+    done: Mapping[str, Row] = {},
+) -> Iterator[dict[str, Any]]:
+    """One row per mask. Source: ConViT, Table 6."""
+    with tempfile.TemporaryDirectory() as folder:
+        source: str | Path = weights
+        if small:
+            on_run(SMALL)
+            source = train_small("convit_tiny", Path(folder), epochs=epochs, device=device, on_run=on_run)
+        overrides = [] if small else data_overrides(data_root)
+        layers = (0, 1, 3) if small else LAYERS
+        for masked, count in [("nothing", 0), *((m, n) for n in layers[1:] for m in ("content", "position"))]:
+            key = f"{weights if not small else 'small'} {masked} {count} {images}"
+            if key in done:
+                continue
+            on_run(f"{masked} masked in the first {count} layers" if count else "nothing masked")
+            row = score(
+                source, overrides, images=images, device=device,
+                prepare=lambda model, masked=masked, count=count: mask_attention(model, masked, count),  # type: ignore[misc]
+            )  # fmt: skip
+            published = TABLE_6.get((masked, count)) if weights == "convit_tiny.in1k" and not small else None
+            yield {
+                "key": key, "weights": "small convit" if small else weights, "masked": masked, "layers": count,
+                **row, **compared(row["top1"], published, spread(row, ROUNDING), digits=1),
+            }  # fmt: skip
+
+
+def measure_positions(
+    *,
+    data_root: DataRoot = "",
+    images: Images = None,
+    small: Small = False,
+    epochs: Epochs = 20,
+    device: str = "auto",
+    on_run: Callable[[str], object] = lambda text: None,
+    done: Mapping[str, Row] = {},
+) -> Iterator[dict[str, Any]]:
+    """Two rows per model, with and without position embeddings. Source: ConViT, Table 5."""
+    with tempfile.TemporaryDirectory() as folder:
+        if small:
+            on_run(SMALL)
+        overrides = [] if small else data_overrides(data_root)
+        for name, masked in TABLE_5:
+            key = f"{'small ' if small else ''}{name} {masked} {images}"
+            if key in done:
+                continue
+            model = name.partition(".")[0]
+            source: str | Path = name
+            if small:
+                source = train_small(model, Path(folder), epochs=epochs, device=device, on_run=on_run)
+            on_run(f"{model}, position embeddings {'masked' if masked else 'as trained'}")
+            row = score(
+                source, overrides, images=images, device=device, prepare=mask_positions if masked else None
+            )  # fmt: skip
+            published = None if small else TABLE_5[name, masked]
+            yield {
+                "key": key, "weights": f"small {model}" if small else name, "masked": masked,
+                **row, **compared(row["top1"], published, spread(row, ROUNDING), digits=1),
+            }  # fmt: skip
+
+
+NEEDS = (
+    "published weights and a validation set (--data-root), about an hour of two cores; --small: two minutes"
+)
+STUDIES = {
+    "convit-mask-attention": Study(
+        "How much of ConViT's accuracy hangs on content, and how much on position?",
+        measure_attention,
+        {
+            "weights": lambda row: row["weights"],
+            "masked": lambda row: row["masked"],
+            "layers": lambda row: row["layers"],
+            "images": lambda row: row["images"],
+            **verdicts("top-1 %"),
+        },
+        source="ConViT (arXiv:2103.10697v2), Table 6",
+        needs=NEEDS,
+        weights=("convit_tiny.in1k",),
+    ),
+    "convit-mask-positions": Study(
+        "What do DeiT and ConViT lose without their position embeddings?",
+        measure_positions,
+        {
+            "weights": lambda row: row["weights"],
+            "embeddings": lambda row: "masked" if row["masked"] else "as trained",
+            "images": lambda row: row["images"],
+            **verdicts("top-1 %"),
+        },
+        source="ConViT (arXiv:2103.10697v2), Table 5",
+        needs=NEEDS,
+        weights=("deit_tiny.in1k", "convit_tiny.in1k"),
+    ),
+}
