@@ -21,12 +21,14 @@ class World:
     """This process among the processes of a run.
 
     device: where it computes. control: a gloo group for flags and plain data, so that no GPU waits for them.
+    address: host and port of a store that all ranks reach.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     rank: int = 0
     size: int = 1
     control: Any = None
+    address: tuple[str, int] | None = None
 
     @property
     def is_main(self) -> bool:
@@ -58,6 +60,11 @@ class World:
         if self.size > 1:
             dist.all_reduce(value)
         return value
+
+    def set_timeout(self, seconds: float) -> None:
+        """How long collectives wait for a rank before they fail."""
+        for group in (None, self.control) if self.size > 1 else ():
+            dist.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), group)
 
     def broadcast(self, value: Any) -> Any:
         """The value that rank 0 has, on every rank; plain data only."""
@@ -152,13 +159,17 @@ def world(device: str = "auto") -> Iterator[World]:
     here = pick_device(device, local_rank)
     if here.type == "cuda":
         torch.cuda.set_device(here)
-    joined = not dist.is_initialized()
+    joined, address = not dist.is_initialized(), None
+    if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ:
+        address = (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
     if joined:
         backend, store = "nccl" if here.type == "cuda" else "gloo", _store(rank)
+        if store is not None:
+            address = (os.environ["MASTER_ADDR"], store.port)
         where: dict[str, Any] = {} if store is not None else {"init_method": "env://"}
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, **where)
     try:
-        yield World(here, rank, size, dist.new_group(backend="gloo"))
+        yield World(here, rank, size, dist.new_group(backend="gloo"), address)
     finally:
         if joined:
             dist.destroy_process_group()

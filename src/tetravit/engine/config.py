@@ -41,6 +41,16 @@ class RunConfig(BaseModel):
     save_steps: int = Field(default=0, ge=0, description="Steps between checkpoints; 0: never.")
     save_minutes: float = Field(default=10.0, ge=0, description="Minutes between checkpoints; 0: never.")
     save_epochs: int = Field(default=1, ge=0, description="Epochs between checkpoints; 0: never.")
+    recompute: bool = Field(
+        default=False,
+        description="Compute the blocks of the model again in the backward pass, which takes less memory and about a"
+        " third more time.",
+    )
+    hang_seconds: float = Field(
+        default=60.0,
+        ge=0,
+        description="Seconds without a sign of life after which a rank is named and the others end; 0: never.",
+    )
     save_in_background: bool = Field(
         default=True, description="Write checkpoints from a copy in memory while training goes on."
     )

@@ -18,12 +18,16 @@ PARTS = 5  # of a loss, on the terminal
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan of a run: (label, text) lines, and the numbers that a progress bar needs."""
+    """The plan of a run: (label, text) lines, and the numbers that a progress bar needs.
+
+    step_seconds: of a step, measured on a part of one; 0: not known.
+    """
 
     lines: Sequence[tuple[str, str]]
     total_steps: int
     steps_per_epoch: int
     first_step: int = 0
+    step_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

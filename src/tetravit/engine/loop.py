@@ -3,6 +3,8 @@
 A step is a function of the recipe and of its number. Its images come from `loader.batches(start)`, its
 randomness from (seed, step, place of a sample in the batch), its learning rate from `rate(step)`. So a run that was
 cut anywhere continues to the same bits: a checkpoint holds tensors, the step, and the partial means of the log.
+
+One file, as everything that a step and the pause between two steps do is read in one place.
 """
 
 import operator
@@ -24,9 +26,11 @@ from tetravit.engine.ema import Ema
 from tetravit.engine.guard import Guard, NotFinite, takes_found_inf
 from tetravit.engine.log import Clock, Meter, Reporters, pooled
 from tetravit.engine.precision import LossScale, Precision, autocast, chosen
+from tetravit.engine.pulse import Pulse
 from tetravit.engine.saving import FolderLost, Saver
 from tetravit.engine.signals import Interrupted, Signals
 from tetravit.engine.strategies import pick_strategy
+from tetravit.engine.waits import Waits
 from tetravit.protocols import Loaders
 from tetravit.protocols import Protocol as TaskProtocol
 from tetravit.seeds import micro_batch, number_layers, seed_step
@@ -52,7 +56,8 @@ class Job:
     rate: learning rate of a step, counted from 0. schedules: other settings of the optimizer as functions of the
     step. loaders: what `protocol` scores on; None: no evaluation. clip: largest norm of the gradient, of all
     (`global`) or of each parameter; 0: gradients stay as they are.
-    on_best: called at a new best score, while the model holds the weights that reached it. on_alarm: called with the
+    on_best: called at a new best score, while the model holds the weights that reached it. on_hang: called before
+    this rank ends because another one hangs. on_alarm: called with the
     steps done and the line of a task whose log shows that the run has failed.
     how_to_continue: the command that continues an interrupted run. seed_at: seed of a step, for its random
     numbers; None: `config.seed`. facts: plain data that every checkpoint also holds.
@@ -75,6 +80,7 @@ class Job:
     resume: Checkpoint | None = None
     reporters: Reporters = field(default_factory=lambda: Reporters([]))
     on_best: Callable[[dict[str, Any], dict[str, Any]], None] = lambda record, findings: None
+    on_hang: Callable[[], object] = lambda: None
     on_alarm: Callable[[int, str], None] = lambda step, text: None
     how_to_continue: str = "run the same command again"
     seed_at: Callable[[int], int] | None = None
@@ -125,13 +131,13 @@ def fit(job: Job) -> RunState:
     joint = [list(group) for group in task.joint_clip()]
     gated = takes_found_inf(job.optimizer)  # it skips bad steps on the device
     guard = Guard(task, device) if gated else Guard(task, device, lag=0)
-    clock = Clock(state.seconds)
+    clock, waits = Clock(state.seconds), Waits(device)
     saved_at, saved_step, logged_step = time.monotonic(), state.done, state.done
     slots = number_layers(task)
     ranks: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "device": device}
     task.train()
 
-    with Signals() as signals, _finished(saver):
+    with Signals() as signals, Pulse(world, config.hang_seconds, job.on_hang) as pulse, _finished(saver):
 
         def save() -> None:
             nonlocal saved_at, saved_step
@@ -170,7 +176,9 @@ def fit(job: Job) -> RunState:
             task.loss_scale = scale.factor
 
             # Forward and backward, once per micro-batch; only the last one averages gradients over the ranks.
-            micros = next(batches)
+            pulse.at(step + 1)
+            with waits:
+                micros = next(batches)
             losses: list[Tensor] = []
             for i, batch in enumerate(micros):
                 batch = batch.to(device, memory_format)
@@ -212,7 +220,7 @@ def fit(job: Job) -> RunState:
 
             # Between two steps: log, save, stop on a signal, evaluate. In this order, so that stopping never waits.
             if state.done % config.log_steps == 0 or state.done == total:
-                _log(job, state, meter, clock, norm_of=step, steps=state.done - logged_step)
+                _log(job, state, meter, clock, waits, norm_of=step, steps=state.done - logged_step)
                 logged_step = state.done
             if saving or stopping or _save_due(job, state.done):
                 save()
@@ -247,9 +255,12 @@ def _check(job: Job, guard: Guard, *flags: bool, all_steps: bool = False) -> lis
     return agreed
 
 
-def _log(job: Job, state: RunState, meter: Meter, clock: Clock, *, norm_of: int, steps: int) -> None:
-    """Report the means since the last line, over all ranks."""
-    window = pooled(job.world.gather(meter.take()))
+def _log(
+    job: Job, state: RunState, meter: Meter, clock: Clock, waits: Waits, *, norm_of: int, steps: int
+) -> None:
+    """Report the means since the last line, over all ranks, and what each rank spent."""
+    windows, ranks = zip(*job.world.gather((meter.take(), waits.take(steps))), strict=True)
+    window = pooled(list(windows))
     means = {name: total / window["count"] for name, total in window["sums"].items()}
     per_epoch = job.loader.steps_per_epoch
     values = job.task.log_values(Progress(state.done - 1, job.total_steps, per_epoch))
@@ -259,7 +270,7 @@ def _log(job: Job, state: RunState, meter: Meter, clock: Clock, *, norm_of: int,
         "lr": job.rate(norm_of),
         **means,
         **values,
-        "timing": clock.look(job.total_steps - state.done, steps),
+        "timing": {**clock.look(job.total_steps - state.done, steps), "ranks": list(ranks)},
     }
     job.reporters.step(record)
     alarm = job.task.alarm(values)

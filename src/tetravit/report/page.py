@@ -23,6 +23,7 @@ def page(run: Run, kind: Kind) -> str:
         _tiles([*kind.tiles(run), *_effort(run)]),
         _curves(run, kind),
         _events(run),
+        _ranks(run),
         *kind.sections(run),
         _commands(run, kind),
         _recipe(run),
@@ -103,6 +104,29 @@ def _events(run: Run) -> str:
     cards = [card("Warnings", table(["after step", ""], alarms, numbers=2))] if alarms else []
     cards += [card("Returns to a checkpoint", table(columns, rows, numbers=2), note)] if rows else []
     return "".join(cards)
+
+
+def _ranks(run: Run) -> str:
+    """What each rank spent on a step, the mean over the run; nothing for a run on one process."""
+    rows = [row["ranks"] for row in run.timing if len(row.get("ranks", ())) > 1]
+    if not rows:
+        return ""
+    rows = [row for row in rows if len(row) == len(rows[-1])]
+
+    def mean(rank: int, name: str) -> float:
+        return sum(float(row[rank][name]) for row in rows) / len(rows)
+
+    cells = [
+        [
+            f"{rank}",
+            f"{mean(rank, 'step_s'):.3f}",
+            f"{mean(rank, 'data_s'):.3f}",
+            f"{rows[-1][rank]['memory_mib']:,}",
+        ]
+        for rank in range(len(rows[-1]))
+    ]
+    columns = ["rank", "step, s", "waiting for images, s", "memory, MiB"]
+    return card("Ranks", table(columns, cells, numbers=4))
 
 
 def _commands(run: Run, kind: Kind) -> str:

@@ -79,6 +79,8 @@ def build(recipe: Recipe, world: World) -> Objects:
     row = TASKS[recipe.task.name]
     model = row.create(recipe.model.name, data=info, **model_options(recipe))
     freeze(model, recipe.model.freeze)
+    if run.recompute:
+        model.set_grad_checkpointing(True)  # type: ignore[operator]
     task = row(model, recipe.task, info)
     task.prepare(data)
     notes += task.data_notes(dataset)

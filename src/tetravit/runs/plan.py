@@ -4,7 +4,7 @@ import torch
 
 from tetravit.engine.log import Plan
 from tetravit.engine.precision import chosen
-from tetravit.engine.profiling import profile_step
+from tetravit.engine.profiling import Profile, profile_step
 from tetravit.runs.build import Objects
 from tetravit.weights import CHECKPOINTS
 
@@ -31,6 +31,7 @@ def plan(objects: Objects, folder: str, first_step: int = 0) -> Plan:
     unit = "GPUs" if world.device.type == "cuda" else "processes"
     classes = getattr(objects.task.weights(), "num_classes", objects.info.num_classes)
     kind = f"{classes} classes" if classes else "no classes"
+    profiled, step_seconds = _profiled(objects, micro, first_step)
     lines = [
         ("model", f"{recipe.model.name}, {params / 1e6:.2f} M parameters, {kind}"),
         ("weights", _weights(objects)),
@@ -48,12 +49,12 @@ def plan(objects: Objects, folder: str, first_step: int = 0) -> Plan:
         *objects.task.plan_lines(objects.total_steps, per_epoch, data.batch_size),
         *([("EMA decay", f"{settings.ema:g}")] if objects.ema is not None else []),
         ("device", f"{device}, {chosen(run.precision, world.device)}"),
-        *_profiled(objects, micro, first_step),
+        *profiled,
         ("folder", folder),
     ]
     if first_step:
         lines.append(("resumed", f"after step {first_step:,}"))
-    return Plan(lines, objects.total_steps, per_epoch, first_step)
+    return Plan(lines, objects.total_steps, per_epoch, first_step, step_seconds)
 
 
 def length(steps: int, per_epoch: int) -> str:
@@ -136,28 +137,39 @@ def _rates(objects: Objects) -> str:
     return f"{text}, as in the {settings.release} release" if settings.faithful else text
 
 
-def _profiled(objects: Objects, micro: int, first_step: int) -> list[tuple[str, str]]:
-    """Memory and time, estimated from one micro-batch on this process."""
-    recipe, device = objects.recipe, objects.world.device
-    profile = profile_step(
-        objects.task,
-        images=micro,
-        size=recipe.data.canvas(micro),
-        precision=chosen(recipe.run.precision, device),
-        device=device,
-        settings=recipe.optim,
-        memory_format=torch.channels_last if recipe.run.memory_format == "channels_last" else None,
-    )
+def _profiled(objects: Objects, micro: int, first_step: int) -> tuple[list[tuple[str, str]], float]:
+    """Memory and time, estimated from one micro-batch on this process, and the seconds of a step."""
+    recipe, device, model = objects.recipe, objects.world.device, objects.task.model
+
+    def measured() -> Profile | None:
+        return profile_step(
+            objects.task,
+            images=micro,
+            size=recipe.data.canvas(micro),
+            precision=chosen(recipe.run.precision, device),
+            device=device,
+            settings=recipe.optim,
+            memory_format=torch.channels_last if recipe.run.memory_format == "channels_last" else None,
+        )
+
+    profile = measured()
     if profile is None:
-        return []
+        return [], 0.0
+    whole: Profile | None = None
+    if recipe.run.recompute:
+        model.set_grad_checkpointing(False)  # type: ignore[operator]
+        whole = measured()
+        model.set_grad_checkpointing(True)  # type: ignore[operator]
+    instead = f" (recomputed), in place of {_size(whole.memory_mib(micro))}" if whole is not None else ""
     step_s = profile.step_seconds(micro * recipe.run.accumulate)
     speed = recipe.data.batch_size / step_s
     left = duration(step_s * (objects.total_steps - first_step))
     unit = "GPU" if device.type == "cuda" else "process"
-    return [
-        ("memory", f"about {_size(profile.memory_mib(micro))} per {unit}"),
+    lines = [
+        ("memory", f"about {_size(profile.memory_mib(micro))} per {unit}{instead}"),
         ("time", f"about {left} at {speed:.3g} images/s, measured on {profile.images} images per {unit}"),
     ]
+    return lines, step_s
 
 
 def _size(mib: float) -> str:

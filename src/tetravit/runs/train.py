@@ -27,6 +27,11 @@ from tetravit.runs.rollback import CURES, MOST, Attempts, Rerouted, log_event, l
 from tetravit.trackers import RunInfo, check_trackers, trackers_of, tracking_reporters
 from tetravit.world import world as enter_world
 
+SHORTEST_S, STEPS_LATE = (
+    1800.0,
+    200,
+)  # that collectives wait for a rank: in seconds, and in steps if that is more
+
 
 def train(
     recipe: Recipe | None = None,
@@ -134,8 +139,12 @@ class _Run:
             events.note(
                 f"World size changed {before} -> {world.size}: same samples, same losses up to rounding."
             )
+        step_seconds = 0.0
         if world.is_main:
-            events.start(plan(self.objects, str(self.folder), newest.step if newest else 0))
+            planned = plan(self.objects, str(self.folder), newest.step if newest else 0)
+            step_seconds = planned.step_seconds
+            events.start(planned)
+        world.set_timeout(max(SHORTEST_S, STEPS_LATE * world.broadcast(step_seconds)))
         status = "failed"
         try:
             state = self._fitted(job, checkpoints)
@@ -228,6 +237,7 @@ class _Run:
             resume=newest,
             reporters=self.events,
             on_best=self._keep_best,
+            on_hang=self.lock.release if objects.world.is_main else lambda: None,
             on_alarm=self._log_alarm,
             how_to_continue=self._continue_command(),
         )
