@@ -32,9 +32,9 @@ def root(tmp_path):
     return tmp_path
 
 
-# Every set; those with published files are read from imitations of them, in test_imagenet and test_transfer_datasets
+# Every set; those with published files are read from imitations of them, in test_imagenet and others
 
-PUBLISHED = ("imagenet", "cifar", "flowers", "cars", "inat", "mnist")
+PUBLISHED = ("imagenet", "cifar", "flowers", "cars", "inat", "mnist", "hf")
 LABELLED = [name for name, row in DATASETS.items() if kind_of(row) == "classify"]
 
 

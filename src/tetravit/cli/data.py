@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tetravit.cli.base import Group, print_rows, progress, progress_bar, say
+from tetravit.cli.base import Group, check_recipe, print_rows, print_table, progress, progress_bar, say
 from tetravit.registry import pick
 
 SETS = ("shapes",)
@@ -126,6 +126,65 @@ def index(
     say(f"Indexed {_counts(meta)} in {folder}.")
 
 
+def bench(
+    recipe: Annotated[str, typer.Argument(help="A name from `tetravit list recipes`, or a TOML file.")],
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[SECTION.KEY=VALUE]...", help="What to change about the recipe: data.root=DIR"
+        ),
+    ] = None,
+    workers: Annotated[
+        str,
+        typer.Option(metavar="N,N,...", help="Numbers of workers; unset: 0, 1, 2, 4, ... up to the cores."),
+    ] = "",
+    seconds: Annotated[float, typer.Option(min=0.1, help="For each number of workers.")] = 5.0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
+) -> None:
+    """Time how fast the training images of a recipe are read: by the number of workers, and stage by stage."""
+    check_recipe(recipe)
+    import torch
+
+    from tetravit.data.build import as_trained
+    from tetravit.data.speed import speeds, stages, worker_counts
+    from tetravit.recipe import find, load
+
+    try:
+        counts = [int(text) for text in workers.split(",")] if workers else worker_counts()
+    except ValueError:
+        raise ValueError(f"--workers takes numbers with commas between them; got {workers!r}.") from None
+    chosen = load(find(recipe), changes or [])
+    config = as_trained(chosen.data, chosen.model.head)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        parts = stages(config)
+        found = list(speeds(config, counts, seconds))
+    finally:
+        torch.set_num_threads(threads)
+    total = sum(part.ms for part in parts)
+    if as_json:
+        print_rows([vars(part) for part in parts])
+        print_rows([vars(speed) for speed in found])
+    else:
+        print_table(
+            ["stage", "ms an image", "share"],
+            [[part.name, f"{part.ms:.2f}", f"{100 * part.ms / total:.0f} %"] for part in parts],
+            right=["ms an image", "share"],
+        )
+        print_table(
+            ["workers", "images/s"],
+            [[speed.workers, f"{speed.images_per_s:,.0f}"] for speed in found],
+            right=["workers", "images/s"],
+        )
+    slow = max(parts, key=lambda part: part.ms)
+    best = max(found, key=lambda speed: speed.images_per_s)
+    say(
+        f"The slowest stage is {slow.name}: {slow.ms:.2f} of {total:.2f} ms an image. Fastest with {best.workers}"
+        f" workers: {best.images_per_s:,.0f} images/s."
+    )
+
+
 def _counts(meta: Any) -> str:
     """ "1,000 train and 50 val images to classify in 5 shards"."""
     parts = " and ".join(f"{meta.count(part):,} {part}" for part in meta.parts)
@@ -151,6 +210,7 @@ def _option(text: str) -> tuple[str, Any]:
 
 GROUPS = {
     "data": Group(
-        "Draw, check, pack and time data sets.", {"make": make, "check": check, "pack": pack, "index": index}
+        "Draw, check, pack and time data sets.",
+        {"make": make, "check": check, "pack": pack, "index": index, "bench": bench},
     )
 }

@@ -1,8 +1,9 @@
 """A file of any common image format -> RGB pixels, upright, 8 bits; or one line that says why not.
 
-torchvision decodes common JPEGs (a third faster); Pillow decodes everything else and is the fallback for what
-torchvision refuses. torchvision's PNG decoder is not used: damaged files crash the process (seen in 0.29), and
-it is no faster. Its JPEG decoder is deprecated; where it is missing, Pillow is used.
+simplejpeg, where it is installed (extra `fast`), or torchvision decodes common JPEGs, to the same pixels; Pillow
+decodes everything else and is the fallback for what they refuse. torchvision's PNG decoder is not used: damaged files
+crash the process (seen in 0.29), and it is no faster. Its JPEG decoder is deprecated; where it is missing, Pillow is
+used.
 
 Choices: transparency is composited over white; CMYK is converted without its colour profile, and profiles are
 ignored, as in the training of every published model; of several pages or frames the first is taken; 16 bits are
@@ -11,13 +12,14 @@ scaled, not cut; float pixels are read as 0..1, or as 0..255 where they exceed 1
 Shapes: H, W pixels of the upright image.
 """
 
+import importlib
 import io
 import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from tetravit.data.storage import StorageError, storage_of, with_tries
+from tetravit.data.upright import turned_map
 
 MAX_PIXELS = 200_000_000  # the largest phone cameras stay below
 _FORMATS = (
@@ -146,7 +149,8 @@ def orientation(data: bytes, name: str) -> int:
 
 def _decode(data: bytes, name: str) -> Tensor:
     if _is_plain_jpeg(data, name):
-        fast = _with_torchvision(data)
+        fast = _with_simplejpeg(data, name)
+        fast = _with_torchvision(data) if fast is None else fast
         if fast is not None:
             return fast
     return _with_pillow(data, name)
@@ -172,6 +176,31 @@ def _is_plain_jpeg(data: bytes, name: str) -> bool:
         else:
             i += 2 + int.from_bytes(data[i + 2 : i + 4], "big")
     return False
+
+
+def _with_simplejpeg(data: bytes, name: str) -> Tensor | None:
+    """RGB (3, H, W), the pixels that torchvision gives, sooner; None: it is not installed, or Pillow must decide."""
+    decoder = _simplejpeg()
+    if decoder is None:
+        return None
+    try:
+        array = decoder.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, strict=True)
+    except ValueError:
+        return None
+    turn = orientation(data, name)
+    pixels = array if turn == 1 else turned_map(array, turn)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+@cache
+def _simplejpeg() -> Any:
+    """The package simplejpeg (extra `fast`); None: it is not installed, or TETRAVIT_DECODER names another."""
+    if os.environ.get("TETRAVIT_DECODER", "simplejpeg") != "simplejpeg":
+        return None
+    try:
+        return importlib.import_module("simplejpeg")
+    except ImportError:
+        return None
 
 
 def _with_torchvision(data: bytes) -> Tensor | None:

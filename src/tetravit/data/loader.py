@@ -56,6 +56,7 @@ def make_train_loader(
         mix=config.mix,
         balance=config.balance,
         shuffle=config.shuffle,
+        image_bytes=image_bytes(config, config.batch_size // (world_size * accumulate)) * (1 + len(more)),
         on_bad=config.on_bad,
         bad_limit=config.bad_limit,
         pin_memory=pin_memory,
@@ -87,6 +88,12 @@ def make_augmented_loader(
     return make_train_loader(config, seed=seed, dataset=dataset, **ranks)
 
 
+def image_bytes(config: DataConfig, images: int) -> int:
+    """About the size of an image after the transforms, in a batch of `images`."""
+    height, width = config.canvas(images)
+    return 4 * (config.channels or 3) * height * width
+
+
 class TrainLoader:
     """Training batches of one rank, from any step on, without end.
 
@@ -109,6 +116,7 @@ class TrainLoader:
         balance: how evenly classes are drawn: 0 as they are, each image once per epoch; 1 all classes equally often;
             between them by the power of their numbers of images. Above 0, images are drawn with replacement.
         shuffle: "full", "shards(N)" or "table"; see `Order`.
+        image_bytes: about the size of a prepared image, with its views; 0: not known.
         mix: the text of mixup and cutmix, which need an even number of images.
         on_bad: for an unreadable image, raise its `BadImage`, or take the next image in the order.
         bad_limit: share of the images above which "skip" raises; a single one is always skipped.
@@ -139,6 +147,7 @@ class TrainLoader:
         mix: str | None = None,
         balance: float = 0.0,
         shuffle: str = "full",
+        image_bytes: int = 0,
         on_bad: OnBad = "error",
         bad_limit: float = 0.001,
         pin_memory: bool = False,
@@ -162,6 +171,7 @@ class TrainLoader:
         self.batch_size = batch_size
         self.accumulate = accumulate
         self.workers = workers
+        self._result_bytes = image_bytes * share
         self.pin_memory = pin_memory
         self.steps_per_epoch = len(dataset) // batch_size
         self.samples_per_epoch = self.steps_per_epoch * batch_size
@@ -217,7 +227,7 @@ class TrainLoader:
         """
         self.close()
         jobs = ((step, micro) for step in itertools.count(start) for micro in range(self.accumulate))
-        self._stream = stream = Stream(self._prepare, jobs, self.workers, self.pin_memory)
+        self._stream = stream = Stream(self._prepare, jobs, self.workers, self.pin_memory, self._result_bytes)
         while stream is self._stream:
             yield [self._bad.check(next(stream)) for _ in range(self.accumulate)]
 

@@ -2,6 +2,7 @@
 
 import atexit
 import multiprocessing
+import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,7 +11,9 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-PREFETCH = 4  # results each worker prepares ahead
+PREFETCH, LEAST = 4, 2  # results each worker prepares ahead: at most, and where memory is short
+AHEAD_BYTES = 4 << 30  # of all results that are prepared ahead by the workers of a process
+SHARED_MEMORY = "/dev/shm"
 
 
 class Pinnable(Protocol):
@@ -30,10 +33,19 @@ class Stream(Generic[Result]):
         jobs: may be endless.
         workers: processes; 0: none, each result is prepared on demand.
         pin_memory: results in page-locked memory.
+        result_bytes: about the size of a result; 0: not known.
+
+    Raises:
+        ValueError: if the shared memory of the system is too small for the workers.
     """
 
     def __init__(
-        self, prepare: Callable[[Any], Result], jobs: Iterator[Any], workers: int, pin_memory: bool
+        self,
+        prepare: Callable[[Any], Result],
+        jobs: Iterator[Any],
+        workers: int,
+        pin_memory: bool,
+        result_bytes: int = 0,
     ) -> None:
         self._results: Iterator[Result] | None
         self._processes: list[Any] = []
@@ -48,7 +60,7 @@ class Stream(Generic[Result]):
                 sampler=_Jobs(jobs),
                 batch_size=None,
                 num_workers=workers,
-                prefetch_factor=PREFETCH,
+                prefetch_factor=prefetch(workers, result_bytes),
                 collate_fn=_unchanged,
                 worker_init_fn=_start_worker,
                 pin_memory=pin_memory,
@@ -77,6 +89,38 @@ class Stream(Generic[Result]):
         if self._processes:
             atexit.unregister(self.close)
         self._processes = []
+
+
+def prefetch(workers: int, result_bytes: int) -> int:
+    """Results that each worker prepares ahead, so that all of them fit into memory that processes share.
+
+    Raises:
+        ValueError: if not even `LEAST` of each worker do.
+    """
+    if not result_bytes:
+        return PREFETCH
+    ahead = min(PREFETCH, max(LEAST, AHEAD_BYTES // (workers * result_bytes)))
+    room = _shared_bytes()
+    if room is None:
+        return ahead
+    ahead = min(ahead, max(LEAST, room // (workers * result_bytes)))
+    needed = ahead * workers * result_bytes
+    if needed > room:
+        fitting = room // (LEAST * result_bytes)
+        raise ValueError(
+            f"{SHARED_MEMORY} has {room / 1e6:,.0f} MB, workers need {needed / 1e6:,.0f} MB; use --shm-size or"
+            f" data.workers={fitting}."
+        )
+    return ahead
+
+
+def _shared_bytes() -> int | None:
+    """Free bytes of the memory that processes share through files; None: this system has none, or no limit."""
+    try:
+        status = os.statvfs(SHARED_MEMORY)
+    except (OSError, AttributeError):
+        return None
+    return status.f_bavail * status.f_frsize
 
 
 class _Lookup(Dataset[Result]):

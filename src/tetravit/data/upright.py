@@ -73,12 +73,12 @@ def turned_boxes(boxes: np.ndarray, turn: int, height: int, width: int) -> np.nd
 
 
 def turned_map(pixels: np.ndarray, turn: int) -> np.ndarray:
-    """Stored pixels (H, W) -> the upright ones."""
+    """Stored pixels (H, W) or (H, W, C) -> the upright ones."""
     if turn in (2, 3, 7, 8):
         pixels = pixels[:, ::-1]
     if turn in (3, 4, 6, 7):
         pixels = pixels[::-1]
-    return np.ascontiguousarray(pixels.T if turn >= QUARTER else pixels)
+    return np.ascontiguousarray(pixels.swapaxes(0, 1) if turn >= QUARTER else pixels)
 
 
 def stored_size(turn: int, height: int, width: int) -> tuple[int, int]:
