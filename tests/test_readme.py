@@ -24,6 +24,7 @@ PAGES = [
     "docs/runs.md",
     "docs/evaluation.md",
     "docs/serve.md",
+    "docs/data.md",
 ]
 BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>[^\n]*?) -->\n)?^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.M | re.S
@@ -140,6 +141,12 @@ def test_the_page_on_detection_and_segmentation_runs(clone, capsys):
     names: dict[str, object] = {}
     exec(compile(script, "docs/dense.md", "exec"), names)
     assert names["labels"].shape == (96, 96)
+
+
+def test_the_page_on_data_runs(clone, capsys):
+    run("docs/data.md", capsys)
+    assert Path("check/check.html").exists()
+    assert len(list(Path("shards").glob("*.tar"))) > 2
 
 
 @pytest.mark.slow

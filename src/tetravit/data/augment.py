@@ -3,9 +3,16 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from tetravit.data.calls import parse_calls
 from tetravit.data.transforms import TRANSFORMS, Transform
+from tetravit.data.transforms.erase import Erase
 from tetravit.data.transforms.normalize import Normalize
+from tetravit.structures import Finish
+
+Patch = tuple[int, int, Tensor]
 
 
 class Augment:
@@ -26,6 +33,38 @@ class Augment:
     def normalize(self) -> Normalize:
         """The step that makes pixels floats."""
         return next(step for step in self.steps if isinstance(step, Normalize))
+
+    @property
+    def on_pixels(self) -> "Augment":
+        """The steps in front of `normalize`: uint8 images, for `finished`."""
+        steps = self.steps[: self.steps.index(self.normalize)]
+        return Augment(self.text, steps)
+
+    @property
+    def erases(self) -> bool:
+        """Whether a step follows on `normalize`."""
+        return self.steps[-1] is not self.normalize
+
+    @property
+    def can_finish_later(self) -> bool:
+        """Whether all that follows on `normalize` is `erase`, so that a batch can be finished on its device."""
+        return all(isinstance(step, Erase) for step in self.steps[self.steps.index(self.normalize) + 1 :])
+
+    def finished(self, drawn: Sequence[Sequence[Patch]]) -> Finish:
+        """The finish of a batch. drawn: of each image the rectangles of `patches`."""
+        normalize = self.normalize
+        patches = [(row, *patch) for row, some in enumerate(drawn) for patch in some]
+        return Finish(normalize.mean, normalize.std, patches)
+
+    def patches(self, image: Tensor) -> list[Patch]:
+        """What the steps after `normalize` erase of an image, drawn as they draw it: top, left, values (C, h, w)."""
+        drawn = []
+        for step in self.steps[self.steps.index(self.normalize) + 1 :]:
+            box = step.make_params([image])["box"]
+            if box is not None:
+                top, left, height, width = box
+                drawn.append((top, left, torch.randn(*image.shape[:-2], height, width)))
+        return drawn
 
     def __repr__(self) -> str:
         return f"Augment({self.text!r})"

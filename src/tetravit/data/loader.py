@@ -28,11 +28,14 @@ def make_train_loader(
     pin_memory: bool = False,
     views: Sequence[str] | None = None,
     dataset: Dataset | None = None,
+    finish_later: bool = False,
 ) -> "TrainLoader":
     """The training batches that a config describes; `dataset`: its training set, where that is built already.
 
     views: the augmentations of all views of an image, in place of the config's; the first makes the images of a
     batch, the others its `views`. None: one view, the config's.
+    finish_later: workers send uint8 images, which `Batch.to` normalizes and erases on its device, to the same values;
+    where the augmentations allow it.
 
     Raises:
         ValueError: for anything in the config that is not available.
@@ -40,6 +43,10 @@ def make_train_loader(
     if dataset is None:
         dataset = build_dataset(config, "train")
     transform, *more = map(config.augmentation, [config.augment] if views is None else views)
+    plain = dataset.info.kind in ("classify", "unlabelled")
+    later = finish_later and all(
+        step.can_finish_later and (plain or not step.erases) for step in (transform, *more)
+    )
     return TrainLoader(
         dataset,
         transform,
@@ -57,6 +64,7 @@ def make_train_loader(
         balance=config.balance,
         shuffle=config.shuffle,
         image_bytes=image_bytes(config, config.batch_size // (world_size * accumulate)) * (1 + len(more)),
+        finish_later=later,
         on_bad=config.on_bad,
         bad_limit=config.bad_limit,
         pin_memory=pin_memory,
@@ -117,6 +125,7 @@ class TrainLoader:
             between them by the power of their numbers of images. Above 0, images are drawn with replacement.
         shuffle: "full", "shards(N)" or "table"; see `Order`.
         image_bytes: about the size of a prepared image, with its views; 0: not known.
+        finish_later: images stay uint8 until `Batch.to`; see `make_train_loader`.
         mix: the text of mixup and cutmix, which need an even number of images.
         on_bad: for an unreadable image, raise its `BadImage`, or take the next image in the order.
         bad_limit: share of the images above which "skip" raises; a single one is always skipped.
@@ -148,6 +157,7 @@ class TrainLoader:
         balance: float = 0.0,
         shuffle: str = "full",
         image_bytes: int = 0,
+        finish_later: bool = False,
         on_bad: OnBad = "error",
         bad_limit: float = 0.001,
         pin_memory: bool = False,
@@ -210,6 +220,7 @@ class TrainLoader:
             world_size,
             bucket,
             more,
+            finish_later,
         )
         self._bad = BadCount(on_bad, bad_limit, len(dataset))
         self._stream: Stream[Result] | None = None

@@ -18,7 +18,7 @@ from tetravit.data.datasets import Dataset
 from tetravit.data.decode import BadImage, to_channels
 from tetravit.data.order import Order, mixed_seed
 from tetravit.data.storage import StorageError
-from tetravit.structures import Batch, Sample, Target
+from tetravit.structures import Batch, Finish, Sample, Target
 
 LOG = logging.getLogger("tetravit.data")
 Transform = Callable[..., Any]
@@ -89,6 +89,7 @@ class PrepareTrain:
     """(step, micro-batch) -> this rank's share of it.
 
     more: transforms of the same images, whose results are the `views` of the batch.
+    finish_later: images stay uint8, and `Batch.to` finishes them on the device; the transforms are `Augment`s.
     """
 
     def __init__(
@@ -101,9 +102,11 @@ class PrepareTrain:
         world_size: int,
         bucket: int = 1,
         more: Sequence[Transform] = (),
+        finish_later: bool = False,
     ) -> None:
         self.reader = reader
         self.more = more
+        self.finish_later = finish_later
         self.bucket = bucket
         self.order = order
         self.batch_size = batch_size
@@ -118,19 +121,26 @@ class PrepareTrain:
         first = step * self.batch_size + micro * self.micro_size
         bad: list[BadImage] = []
         samples, indices = [], []
-        views: list[list[Tensor]] = [[] for _ in self.more]
+        transforms = [
+            _Later(t) if self.finish_later else _Now(t) for t in (self.reader.transform, *self.more)
+        ]
+        first_view, *more = transforms
+        views: list[list[Tensor]] = [[] for _ in more]
         try:
             with _own_randomness() as reseed:
                 for k in range(first + self.rank, first + self.micro_size, self.world_size):
                     sample, index = self._read(epoch, k, bad)
                     reseed(mixed_seed(self.order.seed, epoch, k))
-                    samples.append(transformed(sample, self.reader.transform))
+                    samples.append(first_view.sample(sample))
                     indices.append(index)
-                    for number, (view, transform) in enumerate(zip(views, self.more, strict=True), start=1):
+                    for number, (view, transform) in enumerate(zip(views, more, strict=True), start=1):
                         reseed(mixed_seed(self.order.seed, epoch, k, number))
-                        view.append(transform(sample.image))
+                        view.append(transform.image(sample.image))
             batch = collate(samples, indices, self.bucket)
+            batch.finish = first_view.finish()
             batch.views = [collate_view(view) for view in views]
+            for one, transform in zip(batch.views, more, strict=True):
+                one.finish = transform.finish()
             return Result(batch, bad)
         except (ValueError, StorageError) as error:  # BadImage too: carried to the parent as it is
             return Result(None, bad, error)
@@ -142,6 +152,46 @@ class PrepareTrain:
             if sample is not None:
                 return sample, index
         raise bad[-1]
+
+
+class _Now:
+    """Images of a batch, transformed to the end."""
+
+    def __init__(self, transform: Transform) -> None:
+        self.transform = transform
+
+    def sample(self, sample: Sample) -> Sample:
+        return transformed(sample, self.transform)
+
+    def image(self, image: Tensor) -> Tensor:
+        result: Tensor = self.transform(image)
+        return result
+
+    def finish(self) -> Finish | None:
+        return None
+
+
+class _Later(_Now):
+    """Images of a batch that stay uint8; what is left to do is collected for all of them."""
+
+    def __init__(self, augment: Any) -> None:
+        super().__init__(augment.on_pixels)
+        self.augment = augment
+        self.drawn: list[Any] = []
+
+    def sample(self, sample: Sample) -> Sample:
+        sample = super().sample(sample)
+        self.drawn.append(self.augment.patches(sample.image))
+        return sample
+
+    def image(self, image: Tensor) -> Tensor:
+        image = super().image(image)
+        self.drawn.append(self.augment.patches(image))
+        return image
+
+    def finish(self) -> Finish:
+        result: Finish = self.augment.finished(self.drawn)
+        return result
 
 
 class PrepareEval:

@@ -85,7 +85,13 @@ def build(recipe: Recipe, world: World) -> Objects:
     task.prepare(data)
     notes += task.data_notes(dataset)
     with_seed = partial(
-        make_train_loader, data, accumulate=run.accumulate, views=task.views(), dataset=dataset, **ranks
+        make_train_loader,
+        data,
+        accumulate=run.accumulate,
+        views=task.views(),
+        dataset=dataset,
+        finish_later=world.device.type == "cuda",
+        **ranks,
     )
     loader = with_seed(seed=run.seed)
     if loaders is not None:

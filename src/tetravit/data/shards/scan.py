@@ -16,7 +16,7 @@ from tetravit.data.files import ENDINGS, some
 from tetravit.data.parts import NAMES as PART_NAMES
 from tetravit.data.parts import PARTS
 from tetravit.data.processes import in_parallel
-from tetravit.data.shards.index import META, ROW, Meta, Shard
+from tetravit.data.shards.index import META, ROW, Meta, Shard, read_meta
 from tetravit.data.shards.tar import BLOCK, Member, members, split_name
 from tetravit.data.upright import header, stored_size
 from tetravit.files import atomic, replace_file, write_json
@@ -41,8 +41,8 @@ def index_shards(
     or `KEY.mask.png`. What is known of a shard is kept in `.NAME.rows`: a cut call goes on with the next.
 
     Args:
-        class_names: in the order of the numbers; empty: as classes.txt in the folder has them, else the names or
-            numbers themselves.
+        class_names: in the order of the numbers; empty: as classes.txt in the folder has them, else shards.json that
+            is there, else the names or numbers themselves.
 
     Raises:
         ValueError: if there is no tar file, one does not read, or images are of several kinds.
@@ -68,6 +68,9 @@ def index_shards(
         class_names = [
             line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()
         ]
+    if not class_names and (root / META).is_file():
+        with suppress(ValueError):
+            class_names = read_meta(folder).class_names
     names = _class_names([x for scan in scans.values() for x in scan["labels"]], class_names, kind, folder)
     parts: dict[str, list[str]] = {}
     for name in scans:
