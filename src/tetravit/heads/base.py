@@ -24,7 +24,8 @@ class Head(nn.Module):
     kind: what it predicts. has_masks: a detection head with `mask_probabilities`. first_map: how many of the maps,
     from the finest, are not used. fresh: shell patterns of its tensors, relative to the head, whose shape depends
     on the number of classes: they start fresh when that changes. optional: patterns of tensors that a head built
-    with other options has, and weights may hold in excess.
+    with other options has, and weights may hold in excess. fixed_options: those of `options_in` that weights of
+    another value cannot be loaded into.
     """
 
     kind: ClassVar[Kind]
@@ -32,6 +33,7 @@ class Head(nn.Module):
     first_map: int = 0
     fresh: ClassVar[tuple[str, ...]] = ()
     optional: ClassVar[tuple[str, ...]] = ()
+    fixed_options: ClassVar[tuple[str, ...]] = ()
     num_classes: int
 
     def forward(self, maps: Any, sizes: Any = None, targets: Any = None) -> Any:

@@ -96,6 +96,7 @@ class DinoDETR(DetectionHead):
         "transformer.enc_out_class_embed.*",
         "transformer.decoder.class_embed.*",
     )
+    fixed_options = ("num_queries", "num_levels", "width", "hidden", "encoder_layers", "decoder_layers")
     max_detections = 300
 
     def __init__(
@@ -333,10 +334,18 @@ class DinoDETR(DetectionHead):
     @classmethod
     def options_in(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:
         options: dict[str, Any] = {}
-        if "transformer.tgt_embed.weight" in state:
-            options["num_queries"] = len(state["transformer.tgt_embed.weight"])
-        if "transformer.level_embed" in state:
-            options["num_levels"] = len(state["transformer.level_embed"])
+        for name, key, axis in (
+            ("num_queries", "transformer.tgt_embed.weight", 0),
+            ("num_levels", "transformer.level_embed", 0),
+            ("width", "transformer.level_embed", 1),
+            ("hidden", "transformer.encoder.layers.0.linear1.weight", 0),
+        ):
+            if key in state:
+                options[name] = state[key].shape[axis]
+        for part in ("encoder", "decoder"):
+            layers = {key.split(".")[3] for key in state if key.startswith(f"transformer.{part}.layers.")}
+            if layers:
+                options[f"{part}_layers"] = len(layers)
         return options
 
 

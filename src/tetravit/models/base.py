@@ -102,8 +102,14 @@ class Model(Portable):
             source=source,
         )
 
+    def about_classes(self) -> str:
+        """What the numbers of the classes stand for outside this package; "": nothing."""
+        return ""
+
     @classmethod
-    def published_class_names(cls, found: convert.ResolvedWeights, layout: str) -> tuple[str, ...]:
+    def published_class_names(
+        cls, found: convert.ResolvedWeights, layout: str, num_classes: int
+    ) -> tuple[str, ...]:
         """The names of the classes of published weights in `layout`; () where they are not known."""
         return ()
 

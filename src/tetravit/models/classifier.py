@@ -134,7 +134,9 @@ class Classifier(Model):
         return replace(header, head=None) if self.head_name == LINEAR else header
 
     @classmethod
-    def published_class_names(cls, found: convert.ResolvedWeights, layout: str) -> tuple[str, ...]:
+    def published_class_names(
+        cls, found: convert.ResolvedWeights, layout: str, num_classes: int
+    ) -> tuple[str, ...]:
         return imagenet.class_names() if found.imagenet else ()
 
     def usual_sides(self, otherwise: int) -> tuple[int, int]:

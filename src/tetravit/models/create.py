@@ -210,7 +210,14 @@ def build_model(
         if classes is None and kind == "classify" and state is not None and state.projection:
             num_classes = 0  # self-supervised
     implied = {key: value for part in held for key, value in row.options_in(part).items()}
-    head_options = {**implied, **known.pop("head_options", {}), **(head_options or {})}
+    asked = head_options or {}
+    for key in row.fixed_options:
+        if key in implied and asked.get(key, implied[key]) != implied[key]:
+            raise ValueError(
+                f"{state.source if state else weights} holds a {head} with {key}={implied[key]}; got"
+                f" {key}={asked[key]}. Leave it out of head_options, or take other weights."
+            )
+    head_options = {**implied, **known.pop("head_options", {}), **asked}
     takes = [p for p in inspect.signature(row).parameters if p not in FIXED]
     check_options(head, head_options, takes)
     model = make.build(
@@ -230,10 +237,12 @@ def build_model(
         model, state, fresh=row.fresh if classes not in (None, num_classes) else (), found=found
     )
     foreign = kind == "classify" and found.header is None
-    if foreign or report.resized or report.dropped or report.missing:
-        print(report, file=sys.stderr)
-    names = class_names(found, make, report.layout)
+    shown = foreign or report.resized or report.dropped or report.missing
+    names = class_names(found, make, report.layout, num_classes if classes == num_classes else 0)
     model.class_names = names if len(names) == num_classes else ()
+    report.classes = model.about_classes()
+    if shown or report.classes:
+        print(report, file=sys.stderr)
     return model
 
 
@@ -276,11 +285,14 @@ def load_weights(
 
 
 def class_names(
-    found: convert.ResolvedWeights, make: type[Model] = Classifier, layout: str = ""
+    found: convert.ResolvedWeights,
+    make: type[Model] = Classifier,
+    layout: str = "",
+    num_classes: int = 0,
 ) -> tuple[str, ...]:
-    """The class names of weights for models of type `make`, in `layout`; () where they are not known."""
+    """The names of the classes of weights for models of type `make`, in `layout`; () where they are not known."""
     told = found.header.class_names if found.header else ()
-    return told or make.published_class_names(found, layout)
+    return told or make.published_class_names(found, layout, num_classes)
 
 
 def tuples(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,10 +61,20 @@ class Detector(DenseModel):
         return tensors
 
     @classmethod
-    def published_class_names(cls, found: convert.ResolvedWeights, layout: str) -> tuple[str, ...]:
-        if layout == "dino":  # 91 classes are the category ids of COCO
-            return coco.raw_names()
+    def published_class_names(
+        cls, found: convert.ResolvedWeights, layout: str, num_classes: int
+    ) -> tuple[str, ...]:
+        if layout == "dino":
+            known = (coco.raw_names(), coco.class_names())
+            return next((names for names in known if len(names) == num_classes), ())
         return coco.class_names() if found.row and found.row.data.startswith("COCO") else ()
+
+    def about_classes(self) -> str:
+        if self.class_names == coco.raw_names():
+            return "91, COCO's category ids 0 to 90, of which 80 are in use"
+        if self.class_names == coco.class_names():
+            return "80 of COCO; its category ids are 1 to 90 without ten (tetravit.data.coco.category_ids)"
+        return ""
 
     @property
     def output_names(self) -> tuple[str, ...]:

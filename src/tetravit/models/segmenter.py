@@ -37,7 +37,9 @@ class Segmenter(DenseModel):
         return self.head(self.feature_maps(images))
 
     @classmethod
-    def published_class_names(cls, found: convert.ResolvedWeights, layout: str) -> tuple[str, ...]:
+    def published_class_names(
+        cls, found: convert.ResolvedWeights, layout: str, num_classes: int
+    ) -> tuple[str, ...]:
         return ade20k()[0] if layout == "mmseg" else ()
 
     def probabilities(self, images: Tensor, size: Sequence[int] | None = None) -> Tensor:

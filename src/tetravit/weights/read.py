@@ -77,7 +77,10 @@ class State:
 
 @dataclass
 class Report:
-    """The report of every tensor. Printed: five lines. prefix: removed from the front of every name."""
+    """The report of every tensor. Printed: five lines, and one on the classes where their numbers have a meaning.
+
+    prefix: removed from the front of every name. classes: what the numbers of the classes stand for.
+    """
 
     source: str
     layout: str
@@ -91,6 +94,7 @@ class Report:
     dropped: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     prefix: str = ""
+    classes: str = ""
 
     def __str__(self) -> str:
         entry = f", entry {self.entry!r}" if self.entry else ""
@@ -103,6 +107,7 @@ class Report:
             "dropped": _some(self.dropped),
             "missing": _some(self.missing),
             "hash": f"sha256 {self.fingerprint}" if self.fingerprint else "not verified",
+            **({"classes": self.classes} if self.classes else {}),
         }
         return "\n".join(f"{name:8} {text}" for name, text in lines.items())
 
