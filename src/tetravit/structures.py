@@ -91,6 +91,9 @@ class Detections:
     scores: Tensor  # (M,) float in [0, 1]
     labels: Tensor  # (M,) int64
     masks: Tensor | None = None  # (M, Hi, Wi) bool
+    steps: Tensor | None = (
+        None  # (S, M, 4): how the boxes came about, the last as in `boxes`; only if asked for
+    )
 
 
 @dataclass

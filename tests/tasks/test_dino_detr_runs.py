@@ -1,5 +1,6 @@
 """DINO-DETR in a run: micro-batches and ranks learn what the whole batch learns; cuts change no bit."""
 
+import json
 import multiprocessing
 import os
 import shutil
@@ -114,6 +115,8 @@ def last(folder):
 def test_ranks_and_micro_batches_change_no_run_and_cuts_change_no_bit(tmp_path):
     train(recipe(), tmp_path / "whole", reporters=[])
     want = last(tmp_path / "whole")
+    found = json.loads((tmp_path / "whole" / "evaluation.json").read_text())["pictures"]
+    assert all(len(picture["steps"]) == 3 for picture in found)
     train(recipe("run.accumulate=2"), tmp_path / "micros", reporters=[])
     on_two_ranks(tmp_path)
     for name in ("micros", "ranks"):
@@ -132,3 +135,16 @@ def test_ranks_and_micro_batches_change_no_run_and_cuts_change_no_bit(tmp_path):
         train(resume=folder, reporters=[])
         got = last(folder)
         assert all(torch.equal(got[key], tensor) for key, tensor in want.items())
+
+
+def test_boxes_are_shown_over_the_layers():
+    model, batch = detector().eval(), drawings(2)
+    with torch.no_grad():
+        plain = model.detect(batch.images, output_sizes=[[128, 64], [64, 64]])
+        found = model.detect(batch.images, output_sizes=[[128, 64], [64, 64]], steps=True)
+    for one, other in zip(found, plain, strict=True):
+        assert other.steps is None
+        assert one.steps.shape == (3, len(one.boxes), 4)  # the proposals, two layers
+        assert torch.equal(one.steps[-1], one.boxes)
+    retinanet = create_detector("gcvit_xxtiny", head="retinanet", head_options={"width": 8}, **BACKBONE)
+    assert retinanet.eval().detect(batch.images, steps=True)[0].steps is None

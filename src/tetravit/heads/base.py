@@ -81,6 +81,14 @@ class Head(nn.Module):
         """The masks of boxes (B, P, 4) with labels (B, P): probabilities (B, P, 28, 28), each in its box's frame."""
         raise NotImplementedError
 
+    def steps(
+        self, outputs: Any, sizes: Tensor, max_detections: int | None = None
+    ) -> tuple[Tensor, Tensor] | None:
+        """Of a head that refines boxes step by step: the queries (B, P) of what `decode` selects, and their boxes
+        (S, B, P, 4) in pixels, from the first ones to the last. None: it does not.
+        """
+        return None
+
     def whole_step(self, targets: Sequence[Sequence[Any]], gather: Gather) -> AbstractContextManager[None]:
         """Around each micro-batch of a training step, for a head whose loss depends on the other ones.
 

@@ -105,6 +105,7 @@ class Detector(DenseModel):
         threshold: float = 0.0,
         max_detections: int | None = None,
         class_agnostic: bool | None = None,
+        steps: bool = False,
     ) -> list[Detections]:
         """Find the objects of a batch.
 
@@ -118,6 +119,7 @@ class Detector(DenseModel):
             threshold: detections with lower scores are left out, beyond those the head drops.
             max_detections: per image; None: the head's own limit.
             class_agnostic: whether overlapping boxes of other classes are suppressed too; None: as the head does.
+            steps: also the boxes before they were refined, of heads that refine them layer by layer.
 
         Raises:
             ValueError: for images or sizes that do not fit, masks of a head that predicts none, or an option that
@@ -142,6 +144,9 @@ class Detector(DenseModel):
         probabilities: Sequence[Tensor | None] | Tensor = [None] * len(images)
         if masks != "none":
             probabilities = self.head.mask_probabilities(outputs, selected.boxes, selected.labels)
+        refined = None
+        if steps:
+            refined = self.head.steps(outputs, sizes, max_detections)
         scale = (out / sizes).flip(1).repeat(1, 2)  # (B, 4)
         found = []
         for i, size in enumerate(out.tolist()):
@@ -152,7 +157,8 @@ class Detector(DenseModel):
                 mask = mask[keep]
                 if masks == "pasted":
                     mask = paste_masks(mask, boxes, (size[0], size[1]))
-            found.append(Detections(boxes, selected.scores[i, keep], selected.labels[i, keep], mask))
+            moved = None if refined is None else refined[1][:, i, keep] * scale[i]
+            found.append(Detections(boxes, selected.scores[i, keep], selected.labels[i, keep], mask, moved))
         return found
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from tetravit.data.masks import encode_pasted_masks
 from tetravit.metrics.coco_ap import LIMITS, Average, CocoAP, Objects, counts_per_class, installed
@@ -59,11 +59,11 @@ class Coco(Protocol):
         ap = CocoAP(loaders.info.num_classes, masks=masks, max_detections=self.config.max_detections)
         pictures: list[dict[str, Any]] = []
         for batch in loaders.validation:
-            detections = _detected(model, batch.to(device_of(model)), masks)
+            detections = _detected(model, batch.to(device_of(model)), masks, len(pictures) < PICTURES)
             for i, (detected, rle, target) in enumerate(detections):
                 ap.add(target, detected, rle)
                 if len(pictures) < PICTURES:
-                    pictures.append(_picture(ap.truth[-1], ap.detections[-1], batch, i))
+                    pictures.append(_picture(ap.truth[-1], ap.detections[-1], batch, i, detected.steps))
         ap.truth, ap.detections = world.all_gather(ap.truth), world.all_gather(ap.detections)
         if not ap.truth:
             raise ValueError(EMPTY)
@@ -80,11 +80,17 @@ class Coco(Protocol):
         return Scores(values, _findings(averages, ap, pictures))
 
 
-def _detected(model: Any, batch: Batch, masks: bool) -> Iterable[tuple[Any, list[bytes] | None, Target]]:
+def _detected(
+    model: Any, batch: Batch, masks: bool, steps: bool
+) -> Iterable[tuple[Any, list[bytes] | None, Target]]:
     """Detections, their masks as COCO RLE, and the target of each image of a batch."""
     sizes = [list(t.size or batch.images.shape[2:]) for t in batch.targets]
     per_image = model.detect(
-        batch.images, batch.sizes, output_sizes=sizes, masks="probabilities" if masks else "none"
+        batch.images,
+        batch.sizes,
+        output_sizes=sizes,
+        masks="probabilities" if masks else "none",
+        **({"steps": True} if steps else {}),
     )
     for detections, target, (height, width) in zip(per_image, batch.targets, sizes, strict=True):
         rle = None
@@ -110,8 +116,11 @@ def _findings(averages: dict[str, Average], ap: CocoAP, pictures: list[dict[str,
     }
 
 
-def _picture(truth: Objects, detected: Objects, batch: Batch, i: int) -> dict[str, Any]:
-    """An image with its annotated and its detected objects, as plain data."""
+def _picture(truth: Objects, detected: Objects, batch: Batch, i: int, steps: Tensor | None) -> dict[str, Any]:
+    """An image with its annotated and its detected objects, as plain data.
+
+    steps: (S, M, 4), the boxes of all detections before and after each refinement; None: they were not refined.
+    """
     assert detected.scores is not None
     sure = [k for k, score in enumerate(detected.scores) if score >= SHOWN]
     return {
@@ -120,6 +129,7 @@ def _picture(truth: Objects, detected: Objects, batch: Batch, i: int) -> dict[st
         "size": list(truth.size),
         "truth": _plain(truth, list(range(len(truth.labels)))),
         "found": {**_plain(detected, sure), "scores": detected.scores[sure].round(4).tolist()},
+        **({} if steps is None else {"steps": steps[:, sure].double().cpu().numpy().round(2).tolist()}),
     }
 
 

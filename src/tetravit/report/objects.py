@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from html import escape
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -36,6 +37,7 @@ FIGURES = {
     "ar_large": "recall of large objects",
 }
 FIRST = 6  # training images that are drawn
+STEPPED = 4  # validation images whose boxes are drawn layer by layer
 LEAST_AP = 0.05  # from here on the first tile is green
 
 
@@ -127,7 +129,43 @@ def _found(run: Run, dataset: Dataset | None) -> list[str]:
     except (ValueError, OSError, IndexError):
         return []
     note = "Prediction and ground truth."
-    return [card("Validation images", f'<div class="triples two">{"".join(figures)}</div>', note)]
+    cards = [card("Validation images", f'<div class="triples two">{"".join(figures)}</div>', note)]
+    moving = [_steps(dataset, entry, names) for entry in entries if any(entry.get("steps", ()))]
+    if moving:
+        note = (
+            "The boxes of the detections above, layer by layer of the decoder: from the encoder's proposals, palest,"
+            " to the last layer."
+        )
+        body = f'<div class="triples two">{"".join(moving[:STEPPED])}</div>'
+        cards.append(card("Boxes over the layers", body, note))
+    return cards
+
+
+def _steps(dataset: Dataset, entry: Mapping[str, Any], names: list[str]) -> str:
+    """An image with the boxes of its detections before and after each layer, and how far each layer moved them."""
+    image = dataset[entry["index"]].image
+    colours = palette(names)
+    found, steps = entry["found"], entry["steps"]
+    boxes, shades, captions = [], [], []
+    for i, layer in enumerate(steps):
+        share = (i + 1) / len(steps)
+        for k, box in enumerate(layer):
+            red, green, blue = (round(255 - share * (255 - c)) for c in colours[found["labels"][k]])
+            boxes.append(box)
+            shades.append((red, green, blue))
+            captions.append(names[found["labels"][k]] if i == len(steps) - 1 else "")
+    name = escape(entry["name"])
+    picture = picture_uri(outlined(image, boxes, captions, shades))
+    moves = [
+        sum(abs(a - b) for x, y in zip(before, after, strict=True) for a, b in zip(x, y, strict=True))
+        / (4 * len(after))
+        for before, after in pairwise(steps)
+    ]
+    told = ", ".join(f"{move:.1f}" for move in moves)
+    return (
+        f'<figure><div><img src="{picture}" alt="{name}: boxes over the layers"></div>'
+        f"<figcaption>moved by {told} pixels <small>{name}</small></figcaption></figure>"
+    )
 
 
 def _pair(dataset: Dataset, entry: Mapping[str, Any], names: list[str]) -> str:
