@@ -227,3 +227,60 @@ def test_ray_without_its_package(given, tmp_path, monkeypatch):
     with pytest.raises(ValueError) as error:
         ENGINES["ray"].run(None, [1], Settings(), lambda done, total: None)
     assert str(error.value) == "The engine ray needs its package: pip install 'tetravit[ray]'."
+
+
+class Cluster:
+    """Stands for the package ray: tasks run when they are waited for; those in `lost` lose their actor."""
+
+    class exceptions:
+        RayActorError = type("RayActorError", (Exception,), {})
+        NodeDiedError = type("NodeDiedError", (Exception,), {})
+        RayTaskError = type("RayTaskError", (Exception,), {})
+
+    def __init__(self, lost):
+        self.lost, self.actors, self.calls = lost, 0, 0
+
+    def is_initialized(self):
+        return True
+
+    def cluster_resources(self):
+        return {"CPU": 2 if not self.calls else 1}
+
+    def remote(self, **_):
+        return lambda kind: type("Actor", (), {"remote": lambda: self.made(kind())})
+
+    def made(self, worker):
+        self.actors += 1
+        method = type(
+            "Method", (), {"remote": staticmethod(lambda *arguments: (worker.run, arguments, object()))}
+        )
+        return type("Handle", (), {"run": method})
+
+    def wait(self, tasks, num_returns):
+        return tasks[:1], tasks[1:]
+
+    def get(self, task):
+        self.calls += 1
+        if self.calls in self.lost:
+            raise self.exceptions.RayActorError("the node died")
+        task[0](*task[1])
+
+
+def test_ray_goes_on_when_actors_are_lost(given, tmp_path, monkeypatch):
+    from tetravit.bulk import ray
+
+    _, folder = given
+    cluster = Cluster({2, 3})
+    monkeypatch.setattr(ray.importlib, "import_module", lambda name: cluster)
+    plan, seen = make_plan("embed", "w.safetensors", str(folder), tmp_path / "a", unit=2), []
+    do_unit = __import__("tetravit.bulk.parts.work", fromlist=["do_unit"])
+    monkeypatch.setattr(do_unit, "do_unit", lambda plan, unit, device: seen.append(unit.name))
+    done = []
+    ray.run(plan, plan.units, Settings(processes=2), lambda count, total: done.append((count, total)))
+    assert sorted(seen) == ["000000", "000001", "000002"]
+    assert done == [(1, 3), (2, 3), (3, 3)]
+    assert cluster.actors == 3  # two lost; one of the first two and one more went on
+    monkeypatch.setattr(ray.importlib, "import_module", lambda name: Cluster(range(100)))
+    with pytest.raises(ValueError) as error:
+        ray.run(plan, plan.units, Settings(processes=1), lambda count, total: None)
+    assert str(error.value) == "The process of unit '000000' was lost 10 times: the node died."

@@ -36,25 +36,34 @@ def run(plan: Plan, units: Sequence[Unit], settings: Settings, progress: Callabl
     if not ray.is_initialized():
         ray.init(address=settings.options.get("address"), log_to_driver=False, include_dashboard=None)
     cpus, gpus = (float(settings.options.get(name, default)) for name, default in (("cpus", 1), ("gpus", 0)))
-    actor = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=TRIES)(Worker)
-    count = settings.processes or max(1, int(ray.cluster_resources().get("CPU", 1) // max(cpus, 1)))
-    actors = [actor.remote() for _ in range(min(count, len(units)))]
-    todo = list(units)
-    running: dict[Any, Any] = {}
-    free, done = list(actors), 0
+    actor = ray.remote(num_cpus=cpus, num_gpus=gpus)(Worker)
+    todo, tries, done = list(units), dict.fromkeys(units, 0), 0
+    free: list[Any] = []
+    running: dict[Any, tuple[Any, Unit]] = {}
     while todo or running:
+        have = len(free) + len(running)
+        room = max(1, int(ray.cluster_resources().get("CPU", 1) // max(cpus, 1)))
+        wanted = min(settings.processes or room, room, len(todo) + len(running))
+        free += [actor.remote() for _ in range(wanted - have)]  # those of nodes that joined, or of lost ones
         while todo and free:
-            worker = free.pop()
-            running[worker.run.remote(plan, todo.pop(0), settings.device)] = worker
+            worker, unit = free.pop(), todo.pop(0)
+            running[worker.run.remote(plan, unit, settings.device)] = worker, unit
         ready, _ = ray.wait(list(running), num_returns=1)
         for task in ready:
-            free.append(running.pop(task))
+            worker, unit = running.pop(task)
             try:
                 ray.get(task)
-            except ray.exceptions.RayActorError as error:
-                raise ValueError(f"A process of Ray was lost {TRIES} times: {error}.") from None
             except ray.exceptions.RayTaskError as error:
                 raise error.as_instanceof_cause() from None
+            except (ray.exceptions.RayActorError, ray.exceptions.NodeDiedError) as error:
+                tries[unit] += 1
+                if tries[unit] == TRIES:
+                    raise ValueError(
+                        f"The process of unit {unit.name!r} was lost {TRIES} times: {error}."
+                    ) from None
+                todo.insert(0, unit)
+                continue
+            free.append(worker)
             done += 1
             progress(done, len(units))
     return ""

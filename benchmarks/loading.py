@@ -1,0 +1,132 @@
+"""Training images per second of processor time: our loader over a folder and over shards, beside timm's.
+
+    python benchmarks/loading.py [--images N] [--rounds N] [--workers N]
+
+All read the same JPEGs of 500 x 375 pixels from the page cache, in turn, in one run. Processor time is that of this
+process and of the workers, so that other programs do not blur it. timm 1.0.31 and Pillow 13 disagree in posterize:
+timm's heavy augmentation needs Pillow below 13, and its row is left out where it fails. "uint8": normalizing and
+erasing are left to the device, as on a GPU; timm's prefetcher does the same, and its loader without one does not.
+"""
+
+import argparse
+import io
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from tetravit.data.config import DataConfig
+from tetravit.data.loader import make_train_loader
+from tetravit.data.shards.pack import pack
+
+AUGMENTS = {
+    "crop and flip": ("crop | flip", {}),
+    "heavy": (
+        "crop | flip | randaugment(2, 9) | erase(0.25)",
+        {"auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.25},
+    ),
+}
+CLASSES, BATCH = 4, 64
+
+
+def write_images(folder: Path, count: int) -> None:
+    """Pictures with the spectrum of photographs: about 1 / f."""
+    for i in range(count):
+        generator = np.random.default_rng(i)
+        spectrum = np.fft.rfft2(generator.standard_normal((3, 375, 500)))
+        fy, fx = np.fft.fftfreq(375)[:, None], np.fft.rfftfreq(500)[None]
+        pixels = np.fft.irfft2(spectrum / np.maximum(np.hypot(fy, fx), 1e-3), s=(375, 500))
+        pixels = 127 + 55 * (pixels - pixels.mean()) / pixels.std()
+        buffer = io.BytesIO()
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0)).save(
+            buffer, "jpeg", quality=90
+        )
+        for part in ("train", "val")[: 1 if i else 2]:
+            place = folder / part / str(i % CLASSES)
+            place.mkdir(parents=True, exist_ok=True)
+            (place / f"{i}.jpg").write_bytes(buffer.getvalue())
+
+
+def ours(root: Path, augment: str, workers: int, batches: int, finish_later: bool) -> Callable[[], int]:
+    config = DataConfig(
+        name="image_folder", root=str(root), batch_size=BATCH, augment=augment, workers=workers
+    )
+
+    def run() -> int:
+        loader = make_train_loader(config, seed=0, finish_later=finish_later)
+        stream = loader.batches()
+        images = sum(len(next(stream)[0]) for _ in range(batches))
+        loader.close()
+        return images
+
+    return run
+
+
+def timms(root: Path, options: dict[str, object], workers: int, batches: int) -> Callable[[], int]:
+    from timm.data import ImageDataset, create_loader
+
+    def run() -> int:
+        loader = create_loader(
+            ImageDataset(str(root / "train")), (3, 224, 224), BATCH, is_training=True, use_prefetcher=False,
+            num_workers=workers, persistent_workers=False, interpolation="bicubic", color_jitter=0.0, **options,
+        )  # fmt: skip
+        images = 0
+        for i, (batch, _) in enumerate(loader):
+            images += len(batch)
+            if i + 1 == batches:
+                break
+        del loader
+        return images
+
+    return run
+
+
+def processor_seconds() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=1)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder, shards = Path(name, "folder"), Path(name, "shards")
+        write_images(folder, given.images)
+        pack(folder, shards, name="image_folder", shard_size=16_000_000)
+        batches = given.images // BATCH
+        for title, (augment, options) in AUGMENTS.items():
+            runs = {
+                "folder": ours(folder, augment, given.workers, batches, False),
+                "folder, uint8": ours(folder, augment, given.workers, batches, True),
+                "shards": ours(shards, augment, given.workers, batches, False),
+                "timm": timms(folder, options, given.workers, batches),
+            }
+            rates: dict[str, list[float]] = {label: [] for label in runs}
+            for _ in range(given.rounds):
+                for label, run in runs.items():
+                    start = processor_seconds()
+                    try:
+                        images = run()
+                    except Exception as error:  # timm with a Pillow that it does not know
+                        print(
+                            f"{title}, {label}: {type(error).__name__}: {' '.join(str(error).split())[:80]}"
+                        )
+                        continue
+                    time.sleep(0.2)
+                    rates[label].append(images / (processor_seconds() - start))
+            medians = {label: statistics.median(values) for label, values in rates.items() if values}
+            for label, value in medians.items():
+                beside = f", {value / medians['timm']:.2f} times timm" if "timm" in medians else ""
+                print(f"{title}, {label}: {value:.0f} images per CPU second{beside}")
+
+
+if __name__ == "__main__":
+    main()
