@@ -64,35 +64,36 @@ def test_memory_does_not_grow_with_requests(weights):
 
 @pytest.mark.slow
 def test_sigterm_loses_no_request_that_was_accepted(weights):
+    """Under load: whatever the server accepted has its response, and clients find the port closed."""
     body = file_of(picture())
     with Process(weights["digits"], "--queue", "500") as running:
-        stop, outcomes = threading.Event(), []
+        outcomes = []
 
         def ask():
             with httpx.Client(base_url=running.url, timeout=60) as client:
-                while not stop.is_set():
+                while True:
                     try:
                         outcomes.append(client.post("/v1/predict", content=body).status_code)
-                    except httpx.ConnectError:  # the port is closed: not accepted
-                        outcomes.append("refused")
-                        return
-                    except httpx.HTTPError as error:
-                        outcomes.append(repr(error))
+                    except httpx.TransportError as error:
+                        outcomes.append(type(error).__name__)
                         return
 
         threads = [threading.Thread(target=ask) for _ in range(16)]
         for thread in threads:
             thread.start()
-        time.sleep(1)
-        before = len(outcomes)
+        end = time.monotonic() + 60
+        while len(outcomes) < 64 and time.monotonic() < end:
+            time.sleep(0.01)
         assert running.end() == 0
-        stop.set()
         for thread in threads:
-            thread.join(10)
-        assert set(outcomes) == {200, "refused"}, set(outcomes)
-        assert outcomes.count("refused") == 16
-        assert len(outcomes) > before > 16
-        assert running.lines[-1].startswith("Ends: ")
+            thread.join(60)
+        running.reader.join(10)
+        assert running.lines[-2].startswith("Ends: ")
+        assert running.lines[-1] == f"Ended; {outcomes.count(200)} requests were accepted."
+        assert len(outcomes) == outcomes.count(200) + 16
+        # A connection that the system had, but the server had not taken yet, is reset.
+        assert set(outcomes) <= {200, "ConnectError", "ReadError", "RemoteProtocolError"}
+        assert outcomes.count("ConnectError") >= 12
 
 
 @pytest.fixture

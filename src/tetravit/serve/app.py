@@ -43,7 +43,7 @@ class Service:
     def __init__(self, models: Sequence[Served], limits: Limits, metrics: Metrics | None = None) -> None:
         self.models = {served.name: served for served in models}
         self.limits, self.metrics = limits, metrics or Metrics()
-        self.in_flight = 0
+        self.in_flight = self.accepted = 0
         self.draining = False
         self.explaining = asyncio.Semaphore(EXPLANATIONS)
         self.pool = ThreadPoolExecutor(READERS, thread_name_prefix="images")
@@ -248,6 +248,7 @@ class Service:
                 {"Retry-After": str(seconds)},
             )
         self.in_flight += 1
+        self.accepted += 1
         try:
             yield asyncio.get_running_loop().time() + self.limits.deadline_s
         finally:

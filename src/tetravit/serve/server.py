@@ -158,6 +158,7 @@ def _run(app: Any, place: socket.socket, limits: Limits, say: Callable[[str], No
 
     server.capture_signals = lambda: _handled(end)
     server.run([place])
+    say(f"Ended; {app.service.accepted} requests were accepted.")
 
 
 @contextmanager
