@@ -5,9 +5,9 @@ import json
 import pytest
 
 from tetravit.data.layouts import write_shapes
-from tetravit.data.masks import encode_masks
 from tetravit.data.shapes import CLASSES
 from tetravit.report import write
+from tetravit.rle import encode_masks
 
 RECIPE = """
 epochs = 9

@@ -85,7 +85,7 @@ class Target:
 
 @dataclass
 class Detections:
-    """What a detector found in one image. Boxes in absolute pixels x1 y1 x2 y2; labels counted from 0."""
+    """The objects of one image. Boxes in absolute pixels x1 y1 x2 y2; labels counted from 0."""
 
     boxes: Tensor  # (M, 4) float
     scores: Tensor  # (M,) float in [0, 1]
@@ -94,6 +94,91 @@ class Detections:
     steps: Tensor | None = (
         None  # (S, M, 4): how the boxes came about, the last as in `boxes`; only if asked for
     )
+
+    def to_supervision(self, class_names: Sequence[str] = ()) -> Any:
+        """As `supervision.Detections`, which annotates, counts and tracks (package supervision).
+
+        Raises:
+            ValueError: if the package is not installed.
+        """
+        import numpy as np
+
+        try:
+            import supervision
+        except ImportError:
+            raise ValueError(
+                "to_supervision needs the package supervision: pip install supervision."
+            ) from None
+        names = (
+            {"class_name": np.array([class_names[i] for i in self.labels.tolist()])} if class_names else {}
+        )
+        return supervision.Detections(
+            xyxy=self.boxes.cpu().float().numpy().reshape(-1, 4),
+            mask=None if self.masks is None else self.masks.cpu().numpy(),
+            confidence=self.scores.cpu().float().numpy(),
+            class_id=self.labels.cpu().numpy(),
+            data=names,
+        )
+
+    def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
+        """The rows of a COCO results file, which pycocotools, FiftyOne and CVAT read.
+
+        Args:
+            image_id: of the image.
+            category_ids: of each class; None: the classes count from 1.
+
+        Returns:
+            Per object image_id, category_id, bbox (x y w h in pixels), score; with masks segmentation (RLE).
+        """
+        from tetravit.rle import encode_masks
+
+        rows: list[dict[str, Any]] = []
+        for i, (box, label) in enumerate(zip(self.boxes.tolist(), self.labels.tolist(), strict=True)):
+            x1, y1, x2, y2 = box
+            row = {
+                "image_id": image_id,
+                "category_id": label + 1 if category_ids is None else category_ids[label],
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "score": float(self.scores[i]),
+            }
+            if self.masks is not None:
+                counts = encode_masks(self.masks[i : i + 1])[0].decode("ascii")
+                row["segmentation"] = {"size": list(self.masks.shape[1:]), "counts": counts}
+            rows.append(row)
+        return rows
+
+    def to_labelme(
+        self, image_path: str, size: tuple[int, int], class_names: Sequence[str] = ()
+    ) -> dict[str, Any]:
+        """The content of a LabelMe file: rectangles to correct by hand.
+
+        Args:
+            image_path: as the file names it, relative to itself.
+            size: (height, width) of the image.
+            class_names: one per class; empty: numbers.
+        """
+        shapes: list[dict[str, Any]] = [
+            {
+                "label": class_names[label] if class_names else str(label),
+                "points": [[x1, y1], [x2, y2]],
+                "group_id": None,
+                "description": f"score {float(self.scores[i]):.3f}",
+                "shape_type": "rectangle",
+                "flags": {},
+            }
+            for i, ((x1, y1, x2, y2), label) in enumerate(
+                zip(self.boxes.tolist(), self.labels.tolist(), strict=True)
+            )
+        ]
+        return {
+            "version": "5.0.1",
+            "flags": {},
+            "shapes": shapes,
+            "imagePath": image_path,
+            "imageData": None,
+            "imageHeight": size[0],
+            "imageWidth": size[1],
+        }
 
 
 @dataclass

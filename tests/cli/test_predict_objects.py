@@ -10,13 +10,14 @@ from PIL import Image
 from tetravit.data.coco import category_ids, class_names
 from tetravit.data.decode import decode
 from tetravit.data.layouts import write_shapes
-from tetravit.data.masks import counts_mask, decode_rle
+from tetravit.data.masks import counts_mask
 from tetravit.data.preprocess import preprocess
 from tetravit.data.shapes import CLASSES, draw
 from tetravit.draw.objects import outlined
 from tetravit.models import create_detector, load, save
 from tetravit.predictors import stream
 from tetravit.predictors.parts.sources import find_images
+from tetravit.rle import decode_rle
 from tetravit.structures import Preprocess
 
 SMALL = {"width": 16, "num_candidates": 30, "num_proposals": 30, "score_threshold": 0.0, "max_detections": 6}

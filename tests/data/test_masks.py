@@ -5,16 +5,8 @@ import pytest
 import torch
 
 from tetravit.boxes.pasting import paste_masks
-from tetravit.data.masks import (
-    counts_mask,
-    decode_rle,
-    encode_masks,
-    encode_pasted_masks,
-    encode_rle,
-    inside_columns,
-    mask_counts,
-    polygon_mask,
-)
+from tetravit.data.masks import counts_mask, encode_pasted_masks, inside_columns, polygon_mask
+from tetravit.rle import decode_rle, encode_masks, encode_rle, mask_counts
 
 coco = pytest.importorskip("pycocotools.mask")
 

@@ -12,9 +12,10 @@ from tests.data.test_decode import RGB, bomb_png, encode, huge_headers
 from tests.serve.conftest import client_of, file_of, picture
 
 from tetravit.cli import main
-from tetravit.data.masks import counts_mask, decode_rle
+from tetravit.data.masks import counts_mask
 from tetravit.predictors import predict, stream
 from tetravit.predictors.parts.predictions import Prepared
+from tetravit.rle import decode_rle
 from tetravit.serve.limits import Limits
 
 

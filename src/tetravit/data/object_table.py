@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from tetravit.data.masks import counts_mask, decode_rle, encode_rle, polygon_mask
+from tetravit.data.masks import counts_mask, polygon_mask
 from tetravit.data.problems import Problems
+from tetravit.rle import decode_rle, encode_rle
 
 EXACT = 100  # coordinates with two decimals are kept as whole hundredths
 FROM_SIDES = -1.0  # the area of an object whose annotation has none: that of its box

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from tetravit.data.masks import encode_masks
+from tetravit.rle import encode_masks
 from tetravit.structures import Detections, Target
 
 Engine = Literal["faster_coco_eval", "pycocotools"]

@@ -1,8 +1,9 @@
 """Images -> four maps at strides 4, 8, 16, 32: the input of the heads of detectors and segmenters."""
 
+from collections import OrderedDict
 from typing import Any, Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from tetravit.backbones import VARIANTS, Backbone
 from tetravit.heads.pyramid import Pyramid
@@ -30,6 +31,13 @@ class PyramidBackbone(Portable):
         """Alias of `forward`, the name that every backbone has."""
         return self(images)
 
+    def as_pyramid(self, out_channels: int | None = 256) -> "NamedMaps":
+        """As torchvision's detectors take it: maps in an ordered dict, an FPN over them, and `out_channels`.
+
+        out_channels: of the FPN, which adds a coarser map "pool"; None: the four maps as they are.
+        """
+        return NamedMaps(self, out_channels)
+
     @property
     def output_names(self) -> tuple[str, ...]:
         return tuple(f"map_{stride}" for stride in self.strides)
@@ -37,6 +45,31 @@ class PyramidBackbone(Portable):
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that are never decayed, beyond biases and norms."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
+
+
+class NamedMaps(nn.Module):
+    """Images -> {"0": map at stride 4, ..., "3": at stride 32, "pool": at 64}, for torchvision's detectors.
+
+    out_channels: of every map; without an FPN a list.
+    """
+
+    def __init__(self, backbone: PyramidBackbone, out_channels: int | None) -> None:
+        super().__init__()
+        from torchvision.ops import FeaturePyramidNetwork
+        from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+        self.body = backbone
+        self.fpn = None
+        self.out_channels: int | list[int] = list(backbone.channels)
+        if out_channels is not None:
+            self.fpn = FeaturePyramidNetwork(list(backbone.channels), out_channels, LastLevelMaxPool())
+            self.out_channels = out_channels
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Images (B, in_chans, Hi, Wi) -> maps by name, shallow to deep."""
+        maps = OrderedDict((str(i), level) for i, level in enumerate(self.body(images)))
+        named: dict[str, Tensor] = maps if self.fpn is None else self.fpn(maps)
+        return named
 
 
 def create_backbone(

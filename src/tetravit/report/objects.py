@@ -11,7 +11,7 @@ from torch import Tensor
 from tetravit.data.build import as_trained
 from tetravit.data.datasets import Dataset
 from tetravit.data.loader import TrainLoader, make_train_loader
-from tetravit.data.masks import decode_rle, inside_columns
+from tetravit.data.masks import inside_columns
 from tetravit.data.palettes import palette
 from tetravit.draw.objects import outlined
 from tetravit.recipe import validated
@@ -19,6 +19,7 @@ from tetravit.report.base import Kind
 from tetravit.report.charts import Series
 from tetravit.report.html import Tile, card, chart, pair, percent, picture_uri, points, table
 from tetravit.report.run import Run
+from tetravit.rle import decode_rle
 from tetravit.structures import Target
 
 KINDS = {"box": "Boxes", "mask": "Masks"}

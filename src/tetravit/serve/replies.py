@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from tetravit.data.masks import counts_mask, decode_rle, encode_masks
+from tetravit.data.masks import counts_mask
 from tetravit.draw.base import LARGEST
 from tetravit.draw.heat import scale_of
 from tetravit.explainers import Explanation
@@ -17,6 +17,7 @@ from tetravit.explainers.parts.pictures import over, rgb
 from tetravit.predictors.parts.objects import Objects
 from tetravit.predictors.parts.predictions import Prediction
 from tetravit.predictors.parts.segments import Segments
+from tetravit.rle import decode_rle, encode_masks
 from tetravit.serve.limits import Refused
 
 MASKS = ("rle", "png", "none")

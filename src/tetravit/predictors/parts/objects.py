@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tetravit.data import coco
-from tetravit.data.masks import decode_rle, encode_pasted_masks, inside_columns
+from tetravit.data.masks import encode_pasted_masks, inside_columns
 from tetravit.data.palettes import Colour, palette
 from tetravit.data.preprocess import preprocess
 from tetravit.draw.objects import outlined
@@ -26,6 +26,7 @@ from tetravit.predictors.parts.predictions import (
     in_chunks,
     pixels_of,
 )
+from tetravit.rle import decode_rle
 from tetravit.structures import Detections
 
 LISTED = 5  # objects in a row of a table
