@@ -10,7 +10,7 @@ from tetravit.boxes.coding import corners
 from tetravit.boxes.denoising import Draws
 from tetravit.boxes.hungarian import match
 from tetravit.data import coco
-from tetravit.heads.dino_detr import DinoDETR
+from tetravit.heads.dino_detr import DinoDETR, Proposals, SetPrediction
 from tetravit.models import create_detector
 from tetravit.structures import Target
 from tetravit.weights.layouts import dense_map
@@ -308,3 +308,19 @@ def test_names_of_losses_do_not_depend_on_the_batch():
     names = [set(head.loss(head(small_maps(), sizes, t), t, sizes)) for t in (some, none)]
     assert names[0] == names[1]
     assert len(names[0]) == 3 * (2 * 2 + 1)
+
+
+def test_three_hundred_pairs_of_query_and_class_are_kept():
+    """A query counts once per class, and nothing suppresses anything."""
+    torch.manual_seed(0)
+    logits, boxes = torch.randn(1, 2, 100, 7), torch.rand(1, 2, 100, 4)
+    none = Proposals(torch.zeros(2, 100, dtype=torch.int64), logits[0], boxes[0])
+    head = DinoDETR((8, 12, 16, 20), STRIDES, num_classes=7, **{**SMALL, "max_detections": 300})
+    picked = head.decode(SetPrediction(logits, boxes, none, None), torch.tensor([[64, 96]] * 2))
+    assert picked.scores.shape == (2, 300)
+    for i in range(2):
+        order = logits[0, i].flatten().argsort(descending=True)[:300]
+        assert torch.equal(picked.labels[i], order % 7)
+        want = corners(boxes[0, i, order // 7]) * torch.tensor([96.0, 64.0, 96.0, 64.0])
+        torch.testing.assert_close(picked.boxes[i], want)
+    assert DinoDETR.max_detections == 300
