@@ -6,7 +6,16 @@ import sys
 
 import pytest
 
-from tetravit.cli.base import KINDS, MENUS, complete_kinds, complete_models, complete_recipes, menu
+from tetravit.cli import show
+from tetravit.cli.base import (
+    KINDS,
+    MENUS,
+    complete_kinds,
+    complete_models,
+    complete_recipes,
+    menu,
+    recipe_files,
+)
 from tetravit.cli.show import _rows
 from tetravit.models import list_models
 from tetravit.recipe import find, list_recipes, load
@@ -248,3 +257,10 @@ def test_completion_knows_the_names():
     assert complete_models("") == list_models()
     assert complete_models("deit_t") == ["deit_tiny", "deit_tiny_distilled"]
     assert complete_recipes("") == list(list_recipes())
+
+
+def test_the_stored_table_of_keys_is_that_of_the_classes():
+    keys = show._stored_keys()
+    assert keys == json.loads(json.dumps(show.described_keys())), "run `python -m tetravit.cli.show`"
+    for name in recipe_files():
+        assert show._rows_of_file(name, keys) == show.recipe_rows(name), name

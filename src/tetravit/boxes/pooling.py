@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from tetravit.kernels.vision import roi_align
+
 FINEST_SIDE = 56  # pixels: regions with smaller (geometric mean) sides than twice this read the finest level
 
 
@@ -50,16 +52,12 @@ def _pool_each(
 
 def _pool(x: Tensor, regions: Tensor, size: int, stride: int) -> Tensor:
     """In float32 for every type of map: 16 bits cannot represent a fraction of a pixel near position 1000."""
-    from torchvision.ops import roi_align  # loads slowly, and only some heads need it
-
-    pooled = roi_align(x.float(), regions.float(), size, 1 / stride, sampling_ratio=-1, aligned=True)
+    pooled = roi_align(x.float(), regions.float(), size, 1 / stride)
     return pooled.to(x.dtype)
 
 
 def crop_masks(masks: Tensor, rows: Tensor, boxes: Tensor, size: int) -> Tensor:
     """Masks (M, Hi, Wi) and boxes (R, 4) on the masks `rows` (R,) -> 0 or 1 targets (R, size, size)."""
-    from torchvision.ops import roi_align
-
     regions = torch.cat((rows[:, None].to(boxes), boxes), dim=1)
-    share = roi_align(masks[:, None].to(boxes), regions, size, 1.0, sampling_ratio=-1, aligned=True)
+    share = roi_align(masks[:, None].to(boxes), regions, size, 1.0)
     return (share[:, 0] >= 0.5).to(boxes)

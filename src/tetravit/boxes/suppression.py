@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tetravit.kernels.vision import nms
+
 PAD_SCORE = -1.0  # the score of a row that is padding
 GRAPH_CANDIDATES = 1000  # how many of an image compete class by class in an exported graph
 
@@ -87,8 +89,6 @@ def survivors(boxes: Tensor, valid: Tensor, threshold: float, labels: Tensor | N
     """
     if torch.compiler.is_exporting():
         return fixed_point(rivals(boxes, threshold, labels), valid)
-    from torchvision.ops import nms  # loads slowly, and exported graphs do not use it
-
     kept = torch.zeros_like(valid)
     order = torch.arange(boxes.shape[1], 0, -1, device=boxes.device, dtype=torch.float64)
     spread = boxes.double()  # an offset per label keeps labels apart: exact in float64

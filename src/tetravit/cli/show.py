@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import tomllib
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -10,6 +11,7 @@ import typer
 
 from tetravit.cli.base import (
     MENUS,
+    PACKAGE,
     complete_models,
     figures,
     menu,
@@ -20,9 +22,12 @@ from tetravit.cli.base import (
     say,
     weights_row,
 )
+from tetravit.recipe_tables import leaves, merged
 from tetravit.registry import SYNONYMS, Outline, discover, outline, outlines, suggestion
 
 # Sections of a recipe. A name that begins with one of them is a key.
+KEYS = PACKAGE / "recipes" / "keys.json"  # `python -m tetravit.cli.show` writes it
+OWNERS = {"task": ("tetravit.tasks", "TASKS"), "evaluate": ("tetravit.protocols", "PROTOCOLS")}
 SECTIONS = ("task", "evaluate", "model", "data", "optim", "run")
 
 
@@ -197,6 +202,83 @@ def _show_recipe(name: str, as_json: bool) -> None:
 
 def _recipe_rows(name: str) -> list[dict[str, str]]:
     """Every key of a recipe: its value, where that was set, and what the key means."""
+    keys = _stored_keys()
+    return recipe_rows(name) if keys is None else _rows_of_file(name, keys)
+
+
+def _rows_of_file(name: str, keys: dict[str, Any]) -> list[dict[str, str]]:
+    """The same from the recipe's file and the stored table of keys."""
+    table = tomllib.loads(recipe_files()[name].read_text(encoding="utf-8"))
+    variants = table.pop("variants", {})
+    origins = dict.fromkeys(leaves(table), "recipe")
+    model = table["model"]["name"]
+    own = variants.get(model, {})
+    table = merged(table, own)
+    origins |= dict.fromkeys(leaves(own), "variant")
+    task = table["task"]["name"]
+    protocol = table.get("evaluate", {}).get("protocol") or keys["protocols"][task]
+    owners = {"task": task, "evaluate": protocol}
+    rows = []
+    for section, classes in keys["classes"].items():
+        for key, kind, default, about in classes[owners.get(section, "")]:
+            path = f"{section}.{key}" if section else key
+            value = (table.get(section, {}) if section else table).get(key, default)
+            if path == "evaluate.protocol":
+                value = protocol
+            if kind == "float" and isinstance(value, int):
+                value = float(value)
+            given = [o for k, o in origins.items() if k == path or k.startswith(f"{path}.")]
+            origin = "variant" if "variant" in given else "recipe" if given else "default"
+            rows.append({"key": path, "value": _text(value), "origin": origin, "about": about})
+    return rows
+
+
+def _stored_keys() -> dict[str, Any] | None:
+    """The table of keys; None where a task or a protocol was added that it does not know."""
+    keys: dict[str, Any] = json.loads(KEYS.read_text(encoding="utf-8"))
+    named = {section: sorted(outlines(*menu)) for section, menu in OWNERS.items()}
+    return keys if keys["owners"] == named else None
+
+
+def described_keys() -> dict[str, Any]:
+    """The table of keys, from the classes that read a recipe."""
+    from tetravit.protocols import PROTOCOLS
+    from tetravit.recipe import Recipe, sections
+    from tetravit.tasks import TASKS
+
+    read = sections()
+    rows: dict[str, Any] = {"task": TASKS, "evaluate": PROTOCOLS}
+
+    def listed(model: Any, names: Any = None) -> list[Any]:
+        return [
+            [
+                key,
+                _type(info.annotation),
+                None if info.is_required() else to_json(info.get_default(call_default_factory=True)),
+                info.description or "",
+            ]
+            for key, info in model.model_fields.items()
+            if names is None or key in names
+        ]
+
+    classes: dict[str, dict[str, Any]] = {"": {"": listed(Recipe, set(Recipe.model_fields) - set(read))}}
+    for section, models in read.items():
+        owned = {name: listed(row.Config) for name, row in rows.get(section, {}).items()}
+        classes[section] = owned or {"": listed(models[0])}
+    return {
+        "owners": {section: sorted(outlines(*menu)) for section, menu in OWNERS.items()},
+        "protocols": {name: row.protocol for name, row in TASKS.items()},
+        "classes": classes,
+        "sections": {section: live_rows(section) for section in SECTIONS},
+    }
+
+
+def to_json(value: Any) -> Any:
+    return json.loads(json.dumps(value, default=str))
+
+
+def recipe_rows(name: str) -> list[dict[str, str]]:
+    """The same from the recipe as a run reads it, which loads torch."""
     from tetravit.recipe import entries, find, load
 
     rows = entries(load(find(name)))
@@ -221,12 +303,17 @@ def _show_keys(name: str, as_json: bool) -> None:
 
 
 def _rows(section: str) -> dict[str, dict[str, str]]:
+    keys = _stored_keys()
+    rows: dict[str, dict[str, str]] = keys["sections"][section] if keys is not None else live_rows(section)
+    return rows
+
+
+def live_rows(section: str) -> dict[str, dict[str, str]]:
     """Every key of a section by its dotted name; keys that one task or protocol reads name it."""
     from tetravit.recipe import Recipe
 
     shared: Any = Recipe.model_fields[section].annotation
-    menus = {"task": ("tetravit.tasks", "TASKS"), "evaluate": ("tetravit.protocols", "PROTOCOLS")}
-    others = discover(*menus[section]) if section in menus else {}
+    others = discover(*OWNERS[section]) if section in OWNERS else {}
     readers: dict[str, list[str]] = {}
     fields = dict(shared.model_fields)
     for owner, row in others.items():
@@ -272,3 +359,6 @@ def _other_names() -> list[str]:
 
 
 VERBS = {"show": show}
+
+if __name__ == "__main__":
+    KEYS.write_text(json.dumps(described_keys(), indent=1) + "\n", encoding="utf-8")

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from tetravit.data.storage import StorageError, storage_of, with_tries
 from tetravit.data.upright import turned_map
+from tetravit.kernels.vision import decode_jpeg
 
 MAX_PIXELS = 200_000_000  # the largest phone cameras stay below
 _FORMATS = (
@@ -206,17 +207,7 @@ def _simplejpeg() -> Any:
 def _with_torchvision(data: bytes) -> Tensor | None:
     """RGB (3, H, W); None where Pillow must decide."""
     try:
-        from torchvision.io import ImageReadMode, decode_jpeg
-    except ImportError:
-        return None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # its deprecation warning
-            return decode_jpeg(
-                torch.frombuffer(bytearray(data), dtype=torch.uint8),
-                mode=ImageReadMode.RGB,
-                apply_exif_orientation=True,
-            )
+        return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
     except RuntimeError:
         return None
 

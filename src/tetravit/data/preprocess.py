@@ -10,11 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from tetravit.data.decode import decode, to_channels, to_rgb
-from tetravit.data.transforms.base import INTERPOLATIONS, fitted
-from tetravit.data.transforms.normalize import Normalize
+from tetravit.data.resizing import center_crop, fitted, normalized, per_channel, resize
 from tetravit.structures import Preprocess
 
 
@@ -54,20 +52,18 @@ def preprocess(image: str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 class _EvalTransform:
     def __init__(self, p: Preprocess) -> None:
         self.p = p
-        self.interpolation = INTERPOLATIONS[p.interpolation]
-        self.normalize = Normalize(p.mean, p.std)
+        self.mean, self.std = per_channel(p.mean), per_channel(p.std)
 
     def __call__(self, image: Tensor) -> Tensor:
         p = self.p
-        size = list(resized((image.shape[-2], image.shape[-1]), p))
+        size = resized((image.shape[-2], image.shape[-1]), p)
         # The dense models were trained and measured with OpenCV's bilinear resizing, which does not smooth.
-        image = F.resize(image, size, interpolation=self.interpolation, antialias=p.mode != "fit")
+        image = resize(image, size, p.interpolation, antialias=p.mode != "fit")
         if image.is_floating_point():
             image = image.clamp(0, 1)  # cubic interpolation overshoots
         if p.mode == "center":
-            image = F.center_crop(image, list(p.sides))
-        out: Tensor = self.normalize(image)
-        return out
+            image = center_crop(image, p.sides)
+        return normalized(image, self.mean, self.std)
 
 
 def resized(size: tuple[int, int], p: Preprocess) -> tuple[int, int]:

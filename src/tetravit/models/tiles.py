@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torchvision.ops import box_area, box_iou
 
 from tetravit.structures import Detections
 
@@ -66,6 +65,8 @@ def _cut(boxes: Tensor, view: View, height: int, width: int) -> Tensor:
 
 def _survivors(boxes: Tensor, labels: Tensor, cut: Tensor) -> Tensor:
     """Indices of the boxes (M, 4), best first, that no better box of their class suppresses."""
+    from torchvision.ops import box_area, box_iou  # loads slowly
+
     device = boxes.device
     boxes, labels, cut = boxes.cpu(), labels.cpu(), cut.cpu()
     area = box_area(boxes)

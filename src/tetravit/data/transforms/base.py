@@ -72,18 +72,6 @@ def from_pillow(image: Image.Image) -> Tensor:
     return array[None] if array.ndim == 2 else array.permute(2, 0, 1)
 
 
-def fitted(size: tuple[int, int], short: int, longest: int | None = None) -> tuple[int, int]:
-    """(height, width) after scaling, so that the short side is `short` pixels and the long one at most `longest`.
-
-    Source: mmcv 1.x, rescale_size: sides are rounded half up.
-    """
-    scale = short / min(size)
-    if longest is not None:
-        scale = min(scale, longest / max(size))
-    height, width = (max(1, int(side * scale + 0.5)) for side in size)
-    return height, width
-
-
 def uniform(low: float, high: float) -> float:
     """A number between `low` and `high`."""
     return low + (high - low) * float(torch.rand(()))

@@ -12,6 +12,7 @@ from torchvision import tv_tensors
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
+from tetravit.data.resizing import fitted
 from tetravit.data.transforms.base import (
     Transform,
     chance,
@@ -19,7 +20,6 @@ from tetravit.data.transforms.base import (
     check_range,
     check_sides,
     check_size,
-    fitted,
     from_pillow,
     randint,
     to_pillow,

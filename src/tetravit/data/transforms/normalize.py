@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from tetravit.data.resizing import normalized, per_channel
 from tetravit.data.transforms.base import Transform
 from tetravit.structures import IMAGENET_MEAN, IMAGENET_STD
 
@@ -22,16 +22,13 @@ class Normalize(Transform):
                 f"normalize takes one mean and one std above 0 per channel; got {mean!r}, {std!r}."
             )
         self.values = (tuple(map(float, mean)), tuple(map(float, std)))
-        self.mean = torch.tensor(mean).view(-1, 1, 1)
-        self.std = torch.tensor(std).view(-1, 1, 1)
+        self.mean = per_channel(mean)
+        self.std = per_channel(std)
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         if type(inpt) is not Tensor:  # boxes and masks have no colours
             return inpt
-        x = inpt.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
-        if not inpt.is_floating_point():
-            x.div_(255)
-        return x.sub_(self.mean).div_(self.std)
+        return normalized(inpt, self.mean, self.std)
 
 
 TRANSFORMS = {"normalize": Normalize}

@@ -11,7 +11,8 @@ from typing import Any
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from tetravit.data.transforms.base import Transform, chance, check_probability, check_size, fitted, randint
+from tetravit.data.resizing import fitted
+from tetravit.data.transforms.base import Transform, chance, check_probability, check_size, randint
 
 SHORT = tuple(range(480, 801, 32))
 
