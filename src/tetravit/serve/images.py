@@ -10,7 +10,6 @@ from tetravit.data.decode import BadImage, TooManyPixels, decode, opened
 from tetravit.data.preprocess import preprocess, resized
 =======
 from tetravit.data.preprocess import covering, preprocess
-from tetravit.data.resizing import fitted
 >>>>>>> eaf894c (Predict without torchvision's Python; show recipes and their keys without torch)
 from tetravit.predictors.parts.predictions import Prepared
 from tetravit.serve.limits import Limits, Refused
