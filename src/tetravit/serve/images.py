@@ -6,11 +6,7 @@ Nothing is decoded before the header of the image has been checked. No address i
 from torch import Tensor
 
 from tetravit.data.decode import BadImage, TooManyPixels, decode, opened
-<<<<<<< HEAD
 from tetravit.data.preprocess import preprocess, resized
-=======
-from tetravit.data.preprocess import covering, preprocess
->>>>>>> eaf894c (Predict without torchvision's Python; show recipes and their keys without torch)
 from tetravit.predictors.parts.predictions import Prepared
 from tetravit.serve.limits import Limits, Refused
 from tetravit.structures import Preprocess
