@@ -121,6 +121,8 @@ def evaluate(
 
 
 def _share(name: str, value: float) -> str:
+    if name == "false_alarms":
+        return f"{value:.2f}"
     return f"{value:.4f}" if name == "loss" else f"{100 * value:.2f} %"
 
 

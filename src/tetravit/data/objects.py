@@ -110,7 +110,7 @@ class ObjectSet(Dataset):
         self.counts = np.bincount(table.labels[~table.crowds], minlength=self.num_classes)
         lines = self.problems.lines() if split != "train" else []  # a run says those of training in its plan
         if split != "train" and not self.counts.any():
-            lines.append(f"none of the {len(table):,} images has an object: there is nothing to score")
+            lines.append(f"none of the {len(table):,} images has an object: false alarms alone are scored")
         for line in lines:
             LOG.warning("%s: %s.", folder, line)
 

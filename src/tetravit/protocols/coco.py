@@ -32,6 +32,8 @@ class CocoConfig(ProtocolConfig):
 class Coco(Protocol):
     """box_ap, box_ap50, ... and with masks mask_ap, ...: shares in [0, 1], means over the classes.
 
+    Where no image has an object, false_alarms is the number of detections per image with a score of 0.3 or more.
+
     findings: the figures of each class, curves of precision over recall, a few images with their detections.
     """
 
@@ -77,6 +79,13 @@ class Coco(Protocol):
         values = {
             f"{kind}_{name}": v for kind, average in averages.items() for name, v in average.scores().items()
         }
+        if not any(len(objects.labels) for objects in ap.truth):
+            alarms = sum(
+                int((objects.scores >= SHOWN).sum())
+                for objects in ap.detections
+                if objects.scores is not None
+            )
+            values["false_alarms"] = alarms / len(ap.truth)
         return Scores(values, _findings(averages, ap, pictures))
 
 
