@@ -212,3 +212,25 @@ def decode_image(picture):
     buffer = io.BytesIO()
     picture.save(buffer, "png")
     return decode(buffer.getvalue())
+
+
+def test_shards(zoo, tmp_path, monkeypatch):
+    from tetravit.data import storage
+    from tetravit.data.shards.pack import pack
+    from tetravit.data.shards.source import ShardSource
+
+    monkeypatch.setattr(storage.base, "TRIES", storage.base.Tries(count=2, pause=0.001))
+    pack(zoo, tmp_path / "shards", shard_size=64_000, workers=1)
+    source = ShardSource(str(tmp_path / "shards"), "train")
+    shard = tmp_path / "shards" / "train-000000.tar"
+    data = bytearray(shard.read_bytes())
+    largest = max((row for row in source.rows if row["shard"] == 0), key=lambda row: int(row["size"]))
+    data[int(largest["offset"]) + 50] ^= 1
+    shard.write_bytes(data)
+    audit = check_data(tmp_path / "shards", tmp_path / "out", workers=1)
+    found = by_name(audit)
+    assert audit.layout.name == "shards"
+    assert found["changed"].count == 1
+    assert "its bytes are not those of the index" in found["changed"].places[0][1]
+    assert found["unreadable"].count >= 1
+    assert {place.partition("/")[0] for place, _ in found["leak"].places} == {"val"}

@@ -17,16 +17,18 @@ from typing import Any
 import numpy as np
 
 from tetravit.data.audit import duplicates
-from tetravit.data.audit.facts import Maps, Record, facts
+from tetravit.data.audit.facts import Maps, Record, facts, shard_facts
 from tetravit.data.audit.findings import Finding, Findings
 from tetravit.data.audit.layout import Layout, guess, part_of, read_layout
 from tetravit.data.files import JUNK_FILES, ending, is_image, is_junk_folder
 from tetravit.data.label_maps import IGNORE
-from tetravit.data.processes import process_pool
+from tetravit.data.processes import in_parallel, process_pool
+from tetravit.data.shards.index import find_meta
 from tetravit.files import write_json
 
 RECORDS = "records.jsonl"
 CHUNK = 32  # files that a process gets at a time
+UNIT = 256  # images of shards
 ANNOTATIONS = frozenset(
     (
         ".txt",
@@ -111,11 +113,25 @@ def check_data(
         image, reading = layout.maps.get(path, (None, None))
         jobs.append((path, image, reading))
     records, reused = _read_all(str(base), jobs, out / RECORDS, workers or os.cpu_count() or 1, progress)
+    if layout.name.startswith("shards"):
+        parts = [
+            (str(base), part, first, min(UNIT, count - first))
+            for part, count in shard_counts(base).items()
+            for first in range(0, count, UNIT)
+        ]
+        found = in_parallel(shard_facts, parts, workers)
+        records += [record for some in found for record in some]
     _add_records(records, layout, findings)
     audit = Audit(str(base), layout, findings.all(), len(records), reused)
     write_json(out / "check.json", audit.row())
     write_page(audit, out / "check.html")
     return audit
+
+
+def shard_counts(root: Path) -> dict[str, int]:
+    """Images of each part of shards; none without an index, which is a finding of the loader."""
+    meta = find_meta(str(root))
+    return {} if meta is None else {part: meta.count(part) for part in meta.parts}
 
 
 def _files(root: str, findings: Findings) -> Iterator[str]:

@@ -19,6 +19,8 @@ from tetravit.data.decode import BadImage, decode, file_bytes, opened
 from tetravit.data.files import ending
 from tetravit.data.label_maps import read_labels
 from tetravit.data.palettes import Colour
+from tetravit.data.shards.source import ShardSource
+from tetravit.data.storage import StorageError
 
 TINY, HUGE = 32, 25_000_000  # pixels: of a side; of an image
 SIDE, KEPT = 32, 8  # of the picture that a perceptual hash is made of; of its low frequencies
@@ -58,15 +60,38 @@ def facts(root: str, path: str, maps: Maps | None = None, image: str | None = No
         if maps is not None:
             _map_facts(record, root, file, maps, image)
         else:
-            _image_facts(record, file, path)
+            _image_facts(record, file_bytes(file, path), path)
     except BadImage as error:
         name = "truncated" if _breaks_off(error.cause) else "unreadable"
         record["found"].append([name, error.cause])
     return record
 
 
-def _image_facts(record: Record, file: str, path: str) -> None:
-    data, found = file_bytes(file, path), record["found"]
+def shard_facts(job: tuple[str, str, int, int]) -> list[Record]:
+    """What is known of some images of shards: (folder, part, first, count). Paths are PART/SHARD/MEMBER."""
+    folder, part, first, count = job
+    source, records = ShardSource(folder, part), []
+    for index in range(first, first + count):
+        record: Record = {
+            "path": f"{part}/{index}",
+            "size": int(source.rows[index]["size"]),
+            "time": 0,
+            "found": [],
+        }
+        records.append(record)
+        try:
+            name, data = source.read(index)
+            record["path"] = f"{part}/{os.path.relpath(name, folder)}"
+            _image_facts(record, data, record["path"])
+        except StorageError as error:
+            record["found"].append(["changed", str(error).rstrip(".")])
+        except BadImage as error:
+            record["found"].append(["truncated" if _breaks_off(error.cause) else "unreadable", error.cause])
+    return records
+
+
+def _image_facts(record: Record, data: bytes, path: str) -> None:
+    found = record["found"]
     record["hash"] = hashlib.blake2b(data, digest_size=16).hexdigest()
     with opened(data, path) as picture:
         width, height = picture.size

@@ -11,6 +11,7 @@ PLACES = 20  # of a finding that are kept
 KINDS: dict[str, tuple[Level, str]] = {
     "unreadable": ("error", "images that cannot be read"),
     "truncated": ("error", "images that break off"),
+    "changed": ("error", "images of shards that cannot be read, or whose bytes have changed"),
     "crash": ("error", "images that end the process that decodes them"),
     "foreign": ("error", "files that are not read as images"),
     "folder": ("error", "folders named like images"),
