@@ -243,6 +243,9 @@ class Cluster:
     def is_initialized(self):
         return True
 
+    def kill(self, worker):
+        self.killed = True
+
     def cluster_resources(self):
         return {"CPU": 2 if not self.calls else 1}
 

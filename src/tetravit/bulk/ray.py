@@ -48,6 +48,10 @@ def run(plan: Plan, units: Sequence[Unit], settings: Settings, progress: Callabl
         while todo and free:
             worker, unit = free.pop(), todo.pop(0)
             running[worker.run.remote(plan, unit, settings.device)] = worker, unit
+        if not todo:  # an actor that waits for room takes that of one without work
+            for worker in free:
+                ray.kill(worker)
+            free = []
         ready, _ = ray.wait(list(running), num_returns=1)
         for task in ready:
             worker, unit = running.pop(task)
