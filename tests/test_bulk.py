@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import stat
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -223,7 +224,7 @@ def test_ray_without_its_package(given, tmp_path, monkeypatch):
     def missing(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(ray.importlib, "import_module", missing)
+    monkeypatch.setattr(ray, "importlib", SimpleNamespace(import_module=missing))
     with pytest.raises(ValueError) as error:
         ENGINES["ray"].run(None, [1], Settings(), lambda done, total: None)
     assert str(error.value) == "The engine ray needs its package: pip install 'tetravit[ray]'."
@@ -274,7 +275,7 @@ def test_ray_goes_on_when_actors_are_lost(given, tmp_path, monkeypatch):
 
     _, folder = given
     cluster = Cluster({2, 3})
-    monkeypatch.setattr(ray.importlib, "import_module", lambda name: cluster)
+    monkeypatch.setattr(ray, "importlib", SimpleNamespace(import_module=lambda name: cluster))
     plan, seen = make_plan("embed", "w.safetensors", str(folder), tmp_path / "a", unit=2), []
     do_unit = __import__("tetravit.bulk.parts.work", fromlist=["do_unit"])
     monkeypatch.setattr(do_unit, "do_unit", lambda plan, unit, device: seen.append(unit.name))
@@ -283,7 +284,8 @@ def test_ray_goes_on_when_actors_are_lost(given, tmp_path, monkeypatch):
     assert sorted(seen) == ["000000", "000001", "000002"]
     assert done == [(1, 3), (2, 3), (3, 3)]
     assert cluster.actors == 3  # two lost; one of the first two and one more went on
-    monkeypatch.setattr(ray.importlib, "import_module", lambda name: Cluster(range(100)))
+    other = Cluster(range(100))
+    monkeypatch.setattr(ray, "importlib", SimpleNamespace(import_module=lambda name: other))
     with pytest.raises(ValueError) as error:
         ray.run(plan, plan.units, Settings(processes=1), lambda count, total: None)
     assert str(error.value) == "The process of unit '000000' was lost 10 times: the node died."
