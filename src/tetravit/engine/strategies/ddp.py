@@ -1,5 +1,8 @@
 """Data parallel: every process holds the whole model; gradients are averaged over the processes."""
 
+import inspect
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
@@ -15,7 +18,10 @@ class Ddp(Strategy):
     def wrap(self, task: nn.Module, world: World) -> Wrapped:
         share_norms(task, world.device)
         # Batches are moved by the loop, so DDP gets no device list; shared norms leave no buffer to broadcast.
-        module = DistributedDataParallel(task, gradient_as_bucket_view=True, broadcast_buffers=False)
+        known = inspect.signature(DistributedDataParallel).parameters
+        name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+        no_buffers: dict[str, Any] = {name: False}
+        module = DistributedDataParallel(task, gradient_as_bucket_view=True, **no_buffers)
         return Wrapped(module, module.no_sync)
 
 
