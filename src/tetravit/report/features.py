@@ -94,7 +94,7 @@ def _strip(row: Mapping[str, Any], validation: Dataset, train: Dataset, names: l
     others = []
     for entry in row["neighbours"]:
         kind = "is" if entry["label"] == row["label"] else "said"
-        text = f'<span class="{kind}">{escape(names[entry["label"]])}</span> {entry["similarity"]:.2f}'
+        text = f'<span class="{kind}">{escape(names[entry["label"]])}</span> {entry["similarity"]:.3f}'
         others.append(figure(train, entry, text))
     return f'<div class="strip">{first}{"".join(others)}</div>'
 
