@@ -1,4 +1,7 @@
-"""Every family leaves Python as one program for all batches and sizes: torch.export, ONNX."""
+"""Every family is exported to one program for all batches and sizes: torch.export, and torch.onnx.export.
+
+ONNX graphs of the other families are in tests/exports and tests/runtimes.
+"""
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ TOYS = {
     "twins_svt_small": STAGES | {"dims": (8, 16, 24, 32)},
     "xcit_nano_12_p16": {"dim": 32, "depth": 2, "num_heads": 2},
 }
+ONNX = ("convit_tiny", "twins_svt_small", "xcit_nano_12_p16")  # tokens, windows, channels
 SIZES = [(1, 3, 64, 64), (3, 3, 100, 333), (2, 3, 224, 448), (2, 3, 80, 225)]
 
 
@@ -45,6 +49,7 @@ def test_one_exported_program_serves_every_batch_and_size(toy):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("toy", ONNX, indirect=True)
 def test_one_onnx_graph_serves_every_batch_and_size(toy, tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

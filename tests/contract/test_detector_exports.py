@@ -1,4 +1,6 @@
-"""A detector of every family with every head leaves Python as one program for all batches and sizes."""
+"""A detector of every family, with every head, is exported to one file for all batches and sizes."""
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -44,7 +46,7 @@ def toy(name: str, head: str) -> Detector:
 
 
 def spread(layer: nn.Conv2d | nn.Linear) -> None:
-    """Give what a layer answers the deviation 1 when it is called for the first time."""
+    """Scale a layer so that its outputs have the deviation 1 in its first call."""
 
     def once(layer: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
         hook.remove()
@@ -59,12 +61,14 @@ def example() -> tuple[Tensor, Tensor]:
     return torch.randn(2, 3, 192, 224), torch.tensor([[192, 200], [160, 224]])
 
 
-def exported(detector: Detector) -> nn.Module:
+def exported(detector: Detector, path: Path) -> nn.Module:
+    """The program of a detector, written to a file and loaded again."""
     rows, columns = Dim("rows", min=5, max=64), Dim("columns", min=5, max=64)
     batch = Dim("batch", min=1, max=64)
     shapes = ({0: batch, 2: PADDING * rows, 3: PADDING * columns}, {0: batch})
     with torch.no_grad():
-        return torch.export.export(detector, example(), dynamic_shapes=shapes).module()
+        torch.export.save(torch.export.export(detector, example(), dynamic_shapes=shapes), path)
+    return torch.export.load(path).module()
 
 
 def test_every_family_is_here():
@@ -75,9 +79,9 @@ def test_every_family_is_here():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "head"), PAIRS.items())
-def test_one_exported_detector_serves_every_batch_and_size(name, head):
+def test_one_exported_detector_serves_every_batch_and_size(name, head, tmp_path):
     detector = toy(name, head)
-    program = exported(detector)
+    program = exported(detector, tmp_path / "detector.pt2")
     for count, height, width in SIZES:
         images = torch.randn(count, 3, height, width)
         sizes = torch.tensor([[height - 5 * i, width - 3 * i] for i in range(count)])

@@ -5,7 +5,6 @@ import math
 import pytest
 import torch
 from dense.answers import DenseGolden
-from torch.export import Dim
 
 from tetravit.boxes.sampling import Sampler
 from tetravit.data.coco import class_names
@@ -285,36 +284,3 @@ def test_what_is_refused(call, words):
     with pytest.raises(ValueError) as error:
         call()
     assert str(error.value) == words
-
-
-EXPORTED = [("xcit_nano_12_p16", "mask_rcnn"), ("twins_svt_small", "retinanet"), ("gcvit_xxtiny", "cascade")]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("model", "head"), EXPORTED)
-def test_one_exported_file_serves_all_batches_and_sizes(model, head, tmp_path):
-    detector = small(head, model)
-    rows, columns = Dim("rows", min=5, max=64), Dim("columns", min=5, max=64)
-    batch = Dim("batch", min=1, max=64)
-    example = (torch.randn(2, 3, 192, 224), torch.tensor([[192, 200], [160, 224]]))
-    shapes = ({0: batch, 2: 32 * rows, 3: 32 * columns}, {0: batch})
-    with torch.no_grad():
-        program = torch.export.export(detector, example, dynamic_shapes=shapes)
-    torch.export.save(program, tmp_path / "detector.pt2")
-    served = torch.export.load(tmp_path / "detector.pt2").module()
-    for count, height, width in ((1, 192, 160), (3, 160, 256), (8, 160, 160)):
-        images = torch.randn(count, 3, height, width)
-        sizes = torch.tensor([[height - 5 * i, width - 3 * i] for i in range(count)])
-        with torch.no_grad():
-            got, want = served(images, sizes), detector(images, sizes)
-        assert got["boxes"].shape == (count, 20, 4)
-        found = want["valid"].shape[1]
-        assert found > 0
-        assert torch.equal(got["valid"][:, :found], want["valid"])
-        assert not got["valid"][:, found:].any()
-        masks = {"masks"} if detector.head.has_masks else set()
-        assert set(got) == set(want) == {"boxes", "scores", "labels", "valid"} | masks
-        for key in want:
-            torch.testing.assert_close(
-                got[key][:, :found][want["valid"]], want[key][want["valid"]], atol=1e-4, rtol=1e-4
-            )
