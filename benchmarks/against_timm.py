@@ -2,9 +2,9 @@
 
     python benchmarks/against_timm.py [MODEL ...] [--batch 8] [--size 224] [--rounds 9] [--threads 2] [--jsonl FILE]
 
-Rounds are interleaved, so that a machine that slows down is slow for both; the medians count, and only their
-ratio is a claim. Weights are random: neither program looks at the values. Both run eagerly, in float32. The peak
-of a training step is what a process of its own takes above what it held before, gradients included.
+Rounds are interleaved, so that a slowdown of the machine affects both; only the ratio of the
+medians is reported. Weights are random: speed does not depend on them. Both run eagerly, in float32. The peak
+of a training step is the memory of a process of its own above that before the step, gradients included.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Our models on a GPU: whether they answer as on a processor, and how fast they are beside timm's.
+"""Our models on a GPU: outputs compared with the CPU's, and speed beside timm's.
 
     python benchmarks/gpu.py [--models NAME,...] [--parts checks,predict,step] [--batch 256,1] [--size 224]
                              [--dtype bfloat16] [--contenders NAME,...] [--rounds 5] [--seconds 0.5]
                              [--minutes 9] [--into FILE] [--device cuda]
 
 `checks`: every family, and the heads of segmenters and detectors, against the same weights in float32 on the
-processor: in float32 without TF32 to 1e-4 of the largest answer, in bfloat16 to what bfloat16 holds. `predict` and
+processor: in float32 without TF32 to 1e-4 of the largest output, in bfloat16 to what bfloat16 holds. `predict` and
 `step` (forward, backward, fused AdamW): ours, ours through torch.compile, timm's, and timm's through torch.compile,
 in turns, each in a process of its own; the medians over the rounds count, with their spread, beside the rate of a
 large matrix product measured in the same run. Where memory is short the batch is halved, for all of them. A run ends
@@ -54,7 +54,7 @@ MODELS = (
 HEADS = ("semantic_fpn", "upernet", "retinanet", "mask_rcnn", "cascade")
 UNDER_HEADS = "xcit_nano_12_p16"
 PARTS = ("checks", "predict", "step")
-LIMITS = {"float32": 1e-4, "bfloat16": 0.1}  # of the largest answer
+LIMITS = {"float32": 1e-4, "bfloat16": 0.1}  # of the largest output
 RESERVE_S = 30.0  # that the processes may take to end, and the tables to be printed
 SHORT = ("OutOfMemoryError", "CUDA out of memory")  # what torch says; a process that died says neither
 
@@ -94,7 +94,7 @@ def dense(head: str) -> nn.Module:
     return model
 
 
-def answers(model: nn.Module, images: Tensor) -> list[Tensor]:
+def outputs(model: nn.Module, images: Tensor) -> list[Tensor]:
     """What a network computes before anything is chosen from it, on the processor."""
     with torch.no_grad():
         found = model.head(model.feature_maps(images)) if isinstance(model, Detector) else model(images)
@@ -110,12 +110,12 @@ def error(got: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
 
 
 def check(name: str, model: nn.Module, size: int, device: torch.device) -> Iterator[dict[str, Any]]:
-    """Rows: how far the answers on `device` are from those of the processor, in each type."""
+    """Rows: the difference of the outputs on `device` from those of the CPU, in each type."""
     model = model.eval()
     images = pictures(model, 2, size, size + 32)
-    wanted = answers(model, images)
+    wanted = outputs(model, images)
     there = copy.deepcopy(model).to(device)
-    found = {"float32": error(answers(there, images.to(device)), wanted)}
+    found = {"float32": error(outputs(there, images.to(device)), wanted)}
     if isinstance(model, Detector):
         sizes = torch.tensor([[size, size + 32], [size - 10, size]])
         with torch.no_grad():
@@ -123,7 +123,7 @@ def check(name: str, model: nn.Module, size: int, device: torch.device) -> Itera
         theirs = {key: value.cpu() for key, value in theirs.items()}
         found["float32"] = max(found["float32"], *(apart(theirs, mine, i) for i in range(2)))
     with torch.autocast(device.type, torch.bfloat16):
-        found["bfloat16"] = error(answers(there, images.to(device)), wanted)
+        found["bfloat16"] = error(outputs(there, images.to(device)), wanted)
     for dtype, value in found.items():
         yield {
             "check": name,

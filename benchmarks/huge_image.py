@@ -41,7 +41,7 @@ def picture(width: int, height: int) -> Image.Image:
 
 
 def detector(name: str, head: str) -> Detector:
-    """A detector whose layers behind the backbone answer with the deviation 1 on a photograph, scores with 4."""
+    """A detector whose layers behind the backbone have outputs of deviation 1 on a photograph, scores of 4."""
     torch.manual_seed(0)
     model = create_detector(name, head=head).eval()
     model.class_names = class_names()

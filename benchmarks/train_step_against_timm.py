@@ -96,7 +96,7 @@ class Turns:
 
     @property
     def total(self) -> int:
-        """Steps of ours; the last one only asks for the clock to stop."""
+        """Steps of ours; the last one only stops the clock."""
         return (1 + self.rounds) * self.steps + 1
 
     def batches(self, start: int) -> Iterator[list[Batch]]:
