@@ -12,6 +12,7 @@ import pytest
 from tetravit.benchmark.summary import read, summary
 from tetravit.cli import main
 from tetravit.cli.list import rows_of
+from tetravit.explainers import EXPLAIN
 from tetravit.protocols import PROTOCOLS
 
 ROOT = Path(__file__).parents[1]
@@ -23,6 +24,7 @@ PAGES = [
     "docs/weights.md",
     "docs/runs.md",
     "docs/evaluation.md",
+    "docs/explain.md",
     "docs/serve.md",
     "docs/data.md",
 ]
@@ -160,6 +162,18 @@ def test_the_page_on_evaluation_runs_and_has_every_protocol(clone, capsys):
     run("docs/evaluation.md", capsys)
     rows = re.findall(r"^\| `(\w+)` \|", (ROOT / "docs/evaluation.md").read_text(), re.M)
     assert sorted(rows) == sorted(PROTOCOLS)
+
+
+@pytest.mark.slow
+def test_the_page_on_explanations_runs_and_has_every_method(clone, capsys):
+    run("docs/explain.md", capsys)
+    (script,) = code("docs/explain.md", "run", "python")
+    exec(compile(script, "docs/explain.md", "exec"), {})
+    table = (ROOT / "docs/explain.md").read_text().partition("| method |")[2].partition("\n\n")[0]
+    named = {
+        name for line in table.splitlines()[2:] for name in re.findall(r"`([\w-]+)`", line.split("|")[1])
+    }
+    assert named == set(EXPLAIN)
 
 
 def test_the_page_on_weights_runs(clone, capsys):

@@ -5,8 +5,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+import torch
 
 from tetravit.data.datasets import DATASETS
+from tetravit.models import create_model, save
 from tetravit.recipe import dump, find, load
 from tetravit.report import read, write
 from tetravit.report.charts import Series, line_chart, log_ticks, number, smooth, thin, ticks
@@ -250,3 +252,19 @@ def test_axes_fit_the_curve():
     assert heights[1] - top < 0.06 * (bottom - top)
     assert bottom - heights[0] < 0.06 * (bottom - top)
     assert len(re.findall('class="grid"', svg)) >= 2
+
+
+def test_maps_stand_beside_confident_mistakes(run):
+    torch.manual_seed(0)
+    model = create_model("xcit_nano_12_p8", num_classes=10, depth=1)
+    save(model, run / "best.safetensors")
+    html = write(run).read_text()
+    assert html.count("data:image/") == 4  # two mistakes, each with its map
+    assert html.count(": attention-gradient") >= 2
+    assert "what the predicted class depends on: attention-gradient" in html
+
+
+def test_maps_end_with_their_time(run, monkeypatch):
+    save(create_model("xcit_nano_12_p8", num_classes=10, depth=1), run / "best.safetensors")
+    monkeypatch.setattr("tetravit.report.maps.SECONDS", 0.0)
+    assert write(run).read_text().count("data:image/") == 2

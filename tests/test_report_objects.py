@@ -3,11 +3,16 @@
 import json
 
 import pytest
+import torch
 
 from tetravit.data.layouts import write_shapes
 from tetravit.data.shapes import CLASSES
+from tetravit.models import create_detector, save
 from tetravit.report import write
+from tetravit.report.maps import Maps, false_detections
+from tetravit.report.run import read
 from tetravit.rle import encode_masks
+from tetravit.structures import Preprocess
 
 RECIPE = """
 epochs = 9
@@ -95,3 +100,31 @@ def test_what_is_not_there_is_left_out(run):
     assert "Validation images" not in html
     assert "First training images" not in html
     assert "Average precision" in html
+
+
+def test_the_most_confident_false_detections_come_first():
+    truth = {"boxes": [[0, 0, 10, 10]], "labels": [1]}
+    found = {
+        "boxes": [[0, 0, 10, 9], [0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50]],
+        "labels": [1, 2, 1, 1],
+        "scores": [0.9, 0.8, 0.95, 0.1],
+    }
+    entry = {"found": found, "truth": truth}
+    assert [i for _, i in false_detections([entry], 2)] == [2, 1]
+
+
+def test_the_map_of_a_detection_is_that_of_its_box_and_class(run):
+    torch.manual_seed(0)
+    options = {"width": 16, "score_threshold": 0.0, "max_detections": 5}
+    model = create_detector(
+        "xcit_nano_12_p16", head="retinanet", num_classes=len(CLASSES), head_options=options
+    )
+    model.input = Preprocess(size=64, mode="fit", longest=96, interpolation="bilinear")
+    model.eval()
+    image = (255 * torch.rand(3, 80, 100)).byte()
+    found = model.detect(model.preprocess(image)[None], output_sizes=[[80, 100]])[0]
+    save(model, run / "best.safetensors")
+    maps = Maps(read(run))
+    made = maps.of_detection(image, int(found.labels[3]), found.boxes[3].tolist(), "x")
+    assert made.startswith('<img src="data:image/')
+    assert maps.of_detection(image, int(found.labels[3]), [0.0, 0.0, 1.0, 1.0], "x") == ""

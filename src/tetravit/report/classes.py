@@ -19,9 +19,11 @@ from tetravit.report.html import (
     points,
     table,
 )
+from tetravit.report.maps import Maps
 from tetravit.report.run import Run
 
 MATRIX_CLASSES = 30  # up to here the whole confusion matrix is shown, above that the classes most confused
+MAPPED = 8  # mistakes with a map beside them
 LISTED = 12  # rows of a table of classes or pairs
 
 
@@ -133,19 +135,29 @@ def _gallery(run: Run) -> str:
     if dataset is None:
         return ""
     try:
-        figures = [_figure(dataset, mistake, run.evaluation["class_names"]) for mistake in mistakes or ()]
+        maps = Maps(run)
+        names = run.evaluation["class_names"]
+        figures = [
+            _figure(dataset, mistake, names, maps if i < MAPPED else None)
+            for i, mistake in enumerate(mistakes or ())
+        ]
     except (ValueError, OSError, IndexError):
         return ""
     note = "Predicted class and probability, true class, file."
+    if any(": " + maps.method in figure for figure in figures):
+        note += (
+            f" Beside the first ones what the predicted class depends on: {maps.method}, brighter is more."
+        )
     return card(heading, f'<div class="pictures">{"".join(figures)}</div>', note)
 
 
-def _figure(dataset: Dataset, mistake: Mapping[str, Any], names: Sequence[object]) -> str:
+def _figure(dataset: Dataset, mistake: Mapping[str, Any], names: Sequence[object], maps: Maps | None) -> str:
     image, name = dataset[mistake["index"]].image, escape(mistake["name"])
+    beside = maps.of_class(image, mistake["predicted"], mistake["name"]) if maps is not None else ""
     small = " class=small" if max(image.shape[1:]) < SMALL else ""
     said, truth = (escape(str(names[mistake[key]])) for key in ("predicted", "label"))
     return (
-        f'<figure><img{small} src="{data_uri(image)}" alt="{name}">'
+        f'<figure><img{small} src="{data_uri(image)}" alt="{name}">{beside}'
         f'<figcaption><span class="said">{said}</span> {100 * mistake["confidence"]:.1f} %<br>'
         f'true: <span class="is">{truth}</span><br><small>{name}</small></figcaption></figure>'
     )

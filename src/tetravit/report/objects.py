@@ -18,6 +18,7 @@ from tetravit.recipe import validated
 from tetravit.report.base import Kind
 from tetravit.report.charts import Series
 from tetravit.report.html import Tile, card, chart, pair, percent, picture_uri, points, table
+from tetravit.report.maps import Maps, false_detections
 from tetravit.report.run import Run
 from tetravit.rle import decode_rle
 from tetravit.structures import Target
@@ -39,6 +40,7 @@ FIGURES = {
 }
 FIRST = 6  # training images that are drawn
 STEPPED = 4  # validation images whose boxes are drawn layer by layer
+MAPPED = 4  # false detections with a map
 LEAST_AP = 0.05  # from here on the first tile is green
 
 
@@ -139,7 +141,7 @@ def _found(run: Run, dataset: Dataset | None) -> list[str]:
         )
         body = f'<div class="triples two">{"".join(moving[:STEPPED])}</div>'
         cards.append(card("Boxes over the layers", body, note))
-    return cards
+    return [*cards, _mistakes(run, dataset, entries, names)]
 
 
 def _steps(dataset: Dataset, entry: Mapping[str, Any], names: list[str]) -> str:
@@ -167,6 +169,29 @@ def _steps(dataset: Dataset, entry: Mapping[str, Any], names: list[str]) -> str:
         f'<figure><div><img src="{picture}" alt="{name}: boxes over the layers"></div>'
         f"<figcaption>moved by {told} pixels <small>{name}</small></figcaption></figure>"
     )
+
+
+def _mistakes(run: Run, dataset: Dataset, entries: list[Mapping[str, Any]], names: list[str]) -> str:
+    """The most confident detections of those images without an object, with what they depend on beside each."""
+    maps, figures = Maps(run), []
+    for entry, i in false_detections(entries, MAPPED):
+        image, found = dataset[entry["index"]].image, entry["found"]
+        label, box = found["labels"][i], found["boxes"][i]
+        beside = maps.of_detection(image, label, box, entry["name"])
+        if not beside:
+            continue
+        said = f"{names[label]} {100 * found['scores'][i]:.0f} %"
+        picture = outlined(image, [box], [said], [palette(names)[label]])
+        name = escape(entry["name"])
+        views = f'<img src="{picture_uri(picture)}" alt="{name}">{beside}'
+        figures.append(
+            f"<figure><div>{views}</div><figcaption>{escape(said)} <small>{name}</small></figcaption></figure>"
+        )
+    if not figures:
+        return ""
+    note = f"Detections without an object of their class, and what their class depends on: {maps.method}."
+    body = f'<div class="triples two">{"".join(figures)}</div>'
+    return card("Most confident false detections", body, note)
 
 
 def _pair(dataset: Dataset, entry: Mapping[str, Any], names: list[str]) -> str:

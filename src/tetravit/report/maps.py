@@ -1,0 +1,113 @@
+"""Maps of what a model's mistakes depend on, for a few pictures of a report; within a budget of time."""
+
+import time
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tetravit.draw.heat import scale_of
+from tetravit.explainers import Explanation, explain, methods_of
+from tetravit.explainers.parts.pictures import over, rgb
+from tetravit.models import Model, load
+from tetravit.models.detector import Detector
+from tetravit.models.load import weights_of
+from tetravit.report.html import picture_uri
+from tetravit.report.run import Run
+
+SECONDS = 20.0  # for all maps of a report
+SIDE = 224  # pixels: small pictures are enlarged to it, so that the map can be seen
+OVERLAP = 0.5  # intersection over union from which on a detection and an object are one
+
+
+class Maps:
+    """Makes maps of the run's weights until the budget is used up; nothing where the weights are not there.
+
+    method: the one that is used, "" where there is none.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.model: Model | None = None
+        self.method, self.used = "", 0.0
+        try:
+            file = weights_of(run.folder)
+            self.model = load(file) if file.is_file() else None
+        except (ValueError, OSError):
+            return
+        if self.model is not None:
+            able = [name for name, why in methods_of(self.model).items() if not why]
+            self.method = next((m for m in ("attention-gradient", "hirescam") if m in able), "")
+            if self.model.backbone.cam_layer == "norm" and "gradcam" in able:
+                self.method = "gradcam"
+
+    def of_class(self, image: Tensor, class_: int, name: str) -> str:
+        """The map of a class over a picture, as HTML; "" where the time is used up or it cannot be made."""
+        return self._made(image, name, lambda model: explain(model, image, self.method, class_=class_))
+
+    def of_detection(self, image: Tensor, label: int, box: list[float], name: str) -> str:
+        """The map of the detection that has this label and box, in pixels of the picture."""
+
+        def run(model: Model) -> Explanation:
+            assert isinstance(model, Detector)
+            index = _index(model, image, label, box)
+            return explain(model, image, self.method, detection=index)
+
+        return self._made(image, name, run)
+
+    def _made(self, image: Tensor, name: str, run: Any) -> str:
+        if self.model is None or not self.method or self.used >= SECONDS:
+            return ""
+        start = time.monotonic()
+        try:
+            found: Explanation = run(self.model)
+        except (ValueError, RuntimeError):
+            return ""
+        finally:
+            self.used += time.monotonic() - start
+        picture = Image.fromarray(rgb(image))
+        if max(picture.size) < SIDE:
+            factor = SIDE // max(picture.size)
+            picture = picture.resize(
+                (picture.width * factor, picture.height * factor), Image.Resampling.NEAREST
+            )
+        assert found.view is not None
+        one = found.maps[0].mean()
+        shown = over(np.asarray(picture), found.view, one, scale_of(one.values.numpy(), signed=one.signed))
+        return f'<img src="{picture_uri(shown)}" alt="{escape(name)}: {self.method}">'
+
+
+def false_detections(entries: list[Mapping[str, Any]], count: int) -> list[tuple[Mapping[str, Any], int]]:
+    """The detections with the highest scores that overlap no object of their class: (entry, place in it)."""
+    from torchvision.ops import box_iou
+
+    wrong = []
+    for entry in entries:
+        found, truth = entry["found"], entry["truth"]
+        for i, (box, label) in enumerate(zip(found["boxes"], found["labels"], strict=True)):
+            same = [b for b, k in zip(truth["boxes"], truth["labels"], strict=True) if k == label]
+            overlap = box_iou(torch.tensor([box]).float(), torch.tensor(same).float()).max() if same else 0.0
+            if overlap < OVERLAP:
+                wrong.append((float(found["scores"][i]), entry, i))
+    wrong.sort(key=lambda item: -item[0])
+    return [(entry, i) for _, entry, i in wrong[:count]]
+
+
+def _index(model: Detector, image: Tensor, label: int, box: list[float]) -> int:
+    """The place among the detections of an image of the one with a label and a box.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    from torchvision.ops import box_iou
+
+    prepared = model.preprocess(image)
+    found = model.detect(prepared[None], output_sizes=[list(image.shape[1:])])[0]
+    overlap = box_iou(torch.tensor([box]).float(), found.boxes)[0]
+    overlap = torch.where(found.labels == label, overlap, torch.zeros_like(overlap))
+    if not len(overlap) or float(overlap.max()) < 0.9:
+        raise ValueError("The detection is not there any more.")
+    return int(overlap.argmax())
