@@ -1,10 +1,14 @@
 """Folders of classes as people have them: what is plain is read, what is not is refused in one line."""
 
+import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from PIL import Image
+
+from tetravit import load
 
 PLAN = "train finetune data.root=d SMALL --dry-run"
 ALL = "image_folder: 24 training images, 12 validation images, 32 x 32 pixels"
@@ -266,3 +270,16 @@ def test_several_classes_of_an_image(folder, tetravit):
     outcome = tetravit("evaluate run --json")
     assert outcome.code == 0
     assert '"map"' in outcome.text
+    page = Path("run/report.html").read_text()
+    assert "Mean average precision" in page
+    assert "<th>threshold</th>" in page or ">threshold<" in page
+    chosen = [row["threshold"] for row in json.loads(Path("run/evaluation.json").read_text())["classes"]]
+    model = load("run")
+    assert model.thresholds == tuple(0.5 if t is None else t for t in chosen)
+    file = str(next((folder / "train").rglob("*.png")))
+    probabilities = model(model.preprocess([file])).sigmoid()[0].tolist()
+    named = dict(zip(model.class_names, zip(probabilities, model.thresholds, strict=True), strict=True))
+    found = model.predict(file)
+    assert {g.name for g in found.guesses} == {name for name, (p, t) in named.items() if p >= t}
+    model.thresholds = (1.0, 1.0, 1.0)
+    assert model.predict(file).cells() == ["no class"]

@@ -45,6 +45,7 @@ class Model(Portable):
         super().__init__()
         self.name, self.head_name, self.options = name, head_name, dict(options or {})
         self.class_names: tuple[str, ...] = ()
+        self.thresholds: tuple[float, ...] = ()  # of the probability of each class, where images have several
         self.input = self.usual_input
         self.report: Report | None = None
 

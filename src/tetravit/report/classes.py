@@ -38,6 +38,11 @@ def tiles(run: Run) -> list[Tile]:
         )
     if best.get("top5", 1) < 1:
         tiles.append(Tile("Top-5 accuracy", percent(best["top5"]), "of the same weights"))
+    if "map" in best:
+        tiles.append(
+            Tile("Mean average precision", percent(best["map"]), f"weights of step {best['step']:,}")
+        )
+        tiles.append(Tile("F1", percent(best["f1"]), "mean over the classes, each at its threshold"))
     if "loss" in best:
         tiles.append(Tile("Validation loss", number(best["loss"]), "of the same weights"))
     if "top1" in best and best.get("count"):
@@ -51,11 +56,39 @@ def charts(run: Run) -> list[str]:
         Series("validation", points(run.evaluations, "top1", 100), 1),
         Series("EMA weights", points(run.evaluations, "ema_top1", 100), 2),
     ]
+    if any("map" in row for row in run.evaluations):
+        series = [
+            Series("validation", points(run.evaluations, "map", 100), 1),
+            Series("EMA weights", points(run.evaluations, "ema_map", 100), 2),
+        ]
+        return [chart("Mean average precision", series, unit="%")]
     return [chart("Top-1 accuracy", series, unit="%")]
 
 
 def sections(run: Run) -> list[str]:
-    return [_confusion(run.evaluation), _gallery(run)]
+    return [_confusion(run.evaluation), _several(run.evaluation), _gallery(run)]
+
+
+def _several(evaluation: Mapping[str, Any]) -> str:
+    """Figures of each class where images have several, the lowest average precision first."""
+    rows = evaluation.get("classes") or []
+    if not rows or any("threshold" not in row for row in rows):
+        return ""
+    named = sorted(
+        zip(map(str, evaluation["class_names"]), rows, strict=True), key=lambda r: r[1]["ap"] or 0.0
+    )
+    cells = [
+        [
+            name,
+            *("-" if row[key] is None else percent(row[key]) for key in ("ap", "precision", "recall", "f1")),
+            "-" if row["threshold"] is None else f"{row['threshold']:.3f}",
+            f"{row['images']:,}",
+        ]
+        for name, row in named
+    ]
+    head = ["class", "average precision", "precision", "recall", "F1", "threshold", "images"]
+    note = "Precision, recall and F1 at the threshold of the probability with the highest F1; prediction uses it."
+    return card("Classes", f'<div class="tall">{table(head, cells, numbers=1)}</div>', note)
 
 
 def _confusion(evaluation: Mapping[str, Any]) -> str:

@@ -32,7 +32,7 @@ class Classes(Prediction):
     guesses: tuple[Guess, ...] = ()
 
     def cells(self) -> list[str]:
-        return [f"{g.name}  {100 * g.score:.1f} %" for g in self.guesses]
+        return [f"{g.name}  {100 * g.score:.1f} %" for g in self.guesses] or ["no class"]
 
     def facts(self) -> dict[str, Any]:
         return {
@@ -52,7 +52,7 @@ def classify(
     batch_size: int = 32,
     device: torch.device | str = "cpu",
 ) -> Iterator[Classes]:
-    """The likeliest classes of each image.
+    """The likeliest classes of each image; where images have several, those whose probability reaches its threshold.
 
     Args:
         model: with its preprocessing and class names, as `tetravit.load` gives it.
@@ -87,10 +87,18 @@ def classify(
 
 def _guesses(model: Classifier, images: Tensor, topk: int) -> list[tuple[Guess, ...]]:
     """Images (B, 3, Hi, Wi) -> the guesses for each."""
-    scores = model(images).float().softmax(dim=1)  # (B, K)
+    logits = model(images).float()  # (B, K)
+    several = len(model.thresholds) == logits.shape[1]
+    scores = logits.sigmoid() if several else logits.softmax(dim=1)
+    least = scores.new_tensor(model.thresholds if several else [0.0] * logits.shape[1])
     best = scores.topk(min(topk, scores.shape[1]), dim=1)
     names = model.class_names or [str(i) for i in range(scores.shape[1])]
     return [
-        tuple(Guess(i, names[i], s) for s, i in zip(row, places, strict=True))
-        for row, places in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+        tuple(Guess(i, names[i], s) for s, i, enough in zip(row, places, reached, strict=True) if enough)
+        for row, places, reached in zip(
+            best.values.tolist(),
+            best.indices.tolist(),
+            (best.values >= least[best.indices]).tolist(),
+            strict=True,
+        )
     ]
