@@ -385,3 +385,15 @@ def test_broken_bytes_give_pixels_or_a_rejection_never_another_error(seed):
         data[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
     with contextlib.suppress(BadImage):
         assert decode(bytes(data)).ndim == 3
+
+
+def test_heic_is_read_where_a_package_adds_it(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    heif.register_heif_opener()
+    from tetravit.data.files import is_image
+
+    Image.new("RGB", (64, 48), (200, 20, 20)).save(tmp_path / "a.HEIC", format="HEIF", quality=95)
+    assert is_image("a.HEIC")
+    found = decode(tmp_path / "a.HEIC")
+    assert found.shape == (3, 48, 64)
+    assert abs(int(found[0, 20, 20]) - 200) < 8

@@ -26,6 +26,7 @@ import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from tetravit.data.files import HAS_HEIF
 from tetravit.data.storage import StorageError, storage_of, with_tries
 from tetravit.data.upright import turned_map
 from tetravit.kernels.vision import decode_jpeg
@@ -277,7 +278,9 @@ def to_channels(image: Tensor, channels: int, name: str) -> Tensor:
 def _formats() -> list[str]:
     """Those of `_FORMATS` that this build of Pillow decodes."""
     Image.init()
-    return [name for name in _FORMATS if name in Image.OPEN]
+    if HAS_HEIF:
+        importlib.import_module("pillow_heif").register_heif_opener()
+    return [name for name in (*_FORMATS, "HEIF") if name in Image.OPEN]
 
 
 def _check_pixels(width: int, height: int, name: str) -> None:

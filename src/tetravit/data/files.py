@@ -1,5 +1,6 @@
 """Image files: which endings can be read, and which files lie below a folder. One place for all verbs."""
 
+import importlib.util
 import os
 import unicodedata
 from collections.abc import Iterable
@@ -9,14 +10,16 @@ from tetravit.data.problems import Problems
 from tetravit.data.storage import storage_of
 
 # fmt: off
+HEIF = frozenset((".heic", ".heif", ".hif"))
+HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None  # a package that adds them to Pillow
 ENDINGS = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff",
     ".ppm", ".pgm", ".pbm", ".jp2", ".tga", ".avif", ".mpo",
-))
+)) | (HEIF if HAS_HEIF else frozenset())
 UNREADABLE = frozenset((
-    ".heic", ".heif", ".hif", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef",
+    ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef",
     ".psd", ".svg", ".eps", ".jxl", ".exr", ".hdr", ".dcm", ".nii", ".npy", ".mp4", ".mov", ".avi", ".mkv",
-))  # images, and films, that need a conversion first
+)) | (frozenset() if HAS_HEIF else HEIF)  # images, and films, that need a conversion first
 JUNK_FOLDERS = frozenset(("@eadir", "__macosx", "lost+found", "$recycle.bin", "#recycle"))
 JUNK_FILES = frozenset(("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"))
 # fmt: on
