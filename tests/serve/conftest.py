@@ -141,8 +141,10 @@ class Process:
         self.told.set()
 
     def __enter__(self):
-        self.told.wait(60)
-        assert self.url, self.lines
+        self.told.wait(180)
+        if not self.url:
+            self.__exit__()
+            raise AssertionError(self.lines)
         return self
 
     def __exit__(self, *_):
