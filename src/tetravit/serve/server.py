@@ -7,7 +7,7 @@ import socket
 import threading
 import webbrowser
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from tetravit.runtimes.base import needs
@@ -151,14 +151,16 @@ def _run(app: Any, place: socket.socket, limits: Limits, say: Callable[[str], No
             server.should_exit = server.force_exit = True
             return
         app.service.draining = True
-        say(f"Ends: {app.service.in_flight} requests to finish.")
         timer = threading.Timer(DRAIN_S, lambda: setattr(server, "should_exit", True))
         timer.daemon = True
         timer.start()
+        with suppress(OSError):  # the reader of the messages may have left before
+            say(f"Ends: {app.service.in_flight} requests to finish.")
 
     server.capture_signals = lambda: _handled(end)
     server.run([place])
-    say(f"Ended; {app.service.accepted} requests were accepted.")
+    with suppress(OSError):
+        say(f"Ended; {app.service.accepted} requests were accepted.")
 
 
 @contextmanager
