@@ -12,6 +12,8 @@ import sys
 sys.modules["fcntl"] = None  # as on Windows: importing it raises ImportError
 from pathlib import Path
 from tetravit import files
+from tetravit.data.datasets import shards  # noqa: F401
+from tetravit.data.shards import pack  # noqa: F401
 from tetravit.runs import train  # noqa: F401
 from tetravit.weights import store
 from tetravit.engine.lock import Lock

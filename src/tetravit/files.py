@@ -98,6 +98,20 @@ def exclusive(file: int, on_wait: Callable[[], object] = lambda: None) -> Iterat
     yield
 
 
+def try_lock(file: int) -> bool:
+    """Take the lock of an open file unless another process holds it; returns whether this one may go on.
+
+    The lock ends when the file is closed. Where the system has no locks, it is always free.
+    """
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def check_room(folder: Path, needed_mib: float) -> None:
     """Refuse a folder that cannot be written, or whose disk lacks the room, before any work is done.
 

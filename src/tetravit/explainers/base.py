@@ -52,6 +52,9 @@ class Map:
     signed: bool = False
     details: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", self.values.detach())
+
     @property
     def grid(self) -> tuple[int, int]:
         """(H, W)."""

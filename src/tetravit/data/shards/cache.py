@@ -1,7 +1,6 @@
 """Whole shards of a remote storage on a local disk: bounded, complete or absent, shared by processes."""
 
 import errno
-import fcntl
 import hashlib
 import logging
 import os
@@ -11,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from tetravit.data.storage import WrongBytes, storage_of, with_tries
+from tetravit.files import exclusive, try_lock
 
 LOG = logging.getLogger("tetravit.data")
 PIECE = 8 << 20  # bytes of a range
@@ -150,8 +150,8 @@ def _touched(file: Path, size: int) -> bool:
 def _locked(path: Path) -> Iterator[None]:
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+        with exclusive(file):
+            yield
     finally:
         os.close(file)
 
@@ -160,9 +160,6 @@ def _is_free(path: Path) -> bool:
     """Whether no process holds a lock; one of this process counts as held, it is of another open file."""
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return try_lock(file)
     finally:
         os.close(file)
-    return True

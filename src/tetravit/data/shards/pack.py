@@ -1,7 +1,5 @@
 """A data set of files -> tar shards: in parallel, each written whole, with the same bytes every time."""
 
-import errno
-import fcntl
 import hashlib
 import io
 import json
@@ -28,7 +26,7 @@ from tetravit.data.processes import in_parallel
 from tetravit.data.shards.index import META, Meta, read_meta
 from tetravit.data.shards.scan import index_shards, scan_shard
 from tetravit.data.shards.tar import BLOCK, key_of, padded, write_member
-from tetravit.files import atomic, read_json, write_json
+from tetravit.files import atomic, read_json, try_lock, write_json
 
 PLAN = ".pack.json"
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -278,13 +276,8 @@ def _alone(folder: Path) -> Iterator[None]:
     """Raises: ValueError if another process writes into the folder."""
     file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(file)
-        if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN):
-            raise
-        raise ValueError(f"Another process writes shards into {str(folder)!r}.") from None
-    try:
+        if not try_lock(file):
+            raise ValueError(f"Another process writes shards into {str(folder)!r}.")
         yield
     finally:
         os.close(file)

@@ -173,6 +173,8 @@ def explain(
     plain.eval()
     try:
         maps = row.run(plain, images, request)
+        if not maps:
+            raise ValueError(f"{name} has no map of {plain.name} here: no layer has weights of that kind.")
         if check:
             found["check"] = _checked(plain, row, maps, images, request, name, found, boxes, mask)
     finally:
