@@ -289,3 +289,38 @@ def test_ray_goes_on_when_actors_are_lost(given, tmp_path, monkeypatch):
     with pytest.raises(ValueError) as error:
         ray.run(plan, plan.units, Settings(processes=1), lambda count, total: None)
     assert str(error.value) == "The process of unit '000000' was lost 10 times: the node died."
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "TETRAVIT_RAY" not in os.environ, reason="minutes: a cluster of two nodes; TETRAVIT_RAY=1"
+)
+def test_a_ray_node_is_lost_in_the_middle(given, tmp_path, monkeypatch):
+    """Two nodes of one cluster; one dies after the first results, the other finishes all units."""
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    import tetravit
+
+    _, folder = given
+    monkeypatch.setenv("PYTHONPATH", os.path.dirname(os.path.dirname(tetravit.__file__)))
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    lost = []
+    try:
+        second = cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        plan = make_plan("embed", "w.safetensors", str(folder), tmp_path / "out", unit=1)
+
+        def progress(done, total):
+            if done == 2 and not lost:
+                cluster.remove_node(second, allow_graceful=False)
+                lost.append(done)
+
+        settings = Settings(processes=2, options={"address": cluster.address})
+        ENGINES["ray"].run(plan, plan.unfinished(), settings, progress)
+        assert lost
+        assert len(tables(tmp_path / "out")) == 6
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
