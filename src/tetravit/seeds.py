@@ -147,7 +147,7 @@ def row_keys(rows: int, purpose: int, device: torch.device | str) -> Tensor:
 def hashed_uniform(keys: Tensor, counters: Tensor | int) -> Tensor:
     """Numbers in [0, 1), float32, one per key and counter; the two broadcast.
 
-    counters: integers from 0 to 2^24, which tell the numbers of one key apart.
+    counters: integers from 0 to 2^24, distinct for the numbers of one key.
     """
     return (_hash(keys ^ (counters * GOLDEN & MASK)) >> 8).float() * 2.0**-24
 

@@ -122,8 +122,8 @@ def _one(
         for task in tasks:
             lines.append(stack.enter_context(_process(task)))
             if device.type == "cpu":  # one builds at a time, so that measurements of memory do not overlap
-                peaks.append(_answer(lines[-1]))
-        peaks = peaks or [_answer(line) for line in lines]
+                peaks.append(_reply(lines[-1]))
+        peaks = peaks or [_reply(line) for line in lines]
         used = joules(device)
         yardsticks = _yardsticks(device, DTYPES[first.dtype])
         taken: list[list[float]] = [[] for _ in tasks]
@@ -136,14 +136,14 @@ def _one(
                 if isinstance(peaks[i], str):
                     continue
                 start, before = time.perf_counter(), used() if used else 0.0
-                answer = _answer(line, seconds)
+                reply = _reply(line, seconds)
                 if used:
                     watts[i].append((used() - before) / (time.perf_counter() - start))
-                if isinstance(answer, str):
-                    peaks[i] = answer
+                if isinstance(reply, str):
+                    peaks[i] = reply
                     taken[i].clear()
                 else:
-                    taken[i].append(statistics.median(answer))
+                    taken[i].append(statistics.median(reply))
             on_round(1)
         for line, peak in zip(lines, peaks, strict=True):
             if not isinstance(peak, str):
@@ -203,7 +203,7 @@ class _process:
             self.process.terminate()
 
 
-def _answer(line: Connection, seconds: float | None = None) -> Any:
+def _reply(line: Connection, seconds: float | None = None) -> Any:
     """Request a round of `seconds`, if given, and return the result; a text where the process has ended."""
     try:
         if seconds is not None:

@@ -83,7 +83,7 @@ def measure(
         compiled: through torch.compile.
         rounds: how often each model is measured; the median counts.
         seconds: how long a round of one model takes at least; at least one call.
-        on_round: told 1 after each round.
+        on_round: called with 1 after each round.
 
     Raises:
         ValueError: for an unknown model or type, or counts below 1.

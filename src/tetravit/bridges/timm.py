@@ -249,7 +249,7 @@ def _entry(name: str) -> Callable[..., nn.Module]:
         return build_model_with_cfg(
             partial(TimmModel, name, weights=weights),
             PREFIX + name,
-            False,  # TimmModel reads the weights: it knows their layout and checks their hash
+            False,  # TimmModel loads the weights: their layouts and hashes are in the catalogue
             feature_cfg={"feature_cls": "getter"},
             **kwargs,
         )

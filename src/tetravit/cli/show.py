@@ -234,7 +234,7 @@ def _rows_of_file(name: str, keys: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _stored_keys() -> dict[str, Any] | None:
-    """The table of keys; None where a task or a protocol was added that it does not know."""
+    """The table of keys; None where a task or a protocol was added that is not in it."""
     keys: dict[str, Any] = json.loads(KEYS.read_text(encoding="utf-8"))
     named = {section: sorted(outlines(*menu)) for section, menu in OWNERS.items()}
     return keys if keys["owners"] == named else None

@@ -160,7 +160,7 @@ def _job() -> str | None:
 
 
 def _job_ended(job: str) -> bool:
-    """Whether SLURM says so; False where there is no SLURM, or it does not know the job."""
+    """Whether SLURM says so; False where there is no SLURM, or it has no such job."""
     try:
         command = ["squeue", "--noheader", "--jobs", job, "--states", "all", "--format", "%T"]
         states = subprocess.run(

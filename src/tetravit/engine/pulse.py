@@ -25,7 +25,7 @@ class Pulse:
     """While it is entered: a rank that is silent for `limit_s` ends the others with code 75 and a line.
 
     limit_s: 0: nothing is watched. on_end: called on the other ranks before they end. The step of the line is the
-    last that `at` was told.
+    last argument of `at`.
     """
 
     def __init__(self, world: World, limit_s: float, on_end: Callable[[], object] = lambda: None) -> None:

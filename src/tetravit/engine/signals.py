@@ -77,7 +77,7 @@ class Signals:
 
 
 def leave_code() -> int:
-    """The exit code after `Interrupted`; `engine.launch` gets to know of it in another way, and leaves with 75."""
+    """The exit code after `Interrupted`; `engine.launch` is informed in another way, and leaves with 75."""
     folder = os.environ.get(LAUNCHED)
     if folder is None:
         return Interrupted.exit_code

@@ -226,5 +226,5 @@ def chosen(names: Sequence[str], layer: str | int | None, otherwise: Sequence[st
 def _known(part: str, names: Sequence[str]) -> str:
     from tetravit.registry import suggestion
 
-    told = suggestion(part, names)
-    return told or f" There are {len(names)} layers, {names[0]} to {names[-1]}."
+    hint = suggestion(part, names)
+    return hint or f" There are {len(names)} layers, {names[0]} to {names[-1]}."

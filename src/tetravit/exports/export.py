@@ -63,10 +63,10 @@ def export(
 
     Sides are 64 to 4096 pixels; for detectors 160 to 4096, in steps of 32. The file is loaded again and compared
     with the model on images of `size`, a larger and a smaller size, in two batch sizes. It appears whole or not
-    at all, and only where the answers agree: float32 within 2e-5 of the largest. A detector that finds nothing in
+    at all, and only where the outputs agree: float32 within 2e-5 of the largest. A detector that finds nothing in
     these images has no boxes to compare: `objects` of the result is 0. Inputs are float32
     `images`, normalized, and for detectors `sizes` (B, 2) int64, the height and width of each image without its
-    padding; detections come filled up to a fixed number per image, with `valid` to tell. The file says what it
+    padding; detections come filled up to a fixed number per image, marked by `valid`. The file says what it
     holds: model, task, class names, how pictures are prepared.
 
     Args:
@@ -193,7 +193,7 @@ def _graph(model: Model, sides: tuple[int, int], dtype: str, *, folded: bool, li
 
 
 def _facts(model: Model, sides: tuple[int, int], licence: str) -> dict[str, Any]:
-    """What one must know to use the file, JSON-ready."""
+    """How the file is used, JSON-ready."""
     allowed = model.program_sides
     facts: dict[str, Any] = {"outputs": list(model.output_names), "made_for": list(sides)}
     facts |= {"sides": [allowed[0], allowed[-1]], "multiple": allowed.step}
@@ -222,7 +222,7 @@ def _sides(model: Model, size: int | Sequence[int] | None) -> tuple[int, int]:
 
 
 def _check(compared: Compared, dtype: str, format: str) -> None:
-    """Raises: ValueError if the answers differ by more than the type allows."""
+    """Raises: ValueError if the outputs differ by more than the type allows."""
     if not compared.difference <= ERRORS[dtype]:
         raise ValueError(
             f"The {format} file differs from the model: by {compared.difference:.1e} of the largest"

@@ -214,13 +214,13 @@ class DenseModel(Model):
         if fill is not None:
             fill(backbone.backbone)
         row: Any = HEADS[head]
-        told = {**options, **({"head_options": dict(head_options)} if head_options else {})}
+        given = {**options, **({"head_options": dict(head_options)} if head_options else {})}
         model = cls(
             backbone,
             row(backbone.channels, backbone.strides, num_classes=num_classes, **head_options),
             name=name,
             head_name=head,
-            options=told,
+            options=given,
         )
         model.freeze_unused()
         return model

@@ -68,8 +68,8 @@ class Classifier(Model):
         backbone = build_backbone(name, **options)
         if fill is not None:
             fill(backbone)
-        told = {**options, **({"head_options": dict(head_options)} if head_options else {})}
-        model = cls(backbone, num_classes, name=name, head_name=head, options=told)
+        given = {**options, **({"head_options": dict(head_options)} if head_options else {})}
+        model = cls(backbone, num_classes, name=name, head_name=head, options=given)
         model.set_input(None)
         return model
 

@@ -291,8 +291,8 @@ def class_names(
     num_classes: int = 0,
 ) -> tuple[str, ...]:
     """The names of the classes of weights for models of type `make`, in `layout`; () where they are not known."""
-    told = found.header.class_names if found.header else ()
-    return told or make.published_class_names(found, layout, num_classes)
+    recorded_names = found.header.class_names if found.header else ()
+    return recorded_names or make.published_class_names(found, layout, num_classes)
 
 
 def tuples(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def load_backbone(
     """Begin with the weights of a classifier, whose head is left out.
 
     Parameters that only dense tasks use (the norms of the levels) stay as they are; those that only
-    classification uses may be missing. The report of every tensor is told on standard error.
+    classification uses may be missing. A report of every tensor is printed on standard error.
 
     Args:
         backbone: of a detector or segmenter, whatever its image size and windows.

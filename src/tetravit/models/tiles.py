@@ -91,7 +91,7 @@ def find_in_tiles(
     whole: Callable[[list[Tensor]], list[Detections]] | None = None,
     class_agnostic: bool = False,
 ) -> Detections:
-    """Ask `find` about every view of a picture uint8 (3, Hi, Wi), and merge all of its answers.
+    """Apply `find` to every view of a picture uint8 (3, Hi, Wi), and merge the results.
 
     find: parts of the picture -> the detections of each, in pixels of the part, masks in the frames of the boxes.
     It is asked about up to `batch` tiles, all of one size, at a time. whole: asked first, about all of the picture;
@@ -99,12 +99,12 @@ def find_in_tiles(
     """
     height, width = picture.shape[1:]
     everything, *tiles = views(height, width, side, stride)
-    asks = [(whole or find, [everything])]
-    asks += [(find, tiles[i : i + batch]) for i in range(0, len(tiles), batch)]
+    calls = [(whole or find, [everything])]
+    calls += [(find, tiles[i : i + batch]) for i in range(0, len(tiles), batch)]
     found = []
-    for ask, chunk in asks:
-        answers = ask([picture[:, y1:y2, x1:x2] for x1, y1, x2, y2 in chunk])
-        for view, part in zip(chunk, answers, strict=True):
+    for call, chunk in calls:
+        results = call([picture[:, y1:y2, x1:x2] for x1, y1, x2, y2 in chunk])
+        for view, part in zip(chunk, results, strict=True):
             shift = part.boxes.new_tensor([*view[:2], *view[:2]])
             found.append((view, Detections(part.boxes + shift, part.scores, part.labels, part.masks)))
     return merge(found, height, width, class_agnostic=class_agnostic)

@@ -1,4 +1,4 @@
-"""Weights + images -> predictions, in the order of the images. One kind of answer per file.
+"""Weights + images -> predictions, in the order of the images. One kind of prediction per file.
 
 Importing this loads no torch: a file declares its options, and names the function that does the work.
 """

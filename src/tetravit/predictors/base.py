@@ -1,4 +1,4 @@
-"""What a kind of answer declares: its function, its options, the files it writes.
+"""What a kind of prediction declares: its function, its options, the files it writes.
 
 A declaration imports no torch, so that `tetravit predict --help` is quick: functions are named "module:function", and
 imported when they are called.
@@ -29,7 +29,7 @@ class Option:
 
 
 class Writer:
-    """Writes answers into files as they come.
+    """Writes predictions into files as they come.
 
     settings: what it needs of the predictor, by name.
     """
@@ -37,7 +37,7 @@ class Writer:
     settings: Mapping[str, Any] = {}
 
     def add(self, prediction: Any) -> None:
-        """Take an answer; those that are errors are left out."""
+        """Take a prediction; those that are errors are left out."""
         raise NotImplementedError
 
     def close(self) -> str:
@@ -47,7 +47,7 @@ class Writer:
 
 @dataclass(frozen=True)
 class Output:
-    """Files that a kind of answer can be written to.
+    """Files that a kind of prediction can be written to.
 
     option: switches it on; its value is where to. open: a function, or "module:function", of (model, sources) and of
     the options by name, which gives a `Writer`. others: options that only this output reads.
@@ -60,7 +60,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Predictor:
-    """How models of one kind answer.
+    """How models of one kind predict.
 
     noun: what such a model is called. run: a function, or "module:function", of (model, sources) and of the options
     by name, which gives a `Prediction` for each source, in order. options, outputs: what it takes beside

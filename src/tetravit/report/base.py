@@ -10,12 +10,12 @@ from tetravit.report.run import Run
 class Kind(NamedTuple):
     """Each function makes what the run folder has the figures for, and leaves the rest out.
 
-    ask: a title for `command`. tiles: figures at the top, the score first.
+    title: of `command`. tiles: figures at the top, the score first.
     charts: cards of curves, beside those of loss, rate and speed. sections: cards in the middle of the page.
     command: of `tetravit`, for one's own images; {run} is the run folder.
     """
 
-    ask: str
+    title: str
     tiles: Callable[[Run], list[Tile]]
     charts: Callable[[Run], list[str]]
     sections: Callable[[Run], list[str]]

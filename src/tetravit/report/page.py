@@ -133,7 +133,7 @@ def _commands(run: Run, kind: Kind) -> str:
     folder = shlex.quote(str(run.folder))
     recipe = shlex.quote(str(run.folder / "recipe.toml"))
     lines = [
-        (kind.ask, f"tetravit {kind.command.format(run=folder)}"),
+        (kind.title, f"tetravit {kind.command.format(run=folder)}"),
         ("Repeat this run", f"tetravit train {recipe}"),
     ]
     for length in ("epochs", "steps"):

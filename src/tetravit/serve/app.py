@@ -83,14 +83,14 @@ class Service:
     # Health
 
     async def live(self, request: Request) -> Response:
-        return answer({"live": True})
+        return reply({"live": True})
 
     async def is_ready(self, request: Request) -> Response:
         if self.draining:
             raise Refused(503, "The server is about to end.", {"Retry-After": "1"})
         if not self.ready:
             raise Refused(503, "The models are warming up.", {"Retry-After": "1"})
-        return answer({"ready": True})
+        return reply({"ready": True})
 
     async def measured(self, request: Request) -> Response:
         waiting: dict[Any, float] = {
@@ -112,7 +112,7 @@ class Service:
             "deadline_s": self.limits.deadline_s,
         }
         models = [served.facts() for served in self.models.values()]
-        return answer({"models": models, "limits": limits, "version": version("tetravit")})
+        return reply({"models": models, "limits": limits, "version": version("tetravit")})
 
     async def predict(self, request: Request) -> Response:
         given = request.query_params.multi_items()
@@ -178,25 +178,25 @@ class Service:
 
     def describe(self, served: Served, prediction: Any, size: tuple[int, int], masks: str) -> Response:
         facts = replies.described(prediction, size, masks)
-        return answer({"model": served.name, "task": served.kind, **facts})
+        return reply({"model": served.name, "task": served.kind, **facts})
 
     # The Open Inference Protocol
 
     async def server(self, request: Request) -> Response:
-        return answer(
+        return reply(
             {"name": "tetravit", "version": version("tetravit"), "extensions": ["binary_tensor_data"]}
         )
 
     async def model(self, request: Request) -> Response:
         served = self.named(request.path_params["name"])
         shape = (served.channels, served.model.num_classes, served.output_names, served.kind)
-        return answer(tensors.metadata(served.name, *shape))
+        return reply(tensors.metadata(served.name, *shape))
 
     async def model_ready(self, request: Request) -> Response:
         served = self.named(request.path_params["name"])
         if not served.ready:
             raise Refused(503, "The model is warming up.", {"Retry-After": "1"})
-        return answer({"name": served.name, "ready": True})
+        return reply({"name": served.name, "ready": True})
 
     async def infer(self, request: Request) -> Response:
         served = self.named(request.path_params["name"])
@@ -317,7 +317,7 @@ class Service:
             gone.cancel()
 
 
-def answer(facts: Any) -> Response:
+def reply(facts: Any) -> Response:
     """Plain data as a response in JSON."""
     return Response(replies.text_of(facts), media_type="application/json")
 

@@ -70,7 +70,7 @@ class Metrics:
 
 
 def resident_bytes() -> int | None:
-    """Memory of this process in bytes; None where the system does not tell."""
+    """Memory of this process in bytes; None where the system does not report it."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")

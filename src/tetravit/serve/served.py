@@ -70,7 +70,7 @@ class Served:
         return self.model.kind
 
     def facts(self) -> dict[str, Any]:
-        """What a client can know of the model, JSON-ready."""
+        """Description of the model for clients, JSON-ready."""
         return {
             "name": self.name,
             "task": self.kind,
@@ -308,8 +308,8 @@ def load_all(
             raise ValueError(f"{place} has no classes (num_classes=0): it gives embeddings, not predictions.")
         if optimized is not None:
             model = optimized(model)
-        told = None if calls is None else _named(calls, name)
-        batcher = Batcher(name, limits.wait_ms / 1000, told)
+        count = None if calls is None else _named(calls, name)
+        batcher = Batcher(name, limits.wait_ms / 1000, count)
         served.append(Served(name, model, batcher, limits, device=device, exact=exact))
     return served
 

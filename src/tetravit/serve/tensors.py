@@ -149,10 +149,10 @@ def write(model: str, call: Call, outputs: Mapping[str, np.ndarray]) -> tuple[by
         else:
             row["data"] = value.reshape(-1).tolist()
         rows.append(row)
-    answer: dict[str, Any] = {"model_name": model, "model_version": "1"}
+    body: dict[str, Any] = {"model_name": model, "model_version": "1"}
     if call.id is not None:
-        answer["id"] = call.id
-    text = text_of({**answer, "outputs": rows})
+        body["id"] = call.id
+    text = text_of({**body, "outputs": rows})
     if not binary:
         return text, {"content-type": "application/json"}
     headers = {"content-type": "application/octet-stream", BINARY_HEADER: str(len(text))}

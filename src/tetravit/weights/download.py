@@ -28,7 +28,7 @@ class Patience:
 
     timeout_s: silence of the server. least_bytes: what must arrive in each stall_s seconds. retries: attempts in a
     row that bring no byte. backoff_s: pause before the first of them, doubled each time. longest_s: no pause is
-    longer, whatever the server asks for.
+    longer, whatever the server requests.
     """
 
     timeout_s: float = 30.0
@@ -55,7 +55,7 @@ class NoNetwork(Unavailable):
 
 
 class _Again(Exception):
-    """The transfer broke off and may go on. wait_s: how long the server wants to be left alone."""
+    """The transfer broke off and may go on. wait_s: the pause that the server requests."""
 
     def __init__(self, cause: str, wait_s: float = 0.0) -> None:
         super().__init__(cause)
@@ -120,38 +120,38 @@ def _request(
         headers["Range"] = f"bytes={have}-"
         if mark:
             headers["If-Range"] = mark
-    with _open(urllib.request.Request(url, headers=headers), part, patience) as answer:
+    with _open(urllib.request.Request(url, headers=headers), part, patience) as response:
         start = 0
-        if answer.status == 206:
-            match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
+        if response.status == 206:
+            match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
             if match is None or int(match[1]) != have or "Range" not in headers:
                 part.unlink(missing_ok=True)
                 raise _Again("the server sent another part than asked for")
             start = have
-        length = answer.headers.get("Content-Length", "")
+        length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdecimal() else None
         if total is not None and total - start > (free := shutil.disk_usage(part.parent).free):
             raise Unavailable(f"{url} has {total} bytes; {part.parent} has room for {free}.")
-        etag = answer.headers.get("ETag", "")
-        mark = etag if etag and not etag.startswith("W/") else answer.headers.get("Last-Modified", "")
+        etag = response.headers.get("ETag", "")
+        mark = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
         write_json(notes, {"url": url, "mark": mark})
         with part.open("ab" if start else "wb") as file:
-            _pour(answer, file, start, total, patience, show)
+            _pour(response, file, start, total, patience, show)
 
 
 def _pour(
-    answer: http.client.HTTPResponse,
+    response: http.client.HTTPResponse,
     file: BinaryIO,
     size: int,
     total: int | None,
     patience: Patience,
     show: Callable[[int, int | None], None],
 ) -> None:
-    """Copy an answer to a file as long as it flows fast enough."""
+    """Copy a response to a file as long as it flows fast enough."""
     since, arrived = time.monotonic(), 0
     while True:
         try:
-            data = answer.read1(CHUNK)
+            data = response.read1(CHUNK)
         except (OSError, http.client.HTTPException) as error:
             raise _Again(f"the connection broke ({_cause(error)})") from None
         if not data:
@@ -173,7 +173,7 @@ def _open(
 ) -> Iterator[http.client.HTTPResponse]:
     """Send a request; what may be tried again raises `_Again`, what may not `Unavailable`."""
     try:
-        answer = _OPENER.open(request, timeout=patience.timeout_s)
+        response = _OPENER.open(request, timeout=patience.timeout_s)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416:  # nothing behind the part we have: it is whole, or of another file
@@ -197,8 +197,8 @@ def _open(
         if isinstance(reason, Unreached) and reason.host == first:  # else: a server that redirects is there
             raise _Unreached(str(reason)) from None
         raise _Again(_cause(error)) from None
-    with answer:
-        yield answer
+    with response:
+        yield response
 
 
 def _cause(error: Exception) -> str:

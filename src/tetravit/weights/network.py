@@ -76,19 +76,19 @@ def unreachable(url: str) -> str:
 
 def _resolve(host: str, port: int) -> list[Any]:
     """`socket.getaddrinfo`, which has no limit of its own, for `CONNECT_S` at most."""
-    answers: queue.Queue[list[Any] | OSError] = queue.Queue()
+    results: queue.Queue[list[Any] | OSError] = queue.Queue()
 
-    def ask() -> None:
+    def resolve() -> None:
         try:
-            answers.put(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
+            results.put(list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)))
         except (OSError, UnicodeError) as error:
-            answers.put(error if isinstance(error, OSError) else OSError(str(error)))
+            results.put(error if isinstance(error, OSError) else OSError(str(error)))
 
-    threading.Thread(target=ask, daemon=True).start()
+    threading.Thread(target=resolve, daemon=True).start()
     try:
-        answer = answers.get(timeout=CONNECT_S)
+        result = results.get(timeout=CONNECT_S)
     except queue.Empty:
         raise Unreached(host, f"name not resolved within {CONNECT_S:g} s") from None
-    if isinstance(answer, OSError):
-        raise Unreached(host, answer.strerror or str(answer))
-    return answer
+    if isinstance(result, OSError):
+        raise Unreached(host, result.strerror or str(result))
+    return result

@@ -1,4 +1,4 @@
-"""Pickles read as data: an interpreter that knows values, containers and tensors, and calls nothing.
+"""Pickles read as data: an interpreter of values, containers and tensors that calls nothing.
 
 A pickle is a program; Python's own reader imports what it names and calls it. This one never imports: a name in
 the file stays a `Global`, calls of the few names a tensor is made of are answered here, objects of other classes
@@ -70,7 +70,7 @@ DAMAGE = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowE
 
 
 class Refused(BadFile):
-    """The pickle asks for a name that reading tensors never needs. `str` is that name."""
+    """The pickle names something that tensors never need. `str` is that name."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Storage:
 class Machine:
     """Runs one pickle.
 
-    persistent: answers a persistent id, the way torch files point at their storages.
+    persistent: resolves a persistent id, the way torch files point at their storages.
 
     After `run`, `inert` holds the names of all classes that became records.
     """

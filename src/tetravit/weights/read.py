@@ -2,7 +2,7 @@
 
 One file: each step of reading, from a state dict to the report, is one function, in the order in which they run.
 
-Nothing is left out in silence. What a caller asks for by building another model (another number of classes, of
+Nothing is left out in silence. What follows from building another model (another number of classes, of
 channels, another image size) is done and reported; any other difference is an error until a pattern allows it.
 """
 
@@ -124,7 +124,7 @@ def read_state(
         verify: compare the checksums that the file holds, if it holds any.
 
     Raises:
-        BadFile: if the file is damaged, asks for code, or holds no weights.
+        BadFile: if the file is damaged, needs code, or holds no weights.
         OSError: if it cannot be opened.
     """
     if isinstance(source, Mapping):

@@ -22,7 +22,7 @@ class _TestSet(Dataset):
     """Images of some of ImageNet's classes.
 
     paths, targets: of every image; a target counts among `classes`. several: a target is a tuple of classes, each
-    a right answer.
+    correct.
     """
 
     needs_root = True
@@ -107,7 +107,7 @@ class ImageNetSketch(_Folders):
 class ImageNetReal(_TestSet):
     """ImageNet's validation images with ReaL's labels (Beyer et al. 2020, arXiv:2006.07159).
 
-    An image may have several labels, each a right answer; images without any are left out.
+    An image may have several labels, each correct; images without any are left out.
 
     Args:
         root: the folder that holds `val`, with or without class folders; images keep their names
@@ -128,20 +128,20 @@ class ImageNetReal(_TestSet):
                 "imagenet_real needs its labels: data.options.labels=FILE, the authors' real.json."
             )
         folder = folder / "val" if (folder / "val").is_dir() else folder
-        answers = _read_labels(Path(labels))
+        known = _read_labels(Path(labels))
         kept = []
         for path in _images(folder):
             number = re.search(r"_val_(\d{8})$", path.stem)
-            if number is None or not 1 <= int(number[1]) <= len(answers):
+            if number is None or not 1 <= int(number[1]) <= len(known):
                 raise ValueError(
-                    f"imagenet_real has images ILSVRC2012_val_00000001.JPEG to {len(answers):08d}; got {str(path)!r}."
+                    f"imagenet_real has images ILSVRC2012_val_00000001.JPEG to {len(known):08d}; got {str(path)!r}."
                 )
             kept.append((int(number[1]), path))
-        kept = sorted((number, path) for number, path in kept if answers[number - 1])
+        kept = sorted((number, path) for number, path in kept if known[number - 1])
         if not kept:
             raise ValueError(f"There are no images with labels in {str(folder)!r}.")
         super().__init__(
-            range(1000), [path for _, path in kept], [tuple(answers[number - 1]) for number, _ in kept]
+            range(1000), [path for _, path in kept], [tuple(known[number - 1]) for number, _ in kept]
         )
 
 
@@ -167,15 +167,15 @@ def _images(folder: Path) -> list[Path]:
 
 def _read_labels(file: Path) -> list[list[int]]:
     try:
-        answers: list[list[int]] = json.loads(file.read_text(encoding="utf-8"))
-        fine = all(isinstance(i, int) and 0 <= i < 1000 for several in answers for i in several)
+        known: list[list[int]] = json.loads(file.read_text(encoding="utf-8"))
+        fine = all(isinstance(i, int) and 0 <= i < 1000 for several in known for i in several)
     except OSError as error:
         raise ValueError(f"Cannot read the labels in {str(file)!r}: {error.strerror}.") from None
     except (ValueError, TypeError):
         fine = False
     if not fine:
         raise ValueError(f"{str(file)!r} does not hold ReaL's labels: a list of lists of classes 0 to 999.")
-    return answers
+    return known
 
 
 DATASETS = {

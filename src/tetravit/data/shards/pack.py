@@ -175,7 +175,7 @@ class Plan:
         return self.dataset.table.name(row) if isinstance(self.dataset, ObjectSet) else self.dataset.key(row)
 
     def _repeats(self) -> set[str]:
-        """Keys that several images have: the ending alone, or a dot, tells their names apart."""
+        """Keys that several images have: the ending alone, or a dot, distinguishes their names."""
         seen, twice = set[int](), set[int]()
         for row in range(len(self.rows)):
             value = hash(key_of(self.name(row)))

@@ -56,7 +56,7 @@ def _get(url: str, headers: dict[str, str]) -> tuple[int, bytes]:
         response.close()  # the connection stays, for the next request
         return response.status, b"".join(pieces)
     except BaseException:
-        _forget()  # what is left of the answer must not be read as the next one
+        _forget()  # the rest of this response must not be read as the next one
         raise
 
 

@@ -32,7 +32,7 @@ class Explanation:
 
     method, model: by name. image: what the picture is called. maps: records, the most telling first. view: where the
     model's input lies in the picture; pixels: the picture, uint8 (C, H0, W0); input: what the model got (C, Hi, Wi);
-    None: the method needs no picture. notes: what one should know, a line each. check: figures of `check_map`.
+    None: the method needs no picture. notes: remarks, a line each. check: figures of `check_map`.
     """
 
     method: str

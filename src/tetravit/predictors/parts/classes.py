@@ -77,10 +77,10 @@ def classify(
     model = model.to(device).eval()
     for files, found in in_chunks(images, batch_size, prepared):
         pixels = [x for x in found if isinstance(x, Tensor)]
-        answers = iter(_guesses(model, torch.stack(pixels).to(device), topk) if pixels else [])
+        results = iter(_guesses(model, torch.stack(pixels).to(device), topk) if pixels else [])
         for file, x in zip(files, found, strict=True):
             if isinstance(x, Tensor):
-                yield Classes(file, guesses=next(answers))
+                yield Classes(file, guesses=next(results))
             else:
                 yield Classes(file, error=x.cause)
 
