@@ -17,8 +17,8 @@ from tetravit.engine.guard import NotFinite
 from tetravit.engine.log import Reporters
 from tetravit.engine.loop import fit
 from tetravit.engine.signals import Interrupted
-from tetravit.engine.strategies import ddp
-from tetravit.engine.strategies.ddp import SharedBatchNorm
+from tetravit.engine.strategies.parts import norms
+from tetravit.engine.strategies.parts.norms import SharedBatchNorm
 from tetravit.layers.batch_norm import BatchNorm
 
 STEPS = 12
@@ -117,10 +117,10 @@ def test_two_processes_are_one(tmp_path):
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm2d, BatchNorm])
 def test_a_shared_norm_alone_is_batch_norm(kind, monkeypatch):
-    monkeypatch.setattr(ddp, "all_reduce", lambda x: x)
+    monkeypatch.setattr(norms, "all_reduce", lambda x: x)
     torch.manual_seed(0)
     plain, shared = nn.BatchNorm2d(3), nn.Sequential(kind(3))
-    ddp.share_norms(shared, torch.device("cpu"))
+    norms.share_norms(shared, torch.device("cpu"))
     assert type(shared[0]) is SharedBatchNorm
     for _ in range(3):
         x = torch.randn(4, 3, 5, 5) * 0.01 + 50.0

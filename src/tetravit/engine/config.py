@@ -21,7 +21,8 @@ class RunConfig(BaseModel):
     accumulate: int = Field(default=1, ge=1, description="Micro-batches that share one optimisation step.")
     strategy: str = Field(
         default="auto",
-        description="How several processes share the work: single, ddp; auto: single for one process, else ddp.",
+        description="How several processes share the work: single, ddp, fsdp (gradients, optimizer state and"
+        " weights in shards); auto: single for one process, else ddp.",
     )
     compile: bool = Field(default=False, description="Compile the model with torch.compile.")
     memory_format: Literal["contiguous", "channels_last"] = Field(

@@ -29,7 +29,7 @@ from tetravit.engine.precision import LossScale, Precision, autocast, chosen
 from tetravit.engine.pulse import Pulse
 from tetravit.engine.saving import FolderLost, Saver
 from tetravit.engine.signals import Interrupted, Signals
-from tetravit.engine.strategies import pick_strategy
+from tetravit.engine.strategies import Wrapped, pick_strategy
 from tetravit.engine.waits import Waits
 from tetravit.protocols import Loaders
 from tetravit.protocols import Protocol as TaskProtocol
@@ -127,6 +127,8 @@ def fit(job: Job) -> RunState:
     if config.compile:
         task.model.compile()
     wrapped = pick_strategy(config.strategy, world).wrap(task, world)
+    wrapped.adopt(job.optimizer)
+    task = wrapped.task or task
     parameters = [p for group in job.optimizer.param_groups for p in group["params"]]
     joint = [list(group) for group in task.joint_clip()]
     gated = takes_found_inf(job.optimizer)  # it skips bad steps on the device
@@ -144,7 +146,7 @@ def fit(job: Job) -> RunState:
             if saved_step != state.done:
                 _check(job, guard, all_steps=True)
                 state.seconds = clock.seconds
-                _save(job, saver, state, scale, meter)
+                _save(job, saver, state, scale, meter, wrapped)
             saved_at, saved_step = time.monotonic(), state.done
 
         def stop() -> None:
@@ -158,6 +160,7 @@ def fit(job: Job) -> RunState:
 
         def evaluate() -> None:
             _check(job, guard, all_steps=True)
+            wrapped.sync()
             try:
                 _evaluate(job, state, precision, signals)
             except _StoppedInside:
@@ -200,7 +203,7 @@ def fit(job: Job) -> RunState:
             # Check, then update the weights, without a GPU synchronization.
             gradients = [p.grad for p in parameters if p.grad is not None]
             scale.unscale(gradients)
-            norm = clipped(parameters, gradients, job.clip, job.clip_by, joint)
+            norm = wrapped.whole(clipped(parameters, gradients, job.clip, job.clip_by, joint))
             task.before_update(progress)
             names = [name for batch in micros for name in batch.names]
             good, overflow = guard.after(
@@ -230,6 +233,7 @@ def fit(job: Job) -> RunState:
                 evaluate()
 
         _check(job, guard, all_steps=True)
+    wrapped.sync()
     state.seconds = clock.seconds
     return state
 
@@ -385,23 +389,33 @@ def primary(
     return name, scores[name] if name else None, protocol.better
 
 
-def _save(job: Job, saver: Saver, state: RunState, scale: LossScale, meter: Meter) -> None:
+def _save(job: Job, saver: Saver, state: RunState, scale: LossScale, meter: Meter, wrapped: Wrapped) -> None:
     """Write a checkpoint; rank 0 writes, the others send it their partial means. An error ends all ranks."""
     windows = job.world.gather(meter.state())
+    wrapped.sync()
+    packed = optim.pack(job.optimizer, wrapped.task or job.task)
+    packed = {name: wrapped.whole(value) for name, value in packed.items()}
     error: Exception | None = None
     if saver.active:
         try:
-            _write(job, saver, state, scale, windows)
+            _write(job, saver, state, scale, windows, packed)
         except (OSError, FolderLost) as caught:
             error = caught
     if job.world.any(error is not None)[0]:
         raise error or FolderLost(state.done, "rank 0 cannot write", {}, {})
 
 
-def _write(job: Job, saver: Saver, state: RunState, scale: LossScale, windows: list[dict[str, Any]]) -> None:
+def _write(
+    job: Job,
+    saver: Saver,
+    state: RunState,
+    scale: LossScale,
+    windows: list[dict[str, Any]],
+    optimizer: Mapping[str, Tensor],
+) -> None:
     tensors: dict[str, Mapping[str, Tensor]] = {
         "model": job.task.state_dict(),
-        "optimizer": optim.pack(job.optimizer, job.task),
+        "optimizer": optimizer,
     }
     if job.ema is not None:
         tensors["ema"] = job.ema.state()

@@ -15,6 +15,7 @@ from tetravit.data.evaluation import make_eval_loader
 from tetravit.data.loader import TrainLoader, make_augmented_loader, make_train_loader
 from tetravit.data.parts import class_notes
 from tetravit.engine.ema import Ema
+from tetravit.engine.strategies import pick_strategy
 from tetravit.protocols import PROTOCOLS, Loaders, Protocol
 from tetravit.recipe import Recipe
 from tetravit.tasks import TASKS, Task
@@ -105,6 +106,10 @@ def build(recipe: Recipe, world: World) -> Objects:
         raise ValueError(
             f"optim.ema averages the model, but the task {recipe.task.name!r} saves another network; set optim.ema=0."
         )
+    strategy = pick_strategy(run.strategy, world)
+    strategy.check(task, world)
+    if recipe.optim.ema and not strategy.averages:
+        raise ValueError(f"run.strategy={run.strategy} keeps no averaged weights; set optim.ema=0.")
     per_epoch = loader.steps_per_epoch
     total = recipe.total_steps(per_epoch)
     recipe, note = _fitted_warmup(recipe, total)
