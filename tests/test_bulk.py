@@ -189,7 +189,7 @@ def test_a_process_that_dies_is_replaced(given, tmp_path, monkeypatch):
     assert str(error.value).startswith("Processes died 4 times; 3 units are left, the first '000000'.")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_storm_of_kills(given, tmp_path):
     """The command is killed at random times, and given again until it ends well: no row is lost or twice."""
     import subprocess
@@ -291,7 +291,7 @@ def test_ray_goes_on_when_actors_are_lost(given, tmp_path, monkeypatch):
     assert str(error.value) == "The process of unit '000000' was lost 10 times: the node died."
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(
     "TETRAVIT_RAY" not in os.environ, reason="minutes: a cluster of two nodes; TETRAVIT_RAY=1"
 )

@@ -14,7 +14,7 @@ from tetravit.recipe import loads
 from tetravit.runs.build import build
 from tetravit.world import world
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 
 PROTOCOL_OPTIONS = {
     "knn": {"ks": (1, 5, 20), "images_per_class": 3},

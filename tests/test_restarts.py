@@ -65,7 +65,7 @@ def wait_for_step(process, run, step):
         time.sleep(0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_kills_and_signals_change_nothing(tmp_path, request):
     run, straight = tmp_path / "run", tmp_path / "straight"
     process = start(run, "--max-restarts", "3")

@@ -88,7 +88,7 @@ def test_the_end_of_the_minutes_is_not_swallowed(script):
     assert not issubclass(script.OutOfTime, Exception)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_rehearsal_checks_and_measures(tmp_path):
     into = tmp_path / "rows.jsonl"
     done = run(*SMALL, "--contenders", "plain,timm", "--rounds", 2, "--seconds", 0.1, "--into", into)

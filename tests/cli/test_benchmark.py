@@ -118,7 +118,7 @@ def test_counting_leaves_the_model_as_it_was():
     assert sum(not p.requires_grad for p in model.parameters()) == 1
 
 
-@pytest.mark.slow  # a process for each contender
+@pytest.mark.nightly  # a process for each contender
 def test_contenders_take_turns_in_processes_of_their_own(ask, tmp_path):
     picture = tmp_path / "sizes.png"
     answer = ask(

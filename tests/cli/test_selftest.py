@@ -12,7 +12,7 @@ def test_the_selftest_takes_a_new_folder(ask, tmp_path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_selftest_of_resuming_passes(ask, tmp_path):
     answer = ask("selftest", "resume", "--dir", tmp_path / "new", "--kills", "2")
     assert answer.code == 0, answer.err
@@ -21,7 +21,7 @@ def test_the_selftest_of_resuming_passes(ask, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_run_on_ray(tmp_path):
     ray = pytest.importorskip("ray")
     pytest.importorskip("ray.train.torch")

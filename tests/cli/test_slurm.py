@@ -85,7 +85,7 @@ def test_a_dry_run_prints_the_script_and_nothing_else(ask, tmp_path, monkeypatch
     assert answer.err == "tetravit train: There is no sbatch on PATH here; --dry-run prints the script.\n"
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_job_is_saved_ahead_of_its_limit_and_queued_again(tmp_path, monkeypatch):
     calls, run = tmp_path / "calls", tmp_path / "run"
     for name, text in (("sbatch", SBATCH), ("srun", SRUN), ("scontrol", SCONTROL)):

@@ -56,7 +56,7 @@ def newest(run):
     return max((int(path.name[5:]) for path in (run / "checkpoints").glob("step_*")), default=0)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_kills_change_nothing(tmp_path):
     for _ in write_shapes(tmp_path / "drawn", train=48, val=8, size=48):
         pass

@@ -18,7 +18,7 @@ REQUESTS = int(os.environ.get("TETRAVIT_SERVE_REQUESTS", "500"))  # of the test 
 SIZES = [(48, 64), (64, 48), (33, 97), (120, 80), (10, 300)]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_200_images_of_mixed_sizes_from_32_clients_equal_predictions_one_by_one(weights, models):
     pictures = [picture(*SIZES[i % len(SIZES)], seed=i) for i in range(200)]
     names = ["digits", "shapes", "digits", "scenes"]
@@ -41,7 +41,7 @@ def test_200_images_of_mixed_sizes_from_32_clients_equal_predictions_one_by_one(
         assert running.end() == 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_memory_does_not_grow_with_requests(weights):
     """Under 1 KB a request after the first of them; TETRAVIT_SERVE_REQUESTS=20000 is the full measurement."""
     bodies = [file_of(picture(*size, seed=i), "JPEG") for i, size in enumerate(SIZES)]

@@ -140,7 +140,7 @@ def test_masks_in_small_and_resuming(tmp_path):
     assert len(file.read_text().splitlines()) == 5
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("name", "options", "count"),
     [
