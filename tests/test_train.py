@@ -235,7 +235,7 @@ def test_a_loss_that_is_not_finite_leaves_its_images_in_a_file(tmp_path, monkeyp
         ({"run__device": "gpu"}, "run.device takes auto, cpu, cuda, cuda:N or mps; got 'gpu'."),
         (
             {"run__accumulate": 5},
-            "The batch must divide over ranks and accumulated steps; got batch_size=32, 1 ranks, accumulate=5.",
+            "data.batch_size must be a multiple of GPUs x accumulation; got batch_size=32, 1 GPUs, accumulate=5.",
         ),
     ],
     ids=str,

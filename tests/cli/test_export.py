@@ -38,7 +38,7 @@ def test_random_weights_are_told(ask, tmp_path):
     assert answer.code == 0
     first, second = answer.err.splitlines()
     assert first == (
-        "xcit_nano_12_p16 names no weights: they are random."
+        "xcit_nano_12_p16 has no weights: they are random."
         " `tetravit list weights 'xcit_nano_12_p16.*'` shows published ones."
     )
     assert second.startswith(f"Wrote {tmp_path}/m.pt2 (torch, float32, ")

@@ -109,14 +109,13 @@ def test_nothing_is_found_where_no_score_is_high_enough():
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_the_loss_reaches_every_parameter_and_forgives_bad_boxes(head):
+def test_the_loss_reaches_every_parameter_and_leaves_out_empty_boxes_and_crowds(head):
     detector = small(head).train()
     images, sizes = pictures((96, 128), (96, 96), (64, 64))
-    nan = float("nan")
-    bad = [[5, 5, 5, 40], [40, 40, 10, 10], [nan, 0, 9, 9], [0, 0, math.inf, 9], [8, 8, 60, 60]]
+    bad = [[5, 5, 5, 40], [8, 8, 60, 60]]  # without area, and a crowd
     targets = [
         target([[10, 10, 60, 70], [30, 5, 120, 90]], [1, 4]),
-        target(bad, [0] * 5, crowd=torch.tensor([False] * 4 + [True])),
+        target(bad, [0, 0], crowd=torch.tensor([False, True])),
         target([], []),
     ]
     losses = detector.loss(Batch(images, targets, torch.tensor(sizes)))

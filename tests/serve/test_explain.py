@@ -26,7 +26,7 @@ def test_every_method_of_a_model(client, models, name):
     for row in methods:
         got = client.post(f"/v1/predict?model={name}&explain={row['name']}", content=body)
         if got.status_code != 200:  # a tiny model may lack the layers
-            assert got.json() == {"error": f"{row['name']} gives no map of this model."}, row["name"]
+            assert "no layer has weights of that kind" in got.json()["error"], row["name"]
             continue
         shown(got)
 

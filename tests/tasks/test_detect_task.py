@@ -59,7 +59,7 @@ def test_a_step_sums_the_losses_of_the_head_and_logs_each():
 def test_scores_of_a_perfect_detector_are_1_and_findings_are_plain(monkeypatch):
     judged = task().eval()
 
-    def perfect(images, sizes=None, *, output_sizes, masks):
+    def perfect(images, sizes=None, *, output_sizes, masks, steps=False):
         found = []
         for target in now.targets:
             probabilities = torch.stack(
@@ -112,7 +112,7 @@ def test_an_untrained_detector_is_scored_on_real_batches():
     }
     assert scores == pytest.approx(expected, abs=1e-6)
     assert scores["box_ar100"] > 0
-    assert 48 < max(objects.boxes.max() for objects in by_hand.found) <= 64  # in pixels of the original
+    assert 48 < max(objects.boxes.max() for objects in by_hand.detections) <= 64  # in pixels of the original
     assert Coco().primary(scores) == "mask_ap"
 
 

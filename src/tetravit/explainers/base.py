@@ -154,6 +154,7 @@ class Method:
     takes: which of "layer", "head", "query" and "class" it uses. options: its own.
     why_not: why the method has no meaning for a backbone, whatever its kinds of attention: the end of a sentence; "":
     it has.
+    heads: of models that it takes; (): any.
     needs_gradients: not for models without gradients. any_form: it calls the model alone, so an optimised one too.
     source: of the method.
     """
@@ -167,6 +168,7 @@ class Method:
     why_not: Callable[[Backbone], str] | None = None
     needs_image: bool = True
     needs_gradients: bool = False
+    heads: tuple[str, ...] = ()
     any_form: bool = False
     source: str = ""
 
@@ -180,6 +182,8 @@ class Method:
             return f"it needs attention of kind {' or '.join(self.attention)}; this backbone has {known}"
         if model.kind not in self.kinds:
             return f"it is for {' and '.join(NOUNS[kind] for kind in self.kinds)}"
+        if self.heads and model.head_name not in self.heads:
+            return f"it needs the head {' or '.join(self.heads)}; this model has {model.head_name}"
         if "class" in self.takes and not model.num_classes:
             return "the weights have no classes"
         return ""

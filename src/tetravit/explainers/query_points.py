@@ -83,6 +83,7 @@ EXPLAIN = {
         "Where the query of a detection samples the maps (DINO-DETR).",
         query_points,
         kinds=("detect",),
+        heads=("dino_detr",),
         takes=("layer", "head", "class"),
         options=(Option("detection", "Which detection, from 0, the best first.", "N", whole),),
         source="Zhang et al. 2023, arXiv:2203.03605; Zhu et al. 2021, arXiv:2010.04159",
