@@ -125,5 +125,5 @@ def test_a_predictor_with_an_option_and_an_output(drop, tmp_path):
 
 
 def test_a_kind_of_report(drop):
-    code = "from tetravit.report import REPORTS; print(REPORTS['measure'].ask)"
+    code = "from tetravit.report import REPORTS; print(REPORTS['measure'].title)"
     assert drop("report/measure.py", REPORT, "-c", code).stdout == "Measure your own images\n"

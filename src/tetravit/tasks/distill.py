@@ -113,9 +113,9 @@ class Distill(Classification):
     def step(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         images, targets = self.mixed(batch)
         with torch.no_grad():
-            targets = self.teacher(images).float()  # (B, K)
+            teacher_logits = self.teacher(images).float()  # (B, K)
         logits, taught = self.learners(images)
-        teaching = self.teaching(taught, targets)
+        teaching = self.teaching(taught, teacher_logits)
         loss = (1 - self.config.alpha) * self.loss(logits, targets) + self.config.alpha * teaching
         return {"loss": loss, "teaching": teaching, "accuracy": accuracy(logits, targets)}
 
@@ -127,12 +127,12 @@ class Distill(Classification):
         logits, taught = self.model(images, heads="each")
         return logits.float(), taught.float()
 
-    def teaching(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def teaching(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
         """The distillation loss of logits (B, K); soft: KL divergence, mean over images and classes, times tau^2."""
         if self.config.kind == "hard":
-            return F.cross_entropy(logits, targets.argmax(dim=1))
+            return F.cross_entropy(logits, teacher_logits.argmax(dim=1))
         tau = self.config.tau
-        ours, theirs = (logits / tau).log_softmax(dim=1), (targets / tau).log_softmax(dim=1)
+        ours, theirs = (logits / tau).log_softmax(dim=1), (teacher_logits / tau).log_softmax(dim=1)
         return F.kl_div(ours, theirs, reduction="sum", log_target=True) * tau**2 / logits.numel()
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
