@@ -32,7 +32,7 @@ def test_weights_become_a_program(ask, weights, tmp_path):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_random_weights_are_told(ask, tmp_path):
     answer = ask("export", "xcit_nano_12_p16", "--to", tmp_path / "m.pt2", "--size", "64")
     assert answer.code == 0

@@ -120,7 +120,7 @@ def straight(request, tmp_path_factory):
 
 @pytest.mark.parametrize(
     "cuts",
-    [range(4, STEPS - 1, 17), pytest.param(range(STEPS - 1), marks=pytest.mark.slow)],
+    [range(4, STEPS - 1, 17), pytest.param(range(STEPS - 1), marks=pytest.mark.nightly)],
     ids=["some", "every"],
 )
 def test_a_cut_resumes_to_the_same_bits(straight, cuts, tmp_path):
