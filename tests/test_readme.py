@@ -34,7 +34,7 @@ BLOCK = re.compile(
 
 # Marks of blocks that are not run here: .ci/run runs the first two; the third needs data nobody can ship;
 # tests/serve/test_serve_page.py runs the others.
-NOT_RUN = {"setup: install", "setup: test", "data", "serve", "ask"}
+NOT_RUN = {"setup: install", "setup: test", "data", "serve", "request"}
 # What makes a run of each recipe short.
 QUICK = {
     "digits": ["epochs=1", "model.options.depth=1", "data.options.fraction=0.1"],
@@ -70,7 +70,7 @@ def test_every_block_is_run_or_says_why_not(page):
     assert marks <= {
         ("run", "bash"),
         ("run", "python"),
-        ("ask", "python"),
+        ("request", "python"),
         *((mark, "bash") for mark in NOT_RUN),
     }
 

@@ -179,9 +179,13 @@ def test_losses_of_dense_models_train():
     output.loss.backward()
     assert model.backbone.patch_embed[0][0].weight.grad.abs().sum() > 0
     model = bridge.TetravitForSemanticSegmentation.of(segmenter()).train()
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     output = model(images(), labels=torch.ones(2, *SIZE, dtype=torch.int64))
     output.loss.backward()
     assert output.loss.isfinite()
+    assert output.logits is None
+    assert {int(norm.num_batches_tracked) for norm in norms} == {1}
+    assert model.eval()(images(), labels=torch.ones(2, *SIZE, dtype=torch.int64)).logits.shape[:2] == (2, 4)
 
 
 @pytest.mark.slow

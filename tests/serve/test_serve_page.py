@@ -21,7 +21,7 @@ def test_the_page_on_serving_runs(clone, capsys):  # noqa: F811
     program, verb, *arguments = shlex.split(command)
     assert (program, verb, arguments[-2:]) == ("tetravit", "serve", ["--port", "8000"])
     with Process(*arguments[:-2]) as running:
-        (lines,) = code(PAGE, "ask", "bash")
+        (lines,) = code(PAGE, "request", "bash")
         outputs = []
         for line in lines.splitlines():
             given = shlex.split(line.replace("http://127.0.0.1:8000", running.url))
@@ -33,7 +33,7 @@ def test_the_page_on_serving_runs(clone, capsys):  # noqa: F811
         assert json.loads(outputs[3])["models"][0]["name"] == "run"
         assert b"tetravit_requests_total" in outputs[4]
         capsys.readouterr()
-        (script,) = code(PAGE, "ask", "python")
+        (script,) = code(PAGE, "request", "python")
         exec(script.replace("http://127.0.0.1:8000", running.url), {})
         assert re.fullmatch(r"\d 0\.\d+", capsys.readouterr().out.strip())
         assert running.end() == 0

@@ -1,5 +1,6 @@
 """Studies of the papers' tables: anchors, verdicts, what is said before they start, resuming, figures."""
 
+import inspect
 import json
 
 import pytest
@@ -30,10 +31,11 @@ def test_a_figure_is_compared_with_the_published_one():
     assert compared(float("nan"), 1.0, 0.1)["verdict"] == "not finite"
 
 
-def test_every_study_says_what_it_needs_and_answers_in_small():
+def test_every_study_names_its_source_and_has_a_small_form():
     for name, study in STUDIES.items():
         assert study.question.endswith("?")
-        assert study.source or name == "sample-efficiency"
+        assert study.source
+        assert "small" in inspect.signature(study.measure).parameters or name == "sample-efficiency"
 
 
 def test_the_plan_names_the_missing_weights(monkeypatch, tmp_path):
@@ -100,6 +102,15 @@ def test_the_cheapest_window_is_that_of_section_3_2(tmp_path):
     assert (tmp_path / "figure.svg").read_text().startswith("<?xml")
 
 
+def test_rows_of_other_studies_stay_in_the_file(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"study": "other", "figure": 1}\n{"study": "oth')  # the last line was cut
+    for _ in range(2):
+        rows("twins-window", "--small", "--into", str(file))
+        kept = [json.loads(line)["study"] for line in file.read_text().splitlines()]
+        assert kept == ["other", "twins-window"]
+
+
 def test_gcvits_logits_do_not_depend_on_the_batch():
     (row,) = rows("gcvit-batch", "--small")
     assert row["verdict"] == "independent"
@@ -138,6 +149,12 @@ def test_masks_in_small_and_resuming(tmp_path):
     assert code == 0
     assert err.count("masked in the first") == 1  # the row that was missing
     assert len(file.read_text().splitlines()) == 5
+    again = rows("convit-mask-attention", "--small", "--epochs", "1", "--images", "50", "--into", str(file))
+    assert [row["top1"] for row in again] == [row["top1"] for row in first]
+    code, _, err = call(
+        "convit-mask-attention", "--small", "--epochs", "1", "--images", "40", "--into", str(file)
+    )
+    assert (code, err.count("masked in the first")) == (0, 4)  # other images: nothing is reused
 
 
 @pytest.mark.nightly

@@ -336,7 +336,7 @@ def test_a_model_with_classes():
 def test_one_image():
     with pytest.raises(ValueError) as error:
         Dino(toy(), DinoConfig(prototypes="auto"), DatasetInfo("unlabelled", 0, (), count=1))
-    assert str(error.value) == "Self-supervision tells images apart and needs two or more to train on; got 1."
+    assert str(error.value) == "Self-supervised training needs two images or more; got 1."
 
 
 def test_more_prototypes_than_make_sense():

@@ -5,6 +5,10 @@
 `save_pretrained` or `tetravit weights push` wrote. Tensors keep the names of `tetravit.save`.
 `AutoBackbone.from_pretrained` of transformers 5 takes repositories of the hub alone; of a folder use
 `TetravitBackbone.from_pretrained`.
+
+One file, as every bridge is: importing it registers all of them.
+
+Shapes: B images, C channels, (Hi, Wi) pixels, K classes, M objects, P detections of an image with padding.
 """
 
 from collections.abc import Mapping, Sequence
@@ -198,7 +202,7 @@ class TetravitForImageClassification(TetravitModel):
 
 
 class TetravitForSemanticSegmentation(TetravitModel):
-    """Images -> logits of every pixel at the grid of the finest map; a loss where labels are given."""
+    """Images -> logits (B, K, h, w) at the grid of the finest map; with labels a loss, in training it alone."""
 
     kind = "segment"
 
@@ -209,8 +213,8 @@ class TetravitForSemanticSegmentation(TetravitModel):
         if labels is None:
             return SemanticSegmenterOutput(logits=self.ours(pixel_values))
         losses = self.ours.loss(pixel_values, labels)
-        with torch.no_grad():
-            logits = self.ours(pixel_values)
+        # In training a second pass would cost as much again, and update the statistics of BatchNorm twice.
+        logits = None if self.training else self.ours(pixel_values)
         return SemanticSegmenterOutput(loss=torch.stack(list(losses.values())).sum(), logits=logits)
 
 

@@ -3,6 +3,8 @@
 Nothing here imports torch.
 """
 
+import functools
+import inspect
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -188,3 +190,29 @@ def optimized(model: Model) -> Model:
     fast: Any = optimize(model)  # type: ignore[type-var]
     say(f"Runs with {fast.optimized}")
     return fast
+
+
+def with_options(verb: Callable[..., None], declared: Mapping[str, tuple[Any, str]]) -> Callable[..., None]:
+    """`verb` with more options in its signature, in place of its `**values`.
+
+    declared: by name, an option as `tetravit.predictors.base.Option` has them, and its help.
+    """
+
+    @functools.wraps(verb)
+    def run(**values: Any) -> None:
+        verb(**values)
+
+    fixed = inspect.signature(verb)
+    parameters = [p for p in fixed.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    hints = {p.name: p.annotation for p in parameters}
+    for name, (option, text) in declared.items():
+        kind: Any = str | None if option.metavar else bool
+        extra: dict[str, Any] = {"metavar": option.metavar} if option.metavar else {}
+        hints[name] = Annotated[kind, typer.Option(option.flag, help=text, **extra)]
+        default = None if option.metavar else False
+        parameters.append(
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
+        )
+    run.__signature__ = fixed.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = hints
+    return run

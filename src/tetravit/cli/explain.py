@@ -3,15 +3,12 @@
 The options below are those of every method; a method declares its own, and they are added to the signature.
 """
 
-import functools
-import inspect
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from tetravit.cli.base import AcceptLicense, print_rows, print_table, say
+from tetravit.cli.base import AcceptLicense, print_rows, print_table, say, with_options
 from tetravit.explainers import EXPLAIN, Explanation, methods_of
 from tetravit.explainers import explain as explain_one
 from tetravit.explainers.parts.explanation import find, refused
@@ -329,27 +326,4 @@ def _declared() -> dict[str, tuple[Option, str]]:
     return {name: (option, f"{option.help} ({', '.join(users[name])})") for name, option in options.items()}
 
 
-def with_declared(verb: Callable[..., None]) -> Callable[..., None]:
-    """`verb` with the options of all methods in its signature."""
-
-    @functools.wraps(verb)
-    def run(**values: Any) -> None:
-        verb(**values)
-
-    fixed = inspect.signature(verb)
-    parameters = [p for p in fixed.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    hints = {p.name: p.annotation for p in parameters}
-    for name, (option, text) in _declared().items():
-        kind: Any = str | None if option.metavar else bool
-        extra: dict[str, Any] = {"metavar": option.metavar} if option.metavar else {}
-        hints[name] = Annotated[kind, typer.Option(option.flag, help=text, **extra)]
-        default = None if option.metavar else False
-        parameters.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
-        )
-    run.__signature__ = fixed.replace(parameters=parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = hints
-    return run
-
-
-VERBS = {"explain": with_declared(explain)}
+VERBS = {"explain": with_options(explain, _declared())}

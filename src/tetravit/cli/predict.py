@@ -3,15 +3,13 @@
 The options below are those of every model; a predictor declares its own, and they are added to the signature.
 """
 
-import functools
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tetravit.cli.base import AcceptLicense, print_rows, print_table, say
+from tetravit.cli.base import AcceptLicense, print_rows, print_table, say, with_options
 from tetravit.cli.base import optimized as optimized_form
 from tetravit.cli.parts.bulk import (
     Data,
@@ -247,29 +245,6 @@ def _declared() -> dict[str, tuple[Option, str]]:
     }
 
 
-def _with_declared(verb: Callable[..., None]) -> Callable[..., None]:
-    """`verb` with the options of all predictors in its signature."""
-
-    @functools.wraps(verb)
-    def run(**values: Any) -> None:
-        verb(**values)
-
-    fixed = inspect.signature(verb)
-    parameters = [p for p in fixed.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
-    hints = {p.name: p.annotation for p in parameters}
-    for name, (option, text) in _declared().items():
-        kind: Any = str | None if option.metavar else bool
-        extra: dict[str, Any] = {"metavar": option.metavar} if option.metavar else {}
-        hints[name] = Annotated[kind, typer.Option(option.flag, help=text, **extra)]
-        default = None if option.metavar else False
-        parameters.append(
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hints[name])
-        )
-    run.__signature__ = fixed.replace(parameters=parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = hints
-    return run
-
-
 def _flag(name: str) -> str:
     return _declared()[name][0].flag
 
@@ -278,4 +253,4 @@ def _nouns(name: str) -> str:
     return "s and ".join(row.noun for row in PREDICTORS.values() if name in row.names)
 
 
-VERBS = {"predict": _with_declared(predict)}
+VERBS = {"predict": with_options(predict, _declared())}

@@ -4,7 +4,8 @@ import inspect
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from tetravit.cli.base import Group, print_rows, print_table, say
+from tetravit.files import replace_file
 from tetravit.studies import STUDIES, Study
 
 
@@ -24,7 +26,8 @@ def command(name: str, study: Study) -> Callable[..., None]:
         into: Annotated[
             Path | None,
             typer.Option(
-                metavar="FILE", help="Append the rows there as JSON lines; rows that are there stay."
+                metavar="FILE",
+                help="Write the rows there as JSON lines; those of other studies stay, finished ones are kept.",
             ),
         ] = None,
         draw: Annotated[
@@ -38,18 +41,17 @@ def command(name: str, study: Study) -> Callable[..., None]:
             raise ValueError(f"{name} has no figure; studies with one: {drawn}.")
         for line in plan(study):
             say(line)
-        kept = _kept(name, into)
         resumes = "done" in inspect.signature(study.measure).parameters
+        kept = _kept(name, into) if resumes else {}
         more = {"done": kept} if resumes else {}
-        rows = list(kept.values()) if resumes else []
-        facts = {"study": name, **_facts(device)}
-        if into is not None and not resumes:
-            into.write_text("")
+        rows, facts = [], {"study": name, **_facts(device)}
         for row in study.measure(**options, **more, device=device, on_run=say):
-            rows.append({**row, **facts})
-            if into is not None:
-                with into.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(rows[-1]) + "\n")
+            old = row.get("key") in kept
+            rows.append(row if old else {**row, **facts})
+            if into is not None and resumes and not old:
+                _append(into, rows[-1])
+        if into is not None and not resumes:
+            _replace(into, name, rows)
         if draw is not None and study.draw is not None:
             figure = study.draw(rows)
             for ending in (".png", ".svg"):
@@ -93,12 +95,33 @@ def plan(study: Study) -> list[str]:
     return lines
 
 
-def _kept(name: str, into: Path | None) -> dict[str, dict[str, Any]]:
-    """The rows of this study in a file, by key."""
-    if into is None or not into.is_file():
-        return {}
-    rows = [json.loads(line) for line in into.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return {row["key"]: row for row in rows if row.get("study") == name and "key" in row}
+def _lines(file: Path | None) -> list[dict[str, Any]]:
+    """The rows of a file of JSON lines, without one that was cut while it was written."""
+    if file is None or not file.is_file():
+        return []
+    rows = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        with suppress(json.JSONDecodeError):
+            rows.append(json.loads(line))
+    return rows
+
+
+def _kept(name: str, file: Path | None) -> dict[str, dict[str, Any]]:
+    """The rows of a study in a file, by key."""
+    return {row["key"]: row for row in _lines(file) if row.get("study") == name and "key" in row}
+
+
+def _append(file: Path, row: Mapping[str, Any]) -> None:
+    with file.open("a+b") as stream:
+        if stream.tell() and file.read_bytes()[-1:] != b"\n":
+            stream.write(b"\n")  # the last line was cut
+        stream.write(json.dumps(row).encode() + b"\n")
+
+
+def _replace(file: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Put the rows of a study in place of those in the file; rows of other studies stay."""
+    others = [row for row in _lines(file) if row.get("study") != name]
+    replace_file(file, "".join(json.dumps(row) + "\n" for row in (*others, *rows)).encode())
 
 
 def _facts(device: str) -> dict[str, Any]:

@@ -116,6 +116,6 @@ def _newest(run: Path) -> int:
 
 
 def _logged(run: Path) -> int:
-    """The last step that the log knows."""
+    """The last step in timing.jsonl, which has a line for every 5 steps."""
     lines = (run / "timing.jsonl").read_text().splitlines() if (run / "timing.jsonl").exists() else []
     return 5 * len(lines)

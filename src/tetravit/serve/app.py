@@ -1,7 +1,9 @@
-"""The routes of a server: requests are admitted, read, checked, given to the thread of their model, and answered.
+"""The routes of a server: requests are admitted, read, checked and run in the thread of their model.
 
 A request passes in this order: the queue's limit, the body's limit, the header of the image, its pixels, the model.
 Everything that is refused gets one line, {"error": "..."}.
+
+One file: the routes share the order of those checks, and it is read in one place.
 """
 
 import asyncio

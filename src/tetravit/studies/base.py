@@ -22,8 +22,8 @@ class Study:
     question: one sentence, the help of the command.
     measure: returns the rows, or yields them as they are ready. Its keyword arguments with typer annotations are
     the options of the command; it also takes `device` (as in a recipe) and `on_run`, called with one line before
-    each run. With a keyword `done`, rows of an earlier command by their "key", it leaves those out: the command
-    resumes.
+    each run. With a keyword `done`, rows of an earlier command by their "key", it yields those as they are: the
+    command resumes. A key names everything that the figures of a row depend on.
     columns: of the printed table, heading to value of a row. Columns other than the first are right-aligned.
     source: table or figure, and the paper. needs: weights, data, time. weights: published ones, by name.
     draw: the figure of the rows.

@@ -77,8 +77,9 @@ def measure_attention(
         overrides = [] if small else data_overrides(data_root)
         layers = (0, 1, 3) if small else LAYERS
         for masked, count in [("nothing", 0), *((m, n) for n in layers[1:] for m in ("content", "position"))]:
-            key = f"{weights if not small else 'small'} {masked} {count} {images}"
+            key = " ".join(map(str, (weights, data_root, images, small and epochs, masked, count)))
             if key in done:
+                yield dict(done[key])
                 continue
             on_run(f"{masked} masked in the first {count} layers" if count else "nothing masked")
             row = score(
@@ -108,8 +109,9 @@ def measure_positions(
             on_run(SMALL)
         overrides = [] if small else data_overrides(data_root)
         for name, masked in TABLE_5:
-            key = f"{'small ' if small else ''}{name} {masked} {images}"
+            key = " ".join(map(str, (name, data_root, images, small and epochs, masked)))
             if key in done:
+                yield dict(done[key])
                 continue
             model = name.partition(".")[0]
             source: str | Path = name

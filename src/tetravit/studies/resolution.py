@@ -68,8 +68,9 @@ def measure(
             if small:
                 source = train_small(name, Path(folder), epochs=epochs, device=device, on_run=on_run)
             for side in asked:
-                key = f"{'small ' if small else ''}{name} {side} {images}"
+                key = " ".join(map(str, (name, data_root, images, crop, small and epochs, side)))
                 if key in done:
+                    yield dict(done[key])
                     continue
                 on_run(f"{name} at {side} pixels")
                 row = score(source, [*overrides, f"data.image_size={side}"], images=images, device=device)

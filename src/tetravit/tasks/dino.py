@@ -156,7 +156,7 @@ class Dino(Task):
     def __init__(self, model: nn.Module, config: DinoConfig, data: DatasetInfo) -> None:
         auto_momentum = config.momentum == "auto"
         if data.count == 1:
-            raise ValueError("Self-supervision tells images apart and needs two or more to train on; got 1.")
+            raise ValueError("Self-supervised training needs two images or more; got 1.")
         config = settled(config, data.count)
         super().__init__(model, config, data)
         if getattr(model, "num_classes", 0):
