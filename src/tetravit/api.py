@@ -144,12 +144,12 @@ def explain(
             not exist, a query outside of the picture.
     """
     loaded = load(model, accept_license=accept_license) if isinstance(model, str | Path) else model
-    found = explain_with(
+    explanation = explain_with(
         loaded, image, method, layer=layer, head=head, query=query, class_=class_, size=size, **options
     )
-    if PLAIN in found.notes:
+    if PLAIN in explanation.notes:
         warnings.warn(PLAIN, stacklevel=2)
-    return found
+    return explanation
 
 
 def _flat(table: Mapping[str, Any], above: str = "") -> list[str]:

@@ -26,9 +26,9 @@ def fitted_length(table: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple
     switched = unit not in table
     table.pop(other, None)
     optim = dict(table.get("optim") or {}) if isinstance(table.get("optim", {}), Mapping) else {}
-    asked = changes.get("optim", {})
-    asked = asked if isinstance(asked, Mapping) else {}
-    if not _counts(before) or any(key in asked for key in ("warmup_epochs", "warmup_steps")):
+    explicit = changes.get("optim", {})
+    explicit = explicit if isinstance(explicit, Mapping) else {}
+    if not _counts(before) or any(key in explicit for key in ("warmup_epochs", "warmup_steps")):
         return table, ()
     warmup = optim.get("warmup_steps" if optim.get("warmup_steps") is not None else "warmup_epochs", 5)
     cooldown = optim.get("cooldown_epochs", 0)
@@ -46,7 +46,7 @@ def fitted_length(table: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple
         optim.pop("warmup_steps", None)
         optim["warmup_epochs"] = fitted
         notes.append(f"warm-up of {fitted} epochs of {new}, in place of {old}")
-        if fitted + cooldown > new and "cooldown_epochs" not in asked:
+        if fitted + cooldown > new and "cooldown_epochs" not in explicit:
             left = optim["cooldown_epochs"] = cooldown * new // before
             notes.append(f"cooldown of {left} epochs of {new}, in place of {cooldown} of {before}")
     return {**table, "optim": optim}, tuple(notes)

@@ -112,11 +112,11 @@ def outlines(package: str, table: str) -> dict[str, Outline]:
         source = _source(info, f"{package}.{info.name}")
         if table not in source:
             continue
-        found = _outlined(ast.parse(source), table)
-        if found is None:
+        entries = _outlined(ast.parse(source), table)
+        if entries is None:
             menu = getattr(importlib.import_module(f"{package}.{info.name}"), table, {})
-            found = {name: outline(row) for name, row in menu.items()}
-        rows |= found
+            entries = {name: outline(row) for name, row in menu.items()}
+        rows |= entries
     return rows
 
 
@@ -179,8 +179,12 @@ def _constructor(thing: ast.ClassDef, module: ast.Module) -> tuple[str, ...] | N
         name = base.id if isinstance(base, ast.Name) else ""
         home = module if name in _things(module) else _imported(module, name)
         parent = _things(home).get(name) if home else None
-        if home and isinstance(parent, ast.ClassDef) and (found := _constructor(parent, home)) is not None:
-            return found
+        if (
+            home
+            and isinstance(parent, ast.ClassDef)
+            and (signature := _constructor(parent, home)) is not None
+        ):
+            return signature
     return None
 
 

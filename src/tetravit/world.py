@@ -91,14 +91,14 @@ def pick_device(wanted: str, local_rank: int = 0) -> torch.device:
         raise ValueError(f"run.device takes auto, cpu, cuda, cuda:N or mps; got {wanted!r}.") from None
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            raise ValueError(f"run.device is {wanted!r}, but torch sees no CUDA device here.")
+            raise ValueError(f"run.device is {wanted!r}, but PyTorch has no CUDA device here.")
         device = torch.device("cuda", local_rank if device.index is None else device.index)
         if device.index >= torch.cuda.device_count():
             raise ValueError(
                 f"run.device is {str(device)!r}, but there are {torch.cuda.device_count()} CUDA devices."
             )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("run.device is 'mps', but torch sees no MPS device here.")
+        raise ValueError("run.device is 'mps', but PyTorch has no MPS device here.")
     return device
 
 
@@ -107,16 +107,20 @@ def places() -> tuple[int, int, int]:
 
     With SLURM the address of rank 0 is set from the node list, where nothing has set it.
     """
-    found = os.environ
-    if "WORLD_SIZE" in found:
-        return int(found.get("RANK", "0")), int(found.get("LOCAL_RANK", "0")), int(found["WORLD_SIZE"])
-    size = int(found.get("SLURM_STEP_NUM_TASKS") or found.get("SLURM_NTASKS") or "1")
-    if size == 1 or "SLURM_PROCID" not in found or "SLURM_LOCALID" not in found:
+    environment = os.environ
+    if "WORLD_SIZE" in environment:
+        return (
+            int(environment.get("RANK", "0")),
+            int(environment.get("LOCAL_RANK", "0")),
+            int(environment["WORLD_SIZE"]),
+        )
+    size = int(environment.get("SLURM_STEP_NUM_TASKS") or environment.get("SLURM_NTASKS") or "1")
+    if size == 1 or "SLURM_PROCID" not in environment or "SLURM_LOCALID" not in environment:
         return 0, 0, 1
-    nodes = found.get("SLURM_STEP_NODELIST") or found.get("SLURM_JOB_NODELIST") or "localhost"
+    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST") or "localhost"
     os.environ.setdefault("MASTER_ADDR", first_host(nodes))
-    os.environ.setdefault("MASTER_PORT", str(20_000 + int(found.get("SLURM_JOB_ID", "0")) % 20_000))
-    return int(found["SLURM_PROCID"]), int(found["SLURM_LOCALID"]), size
+    os.environ.setdefault("MASTER_PORT", str(20_000 + int(environment.get("SLURM_JOB_ID", "0")) % 20_000))
+    return int(environment["SLURM_PROCID"]), int(environment["SLURM_LOCALID"]), size
 
 
 def first_host(nodes: str) -> str:

@@ -9,7 +9,7 @@ def test_numbers_of_files_that_collide_are_counted_from_1():
     one, two = Path("cam1/0001.png"), Path("cam2/1.png")
     found = numbers([one, two], ("red",))
     assert list(found.images.values()) == [1, 2]
-    assert found.told == (
+    assert found.note == (
         "Ids of images are counted from 1, because 'cam1/0001.png' and 'cam2/1.png' have one number, ids of"
         " categories counted from 1; --annotations FILE takes both from COCO's JSON."
     )

@@ -137,9 +137,9 @@ def test_a_shared_norm_alone_is_batch_norm(kind, monkeypatch):
     ("device", "message"),
     [
         ("gpu", "run.device takes auto, cpu, cuda, cuda:N or mps; got 'gpu'."),
-        ("cuda", "run.device is 'cuda', but torch sees no CUDA device here."),
-        ("1", "run.device is 'cuda:1', but torch sees no CUDA device here."),
-        ("mps", "run.device is 'mps', but torch sees no MPS device here."),
+        ("cuda", "run.device is 'cuda', but PyTorch has no CUDA device here."),
+        ("1", "run.device is 'cuda:1', but PyTorch has no CUDA device here."),
+        ("mps", "run.device is 'mps', but PyTorch has no MPS device here."),
     ],
 )
 def test_a_device_that_is_not_there_is_named(device, message, monkeypatch):

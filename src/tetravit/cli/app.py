@@ -52,8 +52,11 @@ def application() -> typer.Typer:
 
 def verbs() -> dict[str, Callable[..., None]]:
     """Every verb that is no group, in the order of the help."""
-    found: dict[str, Callable[..., None]] = discover("tetravit.cli", "VERBS")
-    return {name: found[name] for name in [*FIRST, *(name for name in found if name not in FIRST)]}
+    verbs_of_modules: dict[str, Callable[..., None]] = discover("tetravit.cli", "VERBS")
+    return {
+        name: verbs_of_modules[name]
+        for name in [*FIRST, *(name for name in verbs_of_modules if name not in FIRST)]
+    }
 
 
 def _version(value: bool) -> None:

@@ -159,13 +159,13 @@ def bench(
     torch.set_num_threads(1)
     try:
         parts = stages(config)
-        found = list(speeds(config, counts, seconds))
+        measured = list(speeds(config, counts, seconds))
     finally:
         torch.set_num_threads(threads)
     total = sum(part.ms for part in parts)
     if as_json:
         print_rows([vars(part) for part in parts])
-        print_rows([vars(speed) for speed in found])
+        print_rows([vars(speed) for speed in measured])
     else:
         print_table(
             ["stage", "ms an image", "share"],
@@ -174,11 +174,11 @@ def bench(
         )
         print_table(
             ["workers", "images/s"],
-            [[speed.workers, f"{speed.images_per_s:,.0f}"] for speed in found],
+            [[speed.workers, f"{speed.images_per_s:,.0f}"] for speed in measured],
             right=["workers", "images/s"],
         )
     slow = max(parts, key=lambda part: part.ms)
-    best = max(found, key=lambda speed: speed.images_per_s)
+    best = max(measured, key=lambda speed: speed.images_per_s)
     say(
         f"The slowest stage is {slow.name}: {slow.ms:.2f} of {total:.2f} ms an image. Fastest with {best.workers}"
         f" workers: {best.images_per_s:,.0f} images/s."

@@ -149,35 +149,37 @@ def explain(
     names: set[Path] = set()
     for file in files:
         try:
-            found = explain_one(model, file, name, announce=say, **settings)
+            explanation = explain_one(model, file, name, announce=say, **settings)
         except ValueError as error:
             if len(files) == 1 or not _is_bad_image(error):
                 raise
             bad += 1
             say(f"tetravit explain: {file}: {error}")
             continue
-        for note in found.notes:
+        for note in explanation.notes:
             say(f"tetravit explain: {note}")
         if draw is not None:
             from tetravit.draw import free_name
 
-            target = free_name(draw, Path(f"{file.stem if file else found.model}-{name}.png"), names)
-            found.draw(
+            target = free_name(draw, Path(f"{file.stem if file else explanation.model}-{name}.png"), names)
+            explanation.draw(
                 scale=cast(Any, scale or "row"), blocks=blocks, mean=mean, as_published=as_published
             ).save(target)
             drawn += 1
-            if found.check is not None:
+            if explanation.check is not None:
                 from tetravit.explainers.parts.check import picture
 
-                picture(dict(found.check)).save(target.with_name(f"{target.stem}-check.png"))
+                picture(dict(explanation.check)).save(target.with_name(f"{target.stem}-check.png"))
         if save_maps is not None:
-            found.save(save_maps)
+            explanation.save(save_maps)
         if as_json:
-            print_rows([found.to_dict()])
-        elif found.check is not None:  # one JSON line
-            print_rows([{"image": found.image, "method": found.method, **_short(found.check)}])
+            print_rows([explanation.to_dict()])
+        elif explanation.check is not None:  # one JSON line
+            print_rows(
+                [{"image": explanation.image, "method": explanation.method, **_short(explanation.check)}]
+            )
         else:
-            rows += _rows(found)
+            rows += _rows(explanation)
     if rows:
         columns = ["image", "map", "layer", "slice", "grid", "min", "max", "sum", "seen"]
         print_table(columns, rows, right=columns[5:])
@@ -191,10 +193,10 @@ def explain(
         raise ValueError(f"None of {bad} images can be read.")
 
 
-def _rows(found: Explanation) -> list[list[object]]:
+def _rows(explanation: Explanation) -> list[list[object]]:
     """A row for each slice of each map."""
     rows: list[list[object]] = []
-    for one in found.maps:
+    for one in explanation.maps:
         if one.axes == ("layer", "head"):
             _print_heads(one)
             continue
@@ -203,7 +205,9 @@ def _rows(found: Explanation) -> list[list[object]]:
             seen = "-" if one.seen is None else f"{float(one.seen[i]):.4f}"
             values = (f"{facts[key][i]:.4g}" for key in ("min", "max", "sum"))
             grid = f"{one.grid[0]} x {one.grid[1]}"
-            rows.append([found.image or "-", one.kind, one.layer or "-", name or "-", grid, *values, seen])
+            rows.append(
+                [explanation.image or "-", one.kind, one.layer or "-", name or "-", grid, *values, seen]
+            )
     return rows
 
 

@@ -49,13 +49,13 @@ def export(
         say(
             f"{model} has no weights: they are random. `tetravit list weights '{model}.*'` shows published ones."
         )
-        found: Model = create_model(model)
+        loaded: Model = create_model(model)
         licence = ""
     else:
-        found = load(model, accept_license=accept_license)
+        loaded = load(model, accept_license=accept_license)
         licence = _licence(model, accept_license)
     row = write(
-        found,
+        loaded,
         to,
         format,
         size=sides,
@@ -97,8 +97,8 @@ def _licence(name: str, accept_license: bool) -> str:
     from tetravit.weights.convert import find, header_for
 
     best = Path(name) / "best.safetensors"
-    found = find(best if best.is_file() else name, accept_license=accept_license)
-    return header_for(found, name, 0).licence
+    resolved = find(best if best.is_file() else name, accept_license=accept_license)
+    return header_for(resolved, name, 0).licence
 
 
 VERBS = {"export": export}

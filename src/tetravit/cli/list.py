@@ -104,8 +104,8 @@ def _counted(name: str) -> dict[str, Any]:
     """The same row of a model that is not in the table yet."""
     from tetravit.benchmark.flops import count, description
 
-    found = count(name)
-    return {**asdict(found), **description(name)}
+    counts = count(name)
+    return {**asdict(counts), **description(name)}
 
 
 def published(name: str, image_size: int) -> dict[str, Any]:

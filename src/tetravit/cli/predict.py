@@ -193,7 +193,7 @@ def _writers(row: Predictor, model: Any, files: Sequence[Path], values: dict[str
     Raises:
         ValueError: for an option of a writer whose own was not given.
     """
-    found = []
+    writers = []
     for output in row.outputs:
         wanted = output.option.name in values
         for option in output.others:
@@ -201,8 +201,8 @@ def _writers(row: Predictor, model: Any, files: Sequence[Path], values: dict[str
                 raise ValueError(f"{option.flag} goes with {output.option.flag}.")
         if wanted:
             names = [o.name for o in (output.option, *output.others) if o.name in values]
-            found.append(function(output.open)(model, files, **{name: values[name] for name in names}))
-    return found
+            writers.append(function(output.open)(model, files, **{name: values[name] for name in names}))
+    return writers
 
 
 def _parsed(given: dict[str, Any]) -> dict[str, Any]:

@@ -91,13 +91,13 @@ def verify(
     """Compare weights on this machine with their hashes; name every file that has changed."""
     from tetravit.weights import store
 
-    found = store.verify(names or ())
-    for path, wrong in found:
+    results = store.verify(names or ())
+    for path, wrong in results:
         print(f"{'CHANGED' if wrong else 'ok':8} {path}{f': {wrong}' if wrong else ''}")
-    changed = sum(bool(wrong) for _, wrong in found)
+    changed = sum(bool(wrong) for _, wrong in results)
     if changed:
-        raise ValueError(f"{changed} of {len(found)} files have changed since they were stored.")
-    say(f"{len(found)} files verified, all intact.")
+        raise ValueError(f"{changed} of {len(results)} files have changed since they were stored.")
+    say(f"{len(results)} files verified, all intact.")
 
 
 def import_(
@@ -184,15 +184,17 @@ def _convert(
 
     imported(name)  # checks that it is NAME.TAG
     model_name = resolve(name.split(".")[0])
-    found = work.find(source, accept_license=accept_license)
+    resolved = work.find(source, accept_license=accept_license)
     row = CHECKPOINTS.get(name)
     if row:
         if row.task not in ("classify", "embed"):
             raise ValueError(f"{name} is not a classifier; convert reads classifiers and their backbones.")
         check_license(row, accept=accept_license)
-        found = work.ResolvedWeights(found.where, found.row or row, found.source, found.config, found.header)
-    _, options = found.model or (model_name, {})
-    state = work.state_of(found, entry)
+        resolved = work.ResolvedWeights(
+            resolved.where, resolved.row or row, resolved.source, resolved.config, resolved.header
+        )
+    _, options = resolved.model or (model_name, {})
+    state = work.state_of(resolved, entry)
     options = {"num_classes": work.num_classes(state), **options}
     with torch.device("meta"):
         model = create_model(model_name, **options)
@@ -203,9 +205,9 @@ def _convert(
         work.write_as(target, model, to)
         return target
     classes = options.pop("num_classes")
-    names = class_names(found)
+    names = class_names(resolved)
     header = work.header_for(
-        found, model_name, classes, options=options, class_names=names if len(names) == classes else ()
+        resolved, model_name, classes, options=options, class_names=names if len(names) == classes else ()
     )
     work.write(target, model, header)
     return target

@@ -171,8 +171,8 @@ def _first_images(file: Path) -> list[str]:
     """The names of some images in a file, as near its head as they stand."""
     with file.open(encoding="utf-8-sig", errors="replace") as stream:
         while text := stream.read(HEAD):
-            found = re.findall(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', text)[:FEW]
-            if found:
+            file_names = re.findall(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', text)[:FEW]
+            if file_names:
                 with suppress(ValueError):
-                    return [str(json.loads(name)) for name in found]
+                    return [str(json.loads(name)) for name in file_names]
     return []

@@ -145,8 +145,8 @@ def orientation(data: bytes, name: str) -> int:
     if not any(mark in data for mark in _MARKS) and data[:2] not in (b"II", b"MM"):
         return 1  # no EXIF, XMP or TIFF data
     with opened(data, name) as image:
-        found = image.getexif().get(ExifTags.Base.Orientation)
-    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+        tag = image.getexif().get(ExifTags.Base.Orientation)
+    return tag if isinstance(tag, int) and 1 <= tag <= 8 else 1
 
 
 def _decode(data: bytes, name: str) -> Tensor:

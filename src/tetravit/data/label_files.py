@@ -49,11 +49,11 @@ def pairs_of(
     names = sorted(files_below(images))
     if images == labels:
         names = [name for name in names if ending(name) in LOSSY or label_names is None]
-    found = [name for name in names if ending(name) in ENDINGS]
+    images_of_split = [name for name in names if ending(name) in ENDINGS]
     for name in names:
         if ending(name) in UNREADABLE and problems is not None:
             problems.add(f"images left out: {ending(name)} cannot be read; convert them", name)
-    if not found:
+    if not images_of_split:
         raise ValueError(f"There are no images in {str(images)!r}.")
     maps = [name for name in files_below(labels) if ending(name) in LABELS]
     if not maps:
@@ -65,13 +65,13 @@ def pairs_of(
             raise ValueError(
                 f'data.options.label_names holds {{name}}, such as "{{name}}_mask.png"; got {label_names!r}.'
             )
-        return [(images / name, labels / _named(name, label_names)) for name in found]
+        return [(images / name, labels / _named(name, label_names)) for name in images_of_split]
     lookup = Lookup(labels, LABELS)
-    pairs = [(name, _label_of(name, lookup)) for name in found]
+    pairs = [(name, _label_of(name, lookup)) for name in images_of_split]
     if not any(label for _, label in pairs):
-        pattern = _pattern(found, maps)
+        pattern = _pattern(images_of_split, maps)
         if pattern is not None:
-            return [(images / name, labels / _named(name, pattern)) for name in found]
+            return [(images / name, labels / _named(name, pattern)) for name in images_of_split]
     return [(images / name, labels / (label or _named(name, "{name}.png"))) for name, label in pairs]
 
 
@@ -107,8 +107,8 @@ def _label_of(name: str, lookup: Lookup) -> str | None:
         for label in (f"{stem}{suffix}", f"{stem}{suffix.upper()}"):
             if label in lookup.exact:
                 return label
-    found = lookup.find(f"{stem}.png")
-    return found if found is not None and found.count("/") == name.count("/") else None
+    path = lookup.find(f"{stem}.png")
+    return path if path is not None and path.count("/") == name.count("/") else None
 
 
 def _named(name: str, pattern: str) -> str:

@@ -161,11 +161,11 @@ class LabelMaps(Dataset):
         read = headers("", [str(image) for image, _ in pairs])
         turned = np.flatnonzero(read[:, 2] > 1)
         maps = headers("", [str(pairs[i][1]) for i in turned])
-        tells = [
+        decided = [
             turn >= QUARTER and height != width and (height, width) == tuple(of)
             for (height, width, turn), of in zip(read[turned].tolist(), maps[:, :2].tolist(), strict=True)
         ]
-        unclear = [int(i) for i, told in zip(turned, tells, strict=True) if not told]
+        unclear = [int(i) for i, known in zip(turned, decided, strict=True) if not known]
         if unclear:
             first = unclear[0]
             image = self._name(pairs[first][0])

@@ -61,9 +61,9 @@ def _written(folder: Path, counts: dict[str, int], size: int, seed: int) -> Iter
             _write(folder / "coco" / f"{split}2017" / name, jpeg)
             images.append({"id": image_id, "file_name": name, "height": size, "width": size})
             objects += _annotations(drawn, image_id, first=len(objects))
-            found = np.bincount(drawn.labels[drawn.labels != IGNORE], minlength=len(SEGMENTS))
-            pixels += found
-            holding[split] += found > 0
+            pixels_by_class = np.bincount(drawn.labels[drawn.labels != IGNORE], minlength=len(SEGMENTS))
+            pixels += pixels_by_class
+            holding[split] += pixels_by_class > 0
             yield f"{split}/{index}"
         categories = [{"id": i, "name": n} for i, n in zip(CATEGORIES, CLASSES, strict=True)]
         table = {"info": {}, "images": images, "annotations": objects, "categories": categories}
@@ -93,10 +93,10 @@ def _write_label_map(folder: Path, split: str, index: int, drawn: Drawing, jpeg:
 
 def _annotations(drawn: Drawing, image_id: int, first: int) -> list[dict[str, Any]]:
     """The objects of a drawing as COCO has them; ids go on from `first`."""
-    found = []
+    annotations = []
     for i, shape in enumerate(drawn.shapes):
         x1, y1, x2, y2 = shape.box
-        found.append(
+        annotations.append(
             {
                 "id": 3 * (first + i) + 1,
                 "image_id": image_id,
@@ -107,7 +107,7 @@ def _annotations(drawn: Drawing, image_id: int, first: int) -> list[dict[str, An
                 "segmentation": segmentation(shape.mask),
             }
         )
-    return found
+    return annotations
 
 
 def segmentation(mask: np.ndarray) -> Any:

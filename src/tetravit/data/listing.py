@@ -52,9 +52,9 @@ def kept_listing(what: Any, problems: Problems, scan: Callable[[Times, Problems]
         :24
     ]
     folder = CACHE / key
-    found = _load(folder, problems)
-    if found is not None:
-        return found
+    listing = _load(folder, problems)
+    if listing is not None:
+        return listing
     try:
         CACHE.mkdir(parents=True, exist_ok=True)
         lock = os.open(CACHE / f"{key}.lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -62,15 +62,15 @@ def kept_listing(what: Any, problems: Problems, scan: Callable[[Times, Problems]
         return scan({}, problems)
     try:
         with exclusive(lock):
-            found = _load(folder, problems)
-            if found is None:
+            listing = _load(folder, problems)
+            if listing is None:
                 times, own, now = Times(), Problems(), time.time_ns()
-                found = scan(times, own)
+                listing = scan(times, own)
                 problems.merge(own)
-                if len(found.ends) >= WORTH and max(times.values(), default=0) < now - SETTLED_NS:
+                if len(listing.ends) >= WORTH and max(times.values(), default=0) < now - SETTLED_NS:
                     with suppress(OSError):
-                        _save(folder, found, times, own)
-            return found
+                        _save(folder, listing, times, own)
+            return listing
     finally:
         os.close(lock)
 

@@ -237,10 +237,10 @@ class ObjectSet(Dataset):
             return
         turned = turns > 1
         given, upright = self.table.sizes, self._read_sizes
-        tells = (turns >= QUARTER) & (given == upright).all(axis=1) & (upright[:, 0] != upright[:, 1])
+        decided = (turns >= QUARTER) & (given == upright).all(axis=1) & (upright[:, 0] != upright[:, 1])
         held = np.zeros(len(turns), bool)
         held[self.table.images] = True
-        unclear = np.flatnonzero(turned & ~tells & held)  # an image without objects is the same either way
+        unclear = np.flatnonzero(turned & ~decided & held)  # an image without objects is the same either way
         if len(unclear):
             row = int(unclear[0])
             raise turned_error(self.table.name(row), int(turns[row]), len(unclear), int((turns > 0).sum()))

@@ -80,8 +80,8 @@ def find_part(folder: str, part: Part) -> str | None:
         OSError: if the folder cannot be listed.
     """
     storage = storage_of(folder)
-    found = {entry.name: entry.name for entry in storage.list(folder) if entry.is_folder}
-    lowered = {name.lower(): name for name in sorted(found, reverse=True)} | found
+    folders = {entry.name: entry.name for entry in storage.list(folder) if entry.is_folder}
+    lowered = {name.lower(): name for name in sorted(folders, reverse=True)} | folders
     for name in NAMES[part]:
         if name in lowered:
             return storage.join(folder, lowered[name])

@@ -92,9 +92,9 @@ def image_files(described: Description, place: Place) -> list[Path]:
 def _usual(folder: Path, place: Place, described: Description) -> list[Path]:
     part = place.part
     for parent in ("images", "."):
-        if (folder / parent).is_dir() and (found := find_part(str(folder / parent), part)) is not None:
-            inner = Path(found) / "images"
-            return [inner if inner.is_dir() else Path(found)]
+        if (folder / parent).is_dir() and (part_folder := find_part(str(folder / parent), part)) is not None:
+            inner = Path(part_folder) / "images"
+            return [inner if inner.is_dir() else Path(part_folder)]
     if place.whole and (folder / "images").is_dir():
         return [folder / "images"]
     texts = described.places.get(part, ())
@@ -145,11 +145,11 @@ def _listed(file: Path) -> list[Path]:
         path = file.parent / line.replace("\\", "/")
         if not path.is_file():
             lookup = lookup or Lookup(file.parent, IMAGES)
-            found = lookup.find(line)
-            if found is None:
+            image = lookup.find(line)
+            if image is None:
                 missing.append(line)
                 continue
-            path = file.parent / found
+            path = file.parent / image
         files.append(path)
     if missing:
         raise ValueError(

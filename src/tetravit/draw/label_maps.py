@@ -83,13 +83,13 @@ def shares(labels: Tensor, num_classes: int) -> list[tuple[int, float]]:
     """The classes of a label map and the share of its pixels that each has, the largest first."""
     numbers = labels.flatten()
     counts = numbers[(numbers >= 0) & (numbers < num_classes)].bincount(minlength=num_classes)
-    found = [(i, n / max(1, labels.numel())) for i, n in enumerate(counts.tolist()) if n]
-    return sorted(found, key=lambda entry: (-entry[1], entry[0]))
+    present = [(i, n / max(1, labels.numel())) for i, n in enumerate(counts.tolist()) if n]
+    return sorted(present, key=lambda entry: (-entry[1], entry[0]))
 
 
 def _borders(numbers: np.ndarray) -> np.ndarray:
     """Where a pixel's right or lower neighbour has another class."""
-    found = np.zeros(numbers.shape, bool)
-    found[:, :-1] |= numbers[:, :-1] != numbers[:, 1:]
-    found[:-1] |= numbers[:-1] != numbers[1:]
-    return found
+    borders = np.zeros(numbers.shape, bool)
+    borders[:, :-1] |= numbers[:, :-1] != numbers[:, 1:]
+    borders[:-1] |= numbers[:-1] != numbers[1:]
+    return borders

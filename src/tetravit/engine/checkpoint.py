@@ -55,8 +55,10 @@ class Sent(Checkpoint):
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """As of a checkpoint; called on all ranks together."""
-        found: dict[str, Tensor] = self.world.broadcast(super().tensors(name) if self.world.is_main else None)
-        return found
+        tensors: dict[str, Tensor] = self.world.broadcast(
+            super().tensors(name) if self.world.is_main else None
+        )
+        return tensors
 
 
 class Copied(dict[str, Tensor]):
@@ -138,7 +140,7 @@ class Checkpoints:
         steps = self.steps()
         for step in reversed(steps):
             try:
-                found = read(self.folder / _name(step), run_id=self.run_id)
+                checkpoint = read(self.folder / _name(step), run_id=self.run_id)
             except BadCheckpoint as error:
                 if on_corrupt == "stop":
                     raise
@@ -147,7 +149,7 @@ class Checkpoints:
             if faults:
                 lost = steps[-1] - step
                 self.say(f"{' '.join(faults)} Going on from {_name(step)}, {lost} steps earlier.")
-            return found
+            return checkpoint
         if faults:
             raise BadCheckpoint(f"No checkpoint in {self.folder} is whole: {' '.join(faults)}")
         return None

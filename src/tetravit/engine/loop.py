@@ -444,20 +444,20 @@ def _finished(saver: Saver) -> Iterator[None]:
 
 def _restore(job: Job, scale: LossScale, meter: Meter) -> RunState:
     """Restore a checkpoint: weights, optimizer, average, the position, the log."""
-    found = job.resume
+    checkpoint = job.resume
     if job.world.is_main:
         # Also without a checkpoint: a run that was killed before its first one has written some lines.
-        job.reporters.rewind(found.state["logs"] if found else None)
-    if found is None:
+        job.reporters.rewind(checkpoint.state["logs"] if checkpoint else None)
+    if checkpoint is None:
         return RunState()
-    job.task.load_state_dict(found.tensors("model"))
-    optim.unpack(job.optimizer, job.task, found.tensors("optimizer"))
+    job.task.load_state_dict(checkpoint.tensors("model"))
+    optim.unpack(job.optimizer, job.task, checkpoint.tensors("optimizer"))
     if job.ema is not None:
-        job.ema.load(found.tensors("ema"))
-    scale.load(found.state["scale"])
-    windows = found.state["windows"]
+        job.ema.load(checkpoint.tensors("ema"))
+    scale.load(checkpoint.state["scale"])
+    windows = checkpoint.state["windows"]
     if len(windows) == job.world.size:
         meter.load(windows[job.world.rank], job.world.device)
     elif job.world.is_main:
         meter.load(pooled(windows), job.world.device)
-    return RunState(**found.state["progress"])
+    return RunState(**checkpoint.state["progress"])

@@ -220,10 +220,10 @@ def chosen(names: Sequence[str], layer: str | int | None, otherwise: Sequence[st
         return list(names)
     wanted = []
     for part in layer.split(","):
-        found = [name for name in names if name == part] or [n for n in names if n == f"{part}.attn"]
-        if not found:
+        matches = [name for name in names if name == part] or [n for n in names if n == f"{part}.attn"]
+        if not matches:
             raise ValueError(f"Layer {part!r} does not exist.{_known(part, names)}")
-        wanted += found
+        wanted += matches
     return [name for name in names if name in wanted]
 
 

@@ -54,13 +54,13 @@ def temperatures(model: Model, images: Any, request: Request) -> list[Map]:
     """The learned temperature of each head of each block (layers, heads): of the weights alone."""
     import torch
 
-    found = [
+    maps = [
         (name.rpartition(".")[0], p.detach().float().cpu().flatten())
         for name, p in model.backbone.named_parameters()
         if name.endswith(".temperature")
     ]
-    details = {"layers": [name for name, _ in found]}
-    table = torch.stack([values for _, values in found])
+    details = {"layers": [name for name, _ in maps]}
+    table = torch.stack([values for _, values in maps])
     return [Map(table, "temperature", axes=("layer", "head"), details=details)]
 
 

@@ -32,17 +32,17 @@ def head_centres(model: Model, images: Any, request: Request) -> list[Map]:
     from tetravit.explainers.parts.attention import positional_heads
 
     layers = _gated(model)
-    found = [
+    maps = [
         positional_heads(model.backbone.get_submodule(f"{name}.pos_proj").weight.detach().float().cpu())  # type: ignore[operator]
         for name in layers
     ]
-    centre = torch.stack([c for c, _, _ in found])  # (layers, heads, 2)
+    centre = torch.stack([c for c, _, _ in maps])  # (layers, heads, 2)
     tables = {
         "centre, columns to the right": centre[..., 0],
         "centre, rows down": centre[..., 1],
         "distance of the centre": centre.norm(dim=-1),
-        "locality strength": torch.stack([s for _, s, _ in found]),
-        "span: standard deviation": torch.stack([d for _, _, d in found]),
+        "locality strength": torch.stack([s for _, s, _ in maps]),
+        "span: standard deviation": torch.stack([d for _, _, d in maps]),
     }
     details = {"layers": layers, "unit": "patches"}
     signed = {"centre, columns to the right", "centre, rows down", "locality strength"}

@@ -98,9 +98,9 @@ class RetinaNet(DetectionHead):
             labels.append(label)
         all_scores = torch.cat(scores, dim=1)
         score, index = best(all_scores, contenders(all_scores))
-        found = clip(rows(torch.cat(boxes, dim=1), index), sizes)
+        clipped = clip(rows(torch.cat(boxes, dim=1), index), sizes)
         label = torch.cat(labels, dim=1).gather(1, index)
-        return select(found, score, label, threshold=self.overlap, num=most, class_agnostic=class_agnostic)
+        return select(clipped, score, label, threshold=self.overlap, num=most, class_agnostic=class_agnostic)
 
     def loss(self, dense: Dense, targets: Sequence[Target], sizes: Tensor) -> dict[str, Tensor]:
         """Focal and L1 loss, both per positive anchor of the batch; boxes in pixels of the batch."""

@@ -120,8 +120,8 @@ def _nearest(
         part = slice(start, start + chunk)
         similarity = test @ F.normalize(train[part].float(), dim=1).T  # (m, n)
         columns = _top(similarity, positions[part], min(k, similarity.shape[1]))
-        found = similarity.gather(1, columns), positions[part][columns], labels[part][columns]
-        best = found if best is None else _best(best, found, k)
+        nearest = similarity.gather(1, columns), positions[part][columns], labels[part][columns]
+        best = nearest if best is None else _best(best, nearest, k)
     assert best is not None
     return _best(best, None, k)
 

@@ -34,9 +34,9 @@ class MeanIoU:
         Raises:
             ValueError: for two shapes, or a prediction that is no class.
         """
-        found = counted(predicted, labels, self.num_classes)
-        self.counts += found
-        return found
+        counts = counted(predicted, labels, self.num_classes)
+        self.counts += counts
+        return counts
 
     @property
     def confusion(self) -> Tensor:

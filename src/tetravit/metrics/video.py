@@ -121,10 +121,10 @@ def boundary(truth: Tensor | np.ndarray, predicted: Tensor | np.ndarray) -> np.n
     """
     a, b = (torch.as_tensor(x).bool() for x in (truth, predicted))
     radius = math.ceil(BOUNDARY * math.hypot(*a.shape[1:]))
-    true, found = _edges(a), _edges(b)
-    near_true, near_found = _dilated(true, radius), _dilated(found, radius)
+    true, predicted_edges = _edges(a), _edges(b)
+    near_true, near_found = _dilated(true, radius), _dilated(predicted_edges, radius)
     scores = []
-    for t, p, near_t, near_p in zip(true, found, near_true, near_found, strict=True):
+    for t, p, near_t, near_p in zip(true, predicted_edges, near_true, near_found, strict=True):
         true_count, found_count = int(t.sum()), int(p.sum())
         precision = int((p & near_t).sum()) / found_count if found_count else float(true_count > 0)
         recall = int((t & near_p).sum()) / true_count if true_count else float(found_count > 0)

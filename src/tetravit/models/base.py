@@ -109,7 +109,7 @@ class Model(Portable):
 
     @classmethod
     def published_class_names(
-        cls, found: convert.ResolvedWeights, layout: str, num_classes: int
+        cls, resolved: convert.ResolvedWeights, layout: str, num_classes: int
     ) -> tuple[str, ...]:
         """The names of the classes of published weights in `layout`; () where they are not known."""
         return ()

@@ -135,9 +135,9 @@ class Classifier(Model):
 
     @classmethod
     def published_class_names(
-        cls, found: convert.ResolvedWeights, layout: str, num_classes: int
+        cls, resolved: convert.ResolvedWeights, layout: str, num_classes: int
     ) -> tuple[str, ...]:
-        return imagenet.class_names() if found.imagenet else ()
+        return imagenet.class_names() if resolved.imagenet else ()
 
     def usual_sides(self, otherwise: int) -> tuple[int, int]:
         return self.input.sides

@@ -67,9 +67,9 @@ def create_model(
     Raises:
         ValueError: unknown name or option, a value the model cannot have, or weights that do not fit.
     """
-    asked = {"image_size": image_size, "in_chans": in_chans, "drop_path": drop_path, **options}
+    model_options = {"image_size": image_size, "in_chans": in_chans, "drop_path": drop_path, **options}
     built = build_model(
-        "classify", name, asked, head=head, head_options=head_options, num_classes=num_classes,
+        "classify", name, model_options, head=head, head_options=head_options, num_classes=num_classes,
         weights=weights, which=which, accept_license=accept_license,
     )  # fmt: skip
     assert isinstance(built, Classifier)
@@ -109,9 +109,9 @@ def create_detector(
     Raises:
         ValueError: unknown name or option, a value the model cannot have, or weights that do not fit it.
     """
-    asked = {"image_size": image_size, "in_chans": in_chans, "drop_path": drop_path, **options}
+    model_options = {"image_size": image_size, "in_chans": in_chans, "drop_path": drop_path, **options}
     built = build_model(
-        "detect", name, asked, head=head, head_options=head_options, num_classes=num_classes,
+        "detect", name, model_options, head=head, head_options=head_options, num_classes=num_classes,
         weights=weights, backbone_weights=backbone_weights, accept_license=accept_license,
     )  # fmt: skip
     assert isinstance(built, Detector)
@@ -153,9 +153,9 @@ def create_segmenter(
     Raises:
         ValueError: unknown name or option, a value the model cannot have, or weights that do not fit.
     """
-    asked = {"image_size": image_size, "in_chans": in_chans, "drop_path": drop_path, **options}
+    model_options = {"image_size": image_size, "in_chans": in_chans, "drop_path": drop_path, **options}
     built = build_model(
-        "segment", name, asked, head=head, head_options=head_options, num_classes=num_classes,
+        "segment", name, model_options, head=head, head_options=head_options, num_classes=num_classes,
         weights=weights, backbone_weights=backbone_weights, accept_license=accept_license,
     )  # fmt: skip
     assert isinstance(built, Segmenter)
@@ -196,10 +196,10 @@ def build_model(
     state: State | None = None
     known: dict[str, Any] = {}  # arguments that the weights were built with
     if weights is not None:
-        found = convert.find(weights, model=name, accept_license=accept_license)
-        head = _head_of(found, make, head)
-        state = convert.state_of(found, which)
-        known = tuples(found.model[1]) if found.model and resolve(found.model[0]) == name else {}
+        resolved = convert.find(weights, model=name, accept_license=accept_license)
+        head = _head_of(resolved, make, head)
+        state = convert.state_of(resolved, which)
+        known = tuples(resolved.model[1]) if resolved.model and resolve(resolved.model[0]) == name else {}
     head = head or make.default_head
     row = pick(heads_of(make.kind), head, make.head_noun)
     held = _head_states(state, make, name, head) if state else []
@@ -210,14 +210,14 @@ def build_model(
         if classes is None and kind == "classify" and state is not None and state.projection:
             num_classes = 0  # self-supervised
     implied = {key: value for part in held for key, value in row.options_in(part).items()}
-    asked = head_options or {}
+    given = head_options or {}
     for key in row.fixed_options:
-        if key in implied and asked.get(key, implied[key]) != implied[key]:
+        if key in implied and given.get(key, implied[key]) != implied[key]:
             raise ValueError(
                 f"{state.source if state else weights} holds a {head} with {key}={implied[key]}; got"
-                f" {key}={asked[key]}. Leave it out of head_options, or take other weights."
+                f" {key}={given[key]}. Leave it out of head_options, or take other weights."
             )
-    head_options = {**implied, **known.pop("head_options", {}), **asked}
+    head_options = {**implied, **known.pop("head_options", {}), **given}
     takes = [p for p in inspect.signature(row).parameters if p not in FIXED]
     check_options(head, head_options, takes)
     model = make.build(
@@ -232,13 +232,13 @@ def build_model(
     )
     if state is None:
         return model
-    model.set_input(found.preprocess)
+    model.set_input(resolved.preprocess)
     model.report = report = load_weights(
-        model, state, fresh=row.fresh if classes not in (None, num_classes) else (), found=found
+        model, state, fresh=row.fresh if classes not in (None, num_classes) else (), resolved=resolved
     )
-    foreign = kind == "classify" and found.header is None
+    foreign = kind == "classify" and resolved.header is None
     shown = foreign or report.resized or report.dropped or report.missing
-    names = class_names(found, make, report.layout, num_classes if classes == num_classes else 0)
+    names = class_names(resolved, make, report.layout, num_classes if classes == num_classes else 0)
     model.class_names = names if len(names) == num_classes else ()
     report.classes = model.about_classes()
     if shown or report.classes:
@@ -251,14 +251,14 @@ def load_weights(
     source: Weights | State,
     *,
     fresh: Sequence[str] = (),
-    found: convert.ResolvedWeights | None = None,
+    resolved: convert.ResolvedWeights | None = None,
 ) -> Report:
     """Put weights of any known layout into a model of the same kind and head.
 
     Args:
         source: what `read.load_into` takes.
         fresh: patterns of tensors of the head, relative to it, that may stay as they are.
-        found: what is known of the weights.
+        resolved: what is known of the weights.
 
     Returns:
         The report of every tensor.
@@ -275,7 +275,7 @@ def load_weights(
             f"{source.source} holds no backbone: the backbone of the {model.noun} is unchanged.",
             file=sys.stderr,
         )
-    if found is not None and found.row is not None and found.row.task == "embed":
+    if resolved is not None and resolved.row is not None and resolved.row.task == "embed":
         allow.append("head.*")
     if isinstance(model.head, Head):
         own = model.head.state_dict()
@@ -285,14 +285,14 @@ def load_weights(
 
 
 def class_names(
-    found: convert.ResolvedWeights,
+    resolved: convert.ResolvedWeights,
     make: type[Model] = Classifier,
     layout: str = "",
     num_classes: int = 0,
 ) -> tuple[str, ...]:
     """The names of the classes of weights for models of type `make`, in `layout`; () where they are not known."""
-    recorded_names = found.header.class_names if found.header else ()
-    return recorded_names or make.published_class_names(found, layout, num_classes)
+    recorded_names = resolved.header.class_names if resolved.header else ()
+    return recorded_names or make.published_class_names(resolved, layout, num_classes)
 
 
 def tuples(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -300,16 +300,16 @@ def tuples(options: Mapping[str, Any]) -> dict[str, Any]:
     return {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
 
 
-def _head_of(found: convert.ResolvedWeights, make: type[Model], head: str | None) -> str | None:
+def _head_of(resolved: convert.ResolvedWeights, make: type[Model], head: str | None) -> str | None:
     """The head that weights name in their header, checked against `head`; without a header, `head`.
 
     Raises:
         ValueError: if they hold a model of another kind, or another head.
     """
-    record = found.header or found.row
+    record = resolved.header or resolved.row
     if record is None:
         return head
-    where = found.row.name if found.row else found.where
+    where = resolved.row.name if resolved.row else resolved.where
     kind = "classify" if record.task == "embed" else record.task
     if kind != make.kind:
         raise ValueError(

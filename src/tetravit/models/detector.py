@@ -62,12 +62,12 @@ class Detector(DenseModel):
 
     @classmethod
     def published_class_names(
-        cls, found: convert.ResolvedWeights, layout: str, num_classes: int
+        cls, resolved: convert.ResolvedWeights, layout: str, num_classes: int
     ) -> tuple[str, ...]:
         if layout == "dino":
             known = (coco.raw_names(), coco.class_names())
             return next((names for names in known if len(names) == num_classes), ())
-        return coco.class_names() if found.row and found.row.data.startswith("COCO") else ()
+        return coco.class_names() if resolved.row and resolved.row.data.startswith("COCO") else ()
 
     def about_classes(self) -> str:
         if self.class_names == coco.raw_names():
@@ -148,7 +148,7 @@ class Detector(DenseModel):
         if steps:
             refined = self.head.steps(outputs, sizes, max_detections)
         scale = (out / sizes).flip(1).repeat(1, 2)  # (B, 4)
-        found = []
+        detections = []
         for i, size in enumerate(out.tolist()):
             keep = selected.valid[i] & (selected.scores[i] >= threshold)
             boxes = selected.boxes[i, keep] * scale[i]
@@ -158,8 +158,10 @@ class Detector(DenseModel):
                 if masks == "pasted":
                     mask = paste_masks(mask, boxes, (size[0], size[1]))
             moved = None if refined is None else refined[1][:, i, keep] * scale[i]
-            found.append(Detections(boxes, selected.scores[i, keep], selected.labels[i, keep], mask, moved))
-        return found
+            detections.append(
+                Detections(boxes, selected.scores[i, keep], selected.labels[i, keep], mask, moved)
+            )
+        return detections
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """The head's losses, whose sum is minimised.

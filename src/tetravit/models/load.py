@@ -34,26 +34,26 @@ def load(source: str | Path, *, accept_license: bool = False) -> Model:
         source = weights_of(path)
     elif path.is_dir() and (path / "recipe.toml").is_file():
         raise ValueError(f"{path} holds neither {BEST} nor {LAST}: this run has no weights yet.")
-    found = convert.find(source, accept_license=accept_license)
-    if found.model is None:
+    resolved = convert.find(source, accept_license=accept_license)
+    if resolved.model is None:
         raise ValueError(
             f"{source} has no model name in it; give it: create_model(NAME, weights={str(source)!r})."
         )
-    record = found.header or found.row
+    record = resolved.header or resolved.row
     task = record.task if record else "classify"
     kind = "classify" if task == "embed" else task
     if kind not in MODELS:
         known = ", ".join(MODELS)
         raise ValueError(f"{source} holds a model for the task {task!r}; load reads those for {known}.")
-    name, _ = found.model
+    name, _ = resolved.model
     try:
-        model = build_model(kind, resolve(name), {}, weights=found).eval()
+        model = build_model(kind, resolve(name), {}, weights=resolved).eval()
     except BadFile:
         raise
     except (ValueError, TypeError) as error:
         raise BadFile(f"{source} names a model that this version cannot build: {error}") from None
     report = model.report
-    if found.header is not None and report is not None and (report.dropped or report.missing):
+    if resolved.header is not None and report is not None and (report.dropped or report.missing):
         raise BadFile(
             f"{source} does not hold the model that its header describes:"
             f" {', '.join([*report.dropped, *report.missing][:4])}."

@@ -37,8 +37,8 @@ def load_backbone(
     Raises:
         ValueError: if there are no such weights, or they do not fit.
     """
-    found = convert.find(source, model=name, accept_license=accept_license)
-    report = load_into(_Lone(backbone), convert.state_of(found), allow=("head.*", *_dense_only(backbone)))
+    resolved = convert.find(source, model=name, accept_license=accept_license)
+    report = load_into(_Lone(backbone), convert.state_of(resolved), allow=("head.*", *_dense_only(backbone)))
     print(report, file=sys.stderr)
     return report
 

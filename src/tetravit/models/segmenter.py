@@ -38,7 +38,7 @@ class Segmenter(DenseModel):
 
     @classmethod
     def published_class_names(
-        cls, found: convert.ResolvedWeights, layout: str, num_classes: int
+        cls, resolved: convert.ResolvedWeights, layout: str, num_classes: int
     ) -> tuple[str, ...]:
         return ade20k()[0] if layout == "mmseg" else ()
 

@@ -101,11 +101,11 @@ def _check_boxes(targets: Sequence[Target], batch: Batch, sizes: Sequence[tuple[
     for cause, which in wrong.items():
         if which.any():
             at = int(which.int().argmax())
-            (height, width), found = sizes[owners[at]], [round(v, 2) for v in boxes[at].tolist()]
+            (height, width), box = sizes[owners[at]], [round(v, 2) for v in boxes[at].tolist()]
             where = f"{_name(batch, owners[at])}, {width} x {height} pixels" if "outside" in cause else ""
             where = where or _name(batch, owners[at])
             raise ValueError(
-                f"A box {cause}: {found} in {where} ({int(which.sum())} of {len(boxes)} boxes of the batch)."
+                f"A box {cause}: {box} in {where} ({int(which.sum())} of {len(boxes)} boxes of the batch)."
             )
     raise ValueError(
         f"boxes are in pixels; all {len(boxes)} of the batch lie in 0..1: multiply by the width and height."

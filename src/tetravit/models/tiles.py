@@ -33,7 +33,7 @@ def _starts(length: int, side: int, stride: int) -> list[int]:
 
 
 def merge(
-    found: list[tuple[View, Detections]], height: int, width: int, *, class_agnostic: bool = False
+    tiles: list[tuple[View, Detections]], height: int, width: int, *, class_agnostic: bool = False
 ) -> Detections:
     """Detections of several views of a picture, boxes in its pixels, -> each object once, best first.
 
@@ -41,17 +41,17 @@ def merge(
     covers most of it; with `class_agnostic`, something better of any class. Masks, of whatever kind, follow as they
     are.
     """
-    boxes = torch.cat([d.boxes for _, d in found])
-    scores = torch.cat([d.scores for _, d in found])
-    labels = torch.cat([d.labels for _, d in found])
-    cut = torch.cat([_cut(d.boxes, view, height, width) for view, d in found])
+    boxes = torch.cat([d.boxes for _, d in tiles])
+    scores = torch.cat([d.scores for _, d in tiles])
+    labels = torch.cat([d.labels for _, d in tiles])
+    cut = torch.cat([_cut(d.boxes, view, height, width) for view, d in tiles])
     order = torch.argsort(scores - 2 * cut.to(scores.dtype), descending=True, stable=True)
     rivals = torch.zeros_like(labels) if class_agnostic else labels
     kept = order[_survivors(boxes[order], rivals[order], cut[order])]
     kept = kept[torch.argsort(scores[kept], descending=True, stable=True)]
     masks = None
-    if all(d.masks is not None for _, d in found):
-        masks = torch.cat([d.masks for _, d in found])[kept]  # type: ignore[misc]
+    if all(d.masks is not None for _, d in tiles):
+        masks = torch.cat([d.masks for _, d in tiles])[kept]  # type: ignore[misc]
     return Detections(boxes[kept], scores[kept], labels[kept], masks)
 
 
@@ -94,17 +94,17 @@ def find_in_tiles(
     """Apply `find` to every view of a picture uint8 (3, Hi, Wi), and merge the results.
 
     find: parts of the picture -> the detections of each, in pixels of the part, masks in the frames of the boxes.
-    It is asked about up to `batch` tiles, all of one size, at a time. whole: asked first, about all of the picture;
-    None: `find` is. class_agnostic: see `merge`.
+    It takes up to `batch` tiles, all of one size, at a time. whole: the same for all of the picture, called first;
+    None: `find`. class_agnostic: see `merge`.
     """
     height, width = picture.shape[1:]
     everything, *tiles = views(height, width, side, stride)
     calls = [(whole or find, [everything])]
     calls += [(find, tiles[i : i + batch]) for i in range(0, len(tiles), batch)]
-    found = []
+    detections = []
     for call, chunk in calls:
         results = call([picture[:, y1:y2, x1:x2] for x1, y1, x2, y2 in chunk])
         for view, part in zip(chunk, results, strict=True):
             shift = part.boxes.new_tensor([*view[:2], *view[:2]])
-            found.append((view, Detections(part.boxes + shift, part.scores, part.labels, part.masks)))
-    return merge(found, height, width, class_agnostic=class_agnostic)
+            detections.append((view, Detections(part.boxes + shift, part.scores, part.labels, part.masks)))
+    return merge(detections, height, width, class_agnostic=class_agnostic)

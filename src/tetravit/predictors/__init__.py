@@ -66,7 +66,7 @@ def predict(model: "Model", images: Any, **options: Any) -> "Prediction | Predic
     sources, single = gathered(images)
     parameter = next(iter(model.parameters()), None)
     where = "cpu" if parameter is None else parameter.device
-    found = Predictions(stream(model, sources, **{"device": where, **options}))
-    if single and found[0].error is not None:
-        raise BadImage(str(found[0].image), found[0].error)
-    return found[0] if single else found
+    predictions = Predictions(stream(model, sources, **{"device": where, **options}))
+    if single and predictions[0].error is not None:
+        raise BadImage(str(predictions[0].image), predictions[0].error)
+    return predictions[0] if single else predictions

@@ -84,8 +84,8 @@ def function(place: str | Callable[..., Any]) -> Callable[..., Any]:
     if not isinstance(place, str):
         return place
     module, _, name = place.partition(":")
-    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return found
+    imported: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return imported
 
 
 def numbers(text: str) -> tuple[float, ...]:

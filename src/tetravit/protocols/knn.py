@@ -102,7 +102,7 @@ def _neighbours(train: Features, test: Features, world: World) -> list[dict[str,
     a, b = (torch.nn.functional.normalize(x.features, dim=1) for x in (train, test))
     rows: list[dict[str, Any]] = []
     for i in range(0, len(b), max(1, len(b) // SHOWN))[:SHOWN]:
-        similarity, found = (a @ b[i]).topk(min(NEAREST, len(a)))
+        similarity, positions = (a @ b[i]).topk(min(NEAREST, len(a)))
         near = [
             {
                 "name": train.names[j] if train.names else "",
@@ -110,7 +110,7 @@ def _neighbours(train: Features, test: Features, world: World) -> list[dict[str,
                 "label": int(train.labels[j]),
                 "similarity": round(s, 4),
             }
-            for j, s in zip(found.tolist(), similarity.tolist(), strict=True)
+            for j, s in zip(positions.tolist(), similarity.tolist(), strict=True)
         ]
         name = test.names[i] if test.names else ""
         rows.append(

@@ -205,8 +205,8 @@ class _Classifiers:
             "linear_top5": best["top5"],
             "linear_best": max(row["top1"] for row in rows),
         }
-        found = {"count": len(test), "probe": self.config.features, "chosen": best, "classifiers": rows}
-        return Scores(values, found)
+        summary = {"count": len(test), "probe": self.config.features, "chosen": best, "classifiers": rows}
+        return Scores(values, summary)
 
     def _hits(self, kind: str, features: Tensor, labels: Tensor, top: int) -> list[float]:
         """The share of images whose class is among the `top` highest logits, per classifier."""

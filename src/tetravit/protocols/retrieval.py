@@ -83,11 +83,11 @@ class RetrievalProtocol(Protocol):
         ranks = ranking(F.normalize(queries, dim=1), F.normalize(database, dim=1)).cpu()
         values, aps = {}, {}
         for protocol in ("M", "H", "E"):
-            answer = mean_ap(ranks, truth["gnd"], protocol)
-            values[f"map_{protocol}"] = answer.map
-            for k, share in zip((1, 5, 10), answer.mean_precisions, strict=True):
+            result = mean_ap(ranks, truth["gnd"], protocol)
+            values[f"map_{protocol}"] = result.map
+            for k, share in zip((1, 5, 10), result.mean_precisions, strict=True):
                 values[f"mp{k}_{protocol}"] = share
-            aps[protocol] = answer.aps.tolist()
+            aps[protocol] = result.aps.tolist()
         how = {"set": name, "size": size, "scales": len(scales), "crop_queries": config.crop_queries}
         return Scores(values, {"count": len(truth["imlist"]), "settings": how, "aps": aps})
 

@@ -59,11 +59,11 @@ class Video(Protocol):
                     f"{name} has {len(files)} frames and {len(masks)} label maps in {self.config.root}."
                 )
             truth = np.stack([np.array(Image.open(path)) for path in masks])
-            found = self.segmented(backbone_of(model), files, truth[0], device_of(model))
+            predicted = self.segmented(backbone_of(model), files, truth[0], device_of(model))
             frames += len(files)
             if self.config.out:
-                _write(Path(self.config.out) / name, files, found, Image.open(masks[0]).getpalette())
-            objects += _judged(name, truth, found)
+                _write(Path(self.config.out) / name, files, predicted, Image.open(masks[0]).getpalette())
+            objects += _judged(name, truth, predicted)
         values = {}
         for key in ("j", "f"):
             for what in ("mean", "recall", "decay"):
@@ -76,8 +76,8 @@ class Video(Protocol):
     ) -> np.ndarray:
         """Label maps (T, h, w) of a sequence from that of its first frame."""
         config = self.config
-        found = [fine_features(backbone, _frame(f, config.short).to(device)) for f in files]
-        features, stride = torch.cat([maps for maps, _ in found]), found[0][1]
+        feature_maps = [fine_features(backbone, _frame(f, config.short).to(device)) for f in files]
+        features, stride = torch.cat([maps for maps, _ in feature_maps]), feature_maps[0][1]
         grid = (features.shape[2], features.shape[3])
         labels = first_labels(torch.from_numpy(first.astype(np.int64)), grid)
         soft = propagate(
@@ -109,11 +109,11 @@ def _frame(path: Path, short: int) -> Tensor:
     return F.interpolate(image, size=size, mode="bilinear", align_corners=False)
 
 
-def _judged(name: str, truth: np.ndarray, found: np.ndarray) -> list[dict[str, Any]]:
+def _judged(name: str, truth: np.ndarray, predicted: np.ndarray) -> list[dict[str, Any]]:
     """J and F of every object, without the first and the last frame."""
     rows = []
     for number in range(1, int(truth.max()) + 1):
-        a, b = truth[1:-1] == number, found[1:-1] == number
+        a, b = truth[1:-1] == number, predicted[1:-1] == number
         row: dict[str, Any] = {"sequence": name, "object": number}
         for key, scores in (("j", region(a, b)), ("f", boundary(a, b))):
             row |= dict(

@@ -120,8 +120,8 @@ def _map(evaluation: Mapping[str, Any]) -> str:
         circle = f'<circle class="dot" cx="{a:.1f}" cy="{b:.1f}" r="3" style="{style}"/>'
         marks.append(f"<g><title>{escape(names[label])}</title>{circle}</g>")
     if len(names) <= NAMED:
-        for label, found in sorted(places.items()):
-            a, b = (sum(values) / len(found) for values in zip(*found, strict=True))
+        for label, positions in sorted(places.items()):
+            a, b = (sum(values) / len(positions) for values in zip(*positions, strict=True))
             marks.append(f'<text class="name" x="{a:.1f}" y="{b:.1f}">{escape(names[label])}</text>')
     picture = f'<svg class="map" viewBox="0 0 {width:.0f} {height:.0f}" role="img">{"".join(marks)}</svg>'
     note = f"First two principal components of {len(rows):,} validation images; colours are classes."

@@ -25,16 +25,16 @@ SCORES = {"miou": "Mean IoU", "macc": "Mean accuracy", "aacc": "Pixel accuracy"}
 
 def tiles(run: Run) -> list[Tile]:
     best = run.evaluation
-    found: list[Tile] = []
+    made: list[Tile] = []
     for name, label in SCORES.items():
         if isinstance(best.get(name), float):
             weights = "EMA weights" if best.get("weights") == "ema" else "weights"
-            detail = f"{weights} of step {best['step']:,}" if not found else "of the same weights"
-            good = not found and above_chance(best[name], len(best.get("class_names", ())))
-            found.append(Tile(label, percent(best[name]), detail, good))
+            detail = f"{weights} of step {best['step']:,}" if not made else "of the same weights"
+            good = not made and above_chance(best[name], len(best.get("class_names", ())))
+            made.append(Tile(label, percent(best[name]), detail, good))
     if best.get("count"):
-        found.append(Tile("Scored on", f"{best['count']:,}", "images"))
-    return found
+        made.append(Tile("Scored on", f"{best['count']:,}", "images"))
+    return made
 
 
 def charts(run: Run) -> list[str]:

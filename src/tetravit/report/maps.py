@@ -63,7 +63,7 @@ class Maps:
             return ""
         start = time.monotonic()
         try:
-            found: Explanation = run(self.model)
+            explanation: Explanation = run(self.model)
         except (ValueError, RuntimeError):
             return ""
         finally:
@@ -74,9 +74,11 @@ class Maps:
             picture = picture.resize(
                 (picture.width * factor, picture.height * factor), Image.Resampling.NEAREST
             )
-        assert found.view is not None
-        one = found.maps[0].mean()
-        shown = over(np.asarray(picture), found.view, one, scale_of(one.values.numpy(), signed=one.signed))
+        assert explanation.view is not None
+        one = explanation.maps[0].mean()
+        shown = over(
+            np.asarray(picture), explanation.view, one, scale_of(one.values.numpy(), signed=one.signed)
+        )
         return f'<img src="{picture_uri(shown)}" alt="{escape(name)}: {self.method}">'
 
 
@@ -86,12 +88,12 @@ def false_detections(entries: list[Mapping[str, Any]], count: int) -> list[tuple
 
     wrong = []
     for entry in entries:
-        found, truth = entry["found"], entry["truth"]
-        for i, (box, label) in enumerate(zip(found["boxes"], found["labels"], strict=True)):
+        detections, truth = entry["found"], entry["truth"]
+        for i, (box, label) in enumerate(zip(detections["boxes"], detections["labels"], strict=True)):
             same = [b for b, k in zip(truth["boxes"], truth["labels"], strict=True) if k == label]
             overlap = box_iou(torch.tensor([box]).float(), torch.tensor(same).float()).max() if same else 0.0
             if overlap < OVERLAP:
-                wrong.append((float(found["scores"][i]), entry, i))
+                wrong.append((float(detections["scores"][i]), entry, i))
     wrong.sort(key=lambda item: -item[0])
     return [(entry, i) for _, entry, i in wrong[:count]]
 
@@ -105,9 +107,9 @@ def _index(model: Detector, image: Tensor, label: int, box: list[float]) -> int:
     from torchvision.ops import box_iou
 
     prepared = model.preprocess(image)
-    found = model.detect(prepared[None], output_sizes=[list(image.shape[1:])])[0]
-    overlap = box_iou(torch.tensor([box]).float(), found.boxes)[0]
-    overlap = torch.where(found.labels == label, overlap, torch.zeros_like(overlap))
+    detections = model.detect(prepared[None], output_sizes=[list(image.shape[1:])])[0]
+    overlap = box_iou(torch.tensor([box]).float(), detections.boxes)[0]
+    overlap = torch.where(detections.labels == label, overlap, torch.zeros_like(overlap))
     if not len(overlap) or float(overlap.max()) < 0.9:
         raise ValueError("The detection is not there any more.")
     return int(overlap.argmax())

@@ -46,16 +46,16 @@ LEAST_AP = 0.05  # from here on the first tile is green
 
 def tiles(run: Run) -> list[Tile]:
     best = run.evaluation
-    found: list[Tile] = []
+    made: list[Tile] = []
     for name, label in (("mask_ap", "Mask AP"), ("box_ap", "Box AP"), ("box_ap50", "Box AP50")):
         if isinstance(best.get(name), float):
             weights = "EMA weights" if best.get("weights") == "ema" else "weights"
-            detail = f"{weights} of step {best['step']:,}" if not found else "of the same weights"
-            good = not found and best[name] >= LEAST_AP
-            found.append(Tile(label, percent(best[name]), detail, good))
+            detail = f"{weights} of step {best['step']:,}" if not made else "of the same weights"
+            good = not made and best[name] >= LEAST_AP
+            made.append(Tile(label, percent(best[name]), detail, good))
     if best.get("count"):
-        found.append(Tile("Scored on", f"{best['count']:,}", f"images, {best['objects']:,} objects"))
-    return found
+        made.append(Tile("Scored on", f"{best['count']:,}", f"images, {best['objects']:,} objects"))
+    return made
 
 
 def charts(run: Run) -> list[str]:
@@ -94,11 +94,11 @@ def _figures(evaluation: Mapping[str, Any]) -> str:
 
 def _curves(evaluation: Mapping[str, Any]) -> str:
     """Precision over recall, mean over the classes."""
-    found = evaluation.get("curves", {})
-    wanted = [*((kind, "0.50") for kind in found), *((kind, "0.75") for kind in list(found)[-1:])]
+    curves = evaluation.get("curves", {})
+    wanted = [*((kind, "0.50") for kind in curves), *((kind, "0.75") for kind in list(curves)[-1:])]
     series: list[Series] = []
     for kind, overlap in wanted:
-        line = [(float(i), 100 * value) for i, value in enumerate(found[kind][overlap])]
+        line = [(float(i), 100 * value) for i, value in enumerate(curves[kind][overlap])]
         series.append(Series(f"{KINDS[kind].lower()} at IoU {overlap}", line, len(series) + 1))
     return chart("Precision over recall, in percent", series, unit="%")
 
@@ -148,15 +148,15 @@ def _steps(dataset: Dataset, entry: Mapping[str, Any], names: list[str]) -> str:
     """An image with the boxes of its detections before and after each layer, and how far each layer moved them."""
     image = dataset[entry["index"]].image
     colours = palette(names)
-    found, steps = entry["found"], entry["steps"]
+    detections, steps = entry["found"], entry["steps"]
     boxes, shades, captions = [], [], []
     for i, layer in enumerate(steps):
         share = (i + 1) / len(steps)
         for k, box in enumerate(layer):
-            red, green, blue = (round(255 - share * (255 - c)) for c in colours[found["labels"][k]])
+            red, green, blue = (round(255 - share * (255 - c)) for c in colours[detections["labels"][k]])
             boxes.append(box)
             shades.append((red, green, blue))
-            captions.append(names[found["labels"][k]] if i == len(steps) - 1 else "")
+            captions.append(names[detections["labels"][k]] if i == len(steps) - 1 else "")
     name = escape(entry["name"])
     picture = picture_uri(outlined(image, boxes, captions, shades))
     moves = [
@@ -164,10 +164,10 @@ def _steps(dataset: Dataset, entry: Mapping[str, Any], names: list[str]) -> str:
         / (4 * len(after))
         for before, after in pairwise(steps)
     ]
-    told = ", ".join(f"{move:.1f}" for move in moves)
+    distances = ", ".join(f"{move:.1f}" for move in moves)
     return (
         f'<figure><div><img src="{picture}" alt="{name}: boxes over the layers"></div>'
-        f"<figcaption>moved by {told} pixels <small>{name}</small></figcaption></figure>"
+        f"<figcaption>moved by {distances} pixels <small>{name}</small></figcaption></figure>"
     )
 
 
@@ -175,12 +175,12 @@ def _mistakes(run: Run, dataset: Dataset, entries: list[Mapping[str, Any]], name
     """The most confident detections of those images without an object, with what they depend on beside each."""
     maps, figures = Maps(run), []
     for entry, i in false_detections(entries, MAPPED):
-        image, found = dataset[entry["index"]].image, entry["found"]
-        label, box = found["labels"][i], found["boxes"][i]
+        image, detections = dataset[entry["index"]].image, entry["found"]
+        label, box = detections["labels"][i], detections["boxes"][i]
         beside = maps.of_detection(image, label, box, entry["name"])
         if not beside:
             continue
-        said = f"{names[label]} {100 * found['scores'][i]:.0f} %"
+        said = f"{names[label]} {100 * detections['scores'][i]:.0f} %"
         picture = outlined(image, [box], [said], [palette(names)[label]])
         name = escape(entry["name"])
         views = f'<img src="{picture_uri(picture)}" alt="{name}">{beside}'

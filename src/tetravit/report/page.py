@@ -50,15 +50,15 @@ def _header(run: Run) -> str:
 
 def _effort(run: Run) -> list[Tile]:
     """How long the run was."""
-    found = []
+    facts = []
     if run.steps:
         last = run.steps[-1]
-        found.append(Tile("Steps", f"{last['step']:,}", f"{last['epoch']:.4g} epochs"))
+        facts.append(Tile("Steps", f"{last['step']:,}", f"{last['epoch']:.4g} epochs"))
     rates = sorted(row["images_per_s"] for row in run.timing if row.get("images_per_s"))
     if rates:
         seconds = max(row["seconds"] for row in run.timing if "images_per_s" in row)
-        found.append(Tile("Time", duration(seconds), f"{rates[len(rates) // 2]:,.0f} images/s, median"))
-    return found
+        facts.append(Tile("Time", duration(seconds), f"{rates[len(rates) // 2]:,.0f} images/s, median"))
+    return facts
 
 
 def _tiles(tiles: list[Tile]) -> str:

@@ -38,9 +38,9 @@ class Attempt:
 class Attempts:
     """The attempts of a run, and what follows from them at each step."""
 
-    def __init__(self, seed: int, found: list[dict[str, int]] | None = None) -> None:
+    def __init__(self, seed: int, earlier: list[dict[str, int]] | None = None) -> None:
         self.seed = seed
-        self.made = [Attempt(**row) for row in found or []]
+        self.made = [Attempt(**row) for row in earlier or []]
 
     def at(self, step: int) -> int:
         """The number of the attempt that covers a step; 0: none does."""

@@ -167,8 +167,10 @@ class Service:
                 pixels = await self.aside(images.pixels_of, body, self.limits, served.channels)
                 await self.aside(images.prepared, pixels, served.model.input, self.limits)
                 job = served.batcher.submit(served.explain(pixels, method, settings))
-                found = await self.result(request, job)
-                return Response(await self.aside(replies.explained, found, whole), media_type="image/png")
+                explanation = await self.result(request, job)
+                return Response(
+                    await self.aside(replies.explained, explanation, whole), media_type="image/png"
+                )
 
     def prepare(self, served: Served, body: bytes) -> Prepared:
         """The image of a body as the model takes it."""
@@ -305,17 +307,17 @@ class Service:
             ClientDisconnect: if the client leaves before.
             Refused: 422 for what the model does not take.
         """
-        found = asyncio.wrap_future(future)
+        waiting = asyncio.wrap_future(future)
         gone = asyncio.ensure_future(request.receive())  # after the body nothing else is received
         try:
-            await asyncio.wait((found, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not found.done():
+            await asyncio.wait((waiting, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
                 raise ClientDisconnect
-            return found.result()
+            return waiting.result()
         except ValueError as error:
             raise Refused(422, " ".join(str(error).split())) from None
         finally:
-            found.cancel()
+            waiting.cancel()
             gone.cancel()
 
 

@@ -180,8 +180,8 @@ def _infer() -> dict[str, Any]:
 
 
 def _get(summary: str, schema: dict[str, Any], *refusals: str, kind: str = JSON) -> dict[str, Any]:
-    found = {"description": summary, "content": {kind: {"schema": schema}}}
-    return {"summary": summary, "responses": {"200": found, **_refusals(*refusals)}}
+    operation = {"description": summary, "content": {kind: {"schema": schema}}}
+    return {"summary": summary, "responses": {"200": operation, **_refusals(*refusals)}}
 
 
 def _refusals(*codes: str) -> dict[str, Any]:

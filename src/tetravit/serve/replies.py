@@ -41,10 +41,10 @@ def described(prediction: Prediction, size: tuple[int, int], masks: str) -> dict
                 (runs,) = encode_masks((prediction.labels == row["index"])[None])
                 row["segmentation"] = {"size": list(size), "counts": runs.decode("ascii")}
     if isinstance(prediction, Objects) and masks != "rle":
-        for row, found in zip(facts["objects"], prediction.objects, strict=True):
+        for row, detection in zip(facts["objects"], prediction.objects, strict=True):
             row.pop("segmentation", None)
-            if masks == "png" and found.mask is not None:
-                row["mask_png"] = _base64(png(_mask(found.mask, size)))
+            if masks == "png" and detection.mask is not None:
+                row["mask_png"] = _base64(png(_mask(detection.mask, size)))
     return facts
 
 
@@ -60,19 +60,19 @@ def drawn(prediction: Prediction, pixels: Tensor) -> bytes:
     return png(prediction.picture(pixels))
 
 
-def explained(found: Explanation, whole: bool) -> bytes:
+def explained(explanation: Explanation, whole: bool) -> bytes:
     """An explanation as PNG.
 
     whole: all maps and heads with their scales, as `tetravit explain` draws them; else the first map, averaged over
     its heads, over the picture.
     """
-    one = found.maps[0].mean()
-    if whole or not one.has_places or found.view is None or found.pixels is None:
-        return png(found.draw())
-    picture = Image.fromarray(rgb(found.pixels))
+    one = explanation.maps[0].mean()
+    if whole or not one.has_places or explanation.view is None or explanation.pixels is None:
+        return png(explanation.draw())
+    picture = Image.fromarray(rgb(explanation.pixels))
     picture.thumbnail((LARGEST, LARGEST))
     scale = scale_of(one.values.numpy(), signed=one.signed)
-    return png(over(np.asarray(picture), found.view, one, scale))
+    return png(over(np.asarray(picture), explanation.view, one, scale))
 
 
 def text_of(facts: Any) -> bytes:

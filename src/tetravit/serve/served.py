@@ -120,8 +120,8 @@ class Served:
         def run(images: Sequence[Prepared]) -> list[Prediction]:
             if len(images) > 1 and not self._together([image.tensor for image in images]):
                 return [p for image in images for p in run([image])]
-            found = stream(self.model, images, batch_size=len(images), device=self.device, **options)
-            return list(found)
+            predictions = stream(self.model, images, batch_size=len(images), device=self.device, **options)
+            return list(predictions)
 
         shape = tuple(image.tensor.shape)
         return Job(("predict", shape, tuple(sorted(options.items()))), image, run, self._most(shape))
@@ -151,11 +151,11 @@ class Served:
         return Job(("explain", name), pixels, run)
 
     def _explained(self, pixels: Tensor, method: str, settings: dict[str, Any]) -> Explanation:
-        found = explain(self.model, pixels, method, **settings)
-        if not found.maps:
+        explanation = explain(self.model, pixels, method, **settings)
+        if not explanation.maps:
             raise ValueError(f"{method} gives no map of this model.")
-        maps = tuple(replace(one, values=one.values.detach()) for one in found.maps)
-        return replace(found, maps=maps)
+        maps = tuple(replace(one, values=one.values.detach()) for one in explanation.maps)
+        return replace(explanation, maps=maps)
 
     def tensors(self, image: Tensor) -> Job:
         """The job that runs the model on a prepared image (C, h, w); its result is a dict of arrays.
@@ -211,8 +211,8 @@ class Served:
         images = images.to(self.device)
         if isinstance(self.model, Detector):
             sizes = torch.tensor([images.shape[2:]] * len(images), device=self.device)
-            found: dict[str, Tensor] = self.model(pad(images), sizes)
-            return tuple(found[name] for name in self.output_names)
+            outputs: dict[str, Tensor] = self.model(pad(images), sizes)
+            return tuple(outputs[name] for name in self.output_names)
         return flat(self.model(images))
 
     def _together(self, images: Sequence[Tensor]) -> bool:

@@ -28,14 +28,14 @@ def bound(host: str, port: int) -> socket.socket:
         raise ValueError(f"port is 0 to 65535, 0 for any that is free; got {port}.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio sends small responses at once (TCP_NODELAY) only where the protocol is named: 40 ms of each.
-    found = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":
-            found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        found.bind((host, port))
-        found.listen(1)  # a second server on the port is refused here, not after minutes
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(1)  # a second server on the port is refused here, not after minutes
     except (OSError, UnicodeError) as error:
-        found.close()
+        listener.close()
         code = getattr(error, "errno", None)
         if code == errno.EADDRINUSE:
             raise ValueError(f"Port {port} of {host} is in use; --port 0 takes a free one.") from None
@@ -44,12 +44,12 @@ def bound(host: str, port: int) -> socket.socket:
                 f"Port {port} needs rights that this user lacks; ports from 1024 up do not."
             ) from None
         raise ValueError(f"{host!r} is no address of this machine.") from None
-    return found
+    return listener
 
 
-def address(found: socket.socket) -> str:
+def address(listener: socket.socket) -> str:
     """Where a browser finds a socket."""
-    host, port = found.getsockname()[:2]
+    host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

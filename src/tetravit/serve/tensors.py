@@ -161,7 +161,7 @@ def write(model: str, call: Call, outputs: Mapping[str, np.ndarray]) -> tuple[by
 
 def joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Outputs of single images as one batch; rows that an image lacks are zeros, `valid` says which."""
-    found = {}
+    merged = {}
     for name in parts[0]:
         arrays = [part[name] for part in parts]
         rows = max((a.shape[1] for a in arrays if a.ndim > 1), default=0)
@@ -170,8 +170,8 @@ def joined(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
                 np.concatenate([a, np.zeros((1, rows - a.shape[1], *a.shape[2:]), a.dtype)], axis=1)
                 for a in arrays
             ]
-        found[name] = np.concatenate(arrays)
-    return found
+        merged[name] = np.concatenate(arrays)
+    return merged
 
 
 def metadata(model: str, channels: int, classes: int, outputs: Sequence[str], kind: str) -> dict[str, Any]:

@@ -84,9 +84,9 @@ def _pictures(model: Any, root: str, count: int) -> list[Any]:
 
     from tetravit.predictors.parts.sources import find_images
 
-    found = find_images([Path(root)])
-    step = max(1, len(found) // count)
-    return [model.preprocess(path) for path in found[::step][:count]]
+    paths = find_images([Path(root)])
+    step = max(1, len(paths) // count)
+    return [model.preprocess(path) for path in paths[::step][:count]]
 
 
 def draw(rows: Sequence[Row]) -> "Figure":

@@ -55,19 +55,19 @@ def measure(
         ValueError: for sizes that are no numbers.
     """
     try:
-        asked = [int(side) for side in sides.split(",")]
+        requested = [int(side) for side in sides.split(",")]
     except ValueError:
         raise ValueError(f"--sides takes numbers with commas between them; got {sides!r}.") from None
     with tempfile.TemporaryDirectory() as folder:
         if small:
             on_run(SMALL)
-            asked = [32, 48, 64]
+            requested = [32, 48, 64]
         overrides = [] if small else [*data_overrides(data_root), f"data.crop={crop}"]
         for name in list(MODELS) if small else [name.strip() for name in weights.split(",")]:
             source: str | Path = name
             if small:
                 source = train_small(name, Path(folder), epochs=epochs, device=device, on_run=on_run)
-            for side in asked:
+            for side in requested:
                 key = " ".join(map(str, (name, data_root, images, crop, small and epochs, side)))
                 if key in done:
                     yield dict(done[key])

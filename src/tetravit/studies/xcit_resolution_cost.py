@@ -34,12 +34,12 @@ def measure(
     from tetravit.world import pick_device
 
     try:
-        asked = [64, 128, 256] if small else [int(side) for side in sides.split(",")]
+        requested = [64, 128, 256] if small else [int(side) for side in sides.split(",")]
     except ValueError:
         raise ValueError(f"--sides takes numbers with commas between them; got {sides!r}.") from None
     names = ["xcit_nano_12_p16", "deit_tiny"] if small else [name.strip() for name in models.split(",")]
     before: dict[str, tuple[float, float]] = {}
-    for side in asked:
+    for side in requested:
         on_run(f"{side} pixels")
         rows = measure_speed(
             names, size=side, batch=batch, device=pick_device(device), rounds=rounds, seconds=0.1 if small else 0.5

@@ -98,8 +98,8 @@ class _Parts:
 
     def match(self, key: str) -> dict[str, str] | None:
         """The values of the placeholders where `key` is one of the parts, else None."""
-        found = next((f for p in self.patterns if (f := p.fullmatch(key))), None)
-        return found.groupdict() if found else None
+        groups = next((f for p in self.patterns if (f := p.fullmatch(key))), None)
+        return groups.groupdict() if groups else None
 
     def names(self, values: Mapping[str, str]) -> list[str]:
         return [template.format(**values) for template in self.shares]

@@ -48,11 +48,11 @@ class ResolvedWeights:
             return self.header.model, {"num_classes": self.header.num_classes, **self.header.options}
         if self.row:
             return self.row.model, {"num_classes": self.row.num_classes, **self.row.options}
-        found = hub.model_of(self.config)
-        if found is None:
+        named = hub.model_of(self.config)
+        if named is None:
             return None
         classes = self.config.get("num_classes")
-        return found[0], {**found[1], **({"num_classes": classes} if isinstance(classes, int) else {})}
+        return named[0], {**named[1], **({"num_classes": classes} if isinstance(classes, int) else {})}
 
     @property
     def imagenet(self) -> bool:
@@ -113,18 +113,18 @@ def find(source: Any, *, model: str = "", accept_license: bool = False) -> Resol
     raise ValueError(f"No checkpoint named {text!r}, and no such file or run folder.{near}")
 
 
-def state_of(found: ResolvedWeights, entry: str | None = None) -> State:
+def state_of(resolved: ResolvedWeights, entry: str | None = None) -> State:
     """The state dict of resolved weights; of several in a file, the one that the catalogue names."""
-    state = read_state(found.where, entry=entry)
-    expected = found.source.entry if found.source else None
+    state = read_state(resolved.where, entry=entry)
+    expected = resolved.source.entry if resolved.source else None
     if entry is None and expected in state.others:
-        state = read_state(found.where, entry=expected)
+        state = read_state(resolved.where, entry=expected)
     return state
 
 
 def load(
     model: nn.Module,
-    found: ResolvedWeights,
+    resolved: ResolvedWeights,
     *,
     allow: Sequence[str] = (),
     layouts: Mapping[str, Names] | None = None,
@@ -136,14 +136,14 @@ def load(
     Published features have no head, published detectors and segmentors lack what only classification needs:
     that is allowed, and reported.
     """
-    row = found.row
+    row = resolved.row
     if row and row.task == "embed":
         allow = (*allow, "head.*")
     if row and row.head and layouts is None:
         maps = dense_maps(family_of(model), row.head)
         layouts = maps
         allow = (*allow, *(f"{start}*" for names in maps.values() for start in names.unused))
-    return load_into(model, state_of(found, entry), layout=layout, allow=allow, layouts=layouts)
+    return load_into(model, state_of(resolved, entry), layout=layout, allow=allow, layouts=layouts)
 
 
 def num_classes(state: State) -> int:
@@ -155,15 +155,15 @@ def num_classes(state: State) -> int:
     return 0 if head is None else len(head)
 
 
-def header_for(found: ResolvedWeights, name: str, num_classes: int, **facts: Any) -> Header:
+def header_for(resolved: ResolvedWeights, name: str, num_classes: int, **facts: Any) -> Header:
     """The header of a converted file; `name` is the model's."""
-    row = found.row
+    row = resolved.row
     usual = {
-        "preprocess": found.preprocess or Preprocess(),
-        "licence": found.header.licence if found.header else row.licence if row else "",
-        "source": _source_of(found),
-        "class_names": found.header.class_names if found.header else (),
-        "recipe": found.header.recipe if found.header else "",
+        "preprocess": resolved.preprocess or Preprocess(),
+        "licence": resolved.header.licence if resolved.header else row.licence if row else "",
+        "source": _source_of(resolved),
+        "class_names": resolved.header.class_names if resolved.header else (),
+        "recipe": resolved.header.recipe if resolved.header else "",
     }
     return Header(name, num_classes=num_classes, **{**usual, **facts})
 
@@ -211,9 +211,9 @@ def _is_import(name: str) -> bool:
         return False
 
 
-def _source_of(found: ResolvedWeights) -> str:
-    if found.header:
-        return found.header.source
-    if found.source:
-        return found.source.url
-    return found.where.name if isinstance(found.where, Path) else ""
+def _source_of(resolved: ResolvedWeights) -> str:
+    if resolved.header:
+        return resolved.header.source
+    if resolved.source:
+        return resolved.source.url
+    return resolved.where.name if isinstance(resolved.where, Path) else ""

@@ -183,9 +183,9 @@ def read(
     header, index = _open(path)
     tensors = map_tensors(path, index)
     if verify:
-        found = digests(tensors)
-        changed = [name for name in sorted(found) if found[name] != header.sha256.get(name)]
-        if changed or set(found) != set(header.sha256):
+        actual = digests(tensors)
+        changed = [name for name in sorted(actual) if actual[name] != header.sha256.get(name)]
+        if changed or set(actual) != set(header.sha256):
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
             what = f"tensor {changed[0]!r}{more}" if changed else "the list of tensors"
             raise BadFile(f"{path}: {what} has changed since it was written (sha256).")
@@ -306,9 +306,9 @@ def _open(path: Path) -> tuple[Header, Index]:
     if spelled[8:] != index.raw or index.metadata.get("sha256") != hashlib.sha256(text.encode()).hexdigest():
         raise damaged
     try:
-        found = json.loads(text).get("format")
-        if found != FORMAT:
-            raise BadFile(f"{path} has format {found!r}; this version of tetravit reads format {FORMAT}.")
+        number = json.loads(text).get("format")
+        if number != FORMAT:
+            raise BadFile(f"{path} has format {number!r}; this version of tetravit reads format {FORMAT}.")
         return Header.from_json(text), index
     except BadFile:
         raise

@@ -17,7 +17,7 @@ STAGES, MOST_BLOCKS, MOST_CONVS = 4, 64, 3
 
 def _indices(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The authors' index buffers (N, N): for each pair of tokens in a window its row of the bias table."""
-    found = {}
+    tables = {}
     for key, table in state.items():
         if key.endswith("relative_position_bias_table"):
             window = (math.isqrt(len(table)) + 1) // 2
@@ -26,8 +26,8 @@ def _indices(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
             from tetravit.layers.relative_bias import spread
 
-            found[name] = spread(torch.arange(len(table))[:, None], window)[0].contiguous()
-    return found
+            tables[name] = spread(torch.arange(len(table))[:, None], window)[0].contiguous()
+    return tables
 
 
 def _official_conv(theirs: str, ours: str) -> list[Rule]:

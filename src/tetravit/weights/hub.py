@@ -189,17 +189,17 @@ def model_of(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
 
 def preprocess_of(config: Mapping[str, Any]) -> Preprocess | None:
     """The preprocessing in a timm or hub config; None: it says nothing of it."""
-    found = config.get("pretrained_cfg")
-    if not isinstance(found, Mapping) or "input_size" not in found:
+    published = config.get("pretrained_cfg")
+    if not isinstance(published, Mapping) or "input_size" not in published:
         return None
     usual = Preprocess()
     return Preprocess(
-        size=int(found["input_size"][-1]),
-        crop=float(found.get("crop_pct", usual.crop)),
-        interpolation="bilinear" if found.get("interpolation") == "bilinear" else "bicubic",
-        mode="squash" if found.get("crop_mode") == "squash" else "center",
-        mean=tuple(found.get("mean", usual.mean)),
-        std=tuple(found.get("std", usual.std)),
+        size=int(published["input_size"][-1]),
+        crop=float(published.get("crop_pct", usual.crop)),
+        interpolation="bilinear" if published.get("interpolation") == "bilinear" else "bicubic",
+        mode="squash" if published.get("crop_mode") == "squash" else "center",
+        mean=tuple(published.get("mean", usual.mean)),
+        std=tuple(published.get("std", usual.std)),
     )
 
 

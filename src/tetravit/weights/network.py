@@ -42,19 +42,19 @@ def connect(address: tuple[str, int], timeout: Any = None, source_address: Any =
         left = end - time.monotonic()
         if left <= 0:
             break
-        found = socket.socket(family, kind, protocol)
+        connection = socket.socket(family, kind, protocol)
         try:
-            found.settimeout(left)
+            connection.settimeout(left)
             if source_address:
-                found.bind(source_address)
-            found.connect(place)
-            found.settimeout(timeout if isinstance(timeout, int | float) else None)
-            return found
+                connection.bind(source_address)
+            connection.connect(place)
+            connection.settimeout(timeout if isinstance(timeout, int | float) else None)
+            return connection
         except TimeoutError:
-            found.close()
+            connection.close()
             cause = f"no connection within {CONNECT_S:g} s"
         except OSError as error:
-            found.close()
+            connection.close()
             if not isinstance(error, ConnectionRefusedError) and error.errno not in NO_ROUTE:
                 raise
             cause = error.strerror or type(error).__name__

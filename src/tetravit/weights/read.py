@@ -249,13 +249,13 @@ def _unwrap(value: Any, source: str, entry: str | None, inert: tuple[str, ...] =
     if not isinstance(value, Mapping):
         raise BadFile(f"{source} holds no state dict but {type(value).__name__}.")
     value = from_vissl(value)
-    found = [key for key in ENTRIES if _is_state(value.get(key))]
+    entries = [key for key in ENTRIES if _is_state(value.get(key))]
     if entry is not None:
         if not _is_state(value.get(entry)):
-            have = ", ".join(map(repr, found)) or "none"
+            have = ", ".join(map(repr, entries)) or "none"
             raise BadFile(f"{source} has no weights under {entry!r}; entries with weights: {have}.")
-    elif found:
-        entry = found[0]
+    elif entries:
+        entry = entries[0]
     elif not _is_state(value):
         have = ", ".join(repr(key) for key in list(value)[:8])
         raise BadFile(f"{source} holds no weights; its entries are {have or 'none'}.")
@@ -264,7 +264,9 @@ def _unwrap(value: Any, source: str, entry: str | None, inert: tuple[str, ...] =
     if len(tensors) + len(projection) < len(state):
         other = next(k for k, v in state.items() if not isinstance(v, Tensor))
         raise BadFile(f"{source}: {other!r} is no tensor but {type(state[other]).__name__}.")
-    return State(source, tensors, entry, tuple(k for k in found if k != entry), inert, projection=projection)
+    return State(
+        source, tensors, entry, tuple(k for k in entries if k != entry), inert, projection=projection
+    )
 
 
 def _is_state(value: Any) -> bool:

@@ -130,7 +130,7 @@ def from_vissl(value: Mapping[str, Any]) -> Mapping[str, Any]:
         return value
     base = inside.get("base_model")
     model = base.get("model") if isinstance(base, Mapping) else None
-    found: dict[str, Any] = {}
+    tensors: dict[str, Any] = {}
     if isinstance(model, Mapping):
         flat = {
             f"{part}.{k}": v
@@ -138,7 +138,7 @@ def from_vissl(value: Mapping[str, Any]) -> Mapping[str, Any]:
             if isinstance(model.get(part), Mapping)
             for k, v in model[part].items()
         }
-        found["student"] = _vissl_network(flat)
+        tensors["student"] = _vissl_network(flat)
     loss = inside.get("loss")
     if isinstance(loss, Mapping):
         start = "momentum_teacher."
@@ -148,10 +148,10 @@ def from_vissl(value: Mapping[str, Any]) -> Mapping[str, Any]:
             if str(k).startswith(start)
         }
         if flat:
-            found["teacher"] = _vissl_network(flat)
+            tensors["teacher"] = _vissl_network(flat)
         if isinstance(loss.get("center"), Tensor):
-            found["dino_loss"] = {"center": loss["center"]}
-    return found or value
+            tensors["dino_loss"] = {"center": loss["center"]}
+    return tensors or value
 
 
 def _vissl_network(flat: Mapping[str, Any]) -> dict[str, Any]:

@@ -106,13 +106,13 @@ def fetch(name: str, *, accept_license: bool = False, patience: Patience | None 
         BadFile: if the download is damaged or has another hash.
         Unavailable: if it cannot be fetched.
     """
-    found = cached(name)
-    if found and found.source is None and name not in weights.CHECKPOINTS:
-        return found
+    cached_file = cached(name)
+    if cached_file and cached_file.source is None and name not in weights.CHECKPOINTS:
+        return cached_file
     row = find(name)
     check_license(row, accept=accept_license)
-    if found:
-        return found
+    if cached_file:
+        return cached_file
     sources = [s for s in row.sources if not s.manual and _readable(row, s)]
     if not sources:
         raise Unavailable(
@@ -210,11 +210,11 @@ def verify(names: Sequence[str] = ()) -> list[tuple[Path, str]]:
     """
     folder = home() / "weights"
     if names:
-        found = [(name, cached(name)) for name in names]
-        absent = [name for name, entry in found if entry is None]
+        fetched = [(name, cached(name)) for name in names]
+        absent = [name for name, entry in fetched if entry is None]
         if absent:
             raise ValueError(f"{absent[0]} is not in {home()}.")
-        files = [entry.path for _, entry in found if entry]
+        files = [entry.path for _, entry in fetched if entry]
     else:
         files = sorted(p for p in folder.glob("*") if p.is_file() and p.name.endswith(READABLE))
     return [(path, _wrong(path)) for path in files]
@@ -254,10 +254,10 @@ def _readable(row: Checkpoint, source: Source) -> bool:
 
 def accept(name: str, part: Path, path: Path, known: str) -> None:
     """Move a complete, verified file to its place, and record its hash."""
-    found = sha256_of(part)
-    if known and not found.startswith(known):
+    actual = sha256_of(part)
+    if known and not actual.startswith(known):
         part.unlink()
-        raise BadFile(f"{name} has sha256 {found}, but {known} is expected; it was not kept.")
+        raise BadFile(f"{name} has sha256 {actual}, but {known} is expected; it was not kept.")
     try:
         check_whole(part, path.name)
     except BadFile as error:
@@ -265,7 +265,7 @@ def accept(name: str, part: Path, path: Path, known: str) -> None:
         raise BadFile(f"{name}: {str(error).replace(str(part), 'the file')} It was not kept.") from None
     with part.open("rb") as file:
         os.fsync(file.fileno())
-    write_json(_record_file(path), {"sha256": found, "size": part.stat().st_size, "from": name})
+    write_json(_record_file(path), {"sha256": actual, "size": part.stat().st_size, "from": name})
     os.replace(part, path)
     sync_folder(path.parent)
     with suppress(OSError):

@@ -118,8 +118,8 @@ def _check(value: Any, used: dict[str, tuple[zipfile.ZipInfo, Tensor]]) -> None:
     """Compare the CRC-32 of every storage, on all cores."""
     with ThreadPoolExecutor() as pool:
         sums = pool.map(lambda entry: zlib.crc32(memoryview(entry[1].numpy())), used.values())
-        for (info, data), found in zip(used.values(), sums, strict=True):
-            if found != info.CRC:
+        for (info, data), checksum in zip(used.values(), sums, strict=True):
+            if checksum != info.CRC:
                 first, last = data.data_ptr(), data.data_ptr() + len(data)
                 names = [n for n, t in named_tensors(value) if first <= t.data_ptr() < last]
                 what = f"tensor {names[0]!r}" if names else f"record {info.filename!r}"

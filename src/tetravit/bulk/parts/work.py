@@ -107,12 +107,12 @@ def _predicted(model: Any, where: torch.device, images: Iterator[Image], plan: P
             except BadImage as error:
                 errors[len(names) - 1] = error.cause
 
-    found = []
+    lines = []
     for prediction in stream(model, frames(), batch_size=plan.batch, device=where, **dict(plan.options)):
         row = prediction.to_dict()
         del row["image"]
-        found.append(json.dumps(row, ensure_ascii=False))
-    rows = iter(found)
+        lines.append(json.dumps(row, ensure_ascii=False))
+    rows = iter(lines)
     predictions = [None if i in errors else next(rows) for i in range(len(names))]
     return {"name": names, "error": [errors.get(i) for i in range(len(names))], "prediction": predictions}
 

@@ -119,8 +119,8 @@ def check_data(
             for part, count in shard_counts(base).items()
             for first in range(0, count, UNIT)
         ]
-        found = in_parallel(shard_facts, parts, workers)
-        records += [record for some in found for record in some]
+        records_of_parts = in_parallel(shard_facts, parts, workers)
+        records += [record for some in records_of_parts for record in some]
     _add_records(records, layout, findings)
     audit = Audit(str(base), layout, findings.all(), len(records), reused)
     write_json(out / "check.json", audit.row())
@@ -246,8 +246,8 @@ def _alone(root: str, job: Job) -> Record:
         return pool.submit(_chunk, root, [job]).result()[0]
     except BrokenProcessPool:
         status = os.stat(os.path.join(root, job[0]))
-        found = [["crash", "the process that decoded it ended"]]
-        return {"path": job[0], "size": status.st_size, "time": status.st_mtime_ns, "found": found}
+        findings = [["crash", "the process that decoded it ended"]]
+        return {"path": job[0], "size": status.st_size, "time": status.st_mtime_ns, "found": findings}
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 

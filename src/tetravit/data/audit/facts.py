@@ -91,27 +91,27 @@ def shard_facts(job: tuple[str, str, int, int]) -> list[Record]:
 
 
 def _image_facts(record: Record, data: bytes, path: str) -> None:
-    found = record["found"]
+    findings = record["found"]
     record["hash"] = hashlib.blake2b(data, digest_size=16).hexdigest()
     with opened(data, path) as picture:
         width, height = picture.size
         kind = "JPEG" if picture.format == "MPO" else picture.format
         if FORMATS.get(ending(path), kind) != kind:
-            found.append(["wrong_ending", f"it is {kind}"])
+            findings.append(["wrong_ending", f"it is {kind}"])
         if _bits(picture, data) > 8:
-            found.append(["deep", f"{_bits(picture, data)} bits, {picture.mode}"])
+            findings.append(["deep", f"{_bits(picture, data)} bits, {picture.mode}"])
         if picture.mode == "CMYK":
-            found.append(["cmyk", f"{width} x {height}"])
+            findings.append(["cmyk", f"{width} x {height}"])
         frames = getattr(picture, "n_frames", 1)
         if frames > 1 and picture.format != "MPO":
-            found.append(["animated", f"{frames} frames"])
+            findings.append(["animated", f"{frames} frames"])
         turn = picture.getexif().get(ExifTags.Base.Orientation)
         if isinstance(turn, int) and 2 <= turn <= 8:
-            found.append(["turned", f"orientation {turn}"])
+            findings.append(["turned", f"orientation {turn}"])
     if min(width, height) < TINY:
-        found.append(["tiny", f"{width} x {height}"])
+        findings.append(["tiny", f"{width} x {height}"])
     if width * height > HUGE:
-        found.append(["huge", f"{width} x {height}"])
+        findings.append(["huge", f"{width} x {height}"])
     pixels = decode(data, name=path)
     record["look"], record["tint"] = fingerprint(pixels)
 

@@ -31,16 +31,16 @@ class Cars(Dataset):
         check_split(split)
         root = local_root("cars", root)
         try:
-            found = StanfordCars(root, split=PARTS[split], download=False)
+            cars = StanfordCars(root, split=PARTS[split], download=False)
         except RuntimeError as error:
             if "scipy" in str(error).lower():
                 raise ValueError(
                     "The data set 'cars' needs the extra: pip install 'tetravit[scipy]'."
                 ) from None
             raise ValueError(f"{str(root)!r} does not hold 'stanford_cars' as published.") from None
-        self.files = [str(file) for file, _ in found._samples]
-        self.labels: np.ndarray = np.array([label for _, label in found._samples])
-        self.class_names = tuple(str(name) for name in found.classes)
+        self.files = [str(file) for file, _ in cars._samples]
+        self.labels: np.ndarray = np.array([label for _, label in cars._samples])
+        self.class_names = tuple(str(name) for name in cars.classes)
         self.num_classes = len(self.class_names)
 
     def __len__(self) -> int:

@@ -37,17 +37,17 @@ class Cifar(Dataset):
         root = local_root(self.name, root)
         source = SOURCES[self.name]
         try:
-            found = source(root, train=split == "train", download=False)
+            cifar = source(root, train=split == "train", download=False)
         except RuntimeError:
             raise ValueError(
                 f"{str(root)!r} does not hold {source.base_folder!r} as published; unpack the archive there."
             ) from None
-        labels = np.asarray(found.targets)
+        labels = np.asarray(cifar.targets)
         kept = keep_fraction(labels, fraction if split == "train" else 1.0)
         self.split, self.numbers = split, kept
-        self.images = torch.from_numpy(found.data[kept]).permute(0, 3, 1, 2)  # (n, 3, 32, 32)
+        self.images = torch.from_numpy(cifar.data[kept]).permute(0, 3, 1, 2)  # (n, 3, 32, 32)
         self.labels: np.ndarray = labels[kept]
-        self.class_names = tuple(found.classes)
+        self.class_names = tuple(cifar.classes)
         self.num_classes = len(self.class_names)
 
     def __len__(self) -> int:

@@ -34,12 +34,12 @@ class Cityscapes(LabelMaps):
         check_split(split, PARTS)
         root = local_root("cityscapes", root)
         try:
-            found = datasets.Cityscapes(root, split=split, mode="fine", target_type="semantic")
+            listed = datasets.Cityscapes(root, split=split, mode="fine", target_type="semantic")
         except RuntimeError:
             raise ValueError(
                 f"{str(root)!r} does not hold Cityscapes as released: leftImg8bit/{split} and gtFine/{split}."
             ) from None
-        pairs = [(Path(a), Path(b[0])) for a, b in zip(found.images, found.targets, strict=True)]
+        pairs = [(Path(a), Path(b[0])) for a, b in zip(listed.images, listed.targets, strict=True)]
         if not pairs:
             raise ValueError(f"There are no images in {str(root / 'leftImg8bit' / split)!r}.")
         super().__init__(

@@ -186,7 +186,7 @@ class Reader:
         annotations = [row if isinstance(row, dict) else {} for row in content["annotations"]]
         owners = [number_of(row.get("image_id")) for row in annotations]
         held, ids = set(owners), list(images)
-        found = find_images(
+        paths = find_images(
             listed,
             self._lookup(source),
             table.problems,
@@ -195,7 +195,7 @@ class Reader:
             needed=lambda i: not self.unused_may_lack or ids[i] in held,
         )
         sizes = {n: size_of(row) for n, row in images.items()}
-        unknown = [(n, name) for n, name in zip(images, found, strict=True) if name and not sizes[n]]
+        unknown = [(n, name) for n, name in zip(images, paths, strict=True) if name and not sizes[n]]
         for (n, _), (height, width, _) in zip(
             unknown, headers(source.images, [name for _, name in unknown]).tolist(), strict=True
         ):
@@ -203,7 +203,7 @@ class Reader:
         given = {n for n, row in images.items() if size_of(row)}
         whole = own_ids and all(isinstance(n, int) for n in images)
         rows: dict[Id, int] = {}
-        for number, name in zip(images, found, strict=True):
+        for number, name in zip(images, paths, strict=True):
             if name is None:
                 continue
             height, width = sizes[number] if number in given and sizes[number] else (0, 0)  # type: ignore[misc]

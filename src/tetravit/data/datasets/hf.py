@@ -101,17 +101,17 @@ def _part(folder: str, split: Split) -> Any:
         files = [os.path.join(folder, name) for name in parquet]
         return package.Dataset.from_parquet(files)
     try:
-        found = package.load_from_disk(folder)
+        loaded = package.load_from_disk(folder)
     except (FileNotFoundError, ValueError) as error:
         raise ValueError(f"{folder!r} holds no data set of Hugging Face datasets: {error}.") from None
-    if not isinstance(found, package.DatasetDict):
+    if not isinstance(loaded, package.DatasetDict):
         if split == "train":
-            return found
+            return loaded
         raise ValueError(f"The data set in {folder!r} has no parts; data.split=0.1 divides it.")
-    name = next((name for name in NAMES[split] if name in found), None)
+    name = next((name for name in NAMES[split] if name in loaded), None)
     if name is None:
-        raise ValueError(f"The data set in {folder!r} has no part {split!r}; it has {some(found)}.")
-    return found[name]
+        raise ValueError(f"The data set in {folder!r} has no part {split!r}; it has {some(loaded)}.")
+    return loaded[name]
 
 
 def _column(columns: list[str], name: str, usual: tuple[str, ...], option: str, folder: str) -> str:

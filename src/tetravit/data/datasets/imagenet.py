@@ -59,13 +59,15 @@ class _Folders(_TestSet):
     def __init__(self, root: Root, split: Split) -> None:
         folder = _only_val(self.name, root, split)
         known = {name: i for i, name in enumerate(self.folder_names())}
-        found = sorted((known[p.name], p) for p in folder.iterdir() if p.name in known and p.is_dir())
-        if len(found) != self.count:
+        class_folders = sorted((known[p.name], p) for p in folder.iterdir() if p.name in known and p.is_dir())
+        if len(class_folders) != self.count:
             raise ValueError(
-                f"{self.name} has {self.count} class folders, {self.named}; {str(folder)!r} has {len(found)}."
+                f"{self.name} has {self.count} class folders, {self.named}; {str(folder)!r} has {len(class_folders)}."
             )
-        images = [(label, path) for label, (_, place) in enumerate(found) for path in _images(place)]
-        super().__init__([i for i, _ in found], [path for _, path in images], [label for label, _ in images])
+        images = [(label, path) for label, (_, place) in enumerate(class_folders) for path in _images(place)]
+        super().__init__(
+            [i for i, _ in class_folders], [path for _, path in images], [label for label, _ in images]
+        )
 
     @staticmethod
     def folder_names() -> Sequence[str]:
@@ -159,10 +161,10 @@ def _only_val(name: str, root: Root, split: Split) -> Path:
 
 def _images(folder: Path) -> list[Path]:
     """Image files below a folder, in order. Raises: ValueError if there are none."""
-    found = sorted(folder / name for name in images_below(str(folder)))
-    if not found:
+    paths = sorted(folder / name for name in images_below(str(folder)))
+    if not paths:
         raise ValueError(f"There are no images in the folder {str(folder)!r}.")
-    return found
+    return paths
 
 
 def _read_labels(file: Path) -> list[list[int]]:

@@ -111,8 +111,8 @@ class VocDet(ObjectSet):
 
 
 def _class_names(root: Path) -> tuple[str, ...]:
-    found = class_table(root)
-    return tuple(n for n in found.names if n.lower() not in BACKGROUND) if found is not None else VOC[1:]
+    table = class_table(root)
+    return tuple(n for n in table.names if n.lower() not in BACKGROUND) if table is not None else VOC[1:]
 
 
 def _listed(root: Path, place: Place, name: str, table: ObjectTable) -> tuple[list[str], Path, Path]:
@@ -132,9 +132,9 @@ def _listed(root: Path, place: Place, name: str, table: ObjectTable) -> tuple[li
         return _stems(xml), images, xml
     if not lists.is_dir() and root.is_dir():
         for folder in (root, xml):
-            found = find_part(str(folder), place.part) if folder.is_dir() else None
-            if found is not None and any(Path(found).rglob("*.xml")):
-                return _beside(Path(found), root)
+            part_folder = find_part(str(folder), place.part) if folder.is_dir() else None
+            if part_folder is not None and any(Path(part_folder).rglob("*.xml")):
+                return _beside(Path(part_folder), root)
         if place.whole and any(root.glob("*.xml")):
             return _beside(root, root)
     return _names(lists / f"{name}.txt", table), images, xml

@@ -93,7 +93,7 @@ class ShardCache:
 
     def _files(self) -> list[tuple[float, int, Path]]:
         """Time of the last use, size and path of every shard; parts whose process is gone are removed."""
-        found = []
+        files = []
         for file in self.folder.iterdir():
             if file.name.startswith("."):
                 continue
@@ -102,8 +102,8 @@ class ShardCache:
                     file.unlink()
                     continue
                 status = file.stat()
-                found.append((status.st_mtime, status.st_size, file))
-        return sorted(found)
+                files.append((status.st_mtime, status.st_size, file))
+        return sorted(files)
 
     def _total(self) -> int:
         return sum(size for _, size, _ in self._files())

@@ -159,19 +159,19 @@ def _scan(path: str) -> Scan:
             )
             if image is None:
                 continue
-            kind, label, found = "unlabelled", "", None
+            kind, label, annotation = "unlabelled", "", None
             if mask is not None:
                 kind = "segment"
                 maps.append((0, mask.size, mask.offset, -1, mask.crc))
             else:
-                kind, label, found = _label(file, key, group)
-            if found is not None and not (found.get("height") and found.get("width")):
+                kind, label, annotation = _label(file, key, group)
+            if annotation is not None and not (annotation.get("height") and annotation.get("width")):
                 file.seek(image.offset)
                 height, width, turn = header(io.BytesIO(file.read(image.size)))
-                found["height"], found["width"] = stored_size(turn, height, width)
+                annotation["height"], annotation["width"] = stored_size(turn, height, width)
             kinds.add(kind)
             labels.append(label)
-            annotations.append([image.name, found] if kind == "detect" else None)
+            annotations.append([image.name, annotation] if kind == "detect" else None)
             images.append((0, image.size, image.offset, -1, image.crc))
     if len(kinds) > 1:
         raise ValueError(f"{path!r} holds images of several kinds: {some(sorted(kinds))}.")

@@ -24,9 +24,11 @@ class ObjectStore(Storage):
     def list(self, folder: str) -> list[Entry]:
         store, prefix = _store(folder)
         prefix = f"{prefix.rstrip('/')}/" if prefix else ""
-        found = _called(lambda: _obstore().list_with_delimiter(store, prefix or None), folder)
-        folders = [Entry(str(name).rstrip("/").rpartition("/")[2], True) for name in found["common_prefixes"]]
-        files = [Entry(str(row["path"]).rpartition("/")[2], False) for row in found["objects"]]
+        listed = _called(lambda: _obstore().list_with_delimiter(store, prefix or None), folder)
+        folders = [
+            Entry(str(name).rstrip("/").rpartition("/")[2], True) for name in listed["common_prefixes"]
+        ]
+        files = [Entry(str(row["path"]).rpartition("/")[2], False) for row in listed["objects"]]
         if not folders and not files:
             raise FileNotFoundError(2, "No such folder", folder)
         return folders + files

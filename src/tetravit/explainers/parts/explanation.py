@@ -153,7 +153,7 @@ def explain(
     _check_taken(name, row, {"layer": layer, "head": head, "query": query, "class": class_}, options)
     given = _given(plain, options)
     request = Request(layer, None, class_number(plain, class_), given, announce)
-    found: dict[str, Any] = {}
+    settings_used: dict[str, Any] = {}
     images = None
     if image is not None:
         picture = read(image, plain.input.channels)
@@ -163,8 +163,11 @@ def explain(
         prepared = preprocess(picture, p)
         request = replace(request, query=None if query is None else view.to_input(*query))
         request = replace(request, options=_placed(request.options, view))
-        found = {"view": view, "pixels": picture if picture.dtype == torch.uint8 else (255 * picture).byte()}
-        found["input"] = prepared
+        settings_used = {
+            "view": view,
+            "pixels": picture if picture.dtype == torch.uint8 else (255 * picture).byte(),
+        }
+        settings_used["input"] = prepared
         like = next(plain.parameters())
         images = prepared[None].to(like.device, like.dtype)
     elif row.needs_image:
@@ -176,13 +179,15 @@ def explain(
         if not maps:
             raise ValueError(f"{name} has no map of {plain.name} here: no layer has weights of that kind.")
         if check:
-            found["check"] = _checked(plain, row, maps, images, request, name, found, boxes, mask)
+            settings_used["check"] = _checked(
+                plain, row, maps, images, request, name, settings_used, boxes, mask
+            )
     finally:
         plain.train(training)
     if head is not None:
         maps = [one.select(head) if one.slices else one for one in maps]
-    notes += _remarks(maps, found.get("view"))
-    return Explanation(name, plain.name, _named(image), tuple(maps), notes=tuple(notes), **found)
+    notes += _remarks(maps, settings_used.get("view"))
+    return Explanation(name, plain.name, _named(image), tuple(maps), notes=tuple(notes), **settings_used)
 
 
 def _checked(
@@ -192,7 +197,7 @@ def _checked(
     images: Any,
     request: Request,
     name: str,
-    found: Mapping[str, Any],
+    settings: Mapping[str, Any],
     boxes: Sequence[Sequence[float]],
     mask: np.ndarray | None,
 ) -> Mapping[str, Any] | None:
@@ -206,7 +211,7 @@ def _checked(
             with torch.no_grad():
                 class_ = int(model(images)[0].argmax())
         request = replace(request, class_=class_)
-    plain = Explanation(name, model.name, "", tuple(maps), **found)
+    plain = Explanation(name, model.name, "", tuple(maps), **settings)
     again = lambda other: row.run(other, images, request)[0].mean()  # noqa: E731
     return checked(model, plain, request, again=again, boxes=boxes, mask=mask).check
 

@@ -22,7 +22,7 @@ from tetravit.models.base import DenseModel
 Combine = Callable[
     [Tensor, Tensor], Tensor
 ]  # activations and gradients (C, H, W) -> a map (H, W) before its ReLU
-EMPTY = "nothing in this layer speaks for the class"
+EMPTY = "nothing in this layer supports the class"
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def layers(model: Model, images: Tensor, target: Target, layer: str | int | None
             if missing := [name for name in wanted if name not in outputs]:
                 raise ValueError(f"Layer {missing[0]!r} has no output of its own; its blocks have.")
     gradients = torch.autograd.grad(score.sum(), [x for _, x, _ in kept], allow_unused=True)
-    found = []
+    candidates = []
     for (name, x, stride), gradient in zip(kept, gradients, strict=True):
         if gradient is None:
             gradient = torch.zeros_like(x)
@@ -110,8 +110,8 @@ def layers(model: Model, images: Tensor, target: Target, layer: str | int | None
             x, stride = as_map(model.backbone, name, x.detach(), side)
             gradient, _ = as_map(model.backbone, name, gradient, side)
         centre = model.backbone.centre(stride)
-        found.append(Layer(name, x.detach()[0].float().cpu(), gradient[0].float().cpu(), stride, centre))
-    return found
+        candidates.append(Layer(name, x.detach()[0].float().cpu(), gradient[0].float().cpu(), stride, centre))
+    return candidates
 
 
 def captured(

@@ -126,10 +126,10 @@ class DetectionTarget(Target):
 
     def __init__(self, model: Detector, images: Tensor, class_: int | None, index: int | None) -> None:
         self.model = model
-        found = model.detect(images)[0]
-        self.index = _chosen(model, found, class_, index)
-        self.box, self.class_ = found.boxes[self.index], int(found.labels[self.index])
-        self.confidence = float(found.scores[self.index])
+        detections = model.detect(images)[0]
+        self.index = _chosen(model, detections, class_, index)
+        self.box, self.class_ = detections.boxes[self.index], int(detections.labels[self.index])
+        self.confidence = float(detections.scores[self.index])
         self.sizes = torch.tensor([images.shape[2:]], device=images.device)
         with torch.no_grad():
             self.score = float(self.of_maps(model.backbone.feature_maps(pad(images)))[0])
@@ -148,18 +148,18 @@ class DetectionTarget(Target):
 
     @torch.no_grad()
     def probability(self, images: Tensor) -> Tensor:
-        return torch.stack([self._similarity(found) for found in self.model.detect(images)])
+        return torch.stack([self._similarity(detections) for detections in self.model.detect(images)])
 
     def without_gradients(self, images: Tensor) -> Tensor:
         return self.probability(images)
 
-    def _similarity(self, found: Detections) -> Tensor:
-        same = found.labels == self.class_
+    def _similarity(self, detections: Detections) -> Tensor:
+        same = detections.labels == self.class_
         if not same.any():
             return self.box.new_zeros(())
         from torchvision.ops import box_iou  # loads slowly
 
-        return (box_iou(self.box[None], found.boxes[same])[0] * found.scores[same]).amax()
+        return (box_iou(self.box[None], detections.boxes[same])[0] * detections.scores[same]).amax()
 
 
 def target_of(model: Model, images: Tensor, request: Request) -> Target:
@@ -183,8 +183,8 @@ def label(model: Model, class_: int) -> str:
     return model.class_names[class_] if model.class_names else f"class {class_}"
 
 
-def _chosen(model: Detector, found: Detections, class_: int | None, index: int | None) -> int:
-    count = len(found.scores)
+def _chosen(model: Detector, detections: Detections, class_: int | None, index: int | None) -> int:
+    count = len(detections.scores)
     if not count:
         raise ValueError("There is no detection in this image to explain.")
     if index is not None:
@@ -192,12 +192,12 @@ def _chosen(model: Detector, found: Detections, class_: int | None, index: int |
             raise ValueError(f"Detection {index} does not exist: the image has detections 0 to {count - 1}.")
         return index
     if class_ is None:
-        return int(found.scores.argmax())
-    of_class = (found.labels == class_).nonzero().flatten()
+        return int(detections.scores.argmax())
+    of_class = (detections.labels == class_).nonzero().flatten()
     if not len(of_class):
-        names = ", ".join(sorted({label(model, int(i)) for i in found.labels}))
+        names = ", ".join(sorted({label(model, int(i)) for i in detections.labels}))
         raise ValueError(f"There is no {label(model, class_)!r} among the detections of this image: {names}.")
-    return int(of_class[found.scores[of_class].argmax()])
+    return int(of_class[detections.scores[of_class].argmax()])
 
 
 def _region(

@@ -134,10 +134,10 @@ def _explained(
 
 def _readable(clip: Path) -> Iterator[Frame | None]:
     """The frames that can be read; None at last where reading fails."""
-    found = read(clip)
+    frame = read(clip)
     while True:
         try:
-            yield next(found)
+            yield next(frame)
         except StopIteration:
             return
         except (OSError, EOFError, SyntaxError):  # as Pillow says it of files that are cut

@@ -140,9 +140,9 @@ class TwoStage(DetectionHead):
         scores = torch.where(wanted, scores, PAD_SCORE).flatten(1)
         score, index = best(scores, contenders(scores))
         deltas = rows(delta.reshape(boxes.shape[0], -1, 4), index)
-        found = clip(stage.coder.decode(rows(boxes, index // self.num_classes), deltas), sizes)
+        clipped = clip(stage.coder.decode(rows(boxes, index // self.num_classes), deltas), sizes)
         return select(
-            found,
+            clipped,
             score,
             index % self.num_classes,
             threshold=self.overlap,
@@ -185,8 +185,8 @@ class TwoStage(DetectionHead):
         matches = torch.cat((own, matcher(target.boxes, proposals)))
         positive, negative = self.sampler(matches)
         taken = torch.cat((positive, negative))
-        found = target.labels[matches[positive]]
-        labels = torch.cat((found, found.new_full((len(negative),), self.num_classes)))
+        classes = target.labels[matches[positive]]
+        labels = torch.cat((classes, classes.new_full((len(negative),), self.num_classes)))
         return Sampled(boxes[taken], labels, matches[positive], taken < count)
 
     def box_losses(

@@ -75,10 +75,10 @@ def classify(
     if not model.num_classes:
         raise ValueError("The model has no classes (num_classes=0): it gives embeddings, not predictions.")
     model = model.to(device).eval()
-    for files, found in in_chunks(images, batch_size, prepared):
-        pixels = [x for x in found if isinstance(x, Tensor)]
+    for files, batch in in_chunks(images, batch_size, prepared):
+        pixels = [x for x in batch if isinstance(x, Tensor)]
         results = iter(_guesses(model, torch.stack(pixels).to(device), topk) if pixels else [])
-        for file, x in zip(files, found, strict=True):
+        for file, x in zip(files, batch, strict=True):
             if isinstance(x, Tensor):
                 yield Classes(file, guesses=next(results))
             else:

@@ -17,11 +17,11 @@ from tetravit.registry import suggestion
 
 @dataclass(frozen=True)
 class Numbers:
-    """images: of each file. categories: one per class. told: where both are from, as a line."""
+    """images: of each file. categories: one per class. note: where both are from, as a line."""
 
     images: dict[Path, int]
     categories: tuple[int, ...]
-    told: str
+    note: str
 
 
 def numbers(files: Sequence[Path], names: Sequence[str], annotations: Path | None = None) -> Numbers:
@@ -37,7 +37,7 @@ def numbers(files: Sequence[Path], names: Sequence[str], annotations: Path | Non
     """
     if annotations is not None:
         images, categories = _looked_up(files, names, annotations)
-        told = f"Ids of images and categories are those of {annotations}."
+        note = f"Ids of images and categories are those of {annotations}."
     else:
         stems = [int(file.stem) for file in files if file.stem.isdecimal()]
         decimal = len(stems) == len(files)
@@ -45,7 +45,7 @@ def numbers(files: Sequence[Path], names: Sequence[str], annotations: Path | Non
         images = {file: int(file.stem) if named else i for i, file in enumerate(files, start=1)}
         categories = coco.category_ids(names)
         own = tuple(names) == coco.class_names()
-        told = (
+        note = (
             f"Ids of images are {'their file names' if named else 'counted from 1'}"
             f"{_collision(files, decimal, named)}, ids of categories "
             f"{'those of COCO' if own else 'counted from 1'}; --annotations FILE takes both from COCO's JSON."
@@ -55,7 +55,7 @@ def numbers(files: Sequence[Path], names: Sequence[str], annotations: Path | Non
         if number in taken:
             raise ValueError(f"Two images have the id {number}: {str(taken[number])!r} and {str(file)!r}.")
         taken[number] = file
-    return Numbers(images, categories, told)
+    return Numbers(images, categories, note)
 
 
 def _collision(files: Sequence[Path], decimal: bool, named: bool) -> str:
@@ -79,14 +79,14 @@ def _looked_up(
             raise ValueError(
                 f"{annotations.name} has no category {name!r}, which the model finds.{suggestion(name, categories)}"
             )
-    found: dict[Path, int] = {}
+    number_of: dict[Path, int] = {}
     for file in files:
         ends = ("/".join(file.parts[i:]) for i in range(len(file.parts)))
         end = next((end for end in ends if end in images), None)
         if end is None:
             raise ValueError(f"{annotations.name} lists no image {file.name!r}.")
-        found[file] = images[end]
-    return found, tuple(categories[name] for name in names)
+        number_of[file] = images[end]
+    return number_of, tuple(categories[name] for name in names)
 
 
 class _Results(Writer):
@@ -101,7 +101,7 @@ class _Results(Writer):
 
     def close(self) -> str:
         self.file.write_text(json.dumps(self.rows))
-        return f"Wrote {len(self.rows)} objects into {self.file}. {self.ids.told}"
+        return f"Wrote {len(self.rows)} objects into {self.file}. {self.ids.note}"
 
 
 def results(

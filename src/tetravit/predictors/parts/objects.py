@@ -63,9 +63,9 @@ class Objects(Prediction):
     def cells(self) -> list[str]:
         if not self.objects:
             return ["nothing"]
-        told = [f"{o.name}  {100 * o.score:.1f} %" for o in self.objects[:LISTED]]
-        more = len(self.objects) - len(told)
-        return [*told, f"and {more} more"] if more else told
+        lines = [f"{o.name}  {100 * o.score:.1f} %" for o in self.objects[:LISTED]]
+        more = len(self.objects) - len(lines)
+        return [*lines, f"and {more} more"] if more else lines
 
     def facts(self) -> dict[str, Any]:
         """Objects as COCO writes results, with the name of the class added."""
@@ -154,52 +154,54 @@ def objects(
             f"stride goes with a window, and is at most its side; got stride={stride}, window={window}."
         )
     model = model.to(device).eval()
-    asked = _Asked(model, threshold, torch.device(device), categories, side, class_agnostic)
-    return _objects(asked, images, batch_size, window, stride or max(1, (window or 1) * 4 // 5))
+    predictor = _Predictor(model, threshold, torch.device(device), categories, side, class_agnostic)
+    return _objects(predictor, images, batch_size, window, stride or max(1, (window or 1) * 4 // 5))
 
 
 @torch.inference_mode()
 def _objects(
-    asked: "_Asked",
+    predictor: "_Predictor",
     images: Iterable[Source],
     batch_size: int,
     window: int | None,
     stride: int,
 ) -> Iterator[Objects]:
     def read(image: Source) -> tuple[Tensor, tuple[int, int]]:
-        if isinstance(image, Prepared) and not window and asked.side is None:
+        if isinstance(image, Prepared) and not window and predictor.side is None:
             return image.tensor, image.size
         pixels = pixels_of(image)
-        return (pixels if window else asked.prepared(pixels)), _size(pixels)
+        return (pixels if window else predictor.prepared(pixels)), _size(pixels)
 
-    for files, found in in_chunks(images, 1 if window else batch_size, read):
-        whole = [entry for entry in found if isinstance(entry, tuple)]
+    for files, batch in in_chunks(images, 1 if window else batch_size, read):
+        whole = [entry for entry in batch if isinstance(entry, tuple)]
         if window:
             parts = [
                 find_in_tiles(
-                    asked.find,
+                    predictor.find,
                     pixels,
                     window,
                     stride,
                     batch_size,
-                    whole=asked.find_trained,
-                    class_agnostic=bool(asked.class_agnostic),
+                    whole=predictor.find_trained,
+                    class_agnostic=bool(predictor.class_agnostic),
                 )
                 for pixels, _ in whole
             ]
         else:
-            parts = asked.batch([x for x, _ in whole], [size for _, size in whole]) if whole else []
-        told = []
+            parts = predictor.batch([x for x, _ in whole], [size for _, size in whole]) if whole else []
+        predicted = []
         for part, (x, size) in zip(parts, whole, strict=True):
-            told.append(asked.told(part, size, None if window else _size(x)))
-        answers = iter(told)
-        for file, entry in zip(files, found, strict=True):
+            predicted.append(predictor.to_objects(part, size, None if window else _size(x)))
+        remaining = iter(predicted)
+        for file, entry in zip(files, batch, strict=True):
             yield (
-                replace(next(answers), image=file) if isinstance(entry, tuple) else Objects(file, entry.cause)
+                replace(next(remaining), image=file)
+                if isinstance(entry, tuple)
+                else Objects(file, entry.cause)
             )
 
 
-class _Asked:
+class _Predictor:
     """A model, and how its outputs become predictions."""
 
     def __init__(
@@ -223,7 +225,7 @@ class _Asked:
         self.masks: Masks = "probabilities" if model.head.has_masks else "none"
 
     def prepared(self, pixels: Tensor) -> Tensor:
-        """A picture uint8 (3, Hi, Wi) -> (3, h, w), its sides as asked."""
+        """A picture uint8 (3, Hi, Wi) -> (3, h, w), its sides as requested."""
         if self.side is None:
             return self.model.preprocess(pixels)
         side = min(pixels.shape[1:]) if self.side == "own" else self.side
@@ -251,13 +253,21 @@ class _Asked:
             class_agnostic=self.class_agnostic,
         )
 
-    def told(self, found: Detections, size: tuple[int, int], seen: tuple[int, int] | None) -> Objects:
-        masks: list[bytes | None] = [None] * len(found.boxes)
-        if found.masks is not None:
-            masks = list(encode_pasted_masks(found.masks, found.boxes, size))
-        rows = zip(found.labels.tolist(), found.scores.tolist(), found.boxes.tolist(), masks, strict=True)
-        told = tuple(Object(k, self.names[k], score, tuple(box), mask) for k, score, box, mask in rows)
-        return Objects(Path(), None, told, size, seen, self.categories, self.colours)
+    def to_objects(
+        self, detections: Detections, size: tuple[int, int], seen: tuple[int, int] | None
+    ) -> Objects:
+        masks: list[bytes | None] = [None] * len(detections.boxes)
+        if detections.masks is not None:
+            masks = list(encode_pasted_masks(detections.masks, detections.boxes, size))
+        rows = zip(
+            detections.labels.tolist(),
+            detections.scores.tolist(),
+            detections.boxes.tolist(),
+            masks,
+            strict=True,
+        )
+        objects = tuple(Object(k, self.names[k], score, tuple(box), mask) for k, score, box, mask in rows)
+        return Objects(Path(), None, objects, size, seen, self.categories, self.colours)
 
 
 def _size(picture: Tensor) -> tuple[int, int]:

@@ -41,11 +41,11 @@ class Segments(Prediction):
 
     def facts(self) -> dict[str, Any]:
         assert self.labels is not None
-        found = [
+        classes = [
             {"index": i, "class": self.class_names[i], "share": round(share, 6)}
             for i, share in self._shares()
         ]
-        return {"height": self.labels.shape[0], "width": self.labels.shape[1], "classes": found}
+        return {"height": self.labels.shape[0], "width": self.labels.shape[1], "classes": classes}
 
     def picture(self, pixels: Tensor) -> Image:
         assert self.labels is not None
@@ -103,8 +103,8 @@ def _segments(
         looks = [preprocess(pixels, scaled(model.input, scale)) for scale in how.scales]
         return looks, (pixels.shape[1], pixels.shape[2])
 
-    for files, found in in_chunks(images, 2, read):
-        for file, entry in zip(files, found, strict=True):
+    for files, batch in in_chunks(images, 2, read):
+        for file, entry in zip(files, batch, strict=True):
             if isinstance(entry, tuple):
                 looks, size = entry
                 (labels,) = segment(model, [x[None].to(device) for x in looks], [size], how)

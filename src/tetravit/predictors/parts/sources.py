@@ -59,31 +59,31 @@ def find_images(places: Sequence[str | Path]) -> list[Path]:
     Raises:
         ValueError: for a place where there is nothing.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     for place in places:
         path = Path(place)
         if str(place) == "-":
-            found += _listed(sys.stdin.read(), "standard input", Path())
+            paths += _listed(sys.stdin.read(), "standard input", Path())
         elif path.is_dir():
             others = Problems()
             inside = images_below(str(path), others)
             if not inside:
                 lines = f": {'; '.join(others.lines())}" if others.counts else ""
                 raise ValueError(f"There are no images in the folder {str(place)!r}{lines}.")
-            found += sorted(path / name for name in inside)
+            paths += sorted(path / name for name in inside)
         elif path.is_file() and path.suffix.lower() in LISTS:
-            found += _listed(path.read_text(encoding="utf-8-sig"), str(path), path.parent)
+            paths += _listed(path.read_text(encoding="utf-8-sig"), str(path), path.parent)
         elif path.is_file():
-            found.append(path)
+            paths.append(path)
         elif glob.has_magic(str(place)):
             matches = sorted(Path(p) for p in glob.glob(str(place), recursive=True))
             files = [p for p in matches if p.is_file()]
             if not files:
                 raise ValueError(f"No image matches {str(place)!r}.")
-            found += files
+            paths += files
         else:
             raise ValueError(f"There is no image or folder {str(place)!r}.")
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(paths))
 
 
 def _listed(text: str, name: str, folder: Path) -> list[Path]:

@@ -34,14 +34,14 @@ class _Summed(torch.autograd.Function):
         for part in parts:
             with torch.enable_grad():
                 loss = part()
-                found = torch.autograd.grad(loss * scale, parameters, allow_unused=True)
+                computed = torch.autograd.grad(loss * scale, parameters, allow_unused=True)
             torch.clear_autocast_cache()
             total += loss.detach()
             gradients = [
                 new if old is None else old if new is None else old.add_(new)
-                for old, new in zip(gradients, found, strict=True)
+                for old, new in zip(gradients, computed, strict=True)
             ]
-            del loss, found  # what a graph still holds goes before the next one is built
+            del loss, computed  # what a graph still holds goes before the next one is built
         ctx.scale = scale.clone()
         ctx.gradients = gradients
         return total
