@@ -49,7 +49,7 @@ def run(tmp_path):
         "step": 20, "epoch": 1.0, "weights": "ema", "box_ap": 0.61, "mask_ap": 0.57, "box_ap50": 0.9, "count": 3,
         "objects": 28, "class_names": CLASSES, "classes": rows, "figures": {"box": figures, "mask": figures},
         "curves": {"box": curves, "mask": curves},
-        "pictures": [{"name": "a<b", "index": 1, "size": [64, 64], "truth": truth, "found": found}],
+        "pictures": [{"name": "a<b", "index": 1, "size": [64, 64], "truth": truth, "detections": found}],
     }  # fmt: skip
     (tmp_path / "recipe.toml").write_text(RECIPE)
     (tmp_path / "evaluation.json").write_text(json.dumps(evaluation))
@@ -109,7 +109,7 @@ def test_the_most_confident_false_detections_come_first():
         "labels": [1, 2, 1, 1],
         "scores": [0.9, 0.8, 0.95, 0.1],
     }
-    entry = {"found": found, "truth": truth}
+    entry = {"detections": found, "truth": truth}
     assert [i for _, i in false_detections([entry], 2)] == [2, 1]
 
 

@@ -189,7 +189,7 @@ def test_a_file_that_ends_its_process_is_named(tmp_path, monkeypatch):
     records = sorted(
         (r for some in check._parallel(str(tmp_path), jobs, 2) for r in some), key=lambda r: r["path"]
     )
-    assert [[name for name, _ in r["found"]] for r in records] == [[], ["crash"], []]
+    assert [[name for name, _ in r["findings"]] for r in records] == [[], ["crash"], []]
 
 
 def test_near_duplicates_and_flat_images(tmp_path):

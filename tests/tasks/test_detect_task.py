@@ -84,8 +84,8 @@ def test_scores_of_a_perfect_detector_are_1_and_findings_are_plain(monkeypatch):
     assert findings["objects"] == sum(row["objects"] for row in findings["classes"])
     assert len(findings["curves"]["box"]["0.50"]) == 101
     picture = findings["pictures"][0]
-    assert picture["truth"]["boxes"] == picture["found"]["boxes"]
-    assert picture["found"]["scores"] == [1.0] * len(picture["found"]["labels"])
+    assert picture["truth"]["boxes"] == picture["detections"]["boxes"]
+    assert picture["detections"]["scores"] == [1.0] * len(picture["detections"]["labels"])
     assert picture["name"].startswith("shapes_det/val/")
 
 

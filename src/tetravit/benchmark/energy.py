@@ -20,7 +20,7 @@ def joules(device: torch.device, powercap: Path = POWERCAP) -> Joules | None:
     None: not available on this system (Linux shows its counters to root alone).
     """
     if device.type == "cpu":
-        return _Rapl.found(powercap)
+        return _Rapl.detect(powercap)
     return _of_gpu(device) if device.type == "cuda" else None
 
 
@@ -34,7 +34,7 @@ class _Rapl:
         self.total = 0
 
     @classmethod
-    def found(cls, powercap: Path) -> "_Rapl | None":
+    def detect(cls, powercap: Path) -> "_Rapl | None":
         folders = sorted(folder for folder in powercap.glob("*") if PACKAGE.fullmatch(folder.name))
         with suppress(OSError, ValueError):
             folders = [

@@ -97,19 +97,19 @@ class LabelMaps(Dataset):
         self.num_classes = len(self.class_names)
         self.problems = problems or Problems()
         self._check_turned()
-        self.found = self._sampled()
-        self.notes = self.found.findings(self.class_names, refuse=split == "train")
+        self.label_counts = self._sampled()
+        self.notes = self.label_counts.findings(self.class_names, refuse=split == "train")
         if split != "train":  # a run says those of training in its plan
             for line in (*self.problems.lines(), *self.notes):
                 LOG.warning("%s: %s.", root, line)
 
     @property
     def info(self) -> DatasetInfo:
-        whole = self.found.maps == len(self)
+        whole = self.label_counts.maps == len(self)
         return replace(
             super().info,
             problems=(*self.problems.lines(), *self.notes),
-            counts=self.found.pixels[: self.num_classes].copy() if whole else None,
+            counts=self.label_counts.pixels[: self.num_classes].copy() if whole else None,
         )
 
     def key(self, index: int) -> str:

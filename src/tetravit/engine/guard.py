@@ -85,7 +85,7 @@ class Guard:
         self._pending.append((step, seen, event, names))
         return bad == 0, overflow
 
-    def found(self, *, all_steps: bool = False) -> tuple[int, str, Sequence[str]] | None:
+    def bad_step(self, *, all_steps: bool = False) -> tuple[int, str, Sequence[str]] | None:
         """The first bad step whose mark has arrived: its number, the faulty value, its images.
 
         all_steps: wait for every step, also the one just queued (before anything is saved or evaluated).

@@ -247,8 +247,8 @@ class _StoppedInside(Exception):
 
 
 def _check(job: Job, guard: Guard, *flags: bool, all_steps: bool = False) -> list[bool]:
-    """Combine `flags` over the ranks; stop the run if any of them has found a bad step."""
-    fault = guard.found(all_steps=all_steps)
+    """Combine `flags` over the ranks; stop the run if any of them reports a bad step."""
+    fault = guard.bad_step(all_steps=all_steps)
     bad, *agreed = job.world.any(fault is not None, *flags)
     if bad:
         faults = [f for f in job.world.gather(fault) if f is not None]

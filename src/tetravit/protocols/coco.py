@@ -137,7 +137,7 @@ def _picture(truth: Objects, detected: Objects, batch: Batch, i: int, steps: Ten
         "index": batch.indices[i] if batch.indices else -1,
         "size": list(truth.size),
         "truth": _plain(truth, list(range(len(truth.labels)))),
-        "found": {**_plain(detected, sure), "scores": detected.scores[sure].round(4).tolist()},
+        "detections": {**_plain(detected, sure), "scores": detected.scores[sure].round(4).tolist()},
         **({} if steps is None else {"steps": steps[:, sure].double().cpu().numpy().round(2).tolist()}),
     }
 

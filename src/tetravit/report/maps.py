@@ -88,7 +88,7 @@ def false_detections(entries: list[Mapping[str, Any]], count: int) -> list[tuple
 
     wrong = []
     for entry in entries:
-        detections, truth = entry["found"], entry["truth"]
+        detections, truth = entry["detections"], entry["truth"]
         for i, (box, label) in enumerate(zip(detections["boxes"], detections["labels"], strict=True)):
             same = [b for b, k in zip(truth["boxes"], truth["labels"], strict=True) if k == label]
             overlap = box_iou(torch.tensor([box]).float(), torch.tensor(same).float()).max() if same else 0.0

@@ -148,7 +148,7 @@ def _steps(dataset: Dataset, entry: Mapping[str, Any], names: list[str]) -> str:
     """An image with the boxes of its detections before and after each layer, and how far each layer moved them."""
     image = dataset[entry["index"]].image
     colours = palette(names)
-    detections, steps = entry["found"], entry["steps"]
+    detections, steps = entry["detections"], entry["steps"]
     boxes, shades, captions = [], [], []
     for i, layer in enumerate(steps):
         share = (i + 1) / len(steps)
@@ -175,7 +175,7 @@ def _mistakes(run: Run, dataset: Dataset, entries: list[Mapping[str, Any]], name
     """The most confident detections of those images without an object, with what they depend on beside each."""
     maps, figures = Maps(run), []
     for entry, i in false_detections(entries, MAPPED):
-        image, detections = dataset[entry["index"]].image, entry["found"]
+        image, detections = dataset[entry["index"]].image, entry["detections"]
         label, box = detections["labels"][i], detections["boxes"][i]
         beside = maps.of_detection(image, label, box, entry["name"])
         if not beside:
@@ -199,7 +199,7 @@ def _pair(dataset: Dataset, entry: Mapping[str, Any], names: list[str]) -> str:
     colours = palette(names)
     name = escape(entry["name"])
     views = []
-    for part, what in ((entry["found"], "prediction"), (entry["truth"], "truth")):
+    for part, what in ((entry["detections"], "prediction"), (entry["truth"], "truth")):
         scores = part.get("scores")
         captions = [
             names[k] if scores is None else f"{names[k]} {100 * scores[i]:.0f} %"
@@ -209,7 +209,7 @@ def _pair(dataset: Dataset, entry: Mapping[str, Any], names: list[str]) -> str:
         masks = [inside_columns(decode_rle(m.encode("ascii")), height) for m in part["masks"] or ()]
         picture = outlined(image, part["boxes"], captions, [colours[k] for k in part["labels"]], masks)
         views.append(f'<img src="{picture_uri(picture)}" alt="{name}: {what}">')
-    count = len(entry["found"]["labels"])
+    count = len(entry["detections"]["labels"])
     caption = f"{count} predicted, {len(entry['truth']['labels'])} true <small>{name}</small>"
     return f"<figure><div>{''.join(views)}</div><figcaption>{caption}</figcaption></figure>"
 

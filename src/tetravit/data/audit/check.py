@@ -247,7 +247,7 @@ def _alone(root: str, job: Job) -> Record:
     except BrokenProcessPool:
         status = os.stat(os.path.join(root, job[0]))
         findings = [["crash", "the process that decoded it ended"]]
-        return {"path": job[0], "size": status.st_size, "time": status.st_mtime_ns, "found": findings}
+        return {"path": job[0], "size": status.st_size, "time": status.st_mtime_ns, "findings": findings}
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -259,7 +259,7 @@ def _chunk(root: str, jobs: list[Job]) -> list[Record]:
             records.append(facts(root, path, maps, image))
         except OSError as error:
             cause = (error.strerror or str(error)).lower()
-            records.append({"path": path, "size": -1, "time": -1, "found": [["unreadable", cause]]})
+            records.append({"path": path, "size": -1, "time": -1, "findings": [["unreadable", cause]]})
     return records
 
 
@@ -267,7 +267,7 @@ def _add_records(records: list[Record], layout: Layout, findings: Findings) -> N
     """The findings of files, of their labels, and of files that are there twice."""
     images = []
     for record in records:
-        for name, detail in record["found"]:
+        for name, detail in record["findings"]:
             findings.add(name, record["path"], detail)
         if "labels" in record:
             _add_labels(record, layout, findings)

@@ -45,7 +45,7 @@ class Maps:
 def facts(root: str, path: str, maps: Maps | None = None, image: str | None = None) -> Record:
     """What is known of a file below `root`.
 
-    A record has `path`, `size` and `time` of the file, `found`: pairs of a finding and a detail, and of an image
+    A record has `path`, `size` and `time` of the file, `findings`: pairs of a finding and a detail, and of an image
     `hash` of its bytes, `look`: the perceptual hash, and `tint`: 4 x 4 mean colours. Of a label map it has `labels`:
     how many pixels have each label.
 
@@ -55,7 +55,7 @@ def facts(root: str, path: str, maps: Maps | None = None, image: str | None = No
     """
     file = os.path.join(root, path)
     status = os.stat(file)
-    record: Record = {"path": path, "size": status.st_size, "time": status.st_mtime_ns, "found": []}
+    record: Record = {"path": path, "size": status.st_size, "time": status.st_mtime_ns, "findings": []}
     try:
         if maps is not None:
             _map_facts(record, root, file, maps, image)
@@ -63,7 +63,7 @@ def facts(root: str, path: str, maps: Maps | None = None, image: str | None = No
             _image_facts(record, file_bytes(file, path), path)
     except BadImage as error:
         name = "truncated" if _breaks_off(error.cause) else "unreadable"
-        record["found"].append([name, error.cause])
+        record["findings"].append([name, error.cause])
     return record
 
 
@@ -76,7 +76,7 @@ def shard_facts(job: tuple[str, str, int, int]) -> list[Record]:
             "path": f"{part}/{index}",
             "size": int(source.rows[index]["size"]),
             "time": 0,
-            "found": [],
+            "findings": [],
         }
         records.append(record)
         try:
@@ -84,14 +84,16 @@ def shard_facts(job: tuple[str, str, int, int]) -> list[Record]:
             record["path"] = f"{part}/{os.path.relpath(name, folder)}"
             _image_facts(record, data, record["path"])
         except StorageError as error:
-            record["found"].append(["changed", str(error).rstrip(".")])
+            record["findings"].append(["changed", str(error).rstrip(".")])
         except BadImage as error:
-            record["found"].append(["truncated" if _breaks_off(error.cause) else "unreadable", error.cause])
+            record["findings"].append(
+                ["truncated" if _breaks_off(error.cause) else "unreadable", error.cause]
+            )
     return records
 
 
 def _image_facts(record: Record, data: bytes, path: str) -> None:
-    findings = record["found"]
+    findings = record["findings"]
     record["hash"] = hashlib.blake2b(data, digest_size=16).hexdigest()
     with opened(data, path) as picture:
         width, height = picture.size
@@ -131,7 +133,9 @@ def _map_facts(record: Record, root: str, file: str, maps: Maps, image: str | No
         except BadImage:
             return  # it is counted as an image
         if have not in ((width, height), (height, width)):
-            record["found"].append(["size", f"{width} x {height}, its image {image} {have[0]} x {have[1]}"])
+            record["findings"].append(
+                ["size", f"{width} x {height}, its image {image} {have[0]} x {have[1]}"]
+            )
 
 
 def fingerprint(pixels: torch.Tensor) -> tuple[str, str]:

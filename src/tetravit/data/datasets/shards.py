@@ -129,12 +129,12 @@ class LabelMapShards(LabelMaps):
         self.pairs, self.convert, self.colours, self.orientation = [], None, None, orientation
         self.class_names, self.problems = self.source.meta.class_names, Problems()
         self.num_classes = len(self.class_names) or IGNORE
-        self.found = self._sampled()
+        self.label_counts = self._sampled()
         if not self.class_names:  # shards of others without classes.txt
-            largest = int(np.flatnonzero(self.found.pixels[:IGNORE]).max(initial=0))
+            largest = int(np.flatnonzero(self.label_counts.pixels[:IGNORE]).max(initial=0))
             self.class_names = tuple(map(str, range(largest + 1)))
-            self.num_classes = self.found.num_classes = len(self.class_names)
-        self.notes = self.found.findings(self.class_names, refuse=split == "train")
+            self.num_classes = self.label_counts.num_classes = len(self.class_names)
+        self.notes = self.label_counts.findings(self.class_names, refuse=split == "train")
 
     @property
     def info(self) -> DatasetInfo:
