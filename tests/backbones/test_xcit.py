@@ -298,7 +298,7 @@ def test_images_it_cannot_read(nano, images, message):
 
 def test_arguments_it_cannot_take():
     for arguments, message in (
-        ({"patch_size": 12}, "patch_size of XCiT is 8 or 16; got 12."),
+        ({"patch_size": 12}, "patch_size of XCiT is 8 or 16, or any with stem='linear'; got 12."),
         ({"dim": 100}, "dim must be a multiple of num_heads; got dim=100, num_heads=8."),
         ({"drop_path": 1.0}, "drop_path is a probability in [0, 1); got 1.0."),
     ):

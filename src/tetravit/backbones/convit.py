@@ -1,6 +1,7 @@
 """ConViT: vision transformers with soft convolutional inductive biases (d'Ascoli et al. 2021, arXiv:2103.10697).
 
 Gated positional self-attention starts as a convolution, and each head learns how far to leave it.
+One file, as every family is; its options for the paper's ablations are here too.
 
 Shapes: B batch, H W token grid, N = H * W patches (+ 1 once the class token is there), C width, D = C // heads.
 Source of every number: facebookresearch/convit@0a9340a convit.py and models.py.
@@ -10,7 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from functools import partial
-from typing import cast
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch.nn import functional as F
 
 from tetravit.backbones.base import Backbone
 from tetravit.layers.cache import SizeCache
+from tetravit.layers.choices import check_choice, check_flags
 from tetravit.layers.drop_path import DropPath, linear_rates
 from tetravit.layers.heads import to_heads
 from tetravit.layers.init import trunc_normal_
@@ -35,6 +37,8 @@ from tetravit.layers.vit import (
 )
 from tetravit.structures import AttentionKind, AttentionMap
 
+Gate = Literal["learned", "frozen", "psa"]
+
 
 def offsets(grid: Grid, device: torch.device | None = None) -> Tensor:
     """From each patch (row) to each patch (column): dx, dy and dx^2 + dy^2 in patches (N, N, 3), float32."""
@@ -44,13 +48,11 @@ def offsets(grid: Grid, device: torch.device | None = None) -> Tensor:
     return torch.stack((dx, dy, dx**2 + dy**2), dim=-1)
 
 
-class GatedPositionalAttention(nn.Module):
-    """Each head blends what patches contain with where they are (GPSA, eq. 6 and 7).
+class PositionalAttention(nn.Module):
+    """Each head adds scores of position to scores of content, in one softmax (PSA, eq. 4): the form without a gate.
 
-    The positional score of a head, a dx + b dy + c (dx^2 + dy^2), is a term in dx plus a term in dy. Its
-    softmax over the grid is therefore one over the columns times one over the rows, and the N x N positional
-    map is never formed: the values are mixed down the columns, then along the rows. The factors do not depend
-    on the image.
+    The positional score of a head for a patch at (dx, dy) from the query: a dx + b dy + c (dx^2 + dy^2). Content is
+    divided by the square root of D, as in every attention.
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -62,8 +64,6 @@ class GatedPositionalAttention(nn.Module):
         self.v = nn.Linear(dim, dim, bias=False)
         self.proj = nn.Linear(dim, dim)
         self.pos_proj = nn.Linear(3, num_heads)
-        self.gating_param = nn.Parameter(torch.ones(num_heads))
-        self._cache = SizeCache()
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         """Normed patches (B, N, C) -> the same, attended."""
@@ -72,12 +72,9 @@ class GatedPositionalAttention(nn.Module):
     def attend(self, x: Tensor, grid: Grid) -> Tensor:
         """The same before the last projection."""
         q, k = self._queries_keys(x)
-        v = self.v(x).unflatten(2, (self.num_heads, -1))  # (B, N, heads, D)
-        content = F.scaled_dot_product_attention(q, k, v.transpose(1, 2)).transpose(1, 2)  # (B, N, heads, D)
-        # The authors divide the blended rows by their sums. Both softmaxes sum to 1, so the sums are 1 up to
-        # rounding: leaving that out moves no output by 1e-12 in float64 (see the tests).
-        gate = self.gating_param.sigmoid()[:, None].to(content.dtype)
-        return torch.lerp(content, self._positional(v, grid), gate).flatten(2)
+        v = self.v(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, D)
+        scores = self.scores(grid).to(q.dtype)[None]
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=scores).transpose(1, 2).flatten(2)
 
     def init_local(self, strength: float) -> None:
         """Start as a convolution: head by head, attend at one of the offsets of a sqrt(heads)-wide kernel.
@@ -92,6 +89,59 @@ class GatedPositionalAttention(nn.Module):
             self.pos_proj.weight[: side * side, :2] = 2 * centre
             self.pos_proj.weight[: side * side, 2] = -1
             self.pos_proj.weight *= strength
+
+    def attention(self, x: Tensor, grid: Grid) -> Tensor:
+        """The weights in full (B, heads, N, N), rows for queries, for normed patches (B, N, C)."""
+        q, k = self._queries_keys(x)
+        return (q @ k.mT * q.shape[-1] ** -0.5 + self.scores(grid)).softmax(dim=-1)
+
+    def records(
+        self, x: Tensor, grid: Grid, kinds: frozenset[AttentionKind], layer: str, stride: int
+    ) -> Iterator[AttentionMap]:
+        """Records of the layer for its input, normed patches (B, N, C): kind "self", of patches alone."""
+        if "self" in kinds:
+            weights = self.attention(x, grid).float()
+            yield AttentionMap("self", layer, weights, weights.sum(dim=-1), grid, stride, (stride - 1) / 2)
+
+    def scores(self, grid: Grid) -> Tensor:
+        """The positional scores before the softmax (heads, N, N), rows for queries.
+
+        Without autocast: squares of distances leave the exact range of 16 bits from 16 patches on.
+        """
+        like = self.pos_proj.weight
+        autocast = torch.autocast(like.device.type, enabled=False) if not like.is_meta else nullcontext()
+        with autocast:
+            return self.pos_proj(offsets(grid, like.device).to(like.dtype)).permute(2, 0, 1)
+
+    def _queries_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys, (B, heads, N, D) each."""
+        q, k = to_heads(x, self.qk, 2, self.num_heads)
+        return q, k
+
+
+class GatedPositionalAttention(PositionalAttention):
+    """Each head blends what patches contain with where they are (GPSA, eq. 6 and 7).
+
+    The positional score of a head, a dx + b dy + c (dx^2 + dy^2), is a term in dx plus a term in dy. Its
+    softmax over the grid is therefore one over the columns times one over the rows, and the N x N positional
+    map is never formed: the values are mixed down the columns, then along the rows. The factors do not depend
+    on the image.
+    """
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__(dim, num_heads)
+        self.gating_param = nn.Parameter(torch.ones(num_heads))
+        self._cache = SizeCache()
+
+    def attend(self, x: Tensor, grid: Grid) -> Tensor:
+        """The same before the last projection."""
+        q, k = self._queries_keys(x)
+        v = self.v(x).unflatten(2, (self.num_heads, -1))  # (B, N, heads, D)
+        content = F.scaled_dot_product_attention(q, k, v.transpose(1, 2)).transpose(1, 2)  # (B, N, heads, D)
+        # The authors divide the blended rows by their sums. Both softmaxes sum to 1, so the sums are 1 up to
+        # rounding: leaving that out moves no output by 1e-12 in float64 (see the tests).
+        gate = self.gating_param.sigmoid()[:, None].to(content.dtype)
+        return torch.lerp(content, self._positional(v, grid), gate).flatten(2)
 
     def gates(self) -> Tensor:
         """The share of position in each head (heads,), in (0, 1)."""
@@ -129,20 +179,8 @@ class GatedPositionalAttention(nn.Module):
                 )
 
     def positional_map(self, grid: Grid) -> Tensor:
-        """The positional part in full (heads, N, N), rows for queries.
-
-        Without autocast: squares of distances leave the exact range of 16 bits from 16 patches on.
-        """
-        like = self.gating_param
-        autocast = torch.autocast(like.device.type, enabled=False) if not like.is_meta else nullcontext()
-        with autocast:
-            scores = self.pos_proj(offsets(grid, like.device).to(like.dtype))  # (N, N, heads)
-        return scores.permute(2, 0, 1).softmax(dim=-1)
-
-    def _queries_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys, (B, heads, N, D) each."""
-        q, k = to_heads(x, self.qk, 2, self.num_heads)
-        return q, k
+        """The positional part in full (heads, N, N), rows for queries."""
+        return self.scores(grid).softmax(dim=-1)
 
     def _positional(self, v: Tensor, grid: Grid) -> Tensor:
         """Values (B, N, heads, D) -> their means by position, in the same layout."""
@@ -177,18 +215,18 @@ class GatedPositionalAttention(nn.Module):
 
 
 class LocalBlock(nn.Module):
-    """Mix patches by gated positional attention, then features; each step normed first and residual."""
+    """Mix patches by attention with positions, then features; each step normed first and residual."""
 
-    def __init__(self, dim: int, num_heads: int, *, drop_path: float) -> None:
+    def __init__(self, dim: int, num_heads: int, *, gate: Gate, drop_path: float) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim, eps=1e-6), nn.LayerNorm(dim, eps=1e-6)
-        self.attn = GatedPositionalAttention(dim, num_heads)
+        self.attn = (PositionalAttention if gate == "psa" else GatedPositionalAttention)(dim, num_heads)
         self.mlp = Mlp(dim, 4 * dim)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         normed = self.norm1(x)
-        if type(self.attn) is GatedPositionalAttention and is_plain_module(self.attn):
+        if type(self.attn) in (PositionalAttention, GatedPositionalAttention) and is_plain_module(self.attn):
             x = add_linear(x, self.attn.proj, self.attn.attend(normed, grid), self.drop_path)
         else:
             x = x + self.drop_path(self.attn(normed, grid))
@@ -202,15 +240,19 @@ class ConViT(Backbone):
     padded with zeros, so that a map has ceil(Hi / patch_size) rows.
 
     num_gpsa: blocks with positional attention ("local_up_to_layer"); the class token joins after them.
-    locality_strength: alpha of the convolutional initialisation; None: random positions and values instead.
+    gate: "learned"; "frozen": not trained, from 0, half position and half content (Table 3); "psa": no gate, one
+        softmax over the sum of both scores (Figure 9).
+    local_init: whether these blocks start as convolutions; False: positions and values are random (Table 3).
+    locality_strength: alpha of that start (Figure 8).
+    freeze_gpsa: whether the attention of these blocks keeps its start; norms and MLPs train (Table 3).
     image_size: side or (height, width) of the images whose grid the position embeddings are learned for.
 
     Raises:
         ValueError: for a width that the heads do not divide, no block left for the class token, a negative
-            `locality_strength`.
+            `locality_strength`, an option that is none of its values.
     """
 
-    attention_kinds = ("gated", "content", "position", "self", "class")
+    attention_kinds: tuple[AttentionKind, ...] = ("gated", "content", "position", "self", "class")
 
     def __init__(
         self,
@@ -220,7 +262,10 @@ class ConViT(Backbone):
         depth: int = 12,
         num_heads: int = 9,
         num_gpsa: int = 10,
-        locality_strength: float | None = 1.0,
+        gate: Gate = "learned",
+        local_init: bool = True,
+        locality_strength: float = 1.0,
+        freeze_gpsa: bool = False,
         image_size: int | tuple[int, int] = 224,
         in_chans: int = 3,
         drop_path: float = 0.0,
@@ -231,9 +276,18 @@ class ConViT(Backbone):
             raise ValueError(
                 f"num_gpsa is between 0 and {depth - 1}: the class token needs a block; got {num_gpsa}."
             )
-        if locality_strength is not None and not 0 <= locality_strength < math.inf:
-            raise ValueError(f"locality_strength is 0 or more, or None; got {locality_strength!r}.")
-        self.num_gpsa, self.locality_strength = num_gpsa, locality_strength
+        number = isinstance(locality_strength, int | float) and not isinstance(locality_strength, bool)
+        if not number or not 0 <= locality_strength < math.inf:
+            raise ValueError(
+                "locality_strength is a number from 0 up; local_init=False starts at random; got"
+                f" {locality_strength!r}."
+            )
+        check_choice("gate", gate, get_args(Gate))
+        check_flags(local_init=local_init, freeze_gpsa=freeze_gpsa)
+        self.num_gpsa, self.gate, self.freeze_gpsa = num_gpsa, gate, freeze_gpsa
+        self.local_init, self.locality_strength = local_init, locality_strength
+        if gate == "psa" or not num_gpsa:
+            self.attention_kinds = ("self", "class")
         if out_blocks is None:
             out_blocks = OUT_BLOCKS.get(depth, (depth - 1,))
         self.out_blocks = out_blocks
@@ -243,7 +297,7 @@ class ConViT(Backbone):
         self.patch_embed = PatchEmbed.of_size(in_chans, dim, patch_size)
         self.pos_embed = LearnedPosition(dim, self.patch_embed.grid(image_size))
         rates = linear_rates(drop_path, depth)
-        local = (LocalBlock(dim, num_heads, drop_path=rate) for rate in rates[:num_gpsa])
+        local = (LocalBlock(dim, num_heads, gate=gate, drop_path=rate) for rate in rates[:num_gpsa])
         plain = (Block(dim, num_heads, qkv_bias=False, drop_path=rate) for rate in rates[num_gpsa:])
         self.blocks = nn.ModuleList((*local, *plain))
         self.cls_token = ClassToken(dim)
@@ -259,9 +313,14 @@ class ConViT(Backbone):
                 trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        if self.locality_strength is not None:
-            for attn in self._gated():
+        for attn in self._positional():
+            if self.local_init:
                 attn.init_local(self.locality_strength)
+            if self.gate == "frozen":
+                assert isinstance(attn, GatedPositionalAttention)
+                nn.init.zeros_(attn.gating_param).requires_grad_(False)
+            if self.freeze_gpsa:
+                attn.requires_grad_(False)
 
     def no_weight_decay(self) -> set[str]:
         return {"pos_embed.table", "cls_token.token"}
@@ -306,12 +365,12 @@ class ConViT(Backbone):
         return self.norm(self._step(last, x, grid))[:, 0]
 
     def gates(self) -> Tensor:
-        """The share of position in each head of each gated block (num_gpsa, heads), in (0, 1)."""
-        gates = [attn.gates() for attn in self._gated()]
+        """The share of position in each head of each gated block (num_gpsa, heads), in (0, 1); empty without any."""
+        gates = [attn.gates() for attn in self._positional() if isinstance(attn, GatedPositionalAttention)]
         return torch.stack(gates) if gates else self.pos_embed.table.new_empty(0, 0)
 
     def _attention(self, images: Tensor, kinds: frozenset[AttentionKind]) -> Iterator[AttentionMap]:
-        """The gated weights of the first blocks and their parts; from block `num_gpsa` on the plain ones."""
+        """The weights of the first blocks, gated ones with their parts; from block `num_gpsa` on the plain ones."""
         x, grid = self._embed(images)
         stride = self.strides[0]
         for i in range(len(self.blocks)):
@@ -344,7 +403,7 @@ class ConViT(Backbone):
         """The input of plain block `i`: the class token joins at the first one."""
         return self.cls_token(x) if i == self.num_gpsa else x
 
-    def _gated(self) -> list[GatedPositionalAttention]:
+    def _positional(self) -> list[PositionalAttention]:
         return [block.attn for block in self.blocks[: self.num_gpsa]]  # type: ignore[misc]
 
 

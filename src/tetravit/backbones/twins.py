@@ -14,6 +14,7 @@ Source of every number: Meituan-AutoML/Twins@c1ff671 gvt.py; detection/gvt.py an
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import cycle, islice
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tetravit.backbones.base import Backbone
+from tetravit.layers.choices import check_choice
 from tetravit.layers.drop_path import DropPath, linear_rates
 from tetravit.layers.heads import to_heads
 from tetravit.layers.init import trunc_normal_
@@ -34,6 +36,7 @@ from tetravit.layers.window import join, padding, windows
 from tetravit.structures import AttentionKind, AttentionMap
 
 WindowMask = Literal["none", "segmentation"]
+Subsampling = Literal["conv", "separable", "average"]
 
 
 class TileConv(nn.Conv2d):
@@ -150,18 +153,39 @@ class LocalAttention(nn.Module):
         return outside[:, None, :, None] == outside[:, None, None, :]
 
 
+class TileMean(nn.AvgPool2d):
+    """The mean of each tile of a channel-last map; tiles touch, a remainder is cut off."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H // size, W // size, C)."""
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def subsampler(kind: Subsampling, dim: int, size: int) -> nn.Module:
+    """A channel-last map (B, H, W, C) -> one token per `size` x `size` tile (Table 6).
+
+    conv: a convolution. separable: one for each channel, then a linear map. average: the mean, without parameters.
+    """
+    if kind == "average":
+        return TileMean(size)
+    if kind == "separable":
+        depthwise = TileConv(dim, dim, size, stride=size, groups=dim)
+        return nn.Sequential(OrderedDict(depthwise=depthwise, pointwise=nn.Linear(dim, dim)))
+    return TileConv.of_size(dim, dim, size)
+
+
 class GlobalAttention(nn.Module):
     """Tokens attend to a summary of the map, one token per `sr_ratio` x `sr_ratio` tile ("GSA", Sec. 3.2)."""
 
     kind: ClassVar[AttentionKind] = "summary"
 
-    def __init__(self, dim: int, num_heads: int, sr_ratio: int) -> None:
+    def __init__(self, dim: int, num_heads: int, sr_ratio: int, subsampling: Subsampling = "conv") -> None:
         super().__init__()
         self.num_heads, self.sr_ratio = num_heads, sr_ratio
         self.q = nn.Linear(dim, dim)
         self.kv = nn.Linear(dim, 2 * dim)
         self.proj = nn.Linear(dim, dim)
-        self.sr: nn.Module = TileConv.of_size(dim, dim, sr_ratio) if sr_ratio > 1 else nn.Identity()
+        self.sr: nn.Module = subsampler(subsampling, dim, sr_ratio) if sr_ratio > 1 else nn.Identity()
         self.norm: nn.Module = nn.LayerNorm(dim) if sr_ratio > 1 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -230,7 +254,8 @@ class Twins(Backbone):
     accepted for the sake of the contract: nothing depends on it.
 
     dims, depths, num_heads, mlp_ratios, sr_ratios, pattern: one entry per stage.
-    sr_ratios: side of the tiles that the summary is made of.
+    sr_ratios: side of the tiles that the summary is made of. subsampling: how a tile becomes a token: "conv",
+        "separable" or "average" (Table 6).
     pattern: the blocks of a stage in letters, repeated to its depth: "L" in windows, "G" to the summary (Table 5).
     window_size, window_mask, mask_padding: of the "L" blocks; see `LocalAttention`. Published models do not mask
         padding; self-supervised training does, so that it does not distinguish crops.
@@ -251,6 +276,7 @@ class Twins(Backbone):
         mlp_ratios: tuple[int, ...] = (4, 4, 4, 4),
         sr_ratios: tuple[int, ...] = (8, 4, 2, 1),
         pattern: tuple[str, ...] = ("LG", "LG", "LG", "LG"),
+        subsampling: Subsampling = "conv",
         window_size: int = 7,
         window_mask: WindowMask = "none",
         mask_padding: bool = False,
@@ -261,10 +287,8 @@ class Twins(Backbone):
     ) -> None:
         super().__init__(in_chans)
         _check_stages(dims, depths, num_heads, mlp_ratios, sr_ratios, pattern)
-        if window_mask not in get_args(WindowMask):
-            raise ValueError(
-                f"window_mask takes one of {', '.join(get_args(WindowMask))}; got {window_mask!r}."
-            )
+        check_choice("window_mask", window_mask, get_args(WindowMask))
+        check_choice("subsampling", subsampling, get_args(Subsampling))
         if window_size < 1:
             raise ValueError(f"A window side is at least 1 token; got window_size={window_size}.")
         self.channels = tuple(dims)
@@ -281,7 +305,7 @@ class Twins(Backbone):
                     dims[i], num_heads[i], window_size, window_mask, mask_padding=mask_padding
                 )
             else:
-                attn = GlobalAttention(dims[i], num_heads[i], sr_ratios[i])
+                attn = GlobalAttention(dims[i], num_heads[i], sr_ratios[i], subsampling)
             return Block(dims[i], attn, mlp_ratios[i], next(rates))
 
         before = (in_chans, *dims)

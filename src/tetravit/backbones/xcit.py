@@ -8,7 +8,7 @@ Source of every number: facebookresearch/xcit@82f5291 xcit.py.
 
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Literal, cast
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from tetravit.backbones.base import Backbone
 from tetravit.kernels import gram_attention
 from tetravit.layers.batch_norm import BatchNorm
+from tetravit.layers.choices import check_choice, check_flags
 from tetravit.layers.class_attention import ClassAttention
 from tetravit.layers.drop_path import DropPath
 from tetravit.layers.heads import to_heads
@@ -25,8 +26,11 @@ from tetravit.layers.mlp import Mlp, add_mlp
 from tetravit.layers.plain import can_use_fused, is_plain_module, is_plain_tree, is_transformed
 from tetravit.layers.position import FourierPosition
 from tetravit.layers.residual import add_linear, linear
+from tetravit.layers.vit import PatchEmbed
 from tetravit.structures import AttentionKind, AttentionMap
 
+Stem = Literal["conv", "linear"]
+Temperature = Literal["learned", "fixed"]
 OUT_BLOCKS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}  # depth: the blocks whose outputs are feature maps
 
 
@@ -35,7 +39,7 @@ class ConvStem(nn.Sequential):
 
     def __init__(self, in_chans: int, dim: int, patch_size: int) -> None:
         if patch_size not in (8, 16):
-            raise ValueError(f"patch_size of XCiT is 8 or 16; got {patch_size!r}.")
+            raise ValueError(f"patch_size of XCiT is 8 or 16, or any with stem='linear'; got {patch_size!r}.")
         steps = {8: 3, 16: 4}[patch_size]
         widths = [in_chans, *(dim // 2**i for i in reversed(range(steps)))]
         layers: list[nn.Module] = []
@@ -48,18 +52,21 @@ class ConvStem(nn.Sequential):
 class CrossCovarianceAttention(nn.Module):
     """Each head mixes its D channels through a D x D map (Sec. 3.2).
 
+    l2_norm: whether queries and keys have unit length over the tokens. temperature: "fixed": 1, not trained.
     many: whether images have many tokens, for which the Gram form takes fewer operations; None: by their number. A
     captured graph holds for any number, so it has the plain form unless `many` is set.
     """
 
     many: bool | None = None
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    def __init__(
+        self, dim: int, num_heads: int, *, l2_norm: bool = True, temperature: Temperature = "learned"
+    ) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim must be a multiple of num_heads; got dim={dim}, num_heads={num_heads}.")
-        self.num_heads = num_heads
-        self.temperature = nn.Parameter(torch.ones(num_heads, 1, 1))
+        self.num_heads, self.l2_norm = num_heads, l2_norm
+        self.temperature = nn.Parameter(torch.ones(num_heads, 1, 1), requires_grad=temperature == "learned")
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
@@ -81,6 +88,8 @@ class CrossCovarianceAttention(nn.Module):
 
     def _takes_gram(self, normed: Tensor, *others: nn.Module) -> bool:
         """Whether the Gram form is taken: as `many` says, or where it is known to be faster."""
+        if not self.l2_norm:
+            return False
         if self.many is not None:
             return self.many and is_plain_module(self.qkv, self.proj, *others)
         able = can_use_fused(normed, self.qkv, self.proj, *others)
@@ -104,7 +113,10 @@ class CrossCovarianceAttention(nn.Module):
         return self._weights(q, k)
 
     def cosines(self, x: Tensor) -> Tensor:
-        """The cosines between channels (B, heads, D, D), before temperature and softmax, for normed patches."""
+        """The cosines between channels (B, heads, D, D), before temperature and softmax, for normed patches.
+
+        Without `l2_norm` the weights are not made of them.
+        """
         q, k, _ = self._heads(x)
         return F.normalize(q.float(), dim=2).mT @ F.normalize(k.float(), dim=2)
 
@@ -131,6 +143,8 @@ class CrossCovarianceAttention(nn.Module):
 
     def _weights(self, q: Tensor, k: Tensor) -> Tensor:
         scale = self.temperature
+        if not self.l2_norm:
+            return (q.float().mT @ k.float() * scale).softmax(dim=-1).to(q.dtype)  # sums leave 16 bits
         if q.dtype.itemsize < 4:
             q, k = F.normalize(q, dim=2), F.normalize(k, dim=2)
         else:
@@ -155,27 +169,53 @@ class LocalPatchInteraction(nn.Module):
 
 
 class Block(nn.Module):
-    """Mix channels, then neighbours, then features; each step scaled and residual (Fig. 1)."""
+    """Mix channels, then neighbours, then features; each step scaled and residual (Fig. 1).
 
-    def __init__(self, dim: int, num_heads: int, layer_scale: float, drop_path: float) -> None:
+    attn, local: None leaves the step out, with its norm and its factors.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        attn: CrossCovarianceAttention | None,
+        local: LocalPatchInteraction | None,
+        layer_scale: float,
+        drop_path: float,
+    ) -> None:
         super().__init__()
-        self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(dim, eps=1e-6) for _ in range(3))
-        self.attn = CrossCovarianceAttention(dim, num_heads)
-        self.local = LocalPatchInteraction(dim)
+
+        def norm() -> nn.LayerNorm:
+            return nn.LayerNorm(dim, eps=1e-6)
+
+        def factors() -> nn.Parameter:
+            return nn.Parameter(torch.full((dim,), layer_scale))
+
+        self.norm1, self.norm2, self.norm3 = norm() if attn else None, norm(), norm() if local else None
+        self.attn, self.local = attn, local
         self.mlp = Mlp(dim, 4 * dim)
         self.gamma1, self.gamma2, self.gamma3 = (
-            nn.Parameter(torch.full((dim,), layer_scale)) for _ in range(3)
+            factors() if attn else None,
+            factors(),
+            factors() if local else None,
         )
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
-        normed = self.norm1(x)
-        if type(self.attn) is CrossCovarianceAttention and is_plain_module(self.attn):
-            x = self.attn.add_to(x, normed, self.drop_path, self.gamma1)
-        else:
-            x = x + self.drop_path(self.gamma1 * self.attn(normed))
-        x = torch.addcmul(x, self.gamma3, self.drop_path(self.local(self.norm3(x), grid)))
+        if self.attn is not None:
+            x = self._mix_channels(x, self.attn)
+        if self.local is not None:
+            assert self.norm3 is not None
+            assert self.gamma3 is not None
+            x = torch.addcmul(x, self.gamma3, self.drop_path(self.local(self.norm3(x), grid)))
         return add_mlp(x, self.mlp, self.norm2, self.drop_path, self.gamma2)
+
+    def _mix_channels(self, x: Tensor, attn: CrossCovarianceAttention) -> Tensor:
+        assert self.norm1 is not None
+        assert self.gamma1 is not None
+        normed = self.norm1(x)
+        if type(attn) is CrossCovarianceAttention and is_plain_module(attn):
+            return attn.add_to(x, normed, self.drop_path, self.gamma1)
+        return x + self.drop_path(self.gamma1 * attn(normed))
 
 
 class ClassBlock(nn.Module):
@@ -219,11 +259,18 @@ class XCiT(Backbone):
     Every level has the stride of the patches; a side that they do not divide is padded, so that a map has
     ceil(Hi / patch_size) rows. `image_size` is accepted for the sake of the contract: nothing depends on it.
 
+    Options of ablations (Table 4):
+    stem: "conv": 3 x 3 convolutions of stride 2; "linear": each patch through one linear map, of any patch size.
+    xca, lpi: whether blocks mix channels, and neighbouring patches; what is left out has no parameters.
+    l2_norm: whether queries and keys of cross-covariance attention have unit length; without it training is unstable.
+    temperature: of that attention: "learned", or "fixed" at 1.
+
     Raises:
-        ValueError: for a patch size other than 8 or 16, a width that the heads or the stem do not divide.
+        ValueError: for a patch size that the stem does not take, a width that the heads or the stem do not divide, an
+            option that is none of its values.
     """
 
-    attention_kinds = ("channel", "class")
+    attention_kinds: tuple[AttentionKind, ...] = ("channel", "class")
 
     def __init__(
         self,
@@ -234,6 +281,11 @@ class XCiT(Backbone):
         num_heads: int = 8,
         layer_scale: float = 1.0,
         norm_patches: bool = True,
+        stem: Stem = "conv",
+        xca: bool = True,
+        lpi: bool = True,
+        l2_norm: bool = True,
+        temperature: Temperature = "learned",
         image_size: int | tuple[int, int] = 224,
         in_chans: int = 3,
         drop_path: float = 0.0,
@@ -242,13 +294,30 @@ class XCiT(Backbone):
         super().__init__(in_chans)
         if out_blocks is None:
             out_blocks = OUT_BLOCKS.get(depth, (depth - 1,))
-        self.out_blocks = out_blocks
+        check_choice("stem", stem, get_args(Stem))
+        check_choice("temperature", temperature, get_args(Temperature))
+        check_flags(xca=xca, lpi=lpi, l2_norm=l2_norm)
+        if not xca:
+            self.attention_kinds = ("class",)
+        self.stem, self.out_blocks = stem, out_blocks
         self.channels = (dim,) * len(out_blocks)
         self.strides = (patch_size,) * len(out_blocks)
         self.embed_dim, self.num_prefix = dim, 1
-        self.patch_embed = ConvStem(in_chans, dim, patch_size)
+        if stem == "linear":
+            self.patch_embed: nn.Module = PatchEmbed.of_size(in_chans, dim, patch_size)
+        else:
+            self.patch_embed = ConvStem(in_chans, dim, patch_size)
         self.pos_embed = FourierPosition(dim)
-        self.blocks = nn.ModuleList(Block(dim, num_heads, layer_scale, drop_path) for _ in range(depth))
+
+        def block() -> Block:
+            attn = (
+                CrossCovarianceAttention(dim, num_heads, l2_norm=l2_norm, temperature=temperature)
+                if xca
+                else None
+            )
+            return Block(dim, attn, LocalPatchInteraction(dim) if lpi else None, layer_scale, drop_path)
+
+        self.blocks = nn.ModuleList(block() for _ in range(depth))
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.class_blocks = nn.ModuleList(
             ClassBlock(dim, num_heads, layer_scale, norm_patches=norm_patches) for _ in range(2)
@@ -278,7 +347,7 @@ class XCiT(Backbone):
                 module.many = tokens >= gram_attention.LEAST * self.embed_dim
 
     def centre(self, stride: int) -> float:
-        return 0.0
+        return 0.0 if self.stem == "conv" else super().centre(stride)
 
     @property
     def cam_layer(self) -> str:
@@ -312,7 +381,8 @@ class XCiT(Backbone):
         """XCA between channels in each block; then the class token's attention in both class blocks."""
         patches, grid = self._embed(images)
         for i, block in enumerate(cast(Iterable[Block], self.blocks)):
-            if "channel" in kinds:
+            if "channel" in kinds and block.attn is not None:
+                assert block.norm1 is not None
                 weights = block.attn.attention(block.norm1(patches)).float()
                 factors = block.attn.temperature.flatten()
                 seen = torch.ones_like(weights[..., 0])
@@ -323,8 +393,9 @@ class XCiT(Backbone):
         token = self._class_token(patches)
         for i, last in enumerate(cast(Iterable[ClassBlock], self.class_blocks)):
             weights = last.attn.attention(last.norm1(token), last.norm1(patches)).float()[..., 1:]
-            name, stride = f"class_blocks.{i}.attn", self.strides[0]
-            yield AttentionMap("class", name, weights.unflatten(2, grid), weights.sum(-1), grid, stride)
+            name, stride, seen = f"class_blocks.{i}.attn", self.strides[0], weights.sum(-1)
+            centre, places = self.centre(stride), weights.unflatten(2, grid)
+            yield AttentionMap("class", name, places, seen, grid, stride, centre)
             token, patches = last(token, patches)
 
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tetravit.backbones.convit import ConViT, GatedPositionalAttention
+from tetravit.backbones.convit import ConViT, PositionalAttention
 from tetravit.backbones.deit import DeiT
 from tetravit.layers.vit import SelfAttention
 from tetravit.structures import AttentionMap
@@ -65,7 +65,7 @@ def legacy_non_locality(backbone: ConViT | DeiT, images: Tensor) -> Tensor:
     rows = []
     for block in backbone.blocks:
         attn: nn.Module = block.attn  # type: ignore[assignment]
-        if isinstance(attn, GatedPositionalAttention):
+        if isinstance(attn, PositionalAttention):
             weights = attn.attention(x, grid)
         else:
             assert isinstance(attn, SelfAttention)
