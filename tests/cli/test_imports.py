@@ -1,5 +1,6 @@
 """What the verbs load: a prediction goes without torchvision, the compiler and what trains."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -35,6 +36,20 @@ def test_predict(tmp_path, build):
     modules = loaded("predict", str(tmp_path / "a.safetensors"), str(tmp_path / "a.jpg"), "--device", "cpu")
     assert "torch" in modules
     assert not modules & set(HEAVY)
+
+
+def test_train(tmp_path):
+    """Neither torchvision nor torch's compiler, which load longer than a small run takes."""
+    for part, name, i in itertools.product(("train", "val"), "ab", range(2)):
+        (tmp_path / part / name).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (40, 40), (100 * i, 10, 10)).save(tmp_path / part / name / f"{i}.jpg")
+    toy = [f"model.options.{key}={value}" for key, value in TOYS[NAME].items() if key != "image_size"]
+    small = ["data.image_size=32", "data.batch_size=2", "data.workers=0", "steps=1", "run.device=cpu"]
+    args = [f"data.root={tmp_path}", f"model.name={NAME}", *toy, *small]
+    modules = loaded("train", "finetune", *args, "--into", str(tmp_path / "run"))
+    assert (tmp_path / "run" / "last.safetensors").exists()
+    assert "tetravit.engine.loop" in modules
+    assert not modules & {"torchvision", "torch._dynamo", "sympy", "scipy", "tetravit.runtimes"}
 
 
 @pytest.mark.parametrize(

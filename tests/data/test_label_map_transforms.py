@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from tetravit.data.augment import parse
+from tetravit.data.geometry import Masks
 from tetravit.data.prepare import transformed
 from tetravit.data.shapes import draw
 from tetravit.data.transforms import TRANSFORMS
@@ -72,8 +72,8 @@ def test_sizes_are_scaled_as_published():
 
 def test_labels_are_resized_by_the_nearest_and_images_without_smoothing():
     image, labels = checker(40, 60)
-    got, mask = TRANSFORMS["rescale"](20, 999, (1.0, 1.0))(image, tv_tensors.Mask(labels))
-    assert torch.equal(mask.as_subclass(torch.Tensor), labels[::2, ::2])
+    got, mask = TRANSFORMS["rescale"](20, 999, (1.0, 1.0))(image, Masks(labels))
+    assert torch.equal(mask.values, labels[::2, ::2])
     bilinear = torch.nn.functional.interpolate(image[None].float(), (20, 30), mode="bilinear")[0]
     assert (got.float() - bilinear).abs().max() <= 1
 
@@ -82,10 +82,10 @@ def test_a_cut_moves_labels_with_their_image():
     image, labels = checker(60, 80)
     for seed in range(5):
         torch.manual_seed(seed)
-        got, mask = TRANSFORMS["cut"](24)(image, tv_tensors.Mask(labels))
-        assert mask.shape == (24, 24)
-        assert torch.equal(got[0], mask.as_subclass(torch.Tensor) * 20)
-    got, mask = TRANSFORMS["cut"](70)(image, tv_tensors.Mask(labels))
+        got, mask = TRANSFORMS["cut"](24)(image, Masks(labels))
+        assert mask.values.shape == (24, 24)
+        assert torch.equal(got[0], mask.values * 20)
+    got, mask = TRANSFORMS["cut"](70)(image, Masks(labels))
     assert got.shape == (3, 60, 70)
 
 
@@ -100,8 +100,8 @@ def test_a_cut_avoids_what_shows_one_class():
         found = 0
         for seed in range(60):
             torch.manual_seed(seed)
-            _, mask = TRANSFORMS["cut"](40, most)(image, tv_tensors.Mask(labels))
-            counts = mask.as_subclass(torch.Tensor).flatten().bincount(minlength=256)[:2]
+            _, mask = TRANSFORMS["cut"](40, most)(image, Masks(labels))
+            counts = mask.values.flatten().bincount(minlength=256)[:2]
             found += int(counts.max() < 0.75 * counts.sum())
         return found
 
@@ -114,11 +114,11 @@ def test_a_cut_avoids_what_shows_one_class():
 def test_filling_up_ignores_what_is_added():
     image, labels = checker(10, 12)
     image = image.float()
-    got, mask = TRANSFORMS["fill"](16)(image, tv_tensors.Mask(labels))
+    got, mask = TRANSFORMS["fill"](16)(image, Masks(labels))
     assert torch.equal(got[:, :10, :12], image)
-    assert torch.equal(mask[:10, :12].as_subclass(torch.Tensor), labels)
+    assert torch.equal(mask.values[:10, :12], labels)
     assert got[:, 10:].abs().sum() + got[:, :, 12:].abs().sum() == 0
-    assert mask[10:].unique().tolist() == mask[:, 12:].unique().tolist() == [255]
+    assert mask.values[10:].unique().tolist() == mask.values[:, 12:].unique().tolist() == [255]
 
 
 def test_the_fill_comes_after_normalize():
@@ -159,8 +159,8 @@ def test_hue_and_saturation_follow_the_colour_circle():
 def test_labels_keep_their_numbers_through_colours():
     sample = drawn()
     torch.manual_seed(1)
-    image, mask = TRANSFORMS["distort"]()(sample.image, tv_tensors.Mask(sample.target))
-    assert torch.equal(mask.as_subclass(torch.Tensor), sample.target)
+    image, mask = TRANSFORMS["distort"]()(sample.image, Masks(sample.target))
+    assert torch.equal(mask.values, sample.target)
     assert not torch.equal(image, sample.image)
     assert isinstance(Image.fromarray(image.permute(1, 2, 0).numpy()), Image.Image)
 

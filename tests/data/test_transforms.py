@@ -11,10 +11,10 @@ from sklearn.datasets import load_sample_image
 from timm.data import auto_augment, random_erasing
 from timm.data import mixup as timm_mixup
 from timm.data.transforms import RandomResizedCropAndInterpolation
-from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as F
 
 from tetravit.data.augment import parse
+from tetravit.data.geometry import Boxes
 from tetravit.data.imageops import FILL, OPERATIONS, apply
 from tetravit.data.transforms import TRANSFORMS
 from tetravit.data.transforms.affine import Affine
@@ -100,13 +100,13 @@ def test_only_torchs_generator_is_drawn_from():
 
 
 def test_boxes_follow_where_they_can_and_are_refused_where_not():
-    boxes = tv_tensors.BoundingBoxes([[10.0, 20.0, 30.0, 40.0]], format="XYXY", canvas_size=(80, 100))
-    image, flipped = TRANSFORMS["flip"](1.0)(tv_tensors.Image(PHOTO), boxes)
-    assert flipped.tolist() == [[70.0, 20.0, 90.0, 40.0]]
+    boxes = Boxes(torch.tensor([[10.0, 20.0, 30.0, 40.0]]), (80, 100))
+    image, flipped = TRANSFORMS["flip"](1.0)(PHOTO, boxes)
+    assert flipped.values.tolist() == [[70.0, 20.0, 90.0, 40.0]]
     assert torch.equal(image, PHOTO.flip(-1))
     for step in (RandAugment(), Affine(10), Erase(1.0)):
         with pytest.raises(ValueError) as caught:
-            step(tv_tensors.Image(PHOTO), boxes)
+            step(PHOTO, boxes)
         assert (
             str(caught.value) == f"{type(step).__name__} moves pixels only; boxes and masks cannot follow it."
         )
@@ -279,7 +279,7 @@ def test_crop_boxes_are_those_of_timm(shape, seed, monkeypatch):
 
 def test_crops_are_resized_as_by_pillow():
     step = RandomResizedCrop(48)
-    params = {"top": 5, "left": 9, "height": 70, "width": 60, "interpolation": F.InterpolationMode.BICUBIC}
+    params = {"top": 5, "left": 9, "height": 70, "width": 60, "interpolation": "bicubic"}
     ours = step.transform(PHOTO, params)
     theirs = from_pillow(to_pillow(PHOTO).crop((9, 5, 69, 75)).resize((48, 48), RESAMPLE))
     difference = (ours.int() - theirs.int()).abs().float()

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 MAX_LEVEL = 10.0
@@ -122,6 +124,39 @@ OPERATIONS: dict[str, tuple[Operation, Level]] = {
     **{name: (partial(_enhance, kind=kind), _to_gray_and_back) for name, kind in _KINDS.items()},
     **{f"{name}Increasing": (partial(_enhance, kind=kind), _away_from_one) for name, kind in _KINDS.items()},
 }
+
+
+class ColorJitter:
+    """Brightness, contrast and saturation by factors from 1 - x to 1 + x, hue turned by up to `hue`, in random order.
+
+    hue: a share of the full circle, 0..0.5. Randomness comes from torch's global generator.
+    Source: torchvision 0.29, transforms.v2.ColorJitter, to the bit and draw by draw.
+    """
+
+    def __init__(self, brightness: float, contrast: float, saturation: float, hue: float) -> None:
+        factors = [(max(0.0, 1 - x), 1 + x) if x else None for x in (brightness, contrast, saturation)]
+        self.ranges = [*factors, (-hue, hue) if hue else None]
+        self.changes = (*map(_enhanced, ("Brightness", "Contrast", "Color")), _turned)
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        order = torch.randperm(4).tolist()
+        drawn = [r and float(torch.empty(1).uniform_(*r).item()) for r in self.ranges]
+        for i in order:
+            value = drawn[i]
+            if value is not None:
+                image = self.changes[i](image, value)
+        return image
+
+
+def _enhanced(kind: str) -> Callable[[Image.Image, float], Image.Image]:
+    return lambda image, value: _enhance(image, value, Image.Resampling.NEAREST, _KINDS[kind])
+
+
+def _turned(image: Image.Image, turn: float) -> Image.Image:
+    """The hue turned by a share of the circle."""
+    h, s, v = image.convert("HSV").split()
+    hues = np.array(h, dtype=np.uint8) + np.int32(turn * 255).astype(np.uint8)  # past the end it starts again
+    return Image.merge("HSV", (Image.fromarray(hues), s, v)).convert(image.mode)
 
 
 def blur(image: Image.Image, radius: float) -> Image.Image:

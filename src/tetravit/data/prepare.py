@@ -11,11 +11,11 @@ from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
 
 from tetravit.data.collate import collate, collate_view
 from tetravit.data.datasets import Dataset
 from tetravit.data.decode import BadImage, to_channels
+from tetravit.data.geometry import Boxes, Masks
 from tetravit.data.order import Order, mixed_seed
 from tetravit.data.storage import StorageError
 from tetravit.structures import Batch, Finish, Sample, Target
@@ -232,15 +232,13 @@ def transformed(sample: Sample, transform: Transform) -> Sample:
     """
     target = sample.target
     if isinstance(target, Tensor) and target.ndim == 2:  # (Hi, Wi)
-        image, labels = transform(sample.image, tv_tensors.Mask(target))
-        return replace(sample, image=image, target=labels.as_subclass(Tensor))
+        image, labels = transform(sample.image, Masks(target))
+        return replace(sample, image=image, target=labels.values)
     if isinstance(target, Target):
         height, width = sample.image.shape[-2:]
-        boxes = tv_tensors.BoundingBoxes(target.boxes, format="XYXY", canvas_size=(height, width))
-        masks = None if target.masks is None else tv_tensors.Mask(target.masks)
-        image, boxes, masks = transform(sample.image, boxes, masks)
-        boxes = boxes.as_subclass(Tensor)
-        masks = None if masks is None else masks.as_subclass(Tensor)
+        shapes = None if target.masks is None else Masks(target.masks)
+        image, moved, shapes = transform(sample.image, Boxes(target.boxes, (height, width)), shapes)
+        boxes, masks = moved.values, None if shapes is None else shapes.values
         kept = (boxes[:, 2:] - boxes[:, :2] > 0).all(dim=1)
         return replace(sample, image=image, target=_objects(replace(target, boxes=boxes, masks=masks), kept))
     return replace(sample, image=transform(sample.image))

@@ -9,24 +9,28 @@ import torch
 
 
 @contextmanager
-def kernels(kind: Literal["repeatable", "fastest"]) -> Iterator[None]:
-    """Use deterministic kernels inside the context where `kind` is `repeatable`; restore the settings afterwards."""
+def kernels(kind: Literal["repeatable", "fastest"], *, compiled: bool = False) -> Iterator[None]:
+    """Use deterministic kernels inside the context where `kind` is `repeatable`; restore the settings afterwards.
+
+    compiled: torch's compiler makes deterministic kernels too; the setting for it loads the compiler.
+    """
     if kind == "fastest":
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
+    before = torch.get_deterministic_debug_mode()
     memory: Any = torch.utils.deterministic
     fill, benchmark = memory.fill_uninitialized_memory, torch.backends.cudnn.benchmark
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    if compiled:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.set_deterministic_debug_mode("warn")
     memory.fill_uninitialized_memory = False
     torch.backends.cudnn.benchmark = False
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        if compiled:
+            torch.use_deterministic_algorithms(before != 0)
+        torch.set_deterministic_debug_mode(before)
         memory.fill_uninitialized_memory = fill
         torch.backends.cudnn.benchmark = benchmark

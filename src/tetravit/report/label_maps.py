@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from tetravit.data.datasets import Dataset
+from tetravit.data.geometry import Masks, resize, size_of
 from tetravit.data.palettes import Colour, palette
 from tetravit.draw.label_maps import painted
 from tetravit.report.base import Kind
@@ -107,8 +107,8 @@ def _triple(dataset: Dataset, entry: Mapping[str, Any], colours: Sequence[Colour
     """An image, its prediction and its truth side by side, and the classes in them."""
     sample = dataset[entry["index"]]
     said = _decoded(entry["map"])
-    truth = _resized(sample.target[None], said.shape)[0]
-    image = F.resize(sample.image, list(said.shape), antialias=True)
+    truth = resize(Masks(sample.target), size_of(said), antialias=False).values
+    image = resize(sample.image, size_of(said), antialias=True)
     small = " class=small" if max(said.shape) < SMALL else ""
     name = escape(entry["name"])
     views = [
@@ -129,10 +129,6 @@ def _decoded(text: str) -> Tensor:
     """The label map of a PNG in base64, uint8 (height, width)."""
     with Image.open(io.BytesIO(base64.b64decode(text))) as picture:
         return torch.from_numpy(np.array(picture))
-
-
-def _resized(labels: Tensor, size: Sequence[int]) -> Tensor:
-    return F.resize(labels, list(size), interpolation=F.InterpolationMode.NEAREST)
 
 
 REPORTS = {"segment": Kind("Segment your own images", tiles, charts, sections)}

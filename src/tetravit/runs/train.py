@@ -73,7 +73,7 @@ def train(
     events = Reporters([Console()] if reporters is None else reporters)
     with ExitStack() as stack:
         world = stack.enter_context(enter_world(recipe.run.device))
-        stack.enter_context(kernels(recipe.run.kernels))
+        stack.enter_context(kernels(recipe.run.kernels, compiled=recipe.run.compile))
         if not world.is_main:
             events = Reporters([])
         folder = Path(world.broadcast(str(folder)))

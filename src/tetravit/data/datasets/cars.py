@@ -5,7 +5,6 @@ train, the 8,041 of the test part validate.
 """
 
 import numpy as np
-from torchvision.datasets import StanfordCars
 
 from tetravit.data.datasets.base import Dataset, Root, Split, check_split, local_root
 from tetravit.data.decode import decode
@@ -28,6 +27,8 @@ class Cars(Dataset):
     needs_root = True
 
     def __init__(self, root: Root, split: Split) -> None:
+        from torchvision.datasets import StanfordCars  # loads slowly
+
         check_split(split)
         root = local_root("cars", root)
         try:

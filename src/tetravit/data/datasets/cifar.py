@@ -8,12 +8,11 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from torchvision.datasets import CIFAR10, CIFAR100
 
 from tetravit.data.datasets.base import Dataset, Root, Split, check_split, keep_fraction, local_root
 from tetravit.structures import Sample
 
-SOURCES = {"cifar10": CIFAR10, "cifar100": CIFAR100}
+SOURCES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}  # in torchvision
 
 
 class Cifar(Dataset):
@@ -33,9 +32,11 @@ class Cifar(Dataset):
     needs_root = True
 
     def __init__(self, root: Root, split: Split, *, fraction: float = 1.0) -> None:
+        from torchvision import datasets  # loads slowly
+
         check_split(split)
         root = local_root(self.name, root)
-        source = SOURCES[self.name]
+        source = getattr(datasets, SOURCES[self.name])
         try:
             cifar = source(root, train=split == "train", download=False)
         except RuntimeError:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision import datasets
 
 from tetravit.data.datasets.base import Root, Split, check_split, local_root
 from tetravit.data.label_maps import IGNORE, UNKNOWN, LabelMaps
@@ -31,6 +30,8 @@ class Cityscapes(LabelMaps):
     """
 
     def __init__(self, root: Root, split: Split, *, orientation: Orientation | None = None) -> None:
+        from torchvision import datasets  # loads slowly
+
         check_split(split, PARTS)
         root = local_root("cityscapes", root)
         try:
@@ -49,6 +50,8 @@ class Cityscapes(LabelMaps):
 
 def _to_training(ids: Tensor) -> Tensor:
     """The numbers of the files -> those of training."""
+    from torchvision import datasets
+
     table = torch.full((256,), UNKNOWN, dtype=torch.uint8)
     for row in datasets.Cityscapes.classes:
         if row.id >= 0:

@@ -5,7 +5,6 @@ and validation parts train together (2,040 images) and the test part (6,149) val
 """
 
 import numpy as np
-from torchvision.datasets import Flowers102
 
 from tetravit.data.datasets.base import Dataset, Root, Split, check_split, local_root
 from tetravit.data.decode import decode
@@ -29,6 +28,8 @@ class Flowers(Dataset):
     needs_root = True
 
     def __init__(self, root: Root, split: Split) -> None:
+        from torchvision.datasets import Flowers102  # loads slowly
+
         check_split(split)
         root = local_root("flowers", root)
         try:

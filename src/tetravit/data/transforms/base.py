@@ -5,24 +5,25 @@ generator.
 """
 
 import math
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms import InterpolationMode, v2
 
+from tetravit.data.geometry import Boxes, Masks
+from tetravit.data.resizing import Interpolation
 from tetravit.registry import suggestion
 
-INTERPOLATIONS = {"bicubic": InterpolationMode.BICUBIC, "bilinear": InterpolationMode.BILINEAR}
+INTERPOLATIONS = ("bicubic", "bilinear")
 
 
-class Transform(v2.Transform):
-    """A torchvision transform with a fast path for a single plain image.
+class Transform:
+    """A change of an image and of what belongs to it: `Boxes`, `Masks`.
 
-    limits: the most pixels of the short and of the long side of what comes out; None: not known beforehand.
+    `make_params` draws, `transform` changes each of the inputs in the same way. limits: the most pixels of the short
+    and of the long side of what comes out; None: not known beforehand.
     """
 
     limits: tuple[int, int] | None = None
@@ -32,17 +33,31 @@ class Transform(v2.Transform):
         False  # True: works on the normalized float image, so `normalize` comes before it
     )
 
-    def forward(self, *inputs: Any) -> Any:
-        if len(inputs) == 1 and type(inputs[0]) is Tensor:
-            return self.transform(inputs[0], self.make_params([inputs[0]]))
-        return super().forward(*inputs)
+    def __call__(self, *inputs: Any) -> Any:
+        """The image, alone or with boxes and masks (None: without), changed; as many results as inputs."""
+        given = [x for x in inputs if x is not None]
+        self.check_inputs(given)
+        params = self.make_params(given)
+        changed = tuple(None if x is None else self.transform(x, params) for x in inputs)
+        return changed if len(inputs) > 1 else changed[0]
+
+    def check_inputs(self, flat_inputs: list[Any]) -> None:
+        """Raises: ValueError for inputs that it cannot change."""
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """What is drawn, for all inputs; the first is the image."""
+        return {}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """One of the inputs, changed as `params` say."""
+        raise NotImplementedError
 
 
 class ImageTransform(Transform):
     """A transform of pixels that boxes and masks cannot follow."""
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
-        if any(isinstance(x, (tv_tensors.BoundingBoxes, tv_tensors.Mask)) for x in flat_inputs):
+        if any(isinstance(x, Boxes | Masks) for x in flat_inputs):
             raise ValueError(f"{type(self).__name__} moves pixels only; boxes and masks cannot follow it.")
 
 
@@ -144,11 +159,11 @@ def check_interpolation(name: str, value: Any) -> str:
     return str(value)
 
 
-def draw_interpolation(name: str) -> InterpolationMode:
+def draw_interpolation(name: str) -> Interpolation:
     """The mode called `name`; for "random" one of the two."""
     if name == "random":
         name = ("bilinear", "bicubic")[randint(2)]
-    return INTERPOLATIONS[name]
+    return cast(Interpolation, name)
 
 
 def _is_number(value: Any) -> bool:

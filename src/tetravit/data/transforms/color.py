@@ -3,8 +3,8 @@
 from typing import Any
 
 from PIL import Image
-from torchvision.transforms import v2
 
+from tetravit.data.imageops import ColorJitter
 from tetravit.data.transforms.base import PillowTransform, check_number
 
 
@@ -31,7 +31,7 @@ class Color(PillowTransform):
         super().__init__()
         contrast = brightness if contrast is None else contrast
         saturation = brightness if saturation is None else saturation
-        self.jitter = v2.ColorJitter(
+        self.jitter = ColorJitter(
             check_number("color", "brightness", brightness, 0.0),
             check_number("color", "contrast", contrast, 0.0),
             check_number("color", "saturation", saturation, 0.0),
@@ -42,8 +42,7 @@ class Color(PillowTransform):
         return {}
 
     def pillow(self, image: Image.Image, params: dict[str, Any]) -> Image.Image:
-        changed: Image.Image = self.jitter(image)
-        return changed
+        return self.jitter(image)
 
 
 TRANSFORMS = {"color": Color}

@@ -3,8 +3,7 @@
 import math
 from typing import Any
 
-from torchvision.transforms.v2 import functional as F
-
+from tetravit.data.geometry import center_crop, crop, pad, resize, resized_crop, size_of
 from tetravit.data.transforms.base import (
     Transform,
     check_interpolation,
@@ -46,7 +45,7 @@ class RandomResizedCrop(Transform):
         self.interpolation = check_interpolation("crop", interpolation)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = v2_size(flat_inputs)
+        height, width = size_of(flat_inputs[0])
         top, left, h, w = self._box(height, width)
         return {
             "top": top,
@@ -69,7 +68,7 @@ class RandomResizedCrop(Transform):
         return (height - h) // 2, (width - w) // 2, h, w
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return F.resized_crop(inpt, **params, size=list(self.size), antialias=True)
+        return resized_crop(inpt, **params, size=self.size)
 
 
 class PadCrop(Transform):
@@ -81,7 +80,7 @@ class PadCrop(Transform):
         self.pad = check_size("pad_crop", pad)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = v2_size(flat_inputs)
+        height, width = size_of(flat_inputs[0])
         spare = (height + 2 * self.pad - self.size[0], width + 2 * self.pad - self.size[1])
         if min(spare) < 0:
             raise ValueError(
@@ -90,8 +89,8 @@ class PadCrop(Transform):
         return {"top": randint(spare[0] + 1), "left": randint(spare[1] + 1)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        inpt = F.pad(inpt, [self.pad] * 4)
-        return F.crop(inpt, params["top"], params["left"], *self.size)
+        inpt = pad(inpt, *[self.pad] * 4)
+        return crop(inpt, params["top"], params["left"], *self.size)
 
 
 class Resize(Transform):
@@ -113,8 +112,8 @@ class Resize(Transform):
         return {"interpolation": draw_interpolation(self.interpolation)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        size = [self.size[0]] if self.keep == "ratio" else list(self.size)
-        return F.resize(inpt, size, antialias=True, **params)
+        size = covered(size_of(inpt), self.size[0]) if self.keep == "ratio" else self.size
+        return resize(inpt, size, antialias=True, **params)
 
 
 class CenterCrop(Transform):
@@ -125,17 +124,19 @@ class CenterCrop(Transform):
         self.size = check_sides("center_crop", size)
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return F.center_crop(inpt, list(self.size))
+        return center_crop(inpt, self.size)
 
 
 def _written(size: tuple[int, int]) -> str:
     return str(size[0] if size[0] == size[1] else size)
 
 
-def v2_size(flat_inputs: list[Any]) -> tuple[int, int]:
-    """(height, width) of the image among the inputs."""
-    height, width = F.get_size(flat_inputs[0])
-    return height, width
+def covered(size: tuple[int, int], short: int) -> tuple[int, int]:
+    """(height, width) whose short side is `short` pixels; the fraction of the long one is cut off."""
+    height, width = size
+    if width <= height:
+        return int(short * height / width), short
+    return short, int(short * width / height)
 
 
 TRANSFORMS = {"crop": RandomResizedCrop, "pad_crop": PadCrop, "resize": Resize, "center_crop": CenterCrop}

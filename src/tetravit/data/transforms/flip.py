@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from torchvision.transforms.v2 import functional as F
-
+from tetravit.data.geometry import flip
 from tetravit.data.transforms.base import Transform, chance, check_probability
 
 
@@ -18,7 +17,7 @@ class Flip(Transform):
         return {"flip": chance(self.p)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return F.horizontal_flip(inpt) if params["flip"] else inpt
+        return flip(inpt) if params["flip"] else inpt
 
 
 TRANSFORMS = {"flip": Flip}

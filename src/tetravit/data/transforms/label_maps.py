@@ -8,10 +8,8 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
 
+from tetravit.data.geometry import Masks, crop, pad, resize, size_of
 from tetravit.data.resizing import fitted
 from tetravit.data.transforms.base import (
     Transform,
@@ -53,12 +51,12 @@ class Rescale(Transform):
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         factor = uniform(*self.ratio)
-        height, width = F.get_size(flat_inputs[0])
+        height, width = size_of(flat_inputs[0])
         limits = (max(1, int(side * factor)) for side in (self.short, self.longest))
-        return {"size": list(fitted((height, width), *limits))}
+        return {"size": fitted((height, width), *limits)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return F.resize(inpt, params["size"], interpolation=InterpolationMode.BILINEAR, antialias=False)
+        return resize(inpt, params["size"], antialias=False)
 
 
 class Cut(Transform):
@@ -78,16 +76,16 @@ class Cut(Transform):
         self.most = check_number("cut", "most", most, 0.0, 1.0)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        labels = next((x for x in flat_inputs if isinstance(x, tv_tensors.Mask) and x.ndim == 2), None)
+        labels = next((x.values for x in flat_inputs if _is_label_map(x)), None)
         box = self._box(flat_inputs)
         for _ in range(TRIES if labels is not None and self.most < 1 else 0):
-            if self._mixed(labels.as_subclass(Tensor), box):  # type: ignore[union-attr]
+            if labels is None or self._mixed(labels, box):
                 break
             box = self._box(flat_inputs)
         return dict(zip(("top", "left", "height", "width"), box, strict=True))
 
     def _box(self, flat_inputs: list[Any]) -> tuple[int, int, int, int]:
-        height, width = F.get_size(flat_inputs[0])
+        height, width = size_of(flat_inputs[0])
         h, w = min(self.size[0], height), min(self.size[1], width)
         return randint(height - h + 1), randint(width - w + 1), h, w
 
@@ -99,7 +97,7 @@ class Cut(Transform):
         return int((counts > 0).sum()) > 1 and int(counts.max()) < self.most * int(counts.sum())
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        return F.crop(inpt, **params)
+        return crop(inpt, **params)
 
 
 class Fill(Transform):
@@ -112,14 +110,13 @@ class Fill(Transform):
         self.size = check_sides("fill", size)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = F.get_size(flat_inputs[0])
-        return {"padding": [0, 0, max(0, self.size[1] - width), max(0, self.size[0] - height)]}
+        height, width = size_of(flat_inputs[0])
+        return {"right": max(0, self.size[1] - width), "bottom": max(0, self.size[0] - height)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        if not any(params["padding"]):
+        if not any(params.values()):
             return inpt
-        of_labels = isinstance(inpt, tv_tensors.Mask) and inpt.ndim == 2
-        return F.pad(inpt, params["padding"], fill=IGNORE if of_labels else 0)
+        return pad(inpt, 0, 0, **params, fill=IGNORE if _is_label_map(inpt) else 0)
 
 
 class Distort(Transform):
@@ -172,6 +169,10 @@ class Distort(Transform):
         if params["late"]:
             image = _levels(image, params["contrast"], 0.0)
         return from_pillow(image.convert("L") if len(inpt) == 1 else image)
+
+
+def _is_label_map(thing: Any) -> bool:
+    return isinstance(thing, Masks) and thing.values.ndim == 2
 
 
 def _levels(image: Image.Image, factor: float, shift: float) -> Image.Image:

@@ -8,9 +8,7 @@ Source: mmdetection 2.28.2: Resize, RandomCrop with absolute_range, AutoAugment 
 from collections.abc import Sequence
 from typing import Any
 
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F
-
+from tetravit.data.geometry import crop, resize, size_of
 from tetravit.data.resizing import fitted
 from tetravit.data.transforms.base import Transform, chance, check_probability, check_size, randint
 
@@ -31,8 +29,8 @@ class Fit(Transform):
         self.limits = (min(short, longest), longest)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = F.get_size(flat_inputs[0])
-        return {"size": list(fitted((height, width), self.short, self.longest))}
+        height, width = size_of(flat_inputs[0])
+        return {"size": fitted((height, width), self.short, self.longest)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         return _resized(inpt, params["size"])
@@ -71,7 +69,7 @@ class MultiScale(Transform):
         self.p = check_probability("multiscale", p)
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        height, width = F.get_size(flat_inputs[0])
+        height, width = size_of(flat_inputs[0])
         size = self._size((height, width), self.short)
         if not chance(self.p):
             return {"first": size, "part": None, "size": None}
@@ -88,11 +86,11 @@ class MultiScale(Transform):
         inpt = _resized(inpt, params["first"])
         if params["part"] is None:
             return inpt
-        return _resized(F.crop(inpt, *params["part"]), params["size"])
+        return _resized(crop(inpt, *params["part"]), params["size"])
 
 
-def _resized(inpt: Any, size: Sequence[int]) -> Any:
-    return F.resize(inpt, list(size), interpolation=InterpolationMode.BILINEAR, antialias=False)
+def _resized(inpt: Any, size: tuple[int, int]) -> Any:
+    return resize(inpt, size, antialias=False)
 
 
 def _sizes(name: str, values: Any) -> tuple[int, ...]:

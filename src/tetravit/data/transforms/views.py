@@ -12,9 +12,8 @@ import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import v2
 
-from tetravit.data.imageops import gray
+from tetravit.data.imageops import ColorJitter, gray
 from tetravit.data.transforms.base import (
     ImageTransform,
     chance,
@@ -51,7 +50,7 @@ class Jitter(ImageTransform):
     ) -> None:
         super().__init__()
         self.p = check_probability("jitter", p)
-        self.jitter = v2.ColorJitter(
+        self.jitter = ColorJitter(
             check_number("jitter", "brightness", brightness, 0.0),
             check_number("jitter", "contrast", contrast, 0.0),
             check_number("jitter", "saturation", saturation, 0.0),

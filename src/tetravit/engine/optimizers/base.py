@@ -1,9 +1,12 @@
 """The contract of an optimizer."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
+import torch
 from torch.optim import Optimizer
 
 Groups = list[dict[str, Any]]
@@ -21,6 +24,18 @@ class OptimizerRow:
 
     build: Callable[[Groups, Any], Optimizer]
     slots: Callable[[Any], int] = lambda settings: 1
+
+
+@cache
+def without_compiler(kind: type[Optimizer]) -> type[Optimizer]:
+    """An optimizer of torch whose methods do not load torch's compiler, which takes longer than a first step.
+
+    torch wraps them so that its compiler leaves them out of its graphs. The loop compiles models, never optimizers.
+    """
+    names = ("step", "add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    methods["step"] = torch.no_grad()(methods["step"])
+    return type(kind.__name__, (kind,), methods)
 
 
 def checked_options(name: str, options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from tetravit.engine.optimizers.base import Groups, OptimizerRow, checked_options
+from tetravit.engine.optimizers.base import Groups, OptimizerRow, checked_options, without_compiler
 
 OPTIONS = {"eta": 0.001}
 
@@ -72,7 +72,9 @@ class LARS(Optimizer):
 
 def build(groups: Groups, settings: Any) -> Optimizer:
     options = checked_options("lars", settings.options, OPTIONS)
-    return LARS(groups, lr=settings.lr, momentum=settings.momentum, eta=options["eta"])
+    kind: Any = without_compiler(LARS)
+    optimizer: Optimizer = kind(groups, lr=settings.lr, momentum=settings.momentum, eta=options["eta"])
+    return optimizer
 
 
 OPTIMIZERS = {"lars": OptimizerRow(build, slots=lambda settings: 1)}

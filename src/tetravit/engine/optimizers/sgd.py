@@ -4,13 +4,14 @@ from typing import Any
 
 import torch
 
-from tetravit.engine.optimizers.base import Groups, OptimizerRow, checked_options
+from tetravit.engine.optimizers.base import Groups, OptimizerRow, checked_options, without_compiler
 
 
 def build(groups: Groups, settings: Any) -> torch.optim.Optimizer:
     checked_options("sgd", settings.options, {})
     nesterov = settings.faithful and settings.momentum > 0
-    optimizer = torch.optim.SGD(
+    kind: Any = without_compiler(torch.optim.SGD)
+    optimizer: torch.optim.Optimizer = kind(
         groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov, fused=True
     )
     if settings.momentum:
