@@ -15,8 +15,10 @@ from typing import Any, TypeVar
 Row = TypeVar("Row")
 
 
-def discover(package: str, table: str) -> dict[str, Any]:
+def discover(package: str, table: str, *, only: str | None = None) -> dict[str, Any]:
     """Merge the dict named `table` of every module directly inside `package`; other modules are not imported.
+
+    only: import the modules alone whose sources have this name in quotes, which is quicker.
 
     Raises:
         ValueError: if two modules offer the same name.
@@ -24,8 +26,11 @@ def discover(package: str, table: str) -> dict[str, Any]:
     menu: dict[str, Any] = {}
     source: dict[str, str] = {}
     for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        if not re.search(rf"^{table}\b", _source(info, f"{package}.{info.name}"), re.M):
+        source_text = _source(info, f"{package}.{info.name}")
+        if not re.search(rf"^{table}\b", source_text, re.M):
             continue  # no table of this name
+        if only is not None and f'"{only}"' not in source_text:
+            continue
         module = importlib.import_module(f"{package}.{info.name}")
         for name, row in getattr(module, table, {}).items():
             if name in menu:

@@ -9,7 +9,8 @@ import pytest
 import typer
 
 from tetravit import cli
-from tetravit.cli.app import application, catch, one_line, verbs
+from tetravit.cli.app import application, catch, offered, one_line
+from tetravit.cli.base import print_table
 
 PYTHON = [sys.executable, "-m", "tetravit"]
 
@@ -17,7 +18,7 @@ PYTHON = [sys.executable, "-m", "tetravit"]
 def test_help_names_every_verb(ask):
     answer = ask("--help")
     assert answer.code == 0
-    for verb in (*verbs(), "weights"):
+    for verb in (*offered(None)[0], "weights"):
         assert f"\n  {verb} " in answer.out
 
 
@@ -30,7 +31,7 @@ def test_version(ask):
     assert ask("--version").out.startswith("tetravit 0.")
 
 
-@pytest.mark.parametrize("verb", verbs())
+@pytest.mark.parametrize("verb", offered(None)[0])
 def test_every_verb_has_help(ask, verb):
     answer = ask(verb, "--help")
     assert answer.code == 0
@@ -146,3 +147,37 @@ def test_errors_of_pydantic_name_the_place():
 def test_the_app_offers_completion(ask):
     assert "--install-completion" in ask("--help").out
     assert application().info.name == "tetravit"
+
+
+@pytest.mark.parametrize(
+    ("rows", "title"),
+    [
+        ([["x", 1, None], ["yyyy", 22222, "z"]], None),
+        ([["x", 1, None]], "T"),
+        ([["x", 1, None]], "A title longer than the table"),
+        ([], None),
+        ([["größer", 1, "z"]], None),
+        ([["x" * 200, 1, "words " * 20]], None),
+        ([["two\nlines", 1, "z"]], None),
+    ],
+)
+def test_a_table_in_a_pipe_is_the_one_of_a_terminal(rows, title, monkeypatch, capsys):
+    columns = ["a", "bee", ""]
+    print_table(columns, rows, title=title, right=["bee"])
+    quick = capsys.readouterr().out
+    monkeypatch.setattr("tetravit.cli.base._plain_table", lambda *args: None)
+    print_table(columns, rows, title=title, right=["bee"])
+    assert quick == capsys.readouterr().out
+
+
+def test_one_verb_loads_no_other():
+    code = "import sys; from tetravit.cli.app import application; application('list'); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "tetravit.cli.list" in loaded
+    assert not loaded & {"tetravit.cli.predict", "tetravit.cli.embed", "tetravit.explainers", "rich"}
+
+
+@pytest.mark.parametrize("word", ["trian", "resume", "weight"])
+def test_an_unknown_verb_is_compared_with_all(word):
+    assert {"train", "predict"} <= set(offered(word)[0])

@@ -28,8 +28,12 @@ UsageError: Any = typer.BadParameter.__base__  # typer's own, whichever copy of 
 FIRST = ("train", "evaluate", "predict", "explain", "export", "benchmark", "convert", "list", "show", "copy")
 
 
-def application() -> typer.Typer:
-    """The command with every verb and group that the files of this folder offer."""
+def application(only: str | None = None) -> typer.Typer:
+    """The command with every verb and group that the files of this folder offer.
+
+    only: a verb or group that is asked for; where there is one, the files of the others are not imported.
+    """
+    chosen, groups = offered(only)
     app = typer.Typer(
         name="tetravit",
         help="XCiT, ConViT, GC ViT and Twins: train, evaluate, predict, measure.",
@@ -39,9 +43,8 @@ def application() -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
     app.callback(invoke_without_command=True)(start)
-    for name, verb in verbs().items():
+    for name, verb in chosen.items():
         app.command(name, context_settings=getattr(verb, "context_settings", None))(catch(name)(verb))
-    groups: dict[str, Group] = discover("tetravit.cli", "GROUPS")
     for name, group in groups.items():
         part = typer.Typer(help=group.help, no_args_is_help=True, rich_markup_mode=None)
         for word, verb in group.verbs.items():
@@ -50,13 +53,15 @@ def application() -> typer.Typer:
     return app
 
 
-def verbs() -> dict[str, Callable[..., None]]:
-    """Every verb that is no group, in the order of the help."""
-    verbs_of_modules: dict[str, Callable[..., None]] = discover("tetravit.cli", "VERBS")
-    return {
-        name: verbs_of_modules[name]
-        for name in [*FIRST, *(name for name in verbs_of_modules if name not in FIRST)]
-    }
+def offered(only: str | None) -> tuple[dict[str, Callable[..., None]], dict[str, Group]]:
+    """Verbs, in the order of the help, and groups; of the name `only` where it is one of them, else all."""
+    verbs: dict[str, Callable[..., None]] = discover("tetravit.cli", "VERBS", only=only)
+    groups: dict[str, Group] = discover("tetravit.cli", "GROUPS", only=only)
+    if only is not None and only not in verbs and only not in groups:
+        return offered(None)
+    if only is not None:
+        verbs, groups = ({only: menu[only]} if only in menu else {} for menu in (verbs, groups))
+    return {name: verbs[name] for name in (*FIRST, *verbs) if name in verbs}, groups
 
 
 def _version(value: bool) -> None:
@@ -131,7 +136,9 @@ def main(args: Sequence[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:
-        code = application()(args=args, prog_name="tetravit", standalone_mode=False)
+        given = sys.argv[1:] if args is None else args
+        verb = next((text for text in given if not text.startswith("-")), None)
+        code = application(verb)(args=args, prog_name="tetravit", standalone_mode=False)
     except UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # a group without its verb: the message is the help
             print(error.format_message(), file=sys.stderr)

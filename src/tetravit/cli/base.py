@@ -73,6 +73,11 @@ def print_table(
     right: Sequence[str] = (),
 ) -> None:
     """A table on standard output; the columns named in `right` hold numbers and align right."""
+    texts = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    plain = None if sys.stdout.isatty() else _plain_table(columns, texts, title, right)
+    if plain is not None:
+        print(plain)
+        return
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -80,10 +85,29 @@ def print_table(
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", no_wrap=column in right)
-    for row in rows:
-        table.add_row(*("-" if cell is None else str(cell) for cell in row))
+    for row in texts:
+        table.add_row(*row)
     width = None if sys.stdout.isatty() else WIDE
     Console(file=sys.stdout, width=width, markup=False, highlight=False).print(table)
+
+
+def _plain_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None, right: Sequence[str]
+) -> str | None:
+    """The lines that rich prints, without rich, which loads slowly; None where it has to wrap or measure."""
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    total = sum(widths) + 3 * len(widths) - 1
+    everything = "".join([title or "", *columns, *(text for row in rows for text in row)])
+    if total > WIDE or len(title or "") > total or not everything.isascii() or not everything.isprintable():
+        return None
+
+    def line(cells: Sequence[str]) -> str:
+        places = zip(columns, cells, widths, strict=True)
+        padded = [cell.rjust(width) if name in right else cell.ljust(width) for name, cell, width in places]
+        return f" {'   '.join(padded)} "
+
+    head = [*([title.ljust(total)] if title else []), " " * total, line(columns), f" {'─' * (total - 2)} "]
+    return "\n".join([*head, *map(line, rows), " " * total])
 
 
 def say(text: str) -> None:
