@@ -59,9 +59,8 @@ def offered(only: str | None) -> tuple[dict[str, Callable[..., None]], dict[str,
     groups: dict[str, Group] = discover("tetravit.cli", "GROUPS", only=only)
     if only is not None and only not in verbs and only not in groups:
         return offered(None)
-    if only is not None:
-        verbs, groups = ({only: menu[only]} if only in menu else {} for menu in (verbs, groups))
-    return {name: verbs[name] for name in (*FIRST, *verbs) if name in verbs}, groups
+    verbs = {name: verbs[name] for name in (*FIRST, *verbs) if name in verbs and only in (None, name)}
+    return verbs, {name: group for name, group in groups.items() if only in (None, name)}
 
 
 def _version(value: bool) -> None:
