@@ -41,7 +41,7 @@ def fitted_length(table: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple
             share = warmup * new // before if switched != in_steps else new // 10
             optim["warmup_steps"] = min(new, share)
             notes.append(f"warm-up of {optim['warmup_steps']} steps of {new}, in place of {old}")
-    elif (switched and in_steps) or (not in_steps and warmup + cooldown > new):
+    elif (switched and in_steps) or (not in_steps and warmup + cooldown >= new):
         fitted = min(new, warmup * new // before)
         optim.pop("warmup_steps", None)
         optim["warmup_epochs"] = fitted

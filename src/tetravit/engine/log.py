@@ -185,6 +185,9 @@ class Console(Reporter):
         self._bar: Any = None
         self._task: Any = None
         self._total = 0
+        self._text = ""  # of the last record
+        self._from: tuple[float, int] | None = None  # time and step since which the pace is measured
+        self._pace_s = 0.0  # of a step
 
     def start(self, plan: Plan) -> None:
         width = max((len(label) for label, _ in plan.lines), default=0)
@@ -211,23 +214,33 @@ class Console(Reporter):
         timing = record.get("timing", {})
         if timing:
             text += f"  {timing['images_per_s']:.0f} images/s"
-            if record["step"] < self._total:
-                text += f"  {_clock(timing['left_s'])} left"
+        left = f"  {_clock(timing['left_s'])} left" if timing and record["step"] < self._total else ""
         if self._bar is None:
-            self._print(f"step {record['step']}/{self._total}  {text}")
+            self._print(f"step {record['step']}/{self._total}  {text}{left}")
         else:
-            self._bar.update(self._task, completed=record["step"], description=text)
+            self._text = f"{text}  "
+            self._bar.update(self._task, completed=record["step"], description=f"{text}{left}")
 
     def tick(self, done: int) -> None:
-        if self._bar is not None:
-            self._bar.update(self._task, completed=done)
+        if self._bar is None:
+            return
+        now = time.perf_counter()
+        since, first = self._from = self._from or (now, done)
+        if done > first:
+            self._pace_s = (now - since) / (done - first)
+        text = self._text
+        if self._pace_s and done < self._total:
+            text += f"{_clock(self._pace_s * (self._total - done))} left"
+        self._bar.update(self._task, completed=done, description=text)
 
     def evaluating(self) -> None:
+        self._from = None  # the time of an evaluation is not that of a step
         if self._bar is not None:
             self._bar.update(self._task, description="evaluating")
 
     def evaluated(self, record: Record) -> None:
-        self._print(f"step {record['step']}/{self._total}  epoch {record['epoch']:.1f}  {_numbers(record)}")
+        scores = _numbers(_shown_scores(record))
+        self._print(f"step {record['step']}/{self._total}  epoch {record['epoch']:.1f}  {scores}")
 
     def note(self, text: str) -> None:
         self._print(f"Warning: {text}")
@@ -330,6 +343,14 @@ def _shown(record: Record) -> Record:
         return record
     parts = [name for name in record if name.startswith("loss_")][:PARTS]
     return {name: record[name] for name in ("lr", "loss", *parts) if name in record}
+
+
+def _shown_scores(record: Record) -> Record:
+    """The values of an evaluation that the terminal shows: for a detector, AP and AP50, of averaged weights too."""
+    if "box_ap" not in record:
+        return record
+    names = ("box_ap", "box_ap50", "mask_ap", "mask_ap50")
+    return {name: record[name] for name in (*names, *(f"ema_{n}" for n in names)) if name in record}
 
 
 def _numbers(record: Record) -> str:

@@ -43,7 +43,8 @@ def line_chart(series: Sequence[Series], *, unit: str = "", log: bool = False) -
         a, b, c = (math.log10(v) for v in (low_y, y, high_y)) if log else (low_y, y, high_y)
         return HEIGHT - BOTTOM - (b - a) / ((c - a) or 1) * (HEIGHT - TOP - BOTTOM)
 
-    parts = [_grid(y_ticks, up, unit), _feet(ticks(low_x, high_x, 4), low_x, high_x, across)]
+    steps = ticks(low_x, high_x, 4) if high_x > low_x else [low_x]
+    parts = [_grid(y_ticks, up, unit), _feet(steps, low_x, high_x, across)]
     for s in series:
         if s.cloud:
             parts.append(f'<path class="cloud tone{s.tone}" d="{_path(s.cloud, across, up)}"/>')
