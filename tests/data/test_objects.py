@@ -174,5 +174,6 @@ def test_groups_must_divide_the_batch(options):
     given = {"group": 2, "repeats": 1} | options
     assert str(error.value) == (
         "data.group needs a set with known image sizes, and divides a batch without repeats; got"
-        f" group={given['group']}, batch_size=8, accumulate=1, repeats={given['repeats']}."
+        f" group={given['group']}, batch_size=8, accumulate=1, repeats={given['repeats']}; data.group=1"
+        " batches images of any orientation."
     )

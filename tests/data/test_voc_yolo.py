@@ -137,6 +137,16 @@ def test_yolo_boxes_are_shares_of_the_image(yolo):
     assert yolo("1 0.5 0.5 0.5 0.25", "train").wide.tolist() == [True]
 
 
+def test_yolo_sizes_are_those_of_the_files_so_images_are_grouped_by_orientation(tmp_path):
+    for part in ("images", "labels"):
+        (tmp_path / part / "train").mkdir(parents=True)
+    for number, size in enumerate([(60, 40), (40, 60), (90, 40), (40, 90)]):
+        Image.new("RGB", size).save(tmp_path / "images" / "train" / f"{number}.png")
+        (tmp_path / "labels" / "train" / f"{number}.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "classes.txt").write_text("dog\n")
+    assert DATASETS["yolo"](tmp_path, "train").info.wide.tolist() == [True, False, True, False]
+
+
 def test_yolo_polygons_are_masks(yolo):
     target = yolo("1 0.25 0.25 0.75 0.25 0.75 0.75 0.25 0.75")[0].target
     assert target.boxes.tolist() == [[15, 10, 45, 30]]

@@ -189,7 +189,8 @@ class TrainLoader:
         if group > 1 and (wide is None or (batch_size // accumulate) % group or repeats > 1):
             raise ValueError(
                 f"data.group needs a set with known image sizes, and divides a batch without repeats; got"
-                f" group={group}, batch_size={batch_size}, accumulate={accumulate}, repeats={repeats}."
+                f" group={group}, batch_size={batch_size}, accumulate={accumulate}, repeats={repeats}; data.group=1"
+                " batches images of any orientation."
             )
         weights = None
         if balance:
