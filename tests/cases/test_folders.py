@@ -10,6 +10,7 @@ from PIL import Image
 
 from tetravit import load
 from tetravit.data.files import HAS_HEIF
+from tetravit.models import save
 
 PLAN = "train finetune data.root=d SMALL --dry-run"
 ALL = "image_folder: 24 training images, 12 validation images, 32 x 32 pixels"
@@ -277,6 +278,8 @@ def test_several_classes_of_an_image(folder, tetravit):
     chosen = [row["threshold"] for row in json.loads(Path("run/evaluation.json").read_text())["classes"]]
     model = load("run")
     assert model.thresholds == tuple(0.5 if t is None else t for t in chosen)
+    save(model, "alone.safetensors")
+    assert load("alone.safetensors").thresholds == model.thresholds
     file = str(next((folder / "train").rglob("*.png")))
     probabilities = model(model.preprocess([file])).sigmoid()[0].tolist()
     named = dict(zip(model.class_names, zip(probabilities, model.thresholds, strict=True), strict=True))

@@ -98,6 +98,7 @@ class Model(Portable):
             num_classes=self.num_classes,
             class_names=self.class_names,
             preprocess=self.input,
+            thresholds=self.thresholds,
             recipe=recipe,
             licence=licence,
             source=source,
@@ -256,7 +257,7 @@ class DenseModel(Model):
         }
         head.load_state_dict(kept, strict=False, assign=like.is_meta)
         self.head = head.train(self.training)
-        self.num_classes, self.class_names = num_classes, ()
+        self.num_classes, self.class_names, self.thresholds = num_classes, (), ()
         self.freeze_unused()
 
     @classmethod

@@ -93,7 +93,7 @@ class Classifier(Model):
         if num_classes < 0:
             raise ValueError(f"num_classes is 0 (embeddings) or more; got {num_classes}.")
         self.num_classes = num_classes
-        self.class_names = ()
+        self.class_names, self.thresholds = (), ()
         self.head: nn.Module = self._fresh_head() if num_classes else Embedding()
         two = num_classes and self.backbone.num_embeddings == 2
         self.head_dist = self._fresh_head() if two else None

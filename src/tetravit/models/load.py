@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from tetravit.files import read_json
 from tetravit.models.base import Model
 from tetravit.models.classifier import Classifier
 from tetravit.models.create import MODELS, build_model
@@ -10,7 +9,6 @@ from tetravit.models.names import resolve
 from tetravit.weights import convert
 from tetravit.weights.fileformat import BadFile
 
-UNKNOWN = 0.5  # threshold of a class without a validation image
 BEST, LAST = "best.safetensors", "last.safetensors"
 
 
@@ -58,16 +56,8 @@ def load(source: str | Path, *, accept_license: bool = False) -> Model:
             f"{source} does not hold the model that its header describes:"
             f" {', '.join([*report.dropped, *report.missing][:4])}."
         )
-    model.thresholds = _thresholds(Path(source)) if Path(source).name == BEST else ()
+    model.thresholds = resolved.header.thresholds if resolved.header is not None else ()
     return model
-
-
-def _thresholds(best: Path) -> tuple[float, ...]:
-    """The thresholds of the classes that the evaluation of a run chose; () where images have one class each."""
-    rows = read_json(best.with_name("evaluation.json")).get("classes") or []
-    if not rows or any("threshold" not in row for row in rows):
-        return ()
-    return tuple(UNKNOWN if row["threshold"] is None else float(row["threshold"]) for row in rows)
 
 
 def weights_of(run: Path) -> Path:

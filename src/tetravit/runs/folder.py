@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,9 @@ from tetravit.runs.build import Objects
 from tetravit.weights.fileformat import Header, package_version, save
 from tetravit.world import World
 
-LAYOUT = (
-    3  # of a run folder: 1 had no entry for it; until 2, random numbers depended on the number of processes
-)
+# Of a run folder: 1 had no entry for it; until 2, random numbers depended on the number of processes.
+LAYOUT = 3
+UNKNOWN = 0.5  # threshold of a class without a validation image
 
 
 def fresh(recipe: Recipe) -> Path:
@@ -83,12 +83,23 @@ def opened(folder: Path, recipe: Recipe, world: World) -> dict[str, Any]:
 
 def keep_best(folder: Path, objects: Objects, record: dict[str, Any], findings: dict[str, Any]) -> None:
     """Write the weights, which are those with the best score so far, and the findings about them."""
-    write_weights(folder, objects, "best.safetensors", f"step {record['step']}, {record['weights']} weights")
+    source = f"step {record['step']}, {record['weights']} weights"
+    write_weights(folder, objects, "best.safetensors", source, thresholds=_thresholds(findings))
     table = {**record, "class_names": objects.info.class_names, **findings}
     replace_file(folder / "evaluation.json", json.dumps(table).encode())
 
 
-def write_weights(folder: Path, objects: Objects, name: str, source: str) -> None:
+def _thresholds(findings: Mapping[str, Any]) -> tuple[float, ...]:
+    """The thresholds of the classes that an evaluation chose; () where images have one class each."""
+    rows = findings.get("classes") or []
+    if not rows or any("threshold" not in row for row in rows):
+        return ()
+    return tuple(UNKNOWN if row["threshold"] is None else float(row["threshold"]) for row in rows)
+
+
+def write_weights(
+    folder: Path, objects: Objects, name: str, source: str, *, thresholds: tuple[float, ...] = ()
+) -> None:
     """Write the network that the task saves, with the header that builds it again."""
     recipe, task = objects.recipe, objects.task
     network = task.weights()
@@ -106,6 +117,7 @@ def write_weights(folder: Path, objects: Objects, name: str, source: str) -> Non
         preprocess=recipe.data.preprocess,
         recipe=dump(recipe),
         source=f"trained here: {source}",
+        thresholds=thresholds,
     )
     save(folder / name, network.state_dict(), header)
 

@@ -72,7 +72,8 @@ class Header:
 
     model, options: the arguments of `create_model` that rebuild the module; head: the menu name of a dense
     head, None for a classifier. recipe: the TOML text of the run that made the weights. source: where they
-    come from. sha256: one per tensor, over its name, type, shape and bytes; written by `save`.
+    come from. thresholds: of the probability of each class, where images have several classes; else (). sha256: one
+    per tensor, over its name, type, shape and bytes; written by `save`.
     """
 
     model: str
@@ -87,6 +88,7 @@ class Header:
     source: str = ""
     version: str = field(default_factory=package_version)
     sha256: Mapping[str, str] = field(default_factory=dict)
+    thresholds: tuple[float, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -94,12 +96,15 @@ class Header:
         return fingerprint(self.sha256)
 
     def to_json(self) -> str:
-        return _spell({"format": FORMAT, **asdict(self)})
+        table = {"format": FORMAT, **asdict(self)}
+        if not self.thresholds:  # most files have none, and spell as before there were any
+            del table["thresholds"]
+        return _spell(table)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Read `to_json`; a missing field or a wrong type raises some ValueError, TypeError or KeyError."""
-        table = json.loads(text)
+        table = {"thresholds": (), **json.loads(text)}
         if table.pop("format") != FORMAT or set(table) != {f.name for f in fields(cls)}:
             raise ValueError("other fields")
         preprocess = table["preprocess"]
@@ -109,6 +114,7 @@ class Header:
             preprocess["size"] = tuple(preprocess["size"])
         table["preprocess"] = Preprocess(**preprocess)
         table["class_names"] = tuple(table["class_names"])
+        table["thresholds"] = tuple(float(v) for v in table["thresholds"])
         for name in ("model", "task", "recipe", "licence", "source", "version"):
             if not isinstance(table[name], str):
                 raise TypeError(name)
