@@ -1,6 +1,7 @@
 """Local files through the menu of storages; a new storage is one new file."""
 
 import io
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
@@ -103,3 +104,31 @@ def test_sets_of_local_files_refuse_a_url():
     assert (
         str(error.value) == "The data set 'coco' is read from local folders; got data.root='s3://bucket/x'."
     )
+
+
+class GenericError(Exception):
+    """As obstore raises it."""
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("Error performing PUT http://169.254.169.254/latest/api/token\n\nDebug source: retry_timeout: 180s",
+         "no credentials in the environment, and this is no machine of that cloud"),
+        ("Account must be specified\n\nDebug source:\nMissingAccount", "account must be specified"),
+        ("operation timed out", "timed out"),
+    ],
+)  # fmt: skip
+def test_a_bucket_that_cannot_be_read_is_not_called_missing(monkeypatch, text, cause):
+    from tetravit.data.storage import object_store
+
+    def head(path):
+        raise GenericError(text)
+
+    monkeypatch.setattr(object_store, "_store", lambda path: (None, "x"))
+    monkeypatch.setattr(
+        object_store, "_obstore", lambda: SimpleNamespace(head=lambda store, name: head(name))
+    )
+    with pytest.raises(ValueError) as error:
+        object_store.ObjectStore().exists("s3://bucket/x")
+    assert str(error.value) == f"Cannot read 's3://bucket/x': {cause}."

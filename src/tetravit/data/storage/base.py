@@ -125,11 +125,22 @@ class Storage(ABC):
             return stream.read(size)
 
     def exists(self, path: str) -> bool:
-        """Whether a file or a folder has this path."""
+        """Whether a file or a folder has this path.
+
+        Raises:
+            ValueError: if that cannot be known: no permission, or a server that does not respond.
+        """
         try:
             self.stat(path)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
+        except OSError as error:
+            cause = (
+                error.strerror
+                or str(error)
+                or ("timed out" if isinstance(error, TimeoutError) else "unknown")
+            )
+            raise ValueError(f"Cannot read {path!r}: {cause.lower()}.") from None
         return True
 
     def join(self, folder: str, *names: str) -> str:

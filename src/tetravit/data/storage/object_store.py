@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from tetravit.data.storage.base import TRIES, Entry, Stat, Storage
 
 Result = TypeVar("Result")
+METADATA = "169.254.169.254"  # where machines of a cloud get their credentials
 _stores: dict[tuple[int, str], Any] = {}  # of this process, by bucket
 
 
@@ -73,11 +74,9 @@ def _store(path: str) -> tuple[Any, str]:
         client: dict[str, Any] = {"timeout": seconds, "connect_timeout": seconds}
         if os.environ.get("AWS_ALLOW_HTTP", os.environ.get("ALLOW_HTTP", "")).lower() in ("1", "true"):
             client["allow_http"] = True
-        _stores[key] = importlib.import_module("obstore.store").from_url(
-            key[1],
-            client_options=client,
-            retry_config={"max_retries": 0, "retry_timeout": seconds},  # `with_tries` tries again
-        )
+        from_url = importlib.import_module("obstore.store").from_url
+        retries = {"max_retries": 0, "retry_timeout": seconds}  # `with_tries` tries again
+        _stores[key] = _called(lambda: from_url(key[1], client_options=client, retry_config=retries), path)
     return _stores[key], parts.path.lstrip("/")
 
 
@@ -90,13 +89,18 @@ def _called(function: Callable[[], Result], path: str) -> Result:
     except (ValueError, PermissionError, TimeoutError):
         raise
     except Exception as error:
-        name, text = type(error).__name__, " ".join(str(error).split())
+        text = " ".join(str(error).split("Debug source")[0].split())
+        name = type(error).__name__
         if name == "NotFoundError":
             raise FileNotFoundError(2, "No such file", path) from None
         if name in ("PermissionDeniedError", "UnauthenticatedError"):
             raise PermissionError(13, "Permission denied", path) from None
         if "timed out" in text or "timeout" in text.lower():
             raise TimeoutError from error
+        if METADATA in text:  # the last place that obstore tries
+            raise OSError(
+                "no credentials in the environment, and this is no machine of that cloud"
+            ) from error
         raise OSError(text[:200]) from error
 
 
