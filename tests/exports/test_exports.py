@@ -11,7 +11,7 @@ from tests.toys import COLUMN, TOYS
 
 from tetravit.backbones import VARIANTS
 from tetravit.exports import TARGETS, base, export
-from tetravit.exports.compare import _sizes, compare
+from tetravit.exports.compare import _sizes, batches_of, compare, drawing
 from tetravit.models import create_backbone, create_detector, create_model, create_segmenter, family
 from tetravit.models.portable import apart, share
 from tetravit.structures import Preprocess
@@ -96,7 +96,8 @@ def test_every_family_is_here():
 def test_every_family(name, format, tmp_path):
     done = export(classifier(name), tmp_path / f"model{suffix(format)}", fold=True)
     assert done.difference < 2e-5
-    assert sorted(tmp_path.iterdir()) == sorted(done.files)
+    assert sorted(tmp_path.iterdir()) == sorted([*done.files, done.certificate_file])
+    assert done.certificate.equal == {"top-1": 1.0}
     assert done.size == sum(file.stat().st_size for file in done.files)
     assert [shape[0] for shape in done.shapes] == [1, 3, 1, 3]
     assert len({shape[2:] for shape in done.shapes}) == 2
@@ -163,7 +164,8 @@ def test_a_file_appears_with_all_that_belongs_to_it(copier, tmp_path):
     copier(lambda inputs: [model(inputs[0])])
     done = export(model, tmp_path / "model.copy")
     assert [file.name for file in done.files] == ["model.copy", "model.more"]
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.copy", "model.more"]
+    names = ["model.copy", "model.copy.certificate.json", "model.more"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
     assert done.difference < 1e-6
 
 
@@ -227,7 +229,8 @@ def test_the_worst_shape_is_told():
     def run(inputs):
         return [model(inputs[0]) + 0.01 * len(inputs[0])]
 
-    assert compare(model, run, (64, 64)).worst.startswith("3 x ")
+    batches = batches_of(model, [drawing(0, model.input.mean, model.input.std)], (64, 64))
+    assert compare(model, run, batches).worst.startswith("3 x ")
 
 
 @pytest.mark.parametrize("name", ["boxes", "scores", "masks"])

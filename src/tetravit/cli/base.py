@@ -57,6 +57,13 @@ AcceptLicense = Annotated[
     bool,
     typer.Option("--accept-license", help="Accept a licence that forbids commercial use; once per licence."),
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Run an exported file that can hold code (.pt2); only files of a source that you trust.",
+    ),
+]
 
 
 def print_rows(rows: Iterable[Mapping[str, Any]]) -> None:

@@ -2,11 +2,14 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from tetravit.cli.base import AcceptLicense, print_rows, say
+
+if TYPE_CHECKING:
+    from tetravit.exports import Certificate
 
 
 def export(
@@ -28,7 +31,26 @@ def export(
             "steps of 32. The model's own.",
         ),
     ] = None,
-    dtype: Annotated[str, typer.Option(help="float32, float16 or bfloat16.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option("--dtype", "--precision", help="float32, float16 or bfloat16.")
+    ] = "float32",
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Compare on the images of this folder. Else on the validation set of the run, or on two photographs "
+            "of scikit-learn and drawn scenes.",
+        ),
+    ] = None,
+    score_images: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Labelled validation images for the scores before and after: 256 of a classifier, 32 of others; 0: "
+            "none.",
+        ),
+    ] = None,
     optimized: Annotated[
         bool, typer.Option("--optimize", help="Fold batch norms into the convolutions before them.")
     ] = False,
@@ -36,7 +58,10 @@ def export(
     accept_license: AcceptLicense = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Write a model as one program for images of any batch and many sizes, and compare its outputs."""
+    """Write a model as one program for images of any batch and many sizes, with a certificate beside it.
+
+    The file is compared with the model on real images; FILE.certificate.json holds the differences.
+    """
     sides = _size(size)
     from tetravit.backbones import ALIASES, VARIANTS
     from tetravit.exports import Model, place
@@ -50,10 +75,10 @@ def export(
             f"{model} has no weights: they are random. `tetravit list weights '{model}.*'` shows published ones."
         )
         loaded: Model = create_model(model)
-        licence = ""
+        licence, weights = "", ""
     else:
         loaded = load(model, accept_license=accept_license)
-        licence = _licence(model, accept_license)
+        licence, weights = _licence(model, accept_license), model
     row = write(
         loaded,
         to,
@@ -63,6 +88,9 @@ def export(
         fold=optimized,
         existing=existing,
         licence=licence,
+        images=images,
+        weights=weights,
+        score_images=score_images,
     )
     if as_json:
         print_rows([{**asdict(row), "files": [str(file) for file in row.files]}])
@@ -74,8 +102,24 @@ def export(
         f" {row.difference:.1e} over {len(row.shapes)} batches of"
         f" {len({shape[2:] for shape in row.shapes})} sizes{objects}."
     )
+    if row.certificate is not None:
+        for note in row.certificate.notes:
+            say(f"{note}.")
+        say(f"Compared on {row.certificate.images}{_answers(row.certificate)}.")
     if row.objects == 0:
         say("The model detected no object in the test images, so no box was compared.")
+
+
+def _answers(paper: "Certificate") -> str:
+    """Equal answers, scores and speed of a certificate, after a colon; "" where there are none."""
+    parts = [f"{100 * share:.4g} % of {name} equal" for name, share in paper.equal.items()]
+    parts += [
+        f"{name} {100 * row.before:.2f} % before and {100 * row.after:.2f} % after on {paper.scored} images"
+        for name, row in paper.scores.items()
+    ]
+    if paper.speed is not None:
+        parts.append(f"{paper.speed.ratio:.2f} times the images/s of the plain model")
+    return f": {', '.join(parts)}" if parts else ""
 
 
 def _size(text: str | None) -> int | tuple[int, int] | None:

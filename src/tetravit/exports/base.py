@@ -3,16 +3,20 @@
 Shapes: B batch, C channels, Hi Wi image.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
 Run = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 KEY = "tetravit"  # the metadata entry of a file with its facts
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+ERRORS = {"float32": 2e-5, "float16": 0.02, "bfloat16": 0.1}  # of outputs, as a share of the largest
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,17 @@ class Target:
     """A format of files that other programs run.
 
     suffix: the ending of its files. beside: endings of further files of the same name. dtypes: what it can hold.
+    by_ending: whether the ending alone selects it; else `format` names it. packages: the distributions that run
+    its files, whose versions a certificate holds. runs_code: why loading a file of another is as unsafe as running
+    a program of theirs; "": it is data.
     """
 
     suffix: ClassVar[str]
     beside: ClassVar[tuple[str, ...]] = ()
     dtypes: ClassVar[tuple[str, ...]] = ("float32", "float16", "bfloat16")
+    by_ending: ClassVar[bool] = True
+    packages: ClassVar[tuple[str, ...]] = ()
+    runs_code: ClassVar[str] = ""
 
     def ready(self) -> str:
         """The reason why it is not available here; "" where it is."""
@@ -55,3 +65,28 @@ class Target:
     def load(self, path: Path) -> Run:
         """Run a written file on this CPU: inputs -> outputs, in the order of their names."""
         raise NotImplementedError
+
+    def facts(self, path: Path) -> dict[str, Any]:
+        """The facts of the graph that a file was written from; nothing in the file is run.
+
+        Raises:
+            ValueError: if the file is not of this format, or holds no facts.
+        """
+        raise ValueError(f"{path} does not say what it holds.")
+
+    def unfit(self, path: Path) -> str:
+        """The reason why a file does not run on this machine, though the format does; "" where it does."""
+        return ""
+
+
+@contextmanager
+def held(start: str) -> Iterator[None]:
+    """Errors of a format's own program become one line after `start`; those of the system stay."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        lines = [line for line in str(error).strip().splitlines() if not line.startswith("Exception from")]
+        why = lines[0] if lines else type(error).__name__  # OpenVINO's texts begin with where
+        raise ValueError(f"{start}: {why.rstrip('.')}.") from error

@@ -20,6 +20,7 @@ class Onnx(Target):
 
     suffix = ".onnx"
     dtypes = ("float32", "float16")
+    packages = ("onnxruntime", "onnx", "onnxscript")
 
     def ready(self) -> str:
         return needs("onnxscript", "onnx") or needs("onnxruntime", "onnx")
@@ -46,6 +47,15 @@ class Onnx(Target):
             return [torch.from_numpy(x) for x in session.run(None, given)]
 
         return run
+
+    def facts(self, path: Path) -> dict[str, Any]:
+        import onnx
+
+        try:
+            rows = onnx.load(path, load_external_data=False).metadata_props
+            return {row.key: json.loads(row.value) for row in rows}
+        except Exception as error:  # of protobuf, which has many
+            raise ValueError(f"{path} is no ONNX file that `tetravit export` wrote.") from error
 
 
 def _name_axes(graph: Any) -> None:

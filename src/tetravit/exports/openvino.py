@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +21,7 @@ class OpenVINO(Target):
     suffix = ".xml"
     beside = (".bin",)
     dtypes = ("float32", "float16")
+    packages = ("openvino",)
 
     def ready(self) -> str:
         return needs("openvino", "openvino") or needs("onnxscript", "openvino")
@@ -49,6 +51,15 @@ class OpenVINO(Target):
             return [torch.from_numpy(found[i].copy()) for i in range(count)]
 
         return run
+
+    def facts(self, path: Path) -> dict[str, Any]:
+        import openvino
+
+        try:
+            rows = openvino.Core().read_model(path).get_rt_info([KEY]).value
+            return {name: json.loads(row.value) for name, row in rows.items()}
+        except Exception as error:  # OpenVINO's are plain RuntimeErrors
+            raise ValueError(f"{path} is no OpenVINO file that `tetravit export` wrote.") from error
 
 
 TARGETS = {"openvino": OpenVINO()}

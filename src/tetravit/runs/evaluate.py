@@ -160,7 +160,7 @@ def evaluate(
     model = load(source, accept_license=accept_license)
     if prepare is not None:
         model = prepare(model.to(where))
-    text = _recipe_text(source)
+    text = recipe_of(source)
     if not text and not getattr(model, "num_classes", 1):  # features: there are no classes to score
         overrides = ["evaluate.protocol=knn", *overrides]
     recipe = loads(text or USUAL[model.kind], overrides, name=f"The recipe in {source}")
@@ -244,7 +244,7 @@ def _check_sections(overrides: Sequence[str]) -> None:
             raise ValueError(f"evaluate takes changes of data.* and evaluate.*; got {override!r}.")
 
 
-def _recipe_text(source: str | Path) -> str:
+def recipe_of(source: str | Path) -> str:
     """The recipe that a weights file or run folder carries; empty for others."""
     path = Path(source)
     path = weights_of(path) if path.is_dir() else path

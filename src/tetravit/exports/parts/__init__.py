@@ -1,0 +1,1 @@
+"""Parts of exports: certificates, the images to compare on, scores, and files in the place of models."""
