@@ -34,6 +34,7 @@ PUBLIC = [
     "optimize",
     "predict",
     "train",
+    "verify_export",
 ]
 
 

@@ -13,6 +13,7 @@ from tetravit.benchmark.summary import read, summary
 from tetravit.cli import main
 from tetravit.cli.list import rows_of
 from tetravit.explainers import EXPLAIN
+from tetravit.exports import TARGETS
 from tetravit.protocols import PROTOCOLS
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +27,7 @@ PAGES = [
     "docs/evaluation.md",
     "docs/explain.md",
     "docs/serve.md",
+    "docs/export.md",
     "docs/data.md",
 ]
 BLOCK = re.compile(
@@ -174,6 +176,19 @@ def test_the_page_on_explanations_runs_and_has_every_method(clone, capsys):
         name for line in table.splitlines()[2:] for name in re.findall(r"`([\w-]+)`", line.split("|")[1])
     }
     assert named == set(EXPLAIN)
+
+
+@pytest.mark.slow
+def test_the_page_on_exports_runs(clone, capsys):
+    run("docs/export.md", capsys)
+    (script,) = code("docs/export.md", "run", "python")
+    exec(compile(script, "docs/export.md", "exec"), {})
+    table = (ROOT / "docs/export.md").read_text().partition("| target |")[2].partition("\n\n")[0]
+    rows = {
+        name: set(re.findall(r"`(\w+\d+)`", dtypes))
+        for name, dtypes in re.findall(r"^\| `(\w+)` \|[^|]*\|([^|]*)\|", table, re.M)
+    }
+    assert rows == {name: set(target.dtypes) for name, target in TARGETS.items()}
 
 
 def test_the_page_on_weights_runs(clone, capsys):

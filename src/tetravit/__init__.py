@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tetravit.api import train as train
     from tetravit.backbones import Backbone as Backbone
     from tetravit.exports.export import export as export
+    from tetravit.exports.verify import verify_export as verify_export
     from tetravit.layers.feature_extractor import create_feature_extractor as create_feature_extractor
     from tetravit.models import Classifier as Classifier
     from tetravit.models import Detector as Detector
@@ -54,6 +55,7 @@ _HOMES = {
     "optimize": "tetravit.runtimes.optimize",
     "predict": "tetravit.api",
     "train": "tetravit.api",
+    "verify_export": "tetravit.exports.verify",
 }
 
 __all__ = [*_HOMES, "__version__"]

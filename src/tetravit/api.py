@@ -4,7 +4,7 @@ import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from tetravit.engine.log import Summary
 from tetravit.explainers import Explanation
@@ -17,6 +17,8 @@ from tetravit.recipe import load as load_recipe
 from tetravit.runs import train as run
 from tetravit.runs.evaluate import Result, Split
 from tetravit.runs.evaluate import evaluate as score
+
+EXPORTED = (".onnx", ".pt2", ".xml")  # endings of files that `export` writes
 
 if TYPE_CHECKING:
     from tetravit.predictors.parts.predictions import Prediction, Predictions
@@ -83,15 +85,16 @@ def evaluate(
 
 
 def predict(
-    model: Any, images: Any, *, accept_license: bool = False, **options: Any
+    model: Any, images: Any, *, accept_license: bool = False, trust: bool = False, **options: Any
 ) -> "Prediction | Predictions":
     """Predict images.
 
     Args:
-        model: a model as `load` gives it, or what `load` takes.
+        model: a model as `load` gives it, or what `load` takes; a file that `export` wrote.
         images: a file, a Pillow image, an array (Hi, Wi, 3) or a tensor (3, Hi, Wi), or a list of them; a folder, a
             shell pattern.
         accept_license: accept a licence that forbids commercial use; once per licence.
+        trust: run an exported file that can hold code, of torch and AOTInductor (.pt2).
         options: those of `tetravit predict` for such a model (`topk`, `threshold`, `window`, ...), `batch_size` and
             `device`.
 
@@ -102,6 +105,10 @@ def predict(
     Raises:
         ValueError: for weights or a single image that cannot be read, an unknown option or a value out of range.
     """
+    if isinstance(model, str | Path) and Path(model).suffix in EXPORTED and Path(model).is_file():
+        from tetravit.exports import load_program
+
+        return predict_with(cast(Any, load_program(model, trust=trust)), images, **options)
     loaded = load(model, accept_license=accept_license) if isinstance(model, str | Path) else model
     return predict_with(loaded, images, **options)
 

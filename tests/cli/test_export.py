@@ -12,9 +12,16 @@ from tetravit.models import create_model, save
 
 @pytest.mark.slow
 def test_weights_become_a_program(ask, weights, tmp_path):
-    answer = ask("export", weights, "--to", tmp_path / "m.pt2", "--size", "64x96", "--optimize", "--json")
+    options = ("--size", "64x96", "--optimize", "--score-images", "10", "--json")
+    answer = ask("export", weights, "--to", tmp_path / "m.pt2", *options)
     assert (answer.code, answer.err) == (0, "")
     row = json.loads(answer.out)
+    assert row["certificate"]["weights_source"] == str(weights)
+    assert row["certificate"]["image_source"] == "validation"
+    assert set(row["certificate"]["scores"]) == {"top1"}
+    checked = ask("verify-export", tmp_path / "m.pt2", "--trust")
+    last = f"{tmp_path}/m.pt2 is the file of its certificate and agrees with the weights {weights}."
+    assert (checked.code, checked.err.splitlines()) == (0, [last])
     assert row["files"] == [f"{tmp_path}/m.pt2"]
     assert row["difference"] < 2e-5
     assert row["shapes"][0] == [1, 3, 64, 96]
@@ -36,13 +43,17 @@ def test_weights_become_a_program(ask, weights, tmp_path):
 def test_random_weights_are_told(ask, tmp_path):
     answer = ask("export", "xcit_nano_12_p16", "--to", tmp_path / "m.pt2", "--size", "64")
     assert answer.code == 0
-    first, second = answer.err.splitlines()
+    first, second, third = answer.err.splitlines()
     assert first == (
         "xcit_nano_12_p16 has no weights: they are random."
         " `tetravit list weights 'xcit_nano_12_p16.*'` shows published ones."
     )
     assert second.startswith(f"Wrote {tmp_path}/m.pt2 (torch, float32, ")
     assert second.endswith("over 4 batches of 2 sizes.")
+    assert third.startswith(
+        "Compared on the two photographs of scikit-learn and 6 drawn scenes: 100 % of top-1 equal"
+    )
+    assert third.endswith(" times the images/s of the plain model.")
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,11 @@ from tetravit.structures import Preprocess
 from tetravit.weights.fileformat import read_header
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr("tetravit.exports.compare.SECONDS", 0)
+
+
 @pytest.fixture
 def model():
     return classifier()

@@ -151,12 +151,29 @@ def test_files_say_what_they_hold(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", TARGETS)
+@pytest.mark.parametrize("format", [name for name in TARGETS if "float16" in TARGETS[name].dtypes])
 def test_lower_precision(format, tmp_path):
     model = classifier(dim=128)
     half = export(model, tmp_path / f"half{suffix(format)}", dtype="float16")
     assert 1e-6 < half.difference < 0.02
+    assert half.certificate.tolerance == 0.02
     assert half.size < 3 * sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["convit_tiny", "xcit_nano_12_p16"])
+def test_norms_and_softmax_of_an_onnx_file_in_half_precision_are_float32(name, tmp_path):
+    import onnx
+
+    export(classifier(name), tmp_path / f"half{suffix('onnx')}", dtype="float16")
+    graph = onnx.load(tmp_path / "half.onnx").graph
+    types = {value.name: value.type.tensor_type.elem_type for value in graph.value_info}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    whole = [node for node in graph.node if node.op_type in ("LayerNormalization", "Softmax")]
+    assert {node.op_type for node in whole} == {"LayerNormalization", "Softmax"}
+    assert {types[name] for node in whole for name in node.input} == {onnx.TensorProto.FLOAT}
+    products = [node for node in graph.node if node.op_type in ("MatMul", "Gemm", "Conv")]
+    assert {types[node.input[1]] for node in products} == {onnx.TensorProto.FLOAT16}
 
 
 def test_a_file_appears_with_all_that_belongs_to_it(copier, tmp_path):

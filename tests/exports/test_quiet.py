@@ -66,13 +66,14 @@ def weights(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["m.xml"])  # of the ONNX form, as .onnx is
-def test_an_export_writes_our_line_alone(weights, tmp_path, name):
+def test_an_export_writes_our_lines_alone(weights, tmp_path, name):
     """On a real standard error, where log handlers and native code write past Python's redirections."""
     pytest.importorskip("openvino")
     command = [sys.executable, "-m", "tetravit", "export", weights, "--to", tmp_path / name, "--size", "64"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    (line,) = done.stderr.splitlines()
-    assert line.startswith(f"Wrote {tmp_path / name}")
+    first, second = done.stderr.splitlines()
+    assert first.startswith(f"Wrote {tmp_path / name}")
+    assert second.startswith("Compared on the two photographs of scikit-learn and 6 drawn scenes: ")
 
 
 OPTIMIZE = """

@@ -25,8 +25,8 @@ def region_levels(boxes: Tensor, num_levels: int) -> Tensor:
 def pool_regions(maps: Sequence[Tensor], strides: Sequence[int], regions: Tensor, size: int) -> Tensor:
     """Maps (B, C, H, W) and regions (R, 5) -> features (R, C, size, size), each region from its own level.
 
-    In an exported graph, where no shape may depend on the data, every level pools all regions: those of other
-    levels without area, which gives 0, and the levels are summed.
+    In an exported graph, where no shape may depend on the data, every level pools all regions, those of other levels
+    without area; what they give is replaced by 0, and the levels are summed.
     """
     level = region_levels(regions[:, 1:], len(maps))
     if not torch.compiler.is_exporting():
@@ -35,7 +35,8 @@ def pool_regions(maps: Sequence[Tensor], strides: Sequence[int], regions: Tensor
     for i, (x, stride) in enumerate(zip(maps, strides, strict=True)):
         area = (level == i)[:, None].expand(-1, 4)
         here = regions * torch.cat((torch.ones_like(level)[:, None], area), dim=1)
-        pooled.append(_pool(x, here, size, stride))
+        # PyTorch and ONNX Runtime give 0 for a region without area; OpenVINO gives the first pixel.
+        pooled.append(torch.where((level == i)[:, None, None, None], _pool(x, here, size, stride), 0))
     return torch.stack(pooled).sum(dim=0)
 
 

@@ -20,6 +20,14 @@ Model = TypeVar("Model")
 
 WIDE = 240  # columns of a table that goes into a pipe or a file: nothing is cut
 PACKAGE = Path(__file__).parents[1]
+WEIGHTS = (
+    ".safetensors",
+    ".pth",
+    ".pt",
+    ".ckpt",
+    ".bin",
+    ".npz",
+)  # endings of weights, not of exported files
 
 MENUS = {  # kind: package, table of its rows, what they are
     "heads": ("tetravit.heads", "HEADS", "what turns feature maps into classes, objects or label maps"),
@@ -182,6 +190,16 @@ def recipe_files() -> dict[str, Path]:
 def complete_kinds(incomplete: str) -> list[str]:
     """Kinds of names that begin with what is typed, for the shell."""
     return [kind for kind in KINDS if kind.startswith(incomplete)]
+
+
+def is_exported(name: str) -> bool:
+    """Whether an argument names a file that `tetravit export` writes; its package loads for unknown endings alone."""
+    path = Path(name)
+    if path.suffix in WEIGHTS or not path.is_file():
+        return False
+    from tetravit import exports
+
+    return exports.is_exported(path)
 
 
 def menu(kind: str) -> dict[str, Outline]:

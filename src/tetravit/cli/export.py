@@ -17,7 +17,10 @@ def export(
         str, typer.Argument(help="A run folder, a weights file, a published name, or a plain model name.")
     ],
     to: Annotated[
-        Path, typer.Option(metavar="FILE", help="Where to: .onnx, .pt2 (torch) or .xml (OpenVINO).")
+        Path,
+        typer.Option(
+            metavar="FILE", help="Where to: .onnx, .pt2 (torch, or --format aotinductor) or .xml (OpenVINO)."
+        ),
     ],
     format: Annotated[
         str | None,

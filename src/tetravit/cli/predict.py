@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tetravit.cli.base import AcceptLicense, print_rows, print_table, say, with_options
+from tetravit.cli.base import (
+    AcceptLicense,
+    Trust,
+    is_exported,
+    print_rows,
+    print_table,
+    say,
+    with_options,
+)
 from tetravit.cli.base import optimized as optimized_form
 from tetravit.cli.parts.bulk import (
     Data,
@@ -36,8 +44,8 @@ def predict(
         list[str],
         typer.Argument(
             metavar="[WEIGHTS] IMAGE...",
-            help="A run folder, a weights file or a published name, unless --model gives it; then image or video "
-            "files, folders, quoted patterns, lists (.txt), or - for a list on standard input.",
+            help="A run folder, a weights file, a published name or an exported file, unless --model gives it; then "
+            "image or video files, folders, quoted patterns, lists (.txt), or - for a list on standard input.",
         ),
     ],
     model: Annotated[
@@ -58,6 +66,7 @@ def predict(
         bool, typer.Option("--optimize", help="First find the fastest way to run the model on this machine.")
     ] = False,
     accept_license: AcceptLicense = False,
+    trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per image.")] = False,
     data: Data = None,
     to: To = None,
@@ -108,7 +117,10 @@ def predict(
     values = _parsed(given)
     files = find_images(images)
     sources: Iterable[Source] = expanded(files) if webcam is None else webcam_frames(webcam)
-    loaded = load(model, accept_license=accept_license)
+    exported = is_exported(model)
+    if exported and optimized:
+        raise ValueError(f"{model} is exported: it runs as it is. --optimize takes weights.")
+    loaded: Any = _program(model, trust) if exported else load(model, accept_license=accept_license)
     row = PREDICTORS[loaded.kind]
     for name in values:
         if name not in row.names:
@@ -165,6 +177,13 @@ def predict(
     if hints or "side" in values or "window" in values:
         peak = peak_so_far_mib(where)
         say(f"Peak memory: {peak:,.0f} MiB." if peak == peak else "Peak memory: unknown on this device.")
+
+
+def _program(file: str, trust: bool) -> Any:
+    """An exported file in the place of a model."""
+    from tetravit.exports import load_program
+
+    return load_program(file, trust=trust)
 
 
 def _what_is_missing(name: str) -> str:

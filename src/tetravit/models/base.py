@@ -122,6 +122,7 @@ class Model(Portable):
             "num_classes": self.num_classes,
             "class_names": list(self.class_names),
             "preprocess": asdict(self.input),
+            **({"thresholds": list(self.thresholds)} if self.thresholds else {}),
         }
 
     @property

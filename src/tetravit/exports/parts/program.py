@@ -4,6 +4,7 @@ Shapes: B batch, C channels, K classes, (Hi, Wi) image in pixels.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, Literal
 
@@ -40,6 +41,8 @@ class Program(nn.Module):
         self.class_names = tuple(facts["class_names"])
         self.thresholds = tuple(facts.get("thresholds", ()))
         self.input = read_preprocess(facts["preprocess"])
+        if self.kind == "classify" and min(self.input.sides) < self._least:  # too small for the file
+            self.input = replace(self.input, size=tuple(facts["made_for"]))
         self.head = SimpleNamespace(has_masks="masks" in self._outputs)
 
     def preprocess(self, image: Any) -> Tensor:
