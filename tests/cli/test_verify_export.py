@@ -24,7 +24,7 @@ def test_the_exit_code_says_whether_it_agrees(ask, monkeypatch, problem, weights
     answer = ask("verify-export", "m.onnx")
     assert answer.code == code
     assert answer.err.splitlines() == ["tetravit verify-export: A note.", last]
-    assert [line.split() for line in answer.out.splitlines()][-1] == [
+    assert [line.split() for line in answer.out.strip().splitlines()][-1] == [
         *("equal", "top-1", "100.00", "%", "98.00", "%")
     ]
     (row,) = map(json.loads, ask("verify-export", "m.onnx", "--json").out.splitlines())

@@ -1,6 +1,7 @@
 """AOTInductor: a graph compiled to native code for the processor it was written on."""
 
 import json
+import os
 import platform
 import shutil
 import zipfile
@@ -29,10 +30,8 @@ class AOTInductor(Target):
     by_ending = False
     runs_code = "it is native code"
 
-    def ready(self) -> str:
-        from torch._inductor import config
-
-        compilers = config.cpp.cxx if isinstance(config.cpp.cxx, tuple | list) else (config.cpp.cxx,)
+    def unwritable(self) -> str:
+        compilers = (os.environ.get("CXX", ""), "g++", "clang++", "c++")
         if any(name and shutil.which(name) for name in compilers):
             return ""
         return "it needs a C++ compiler, such as g++"

@@ -51,8 +51,12 @@ class Target:
     runs_code: ClassVar[str] = ""
 
     def ready(self) -> str:
-        """The reason why it is not available here; "" where it is."""
+        """The reason why its files do not run here; "" where they do."""
         return ""
+
+    def unwritable(self) -> str:
+        """The reason why files cannot be written here; "" where they can: more than `ready` may be needed."""
+        return self.ready()
 
     def write(self, graph: Graph, path: Path) -> None:
         """Write the graph to `path`.

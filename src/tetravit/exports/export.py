@@ -119,7 +119,7 @@ def export(
     name, target = place(path, format, existing)
     if dtype not in target.dtypes:
         raise ValueError(f"dtype takes one of {', '.join(target.dtypes)} for {name}; got {dtype!r}.")
-    why = target.ready()
+    why = target.unwritable()
     if why:
         raise ValueError(f"The format {name!r} cannot be written: {why}.")
     plain = copy.deepcopy(model).cpu().eval().requires_grad_(False)

@@ -35,7 +35,7 @@ class TorchExport(Target):
     def facts(self, path: Path) -> dict[str, Any]:
         try:
             with zipfile.ZipFile(path) as archive:
-                (name,) = (n for n in archive.namelist() if n.endswith(f"/{KEY}.json"))
+                (name,) = (n for n in archive.namelist() if n.endswith(f"/extra/{KEY}.json"))
                 facts: dict[str, Any] = json.loads(archive.read(name))
                 return facts
         except (ValueError, KeyError, zipfile.BadZipFile) as error:

@@ -136,8 +136,8 @@ class Certificate:
             table["speed"] = Speed(tuple(table["speed"].pop("shape")), **table["speed"])
         if table["recorded"] is not None:
             row = table["recorded"]
-            lists = (tuple(row[name]) for name in ("shape", "mean", "std"))
-            table["recorded"] = Recorded(*lists, values=row["values"])
+            shape, mean, std = (tuple(row[name]) for name in ("shape", "mean", "std"))
+            table["recorded"] = Recorded(shape, mean, std, row["values"])
         return cls(**table)
 
     def save(self, path: str | Path) -> None:
