@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -262,6 +262,25 @@ class Batch:
 AttentionKind = Literal[
     "self", "class", "gated", "content", "position", "window", "global", "summary", "channel"
 ]
+
+
+@dataclass(frozen=True)
+class TokenAttention:
+    """The attention of one layer among all tokens, its weights computed for some queries at a time.
+
+    What needs no more than sums over queries takes it in place of an `AttentionMap`, whose weights of a large image
+    fill the memory.
+
+    kind, layer, grid, prefix: as in `AttentionMap`; kinds "self" and "gated". heads: their number.
+    rows: (start, stop) -> the weights of those queries for all keys (B, heads, stop - start, T + N).
+    """
+
+    kind: AttentionKind
+    layer: str
+    grid: tuple[int, int]
+    prefix: int
+    heads: int
+    rows: Callable[[int, int], Tensor]
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,14 @@
 """Measures of attention have their exact values where these are known."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from selfsup import inputs
 from selfsup.answers import golden
 
 from tetravit.backbones.convit import GatedPositionalAttention
+from tetravit.explainers.parts import attention
 from tetravit.explainers.parts.attention import (
     distances,
     legacy_non_locality,
@@ -118,6 +121,54 @@ def test_rollout_is_the_full_product(name, prefix):
     torch.testing.assert_close(result.flatten(1).double(), full_rollout([r.values for r in records], prefix))
     assert not torch.allclose(rollout(records, heads="max"), result)
     assert not torch.allclose(rollout(records, discard=0.5), result)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("convit_tiny", {"depth": 3, "num_gpsa": 2}),
+        ("convit_tiny", {"depth": 3, "num_gpsa": 1, "gate": "psa"}),
+        ("convit_tiny", {"depth": 2, "num_gpsa": 0}),
+        ("deit_tiny_distilled", {"depth": 2}),
+    ],
+)
+def test_some_queries_at_a_time_give_what_all_at_once_give(name, options, monkeypatch):
+    model = create_model(name, **options).eval().backbone
+    kinds = [kind for kind in ("gated", "self") if kind in model.attention_kinds]
+    images, counts = torch.randn(2, 3, 64, 96), []
+    monkeypatch.setattr(attention, "PART_BYTES", 4 * 4 * 26 * 7)  # 7 queries of 4 heads and 26 tokens
+
+    def layers():
+        for layer in model.token_attention(images):
+            rows = layer.rows
+            yield replace(layer, rows=lambda i, j, rows=rows: counts.append(j - i) or rows(i, j))
+
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.05 * torch.randn_like(p))
+        records = model.attention(images, kinds=kinds)
+        for one, whole in zip(layers(), records, strict=True):
+            assert (one.kind, one.layer, one.grid, one.prefix) == (
+                whole.kind,
+                whole.layer,
+                whole.grid,
+                whole.prefix,
+            )
+            torch.testing.assert_close(one.rows(0, whole.values.shape[2]), whole.values)
+            counts.clear()
+            torch.testing.assert_close(non_locality(one), non_locality(whole))
+            assert len(counts) > 2
+        counts.clear()
+        torch.testing.assert_close(rollout(layers()), rollout(records))
+        assert max(counts) <= 10  # 3 heads in place of 4
+        for option in ({"heads": "min"}, {"discard": 0.3}):
+            torch.testing.assert_close(rollout(layers(), **option), rollout(records, **option))
+
+
+def test_windows_have_no_attention_among_all_tokens():
+    message = r"^SVT has no layers in which all tokens attend to all tokens\.$"
+    with torch.device("meta"), pytest.raises(ValueError, match=message):
+        create_model("twins_svt_small").backbone.token_attention(torch.empty(1, 3, 64, 64))
 
 
 def test_what_has_no_rollout_is_refused():

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tetravit.layers.recompute import recomputed
-from tetravit.structures import AttentionKind, AttentionMap
+from tetravit.structures import AttentionKind, AttentionMap, TokenAttention
 
 SMALLEST_IMAGE = 32  # pixels a side; below that the deepest map of a pyramid would be empty
 
@@ -117,6 +117,16 @@ class Backbone(nn.Module):
                 known = ", ".join(self.attention_kinds)
                 raise ValueError(f"{type(self).__name__} has attention of kind {known}; got {kind!r}.")
         return self._attention(images, frozenset(wanted))
+
+    def token_attention(self, images: Tensor) -> Iterator[TokenAttention]:
+        """Images -> the attention among all tokens, a layer at a time in order of depth, of kinds "self" and "gated".
+
+        Its weights are computed for some queries at a time, so images may be large.
+
+        Raises:
+            ValueError: for a family whose tokens do not attend to all tokens.
+        """
+        raise ValueError(f"{type(self).__name__} has no layers in which all tokens attend to all tokens.")
 
     def _attention(self, images: Tensor, kinds: frozenset[AttentionKind]) -> Iterator[AttentionMap]:
         """The maps of these kinds, in order of depth."""

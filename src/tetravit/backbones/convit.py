@@ -8,7 +8,7 @@ Source of every number: facebookresearch/convit@0a9340a convit.py and models.py.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from typing import Literal, cast, get_args
@@ -35,16 +35,19 @@ from tetravit.layers.vit import (
     PatchEmbed,
     attention_records,
 )
-from tetravit.structures import AttentionKind, AttentionMap
+from tetravit.structures import AttentionKind, AttentionMap, TokenAttention
 
 Gate = Literal["learned", "frozen", "psa"]
 
 
-def offsets(grid: Grid, device: torch.device | None = None) -> Tensor:
-    """From each patch (row) to each patch (column): dx, dy and dx^2 + dy^2 in patches (N, N, 3), float32."""
+def offsets(grid: Grid, device: torch.device | None = None, *, rows: slice = slice(None)) -> Tensor:
+    """From each patch (row) to each patch (column): dx, dy and dx^2 + dy^2 in patches (N, N, 3), float32.
+
+    rows: the patches that it is from; all by default.
+    """
     y, x = (torch.arange(side, device=device, dtype=torch.float32) for side in grid)
     y, x = y[:, None].expand(grid).flatten(), x[None].expand(grid).flatten()  # (N,)
-    dy, dx = y[None] - y[:, None], x[None] - x[:, None]
+    dy, dx = y[None] - y[rows, None], x[None] - x[rows, None]
     return torch.stack((dx, dy, dx**2 + dy**2), dim=-1)
 
 
@@ -92,8 +95,13 @@ class PositionalAttention(nn.Module):
 
     def attention(self, x: Tensor, grid: Grid) -> Tensor:
         """The weights in full (B, heads, N, N), rows for queries, for normed patches (B, N, C)."""
+        return self.rows(x, grid, 0, x.shape[1])
+
+    def rows(self, x: Tensor, grid: Grid, start: int, stop: int) -> Tensor:
+        """The weights of the queries from `start` to `stop` alone (B, heads, stop - start, N)."""
         q, k = self._queries_keys(x)
-        return (q @ k.mT * q.shape[-1] ** -0.5 + self.scores(grid)).softmax(dim=-1)
+        scores = self.scores(grid, slice(start, stop))
+        return (q[:, :, start:stop] @ k.mT * q.shape[-1] ** -0.5 + scores).softmax(dim=-1)
 
     def records(
         self, x: Tensor, grid: Grid, kinds: frozenset[AttentionKind], layer: str, stride: int
@@ -103,15 +111,15 @@ class PositionalAttention(nn.Module):
             weights = self.attention(x, grid).float()
             yield AttentionMap("self", layer, weights, weights.sum(dim=-1), grid, stride, (stride - 1) / 2)
 
-    def scores(self, grid: Grid) -> Tensor:
-        """The positional scores before the softmax (heads, N, N), rows for queries.
+    def scores(self, grid: Grid, rows: slice = slice(None)) -> Tensor:
+        """The positional scores before the softmax (heads, N, N), rows for queries; of some `rows`.
 
         Without autocast: squares of distances leave the exact range of 16 bits from 16 patches on.
         """
         like = self.pos_proj.weight
         autocast = torch.autocast(like.device.type, enabled=False) if not like.is_meta else nullcontext()
         with autocast:
-            return self.pos_proj(offsets(grid, like.device).to(like.dtype)).permute(2, 0, 1)
+            return self.pos_proj(offsets(grid, like.device, rows=rows).to(like.dtype)).permute(2, 0, 1)
 
     def _queries_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys, (B, heads, N, D) each."""
@@ -147,14 +155,14 @@ class GatedPositionalAttention(PositionalAttention):
         """The share of position in each head (heads,), in (0, 1)."""
         return self.gating_param.sigmoid()
 
-    def attention(self, x: Tensor, grid: Grid) -> Tensor:
-        """The blended weights in full, step by step as in the paper (B, heads, N, N): for study and for tests."""
-        return self.blend(self.content_map(x), self.positional_map(grid))
+    def rows(self, x: Tensor, grid: Grid, start: int, stop: int) -> Tensor:
+        part = slice(start, stop)
+        return self.blend(self.content_map(x, part), self.positional_map(grid, part))
 
-    def content_map(self, x: Tensor) -> Tensor:
-        """The content part in full (B, heads, N, N), rows for queries, for normed patches (B, N, C)."""
+    def content_map(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
+        """The content part in full (B, heads, N, N), rows for queries, for normed patches; of some `rows`."""
         q, k = self._queries_keys(x)
-        return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+        return (q[:, :, rows] @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
 
     def blend(self, content: Tensor, position: Tensor) -> Tensor:
         """Both parts weighed by the gate, (B, heads, N, N) and (heads, N, N), rows divided by their sums."""
@@ -178,9 +186,9 @@ class GatedPositionalAttention(PositionalAttention):
                     kind, layer, weights.float(), seen, grid, stride, centre, gate=self.gates()
                 )
 
-    def positional_map(self, grid: Grid) -> Tensor:
-        """The positional part in full (heads, N, N), rows for queries."""
-        return self.scores(grid).softmax(dim=-1)
+    def positional_map(self, grid: Grid, rows: slice = slice(None)) -> Tensor:
+        """The positional part in full (heads, N, N), rows for queries; of some `rows`."""
+        return self.scores(grid, rows).softmax(dim=-1)
 
     def _positional(self, v: Tensor, grid: Grid) -> Tensor:
         """Values (B, N, heads, D) -> their means by position, in the same layout."""
@@ -368,6 +376,17 @@ class ConViT(Backbone):
         """The share of position in each head of each gated block (num_gpsa, heads), in (0, 1); empty without any."""
         gates = [attn.gates() for attn in self._positional() if isinstance(attn, GatedPositionalAttention)]
         return torch.stack(gates) if gates else self.pos_embed.table.new_empty(0, 0)
+
+    def token_attention(self, images: Tensor) -> Iterator[TokenAttention]:
+        x, grid = self._embed(images)
+        for i, block in enumerate(cast(Iterable[LocalBlock | Block], self.blocks)):
+            x = self._joined(i, x)
+            normed, attn, prefix = block.norm1(x), block.attn, int(i >= self.num_gpsa)
+            place = (grid,) if isinstance(attn, PositionalAttention) else ()
+            kind: AttentionKind = "gated" if isinstance(attn, GatedPositionalAttention) else "self"
+            rows = partial(attn.rows, normed, *place)
+            yield TokenAttention(kind, f"blocks.{i}.attn", grid, prefix, attn.num_heads, rows)
+            x = self.run(block, x, grid) if i < self.num_gpsa else self.run(block, x)
 
     def _attention(self, images: Tensor, kinds: frozenset[AttentionKind]) -> Iterator[AttentionMap]:
         """The weights of the first blocks, gated ones with their parts; from block `num_gpsa` on the plain ones."""

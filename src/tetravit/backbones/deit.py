@@ -26,7 +26,7 @@ from tetravit.layers.vit import (
     PatchEmbed,
     attention_records,
 )
-from tetravit.structures import AttentionKind, AttentionMap
+from tetravit.structures import AttentionKind, AttentionMap, TokenAttention
 
 
 class DeiT(Backbone):
@@ -124,6 +124,15 @@ class DeiT(Backbone):
 
     def embeddings(self, images: Tensor) -> tuple[Tensor, ...]:
         return self._tokens_out(images).unbind(dim=1)
+
+    def token_attention(self, images: Tensor) -> Iterator[TokenAttention]:
+        x, grid = self._embed(images)
+        for i, block in enumerate(cast(Iterable[Block], self.blocks)):
+            rows = partial(block.attn.rows, block.norm1(x))
+            yield TokenAttention(
+                "self", f"blocks.{i}.attn", grid, self.num_prefix, block.attn.num_heads, rows
+            )
+            x = self.run(block, x)
 
     def _attention(self, images: Tensor, kinds: frozenset[AttentionKind]) -> Iterator[AttentionMap]:
         x, grid = self._embed(images)

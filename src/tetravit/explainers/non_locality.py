@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from tetravit.explainers.base import Map, Method, Request
 from tetravit.predictors.base import Option
-from tetravit.structures import AttentionKind
 
 if TYPE_CHECKING:
     from tetravit.backbones import Backbone
@@ -23,25 +22,25 @@ def non_locality(model: Model, images: Any, request: Request) -> list[Map]:
     """
     import torch
 
-    from tetravit.explainers.parts.attention import legacy_non_locality, uniform_non_locality
-    from tetravit.explainers.parts.attention import non_locality as measure
+    from tetravit.explainers.parts.attention import (
+        distances_and_mass,
+        legacy_non_locality,
+        uniform_non_locality,
+    )
 
     form = request.option("form", "both")
     if form not in FORMS:
         raise ValueError(f"form takes one of {', '.join(FORMS)}; got {form!r}.")
     backbone: Any = model.backbone
-    kinds = cast(
-        tuple[AttentionKind, ...], tuple(k for k in ("gated", "self") if k in backbone.attention_kinds)
-    )
     layers, rows, on_class = [], [], []
     grid = (0, 0)
     with torch.no_grad():
-        for record in backbone.attention_layers(images, kinds=kinds):
+        for record in backbone.token_attention(images):
             grid = record.grid
             layers.append(record.layer)
-            rows.append(measure(record))
-            patches = record.seen[:, :, record.prefix :]
-            on_class.append(float(1 - patches.mean()))
+            row, outside = distances_and_mass(record)
+            rows.append(row)
+            on_class.append(outside)
         tables = {"corrected": torch.stack(rows)} if form != "legacy" else {}
         if form != "corrected":
             tables["legacy"] = legacy_non_locality(backbone, images)

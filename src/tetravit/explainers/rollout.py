@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from tetravit.explainers.base import Map, Method, Request
 from tetravit.predictors.base import Option, real
-from tetravit.structures import AttentionKind
 
 if TYPE_CHECKING:
     from tetravit.backbones import Backbone
@@ -25,11 +24,8 @@ def attention_rollout(model: Model, images: Any, request: Request) -> list[Map]:
     if joined not in JOINS:
         raise ValueError(f"heads takes one of {', '.join(JOINS)}; got {joined!r}.")
     backbone = model.backbone
-    kinds = cast(
-        tuple[AttentionKind, ...], tuple(k for k in ("gated", "self") if k in backbone.attention_kinds)
-    )
     with torch.no_grad():
-        values = rollout(backbone.attention_layers(images, kinds=kinds), heads=joined, discard=discard)[0]
+        values = rollout(backbone.token_attention(images), heads=joined, discard=discard)[0]
     stride = backbone.strides[-1]
     return [
         Map(

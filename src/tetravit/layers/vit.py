@@ -158,6 +158,11 @@ class SelfAttention(nn.Module):
         q, k, _ = to_heads(x, self.qkv, 3, self.num_heads)
         return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
 
+    def rows(self, x: Tensor, start: int, stop: int) -> Tensor:
+        """The weights of the queries from `start` to `stop` alone (B, heads, stop - start, N), of tokens."""
+        q, k, _ = to_heads(x, self.qkv, 3, self.num_heads)
+        return (q[:, :, start:stop] @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
+
     def values(self, x: Tensor) -> Tensor:
         """Tokens (B, N, C) -> their values (B, heads, N, D)."""
         return to_heads(x, self.qkv, 3, self.num_heads)[2]
@@ -181,7 +186,10 @@ def attention_records(
     """Records of a layer for its input, normed tokens (B, T + N, C): all rows, and the class token's row."""
     if not kinds & {"self", "class"}:
         return
-    centre, weights = (stride - 1) / 2, attn.attention(x).float()  # (B, heads, T + N, T + N)
+    centre = (stride - 1) / 2
+    weights = (
+        attn.attention(x) if "self" in kinds else attn.rows(x, 0, 1)
+    ).float()  # (B, heads, T + N or 1, T + N)
     seen = weights[..., prefix:].sum(dim=-1)
     if "self" in kinds:
         yield AttentionMap("self", layer, weights, seen, grid, stride, centre, prefix=prefix)

@@ -60,8 +60,7 @@ def measure(
                 if form == "legacy":
                     layers = legacy_non_locality(model.backbone, batch).mean(dim=1)
                 else:
-                    kinds = [k for k in ("gated", "self") if k in model.backbone.attention_kinds]
-                    records = model.backbone.attention(batch, kinds=kinds)
+                    records = model.backbone.token_attention(batch)
                     layers = torch.stack([non_locality(record).mean() for record in records])
                 totals = totals + layers.double().cpu()
         expected = (START.get(source) if source.startswith("convit") else EQUAL) if untrained else None
