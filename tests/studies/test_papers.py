@@ -7,6 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tetravit.cli.app import application
+from tetravit.cli.study import plan, spoken
 from tetravit.studies import STUDIES
 from tetravit.studies.base import compared
 
@@ -28,27 +29,57 @@ def test_a_figure_is_compared_with_the_published_one():
     }  # fmt: skip
     assert compared(81.0, 81.3, 0.1)["verdict"] == "outside 0.1"
     assert compared(81.0, None, 0.1)["verdict"] == "no published figure"
-    assert compared(float("nan"), 1.0, 0.1)["verdict"] == "not finite"
+    assert compared(float("nan"), 1.0, 0.1) == {
+        "got": None, "expected": 1.0, "difference": None, "verdict": "not finite",
+    }  # fmt: skip
+    assert compared(81.0, 81.3, 0.1, differs="20 epochs")["verdict"] == "protocol differs: 20 epochs"
 
 
 def test_every_study_names_its_source_and_has_a_small_form():
     for name, study in STUDIES.items():
         assert study.question.endswith("?")
-        assert study.source
-        assert "small" in inspect.signature(study.measure).parameters or name == "sample-efficiency"
+        assert study.source, name
+        assert study.expected, name
+        assert study.small, name
+        assert "small" in inspect.signature(study.measure).parameters
+        texts = (study.source, study.expected, study.needs, study.small)
+        assert not any(text.endswith(".") or "memory)" in text for text in texts)
 
 
 def test_the_plan_names_the_missing_weights(monkeypatch, tmp_path):
     monkeypatch.setenv("TETRAVIT_HOME", str(tmp_path))
-    _, _, err = call("convit-gates", "--small")
-    assert err.splitlines()[:5] == [
+    asked = [
         "What share do positions have in ConViT's heads, layer by layer?",
         "Source: ConViT (arXiv:2103.10697v2), Figures 6, 14 and 17; which runs the published files are is not known.",
+    ]
+    small = ["Not the paper's figure: the same question, in small."]
+    small += ["Takes a second: an untrained convit_tiny, whose gates are all 0.731."]
+    _, _, err = call("convit-gates", "--small")
+    assert err.splitlines() == asked + small
+    assert plan(STUDIES["convit-gates"], {}, "cpu") == [
+        *asked,
+        "Expected: as printed above the maps of Figures 7, 16 and 17; compared as sets, as heads may be in another"
+        " order; which printed row is which layer is sure for the first and the last alone.",
         "Needs: published weights; no images; seconds.",
         "Not on this machine yet: convit_tiny.in1k, convit_small.in1k, convit_base.in1k; `tetravit weights fetch`"
         " brings them.",
-        "Not the paper's figure: the same question, in small.",
     ]
+
+
+def test_the_plan_has_the_time_of_this_machine_and_of_a_card(monkeypatch):
+    monkeypatch.setattr("tetravit.benchmark.speed.product_flops", lambda device: 1e12)
+    options = {"only": "a", "fractions": "1.0", "epochs": None}
+    assert plan(STUDIES["convit-ablation"], options, "cpu")[4] == (
+        "Cost: 2.3e+19 operations; at 40% of the peak 669 days of this machine, 16 hours of one H100 in bfloat16."
+        " That is optimistic: two to three times as long is usual."
+    )
+
+
+def test_lengths_of_time():
+    lengths = (0.2, 5, 300, 9_000, 3e6, 1e11)
+    assert [spoken(seconds) for seconds in lengths] == [
+        "a second", "5 seconds", "5 minutes", "2 hours", "35 days", "3,169 years",
+    ]  # fmt: skip
 
 
 def test_untrained_gates_are_the_initial_value():
@@ -119,9 +150,7 @@ def test_gcvits_logits_do_not_depend_on_the_batch():
 def test_a_study_without_a_figure_says_which_have_one(tmp_path):
     code, _, err = call("gcvit-batch", "--small", "--draw", str(tmp_path / "x"))
     assert code == 2
-    assert err.startswith(
-        "tetravit study gcvit-batch: gcvit-batch has no figure; studies with one: convit-gates, "
-    )
+    assert err.startswith("tetravit study gcvit-batch: gcvit-batch has no figure; studies with one: ade20k, ")
 
 
 @pytest.mark.parametrize("name", ["resolution", "convit-mask-attention", "convit-mask-positions"])

@@ -192,6 +192,14 @@ def _product(device: torch.device, dtype: torch.dtype) -> Callable[[], object]:
     return lambda: torch.mm(a, b)
 
 
+def product_flops(device: torch.device | str, seconds: float = 0.2) -> float:
+    """Operations a second of a large matrix product in float32, two per multiply-add: the peak of a machine."""
+    device = torch.device(device)
+    product = _product(device, torch.float32)
+    _time(product, device, seconds / 5)  # warm-up
+    return 2 * PRODUCT_SIDE.get(device.type, 1024) ** 3 / statistics.median(_time(product, device, seconds))
+
+
 def _time(call: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
     """Seconds of each of as many calls as fit into `seconds`, at least one."""
     taken: list[float] = []

@@ -15,6 +15,7 @@ import typer
 from tetravit.cli.base import Group, print_rows, print_table, say
 from tetravit.files import replace_file
 from tetravit.studies import STUDIES, Study
+from tetravit.studies.base import H100_FLOPS, SMALL, UTILIZATION
 
 
 def command(name: str, study: Study) -> Callable[..., None]:
@@ -39,7 +40,7 @@ def command(name: str, study: Study) -> Callable[..., None]:
         if draw is not None and study.draw is None:
             drawn = ", ".join(key for key, row in STUDIES.items() if row.draw is not None)
             raise ValueError(f"{name} has no figure; studies with one: {drawn}.")
-        for line in plan(study):
+        for line in plan(study, options, device):
             say(line)
         resumes = "done" in inspect.signature(study.measure).parameters
         kept = _kept(name, into) if resumes else {}
@@ -52,13 +53,14 @@ def command(name: str, study: Study) -> Callable[..., None]:
                 _append(into, rows[-1])
         if into is not None and not resumes:
             _replace(into, name, rows)
-        if draw is not None and study.draw is not None:
+        if draw is not None and study.draw is not None and rows:
             figure = study.draw(rows)
             for ending in (".png", ".svg"):
                 figure.savefig(draw.with_suffix(ending), dpi=150)
                 say(f"Figure: {draw.with_suffix(ending)}")
         if as_json:
             print_rows(rows)
+        if as_json or not rows:
             return
         first, *others = study.columns
         print_table(
@@ -78,12 +80,18 @@ def command(name: str, study: Study) -> Callable[..., None]:
     return run
 
 
-def plan(study: Study) -> list[str]:
-    """What a study measures, where the expected figures are from, what it needs and what of that is missing."""
+def plan(study: Study, options: Mapping[str, Any], device: str) -> list[str]:
+    """What a study measures, where the expected figures are from, what it costs, needs and lacks."""
     lines = [study.question]
     if study.source:
         lines.append(f"Source: {study.source}.")
+    if options.get("small"):
+        return [*lines, SMALL, *([f"Takes {study.small}."] if study.small else [])]
+    if study.expected:
+        lines.append(f"Expected: {study.expected}.")
     lines.append(f"Needs: {study.needs}.")
+    if study.flops is not None:
+        lines.append(_cost(study.flops(**options), device))
     if study.weights:
         from tetravit.weights import store
 
@@ -93,6 +101,27 @@ def plan(study: Study) -> list[str]:
                 f"Not on this machine yet: {', '.join(missing)}; `tetravit weights fetch` brings them."
             )
     return lines
+
+
+def _cost(flops: float, device: str) -> str:
+    """Operations as time of this machine and of a card that trains models."""
+    from tetravit.benchmark.speed import product_flops
+    from tetravit.world import pick_device
+
+    here = flops / (UTILIZATION * product_flops(pick_device(device)))
+    card = flops / (UTILIZATION * H100_FLOPS)
+    return (
+        f"Cost: {flops:.1e} operations; at {UTILIZATION:.0%} of the peak {spoken(here)} of this machine,"
+        f" {spoken(card)} of one H100 in bfloat16. That is optimistic: two to three times as long is usual."
+    )
+
+
+def spoken(seconds: float) -> str:
+    """A length of time in its largest unit: "3 days"."""
+    for unit, length in (("years", 31_557_600), ("days", 86_400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.0f} {unit}"
+    return f"{max(1, seconds):.0f} seconds" if seconds >= 2 else "a second"
 
 
 def _lines(file: Path | None) -> list[dict[str, Any]]:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]  # plain data: what becomes one JSON line
 SMALL = "Not the paper's figure: the same question, in small."
+UTILIZATION = 0.4  # of the peak rate that a cost assumes: optimistic
+H100_FLOPS = 989e12  # bfloat16, dense: NVIDIA's data sheet
 
 
 @dataclass(frozen=True)
@@ -25,35 +27,43 @@ class Study:
     each run. With a keyword `done`, rows of an earlier command by their "key", it yields those as they are: the
     command resumes. A key names everything that the figures of a row depend on.
     columns: of the printed table, heading to value of a row. Columns other than the first are right-aligned.
-    source: table or figure, and the paper. needs: weights, data, time. weights: published ones, by name.
-    draw: the figure of the rows.
+    source: table or figure, and the paper. expected: where the figures that rows are compared with are from, and how
+    sure they are. needs: weights, data, hardware. small: what `--small` takes. weights: published ones, by name.
+    flops: the operations of all rows, two per multiply-add, from the options of the command; None: seconds of any
+    machine. draw: the figure of the rows.
     """
 
     question: str
     measure: Callable[..., Iterable[dict[str, Any]]]
     columns: Mapping[str, Callable[[Row], Any]]
     source: str = ""
+    expected: str = ""
     needs: str = "nothing"
+    small: str = ""
+    flops: Callable[..., float] | None = None
     weights: Sequence[str] = field(default=())
     draw: "Callable[[Sequence[Row]], Figure] | None" = None
 
 
-def compared(got: float, expected: float | None, spread: float, *, digits: int = 2) -> dict[str, Any]:
+def compared(
+    got: float, expected: float | None, spread: float, *, digits: int = 2, differs: str = ""
+) -> dict[str, Any]:
     """A figure beside the published one: got, expected, difference, verdict.
 
     expected: None where nothing is published. spread: how far apart two measurements of the same may lie.
+    differs: what of the protocol is not as published, so that the difference has no verdict.
     """
-    row: dict[str, Any] = {"got": round(got, digits), "expected": expected}
-    if expected is None or not math.isfinite(got):
-        return {
-            **row,
-            "difference": None,
-            "verdict": "no published figure" if expected is None else "not finite",
-        }
+    if not math.isfinite(got):
+        return {"got": None, "expected": expected, "difference": None, "verdict": "not finite"}
+    got = round(got, digits)
+    if expected is None:
+        return {"got": got, "expected": None, "difference": None, "verdict": "no published figure"}
     difference = round(got - expected, digits)
     inside = abs(difference) <= spread + 1e-9
     verdict = f"within {spread:g}" if inside else f"outside {spread:g}"
-    return {**row, "difference": difference, "verdict": verdict}
+    if differs:
+        verdict = f"protocol differs: {differs}"
+    return {"got": got, "expected": expected, "difference": difference, "verdict": verdict}
 
 
 def verdicts(unit: str = "") -> dict[str, Callable[[Row], Any]]:

@@ -1,17 +1,20 @@
 """ConViT with a part of its attention masked at test time: content or position (Table 6), embeddings (Table 5)."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tetravit.studies.base import SMALL, Row, Study, compared, verdicts
+from tetravit.studies.base import Row, Study, compared, verdicts
+from tetravit.studies.parts.figures import bars
 from tetravit.studies.parts.scores import data_overrides, score, spread
 from tetravit.studies.parts.small import train_small
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from tetravit.models.base import Model
 
 ONE = 100.0  # a gating parameter whose sigmoid is 1 in float32
@@ -72,7 +75,6 @@ def measure_attention(
     with tempfile.TemporaryDirectory() as folder:
         source: str | Path = weights
         if small:
-            on_run(SMALL)
             source = train_small("convit_tiny", Path(folder), epochs=epochs, device=device, on_run=on_run)
         overrides = [] if small else data_overrides(data_root)
         layers = (0, 1, 3) if small else LAYERS
@@ -105,8 +107,6 @@ def measure_positions(
 ) -> Iterator[dict[str, Any]]:
     """Two rows per model, with and without position embeddings. Source: ConViT, Table 5."""
     with tempfile.TemporaryDirectory() as folder:
-        if small:
-            on_run(SMALL)
         overrides = [] if small else data_overrides(data_root)
         for name, masked in TABLE_5:
             key = " ".join(map(str, (name, data_root, images, small and epochs, masked)))
@@ -128,9 +128,59 @@ def measure_positions(
             }  # fmt: skip
 
 
-NEEDS = (
-    "published weights and a validation set (--data-root), about an hour of two cores; --small: two minutes"
-)
+def flops_attention(*, weights: str, images: int | None, **_: Any) -> float:
+    """Operations of seven evaluations."""
+    from tetravit.benchmark.flops import table
+
+    counted = table().get(weights.partition(".")[0], table()["convit_tiny"])
+    return 2.0 * len(TABLE_6) * (images or 50_000) * counted.inference_macs
+
+
+def flops_positions(*, images: int | None, **_: Any) -> float:
+    """Operations of four evaluations."""
+    from tetravit.benchmark.flops import table
+
+    return (
+        2.0 * (images or 50_000) * sum(table()[name.partition(".")[0]].inference_macs for name, _ in TABLE_5)
+    )
+
+
+def draw_attention(rows: Sequence[Row]) -> "Figure":
+    """Top-1 over the number of masked layers, one curve per mask; published figures dashed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for number, masked in enumerate(("content", "position")):
+        own = sorted((r for r in rows if r["masked"] in ("nothing", masked)), key=lambda r: r["layers"])
+        axes.plot(
+            [r["layers"] for r in own],
+            [r["got"] for r in own],
+            marker="o",
+            color=f"C{number}",
+            label=f"{masked} masked",
+        )
+        known = [(r["layers"], r["expected"]) for r in own if r["expected"] is not None]
+        if known:
+            axes.plot(
+                *zip(*known, strict=True), "--", marker=".", color=f"C{number}", label=f"{masked}, published"
+            )
+    axes.set(xlabel="first layers that are masked", ylabel="top-1, %")
+    axes.set_xticks(sorted({row["layers"] for row in rows}))
+    axes.legend()
+    return figure
+
+
+def draw_positions(rows: Sequence[Row]) -> "Figure":
+    """Top-1 with and without position embeddings as bars, published figures as lines."""
+    return bars(
+        rows, lambda row: f"{row['weights']}, {'masked' if row['masked'] else 'as trained'}", "top-1, %"
+    )
+
+
+EXPECTED = "as printed; within 0.1 points and two standard errors of a part of the images"
+NEEDS = "published weights and a validation set (--data-root)"
+SMALL = "two minutes of one processor: small models, trained on the digits first"
 STUDIES = {
     "convit-mask-attention": Study(
         "How much of ConViT's accuracy hangs on content, and how much on position?",
@@ -143,6 +193,10 @@ STUDIES = {
             **verdicts("top-1 %"),
         },
         source="ConViT (arXiv:2103.10697v2), Table 6",
+        expected=EXPECTED,
+        small=SMALL,
+        flops=flops_attention,
+        draw=draw_attention,
         needs=NEEDS,
         weights=("convit_tiny.in1k",),
     ),
@@ -156,6 +210,10 @@ STUDIES = {
             **verdicts("top-1 %"),
         },
         source="ConViT (arXiv:2103.10697v2), Table 5",
+        expected=EXPECTED,
+        small=SMALL,
+        flops=flops_positions,
+        draw=draw_positions,
         needs=NEEDS,
         weights=("deit_tiny.in1k", "convit_tiny.in1k"),
     ),

@@ -58,6 +58,8 @@ STUDIES = {
             "verdict": lambda row: row["verdict"],
         },
         source="a fault of GC ViT's first release: global queries were repeated in another order than the windows",
+        expected="no change beyond rounding",
         needs="nothing: random weights; seconds",
+        small="a few seconds",
     )
 }

@@ -1,11 +1,15 @@
 """Throughput of the papers' tables as ratios, which carry over between machines better than images per second."""
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tetravit.studies.base import Study, compared, verdicts
+from tetravit.studies.base import Row, Study, compared, verdicts
+from tetravit.studies.parts.figures import bars
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # model -> images/s as printed. ConViT, Table 1: one GP100, batch 128. Twins, Table 1: one V100, batch 192.
 CONVIT_TABLE_1 = {
@@ -67,6 +71,15 @@ COLUMNS: dict[str, Callable[..., Any]] = {
     "beside images/s": lambda row: f"{row['beside_images_per_s']:.1f}",
     **verdicts("ratio"),
 }
+
+
+def draw(rows: Sequence[Row]) -> "Figure":
+    """Each ratio as a bar, those of the table as lines."""
+    return bars(rows, lambda row: f"{row['model']} : {row['beside']}", "ratio of images a second", digits=2)
+
+
+EXPECTED = "ratios of the printed images a second; within 0.2, as cards and implementations differ"
+TAKES = "some seconds: the first pair at 64 pixels"
 NEEDS = "this machine, some minutes, nothing else running; random weights"
 STUDIES = {
     "convit-table1": Study(
@@ -74,6 +87,9 @@ STUDIES = {
         ratios(CONVIT_TABLE_1, CONVIT_PAIRS),
         COLUMNS,
         source="ConViT (arXiv:2103.10697v2), Table 1, on one GP100; here both without a compiler",
+        expected=EXPECTED,
+        small=TAKES,
+        draw=draw,
         needs=NEEDS,
     ),
     "twins-table1": Study(
@@ -81,6 +97,9 @@ STUDIES = {
         ratios(TWINS_TABLE_1, TWINS_PAIRS),
         COLUMNS,
         source="Twins (arXiv:2104.13840), Table 1, on one V100; here both without a compiler",
+        expected=EXPECTED,
+        small=TAKES,
+        draw=draw,
         needs=NEEDS,
     ),
 }

@@ -1,11 +1,15 @@
 """Patterns of local and global blocks in Twins-SVT: parameters and multiply-adds of Table 5."""
 
-from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tetravit.studies.base import Study, compared, verdicts
+from tetravit.studies.base import Row, Study, compared, verdicts
+from tetravit.studies.parts.figures import bars
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Pattern of each stage -> parameters in millions, multiply-adds in G, top-1 in percent, as printed.
 TABLE_5: dict[tuple[str, ...], tuple[float, float, float]] = {
@@ -50,6 +54,11 @@ def measure(
         }
 
 
+def draw(rows: Sequence[Row]) -> "Figure":
+    """Multiply-adds of each pattern as bars, those of the table as lines."""
+    return bars(rows, lambda row: f"({row['pattern']})", "multiply-adds, G", digits=2)
+
+
 STUDIES = {
     "twins-patterns": Study(
         "What do the patterns of local and global blocks of Twins-SVT cost?",
@@ -62,6 +71,9 @@ STUDIES = {
             "published top-1 %": lambda row: row["top1_published"],
         },
         source="Twins (arXiv:2104.13840), Table 5, but for its row of three stages",
+        small="a second",
+        draw=draw,
+        expected="parameters and multiply-adds as printed in Table 5, one decimal",
         needs="nothing for the cost; training (recipe twins/imagenet, model.options.pattern) for the accuracy",
     )
 }

@@ -76,7 +76,9 @@ STUDIES = {
             ),
         },
         source="Twins (arXiv:2104.13840), Section 3.2: 7 for 56 x 56, 15 for 224 x 224",
+        expected="the windows that the section names: 7 for 56 x 56, 15 for 224 x 224",
         needs="nothing; no time",
+        small="a second",
         draw=draw,
     )
 }

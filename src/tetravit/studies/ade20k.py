@@ -1,0 +1,119 @@
+"""The published segmenters on ADE20K (XCiT, Table 6; Twins, Table 2)."""
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tetravit.studies.base import Row, Study, verdicts
+from tetravit.studies.parts.figures import bars
+from tetravit.studies.parts.tables import evaluated, names, need
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+XCIT = ("tiny_12", "small_12", "small_24", "medium_24")
+TWINS = tuple(f"twins_{kind}_{size}" for kind in ("pcpvt", "svt") for size in ("small", "base", "large"))
+WEIGHTS = (
+    *(
+        f"xcit_{size}_p{p}.ade20k_{head}"
+        for head in ("semantic_fpn", "upernet")
+        for size in XCIT
+        for p in (16, 8)
+    ),
+    *(f"{name}.ade20k_upernet" for name in TWINS),
+)
+HEADS = {"semantic_fpn": "semantic FPN", "upernet": "UPerNet"}
+
+
+def measure(
+    *,
+    weights: Annotated[str, typer.Option(metavar="W,W,...", help="Published segmenters.")] = ",".join(
+        WEIGHTS
+    ),
+    data_root: Annotated[str, typer.Option(metavar="DIR", help="ADE20K.")] = "",
+    images: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="So many validation images; all by default.")
+    ] = None,
+    small: Annotated[
+        bool, typer.Option("--small", help="Small segmenters with both heads and patch sizes, on drawings.")
+    ] = False,
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="With --small: steps of training.")] = 200,
+    device: str = "auto",
+    on_run: Callable[[str], object] = lambda text: None,
+    done: Mapping[str, Row] = {},
+) -> Iterator[dict[str, Any]]:
+    """One row per segmenter, mIoU at one scale. Source: XCiT, Table 6; Twins, Table 2.
+
+    Raises:
+        ValueError: for no data, or weights that are no published segmenters.
+    """
+    if small:
+        yield from _small(images, steps, device, on_run, done)
+        return
+    from tetravit.weights import CHECKPOINTS
+
+    need(data_root, "ADE20K")
+    known = [row.name for row in CHECKPOINTS.values() if row.task == "segment"]
+    for name in names(weights, known):
+        yield from evaluated(
+            name, [f"data.root={data_root}"], ("miou",), key=" ".join(map(str, (name, data_root, images))),
+            facts={"weights": name}, images=images, device=device, done=done, on_run=on_run,
+        )  # fmt: skip
+
+
+def _small(
+    images: int | None,
+    steps: int,
+    device: str,
+    on_run: Callable[[str], object],
+    done: Mapping[str, Row],
+) -> Iterator[dict[str, Any]]:
+    from tetravit.recipe import find, load
+    from tetravit.runs import train
+
+    for patch in (16, 8):
+        for head, spoken in HEADS.items():
+            about, key = f"small xcit, patches of {patch}, {spoken}", f"small {patch} {head} {steps} {images}"
+            with tempfile.TemporaryDirectory() as folder:
+                run = Path(folder) / "run"
+                if f"{key} miou" not in done:
+                    on_run(f"training {about}, {steps} steps")
+                    settings = [
+                        "model.name=xcit_nano_12_p16", f"model.head={head}", "model.head_options={ width = 64 }",
+                        f"model.options={{ patch_size = {patch}, dim = 64, depth = 4 }}", f"steps={steps}",
+                        f"optim.warmup_steps={min(50, steps // 2)}", f"run.device={device}", "run.evaluate_steps=0",
+                        "run.evaluate_epochs=0",
+                    ]  # fmt: skip
+                    train(load(find("shapes-seg"), settings), run, reporters=[])
+                yield from evaluated(
+                    run / "last.safetensors", [], ("miou",), key=key, facts={"weights": about}, images=images,
+                    device=device, done=done, on_run=on_run,
+                )  # fmt: skip
+
+
+def draw(rows: Sequence[Row]) -> "Figure":
+    """mIoU of each segmenter as bars, published figures as lines."""
+    return bars(rows, lambda row: row["weights"], "mIoU, %")
+
+
+STUDIES = {
+    "ade20k": Study(
+        "What mIoU do the published segmenters have on ADE20K?",
+        measure,
+        {
+            "weights": lambda row: row["weights"],
+            "images": lambda row: row["images"],
+            **verdicts("mIoU %"),
+        },
+        source="XCiT (arXiv:2106.09681), Table 6, and Twins (arXiv:2104.13840), Table 2: one scale",
+        expected="as the authors' READMEs have them; within 0.2 points, an assumption about other implementations",
+        needs="published weights and ADE20K (--data-root); the mIoU of a part (--images N) is no estimate of that of"
+        " all images",
+        small="five minutes of one processor: four small segmenters on drawings of shapes",
+        weights=WEIGHTS,
+        draw=draw,
+    )
+}
