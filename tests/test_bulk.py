@@ -103,6 +103,7 @@ def test_finished_units_are_skipped_and_others_refused(given, tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_messages(given, capsys):
     _, folder = given
     base = ["embed", "w.safetensors", "--data", folder]

@@ -19,6 +19,8 @@ from tetravit.runs.plan import plan
 from tetravit.tasks.dino import Dino
 from tetravit.world import World
 
+pytestmark = pytest.mark.slow  # whole runs and other processes
+
 STEPS = 6
 RECIPE = """
 steps = 6

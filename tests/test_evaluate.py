@@ -18,6 +18,8 @@ from tetravit.runs.evaluate import evaluate, published
 from tetravit.structures import Preprocess
 from tetravit.weights import CHECKPOINTS, store
 
+pytestmark = pytest.mark.slow  # whole runs and other processes
+
 NAME = "xcit_nano_12_p16.in1k"
 INFO = files("timm.data") / "_info"
 

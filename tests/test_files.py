@@ -38,6 +38,7 @@ def test_a_write_that_fails_leaves_the_older_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
+@pytest.mark.slow
 def test_training_imports_without_fcntl(tmp_path, monkeypatch):
     monkeypatch.setenv("TETRAVIT_HOME", str(tmp_path / "home"))
     done = subprocess.run([sys.executable, "-c", HIDDEN, tmp_path], capture_output=True, text=True)

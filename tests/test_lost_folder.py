@@ -8,6 +8,8 @@ from tests.test_train import Listener, small
 from tetravit.models import load
 from tetravit.runs import train
 
+pytestmark = pytest.mark.slow  # whole runs and other processes
+
 
 class At(Listener):
     """Does something to the run's folder when a step is logged."""

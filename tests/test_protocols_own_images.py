@@ -20,6 +20,8 @@ from tetravit.protocols.parts.pictures import normalised
 from tetravit.protocols.retrieval import SCALES, multi_scale
 from tetravit.weights.xcit import LAYOUTS
 
+pytestmark = pytest.mark.slow  # whole runs and other processes
+
 NOTHING = Loaders([], DatasetInfo("unlabelled", 0, ()))
 
 

@@ -16,6 +16,8 @@ from tetravit.explainers import EXPLAIN
 from tetravit.exports import TARGETS
 from tetravit.protocols import PROTOCOLS
 
+pytestmark = pytest.mark.slow  # whole runs and other processes
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 SPEED = (ROOT / "docs" / "speed.md").read_text()

@@ -13,6 +13,7 @@ PLAIN = [name for name in TOYS if name in ("xcit_nano_12_p16", "deit_tiny")]
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in TOYS if name not in PLAIN]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLAIN + SLOW)
 def test_losses_stay_and_the_plan_says_the_memory(tmp_path, name):
     options = dict(TOYS[name])

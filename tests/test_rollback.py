@@ -12,6 +12,8 @@ from tetravit.runs import train
 from tetravit.runs.rollback import Attempts, log_event, logged_attempts
 from tetravit.tasks.dino import Dino
 
+pytestmark = pytest.mark.slow  # whole runs and other processes
+
 
 def run(folder, *overrides, **options):
     train(loads(RECIPE, ["run.on_nan=rollback", *overrides]), folder, reporters=[], **options)

@@ -18,6 +18,8 @@ from tetravit.runs.plan import length
 from tetravit.runs.resume import check_same
 from tetravit.weights.fileformat import read
 
+pytestmark = pytest.mark.slow  # whole runs and other processes
+
 SMALL = {
     "epochs": 2,
     "task": {"name": "classify", "label_smoothing": 0.1},

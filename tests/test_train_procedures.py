@@ -100,6 +100,7 @@ def test_the_first_groups_can_stay(pretrained, tmp_path):
     assert not any(n.startswith("backbone.blocks.0.") for n in moved)
 
 
+@pytest.mark.slow
 def test_another_size_and_other_classes(pretrained, tmp_path):
     _, file = pretrained
     train(deit(file, data__image_size=64), tmp_path / "run", reporters=[])

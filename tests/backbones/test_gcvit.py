@@ -155,6 +155,7 @@ def test_the_authors_index_buffers_are_written_back(window):
     assert torch.equal(index, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer_scale", [None, 0.1])
 def test_timm_state_loads_and_ours_exports_back(layer_scale):
     theirs = timm.create_model("gcvit_xxtiny", layer_scale=layer_scale).eval()
@@ -269,6 +270,7 @@ def test_weights_of_one_window_load_into_another(smallest):
 # Any size
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(height=st.integers(32, 300), width=st.integers(32, 300))
 def test_any_size_gives_the_promised_maps(smallest, height, width):

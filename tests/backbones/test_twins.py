@@ -65,6 +65,7 @@ def test_parameter_counts_are_exact(name):
     assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["twins_pcpvt_small", "twins_svt_small"])
 def test_official_names_map_both_ways(name):
     authors = golden(name)
@@ -77,6 +78,7 @@ def test_official_names_map_both_ways(name):
     assert all(torch.equal(value, back[key]) for key, value in authors.state().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["twins_pcpvt_small", "twins_svt_small"])
 @pytest.mark.parametrize("size", [(224, 224), (96, 160)], ids=str)
 def test_timm_state_loads_and_ours_exports_back(name, size):
@@ -102,6 +104,7 @@ def test_authors_names_are_aliases():
             assert sum(p.numel() for p in create_model(alias).parameters()) == expected
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(height=st.integers(32, 260), width=st.integers(32, 260))
 def test_any_size_gives_the_promised_maps(model, height, width):

@@ -135,6 +135,7 @@ def test_a_class_that_a_part_lacks(folder, tetravit, part, how):
     assert "3 classes" in outcome.line("model")
 
 
+@pytest.mark.slow
 def test_a_test_set_with_some_classes(folder, tetravit):
     assert tetravit("train finetune data.root=d SMALL --into run").code == 0
     shutil.copytree(folder / "val" / "bar", folder / "test" / "bar")
@@ -209,6 +210,7 @@ def test_a_home_folder(folder, tetravit, monkeypatch):
     assert tetravit(PLAN.replace("data.root=d", "data.root=~/d")).line("data") == ALL
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_another_folder(folder, tetravit, monkeypatch, tmp_path):
     assert tetravit("train finetune data.root=d SMALL --into run").code == 0
     (tmp_path / "elsewhere").mkdir()
@@ -252,6 +254,7 @@ def test_a_set_smaller_than_a_batch(folder, tetravit):
 # Tables
 
 
+@pytest.mark.slow
 def test_several_classes_of_an_image(folder, tetravit):
     rows = ["image,disc,bar,line"]
     for file in sorted((folder / "train").rglob("*.*")):

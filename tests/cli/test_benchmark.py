@@ -33,6 +33,7 @@ def test_training_counts_three_forward_passes():
     assert row.share == pytest.approx(6e-12 * row.macs * row.images_per_s / row.product_tflops, rel=0.05)
 
 
+@pytest.mark.slow
 def test_the_table_says_under_which_conditions(ask, tmp_path):
     answer = ask("benchmark", "xcit_nano_12_p16", *FAST, "--into", tmp_path / "rows.jsonl")
     (row,) = (Row(**json.loads(line)) for line in (tmp_path / "rows.jsonl").read_text().splitlines())
@@ -42,6 +43,7 @@ def test_the_table_says_under_which_conditions(ask, tmp_path):
     assert "TFLOP/s" in answer.err
 
 
+@pytest.mark.slow
 def test_rows_of_different_kinds_share_no_table():
     rows = [measure(["deit_tiny"], size=32, batch=n, rounds=1, seconds=0.01)[0] for n in (1, 2)]
     with pytest.raises(ValueError, match=r"^Rows of different machines or settings share no table\.$"):

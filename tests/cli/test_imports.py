@@ -11,6 +11,8 @@ from tests.toys import TOYS
 
 from tetravit.models import create_detector, create_model, create_segmenter, save
 
+pytestmark = pytest.mark.slow  # whole runs and other processes
+
 NAME = "xcit_nano_12_p16"
 HEAVY = ("torchvision", "torch._dynamo", "sympy", "tetravit.engine.loop", "tetravit.data.transforms", "scipy")
 PROGRAM = """

@@ -118,6 +118,7 @@ def test_show_a_model(ask):
         assert words in text
 
 
+@pytest.mark.slow
 def test_show_at_another_size(ask):
     (small,) = rows(ask("show", "xcit_nano_12_p16", "--size", "128", "--json").out)
     assert small["pyramid"][0]["shape"] == [128, 32, 32]
@@ -164,6 +165,7 @@ def test_show_published_weights(ask):
     assert "no commercial use" in ask("show", "gcvit_tiny.in1k").out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MENUS)
 def test_every_row_of_every_menu_is_shown(ask, kind):
     for name in menu(kind):
@@ -208,6 +210,7 @@ def test_list_alone_lists_the_kinds(ask):
     assert answer.err == "`tetravit list KIND` shows the names, `tetravit show NAME` everything about one.\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

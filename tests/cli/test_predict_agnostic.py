@@ -9,6 +9,8 @@ from tetravit.models.tiles import merge
 from tetravit.predictors import PREDICTORS
 from tetravit.structures import Detections, Preprocess
 
+pytestmark = pytest.mark.slow  # whole runs and other processes
+
 
 @pytest.mark.parametrize(("class_agnostic", "kept"), [(False, [0.9, 0.8, 0.7]), (True, [0.9, 0.7])])
 def test_objects_of_tiles_suppress_those_of_other_classes_on_request(class_agnostic, kept):

@@ -20,6 +20,8 @@ from tetravit.predictors.parts.sources import find_images
 from tetravit.rle import decode_rle
 from tetravit.structures import Preprocess
 
+pytestmark = pytest.mark.slow  # whole runs and other processes
+
 SMALL = {"width": 16, "num_candidates": 30, "num_proposals": 30, "score_threshold": 0.0, "max_detections": 6}
 
 

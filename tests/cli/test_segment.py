@@ -167,6 +167,7 @@ def test_files_with_labels_that_are_no_class_are_named(ask, segmenter, drawn, tm
     )
 
 
+@pytest.mark.slow
 def test_a_damaged_label_map_stops_or_is_passed_over(ask, segmenter, drawn, tmp_path):
     root = tmp_path / "ade"
     shutil.copytree(drawn, root)
@@ -262,6 +263,7 @@ def test_the_report_shows_predictions_beside_the_truth(tmp_path):
     assert "Hardest" not in write(tmp_path).read_text()
 
 
+@pytest.mark.slow
 def test_weights_without_a_recipe_are_scored_on_ade20k(ask, segmenter, drawn, tmp_path):
     file = tmp_path / "plain.safetensors"
     save(load_model(segmenter), file)

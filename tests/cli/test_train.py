@@ -22,6 +22,7 @@ SMALL = [
 LONGER = ["epochs=20", "run.log_steps=1", "run.evaluate_epochs=0", "run.save_epochs=0"]
 
 
+@pytest.mark.slow
 def test_a_run_leaves_its_folder_and_says_what_next(ask, tmp_path):
     run = tmp_path / "run"
     answer = ask("train", "digits", *SMALL, "--into", run)

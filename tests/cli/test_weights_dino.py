@@ -22,6 +22,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_both_networks_heads_and_the_centre(ask, run, tmp_path):
     file = tmp_path / "checkpoint.pth"
     answer = ask("weights", "export-dino", run, "--out", file)

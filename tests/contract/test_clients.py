@@ -39,6 +39,7 @@ def linears(model):
     return [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("targets", ["all-linear", "names", "convolutions"])
 def test_peft_adapters_learn_and_merge(small, images, targets):
     peft = pytest.importorskip("peft")

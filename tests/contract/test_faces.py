@@ -11,6 +11,8 @@ from PIL import Image
 
 import tetravit
 
+pytestmark = pytest.mark.slow  # whole runs and other processes
+
 VERB = '''
 def hello(name: str = "you") -> None:
     """Say hello."""

@@ -43,6 +43,7 @@ def test_losses_are_finite_and_reach_maps_and_parameters(name):
     assert [n for n, p in head.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", heads_of("detect"))
 def test_an_empty_batch_still_trains_every_parameter(name):
     """Ranks average gradients: each must have one for every parameter, whatever its images hold."""
@@ -74,6 +75,7 @@ def test_answers_lie_inside_the_image_best_first(name):
         assert ((masks >= 0) & (masks <= 1)).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", heads_of("detect"))
 def test_the_same_seed_gives_the_same_loss(name):
     head, given = built(name).train(), maps()

@@ -6,6 +6,8 @@ import torch
 from tetravit.layers.window import padding, windows
 from tetravit.models import create_model
 
+pytestmark = pytest.mark.slow  # whole runs and other processes
+
 FAMILIES = {"gcvit_xxtiny": "tetravit.backbones.gcvit", "twins_svt_small": "tetravit.backbones.twins"}
 
 

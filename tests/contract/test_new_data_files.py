@@ -1,6 +1,9 @@
 """A new data set, storage and augmentation: one file each, used from Python and a recipe."""
 
+import pytest
 from tests.dropped import package_with, python
+
+pytestmark = pytest.mark.slow  # whole runs and other processes
 
 STORAGE = '''
 """Images that are drawn when they are read, under shelf://."""

@@ -4,6 +4,8 @@ import pytest
 from PIL import Image
 from tests.dropped import package_with, python
 
+pytestmark = pytest.mark.slow  # whole runs and other processes
+
 ENGINE = '''
 """Units in the other order, in this process."""
 from tetravit.bulk.base import Engine

@@ -2,10 +2,13 @@
 
 import json
 
+import pytest
 import torch
 from tests.dropped import package_with, python
 
 from tetravit.models import create_model, save
+
+pytestmark = pytest.mark.slow  # whole runs and other processes
 
 MINE = '''
 """How bright each patch is."""

@@ -2,7 +2,10 @@
 
 import json
 
+import pytest
 from tests.dropped import package_with, python
+
+pytestmark = pytest.mark.slow  # whole runs and other processes
 
 MINE = """
 from typing import Annotated

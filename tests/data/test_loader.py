@@ -79,11 +79,13 @@ def reference():
     return take(10, repeats=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_any_number_of_workers_gives_the_same_batches(workers, reference):
     assert same(take(10, repeats=3, workers=workers), reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("start", [1, 3, 4, 7])
 def test_any_start_gives_the_same_batches(start, workers, reference):
@@ -100,6 +102,7 @@ def test_ranks_share_the_same_global_batch(world_size, reference):
             assert list(part.indices) == list(whole.indices[rank::world_size])
 
 
+@pytest.mark.slow
 def test_views_depend_on_their_own_number_alone(reference):
     def more(n, **options):
         crops = [parse(f"crop({size}) | color(0.4)") for size in (8, 6, 8)][:n]
@@ -186,6 +189,7 @@ def test_an_epoch_shows_each_image_once_and_drops_the_rest():
     assert len(set(order)) == len(order) == 48
 
 
+@pytest.mark.slow
 def test_repeats_draw_each_image_thrice_side_by_side_with_other_views():
     batches = take(4, repeats=3)
     order = [i for b in batches for i in b.indices]
@@ -347,6 +351,7 @@ def test_configs_are_checked_when_they_are_read(options, text):
 # Evaluation
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_evaluation_sees_every_image_once(workers, world_size):
@@ -473,6 +478,7 @@ def alive(pid):
         return False
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc"), reason="needs /proc")
 def test_signals_to_the_workers_change_nothing_and_all_end_with_the_parent(program):
     process, workers = program

@@ -251,6 +251,7 @@ def test_a_copy_in_another_process_reads(drawn, tmp_path):
         assert pool.map(source.read, range(24)) == [source.read(i) for i in range(24)]
 
 
+@pytest.mark.slow
 def test_commands(drawn, tmp_path, capsys):
     with pytest.raises(SystemExit) as code:
         main(["data", "pack", str(drawn / "folders"), "--to", str(tmp_path / "a"), "--shard-size", "64KB"])

@@ -19,6 +19,7 @@ from tetravit.data.loader import image_bytes, make_train_loader
 from tetravit.data.speed import worker_counts
 
 
+@pytest.mark.slow
 def test_bench(capsys, monkeypatch):
     words = "data bench digits data.batch_size=32 --workers 0,1 --seconds 0.1"
     with pytest.raises(SystemExit) as code:

@@ -26,6 +26,8 @@ from tetravit.structures import Preprocess
 from tetravit.tasks.distill import Distill, DistillConfig
 from tetravit.tasks.parts.classification import Classification
 
+pytestmark = pytest.mark.slow  # whole runs and other processes
+
 STEPS, K = 40, 10
 
 

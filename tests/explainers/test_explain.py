@@ -28,6 +28,7 @@ def picture():
     return Image.fromarray(np.random.default_rng(0).integers(0, 255, (120, 200, 3), dtype=np.uint8))
 
 
+@pytest.mark.slow
 def test_the_function_and_its_package_are_both_reachable():
     code = (
         "import tetravit, tetravit.explainers.base; from tetravit.explainers import explain;"

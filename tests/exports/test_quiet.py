@@ -51,6 +51,7 @@ def test_chatter_is_shown_with_tetravit_debug(capfd, monkeypatch):
     assert "native\nprinted\n" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_process_without_standard_error_is_served():
     code = "import os; os.close(2)\nfrom tetravit.runtimes.base import quiet\nwith quiet(): print('done')"
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections import OrderedDict
 
+import pytest
 import torch
 from torch import nn
 from torchvision.ops import FeaturePyramidNetwork
@@ -29,6 +30,7 @@ def test_it_is_the_pyramid_of_torchvision_to_the_bit():
     assert all(torch.equal(x, y) for x, y in zip(ours(maps), expected, strict=True))
 
 
+@pytest.mark.slow
 def test_models_of_every_kind_are_built_without_torchvision_and_dynamo():
     code = (
         "import sys, tetravit.models as m;"

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pytest
 import torch
 from torchvision import ops
 
@@ -23,6 +24,7 @@ print(kept.tolist(), float(pooled.double().sum()))
 """
 
 
+@pytest.mark.slow
 def test_the_operators_are_torchvisions_and_its_python_is_not_loaded():
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True)
     torch.manual_seed(0)

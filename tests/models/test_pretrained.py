@@ -5,6 +5,8 @@ import torch
 
 from tetravit.models import create_detector, create_model, create_segmenter
 
+pytestmark = pytest.mark.slow  # whole runs and other processes
+
 
 @pytest.mark.parametrize("create", [create_detector, create_segmenter])
 @pytest.mark.parametrize("name", ["xcit_nano_12_p16", "deit_tiny", "twins_svt_small", "gcvit_xxtiny"])

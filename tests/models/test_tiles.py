@@ -71,6 +71,7 @@ def test_boxes_and_masks_are_put_back_in_their_places():
         assert all(len(shapes) == 1 for shapes in asked)
 
 
+@pytest.mark.slow
 def test_a_huge_picture_may_hold_thousands_of_objects():
     x, y = torch.meshgrid(torch.arange(60.0), torch.arange(60.0), indexing="ij")
     corner = 100 * torch.stack((x.flatten(), y.flatten()), dim=1)

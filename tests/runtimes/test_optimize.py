@@ -10,6 +10,8 @@ from tetravit.models import create_backbone, create_detector, create_model, crea
 from tetravit.runtimes import BACKENDS, CannotRun, base, optimize
 from tetravit.runtimes.openvino import streams
 
+pytestmark = pytest.mark.slow  # whole runs and other processes
+
 SHAPES = [(1, 3, 128, 128), (3, 3, 96, 160), (2, 3, 64, 64), (1, 3, 32, 48)]
 SMALL = {"depth": 2}
 SMALLER = {

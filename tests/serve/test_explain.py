@@ -16,6 +16,7 @@ def shown(response):
         return np.array(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits", "shapes", "scenes"])
 def test_every_method_of_a_model(client, models, name):
     methods = next(row["explain"] for row in client.get("/v1/models").json()["models"] if row["name"] == name)

@@ -116,6 +116,7 @@ def test_counts_of_gcvit_name_the_rows_that_do_not_follow():
     assert table["gcvit_xxtiny"]["params"] == 11_995_428
 
 
+@pytest.mark.slow
 def test_counts_of_xcit_and_patterns_of_twins():
     (small, large) = rows("xcit-flops", "--small")
     assert (small["side"], large["side"]) == (224, 384)

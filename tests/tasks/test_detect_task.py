@@ -95,6 +95,7 @@ def _crop(mask, box):
     return torch.nn.functional.interpolate(part, size=(28, 28), mode="bilinear")[0, 0]
 
 
+@pytest.mark.slow
 def test_an_untrained_detector_is_scored_on_real_batches():
     """The same as asking about each image alone, pasting its masks whole, and counting with pycocotools."""
     pytest.importorskip("pycocotools")

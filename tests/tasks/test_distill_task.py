@@ -284,6 +284,7 @@ def small_teacher(folder, num_classes=10, image_size=32):
     return str(folder / "teacher.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("student", ["xcit_nano_12_p16", "deit_tiny_distilled"])
 def test_a_run_from_a_teacher_of_this_package(student, tmp_path):
     chosen = recipe(teacher=small_teacher(tmp_path))

@@ -122,6 +122,7 @@ def test_a_timm_folder_says_which_model_it_is(tmp_path, official):
     assert torch.equal(model.head.weight, theirs.head.weight)
 
 
+@pytest.mark.slow
 def test_convert_from_the_catalogue_and_back(tmp_path, fetched, official, monkeypatch):
     monkeypatch.chdir(tmp_path)
     done = run("convert", TAGGED, "--as", TAGGED)
@@ -354,6 +355,7 @@ def test_published_features_get_a_fresh_head(tmp_path, official):
         load(empty(num_classes=5), convert.ResolvedWeights(tmp_path / "f.pth"))
 
 
+@pytest.mark.slow
 def test_a_published_detector(tmp_path):
     """The authors' layout of a whole Mask R-CNN; the classifier inside our backbone stays empty, and is reported."""
     name = "xcit_tiny_12_p16"

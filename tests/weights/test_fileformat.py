@@ -253,6 +253,7 @@ print(peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc")
 def test_reading_and_verifying_holds_the_file_once(small, tmp_path):
     path = tmp_path / "large.safetensors"

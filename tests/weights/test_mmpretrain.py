@@ -10,6 +10,7 @@ from tetravit.weights import LAYOUTS
 THEIRS = LAYOUTS["twins"]["mmpretrain"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["twins_pcpvt_small", "twins_svt_small"])
 def test_a_file_of_mmpretrain_is_recognised_and_gives_the_authors_answers(name, tmp_path):
     authors = golden(name)

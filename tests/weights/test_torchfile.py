@@ -294,6 +294,7 @@ def test_a_flipped_bit_in_a_zip_names_the_tensor(tmp_path):
     assert load(path, verify=False).value["model"]["weight"].sum() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["zip", "row"])
 def test_random_damage_never_raises_anything_else(tmp_path, form):
     path, rng = tmp_path / "c.pth", random.Random(0)
