@@ -25,6 +25,21 @@ RECIPE = {
     "optim": {"warmup_steps": 3, "lr": 2e-4, "clip": 1.0},
     "run": {"log_steps": 1, "save_steps": 3, "device": "cpu", "evaluate_epochs": 0},
 }  # fmt: skip
+DETECTOR = {
+    "steps": 3,
+    "task": {"name": "detect"},
+    "model": {
+        "name": "gcvit_xxtiny", "head": "mask_rcnn", "drop_path": 0.3,
+        "head_options": {"width": 16, "num_samples": 16, "num_candidates": 30, "num_proposals": 30},
+        "options": {"dim": 16, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1], "window_size": [4, 4, 4, 2]},
+    },
+    "data": {
+        "name": "shapes_det", "image_size": 64, "batch_size": 4, "augment": "flip", "workers": 0,
+        "options": {"size": 64, "count": 12},
+    },
+    "optim": {"lr": 1e-3},
+    "run": {"log_steps": 1, "device": "cpu", "evaluate_epochs": 0},
+}  # fmt: skip
 
 
 class Notes(Reporter):
@@ -47,17 +62,17 @@ class StopAfter(Notes):
             os.kill(os.getpid(), 15)
 
 
-def run(folder, stop_after=None, **environment):
+def run(folder, stop_after=None, recipe=RECIPE, **environment):
     os.environ.update(environment)
     torch.set_num_threads(1)
     reporter = Notes() if stop_after is None else StopAfter(stop_after)
     with contextlib.nullcontext() if stop_after is None else pytest.raises(Interrupted):
-        train(validated(RECIPE), folder, continuing=True, reporters=[reporter])
+        train(validated(recipe), folder, continuing=True, reporters=[reporter])
     if environment.get("RANK", "0") == "0":
         (folder.parent / "notes.json").write_text(json.dumps(reporter.texts))
 
 
-def on_ranks(size, folder, stop_after=None):
+def on_ranks(size, folder, stop_after=None, recipe=RECIPE):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -68,7 +83,7 @@ def on_ranks(size, folder, stop_after=None):
          "MASTER_PORT": port}
         for rank in range(size)
     ]  # fmt: skip
-    ranks = [context.Process(target=run, args=(folder, stop_after), kwargs=place) for place in places]
+    ranks = [context.Process(target=run, args=(folder, stop_after, recipe), kwargs=place) for place in places]
     for process in ranks:
         process.start()
     for process in ranks:
@@ -98,3 +113,14 @@ def test_ranks_and_changes_of_their_number_give_the_same_losses(tmp_path):
     assert line.format(1, 2) in on_ranks(2, folder, stop_after=6)
     assert line.format(2, 1) in on_ranks(1, folder)
     assert losses(folder) == pytest.approx(one, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_ranks_draw_the_same_regions_of_each_image(tmp_path):
+    """Mask R-CNN samples anchors and regions, and its losses are per sample."""
+    for size in (1, 2, 4):
+        on_ranks(size, tmp_path / str(size), recipe=DETECTOR)
+    one = losses(tmp_path / "1")
+    assert len(one) == 3
+    for size in (2, 4):
+        assert losses(tmp_path / str(size)) == pytest.approx(one, abs=1e-5)

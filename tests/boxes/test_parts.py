@@ -11,7 +11,8 @@ from tetravit.boxes.losses import focal, giou, objectness, smooth_l1
 from tetravit.boxes.matching import BACKGROUND, IGNORED, Matcher
 from tetravit.boxes.pasting import paste, paste_masks
 from tetravit.boxes.pooling import crop_masks, pool_regions, region_levels
-from tetravit.boxes.sampling import Sampler
+from tetravit.boxes.sampling import Sampler, sampling_keys
+from tetravit.seeds import micro_batch
 
 UNITS = units()
 STRIDES = {"rpn": (4, 8, 16, 32, 64), "retina": (8, 16, 32, 64, 128)}
@@ -136,6 +137,23 @@ def test_sampler_draws_evenly():
     matches = torch.full((50,), BACKGROUND)
     drawn = torch.cat([Sampler(5, 0.5)(matches)[1] for _ in range(400)])
     assert drawn.bincount(minlength=50).min() > 15  # 40 expected each
+
+
+def test_sampler_draws_by_the_place_of_an_image_alone():
+    assert sampling_keys(3, 1, "cpu") == [None] * 3
+    matches = torch.tensor([IGNORED] * 9 + [BACKGROUND] * 50)
+    with micro_batch(0, 5, rows=4):
+        keys = sampling_keys(4, 1, "cpu")
+        others = sampling_keys(4, 2, "cpu")
+    with micro_batch(0, 5, rows=2, rank=1, world_size=2):
+        ranks = sampling_keys(2, 1, "cpu")
+    drawn = [Sampler(5, 0.5)(matches, key)[1].tolist() for key in (*keys, *others)]
+    assert len(set(map(tuple, drawn))) == 8
+    assert [Sampler(5, 0.5)(matches, key)[1].tolist() for key in ranks] == drawn[1:4:2]
+    moved = torch.cat((matches, torch.full((7,), IGNORED)))  # more padding
+    assert Sampler(5, 0.5)(moved, keys[0])[1].tolist() == drawn[0]
+    many = torch.cat([Sampler(5, 0.5)(matches, torch.tensor(key))[1] for key in range(0, 400_000, 1000)]) - 9
+    assert many.bincount(minlength=50).min() > 15  # 40 expected each
 
 
 def test_region_levels_and_pooling():

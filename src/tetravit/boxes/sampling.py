@@ -3,12 +3,14 @@
 Source: mmdet 2.28.2 RandomSampler.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from tetravit.boxes.matching import BACKGROUND
+from tetravit.seeds import current, hashed_uniform, row_keys
 
 
 @dataclass(frozen=True)
@@ -18,15 +20,34 @@ class Sampler:
     num: int
     fraction: float
 
-    def __call__(self, matches: Tensor) -> tuple[Tensor, Tensor]:
-        """Matches (N,) -> indices of the positives and of the negatives taken, each ascending."""
-        positive = _choose((matches >= 0).nonzero().flatten(), int(self.num * self.fraction))
-        negative = _choose((matches == BACKGROUND).nonzero().flatten(), self.num - len(positive))
+    def __call__(self, matches: Tensor, key: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Matches (N,) -> indices of the sampled positives and negatives, each ascending.
+
+        key: scalar int64 of `sampling_keys`; None: torch's generator draws.
+        """
+        positive = _choose((matches >= 0).nonzero().flatten(), int(self.num * self.fraction), key)
+        negative = _choose((matches == BACKGROUND).nonzero().flatten(), self.num - len(positive), key)
         return positive, negative
 
 
-def _choose(indices: Tensor, num: int) -> Tensor:
-    if len(indices) <= num:
+def sampling_keys(images: int, purpose: int, device: torch.device | str) -> Sequence[Tensor | None]:
+    """A key per image for `Sampler`, from its place in the batch of the whole step; None each outside a run.
+
+    purpose: as in `seeds.row_keys`.
+    """
+    keys = current().keys
+    if keys is None or len(keys) != images:
+        return [None] * images
+    return list(row_keys(images, purpose, device))
+
+
+def _choose(indices: Tensor, num: int, key: Tensor | None) -> Tensor:
+    count = len(indices)
+    if count <= num:
         return indices
-    picked = torch.randperm(len(indices), device=indices.device)[:num]
-    return indices[picked].sort().values
+    if key is None:
+        chosen = torch.randperm(count, device=indices.device)[:num]
+    else:  # by the place among the candidates: padding of the batch moves none of them
+        u = hashed_uniform(key, torch.arange(count, device=indices.device))
+        chosen = u.topk(num, largest=False, sorted=False).indices
+    return indices[chosen].sort().values

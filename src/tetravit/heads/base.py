@@ -3,8 +3,8 @@
 Shapes: B images, C channels, K classes, P detections, (Hi, Wi) an image in pixels, h w the grid of the logits.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -121,6 +121,26 @@ class DetectionHead(Head):
     kind = "detect"
     max_detections: int = 100
     class_agnostic: bool = False
+    _gather: Gather | None = None  # of the step under way
+
+    @contextmanager
+    def whole_step(self, targets: Sequence[Sequence[Any]], gather: Gather) -> Iterator[None]:
+        self._gather = gather
+        try:
+            yield
+        finally:
+            self._gather = None
+
+    def rank_means(self, *counts: int) -> list[float]:
+        """Each count of a micro-batch as its mean over the ranks, which call this together; outside a step as it is.
+
+        A sum divided by such a mean is the share of this rank in a loss per candidate: the mean of the shares is the
+        loss of all images, however many ranks they are spread over.
+        """
+        if self._gather is None:
+            return list(counts)
+        ranks = self._gather(counts)
+        return [sum(column) / len(ranks) for column in zip(*ranks, strict=True)]
 
     def limits(self, max_detections: int | None, class_agnostic: bool | None) -> tuple[int, bool]:
         """The arguments of `decode`, None replaced by the head's own.

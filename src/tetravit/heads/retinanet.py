@@ -107,7 +107,7 @@ class RetinaNet(DetectionHead):
         anchors, matches = match_anchors(self.grid, dense, targets, sizes, self.matcher)
         logits = torch.cat([per_anchor(x, self.num_classes) for x in dense.logits], dim=1)  # (B, N, K)
         deltas = torch.cat([per_anchor(x, 4) for x in dense.deltas], dim=1)  # (B, N, 4)
-        score, box, count = logits.new_zeros(()).float(), logits.new_zeros(()).float(), 0
+        score, box, positives = logits.new_zeros(()).float(), logits.new_zeros(()).float(), 0
         for target, match, logit, delta in zip(targets, matches, logits, deltas, strict=True):
             positive = (match >= 0).nonzero().flatten()
             labels = torch.full_like(match, self.num_classes)
@@ -116,7 +116,8 @@ class RetinaNet(DetectionHead):
             score = score + focal(logit[taken], labels[taken])
             truth = self.coder.encode(anchors[positive], target.boxes[match[positive]])
             box = box + smooth_l1(delta[positive], truth, 0.0)
-            count += max(len(positive), 1)
+            positives += max(len(positive), 1)
+        (count,) = self.rank_means(positives)
         return {"loss_class": score / count, "loss_box": box / count}
 
     def _candidates(self, anchors: Tensor, logits: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor, Tensor]:

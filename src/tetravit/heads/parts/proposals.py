@@ -4,7 +4,7 @@ Shapes: A anchors per cell, N anchors of a level, P proposals.
 Source of every number: mmdet 2.28.2 RPNHead as the papers configure it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +14,12 @@ from tetravit.boxes.anchors import AnchorGrid
 from tetravit.boxes.coding import BoxCoder, clip
 from tetravit.boxes.losses import objectness, smooth_l1
 from tetravit.boxes.matching import Matcher
-from tetravit.boxes.sampling import Sampler
+from tetravit.boxes.sampling import Sampler, sampling_keys
 from tetravit.boxes.suppression import PAD_SCORE, best, rows, survivors, used
 from tetravit.heads.parts.dense import Dense, match_anchors, per_anchor, start_small
 from tetravit.structures import Target
+
+PURPOSE = 0x72706E  # apart from every other use of a row's key
 
 
 class ProposalNetwork(nn.Module):
@@ -85,17 +87,28 @@ class ProposalNetwork(nn.Module):
         box = rows(level_boxes.flatten(1, 2), index)
         return box[:, :count], score[:, :count], valid[:, :count]
 
-    def loss(self, dense: Dense, targets: Sequence[Target], sizes: Tensor) -> dict[str, Tensor]:
-        """Objectness and box loss of the sampled anchors, both per sampled anchor."""
+    def loss(
+        self,
+        dense: Dense,
+        targets: Sequence[Target],
+        sizes: Tensor,
+        rank_means: Callable[[int], Sequence[float]] = lambda count: [count],
+    ) -> dict[str, Tensor]:
+        """Objectness and box loss of the sampled anchors, both per sampled anchor.
+
+        rank_means: see `DetectionHead.rank_means`.
+        """
         anchors, matches = match_anchors(self.grid, dense, targets, sizes, self.matcher, self.border)
         logits = torch.cat([per_anchor(x, 1) for x in dense.logits], dim=1)[..., 0]  # (B, N)
         deltas = torch.cat([per_anchor(x, 4) for x in dense.deltas], dim=1)  # (B, N, 4)
-        score, box, count = logits.new_zeros(()).float(), logits.new_zeros(()).float(), 0
-        for target, match, logit, delta in zip(targets, matches, logits, deltas, strict=True):
-            positive, negative = self.sampler(match)
+        score, box, sampled = logits.new_zeros(()).float(), logits.new_zeros(()).float(), 0
+        keys = sampling_keys(len(targets), PURPOSE, anchors.device)
+        for target, match, logit, delta, key in zip(targets, matches, logits, deltas, keys, strict=True):
+            positive, negative = self.sampler(match, key)
             taken = torch.cat((positive, negative))
             score = score + objectness(logit[taken], match[taken] >= 0)
             truth = self.coder.encode(anchors[positive], target.boxes[match[positive]])
             box = box + smooth_l1(delta[positive], truth, self.beta)
-            count += max(len(positive), 1) + max(len(negative), 1)
+            sampled += max(len(positive), 1) + max(len(negative), 1)
+        (count,) = rank_means(sampled)
         return {"loss_rpn_class": score / count, "loss_rpn_box": box / count}

@@ -16,7 +16,7 @@ from tetravit.boxes.coding import BoxCoder, clip
 from tetravit.boxes.losses import giou, smooth_l1
 from tetravit.boxes.matching import Matcher
 from tetravit.boxes.pooling import crop_masks, pool_regions
-from tetravit.boxes.sampling import Sampler
+from tetravit.boxes.sampling import Sampler, sampling_keys
 from tetravit.boxes.suppression import PAD_SCORE, SelectedBoxes, best, contenders, rows, select
 from tetravit.heads.base import DetectionHead, count_rows
 from tetravit.heads.parts.dense import Dense
@@ -26,6 +26,7 @@ from tetravit.heads.parts.regions import BoxBranch, MaskBranch, of_class
 from tetravit.structures import Target
 
 BOX_SIDE, MASK_SIDE = 7, 14  # cells of a pooled region
+PURPOSE = 0x726F69  # of the first stage; apart from every other use of a row's key
 
 
 @dataclass(frozen=True)
@@ -158,32 +159,39 @@ class TwoStage(DetectionHead):
 
     def loss(self, dense: Dense, targets: Sequence[Target], sizes: Tensor) -> dict[str, Tensor]:
         """The weighted losses, whose sum is minimised; boxes of `targets` in pixels of the batch."""
-        losses = self.rpn.loss(dense, targets, sizes)
+        losses = self.rpn.loss(dense, targets, sizes, self.rank_means)
         boxes, _, valid = self.rpn.propose(
             dense, sizes, before=self.train_candidates, after=self.train_proposals
         )
         proposals = [box[keep] for box, keep in zip(boxes, valid, strict=True)]
         for i, stage in enumerate(self.stages):
-            pairs = zip(targets, proposals, strict=True)
-            sampled = [self.sample(stage.matcher, target, boxes) for target, boxes in pairs]
+            keys = sampling_keys(len(targets), PURPOSE + i, boxes.device)
+            images = zip(targets, proposals, keys, strict=True)
+            sampled = [self.sample(stage.matcher, target, boxes, key) for target, boxes, key in images]
             regions = listed([s.boxes for s in sampled])
             logits, deltas = self.box_predictions(i, dense.levels, regions)
             name = f"_{i + 1}" if len(self.stages) > 1 else ""
-            parts = self.box_losses(stage, sampled, targets, logits, deltas)
-            parts["loss_mask"] = self.mask_loss(i, dense, sampled, targets)
+            pairs = list(zip(sampled, targets, strict=True))
+            masked = sum(len(s.rows) for s, target in pairs if target.masks is not None)
+            num_regions, num_masks = self.rank_means(len(regions), masked)
+            parts = self.box_losses(stage, sampled, targets, logits, deltas, num_regions)
+            share = masked / num_masks if num_masks else 0.0  # of this rank; 1 where there is one
+            parts["loss_mask"] = self.mask_loss(i, dense, sampled, targets) * share
             losses |= {f"{key}{name}": stage.weight * value for key, value in parts.items()}
             if i + 1 < len(self.stages):
                 proposals = self.refine(stage, sampled, logits, deltas, sizes)
         return losses
 
     @torch.no_grad()
-    def sample(self, matcher: Matcher, target: Target, proposals: Tensor) -> Sampled:
+    def sample(
+        self, matcher: Matcher, target: Target, proposals: Tensor, key: Tensor | None = None
+    ) -> Sampled:
         """Match the proposals (P, 4) of an image, its ground truth in front of them, and draw the regions."""
         count = len(target.boxes)
         boxes = torch.cat((target.boxes, proposals))
         own = torch.arange(count, device=boxes.device)
         matches = torch.cat((own, matcher(target.boxes, proposals)))
-        positive, negative = self.sampler(matches)
+        positive, negative = self.sampler(matches, key)
         taken = torch.cat((positive, negative))
         classes = target.labels[matches[positive]]
         labels = torch.cat((classes, classes.new_full((len(negative),), self.num_classes)))
@@ -196,10 +204,11 @@ class TwoStage(DetectionHead):
         targets: Sequence[Target],
         logits: Tensor,
         deltas: Tensor,
+        num_regions: float,
     ) -> dict[str, Tensor]:
-        """Classes of all regions and boxes of the positive ones, both per region."""
+        """Classes of all regions and boxes of the positive ones, both divided by `num_regions`."""
         labels = torch.cat([s.labels for s in sampled])
-        count = max(len(labels), 1)
+        count = num_regions or 1
         positive = (labels < self.num_classes).nonzero().flatten()
         boxes = torch.cat([s.boxes for s in sampled])[positive]
         pairs = zip(targets, sampled, strict=True)
