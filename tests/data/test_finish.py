@@ -21,26 +21,37 @@ def test_bit_for_bit(text, workers):
         pytest.skip("one text is enough")
     config = DataConfig(name="digits", batch_size=16, image_size=32, workers=workers, augment=text)
     now = make_train_loader(config, seed=3, accumulate=2)
+    now._prepare.finish = "image"
+    together = make_train_loader(config, seed=3, accumulate=2)
+    assert together._prepare.finish == "batch"
     later = make_train_loader(config, seed=3, accumulate=2, finish_later=True)
-    for one, other in zip(next(now.batches(5)), next(later.batches(5)), strict=True):
+    batches = (next(loader.batches(5)) for loader in (now, together, later))
+    for one, same, other in zip(*batches, strict=True):
+        assert torch.equal(one.images, same.images)
+        assert same.images.is_contiguous()
+        assert same.finish is None
+        assert same.images.is_shared() == bool(workers)
         assert other.images.dtype == torch.uint8
         finished = other.to("cpu")
         assert finished.finish is None
         assert torch.equal(one.images, finished.images)
         assert finished.to("cpu").images is not None  # a second time changes nothing
         assert torch.equal(finished.to("cpu").images, one.images)
-    now.close()
-    later.close()
+        assert finished.images.is_contiguous()
+    for loader in (now, together, later):
+        loader.close()
 
 
 def test_views():
     config = DataConfig(name="digits", batch_size=8, image_size=32, workers=0)
     views = ["crop(32) | flip", "crop(16) | erase(0.9)"]
-    (one,) = next(make_train_loader(config, seed=0, views=views).batches())
+    now, together = (make_train_loader(config, seed=0, views=views) for _ in range(2))
+    now._prepare.finish = "image"
+    (one,), (same,) = next(now.batches()), next(together.batches())
     (other,) = next(make_train_loader(config, seed=0, views=views, finish_later=True).batches())
-    moved = other.to("cpu")
-    assert torch.equal(moved.images, one.images)
-    assert torch.equal(moved.views[0].images, one.views[0].images)
+    for moved in (same, other.to("cpu")):
+        assert torch.equal(moved.images, one.images)
+        assert torch.equal(moved.views[0].images, one.views[0].images)
 
 
 def test_filled_up_images_stay_zero_outside():

@@ -12,7 +12,7 @@ from tests.data.test_audit import photo
 
 from tetravit.cli.app import main
 from tetravit.data import decode as decoding
-from tetravit.data import stream
+from tetravit.data import jpeg, stream
 from tetravit.data.config import DataConfig
 from tetravit.data.decode import BadImage, decode
 from tetravit.data.loader import image_bytes, make_train_loader
@@ -38,34 +38,67 @@ def test_bench(capsys, monkeypatch):
     assert [worker_counts(cores) for cores in (1, 2, 6)] == [[0, 1], [0, 1, 2], [0, 1, 2, 4, 6]]
 
 
-def jpeg(picture, **options):
+def jpeg_bytes(picture, **options):
     buffer = io.BytesIO()
     picture.save(buffer, "jpeg", **options)
     return buffer.getvalue()
 
 
 def test_decoders_give_the_same_pixels(monkeypatch):
-    pytest.importorskip("simplejpeg")
     exif = Image.Exif()
     files = [
-        jpeg(photo(i, (97, 61)), quality=q, subsampling=s)
+        jpeg_bytes(photo(i, (97, 61)), quality=q, subsampling=s)
         for i, (q, s) in enumerate(((95, 0), (60, 2), (80, 1)))
     ]
-    files += [jpeg(photo(5, (64, 50)), progressive=True), jpeg(photo(6, (33, 47)).convert("L"))]
+    files += [jpeg_bytes(photo(5, (64, 50)), progressive=True), jpeg_bytes(photo(6, (33, 47)).convert("L"))]
     for turn in range(2, 9):
         exif[0x0112] = turn
-        files.append(jpeg(photo(turn, (40, 30)), exif=exif))
-    assert decoding._with_simplejpeg(files[0], "x") is not None
-    fast = [decode(file) for file in files]
-    monkeypatch.setattr(decoding, "_simplejpeg", lambda: None)
-    for one, other in zip(fast, map(decode, files), strict=True):
-        assert torch.equal(one, other)
+        files.append(jpeg_bytes(photo(turn, (40, 30)), exif=exif))
+    monkeypatch.setenv("TETRAVIT_DECODER", "pillow")
+    wanted, tried = [decode(file) for file in files], []
+    for name, make in jpeg.DECODERS.items():
+        try:
+            assert jpeg.largest_difference(make()) <= jpeg.BOUND
+        except ImportError:
+            continue
+        monkeypatch.setenv("TETRAVIT_DECODER", name)
+        monkeypatch.setattr(decoding, "_with_pillow", None)
+        tried.append(name)
+        for one, other in zip(wanted, map(decode, files), strict=True):
+            assert torch.equal(one, other), name
+    assert tried
+
+
+def test_a_decoder_with_other_pixels_is_not_used(monkeypatch, caplog):
+    def wrong():
+        return jpeg.Decoder("wrong", lambda data: whole(data) // 2, turns=True)
+
+    def whole(data):
+        return torch.from_numpy(np.array(Image.open(io.BytesIO(data)).convert("RGB"))).permute(2, 0, 1)
+
+    def missing():
+        raise ImportError
+
+    monkeypatch.setattr(jpeg, "DECODERS", {"missing": missing, "wrong": wrong})
+    jpeg._chosen.cache_clear()
+    assert jpeg.decoder() is None
+    (line,) = caplog.messages
+    assert line.startswith("JPEGs are not decoded by wrong: its pixels differ from Pillow's by up to ")
+    for name, text in (
+        ("other", "TETRAVIT_DECODER takes one of pillow, missing, wrong; got 'other'."),
+        ("missing", "TETRAVIT_DECODER names missing, which is not installed here: pip install missing."),
+    ):
+        monkeypatch.setenv("TETRAVIT_DECODER", name)
+        with pytest.raises(ValueError) as error:
+            decode(jpeg_bytes(photo(1, (20, 20))))
+        assert str(error.value) == text
+    jpeg._chosen.cache_clear()
 
 
 def test_pillow_decides_on_what_a_decoder_refuses():
-    pytest.importorskip("simplejpeg")
-    whole = jpeg(photo(1, (200, 150)))
-    assert decoding._with_simplejpeg(whole[: len(whole) // 2], "x") is None
+    whole = jpeg_bytes(photo(1, (200, 150)))
+    decoder = jpeg.decoder()
+    assert decoder is None or decoder.decode(whole[: len(whole) // 2]) is None
     with pytest.raises(BadImage, match="truncated"):
         decode(whole[: len(whole) // 2])
 
@@ -98,7 +131,7 @@ def test_hugging_face(tmp_path):
     from tetravit.data.datasets.hf import HuggingFace
 
     def rows(seeds):
-        images = [{"bytes": jpeg(photo(i, (30, 20))), "path": None} for i in seeds]
+        images = [{"bytes": jpeg_bytes(photo(i, (30, 20))), "path": None} for i in seeds]
         features = datasets.Features(
             {"img": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])}
         )
@@ -108,7 +141,7 @@ def test_hugging_face(tmp_path):
     train, val = HuggingFace(tmp_path / "a", "train"), HuggingFace(tmp_path / "a", "val")
     assert (len(train), len(val), train.class_names) == (5, 2, ("cat", "dog"))
     assert train.labels.tolist() == [0, 1, 0, 1, 0]
-    assert torch.equal(train[3].image, decode(jpeg(photo(3, (30, 20)))))
+    assert torch.equal(train[3].image, decode(jpeg_bytes(photo(3, (30, 20)))))
     assert train[3].name == f"{tmp_path / 'a'}/train/3"
     (tmp_path / "b").mkdir()
     rows(range(4)).to_parquet(tmp_path / "b" / "train-00000-of-00001.parquet")

@@ -1,11 +1,13 @@
 """Samples -> a batch."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import get_worker_info
 
 from tetravit.structures import Batch, Sample, Target
 
@@ -37,15 +39,33 @@ def collate(samples: Sequence[Sample], indices: Sequence[int], bucket: int = 1) 
     if dense and (len(shapes) > 1 or any(side % bucket for shape in shapes for side in shape[1:])):
         sizes = torch.tensor([image.shape[-2:] for image in images])
         images = pad_to_largest(images, bucket)
-    return Batch(torch.stack(images), targets, sizes, [s.name for s in samples], list(indices))
+    return Batch(stacked(images), targets, sizes, [s.name for s in samples], list(indices))
 
 
 def collate_view(images: Sequence[Tensor]) -> Batch:
     """Images (C, Hi, Wi) of any sizes -> a batch of them, without targets."""
     if len({image.shape for image in images}) == 1:
-        return Batch(torch.stack(list(images)))
+        return Batch(stacked(images))
     sizes = torch.tensor([image.shape[-2:] for image in images])
-    return Batch(torch.stack(pad_to_largest(images, 1)), sizes=sizes)
+    return Batch(stacked(pad_to_largest(images, 1)), sizes=sizes)
+
+
+def stacked(images: Sequence[Tensor]) -> Tensor:
+    """Images of one size -> (B, C, Hi, Wi); uint8 images that lie pixel by pixel stay so."""
+    if all(image.dtype == torch.uint8 and image.permute(1, 2, 0).is_contiguous() for image in images):
+        rows = [image.permute(1, 2, 0) for image in images]  # (Hi, Wi, C)
+        out = to_send((len(rows), *rows[0].shape), torch.uint8)
+        return torch.stack(rows, out=out).permute(0, 3, 1, 2)
+    return torch.stack(list(images), out=to_send((len(images), *images[0].shape), images[0].dtype))
+
+
+def to_send(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """An empty tensor; in a worker of a loader it lies in memory that processes share and is sent without a copy."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=dtype)
+    size = math.prod(shape)
+    storage = torch.UntypedStorage._new_shared(max(1, size * dtype.itemsize))
+    return torch.empty(0, dtype=dtype).set_(storage)[:size].view(shape)
 
 
 def pad_to_largest(images: Sequence[Tensor], bucket: int) -> list[Tensor]:

@@ -1,9 +1,8 @@
 """A file of any common image format -> RGB pixels, upright, 8 bits; or one line that says why not.
 
-simplejpeg, where it is installed (extra `fast`), or torchvision decodes common JPEGs, to the same pixels; Pillow
-decodes everything else and is the fallback for what they refuse. torchvision's PNG decoder is not used: damaged files
-crash the process (seen in 0.29), and it is no faster. Its JPEG decoder is deprecated; where it is missing, Pillow is
-used.
+The fastest decoder that is installed decodes common JPEGs (`jpeg.py`), to Pillow's pixels; Pillow decodes everything
+else and is the fallback for what the other refuses. torchvision's PNG decoder is not used: damaged files crash the
+process (seen in 0.29), and it is no faster.
 
 Choices: transparency is composited over white; CMYK is converted without its colour profile, and profiles are
 ignored, as in the training of every published model; of several pages or frames the first is taken; 16 bits are
@@ -19,17 +18,17 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from tetravit.data import jpeg
 from tetravit.data.files import HAS_HEIF
 from tetravit.data.storage import StorageError, storage_of, with_tries
 from tetravit.data.upright import turned_map
-from tetravit.kernels.vision import decode_jpeg
 
 MAX_PIXELS = 200_000_000  # the largest phone cameras stay below
 _FORMATS = (
@@ -142,7 +141,8 @@ def orientation(data: bytes, name: str) -> int:
     Raises:
         BadImage: if the data is no image.
     """
-    if not any(mark in data for mark in _MARKS) and data[:2] not in (b"II", b"MM"):
+    head = data[: _jpeg_header(data).end] if data.startswith(b"\xff\xd8\xff") else data
+    if not any(mark in head for mark in _MARKS) and data[:2] not in (b"II", b"MM"):
         return 1  # no EXIF, XMP or TIFF data
     with opened(data, name) as image:
         tag = image.getexif().get(ExifTags.Base.Orientation)
@@ -150,67 +150,50 @@ def orientation(data: bytes, name: str) -> int:
 
 
 def _decode(data: bytes, name: str) -> Tensor:
-    if _is_plain_jpeg(data, name):
-        fast = _with_simplejpeg(data, name)
-        fast = _with_torchvision(data) if fast is None else fast
-        if fast is not None:
-            return fast
+    if data.startswith(b"\xff\xd8\xff"):
+        header = _jpeg_header(data)
+        if header.frame:
+            _check_pixels(header.width, header.height, name)
+        if header.is_plain and (decoder := jpeg.decoder()) is not None:
+            pixels = decoder.decode(data)
+            if pixels is not None:
+                turn = 1 if decoder.turns else orientation(data, name)
+                if turn == 1:
+                    return pixels
+                return torch.from_numpy(turned_map(pixels.permute(1, 2, 0).numpy(), turn)).permute(2, 0, 1)
     return _with_pillow(data, name)
 
 
-def _is_plain_jpeg(data: bytes, name: str) -> bool:
-    """Whether the data is an 8-bit JPEG, gray or of three channels.
+class _JpegHeader(NamedTuple):
+    """What precedes the pixels of a JPEG. end: bytes of it. frame: whether it names a size. is_plain: 8 bits, gray or
+    of three channels."""
 
-    Raises:
-        BadImage: if its header announces too many pixels.
-    """
-    i = 2 if data.startswith(b"\xff\xd8\xff") else len(data)
-    while i + 10 <= len(data) and data[i] == 0xFF:
+    end: int
+    frame: bool = False
+    height: int = 0
+    width: int = 0
+    is_plain: bool = False
+
+
+def _jpeg_header(data: bytes) -> _JpegHeader:
+    found, i = _JpegHeader(len(data)), 2
+    while i + 4 <= len(data) and data[i] == 0xFF:
         marker = data[i + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # start of frame
-            height, width = (int.from_bytes(data[j : j + 2], "big") for j in (i + 5, i + 7))
-            _check_pixels(width, height, name)
-            return data[i + 4] == 8 and data[i + 9] in (1, 3)
+        if marker == 0xDA:  # start of scan
+            return found._replace(end=i)
         if marker == 0xFF:  # padding
             i += 1
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD8:  # no payload
+            continue
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # no payload
             i += 2
-        else:
-            i += 2 + int.from_bytes(data[i + 2 : i + 4], "big")
-    return False
-
-
-def _with_simplejpeg(data: bytes, name: str) -> Tensor | None:
-    """RGB (3, H, W), the pixels that torchvision gives, sooner; None: it is not installed, or Pillow must decide."""
-    decoder = _simplejpeg()
-    if decoder is None:
-        return None
-    try:
-        array = decoder.decode_jpeg(data, "RGB", fastdct=False, fastupsample=False, strict=True)
-    except ValueError:
-        return None
-    turn = orientation(data, name)
-    pixels = array if turn == 1 else turned_map(array, turn)
-    return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-@cache
-def _simplejpeg() -> Any:
-    """The package simplejpeg (extra `fast`); None: it is not installed, or TETRAVIT_DECODER names another."""
-    if os.environ.get("TETRAVIT_DECODER", "simplejpeg") != "simplejpeg":
-        return None
-    try:
-        return importlib.import_module("simplejpeg")
-    except ImportError:
-        return None
-
-
-def _with_torchvision(data: bytes) -> Tensor | None:
-    """RGB (3, H, W); None where Pillow must decide."""
-    try:
-        return decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8))
-    except RuntimeError:
-        return None
+            continue
+        if (
+            0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and i + 10 <= len(data)
+        ):  # start of frame
+            height, width = (int.from_bytes(data[j : j + 2], "big") for j in (i + 5, i + 7))
+            found = _JpegHeader(len(data), True, height, width, data[i + 4] == 8 and data[i + 9] in (1, 3))
+        i += 2 + int.from_bytes(data[i + 2 : i + 4], "big")
+    return found
 
 
 def _with_pillow(data: bytes, name: str) -> Tensor:

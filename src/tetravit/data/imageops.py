@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
+from tetravit.data.shifting import shifted_columns, shifted_rows
+
 MAX_LEVEL = 10.0
 FILL = (124, 116, 104)  # the mean colour of ImageNet, for pixels from outside the image
 Operation = Callable[[Image.Image, float, Image.Resampling], Image.Image]
@@ -33,10 +35,44 @@ def _affine(
     )
 
 
-_shear_x = partial(_affine, matrix=lambda v, w, h: (1, v, 0, 0, 1, 0))
-_shear_y = partial(_affine, matrix=lambda v, w, h: (1, 0, 0, v, 1, 0))
-_translate_x = partial(_affine, matrix=lambda v, w, h: (1, 0, v * w, 0, 1, 0))
-_translate_y = partial(_affine, matrix=lambda v, w, h: (1, 0, 0, 0, 1, v * h))
+def _along(
+    image: Image.Image,
+    value: float,
+    resample: Image.Resampling,
+    matrix: Callable[..., Any],
+    shifts: Callable[..., np.ndarray],
+    shifted: Callable[..., np.ndarray],
+) -> Image.Image:
+    """An affine map that moves pixels along one axis: bicubic ones by `shifted`, in less time."""
+    if resample != Image.Resampling.BICUBIC:
+        return _affine(image, value, resample, matrix)
+    return Image.fromarray(shifted(np.asarray(image), shifts(value, *image.size), FILL))
+
+
+_shear_x = partial(
+    _along,
+    matrix=lambda v, w, h: (1, v, 0, 0, 1, 0),
+    shifts=lambda v, w, h: v * (np.arange(h) + 0.5),
+    shifted=shifted_rows,
+)
+_shear_y = partial(
+    _along,
+    matrix=lambda v, w, h: (1, 0, 0, v, 1, 0),
+    shifts=lambda v, w, h: v * (np.arange(w) + 0.5),
+    shifted=shifted_columns,
+)
+_translate_x = partial(
+    _along,
+    matrix=lambda v, w, h: (1, 0, v * w, 0, 1, 0),
+    shifts=lambda v, w, h: np.full(h, v * w),
+    shifted=shifted_rows,
+)
+_translate_y = partial(
+    _along,
+    matrix=lambda v, w, h: (1, 0, 0, 0, 1, v * h),
+    shifts=lambda v, w, h: np.full(w, v * h),
+    shifted=shifted_columns,
+)
 
 
 def _rotate(image: Image.Image, value: float, resample: Image.Resampling) -> Image.Image:

@@ -13,7 +13,7 @@ from tetravit.data.build import build_dataset, resolve_workers
 from tetravit.data.config import DataConfig
 from tetravit.data.datasets import Dataset
 from tetravit.data.order import Order, balancing
-from tetravit.data.prepare import BadCount, OnBad, PrepareTrain, Reader, Result, Transform
+from tetravit.data.prepare import BadCount, Finishing, OnBad, PrepareTrain, Reader, Result, Transform
 from tetravit.data.stream import Stream
 from tetravit.structures import Batch, Preprocess
 
@@ -44,9 +44,10 @@ def make_train_loader(
         dataset = build_dataset(config, "train")
     transform, *more = map(config.augmentation, [config.augment] if views is None else views)
     plain = dataset.info.kind in ("classify", "unlabelled")
-    later = finish_later and all(
-        step.can_finish_later and (plain or not step.erases) for step in (transform, *more)
-    )
+    can_wait = all(step.can_finish_later and (plain or not step.erases) for step in (transform, *more))
+    finish: Finishing = "image"
+    if can_wait and (finish_later or plain):
+        finish = "device" if finish_later else "batch"
     return TrainLoader(
         dataset,
         transform,
@@ -63,8 +64,9 @@ def make_train_loader(
         mix=config.mix,
         balance=config.balance,
         shuffle=config.shuffle,
-        image_bytes=image_bytes(config, config.batch_size // (world_size * accumulate)) * (1 + len(more)),
-        finish_later=later,
+        image_bytes=image_bytes(config, config.batch_size // (world_size * accumulate), finish)
+        * (1 + len(more)),
+        finish=finish,
         on_bad=config.on_bad,
         bad_limit=config.bad_limit,
         pin_memory=pin_memory,
@@ -96,10 +98,10 @@ def make_augmented_loader(
     return make_train_loader(config, seed=seed, dataset=dataset, **ranks)
 
 
-def image_bytes(config: DataConfig, images: int) -> int:
-    """About the size of an image after the transforms, in a batch of `images`."""
+def image_bytes(config: DataConfig, images: int, finish: Finishing = "image") -> int:
+    """About the size of an image as a worker sends it, in a batch of `images`."""
     height, width = config.canvas(images)
-    return 4 * (config.channels or 3) * height * width
+    return (1 if finish == "device" else 4) * (config.channels or 3) * height * width
 
 
 class TrainLoader:
@@ -125,7 +127,7 @@ class TrainLoader:
             between them by the power of their numbers of images. Above 0, images are drawn with replacement.
         shuffle: "full", "shards(N)" or "table"; see `Order`.
         image_bytes: about the size of a prepared image, with its views; 0: not known.
-        finish_later: images stay uint8 until `Batch.to`; see `make_train_loader`.
+        finish: where images are normalized and erased; see `PrepareTrain`.
         mix: the text of mixup and cutmix, which need an even number of images.
         on_bad: for an unreadable image, raise its `BadImage`, or take the next image in the order.
         bad_limit: share of the images above which "skip" raises; a single one is always skipped.
@@ -157,7 +159,7 @@ class TrainLoader:
         balance: float = 0.0,
         shuffle: str = "full",
         image_bytes: int = 0,
-        finish_later: bool = False,
+        finish: Finishing = "image",
         on_bad: OnBad = "error",
         bad_limit: float = 0.001,
         pin_memory: bool = False,
@@ -221,7 +223,7 @@ class TrainLoader:
             world_size,
             bucket,
             more,
-            finish_later,
+            finish,
         )
         self._bad = BadCount(on_bad, bad_limit, len(dataset))
         self._stream: Stream[Result] | None = None

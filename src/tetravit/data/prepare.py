@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
-from tetravit.data.collate import collate, collate_view
+from tetravit.data.collate import collate, collate_view, to_send
 from tetravit.data.datasets import Dataset
 from tetravit.data.decode import BadImage, to_channels
 from tetravit.data.geometry import Boxes, Masks
@@ -23,6 +23,7 @@ from tetravit.structures import Batch, Finish, Sample, Target
 LOG = logging.getLogger("tetravit.data")
 Transform = Callable[..., Any]
 OnBad = Literal["error", "skip"]
+Finishing = Literal["image", "batch", "device"]
 MAX_TRIES = 100  # unreadable images in a row after which the loader gives up
 
 
@@ -89,7 +90,8 @@ class PrepareTrain:
     """(step, micro-batch) -> this rank's share of it.
 
     more: transforms of the same images, whose results are the `views` of the batch.
-    finish_later: images stay uint8, and `Batch.to` finishes them on the device; the transforms are `Augment`s.
+    finish: where images are normalized and erased: each "image" by its transforms; the "batch" as a whole, to the
+    same values in less time; or on the "device", by `Batch.to`. For the last two the transforms are `Augment`s.
     """
 
     def __init__(
@@ -102,11 +104,11 @@ class PrepareTrain:
         world_size: int,
         bucket: int = 1,
         more: Sequence[Transform] = (),
-        finish_later: bool = False,
+        finish: Finishing = "image",
     ) -> None:
         self.reader = reader
         self.more = more
-        self.finish_later = finish_later
+        self.finish = finish
         self.bucket = bucket
         self.order = order
         self.batch_size = batch_size
@@ -122,7 +124,7 @@ class PrepareTrain:
         bad: list[BadImage] = []
         samples, indices = [], []
         transforms = [
-            _Later(t) if self.finish_later else _Now(t) for t in (self.reader.transform, *self.more)
+            _Now(t) if self.finish == "image" else _Later(t) for t in (self.reader.transform, *self.more)
         ]
         first_view, *more = transforms
         views: list[list[Tensor]] = [[] for _ in more]
@@ -141,6 +143,8 @@ class PrepareTrain:
             batch.views = [collate_view(view) for view in views]
             for one, transform in zip(batch.views, more, strict=True):
                 one.finish = transform.finish()
+            if self.finish == "batch":
+                _finish(batch)
             return Result(batch, bad)
         except (ValueError, StorageError) as error:  # BadImage too: carried to the parent as it is
             return Result(None, bad, error)
@@ -152,6 +156,14 @@ class PrepareTrain:
             if sample is not None:
                 return sample, index
         raise bad[-1]
+
+
+def _finish(batch: Batch) -> None:
+    """Normalize and erase here what `Batch.to` would on the device."""
+    for part in (batch, *batch.views):
+        assert part.finish is not None
+        out = to_send(part.images.shape, torch.float32)
+        part.images, part.finish = part.finish(part.images, part.sizes, out), None
 
 
 class _Now:

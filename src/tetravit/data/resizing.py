@@ -22,17 +22,25 @@ def resize(image: Tensor, size: tuple[int, int], interpolation: Interpolation, *
     if tuple(image.shape[-2:]) == size:
         return image
     kind, batch = image.dtype, image[None]
-    if batch.is_contiguous(memory_format=torch.channels_last) and image.numel() != batch.stride(0):
-        batch = batch.as_strided(
-            batch.shape, (image.numel(), *batch.stride()[1:])
-        )  # the result keeps the layout
     native = kind == torch.float32 or (kind == torch.uint8 and _takes_bytes(interpolation, image.device))
+    whole = batch.is_contiguous(memory_format=torch.channels_last) and image.numel() != batch.stride(0)
+    if whole or (kind == torch.uint8 and native and _by_pixels(image)):  # the result keeps the layout
+        channels, height, width = image.shape
+        row = max(image.stride(1), channels * width)
+        batch = image.as_strided((1, channels, height, width), (row * height, 1, row, channels))
     if not native and kind != torch.float64:
         batch = batch.float()
     batch = F.interpolate(batch, size, mode=interpolation, align_corners=False, antialias=antialias)
     if kind == torch.uint8 and not native:
         batch = (batch.clamp_(0, 255) if interpolation == "bicubic" else batch).round_()
     return batch.to(kind)[0]
+
+
+def _by_pixels(image: Tensor) -> bool:
+    """Whether (C, Hi, Wi) lies pixel by pixel, as a part of a decoded image does."""
+    channels, _, width = image.shape
+    a, row, b = image.stride()
+    return channels > 1 and a == 1 and b == channels and row >= channels * width
 
 
 def _takes_bytes(interpolation: Interpolation, device: torch.device) -> bool:

@@ -56,6 +56,9 @@ class RandAugment(PillowTransform):
                 steps.append((name, clip_level(self.m + self.std * float(torch.randn(()))), sign()))
         return {"steps": steps}
 
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        return super().transform(inpt, params) if params["steps"] else inpt
+
     def pillow(self, image: Image.Image, params: dict[str, Any]) -> Image.Image:
         for name, level, direction in params["steps"]:
             image = apply(name, image, level, direction, Image.Resampling.BICUBIC)
