@@ -1,7 +1,8 @@
 """Buckets of S3, Google Cloud and Azure, through obstore (extra `remote`): s3://bucket/x, gs://bucket/x, az://box/x.
 
 Credentials, regions and endpoints are those of the environment, as obstore reads it: AWS_ACCESS_KEY_ID,
-AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME, ...
+AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, GOOGLE_BASE_URL, AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ENDPOINT,
+... ALLOW_HTTP=true lets an endpoint be one without TLS.
 """
 
 import importlib
