@@ -23,6 +23,7 @@ from tetravit.engine.checkpoint import Checkpoint, Checkpoints
 from tetravit.engine.clipping import ClipBy, clipped
 from tetravit.engine.config import RunConfig
 from tetravit.engine.ema import Ema
+from tetravit.engine.feed import Feed
 from tetravit.engine.guard import Guard, NotFinite, takes_found_inf
 from tetravit.engine.log import Clock, Meter, Reporters, pooled
 from tetravit.engine.precision import LossScale, Precision, autocast, chosen
@@ -170,6 +171,7 @@ def fit(job: Job) -> RunState:
         if _evaluation_due(job, state):
             evaluate()
         batches = job.loader.batches(state.done) if state.done < total else iter(())
+        feed = Feed(batches, device, memory_format)
 
         for step in range(state.done, total):
             progress = Progress(step, total, job.loader.steps_per_epoch)
@@ -181,10 +183,10 @@ def fit(job: Job) -> RunState:
             # Forward and backward, once per micro-batch; only the last one averages gradients over the ranks.
             pulse.at(step + 1)
             with waits:
-                micros = next(batches)
+                micros = next(feed)
             losses: list[Tensor] = []
             for i, batch in enumerate(micros):
-                batch = batch.to(device, memory_format)
+                batch = feed.on_device(batch)
                 seed = config.seed if job.seed_at is None else job.seed_at(step)
                 seed_step(seed, step, i, world.rank)
                 last = i == len(micros) - 1
@@ -196,6 +198,7 @@ def fit(job: Job) -> RunState:
                     with autocast(precision, device):
                         values = wrapped.module(batch, progress)
                     scale.scaled(values["loss"] / len(micros)).backward()
+                feed.copy_ahead(micros[i + 1 : i + 2])
                 losses.append(values["loss"].detach())
                 meter.add(values)
                 clock.count(len(batch) * world.size)
@@ -220,6 +223,9 @@ def fit(job: Job) -> RunState:
             task.after_update(progress, good)
             state.done = step + 1
             job.reporters.tick(state.done)
+            if state.done < total and not stopping:
+                with waits:
+                    feed.fetch()
 
             # Between two steps: log, save, stop on a signal, evaluate. In this order, so that stopping never waits.
             if state.done % config.log_steps == 0 or state.done == total:
