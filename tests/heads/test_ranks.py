@@ -46,8 +46,8 @@ def losses(model, size, counts=None):
     return sum(totals) / size, gradients, given
 
 
-@pytest.mark.parametrize("head", HEADS)
-def test_one_two_and_four_ranks(head):
+@pytest.mark.parametrize("head", ["mask_rcnn", "retinanet", pytest.param("cascade", marks=pytest.mark.slow)])
+def test_one_and_four_ranks(head):
     torch.manual_seed(0)
     model = create_detector("gcvit_xxtiny", head=head, num_classes=8, head_options=HEADS[head], **BACKBONE)
     model.train()
@@ -55,10 +55,9 @@ def test_one_two_and_four_ranks(head):
         if isinstance(module, BatchNorm):  # a run shares their statistics
             module.eval()
     one, wanted, _ = losses(model, 1)
-    for size in (2, 4):
-        alone, _, counts = losses(model, size)
-        assert len({len(rank) for rank in counts}) == 1  # all ranks gather as often
-        loss, gradients, _ = losses(model, size, counts)
-        assert loss == pytest.approx(one, abs=1e-5)
-        assert (gradients - wanted).norm() < 1e-4 * wanted.norm()
+    alone, _, counts = losses(model, 4)
+    assert len({len(rank) for rank in counts}) == 1  # all ranks gather as often
+    loss, gradients, _ = losses(model, 4, counts)
+    assert loss == pytest.approx(one, abs=1e-5)
+    assert (gradients - wanted).norm() < 1e-4 * wanted.norm()
     assert alone != pytest.approx(one, abs=1e-3)  # each rank for itself is another loss
