@@ -52,7 +52,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
             return self.end_headers()
         if not os.path.isfile(file):
-            return self.reply(404, b"no")
+            return self.reply(404, b"no" if body else b"", length=2)
         data = pathlib.Path(file).read_bytes()
         status, ranges = 200, self.headers.get("Range")
         whole = len(data)
