@@ -14,5 +14,6 @@ def _seed():
 def pytest_configure():
     # Of processes that tests start: others are at work beside them.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+    os.environ["TETRAVIT_PROGRAMS_GB"] = "0"  # tests of kept programs have a folder of their own
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)

@@ -9,6 +9,7 @@ import pytest
 
 from tetravit.benchmark import against
 from tetravit.benchmark.against import contest
+from tetravit.benchmark.contenders import Ready, Round
 
 DEAD = "the process ended without an error message (out of memory?)"
 
@@ -27,10 +28,10 @@ def contender(monkeypatch):
             ours, theirs = multiprocessing.Pipe()
 
             def serve():
-                theirs.send(1.0)
+                theirs.send(Ready(1.0, 200.0, 3.0))
                 done = 0
                 while not (task.contender == "plain" and done == turns) and theirs.recv() is not None:
-                    theirs.send([0.5])
+                    theirs.send(Round([0.5], 0.3, "eager, 2 threads"))
                     done += 1
                 theirs.close()
 
@@ -51,6 +52,8 @@ def test_a_contender_that_leaves_between_its_turns_is_told(contender, turns):
     contender(turns)
     gone, other = contest(["xcit_nano_12_p16"], ["plain", "timm"], sizes=[32], batch=2, rounds=3)
     assert (other.failed, other.images_per_s) == ("", 4.0)
+    assert (other.peak_mib, other.process_mib, other.build_s) == (1.0, 200.0, 3.0)
+    assert (other.others, other.how) == (0.3, "eager, 2 threads")
     if turns == 3:  # after its last turn it has all its figures
         assert (gone.failed, gone.images_per_s) == ("", 4.0)
     else:

@@ -8,6 +8,7 @@ import torch
 
 from tetravit.benchmark import contenders
 from tetravit.benchmark.contenders import CONTENDERS, OURS, TRAINING, Task
+from tetravit.benchmark.memory import Peaks
 
 
 @pytest.mark.parametrize("faster", ["eager", "compile"])
@@ -80,7 +81,7 @@ def test_no_norm_and_no_bias_of_a_contender_is_one_that_a_program_leaves_out(mon
 def test_the_first_call_of_a_round_does_not_count(monkeypatch):
     asked = []
     monkeypatch.setattr(contenders, "_stepping", lambda *_: lambda: None)
-    monkeypatch.setattr(contenders, "peak_mib", lambda call, device: 0.0)
+    monkeypatch.setattr(contenders, "peaks", lambda call, device: Peaks(1.0, 200.0))
     monkeypatch.setattr(
         contenders, "_times", lambda call, device, seconds: asked.append(seconds) or [len(asked)]
     )
@@ -97,4 +98,6 @@ def test_the_first_call_of_a_round_does_not_count(monkeypatch):
 
     contenders.serve(Task("xcit_nano_12_p16", "plain", 32, 1, "float32", "predict", "cpu", 1), Line())
     assert asked == [0, 0.1, 0, 0.2]  # one call in front of each round
-    assert Line.sent == [0.0, [2], [4]]
+    ready, *rounds = Line.sent
+    assert (ready.peak_mib, ready.process_mib) == (1.0, 200.0)
+    assert [(one.times, one.how) for one in rounds] == [([2], "eager, 1 thread"), ([4], "eager, 1 thread")]

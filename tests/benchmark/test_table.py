@@ -13,11 +13,11 @@ ROW = replace(rows.ROW, mode="step", size=64, batch=1, images_per_s=1234.5, shar
 def test_the_batch_is_a_column_where_there_are_several():
     one, two = [ROW], [ROW, replace(ROW, batch=8)]
     assert contest_columns(one) == [
-        *("model", "contender", "px", "images/s", "spread", "of timm", "of peak", "peak MiB")
+        *("model", "contender", "px", "images/s", "spread", "of timm", "of peak", "call MiB", "process MiB")
     ]
     assert contest_columns(two)[2:4] == ["px", "batch"]
     assert [contest_cells(row, two)[3] for row in two] == ["1", "8"]
-    assert contest_cells(ROW, one) == ["deit_tiny", "timm", "64", "1,234.50", "1.2%", "1.00", "50%", "-"]
+    assert contest_cells(ROW, one) == ["deit_tiny", "timm", "64", "1,234.50", "1.2%", "1.00", "50%", "-", "-"]
     assert contest_caption(two) == (
         "forward, backward and fused AdamW, float32, batch 1, 8; a processor, 2 threads; torch 2.15.0;"
         " matrix products 0.2 TFLOP/s, copies 9 GB/s"
@@ -33,7 +33,7 @@ def test_energy_is_a_column_where_one_row_has_it():
 def test_markdown_is_a_table_of_one_machine():
     first, rule, row, empty, caption = contest_markdown([ROW]).splitlines()
     assert first.startswith("| model | contender | px |")
-    assert rule == "|---|---|" + "--:|" * 6
+    assert rule == "|---|---|" + "--:|" * 7
     assert row.startswith("| deit_tiny | timm | 64 |")
     assert (empty, caption) == ("", f"{contest_caption([ROW])}.")
     with pytest.raises(ValueError, match=r"^Rows of different machines or settings share no table\.$"):

@@ -80,7 +80,7 @@ def test_rows_of_different_kinds_share_no_table():
         ),
         (
             ["deit_tiny", "--compile", "--optimize"],
-            "--compile goes without --against, --optimize, --picture, several sizes and several batches.",
+            "--compile goes without --against, --optimize, --busy, --picture, several sizes and several batches.",
         ),
     ],
     ids=[

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import sys
 
@@ -266,7 +267,13 @@ def test_an_image_alone_lacks_a_model(ask, images):
     )
 
 
-def test_optimizing_for_few_images_is_left_out(ask, weights, images):
+def test_optimizing_says_what_runs(ask, weights, images, monkeypatch):
+    from tetravit.runtimes import BACKENDS
+
+    monkeypatch.setattr("tetravit.runtimes.BACKENDS", {"eager": BACKENDS["eager"]})
+    plain = ask("predict", weights, images / "a.png", "--json")
     answer = ask("predict", weights, images / "a.png", "--optimize", "--json")
     assert answer.code == 0
-    assert answer.err == "--optimize takes seconds to build: it pays from about 100 images on, not for 1.\n"
+    assert re.fullmatch(r"Runs with eager, \d+ threads?\n", answer.err)
+    (got,), (wanted,) = rows(answer.out), rows(plain.out)
+    assert [g["index"] for g in got["top"]] == [g["index"] for g in wanted["top"]]

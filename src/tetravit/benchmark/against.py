@@ -18,11 +18,23 @@ from typing import Any
 
 import torch
 
-from tetravit.benchmark.contenders import CONTENDERS, DTYPES, TRAINING, Mode, Task, serve
+from tetravit.benchmark.busy import busy as keep_busy
+from tetravit.benchmark.contenders import (
+    CONTENDERS,
+    DTYPES,
+    KEPT,
+    TRAINING,
+    Mode,
+    Ready,
+    Task,
+    build,
+    serve,
+)
 from tetravit.benchmark.energy import joules
 from tetravit.benchmark.flops import count
 from tetravit.benchmark.speed import device_name
 from tetravit.registry import pick
+from tetravit.runtimes.parts import kept
 
 SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices whose product measures the peak
 COPY_MIB = 256
@@ -38,6 +50,10 @@ class Contest:
     per multiply-add), counting the model's own multiply-adds, three times those of a forward pass in training.
     peak_mib: above what was in use before a call. failed: why there are no figures. joules_per_image: of all
     processors, or of the GPU, at the power that the turns of the contender took; None: not available on this system.
+    process_mib: of its process at the highest point of a call: libraries, weights and programs included; a program
+    that is kept on disk was built by another process. how: backend, threads and parts. build_s: seconds until its
+    first output. busy: processes that kept a core busy meanwhile, started by this benchmark. others: cores that other
+    processes used during its turns, those included: a row with more than `busy` was made on a busy machine.
     """
 
     model: str
@@ -62,6 +78,11 @@ class Contest:
     python: str
     date: str
     joules_per_image: float | None = None
+    process_mib: float | None = None
+    how: str = ""
+    build_s: float | None = None
+    busy: int = 0
+    others: float | None = None
 
 
 def contest(
@@ -75,6 +96,7 @@ def contest(
     device: torch.device | str = "cpu",
     rounds: int = 7,
     seconds: float = 1.0,
+    busy: int = 0,
     on_round: Callable[[int], object] = lambda count: None,
     on_rows: Callable[[Sequence[Contest]], object] = lambda rows: None,
 ) -> list[Contest]:
@@ -87,6 +109,7 @@ def contest(
         mode: `predict`, `train` (forward and backward) or `step` (and an update by AdamW).
         dtype: of `DTYPES`; timm runs lower precision under autocast.
         device: where. rounds: how often each is measured. seconds: how long a round of one contender is.
+        busy: cores that other processes keep busy meanwhile, while contenders are built too.
         on_round: called with 1 after each round of all contenders of a model, size and batch.
         on_rows: called with the rows of each model, size and batch as soon as they are measured.
 
@@ -101,55 +124,63 @@ def contest(
     for what, value in (*(("batch", one) for one in batches), ("rounds", rounds)):
         if value < 1:
             raise ValueError(f"{what} is 1 or more; got {value}.")
+    if busy < 0:
+        raise ValueError(f"busy is 0 or more; got {busy}.")
     if mode != "predict" and (idle := [name for name in contenders if name not in TRAINING]):
         raise ValueError(f"{idle[0]} does not train; contenders that do: {', '.join(TRAINING)}.")
     device, threads = torch.device(device), torch.get_num_threads()
     rows = []
-    for name, size, images in itertools.product(names, sizes, batches):
-        tasks = [Task(name, c, size, images, dtype, mode, str(device), threads) for c in contenders]
-        rows += (found := _one(tasks, rounds, seconds, on_round))
-        on_rows(found)
+    with keep_busy(busy):
+        for name, size, images in itertools.product(names, sizes, batches):
+            tasks = [Task(name, c, size, images, dtype, mode, str(device), threads) for c in contenders]
+            rows += (found := _one(tasks, rounds, seconds, busy, on_round))
+            on_rows(found)
     return rows
 
 
 def _one(
-    tasks: Sequence[Task], rounds: int, seconds: float, on_round: Callable[[int], object]
+    tasks: Sequence[Task], rounds: int, seconds: float, busy: int, on_round: Callable[[int], object]
 ) -> list[Contest]:
     first = tasks[0]
     device = torch.device(first.device)
     with contextlib.ExitStack() as stack:
-        lines, peaks = [], []
-        for task in tasks:
+        lines: list[Connection] = []
+        ready: list[Ready | str] = []
+        for task in tasks:  # one builds at a time, while no other measures
+            if task.contender in KEPT and device.type == "cpu" and kept.limit():
+                _build(task)
             lines.append(stack.enter_context(_process(task)))
-            if device.type == "cpu":  # one builds at a time, so that measurements of memory do not overlap
-                peaks.append(_reply(lines[-1]))
-        peaks = peaks or [_reply(line) for line in lines]
-        used = joules(device)
+            ready.append(_reply(lines[-1]))
+        energy = joules(device)
         yardsticks = _yardsticks(device, DTYPES[first.dtype])
         taken: list[list[float]] = [[] for _ in tasks]
         watts: list[list[float]] = [[] for _ in tasks]
+        others: list[list[float]] = [[] for _ in tasks]
+        how = [""] * len(tasks)
         rates: tuple[list[float], list[float]] = ([], [])
         for _ in range(rounds):
-            for kept, (work, call) in zip(rates, yardsticks, strict=True):
-                kept.append(work / _median_time(call, device))
+            for found, (work, call) in zip(rates, yardsticks, strict=True):
+                found.append(work / _median_time(call, device))
             for i, line in enumerate(lines):
-                if isinstance(peaks[i], str):
+                if isinstance(ready[i], str):
                     continue
-                start, before = time.perf_counter(), used() if used else 0.0
+                start, before = time.perf_counter(), energy() if energy else 0.0
                 reply = _reply(line, seconds)
-                if used:
-                    watts[i].append((used() - before) / (time.perf_counter() - start))
+                if energy:
+                    watts[i].append((energy() - before) / (time.perf_counter() - start))
                 if isinstance(reply, str):
-                    peaks[i] = reply
+                    ready[i] = reply
                     taken[i].clear()
                 else:
-                    taken[i].append(statistics.median(reply))
+                    taken[i].append(statistics.median(reply.times))
+                    others[i].append(reply.others)
+                    how[i] = reply.how
             on_round(1)
-        for line, peak in zip(lines, peaks, strict=True):
-            if not isinstance(peak, str):
+        for line, one in zip(lines, ready, strict=True):
+            if not isinstance(one, str):
                 with contextlib.suppress(OSError):
                     line.send(None)
-    product, copied = (statistics.median(kept) for kept in rates)
+    product, copied = (statistics.median(found) for found in rates)
     macs = count(first.model, image_size=first.size).inference_macs
     speeds = [first.batch / statistics.median(times) if times else None for times in taken]
     timm = next((s for t, s in zip(tasks, speeds, strict=True) if t.contender == "timm"), None)
@@ -169,18 +200,32 @@ def _one(
             spread=_rounded(_spread(times), 4) if times else None,
             ratio=_rounded(speed / timm, 3) if speed and timm else None,
             share=_rounded(speed * work / product, 4) if speed else None,
-            peak_mib=None if isinstance(peak, str) else round(peak, 1),
+            peak_mib=None if isinstance(one, str) else round(one.peak_mib, 1),
             product_tflops=round(product / 1e12, 4),
             copy_gb_s=round(copied / 1e9, 2),
             rounds=rounds,
-            failed=peak if isinstance(peak, str) else "",
+            failed=one if isinstance(one, str) else "",
             torch=torch.__version__,
             python=platform.python_version(),
             date=datetime.date.today().isoformat(),
             joules_per_image=_rounded(statistics.median(power) / speed, 4) if power and speed else None,
+            process_mib=None if isinstance(one, str) else round(one.process_mib, 1),
+            how=ran,
+            build_s=None if isinstance(one, str) else round(one.build_s, 2),
+            busy=busy,
+            others=round(statistics.median(used), 2) if used else None,
         )
-        for task, peak, times, speed, power in zip(tasks, peaks, taken, speeds, watts, strict=True)
+        for task, one, times, speed, power, used, ran in zip(
+            tasks, ready, taken, speeds, watts, others, how, strict=True
+        )
     ]
+
+
+def _build(task: Task) -> None:
+    """Let a process of its own build a contender whose program is kept on disk."""
+    process = multiprocessing.get_context("spawn").Process(target=build, args=(task,), daemon=True)
+    process.start()
+    process.join()
 
 
 class _process:

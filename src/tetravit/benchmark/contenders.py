@@ -8,7 +8,9 @@ torch.compile, `onnxruntime` and `openvino` through those programs.
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Literal, TypeVar
 
@@ -16,10 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tetravit.benchmark.memory import peak_mib
+from tetravit.benchmark.memory import peaks
 from tetravit.models import Classifier, create_model
 from tetravit.runtimes import optimize
-from tetravit.runtimes.base import needs
+from tetravit.runtimes.base import needs, quiet
+from tetravit.runtimes.parts.load import Load
 
 Mode = Literal["predict", "train", "step"]  # forward; and backward; and an update by AdamW
 Call = Callable[[], object]
@@ -40,6 +43,26 @@ class Task:
     mode: Mode
     device: str
     threads: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A contender after its first calls. peak_mib: of a call, above what was in use before it. process_mib: of its
+    whole process at that point, libraries, weights and programs included. build_s: seconds that building took.
+    """
+
+    peak_mib: float
+    process_mib: float
+    build_s: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """The seconds of the calls of a round. others: cores that other processes used. how: what ran."""
+
+    times: list[float]
+    others: float
+    how: str
 
 
 def timm_name(name: str) -> str:
@@ -85,8 +108,7 @@ def _plain(task: Task, images: Tensor) -> Call:
 
 def _optimized(task: Task, images: Tensor) -> Call:
     model = _ours(task).eval().to(task.device)
-    fast = optimize(model, DTYPES[task.dtype], example=images)
-    return lambda: fast(images)
+    return partial(optimize(model, DTYPES[task.dtype], example=images), images)
 
 
 def _torch_alone(task: Task, images: Tensor) -> Call:
@@ -94,8 +116,7 @@ def _torch_alone(task: Task, images: Tensor) -> Call:
     model = _ours(task).eval().to(task.device)
     calls: list[Call] = []
     for backend in ("eager", "compile"):
-        fast = optimize(model, DTYPES[task.dtype], backend, images)
-        calls.append(lambda fast=fast: fast(images))  # type: ignore[misc]
+        calls.append(partial(optimize(model, DTYPES[task.dtype], backend, images), images))
         calls[-1]()  # compiles
     return min(calls, key=lambda call: min(_times(call, task.device, CHOICE_S)))
 
@@ -158,6 +179,12 @@ CONTENDERS: dict[str, Callable[[Task, Tensor], Call]] = {
 }
 OURS = ("plain", "plain-compiled", "optimized", "torch")
 TRAINING = ("plain", "plain-compiled", "timm", "compile")
+KEPT = ("optimized",)  # whose programs are kept on disk: what a user starts is not what built them
+RUN_BY = {
+    "plain": "eager",
+    "timm": "eager",
+    "plain-compiled": "compile",
+}  # the others by what they are called
 NOISE = 0.05  # of norms, biases and factors
 CHOICE_S = 1.0  # for which each way of torch's own is measured
 
@@ -165,28 +192,53 @@ CHOICE_S = 1.0  # for which each way of torch's own is measured
 def serve(task: Task, line: Connection) -> None:
     """The process of a contender: build, report readiness, then time its calls for each number of seconds.
 
-    The first result is the peak memory of a call in MiB, or an error text.
+    The first reply is a `Ready`, or an error text; each further one a `Round`.
     """
     try:
-        torch.set_num_threads(task.threads)
-        torch.manual_seed(0)
-        dtype = DTYPES[task.dtype] if task.contender in OURS else torch.float32
-        images = torch.randn(task.batch, 3, task.size, task.size, device=task.device, dtype=dtype)
+        images = _images(task)
         with torch.no_grad() if task.mode == "predict" else torch.enable_grad():
-            call = CONTENDERS[task.contender](task, images)
-            call()
-            peak = peak_mib(call, torch.device(task.device))
+            start = time.perf_counter()
+            with quiet():
+                call = CONTENDERS[task.contender](task, images)
+                call()
+            built = time.perf_counter() - start
+            memory = peaks(call, torch.device(task.device))
             _release(task.device)
-            line.send(peak)
+            line.send(Ready(memory.call, memory.process, built))
             while (seconds := line.recv()) is not None:
                 _times(call, task.device, 0)  # fetches caches and memory that the others had in the meantime
-                line.send(_times(call, task.device, seconds))
+                load = Load()
+                times = _times(call, task.device, seconds)
+                line.send(Round(times, load.others(), _how(call, task)))
                 _release(task.device)
     except (BrokenPipeError, ConnectionResetError, EOFError):
         pass  # the parent has ended
     except Exception as error:
         lines = str(error).strip().splitlines() or [traceback.format_exc(limit=1)]
         line.send(f"{type(error).__name__}: {lines[0][:200]}")
+
+
+def _images(task: Task) -> Tensor:
+    """The images of all calls; sets the threads and the seed of this process."""
+    torch.set_num_threads(task.threads)
+    torch.manual_seed(0)
+    dtype = DTYPES[task.dtype] if task.contender in OURS else torch.float32
+    return torch.randn(task.batch, 3, task.size, task.size, device=task.device, dtype=dtype)
+
+
+def build(task: Task) -> None:
+    """Build a contender, so that its program is kept. Errors are those of the process that measures it."""
+    with suppress(Exception), quiet(), torch.no_grad():
+        CONTENDERS[task.contender](task, _images(task))
+
+
+def _how(call: Call, task: Task) -> str:
+    """Backend, threads and parts of a contender."""
+    optimized = getattr(getattr(call, "func", None), "optimized", None)
+    if optimized is not None:
+        return str(optimized.way)
+    name = RUN_BY.get(task.contender, task.contender)
+    return f"{name}, {task.threads} thread{'s' if task.threads > 1 else ''}" if task.device == "cpu" else name
 
 
 def _stepping(model: nn.Module, task: Task, images: Tensor) -> Call:

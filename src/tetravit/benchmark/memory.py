@@ -5,10 +5,21 @@ import gc
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 MIB = 2**20
+
+
+class Peaks(NamedTuple):
+    """Memory in MiB at the highest point of a call: above what was in use before it, and of the whole process.
+
+    On a GPU the process's memory on it: weights, programs and call.
+    """
+
+    call: float
+    process: float
 
 
 def peak_mib(call: Callable[[], object], device: torch.device) -> float:
@@ -17,6 +28,11 @@ def peak_mib(call: Callable[[], object], device: torch.device) -> float:
     On a GPU what the allocator hands out; on a CPU the resident memory of this process, which Linux lets us
     reset. Elsewhere NaN.
     """
+    return peaks(call, device).call
+
+
+def peaks(call: Callable[[], object], device: torch.device) -> Peaks:
+    """The memory of the second of two calls; NaN where the system does not show it."""
     call()
     gc.collect()
     if device.type == "cuda":
@@ -25,18 +41,21 @@ def peak_mib(call: Callable[[], object], device: torch.device) -> float:
         before = torch.cuda.memory_allocated(device)
         call()
         torch.cuda.synchronize(device)
-        return (torch.cuda.max_memory_allocated(device) - before) / MIB
+        peak = torch.cuda.max_memory_allocated(device)
+        return Peaks((peak - before) / MIB, peak / MIB)
+    unknown = Peaks(float("nan"), float("nan"))
     if device.type != "cpu" or not Path("/proc/self/clear_refs").exists():
-        return float("nan")
+        return unknown
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)  # give freed memory back, so that taking it again is seen
     try:
         Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     except OSError:
-        return float("nan")
+        return unknown
     resident = _status("VmRSS")
     call()
-    return max(0.0, _status("VmHWM") - resident)
+    highest = _status("VmHWM")
+    return Peaks(max(0.0, highest - resident), highest)
 
 
 def peak_so_far_mib(device: torch.device) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tetravit.benchmark.against import Contest
-from tetravit.benchmark.table import MODES
+from tetravit.benchmark.table import MODES, beside_words
 
 OURS = ("plain", "torch", "optimized")
 OTHERS = {
@@ -28,10 +28,10 @@ def read(path: str | Path) -> list[Contest]:
 
 
 def contests(rows: Iterable[Contest]) -> dict[tuple[object, ...], list[Contest]]:
-    """Rows by what was measured: (mode, dtype, batch, size, model); of several runs the last."""
+    """Rows by what was measured: (mode, dtype, batch, size, busy, model); of several runs the last."""
     found: dict[tuple[object, ...], list[Contest]] = {}
     for row in rows:
-        key = (row.mode, row.dtype, row.batch, row.size, row.model)
+        key = (row.mode, row.dtype, row.batch, row.size, row.busy, row.model)
         same = found.get(key, [])
         again = any(one.contender == row.contender for one in same)
         one_run = bool(same) and not again and _run(same[0]) == _run(row)
@@ -39,7 +39,7 @@ def contests(rows: Iterable[Contest]) -> dict[tuple[object, ...], list[Contest]]
     return found
 
 
-def summary(rows: Iterable[Contest], *, mode: str, dtype: str, batch: int, size: int) -> str:
+def summary(rows: Iterable[Contest], *, mode: str, dtype: str, batch: int, size: int, busy: int = 0) -> str:
     """A table with a line per model: images per second, ratios within one run, the share of peak.
 
     The last line has the geometric means over the models.
@@ -50,10 +50,11 @@ def summary(rows: Iterable[Contest], *, mode: str, dtype: str, batch: int, size:
     kept = [
         {row.contender: row for row in found if row.images_per_s}
         for key, found in contests(rows).items()
-        if key[:4] == (mode, dtype, batch, size)
+        if key[:5] == (mode, dtype, batch, size, busy)
     ]
     if not kept:
-        raise ValueError(f"No row has {mode}, {dtype}, batch {batch}, {size} px.")
+        beside = f", {busy} cores kept busy" if busy else ""
+        raise ValueError(f"No row has {mode}, {dtype}, batch {batch}, {size} px{beside}.")
     if len({_machine(row) for found in kept for row in found.values()}) > 1:
         raise ValueError("Rows of different machines share no table.")
     ours = [name for name in OURS if any(name in found for found in kept)]
@@ -82,8 +83,11 @@ def summary(rows: Iterable[Contest], *, mode: str, dtype: str, batch: int, size:
     first = next(iter(kept[0].values()))
     processor = f"{first.device}, {first.threads} threads" if first.threads else first.device
     spread = max(row.spread or 0 for found in kept for row in found.values())
+    beside = beside_words([row for found in kept for row in found.values()])
     about = f"Images per second; {MODES[first.mode]}, {dtype}, batch {batch}, {size} px; {processor}; torch"
-    return "\n".join([*lines, "", f"{about} {first.torch}, {first.date}; spreads up to {spread:.0%}."])
+    return "\n".join(
+        [*lines, "", f"{about} {first.torch}, {first.date}; spreads up to {spread:.0%}{beside}."]
+    )
 
 
 def _figures(found: dict[str, Contest], ours: Sequence[str], others: bool) -> list[float | None]:
@@ -132,9 +136,8 @@ def _machine(row: Contest) -> tuple[object, ...]:
 
 if __name__ == "__main__":
     everything = read(sys.argv[1])
-    for kind in dict.fromkeys(key[:4] for key in contests(everything)):
-        mode, dtype, batch, size = kind
-        print(
-            summary(everything, mode=str(mode), dtype=str(dtype), batch=int(str(batch)), size=int(str(size)))
-        )
+    for kind in dict.fromkeys(key[:5] for key in contests(everything)):
+        mode, dtype, *counts = map(str, kind)
+        batch, size, busy = map(int, counts)
+        print(summary(everything, mode=mode, dtype=dtype, batch=batch, size=size, busy=busy))
         print()

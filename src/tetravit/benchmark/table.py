@@ -57,13 +57,15 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join([*table, "", caption(rows)])
 
 
+CHOSEN = ("optimized", "torch")  # contenders that choose what runs them
+UNDISTURBED = 0.2  # cores that others may use, beyond those kept busy on purpose
 TEXTS = 2  # columns of a contest that hold no numbers
 
 
 def contest_columns(rows: Sequence[Contest]) -> list[str]:
     """The titles of a table; all but the first `TEXTS` are over numbers."""
     sizes = ["px", *["batch"] * _several(rows)]
-    figures = ["images/s", "spread", "of timm", "of peak", "peak MiB"]
+    figures = ["images/s", "spread", "of timm", "of peak", "call MiB", "process MiB"]
     return ["model", "contender", *sizes, *figures, *[ENERGY] * _energy(rows)]
 
 
@@ -71,7 +73,7 @@ def contest_cells(row: Contest, rows: Sequence[Contest]) -> list[str]:
     """One of the rows, as `contest_columns` names its cells."""
     return [
         row.model,
-        row.contender,
+        f"{row.contender} ({row.how})" if row.how and row.contender in CHOSEN else row.contender,
         str(row.size),
         *[str(row.batch)] * _several(rows),
         _text(row.images_per_s, "{:,.2f}"),
@@ -79,6 +81,7 @@ def contest_cells(row: Contest, rows: Sequence[Contest]) -> list[str]:
         _text(row.ratio, "{:.2f}"),
         _text(row.share, "{:.0%}"),
         _text(row.peak_mib, "{:,.0f}"),
+        _text(row.process_mib, "{:,.0f}"),
         *[_text(row.joules_per_image, "{:.3g}")] * _energy(rows),
     ]
 
@@ -92,8 +95,16 @@ def contest_caption(rows: Sequence[Contest]) -> str:
     copied = statistics.median(row.copy_gb_s for row in rows)
     return (
         f"{MODES[first.mode]}, {first.dtype}, batch {batches}; {processor}; torch {first.torch};"
-        f" matrix products {rate:.3g} TFLOP/s, copies {copied:.3g} GB/s"
+        f" matrix products {rate:.3g} TFLOP/s, copies {copied:.3g} GB/s{beside_words(rows)}"
     )
+
+
+def beside_words(rows: Sequence[Contest]) -> str:
+    """What ran beside the contenders, in words."""
+    busy = max(row.busy for row in rows)
+    others = max((row.others or 0.0) - row.busy for row in rows)
+    on_purpose = f"; {busy} core{'s' if busy > 1 else ''} kept busy meanwhile" if busy else ""
+    return on_purpose + (f"; other work used up to {others:.1f} cores" if others > UNDISTURBED else "")
 
 
 def contest_markdown(rows: Sequence[Contest]) -> str:
@@ -102,7 +113,7 @@ def contest_markdown(rows: Sequence[Contest]) -> str:
     Raises:
         ValueError: if they were not measured on one machine in one way: such rows share no table.
     """
-    kinds = {(r.device, r.threads, r.mode, r.dtype, r.torch) for r in rows}
+    kinds = {(r.device, r.threads, r.mode, r.dtype, r.torch, r.busy) for r in rows}
     if len(kinds) != 1:
         raise ValueError("Rows of different machines or settings share no table.")
     table = _markdown(contest_columns(rows), [contest_cells(row, rows) for row in rows], texts=TEXTS)

@@ -241,6 +241,11 @@ def optimized(model: Model) -> Model:
     return fast
 
 
+def way_of(fast: Any) -> str:
+    """Backend, threads and parts of an optimised model."""
+    return str(fast.optimized.way)
+
+
 def with_options(verb: Callable[..., None], declared: Mapping[str, tuple[Any, str]]) -> Callable[..., None]:
     """`verb` with more options in its signature, in place of its `**values`.
 

@@ -35,6 +35,12 @@ def benchmark(
     rounds: Annotated[
         int, typer.Option(metavar="N", min=1, help="Interleaved rounds; the median counts.")
     ] = 10,
+    busy: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, help="Keep N cores busy with other processes meanwhile; the rows say so."
+        ),
+    ] = 0,
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the rows: PNG, SVG or PDF by its ending.")
     ] = None,
@@ -55,14 +61,16 @@ def benchmark(
 
     names = list(dict.fromkeys(resolve(name) for name in models))
     where = pick_device(device)
-    if against or optimized or picture or len(sizes) > 1 or len(batches) > 1:
+    if against or optimized or picture or busy or len(sizes) > 1 or len(batches) > 1:
         if compiled:
             raise ValueError(
-                "--compile goes without --against, --optimize, --picture, several sizes and several batches."
+                "--compile goes without --against, --optimize, --busy, --picture, several sizes and several batches."
             )
         others = [name.strip() for name in against.split(",")] if against else []
         contenders = list(dict.fromkeys(["plain", *(["optimized"] if optimized else []), *others]))
-        _contest(names, contenders, sizes, batches, train, dtype, str(where), rounds, picture, into, as_json)
+        settings: dict[str, Any] = {"sizes": sizes, "batch": batches, "mode": "train" if train else "predict"}
+        settings |= {"dtype": dtype, "device": str(where), "rounds": rounds, "busy": busy}
+        _contest(names, contenders, settings, picture, into, as_json)
         return
     from tetravit.benchmark.speed import measure
     from tetravit.benchmark.table import caption, cells, columns
@@ -91,12 +99,7 @@ def benchmark(
 def _contest(
     names: list[str],
     contenders: list[str],
-    sizes: list[int],
-    batches: list[int],
-    train: bool,
-    dtype: str,
-    device: str,
-    rounds: int,
+    settings: dict[str, Any],
     picture: Path | None,
     into: Path | None,
     as_json: bool,
@@ -104,18 +107,10 @@ def _contest(
     from tetravit.benchmark.against import contest
     from tetravit.benchmark.table import TEXTS, contest_caption, contest_cells, contest_columns
 
-    with progress(f"of {rounds * len(names) * len(sizes) * len(batches)} rounds") as advance:
+    count = settings["rounds"] * len(names) * len(settings["sizes"]) * len(settings["batch"])
+    with progress(f"of {count} rounds") as advance:
         rows = contest(
-            names,
-            contenders,
-            sizes=sizes,
-            batch=batches,
-            mode="train" if train else "predict",
-            dtype=dtype,
-            device=device,
-            rounds=rounds,
-            on_round=advance,
-            on_rows=lambda rows: _append(into, rows),
+            names, contenders, **settings, on_round=advance, on_rows=lambda rows: _append(into, rows)
         )
     if as_json:
         print_rows(asdict(row) for row in rows)

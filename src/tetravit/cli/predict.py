@@ -16,6 +16,7 @@ from tetravit.cli.base import (
     print_rows,
     print_table,
     say,
+    way_of,
     with_options,
 )
 from tetravit.cli.base import optimized as optimized_form
@@ -35,8 +36,6 @@ from tetravit.predictors.base import function
 
 if TYPE_CHECKING:
     from tetravit.predictors.parts.predictions import Prediction, Source
-
-WORTH = 100  # images from which on --optimize saves more than it takes
 
 
 def predict(
@@ -63,7 +62,12 @@ def predict(
         int | None, typer.Option(metavar="N", help="Frames of camera N, until Ctrl-C (extra `video`).")
     ] = None,
     optimized: Annotated[
-        bool, typer.Option("--optimize", help="First find the fastest way to run the model on this machine.")
+        bool,
+        typer.Option(
+            "--optimize",
+            help="Run the model in the way that is fastest on this machine. Finding it takes seconds, once: "
+            "`tetravit cache list`.",
+        ),
     ] = False,
     accept_license: AcceptLicense = False,
     trust: Trust = False,
@@ -105,7 +109,7 @@ def predict(
     from tetravit.models import load
     from tetravit.predictors.parts.predictions import Frame
     from tetravit.predictors.parts.sources import find_images
-    from tetravit.predictors.parts.video import Videos, expanded, is_video
+    from tetravit.predictors.parts.video import Videos, expanded
     from tetravit.predictors.parts.video import webcam as webcam_frames
     from tetravit.world import pick_device
 
@@ -129,10 +133,9 @@ def predict(
     settings = {o.name: values[o.name] for o in row.options if o.name in values}
     for writer in writers:
         settings |= writer.settings
-    if optimized and webcam is None and len(files) < WORTH and not any(map(is_video, files)):
-        say(f"--optimize takes seconds to build: it pays from about {WORTH} images on, not for {len(files)}.")
-    elif optimized:
+    if optimized:
         loaded = optimized_form(loaded.to(where))
+        started = way_of(loaded)
     if draw is not None:
         draw.mkdir(parents=True, exist_ok=True)
     bad, total, drawn, rows, hints = 0, 0, set[Path](), [], []
@@ -171,6 +174,8 @@ def predict(
         say(f"Drew {', '.join(map(str, videos.files))}.")
     for writer in writers:
         say(writer.close())
+    if optimized and way_of(loaded) != started:
+        say(f"Ran with {way_of(loaded)} in the end.")
     if hints:
         more = f" The same holds for {len(hints) - 1} more." if len(hints) > 1 else ""
         say(f"tetravit predict: {hints[0]}.{more}")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -36,11 +37,81 @@ class CannotRun(ValueError):
     """A backend that cannot run a model here; the text says why."""
 
 
-class Source:
-    """The input of backends: a model, which they do not change, and example images."""
+@dataclass(frozen=True)
+class Way:
+    """How a backend uses the processor.
 
-    def __init__(self, model: nn.Module, example: Tensor) -> None:
+    threads: how many compute. split: whether a batch goes into equal parts that run side by side, each on its own
+    threads.
+    """
+
+    threads: int
+    split: bool = True
+
+
+class Graph:
+    """A model as an ONNX graph in float32, exported once and shared by all backends and types.
+
+    model: images to tensors, which stays as it is. example: images of the size that the graph is to be fast at.
+    file: a file with the graph, where it was exported before.
+    """
+
+    def __init__(self, model: nn.Module, example: Tensor, file: Path | None = None) -> None:
+        self.model: nn.Module | None = model
+        self.example, self.file = example, file
+
+    @property
+    def onnx(self) -> bytes:
+        """The graph, weights included.
+
+        Raises:
+            CannotRun: if there is none.
+        """
+        if self.file is not None:
+            return self.file.read_bytes()
+        if isinstance(self._onnx, CannotRun):
+            raise self._onnx
+        return self._onnx
+
+    @cached_property
+    def _onnx(self) -> bytes | CannotRun:
+        assert self.model is not None, "a graph is released once it is there"
+        whole = next(self.model.parameters()).dtype == torch.float32
+        model = self.model if whole else copy.deepcopy(self.model).float()
+        try:
+            return onnx_form(capture(model, self.example.float())).SerializeToString()
+        except CannotRun as error:
+            return error
+
+    @property
+    def exported(self) -> bytes | None:
+        """The graph, if it was exported in this process; None: it was not, or is in `file`."""
+        found = self.__dict__.get("_onnx")
+        return found if isinstance(found, bytes) else None
+
+    def release(self) -> None:
+        """Free the model, if the graph is there without it."""
+        if self.file is not None or self.exported is not None:
+            self.model = None
+
+    def move(self, file: Path) -> None:
+        """Read the graph from `file` from now on, and free its memory."""
+        self.file = file
+        self.__dict__.pop("_onnx", None)
+
+
+class Source:
+    """The input of backends: a model, which they do not change, example images, and how to use the processor.
+
+    way: None: all threads of torch. graph: None: that of `model`.
+    """
+
+    def __init__(
+        self, model: nn.Module, example: Tensor, way: Way | None = None, graph: Graph | None = None
+    ) -> None:
         self.model, self.example = model, example
+        self.way = way or Way(torch.get_num_threads())
+        self.graph = graph or Graph(model, example)
 
     @property
     def onnx(self) -> bytes:
@@ -49,18 +120,12 @@ class Source:
         Raises:
             CannotRun: if there is none.
         """
-        if isinstance(self._onnx, CannotRun):
-            raise self._onnx
-        return self._onnx
+        return self.graph.onnx
 
-    @cached_property
-    def _onnx(self) -> bytes | CannotRun:
-        whole = self.example.dtype == torch.float32
-        model = self.model if whole else copy.deepcopy(self.model).float()
-        try:
-            return onnx_form(capture(model, self.example.float())).SerializeToString()
-        except CannotRun as error:
-            return error
+
+def all_threads(batch: int, threads: int, free: int) -> Sequence[Way]:
+    """The one way of a backend that has no choice."""
+    return (Way(threads),)
 
 
 @dataclass(frozen=True)
@@ -69,8 +134,10 @@ class Backend:
 
     build: what it is made from -> what runs it. ready: the reason why it is not available here; "" where it is.
     devices: types of devices it runs on. smallest, largest: pixels a side; other images go through the plain model.
-    compared: whether its outputs are compared with the plain model's once per size. slow: building takes a minute, so
-    `auto` tries it only where nothing else is left, or where it is the usual one.
+    compared: whether its outputs are compared with the plain model's once per size. slow: building takes a minute,
+    so `auto` tries it only where nothing else is left, or where it is the usual one. ways: images per call, threads,
+    and how many of them have a core of their own -> how it can use the processor, the likely best first. parts:
+    images per call and a way -> into how many parts they go.
     """
 
     build: Callable[[Source], Runner]
@@ -80,6 +147,8 @@ class Backend:
     largest: int = 2**31
     compared: bool = False
     slow: bool = False
+    ways: Callable[[int, int, int], Sequence[Way]] = all_threads
+    parts: Callable[[int, Way], int] = lambda batch, way: 1
 
 
 def over_same_tensors(model: nn.Module) -> nn.Module:

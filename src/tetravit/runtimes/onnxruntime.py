@@ -12,7 +12,8 @@ def build(source: Source) -> Runner:
     if source.example.dtype != torch.float32:
         raise CannotRun("ONNX Runtime runs float32 on processors")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = source.way.threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # between calls others compute
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(source.onnx, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name

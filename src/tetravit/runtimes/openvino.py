@@ -1,6 +1,7 @@
 """OpenVINO, one program per shape of the same graph."""
 
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack
 from threading import Lock
 
@@ -16,6 +17,7 @@ from tetravit.runtimes.base import (
     PerShape,
     Runner,
     Source,
+    Way,
     needs,
 )
 
@@ -25,18 +27,18 @@ PRECISION = {torch.float32: "f32", torch.bfloat16: "bf16"}
 def build(source: Source) -> Runner:
     import openvino
 
-    dtype = source.example.dtype
+    dtype, way = source.example.dtype, source.way
     if dtype not in PRECISION:
         raise CannotRun(f"OpenVINO computes in float32 or bfloat16; got {dtype}")
     core = openvino.Core()
     graph = core.read_model(source.onnx)
-    threads = torch.get_num_threads()
+    outputs = len(graph.outputs)
 
     def compile(shape: tuple[int, ...]) -> list[openvino.InferRequest]:
         """As many requests as parts of the batch run side by side."""
-        parts = streams(shape[0], threads)
+        parts = parts_of(shape[0], way)
         settings = {
-            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_NUM_THREADS": way.threads,
             "NUM_STREAMS": parts,
             "INFERENCE_PRECISION_HINT": PRECISION[dtype],
         }
@@ -58,9 +60,9 @@ def build(source: Source) -> Runner:
                     started.callback(request.wait)
             found = [
                 torch.cat([torch.from_numpy(request.get_output_tensor(i).data) for request in requests])
-                for i in range(len(graph.outputs))
+                for i in range(outputs)
             ]
-        return found[0] if len(found) == 1 else found
+        return found[0] if outputs == 1 else found
 
     return run
 
@@ -73,6 +75,25 @@ def streams(batch: int, threads: int) -> int:
     return math.gcd(batch, threads)
 
 
+def parts_of(batch: int, way: Way) -> int:
+    """Into how many parts a batch goes."""
+    return streams(batch, way.threads) if way.split else 1
+
+
+def ways(batch: int, threads: int, free: int) -> Sequence[Way]:
+    """Parts of equal size where every thread has a core of its own.
+
+    Where others use some of the cores, parts wait for the slowest: then also the whole batch over all threads, which
+    divide the work as it comes, and no more threads than free cores.
+    """
+    quiet = Way(threads)
+    if free >= threads:
+        return (quiet,)
+    whole = Way(threads, split=False)
+    found = [whole, Way(free), *([quiet] if parts_of(batch, quiet) > 1 else [])]
+    return tuple(dict.fromkeys(found))
+
+
 BACKENDS = {
     "openvino": Backend(
         build,
@@ -80,5 +101,7 @@ BACKENDS = {
         smallest=SMALLEST,
         largest=LARGEST,
         compared=True,
+        ways=ways,
+        parts=parts_of,
     )
 }

@@ -1,10 +1,11 @@
 """A model -> the same model in the form that is fastest here."""
 
 import copy
-import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import TypeVar, cast
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from threading import Lock
+from time import perf_counter
+from typing import Generic, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,42 +13,75 @@ from torch import Tensor, nn
 from tetravit import runtimes
 from tetravit.models.portable import Portable, check_model
 from tetravit.registry import pick
-from tetravit.runtimes.base import (
-    Backend,
-    CannotRun,
-    Outputs,
-    Runner,
-    Source,
-    first_line,
-    over_same_tensors,
-    quiet,
+from tetravit.runtimes.base import CannotRun, Graph, Outputs, Runner, Way, over_same_tensors, quiet
+from tetravit.runtimes.parts.compare import compare
+from tetravit.runtimes.parts.keep import Keeper
+from tetravit.runtimes.parts.load import Load
+from tetravit.runtimes.parts.processor import bfloat16_missing
+from tetravit.runtimes.parts.tune import (
+    ERROR_16,
+    Candidate,
+    Choice,
+    Tuner,
+    check,
+    difference,
+    in_likely_order,
+    label,
+    run_plain,
+    unfit,
 )
+from tetravit.runtimes.parts.watch import Watch
 
 Model = TypeVar("Model", bound=Portable)
 
-ERROR = 2e-5  # of float32 outputs, as a share of the largest
 DENSE_SIDE = 512  # pixels: of images where the model has no size of its own
-SECONDS = 0.5  # that `auto` measures each backend
 
 
 @dataclass(frozen=True)
 class Optimized:
-    """How a model runs. images_per_s: of each backend that was tried. left_out: those that could not be, and why."""
+    """How a model runs.
+
+    backend, threads, parts: what runs it, on how many threads, and into how many equal parts the last batch went that
+    ran side by side. images_per_s: of each that was compared. left_out: those that could not be, and why. dtype: what
+    it computes in. difference: of the outputs to those in float32, as a share of the largest; None: not measured.
+    cached: whether its program was read from the cache folder. not_kept: why it is not in there; "" where it is.
+    """
 
     backend: str
     images_per_s: Mapping[str, float] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
+    threads: int = 0
+    parts: int = 1
+    dtype: str = "float32"
+    difference: float | None = None
+    cached: bool = False
+    not_kept: str = ""
+
+    @property
+    def way(self) -> str:
+        """Backend, threads, parts and, where it is not float32, the type: "openvino, 2 threads, bfloat16"."""
+        words = (
+            label(Candidate(self.backend, Way(self.threads)), self.parts) if self.threads else self.backend
+        )
+        return words if self.dtype == "float32" else f"{words}, {self.dtype}"
 
     def __str__(self) -> str:
         rates = sorted(self.images_per_s.items(), key=lambda item: -item[1])
         tried = ", ".join(f"{name} {rate:.3g}" for name, rate in rates)
-        missing = "".join(f"; without {name}: {why}" for name, why in self.left_out.items())
-        return f"{self.backend}{f' (images/s: {tried})' if tried else ''}{missing}"
+        notes = [f"{self.way}{f' (images/s: {tried})' if tried else ''}"]
+        if self.difference is not None:
+            notes.append(
+                f"outputs within {self.difference:.1e} of those in float32, as a share of the largest"
+            )
+        notes += [f"without {name}: {why}" for name, why in self.left_out.items()]
+        notes += ["read from the cache"] if self.cached else []
+        notes += [f"not kept for the next start: {self.not_kept}"] if self.not_kept else []
+        return "; ".join(notes)
 
 
 def optimize(
     model: Model,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | Literal["auto"] | None = None,
     backend: str = "auto",
     example: Tensor | None = None,
 ) -> Model:
@@ -55,60 +89,226 @@ def optimize(
 
     It takes images of any batch and size, as the model does; the first call with a new size may take longer. Of a
     detector, backbone and adapter are replaced; what follows stays as it is. The copy has no gradients.
-    `copy.optimized` says how it runs.
+    `copy.optimized` says how it runs. Programs are kept in the cache folder (`tetravit cache list`), so that the same
+    weights start in a second the next time. On processors the choice is looked at again when calls become clearly
+    slower or faster than they were, or when other processes use other numbers of cores.
 
     Args:
         model: a trained classifier, segmenter, detector or backbone, on its device.
-        dtype: what to compute in; None: the type of the weights. Outputs are float32.
+        dtype: what to compute in; None: the type of the weights; "auto": bfloat16 where the processor has
+            instructions for it and it is clearly faster than float32, with the difference in `copy.optimized`.
+            Outputs are float32.
         backend: "eager", "compile", "onnxruntime", "openvino"; "auto": the fastest of those that are here, by a
             short measurement.
         example: images (B, C, Hi, Wi) like those of the application, for the measurement; None: one of the model's
             usual size.
 
     Raises:
-        ValueError: for something that is no model, an unknown backend, one that is not available or cannot run the
-            model.
+        ValueError: for something that is no model, an unknown backend or type, one that is not available or cannot
+            run the model.
     """
     check_model(model, "optimize")
     parameter = next(model.parameters())
-    device, dtype = parameter.device, dtype or parameter.dtype
+    device = parameter.device
+    if isinstance(dtype, str) and dtype != "auto":
+        raise ValueError(f"dtype takes a torch.dtype, 'auto' or None; got {dtype!r}.")
     if example is None:
-        example = torch.zeros(1, model.backbone.in_chans, *_usual_size(model), device=device)
-    example = example.to(device, dtype)
+        noise = torch.Generator().manual_seed(0)
+        example = torch.randn(1, model.backbone.in_chans, *_usual_size(model), generator=noise)
+    example = example.to(device)
     if backend != "auto":
         row = pick(runtimes.BACKENDS, backend, "backend")
-        why = _unfit(row, device)
-        if why:
+        if why := unfit(row, device):
             raise ValueError(f"The backend {backend!r} is not available: {why}.")
-        fast = _copy(model, dtype)
-        try:
+        names, left_out = [backend], {}
+    else:
+        left_out = {name: why for name, row in runtimes.BACKENDS.items() if (why := unfit(row, device))}
+        names = in_likely_order(name for name in runtimes.BACKENDS if name not in left_out)
+        quick = [name for name in names if not runtimes.BACKENDS[name].slow]
+        names = names if device.type != "cpu" or quick == ["eager"] else quick
+    keeper = Keeper(model, device, tuple(example.shape[2:]))
+    optimizer = _Optimizer(model, example, backend, names, keeper)
+    try:
+        found = optimizer.auto() if dtype == "auto" else optimizer.of(dtype or parameter.dtype)
+    except CannotRun as error:
+        raise ValueError(f"The backend {backend!r} cannot run this model: {error}.") from error
+    return found.running({**left_out, **optimizer.left_out})
+
+
+class _Optimizer(Generic[Model]):
+    """Optimises one model in one type or another."""
+
+    def __init__(
+        self, model: Model, example: Tensor, backend: str, names: Sequence[str], keeper: Keeper
+    ) -> None:
+        self.model, self.example, self.names, self.keeper = model, example, names, keeper
+        self.left_out: dict[str, str] = {}
+        self._backend, self._load = backend, Load()
+        self._graph: Graph | None = None
+
+    def of(self, dtype: torch.dtype) -> "_Tuned[Model]":
+        """The model in this type, as it was kept, or as a comparison shows to be fastest.
+
+        Raises:
+            CannotRun: if no backend can run it.
+        """
+        fast = _copy(self.model, dtype)
+        module, example = _module(fast), self.example.to(dtype)
+        graph = self._graph = self._graph or self._shared_graph(module, dtype)
+        tuner = Tuner(module, graph, self.names, self._load)
+        case = self._case(dtype)
+        choice = self.keeper.choice(case, tuner.names[0])
+        cached = choice is not None and tuner.can_run(choice.candidate, example)
+        if choice is None or not cached:
+            choice = tuner.choose(example)
+            self.keeper.keep(case, choice, graph)
+        graph.release()
+        return _Tuned(fast, tuner, choice, example, cached, self.keeper.why_not)
+
+    def auto(self) -> "_Tuned[Model]":
+        """The model in bfloat16 where that is clearly faster, else in the type of its weights."""
+        own, fast = next(self.model.parameters()).dtype, torch.bfloat16
+        missing = bfloat16_missing() if self.example.device.type == "cpu" else ""
+        if own != torch.float32 or missing:
+            self.left_out |= {"bfloat16": missing} if missing else {}
+            return self.of(own)
+        case = self._case("auto")
+        known = self.keeper.type_of(case)
+        if known is not None:
+            return replace(self.of(fast if known[0] == "bfloat16" else own), difference=known[1])
+        exact, rough = self.of(own), self.of(fast)
+        apart = difference(rough.call(), exact.call())
+        calls: dict[torch.dtype, Callable[[], object]] = {own: exact.call, fast: rough.call}
+        taken = compare(calls, own).best if apart <= ERROR_16 else own
+        found = replace(rough, difference=apart) if taken == fast else exact
+        self.keeper.keep_type(case, name_of(taken), found.difference)
+        return found
+
+    def _shared_graph(self, module: nn.Module, dtype: torch.dtype) -> Graph:
+        """The graph in float32, of the weights as they were given."""
+        if dtype != torch.float32:
+            module = _module(_copy(self.model, torch.float32))
+        return Graph(module, self.example, self.keeper.file)
+
+    def _case(self, dtype: torch.dtype | Literal["auto"]) -> str:
+        """What a choice holds for, besides the model and the machine."""
+        busy, threads = round(self._load.others()), torch.get_num_threads()
+        return f"{name_of(dtype)}, batch {len(self.example)}, {threads} threads, {busy} busy, {self._backend}"
+
+
+@dataclass(frozen=True)
+class _Tuned(Generic[Model]):
+    """A copy of a model, and what is to run it."""
+
+    fast: Model
+    tuner: Tuner
+    choice: Choice
+    example: Tensor
+    cached: bool
+    not_kept: str
+    difference: float | None = None
+
+    def call(self) -> Outputs:
+        return self.tuner.runner(self.choice.candidate, self.example)(self.example)
+
+    def running(self, left_out: Mapping[str, str]) -> Model:
+        """The copy, which runs through what was chosen."""
+        choice, count = self.choice, len(self.example)
+        how = Optimized(
+            choice.candidate.backend,
+            {name: count / seconds for name, seconds in choice.seconds.items()},
+            {**left_out, **self.tuner.left_out},
+            threads=choice.candidate.way.threads if self.example.device.type == "cpu" else 0,
+            parts=choice.parts,
+            dtype=name_of(self.example.dtype),
+            difference=self.difference,
+            cached=self.cached,
+            not_kept=self.not_kept,
+        )
+        running = _Running(self.fast, self.tuner, choice, self.example, how)
+        # A function: copies of the model share it.
+        setattr(self.fast, self.fast.accelerated, lambda images: running(images))
+        return self.fast
+
+
+class _Running:
+    """Runs images through what was chosen, except for sizes that the backend does not take.
+
+    The first outputs of a backend at each size are compared with those of the plain model. Where they differ, or the
+    backend fails, that size runs on the plain model, so that an optimised model never gives other outputs.
+    """
+
+    def __init__(self, fast: Portable, tuner: Tuner, choice: Choice, example: Tensor, how: Optimized) -> None:
+        self._fast, self._plain, self._tuner = fast, getattr(fast, fast.accelerated), tuner
+        self._dtype, self._candidate = example.dtype, choice.candidate
+        self._say(how)
+        self._runner = tuner.runner(choice.candidate, example)
+        self._trusted: dict[tuple[Candidate, tuple[int, ...]], bool] = {}
+        self._looking = Lock()
+        self._watch: Watch | None = None
+        if example.device.type == "cpu":
+            self._watch = Watch(tuner.load.others, choice.others)
+            if choice.best_s is not None:
+                self._watch.expect(tuple(example.shape), choice.best_s)
+
+    def __call__(self, images: Tensor) -> Outputs:
+        images, candidate, runner = images.to(self._dtype), self._candidate, self._runner
+        if not self._takes(images, candidate, runner):
+            found = run_plain(self._plain, images)
+        else:
+            start = perf_counter()
+            found = runner(images)
+            self._note(images, perf_counter() - start)
+        return found.float() if isinstance(found, Tensor) else [x.float() for x in found]
+
+    def _takes(self, images: Tensor, candidate: Candidate, runner: Runner) -> bool:
+        """Whether the backend takes images of this size, and gives the outputs of the plain model for them."""
+        row, size = runtimes.BACKENDS[candidate.backend], tuple(images.shape[2:])
+        if not row.smallest <= min(size) <= max(size) <= row.largest:
+            return False
+        key = candidate, size
+        if key not in self._trusted:
             with quiet():
-                runner, _ = _first(row, Source(_graph(fast), example))
-            return _with(fast, row, runner, Optimized(backend), dtype)
-        except CannotRun as error:
-            raise ValueError(f"The backend {backend!r} cannot run this model: {error}.") from error
-    left_out = {name: why for name, row in runtimes.BACKENDS.items() if (why := _unfit(row, device))}
-    able = [name for name in runtimes.BACKENDS if name not in left_out]
-    quick = [name for name in able if not runtimes.BACKENDS[name].slow]
-    tried = able if device.type != "cpu" or quick == ["eager"] else quick
-    fast = _copy(model, dtype)
-    source = Source(_graph(fast), example)
-    plain = _run(source.model, example)
-    rates: dict[str, float] = {}
-    best: tuple[str, Runner] | None = None
-    for name in tried:
-        with quiet():  # a backend that is left out has its line in `left_out`
+                self._trusted[key] = not row.compared or _agrees(runner, self._plain, images[:1])
+        return self._trusted[key]
+
+    def _note(self, images: Tensor, seconds: float) -> None:
+        candidate = self._candidate
+        parts = runtimes.BACKENDS[candidate.backend].parts(len(images), candidate.way)
+        if parts != self._how.parts:
+            self._say(replace(self._how, parts=parts))
+        watch = self._watch
+        if watch and watch.note(tuple(images.shape), seconds) and self._looking.acquire(blocking=False):
             try:
-                runner, found = _first(runtimes.BACKENDS[name], source)
-                _check(found, plain, dtype)
-            except CannotRun as error:
-                left_out[name] = str(error)
-                continue
-        rates[name] = _rate(runner, example)
-        if best is None or rates[name] > rates[best[0]]:  # a slower one is released
-            best = name, runner
-    assert best is not None, "the plain model equals itself"
-    return _with(fast, runtimes.BACKENDS[best[0]], best[1], Optimized(best[0], rates, left_out), dtype)
+                self._look_again(images, watch)
+            finally:
+                self._looking.release()
+
+    def _look_again(self, images: Tensor, watch: Watch) -> None:
+        """Compare the ways to run such images again, and go on with the fastest."""
+        try:
+            choice = self._tuner.look_again(self._candidate, images)
+            runner = self._tuner.runner(choice.candidate, images)
+        except Exception:  # any error of a backend: what runs goes on running
+            watch.looked(changed=False, others=self._tuner.load.others())
+            return
+        watch.looked(choice.candidate != self._candidate, choice.others)
+        if choice.best_s is not None:
+            watch.expect(tuple(images.shape), choice.best_s)
+        self._runner, self._candidate = runner, choice.candidate
+        self._say(
+            replace(
+                self._how,
+                backend=choice.candidate.backend,
+                threads=choice.candidate.way.threads,
+                parts=choice.parts,
+                images_per_s={name: len(images) / seconds for name, seconds in choice.seconds.items()},
+            )
+        )
+
+    def _say(self, how: Optimized) -> None:
+        self._how = how
+        self._fast.optimized = how  # type: ignore[assignment]
 
 
 class _Part(nn.Module):
@@ -122,6 +322,10 @@ class _Part(nn.Module):
         return getattr(self.model, self.model.accelerated)(images)
 
 
+def name_of(dtype: torch.dtype | str) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _copy(model: Model, dtype: torch.dtype) -> Model:
     """The copy that `optimize` returns, with the part to be replaced in `dtype`."""
     fast = copy.deepcopy(model).eval().requires_grad_(False)
@@ -130,97 +334,23 @@ def _copy(model: Model, dtype: torch.dtype) -> Model:
     return fast
 
 
-def _graph(model: Portable) -> nn.Module:
+def _module(model: Portable) -> nn.Module:
     """The module to run, images to tensors, which shares the tensors of `model`."""
     part = over_same_tensors(model)
     return part if model.accelerated == "forward" else _Part(cast(Portable, part))
 
 
-def _first(row: Backend, source: Source) -> tuple[Runner, Outputs]:
-    """The runner of the model, and its outputs for the example.
-
-    Raises:
-        CannotRun: for any error of the backend, whose exceptions are its own.
-    """
-    try:
-        runner = row.build(source)
-        return runner, runner(source.example)
-    except CannotRun:
-        raise
-    except Exception as error:
-        raise CannotRun(first_line(error)) from error
-
-
-def _with(fast: Model, row: Backend, runner: Runner, how: Optimized, dtype: torch.dtype) -> Model:
-    """Run the images of `fast` through `runner`, except for sizes that the backend does not take.
-
-    The first outputs at each size are compared with those of the plain model. Where they differ, or the backend
-    fails, that size runs on the plain model, so that an optimised model never gives other outputs.
-    """
-    plain = getattr(fast, fast.accelerated)
-    trusted: dict[tuple[int, ...], bool] = {}
-
-    def run(images: Tensor) -> Outputs:
-        images, size = images.to(dtype), tuple(images.shape[2:])
-        fits = row.smallest <= min(size) and max(size) <= row.largest
-        if fits and size not in trusted:
-            with quiet():
-                trusted[size] = not row.compared or _agrees(runner, plain, images[:1], dtype)
-        found = runner(images) if fits and trusted[size] else _run(plain, images)
-        return found.float() if isinstance(found, Tensor) else [x.float() for x in found]
-
-    setattr(fast, fast.accelerated, run)
-    fast.optimized = how  # type: ignore[assignment]
-    return fast
-
-
-def _agrees(runner: Runner, plain: Runner, images: Tensor, dtype: torch.dtype) -> bool:
+def _agrees(runner: Runner, plain: Runner, images: Tensor) -> bool:
     try:
         found = runner(images)
     except Exception:  # any error of the backend; the plain model reports faulty images
         return False
     try:
-        _check(found, _run(plain, images), dtype)
+        check(found, run_plain(plain, images))
     except CannotRun:
         return False
     return True
 
 
-def _unfit(row: Backend, device: torch.device) -> str:
-    if device.type not in row.devices:
-        return f"it runs on {' or '.join(row.devices)}, not on {device.type}"
-    return row.ready()
-
-
 def _usual_size(model: Portable) -> tuple[int, int]:
     return model.usual_sides(DENSE_SIDE)
-
-
-def _run(model: Runner, images: Tensor) -> Outputs:
-    with torch.inference_mode():
-        return model(images)
-
-
-def _check(found: Outputs, plain: Outputs, dtype: torch.dtype) -> None:
-    """Raises: CannotRun if the outputs are not those of the plain model."""
-    pairs = [(found, plain)] if isinstance(found, Tensor) else list(zip(found, plain, strict=True))
-    for got, wanted in pairs:
-        assert isinstance(got, Tensor)
-        assert isinstance(wanted, Tensor)
-        limit = ERROR if dtype == torch.float32 else 0.1
-        error = ((got.float() - wanted.float()).abs().max() / wanted.float().abs().max().clamp(min=1)).item()
-        if not error <= limit:
-            raise CannotRun(f"its outputs differ by {error:.1e} of the largest, more than {limit:g}")
-
-
-def _rate(runner: Runner, example: Tensor) -> float:
-    """Images per second: the best of several calls within `SECONDS`."""
-    best, start = float("inf"), time.perf_counter()
-    while time.perf_counter() - start < SECONDS or best == float("inf"):
-        before = time.perf_counter()
-        found = runner(example)
-        if example.device.type == "cuda":
-            torch.cuda.synchronize(example.device)
-        del found
-        best = min(best, time.perf_counter() - before)
-    return len(example) / best

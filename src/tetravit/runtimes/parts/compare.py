@@ -1,0 +1,94 @@
+"""Which of several ways of running a model is the fastest, on a machine where other work runs too.
+
+Every way is called once per round, in turns, so that a slow moment is slow for all of them. Ways are compared by the
+ratio of their times in one round, and the median of these ratios counts. One way is the usual winner: it loses its
+place only to one that is clearly faster, in most of the rounds.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+LEAD = 1.07  # times as fast as the usual winner: a clear lead
+REPEATED = 0.75  # share of the rounds that have to show a lead
+FEWEST, MOST = 4, 12  # rounds
+SECONDS = 2.0  # after which no further round starts, once there are `FEWEST`
+HOPELESS, EARLY = 1.3, 2  # times as slow in each of so many rounds: it takes no further part
+SETTLE_S = 0.003  # for which threads of the way before may still spin
+
+Name = TypeVar("Name", bound=Hashable)
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Compared(Generic[Name]):
+    """best: the way to take. seconds: median time of a call of each. ratios: its lead over the usual winner."""
+
+    best: Name
+    seconds: Mapping[Name, float] = field(default_factory=dict)
+    ratios: Mapping[Name, float] = field(default_factory=dict)
+
+
+def compare(
+    calls: Mapping[Name, Call],
+    usual: Name,
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    wait: Callable[[float], object] = time.sleep,
+) -> Compared[Name]:
+    """Call every way in turns, and pick one.
+
+    Args:
+        calls: the ways; each call ends when its work is done. They have been called before.
+        usual: the one of them that stays unless another leads clearly and repeatedly.
+    """
+    taken: dict[Name, list[float]] = {name: [] for name in calls}
+    inside = list(calls)
+    start = clock()
+    for count in range(MOST):
+        if count >= FEWEST and (clock() - start > SECONDS or _settled(taken, inside, usual)):
+            break
+        if len(inside) == 1 and count >= EARLY:
+            break
+        first = count % len(inside)
+        for name in (*inside[first:], *inside[:first]):  # none always follows the same one
+            wait(SETTLE_S)
+            before = clock()
+            calls[name]()
+            taken[name].append(clock() - before)
+        if count + 1 == EARLY:
+            inside = [name for name in inside if name == usual or not _hopeless(taken, name, usual)]
+    leads = {name: _ratios(taken, name, usual) for name in calls}
+    able = [name for name in inside if name == usual or _leads(leads[name])]
+    best = max(able, key=lambda name: statistics.median(leads[name]))
+    return Compared(
+        best,
+        {name: statistics.median(times) for name, times in taken.items()},
+        {name: statistics.median(ratios) for name, ratios in leads.items()},
+    )
+
+
+def _ratios(taken: Mapping[Name, Sequence[float]], name: Name, usual: Name) -> list[float]:
+    """How many times as fast as the usual winner it was in each round."""
+    return [theirs / own for own, theirs in zip(taken[name], taken[usual], strict=False)]
+
+
+def _leads(ratios: Sequence[float]) -> bool:
+    """Whether a lead is clear and repeated."""
+    often = sum(ratio > 1 for ratio in ratios) >= REPEATED * len(ratios)
+    return len(ratios) >= FEWEST and often and statistics.median(ratios) >= LEAD
+
+
+def _hopeless(taken: Mapping[Name, Sequence[float]], name: Name, usual: Name) -> bool:
+    return all(ratio * HOPELESS < 1 for ratio in _ratios(taken, name, usual))
+
+
+def _settled(taken: Mapping[Name, Sequence[float]], inside: Sequence[Name], usual: Name) -> bool:
+    """Whether every round so far says the same of every way."""
+    for name in inside:
+        ratios = _ratios(taken, name, usual)
+        if name != usual and not (min(ratios) >= LEAD or max(ratios) < LEAD):
+            return False
+    return True

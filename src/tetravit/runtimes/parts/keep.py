@@ -1,0 +1,108 @@
+"""The kept program of one model and size, and what was chosen for it."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tetravit.runtimes.base import Graph, Way
+from tetravit.runtimes.parts import kept
+from tetravit.runtimes.parts.fingerprint import NoFingerprint, fingerprint, machine
+from tetravit.runtimes.parts.tune import Candidate, Choice
+
+FORMAT = 1  # of entries: one more with each change of their meaning
+GRAPH = "graph.onnx"
+CONFIRMED = (
+    2  # times that another than the usual winner has to be chosen before it is taken without measuring
+)
+
+
+class Keeper:
+    """What the cache folder has of a model for images of one size.
+
+    why_not: why its program is not kept; "" where it is, or where nothing is to be kept.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device, sides: tuple[int, ...]) -> None:
+        self.why_not, self._key, self._entry = "", "", None
+        if device.type != "cpu" or kept.limit() == 0:
+            return
+        try:
+            parts = {"format": FORMAT, "model": fingerprint(model), "sides": list(sides), **machine()}
+        except NoFingerprint as error:
+            self.why_not = str(error)
+            return
+        self._key = kept.key_of(parts)
+        self._entry = kept.read(self._key)
+        self._facts = {
+            "model": getattr(model, "name", "") or type(model).__name__,
+            "image": "x".join(map(str, sides)),
+        }
+
+    @property
+    def file(self) -> Path | None:
+        """The file of the graph; None: it is not kept."""
+        return self._entry.file(GRAPH) if self._entry else None
+
+    def choice(self, case: str, usual: str) -> Choice | None:
+        """What was chosen in this case; None: nothing, or another than the usual winner too few times."""
+        row: Any = self._rows().get(case)
+        with suppress(KeyError, TypeError, ValueError, AttributeError):
+            way = Way(int(row["threads"]), bool(row["split"]))
+            candidate = Candidate(str(row["backend"]), way)
+            if candidate.backend != usual and row["times"] < CONFIRMED:
+                return None
+            seconds = {str(k): float(v) for k, v in row["seconds"].items()}
+            best, parts = row["best_s"], int(row["parts"])
+            return Choice(candidate, parts, seconds, None if best is None else float(best), row["others"])
+        return None
+
+    def keep(self, case: str, choice: Choice, graph: Graph) -> None:
+        """Keep the graph, if it was exported, and what was chosen in this case."""
+        if not self._key:
+            return
+        before = self._rows().get(case, {})
+        way, same = choice.candidate.way, before.get("backend") == choice.candidate.backend
+        row = {
+            "backend": choice.candidate.backend,
+            "threads": way.threads,
+            "split": way.split,
+            "parts": choice.parts,
+            "seconds": dict(choice.seconds),
+            "best_s": choice.best_s,
+            "others": round(choice.others, 2),
+            "times": (int(before.get("times", 0)) if same else 0) + 1,
+        }
+        self._write({"choices": {**self._rows(), case: row}}, graph)
+
+    def type_of(self, case: str) -> tuple[str, float | None] | None:
+        """The type that "auto" took in this case, and the difference to float32."""
+        row: Any = (self._entry.facts.get("types", {}) if self._entry else {}).get(case)
+        with suppress(KeyError, TypeError, ValueError):
+            return str(row["dtype"]), None if row["difference"] is None else float(row["difference"])
+        return None
+
+    def keep_type(self, case: str, dtype: str, difference: float | None) -> None:
+        """Keep the type that "auto" took."""
+        if self._entry:
+            types = {**self._entry.facts.get("types", {}), case: {"dtype": dtype, "difference": difference}}
+            kept.update(self._entry, {"types": types})
+
+    def _rows(self) -> Mapping[str, Any]:
+        rows = self._entry.facts.get("choices") if self._entry else None
+        return rows if isinstance(rows, dict) else {}
+
+    def _write(self, facts: Mapping[str, Any], graph: Graph) -> None:
+        exported = graph.exported
+        if self._entry is None:
+            files = {GRAPH: exported} if exported else {}
+            self._entry, self.why_not = kept.write(self._key, files, {**self._facts, **facts})
+        else:
+            if exported and self.file is None:
+                kept.add(self._entry, GRAPH, exported)
+            kept.update(self._entry, facts)
+        if self.file is not None and exported:
+            graph.move(self.file)

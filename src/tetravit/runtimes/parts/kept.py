@@ -1,0 +1,250 @@
+"""Programs of `optimize` on disk, so that a model is optimised once and started in a second.
+
+A program is a folder `programs/KEY` in this package's cache folder (TETRAVIT_HOME): data files (ONNX, OpenVINO IR)
+and `entry.json` with their sizes and hashes. It appears whole, by a rename, or not at all; one whose files have other
+hashes is removed and made again. Where the folder grows beyond `limit()`, the entries whose last use is longest ago
+are removed. Where it cannot be written, nothing is kept.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tetravit.files import read_json, write_file, write_json
+from tetravit.weights.store import home
+
+LIMIT_GB = 4.0
+RECORD = "entry.json"
+STALE_S = 3600  # after which what a killed process left is removed
+DRAFT = ".draft-"
+
+
+def folder() -> Path:
+    """Where programs are kept."""
+    return home() / "programs"
+
+
+def limit() -> int:
+    """The most bytes of all programs together: TETRAVIT_PROGRAMS_GB, 4 where it is not set; 0: none is kept.
+
+    Raises:
+        ValueError: if TETRAVIT_PROGRAMS_GB is not a number from 0 up.
+    """
+    text = os.environ.get("TETRAVIT_PROGRAMS_GB", "")
+    try:
+        size = float(text) if text else LIMIT_GB
+        if not 0 <= size < float("inf"):
+            raise ValueError
+    except ValueError:
+        raise ValueError(f"TETRAVIT_PROGRAMS_GB is a number of gigabytes from 0 up; got {text!r}.") from None
+    return int(size * 1e9)
+
+
+@dataclass
+class Entry:
+    """A kept program. facts: JSON-ready. used: when it was last read or written, in seconds since 1970."""
+
+    key: str
+    path: Path
+    facts: dict[str, Any] = field(default_factory=dict)
+    size: int = 0
+    used: float = 0.0
+
+    def file(self, name: str) -> Path | None:
+        """One of its data files; None: it has none of this name."""
+        return self.path / name if name in self.facts.get("files", {}) else None
+
+
+def key_of(parts: Mapping[str, Any]) -> str:
+    """The key of a program, from everything that it depends on."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]
+
+
+def read(key: str) -> Entry | None:
+    """The entry of that key, verified; None: there is none, or it was damaged and has been removed."""
+    entry = _entry(folder() / key)
+    if entry is None:
+        return None
+    if not _whole(entry):
+        _remove(entry.path)
+        return None
+    with suppress(OSError):  # a folder that cannot be written is read all the same
+        os.utime(entry.path / RECORD)
+    return entry
+
+
+def write(
+    key: str, files: Mapping[str, bytes | Callable[[Path], object]], facts: Mapping[str, Any]
+) -> tuple[Entry | None, str]:
+    """Keep a program, or leave it where another process was faster.
+
+    Args:
+        files: by name, the bytes, or a function that writes the file at a path.
+        facts: of the entry, JSON-ready.
+
+    Returns:
+        the entry and "", or None and why it is not kept.
+    """
+    room = limit()
+    if room == 0:
+        return None, "TETRAVIT_PROGRAMS_GB is 0"
+    place = folder() / key
+    draft = folder() / f"{DRAFT}{key[:8]}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    try:
+        draft.mkdir(parents=True)
+        table = {name: _write(draft / name, content) for name, content in files.items()}
+        size = sum(row["bytes"] for row in table.values())
+        if size > room:
+            return None, f"it has {size / 1e9:.2g} GB, more than TETRAVIT_PROGRAMS_GB={room / 1e9:g}"
+        write_json(draft / RECORD, {**facts, "key": key, "files": table})
+        if _entry(place) is None and place.exists():  # what is left of a damaged one
+            _remove(place)
+        with suppress(FileExistsError):  # another process was faster
+            _rename(draft, place)
+        entry = _entry(place)
+        _make_room(room, spare=place)
+        return (entry, "") if entry else (None, f"{place} cannot be read")
+    except OSError as error:
+        return None, f"{folder()} cannot be written: {error.strerror or error}"
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def update(entry: Entry, facts: Mapping[str, Any]) -> None:
+    """Add facts to an entry; nothing where it cannot be written or is gone."""
+    with suppress(OSError):
+        kept = read_json(entry.path / RECORD)
+        if kept.get("key") == entry.key:
+            entry.facts = {**kept, **facts}
+            write_json(entry.path / RECORD, entry.facts)
+
+
+def add(entry: Entry, name: str, content: bytes | Callable[[Path], object]) -> None:
+    """Add a data file to an entry; nothing where it cannot be written, or has no room."""
+    with suppress(OSError):
+        draft = entry.path / f".{name}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        try:
+            row = _write(draft, content)
+            if sum(one["bytes"] for one in entry.facts["files"].values()) + row["bytes"] > limit():
+                return
+            os.replace(draft, entry.path / name)
+            kept = read_json(entry.path / RECORD)
+            update(entry, {"files": {**kept.get("files", {}), name: row}})
+            _make_room(limit(), spare=entry.path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+def entries() -> list[Entry]:
+    """All kept programs, the last used first."""
+    found = [entry for path in _folders() if (entry := _entry(path))]
+    return sorted(found, key=lambda entry: entry.used, reverse=True)
+
+
+def clear() -> tuple[int, int]:
+    """Remove all kept programs; returns how many, and their bytes.
+
+    Raises:
+        OSError: if one cannot be removed.
+    """
+    found = entries()
+    for path in [*_folders(), *_drafts()]:
+        shutil.rmtree(path)
+    return len(found), sum(entry.size for entry in found)
+
+
+def _write(path: Path, content: bytes | Callable[[Path], object]) -> dict[str, Any]:
+    if callable(content):
+        content(path)
+        return {"bytes": path.stat().st_size, "sha256": _hash(path)}
+    return write_file(path, content)
+
+
+def _rename(draft: Path, place: Path) -> None:
+    """Raises: FileExistsError if there is a folder with files at `place`."""
+    try:
+        os.rename(draft, place)
+    except OSError:
+        if place.is_dir():
+            raise FileExistsError(str(place)) from None
+        raise
+
+
+def _entry(path: Path) -> Entry | None:
+    record = path / RECORD
+    try:
+        facts, used = read_json(record), record.stat().st_mtime
+    except OSError:
+        return None
+    files = facts.get("files")
+    if facts.get("key") != path.name or not isinstance(files, dict):
+        return None
+    try:
+        size = sum(int(row["bytes"]) for row in files.values())
+    except (TypeError, KeyError, ValueError):
+        return None
+    return Entry(path.name, path, facts, size, used)
+
+
+def _whole(entry: Entry) -> bool:
+    """Whether every file is there and has its hash."""
+    try:
+        return all(
+            (entry.path / name).stat().st_size == row["bytes"] and _hash(entry.path / name) == row["sha256"]
+            for name, row in entry.facts["files"].items()
+        )
+    except (OSError, KeyError, TypeError):
+        return False
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _folders() -> Iterator[Path]:
+    """The folders of entries, damaged ones included."""
+    try:
+        yield from (p for p in folder().iterdir() if p.is_dir() and not p.name.startswith("."))
+    except OSError:
+        return
+
+
+def _drafts() -> list[Path]:
+    try:
+        return [path for path in folder().iterdir() if path.name.startswith(DRAFT)]
+    except OSError:
+        return []
+
+
+def _make_room(room: int, spare: Path) -> None:
+    """Remove entries until the others fit, those of the oldest use first; and what killed processes left."""
+    now = time.time()
+    for path in _drafts():
+        with suppress(OSError):
+            if now - path.stat().st_mtime > STALE_S:
+                _remove(path)
+    kept = entries()
+    total = sum(entry.size for entry in kept)
+    for entry in reversed(kept):
+        if total <= room:
+            return
+        if entry.path != spare:
+            _remove(entry.path)
+            total -= entry.size
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder at once for all who look for it; nothing where that is not allowed."""
+    with suppress(OSError):
+        gone = path.with_name(f"{DRAFT}gone-{uuid.uuid4().hex[:8]}")
+        os.rename(path, gone)
+        shutil.rmtree(gone, ignore_errors=True)
