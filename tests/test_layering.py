@@ -9,7 +9,7 @@ import pytest
 import tetravit
 
 ORDER = [
-    *("files", "world", "seeds", "registry", "rle", "structures"),
+    *("files", "notebook", "world", "seeds", "registry", "rle", "structures"),
     *("kernels", "layers", "boxes", "backbones", "heads", "weights"),
     *(
         "data",

@@ -1,8 +1,7 @@
 """Train, evaluate, predict and explain from Python, a notebook say: what the verbs of the command line do."""
 
-import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -14,6 +13,7 @@ from tetravit.models import load
 from tetravit.predictors import predict as predict_with
 from tetravit.recipe import Recipe, dump, find, loads
 from tetravit.recipe import load as load_recipe
+from tetravit.recipe_tables import as_overrides
 from tetravit.runs import train as run
 from tetravit.runs.evaluate import Result, Split
 from tetravit.runs.evaluate import evaluate as score
@@ -50,7 +50,7 @@ def train(
     Raises:
         ValueError: in one line, for anything in the recipe that is unknown or not possible.
     """
-    changes = _flat(overrides)
+    changes = as_overrides(overrides)
     chosen = recipe if isinstance(recipe, Recipe) else None
     if isinstance(recipe, str | Path):
         chosen = load_recipe(find(recipe), changes)
@@ -81,7 +81,7 @@ def evaluate(
     Raises:
         ValueError: if the weights or the data are not available, or their classes differ.
     """
-    return score(weights, _flat(overrides), split=split, device=device, accept_license=accept_license)
+    return score(weights, as_overrides(overrides), split=split, device=device, accept_license=accept_license)
 
 
 def predict(
@@ -157,15 +157,3 @@ def explain(
     if PLAIN in explanation.notes:
         warnings.warn(PLAIN, stacklevel=2)
     return explanation
-
-
-def _flat(table: Mapping[str, Any], above: str = "") -> list[str]:
-    """Overrides as the command line writes them: section.key=value."""
-    changes: list[str] = []
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            changes += _flat(value, f"{above}{key}.")
-        else:
-            text = str(value) if isinstance(value, Path) else value
-            changes.append(f"{above}{key}={json.dumps(text)}")
-    return changes

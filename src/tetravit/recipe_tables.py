@@ -3,8 +3,10 @@
 An override of epochs or steps replaces the other, and the warm-up is fitted to it.
 """
 
+import json
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, get_args
 
 Table = dict[str, Any]
@@ -54,6 +56,18 @@ def fitted_length(table: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple
 
 def _counts(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def as_overrides(table: Mapping[str, Any], above: str = "") -> list[str]:
+    """A table of changes, nested or by dotted keys -> overrides as the command line has them: section.key=value."""
+    changes: list[str] = []
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            changes += as_overrides(value, f"{above}{key}.")
+        else:
+            text = str(value) if isinstance(value, Path) else value
+            changes.append(f"{above}{key}={json.dumps(text)}")
+    return changes
 
 
 def split(override: str) -> tuple[list[str], Any]:

@@ -12,7 +12,16 @@ BLOCKS = re.findall(r"<!-- run with (\w+) -->\n```python\n(.*?)```", PAGE, re.S)
 
 def test_every_block_names_its_library():
     assert PAGE.count("```python") == len(BLOCKS)
-    assert {name for name, _ in BLOCKS} >= {"timm", "transformers", "torchvision"}
+    assert {name for name, _ in BLOCKS} >= {
+        "timm",
+        "transformers",
+        "torchvision",
+        "lightning",
+        "accelerate",
+        "captum",
+        "mlflow",
+        "optuna",
+    }
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ def record(step: int, **values: float) -> dict:
 def test_the_bar_moves_with_every_step_and_names_an_evaluation():
     console = Console(Terminal())
     console.start(Plan([("model", "small")], total_steps=10, steps_per_epoch=5))
-    task = console._bar.tasks[0]
+    task = console._bar.progress.tasks[0]
     for done in (1, 2, 3):
         console.tick(done)
         assert task.completed == done

@@ -5,11 +5,14 @@ State dicts have the names of `tetravit.create_model`, so files go both ways. No
 torch.fx, which these models do not support; dropout inside attention.
 """
 
+import copy
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
+import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,8 +24,13 @@ from tetravit.weights.base import Checkpoint
 
 PREFIX = "tetravit_"
 POOLS = ("avg", "token", "")  # what timm's tools pass; "": features without pooling
+SMALL_SIDE = 64  # pixels, of an image that is large enough for every level
 # Arguments of timm's constructors under our names.
 RENAMED = {"img_size": "image_size", "drop_path_rate": "drop_path"}
+
+
+class UnknownArgument(TypeError, ValueError):
+    """An argument that these models do not have. timm's tools expect a TypeError, ours a ValueError."""
 
 
 class TimmModel(nn.Module):
@@ -35,10 +43,11 @@ class TimmModel(nn.Module):
         in_chans: channels of an image.
         global_pool: "" gives features without pooling where there are no classes.
         drop_rate: dropout before the head.
+        device, dtype: of the parameters; None: torch's own.
         options: img_size, drop_path_rate, accept_license and options of the backbone.
 
     Raises:
-        ValueError: as `tetravit.create_model` does.
+        ValueError: as `tetravit.create_model` does; `UnknownArgument` for an option that there is not.
     """
 
     def __init__(
@@ -50,11 +59,22 @@ class TimmModel(nn.Module):
         in_chans: int = 3,
         global_pool: str = "avg",
         drop_rate: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
         options = {RENAMED.get(key, key): value for key, value in options.items()}
-        model = create_model(name, num_classes=num_classes, in_chans=in_chans, weights=weights, **options)
+        try:
+            with torch.device(device) if device is not None else nullcontext():
+                model = create_model(
+                    name, num_classes=num_classes, in_chans=in_chans, weights=weights, **options
+                )
+        except ValueError as error:
+            if " has no option " in str(error):
+                raise UnknownArgument(str(error)) from None
+            raise
+        model.to(device=device, dtype=dtype)
         self._classifier = (model,)  # in a tuple: its modules are registered below, under their own names
         self.backbone = model.backbone
         self.head, self.head_dist = model.head, model.head_dist
@@ -66,9 +86,15 @@ class TimmModel(nn.Module):
             {"num_chs": width, "reduction": stride, "module": f"backbone.level{i}"}
             for i, (width, stride) in enumerate(zip(channels, strides, strict=True))
         ]
+        self._end: int | None = None  # the level at which a pruned model ends
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images -> normed features: (B, C, H, W) of the pyramids, tokens (B, N, C) of the others."""
+        """Images -> normed features: (B, C, H, W) of the pyramids, tokens (B, N, C) of the others.
+
+        A model that was pruned to a level gives the map of that level.
+        """
+        if self._end is not None:
+            return self.backbone.feature_maps(x)[self._end]
         if self.backbone.num_prefix:
             return self.backbone.forward_features(x)
         return self.backbone.patch_features(x)
@@ -77,6 +103,8 @@ class TimmModel(nn.Module):
         """Features of `forward_features` -> logits, or embeddings with `pre_logits`."""
         if self.global_pool == "":
             return x
+        if self._end is not None:
+            return self._drop(x.mean(dim=(2, 3))) if pre_logits else self._logits(x.mean(dim=(2, 3)))
         tokens = x.flatten(2).mT if x.ndim == 4 else x
         if pre_logits:
             return self._drop(self.backbone.pool(tokens))
@@ -86,8 +114,8 @@ class TimmModel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Images -> logits; embeddings without classes, features without pooling."""
-        if self.global_pool == "":
-            return self.forward_features(x)
+        if self.global_pool == "" or self._end is not None:
+            return self.forward_head(self.forward_features(x))
         if self.head_dist is not None:
             return self._logits(*self.backbone.embeddings(x))
         return self._logits(self.backbone(x))
@@ -138,11 +166,36 @@ class TimmModel(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the head of a model that gives maps alone; returns the levels."""
-        taken = self._taken(indices)
+        """End a model that gives maps alone at the deepest of them; returns the levels.
+
+        What follows that level stays in the state dict, without gradients: DDP averages those of every parameter.
+
+        Args:
+            indices: levels, as in `forward_intermediates`.
+            prune_norm: end before the norm too.
+            prune_head: drop the head.
+        """
+        taken, last = self._taken(indices), len(self.feature_info) - 1
         if prune_head:
             self.reset_classifier(0)
+        if prune_norm or max(taken) < last:
+            self._end = max(taken)
+            self.num_features = self.head_hidden_size = self.backbone.channels[self._end]
+            self._freeze_beyond(self._end)
         return taken
+
+    def _freeze_beyond(self, level: int) -> None:
+        """Freeze the parameters of the backbone that the map of a level does not depend on."""
+        # On the meta device: the graph of a small image, without its values.
+        twin = copy.deepcopy(self.backbone).to("meta").train(False)
+        with torch.enable_grad():
+            images = torch.empty(1, self.in_chans, SMALL_SIDE, SMALL_SIDE, device="meta")
+            total = twin.feature_maps(images)[level].sum()
+        named = {name: p for name, p in twin.named_parameters() if p.requires_grad}
+        gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+        for name, gradient in zip(named, gradients, strict=True):
+            if gradient is None:
+                self.backbone.get_parameter(name).requires_grad_(False)
 
     def _taken(self, indices: int | Sequence[int] | None) -> list[int]:
         """Indices as timm has them -> numbers of levels."""
@@ -166,6 +219,9 @@ class TimmModel(nn.Module):
         (model,) = self._classifier
         model.reset_head(num_classes)
         self.num_classes, self.head, self.head_dist = num_classes, model.head, model.head_dist
+        if self._end is not None and num_classes:
+            like = next(self.backbone.parameters())
+            self.head, self.head_dist = nn.Linear(self.num_features, num_classes).to(like), None
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that training never decays, beyond biases and norms."""

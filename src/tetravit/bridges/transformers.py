@@ -1,6 +1,6 @@
 """Models, configurations and an image processor for Hugging Face transformers.
 
-`import tetravit.bridges.transformers` registers them: `AutoBackbone`, `AutoModelForImageClassification`,
+`import tetravit.bridges.transformers` registers them: `AutoModel`, `AutoBackbone`, `AutoModelForImageClassification`,
 `AutoModelForObjectDetection`, `AutoModelForSemanticSegmentation` and `AutoImageProcessor` then load what
 `save_pretrained` or `tetravit weights push` wrote. Tensors keep the names of `tetravit.save`.
 `AutoBackbone.from_pretrained` of transformers 5 takes repositories of the hub alone; of a folder use
@@ -12,9 +12,10 @@ Shapes: B images, C channels, (Hi, Wi) pixels, K classes, M objects, P detection
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -23,6 +24,7 @@ from transformers import (
     AutoBackbone,
     AutoConfig,
     AutoImageProcessor,
+    AutoModel,
     AutoModelForImageClassification,
     AutoModelForObjectDetection,
     AutoModelForSemanticSegmentation,
@@ -33,18 +35,25 @@ from transformers import (
 from transformers import initialization as init
 from transformers.backbone_utils import BackboneConfigMixin, BackboneMixin
 from transformers.image_processing_utils import BaseImageProcessor
-from transformers.modeling_outputs import BackboneOutput, ImageClassifierOutput, SemanticSegmenterOutput
+from transformers.modeling_outputs import (
+    BackboneOutput,
+    BaseModelOutputWithPooling,
+    ImageClassifierOutput,
+    SemanticSegmenterOutput,
+)
 from transformers.utils import ModelOutput
 
-from tetravit.data.preprocess import preprocess
-from tetravit.models import create_backbone
+from tetravit.data.preprocess import pixels, preprocess
+from tetravit.models import create_backbone, create_model
 from tetravit.models.base import Model
 from tetravit.models.create import build_model, tuples
 from tetravit.models.load import load
+from tetravit.registry import suggestion
 from tetravit.structures import Batch, Preprocess, Target
 from tetravit.weights.hub import transformers_config
 
 LEVELS = 4  # of every backbone, at strides 4, 8, 16, 32
+STEPS = ("do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_convert_rgb", "do_pad")
 PADDING = 32  # sides of batches of several sizes are multiples of this many pixels
 
 
@@ -107,7 +116,7 @@ class TetravitConfig(BackboneConfigMixin, PretrainedConfig):
         return Preprocess(**tuples(self.preprocess))
 
 
-class TetravitModel(PreTrainedModel):
+class TetravitPreTrainedModel(PreTrainedModel):
     """What the models share: the parts of ours under the names they have there."""
 
     config_class = TetravitConfig
@@ -116,6 +125,7 @@ class TetravitModel(PreTrainedModel):
     input_modalities = ("image",)
     supports_gradient_checkpointing = True
     _supports_sdpa = True
+    _no_split_modules = ["Block", "LocalBlock", "ClassBlock", "Level"]  # noqa: RUF012
     kind = ""
 
     def __init__(self, config: TetravitConfig, model: Model | None = None) -> None:
@@ -152,6 +162,40 @@ class TetravitModel(PreTrainedModel):
         """The model with the interface of this package; the parameters are shared."""
         return self._ours[0]
 
+    def __call__(
+        self,
+        *args: Any,
+        return_dict: bool | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        **inputs: Any,
+    ) -> Any:
+        """The output of `forward`; as a tuple where `return_dict`, or that of the configuration, is False.
+
+        Raises:
+            ValueError: where attention or hidden states are asked for, and these are given elsewhere.
+        """
+        if output_attentions:
+            raise ValueError(
+                "output_attentions: the layouts of the families differ; model.ours.backbone.attention(pixel_values)"
+                " gives the weights of every layer."
+            )
+        if isinstance(self, TetravitBackbone):
+            inputs["output_hidden_states"] = output_hidden_states
+        elif output_hidden_states:
+            raise ValueError(
+                "output_hidden_states: AutoBackbone gives the maps of the levels, as does"
+                " model.ours.feature_maps(pixel_values)."
+            )
+        output = super().__call__(*args, **inputs)
+        plain = self.config.return_dict if return_dict is None else return_dict
+        return output if plain or not isinstance(output, ModelOutput) else output.to_tuple()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The first module of the backbone, from pixels to tokens."""
+        first: nn.Module = self.ours.backbone.stages()[0][0]
+        return first
+
     def train(self, mode: bool = True) -> Any:
         self.ours.train(mode)
         return super().train(mode)
@@ -182,26 +226,47 @@ class TetravitModel(PreTrainedModel):
         self.ours.backbone.set_grad_checkpointing(enable)
 
 
-class TetravitForImageClassification(TetravitModel):
+class TetravitModel(TetravitPreTrainedModel):
+    """Images -> features, without a head: tokens and one embedding per image."""
+
+    kind = "classify"
+
+    def _build(self, config: TetravitConfig) -> nn.Module:
+        return create_model(config.architecture, num_classes=0, **config._options())
+
+    def forward(self, pixel_values: Tensor, **_: Any) -> BaseModelOutputWithPooling:
+        """pixel_values: (B, C, Hi, Wi) -> last_hidden_state (B, N, C), pooler_output (B, C)."""
+        backbone = self.ours.backbone
+        tokens = backbone.forward_features(pixel_values)
+        return BaseModelOutputWithPooling(last_hidden_state=tokens, pooler_output=backbone.pool(tokens))
+
+
+class TetravitForImageClassification(TetravitPreTrainedModel):
     """Images -> logits; a loss where labels are given."""
 
     kind = "classify"
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **_: Any) -> ImageClassifierOutput:
-        """pixel_values: (B, C, Hi, Wi). labels: (B,) int64, or (B, K) float for several classes an image."""
+        """pixel_values: (B, C, Hi, Wi). labels: (B,) int64, or (B, K) float for several classes an image.
+
+        `config.problem_type` chooses the loss; None: by the labels, and the squared error where there is one class.
+        """
         logits = self.ours(pixel_values)
-        loss = None
-        if labels is not None:
-            several = labels.is_floating_point()
-            loss = (
-                F.binary_cross_entropy_with_logits(logits, labels)
-                if several
-                else F.cross_entropy(logits, labels)
-            )
+        loss = None if labels is None else self._loss(logits, labels)
         return ImageClassifierOutput(loss=loss, logits=logits)
 
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        problem = self.config.problem_type
+        if problem is None and self.config.num_labels == 1:
+            problem = "regression"
+        if problem == "regression":
+            return F.mse_loss(logits.flatten(), labels.to(logits.dtype).flatten())
+        if problem == "multi_label_classification" or labels.is_floating_point():
+            return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        return F.cross_entropy(logits, labels)
 
-class TetravitForSemanticSegmentation(TetravitModel):
+
+class TetravitForSemanticSegmentation(TetravitPreTrainedModel):
     """Images -> logits (B, K, h, w) at the grid of the finest map; with labels a loss, in training it alone."""
 
     kind = "segment"
@@ -234,7 +299,7 @@ class DetectionOutput(ModelOutput):
     valid: Tensor | None = None
 
 
-class TetravitForObjectDetection(TetravitModel):
+class TetravitForObjectDetection(TetravitPreTrainedModel):
     """Images -> objects; a loss where labels are given."""
 
     kind = "detect"
@@ -278,7 +343,7 @@ class TetravitForObjectDetection(TetravitModel):
         return output
 
 
-class TetravitBackbone(BackboneMixin, TetravitModel):
+class TetravitBackbone(BackboneMixin, TetravitPreTrainedModel):
     """Images -> the maps of the chosen levels."""
 
     def __init__(self, config: TetravitConfig) -> None:
@@ -329,16 +394,47 @@ class TetravitImageProcessor(BaseImageProcessor):
         table["preprocess"] = table.pop("preprocess_options", self.preprocess_options)
         return table
 
-    def __call__(self, images: Any, return_tensors: str | None = None, **_: Any) -> BatchFeature:
-        """Pictures -> pixel_values (B, C, Hi, Wi); of several sizes also pixel_mask, 0 for padding."""
-        many = isinstance(images, list | tuple)
-        options = Preprocess(**tuples(self.preprocess_options))
-        tensors = [preprocess(image, options) for image in (images if many else [images])]
-        sizes = [tuple(t.shape[1:]) for t in tensors]
+    def __call__(
+        self,
+        images: Any,
+        segmentation_maps: Any = None,
+        annotations: Any = None,
+        return_tensors: str | None = None,
+        **changes: Any,
+    ) -> BatchFeature:
+        """Pictures -> pixel_values (B, C, Hi, Wi); of several sizes also pixel_mask, 0 for padding.
+
+        Args:
+            images: one or several, as `model.preprocess` takes them.
+            segmentation_maps: a class for every pixel (Hi, Wi) of each picture; become labels (B, h, w), 255 where
+                there is padding. Of preprocessing without a crop.
+            annotations: of each picture {"annotations": [{"bbox": [x, y, w, h], "category_id": k}, ...]}; become
+                labels, a list of "class_labels" (M,) and "boxes" (M, 4). Of preprocessing without a crop.
+            return_tensors: as everywhere in transformers.
+            changes: size, image_mean and image_std as everywhere in transformers, or fields of `Preprocess`.
+
+        Raises:
+            ValueError: for another argument, or targets of pictures that are cropped.
+        """
+        options = _changed(Preprocess(**tuples(self.preprocess_options)), changes)
+        pictures = _several(images)
+        tensors = [preprocess(image, options) for image in pictures]
+        sizes = [(int(t.shape[1]), int(t.shape[2])) for t in tensors]
         data: dict[str, Any] = (
             {"pixel_values": torch.stack(tensors)} if len(set(sizes)) == 1 else _padded(tensors)
         )
-        return BatchFeature(data, tensor_type=return_tensors)
+        if (segmentation_maps is not None or annotations is not None) and options.mode == "center":
+            raise ValueError(
+                "Targets do not follow a centre crop: pass mode='squash' or mode='fit' beside segmentation_maps or"
+                " annotations."
+            )
+        if segmentation_maps is not None:
+            data["labels"] = _label_maps(_several(segmentation_maps), sizes, data["pixel_values"].shape[2:])
+        if annotations is not None:
+            rows = [annotations] if isinstance(annotations, Mapping) else annotations
+            whole = [_size_of(picture) for picture in pictures]
+            data["labels"] = [_objects(row, size) for row, size in zip(rows, whole, strict=True)]
+        return BatchFeature(data, tensor_type=None if annotations is not None else return_tensors)
 
     preprocess = __call__
 
@@ -370,6 +466,82 @@ class TetravitImageProcessor(BaseImageProcessor):
             for i, size in enumerate(target_sizes)
         )
         return [scores.argmax(dim=1)[0] for scores in resized]
+
+
+def _several(images: Any) -> list[Any]:
+    """One picture, a list of them or a batch in one array -> a list."""
+    if isinstance(images, list | tuple):
+        return list(images)
+    return list(images) if getattr(images, "ndim", 0) == 4 else [images]
+
+
+def _changed(options: Preprocess, changes: Mapping[str, Any]) -> Preprocess:
+    """The preprocessing with what a call changes, under transformers' names or ours.
+
+    Raises:
+        ValueError: for an argument that there is not, or a step that cannot be left out.
+    """
+    known = {field.name for field in fields(Preprocess)}
+    given: dict[str, Any] = {}
+    for name, value in changes.items():
+        name = {"image_mean": "mean", "image_std": "std"}.get(name, name)
+        if value is None or (name in STEPS and value):
+            continue
+        if name in STEPS:
+            raise ValueError(
+                f"TetravitImageProcessor always resizes, rescales and normalizes; got {name}=False. Prepared tensors"
+                " go to the model as they are."
+            )
+        if name not in known:
+            raise ValueError(f"TetravitImageProcessor has no argument {name!r}.{suggestion(name, known)}")
+        if name == "size" and isinstance(value, Mapping):
+            given |= _sides(value)
+        else:
+            given[name] = tuple(value) if isinstance(value, list) else value
+    return replace(options, **given)
+
+
+def _sides(size: Mapping[str, int]) -> dict[str, Any]:
+    """transformers' sizes -> ours.
+
+    Raises:
+        ValueError: for other keys.
+    """
+    if set(size) == {"height", "width"}:
+        return {"size": (size["height"], size["width"])}
+    if set(size) in ({"shortest_edge"}, {"shortest_edge", "longest_edge"}):
+        return {"size": size["shortest_edge"], "longest": size.get("longest_edge")}
+    raise ValueError(
+        'size is pixels, {"height": H, "width": W} or {"shortest_edge": S, "longest_edge": L}; got'
+        f" {', '.join(size)}."
+    )
+
+
+def _size_of(picture: Any) -> tuple[int, int]:
+    """Height and width of a picture."""
+    if hasattr(picture, "size") and not hasattr(picture, "shape"):
+        return picture.size[1], picture.size[0]
+    height, width = pixels(picture).shape[1:]
+    return height, width
+
+
+def _label_maps(maps: Sequence[Any], sizes: Sequence[tuple[int, int]], canvas: Sequence[int]) -> Tensor:
+    """Label maps (Hi, Wi) at the sizes of the prepared pictures, padded with 255 to (B, *canvas)."""
+    labels = torch.full((len(maps), *canvas), 255, dtype=torch.int64)
+    for i, (given, (height, width)) in enumerate(zip(maps, sizes, strict=True)):
+        one = torch.as_tensor(np.array(given))[None, None].float()
+        labels[i, :height, :width] = F.interpolate(one, (height, width), mode="nearest-exact")[0, 0].long()
+    return labels
+
+
+def _objects(row: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Tensor]:
+    """COCO's annotations of a picture of (height, width) pixels -> class_labels (M,), boxes (M, 4) as shares."""
+    kept = [entry for entry in row["annotations"] if not entry.get("iscrowd", 0)]
+    boxes = torch.tensor([entry["bbox"] for entry in kept], dtype=torch.float32).reshape(-1, 4)
+    corner, extent = boxes.split(2, dim=1)
+    share = torch.cat((corner + extent / 2, extent), dim=1) / torch.tensor(size[::-1]).repeat(2)
+    labels = torch.tensor([entry["category_id"] for entry in kept], dtype=torch.int64)
+    return {"class_labels": labels, "boxes": share}
 
 
 def _padded(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -404,6 +576,7 @@ def _stacked(rows: Sequence[Tensor], most: int) -> Tensor:
 
 AutoConfig.register("tetravit", TetravitConfig, exist_ok=True)
 AutoBackbone.register(TetravitConfig, TetravitBackbone, exist_ok=True)
+AutoModel.register(TetravitConfig, TetravitModel, exist_ok=True)
 AutoModelForImageClassification.register(TetravitConfig, TetravitForImageClassification, exist_ok=True)
 AutoModelForObjectDetection.register(TetravitConfig, TetravitForObjectDetection, exist_ok=True)
 AutoModelForSemanticSegmentation.register(TetravitConfig, TetravitForSemanticSegmentation, exist_ok=True)

@@ -12,6 +12,8 @@ from typing import Any, TextIO
 import torch
 from torch import Tensor
 
+from tetravit.notebook import NotebookBar, in_notebook
+
 Record = dict[str, Any]
 PARTS = 5  # of a loss, on the terminal
 
@@ -177,13 +179,42 @@ class JsonLines(Reporter):
                 file.write(json.dumps(line) + "\n")
 
 
+class TerminalBar:
+    """A live bar on a terminal, below the lines that are printed."""
+
+    def __init__(self, stream: TextIO, total: int, done: int) -> None:
+        from rich.console import Console as Terminal
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self.progress = Progress(
+            TextColumn("{task.completed}/{task.total}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.description}"),
+            console=Terminal(file=stream),
+            refresh_per_second=4,
+        )
+        self._task = self.progress.add_task("", total=total, completed=done)
+        self.progress.start()
+
+    def update(self, done: int | None = None, text: str | None = None) -> None:
+        self.progress.update(self._task, completed=done, description=text)
+
+    def print(self, text: str) -> None:
+        self.progress.console.print(text, markup=False, highlight=False)
+
+    def stop(self) -> None:
+        self.progress.stop()
+
+
 class Console(Reporter):
-    """The terminal: a live bar with loss, accuracy, images/s and time left; plain lines where there is none."""
+    """The terminal: a live bar with loss, accuracy, images/s and time left; plain lines where there is none.
+
+    In a notebook the bar is below the cell.
+    """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stderr
-        self._bar: Any = None
-        self._task: Any = None
+        self._bar: TerminalBar | NotebookBar | None = None
         self._total = 0
         self._text = ""  # of the last record
         self._from: tuple[float, int] | None = None  # time and step since which the pace is measured
@@ -194,20 +225,10 @@ class Console(Reporter):
         for label, text in plan.lines:
             self._print(f"  {label:<{width}}  {text}")
         self._total = plan.total_steps
-        if not self.stream.isatty():
-            return
-        from rich.console import Console as Terminal
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        self._bar = Progress(
-            TextColumn("{task.completed}/{task.total}"),
-            BarColumn(bar_width=None),
-            TextColumn("{task.description}"),
-            console=Terminal(file=self.stream),
-            refresh_per_second=4,
-        )
-        self._task = self._bar.add_task("", total=plan.total_steps, completed=plan.first_step)
-        self._bar.start()
+        if self.stream.isatty():
+            self._bar = TerminalBar(self.stream, plan.total_steps, plan.first_step)
+        elif self.stream is sys.stderr and in_notebook():
+            self._bar = NotebookBar(plan.total_steps, plan.first_step)
 
     def step(self, record: Record) -> None:
         text = f"epoch {record['epoch']:.1f}  {_numbers(_shown(record))}"
@@ -219,7 +240,7 @@ class Console(Reporter):
             self._print(f"step {record['step']}/{self._total}  {text}{left}")
         else:
             self._text = f"{text}  "
-            self._bar.update(self._task, completed=record["step"], description=f"{text}{left}")
+            self._bar.update(record["step"], f"{text}{left}")
 
     def tick(self, done: int) -> None:
         if self._bar is None:
@@ -231,12 +252,12 @@ class Console(Reporter):
         text = self._text
         if self._pace_s and done < self._total:
             text += f"{_clock(self._pace_s * (self._total - done))} left"
-        self._bar.update(self._task, completed=done, description=text)
+        self._bar.update(done, text)
 
     def evaluating(self) -> None:
         self._from = None  # the time of an evaluation is not that of a step
         if self._bar is not None:
-            self._bar.update(self._task, description="evaluating")
+            self._bar.update(text="evaluating")
 
     def evaluated(self, record: Record) -> None:
         scores = _numbers(_shown_scores(record))
@@ -256,8 +277,8 @@ class Console(Reporter):
             self._bar = None
 
     def _print(self, text: str) -> None:
-        if self._bar is not None:
-            self._bar.console.print(text, markup=False, highlight=False)
+        if isinstance(self._bar, TerminalBar):
+            self._bar.print(text)
         else:
             print(text, file=self.stream, flush=True)
 

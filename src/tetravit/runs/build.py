@@ -62,11 +62,7 @@ def build(recipe: Recipe, world: World) -> Objects:
     data, run = recipe.data, recipe.run
     if data.root is None and data.train is None and DATASETS[data.name].needs_root:
         raise ValueError("The recipe lacks data.root.")
-    ranks: dict[str, Any] = {
-        "rank": world.rank,
-        "world_size": world.size,
-        "pin_memory": world.device.type == "cuda",
-    }
+    ranks = places_of(world)
     dataset = build_dataset(as_trained(recipe.data, recipe.model.head), "train")
     info, notes = dataset.info, list(recipe.notes)
     notes += class_notes(info.counts, info.class_names, "the training images")
@@ -74,7 +70,7 @@ def build(recipe: Recipe, world: World) -> Objects:
     recipe = recipe.model_copy(update={"data": data})
     notes += note
     protocol = PROTOCOLS[recipe.evaluate.protocol](recipe.evaluate)
-    loaders = _loaders(recipe, info, protocol, world, ranks)
+    loaders = evaluation_loaders(recipe, info, protocol, world)
 
     torch.manual_seed(run.seed)
     row = TASKS[recipe.task.name]
@@ -139,6 +135,15 @@ def build(recipe: Recipe, world: World) -> Objects:
     )
 
 
+def places_of(world: World) -> dict[str, Any]:
+    """The arguments of a loader that depend on the process."""
+    return {
+        "rank": world.rank,
+        "world_size": world.size,
+        "pin_memory": world.device.type == "cuda",
+    }
+
+
 def model_options(recipe: Recipe) -> dict[str, Any]:
     """The model section of a recipe, as arguments of `Task.create`."""
     section = recipe.model
@@ -187,10 +192,12 @@ def _fitted_warmup(recipe: Recipe, total: int) -> tuple[Recipe, list[str]]:
     return recipe.model_copy(update={"optim": optim}), [line]
 
 
-def _loaders(
-    recipe: Recipe, info: DatasetInfo, protocol: Protocol, world: World, ranks: dict[str, Any]
-) -> Loaders | None:
-    """The data to score on; None: they have no labels that the protocol could score."""
+def evaluation_loaders(recipe: Recipe, info: DatasetInfo, protocol: Protocol, world: World) -> Loaders | None:
+    """The data to score on; None: they have no labels that the protocol could score.
+
+    info: of the training set.
+    """
+    ranks = places_of(world)
     data, scales = as_trained(recipe.data, recipe.model.head), recipe.evaluate.eval_scales()
     if protocol.kinds and info.kind not in protocol.kinds:
         return None

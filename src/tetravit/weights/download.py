@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from tetravit.files import read_json, write_json
+from tetravit.notebook import NotebookBar, in_notebook
 from tetravit.weights.fileformat import package_version
 from tetravit.weights.network import Unreached, connect
 
@@ -269,7 +270,12 @@ _OPENER = _opener()
 
 @contextmanager
 def _bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A progress bar on the error stream, where a person watches."""
+    """A progress bar on the error stream, where a person watches; in a notebook below the cell."""
+    if not sys.stderr.isatty() and in_notebook():
+        shown = NotebookBar(text=f"MiB of {name}")
+        yield lambda size, total: shown.update(size >> 20, total=total and total >> 20)
+        shown.stop()
+        return
     if not sys.stderr.isatty():
         yield lambda size, total: None
         return

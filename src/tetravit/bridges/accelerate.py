@@ -1,0 +1,111 @@
+"""A recipe under Hugging Face accelerate: a loop of a few lines over its task, on one process or many.
+
+Needs the extra `accelerate`. A step is that of `tetravit.train`, so one process has the same losses to the bit.
+
+    run = AccelerateRun("digits", Accelerator(mixed_precision="bf16"), epochs=5)
+    for step, batches in run.steps():
+        losses = run.step(step, batches)
+    run.save("digits.safetensors")
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tetravit.bridges.parts.recipe_run import Micro, RecipeRun, Weights, read_recipe
+from tetravit.recipe import Recipe
+from tetravit.structures import Batch
+
+
+class AccelerateRun:
+    """The prepared objects of a recipe.
+
+    module, optimizer: as `accelerator.prepare` gives them. done: steps taken; `accelerator.save_state` keeps it, with
+    the averaged weights.
+
+    Args:
+        recipe: a name from `tetravit list recipes`, a TOML file or its text, or a `Recipe`.
+        accelerator: of accelerate; it accumulates no gradients, as the recipe's run.accumulate does.
+        overrides: changes to the recipe, as in `tetravit.train`: epochs=5, optim={"lr": 1e-3}.
+
+    Raises:
+        ValueError: in one line, for anything in the recipe that is unknown or not possible.
+    """
+
+    def __init__(self, recipe: str | Path | Recipe, accelerator: Any, **overrides: Any) -> None:
+        self.run = RecipeRun(read_recipe(recipe, overrides))
+        given = accelerator.gradient_accumulation_steps
+        if given != 1:
+            raise ValueError(
+                f"The recipe accumulates gradients: run.accumulate={given}; got"
+                f" Accelerator(gradient_accumulation_steps={given})."
+            )
+        if accelerator.mixed_precision not in ("no", "bf16"):
+            raise ValueError(
+                "AccelerateRun computes in float32 or bf16: mixed_precision='bf16'; got"
+                f" {accelerator.mixed_precision!r}."
+            )
+        self.accelerator = accelerator
+        task = self.run.task.to(accelerator.device)
+        self.run.enter(accelerator.device, accelerator.process_index, accelerator.num_processes)
+        self.run.average()
+        optimizer = self.run.optimizer()
+        self.schedule = self.run.schedule(optimizer)
+        self.module, self.optimizer = accelerator.prepare(task, optimizer)
+        self.module.train()
+        self.done = 0
+        accelerator.register_for_checkpointing(self)
+
+    def steps(self) -> Iterator[tuple[int, list[Batch]]]:
+        """The number of each step from `done` on, and this rank's micro-batches of it."""
+        batches = self.run.loader.batches(self.done)
+        for step in range(self.done, self.run.total_steps):
+            yield step, next(batches)
+
+    def step(self, step: int, batches: Sequence[Batch]) -> dict[str, Tensor]:
+        """One optimisation step; the means over its micro-batches of "loss" and what the task adds.
+
+        Raises:
+            NotFinite: for a loss or gradient that is not finite, before the weights change.
+        """
+        run, accelerator = self.run, self.accelerator
+        rows: list[dict[str, Tensor]] = []
+        for index, batch in enumerate(batches):
+            micro = Micro(batch, index, batches).to(accelerator.device, run.memory_format)
+            last = index == len(batches) - 1
+            with nullcontext() if last else accelerator.no_sync(self.module), run.around(micro, step):
+                values = self.module(micro.batch, run.progress(step))
+                accelerator.backward(values["loss"] / len(batches))
+            rows.append({name: value.detach() for name, value in values.items()})
+        loss = torch.stack([row["loss"] for row in rows]).sum()
+        run.before_update(self.optimizer, step, loss, [name for batch in batches for name in batch.names])
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.schedule.step()
+        run.after_update(step)
+        self.done = step + 1
+        return {name: torch.stack([row[name] for row in rows]).mean() for name in rows[0]}
+
+    def scores(self) -> dict[str, float]:
+        """The scores of the recipe's protocol over all processes; of averaged weights with "ema_" in front."""
+        with self.accelerator.autocast():
+            return self.run.scores()
+
+    def save(self, path: str | Path, weights: Weights = "raw") -> None:
+        """Write a weights file that `tetravit.load` reads; on rank 0. weights: raw, or their average, ema."""
+        self.run.save(path, weights, self.done)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `accelerator.save_state` keeps beside weights and optimizer."""
+        return {"done": self.done, "ema": self.run.ema.state() if self.run.ema is not None else {}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue after the saved step."""
+        self.done = state["done"]
+        self.schedule.load_state_dict({"last_epoch": self.done})
+        if self.run.ema is not None:
+            self.run.ema.load(state["ema"])

@@ -1,0 +1,250 @@
+"""A recipe as a LightningModule: data, optimizer, schedules, averaged weights and scores of the recipe.
+
+`task = LightningTask("digits", epochs=5)`, then `Trainer(**task.trainer_options()).fit(task)`. Needs the extra
+`lightning`. Lightning repeats the steps, starts processes and writes its checkpoints; a step is that of
+`tetravit.train`, so one process has the same losses to the bit, also after a resume in the middle of an epoch.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from tetravit.bridges.parts.recipe_run import Micro, RecipeRun, Weights, read_recipe
+from tetravit.engine.precision import chosen
+from tetravit.recipe import Recipe, dump
+
+try:
+    from lightning.pytorch import LightningModule
+    from lightning.pytorch.utilities import rank_zero_warn
+except ImportError:
+    raise ImportError(
+        "tetravit.bridges.lightning needs Lightning: pip install 'tetravit[lightning]'."
+    ) from None
+
+PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed"}
+
+
+class LightningTask(LightningModule):
+    """A task of a recipe for Lightning's Trainer.
+
+    Logged in training: "loss" and what the task adds; in validation the scores of the recipe's protocol, with
+    "val_" in front ("val_top1"; those of averaged weights "val_ema_top1").
+
+    Args:
+        recipe: a name from `tetravit list recipes`, a TOML file or its text, or a `Recipe`.
+        overrides: changes to it, as in `tetravit.train`: epochs=5, optim={"lr": 1e-3}.
+
+    Raises:
+        ValueError: in one line, for anything in the recipe that is unknown or not possible.
+    """
+
+    def __init__(self, recipe: str | Path | Recipe, **overrides: Any) -> None:
+        super().__init__()
+        read = read_recipe(recipe, overrides)
+        self.save_hyperparameters({"recipe": dump(read)}, logger=False)
+        self.run = RecipeRun(read)
+        self.task = self.run.task
+        self._step = 0
+        self._around: ExitStack | None = None
+        self._losses: list[Tensor] = []
+        self._names: list[str] = []
+        self._average: dict[str, Tensor] | None = None
+
+    def trainer_options(self) -> dict[str, Any]:
+        """What the recipe determines of a Trainer: length, accumulation, number format, deterministic kernels."""
+        run = self.run.recipe.run
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        precision = chosen(run.precision, device)
+        if precision not in PRECISIONS:
+            raise ValueError(
+                f"LightningTask computes in float32 or bf16; got run.precision={precision}. The loss scale of fp16"
+                " is part of `tetravit train`."
+            )
+        return {
+            "max_steps": self.run.total_steps,
+            "accumulate_grad_batches": self.run.accumulate,
+            "precision": PRECISIONS[precision],
+            "deterministic": "warn" if run.kernels == "repeatable" else False,
+            "log_every_n_steps": run.log_steps,
+            "use_distributed_sampler": False,
+        }
+
+    def setup(self, stage: str) -> None:
+        """Take this process's share of the data.
+
+        Raises:
+            ValueError: where the Trainer contradicts the recipe.
+        """
+        trainer = self.trainer
+        if stage == "fit":
+            self._check(trainer)
+        self.run.enter(trainer.strategy.root_device, trainer.global_rank, trainer.world_size)
+
+    def _check(self, trainer: Any) -> None:
+        accumulate, wanted = trainer.accumulate_grad_batches, self.run.accumulate
+        if accumulate != wanted:
+            raise ValueError(
+                f"A step of this recipe has {wanted} micro-batches: Trainer(accumulate_grad_batches={wanted}), or"
+                f" run.accumulate={accumulate} in the recipe; got accumulate_grad_batches={accumulate}."
+            )
+        if trainer.gradient_clip_val:
+            raise ValueError(
+                "The recipe clips gradients: LightningTask(RECIPE, optim={'clip':"
+                f" {trainer.gradient_clip_val:g}}}); got Trainer(gradient_clip_val={trainer.gradient_clip_val:g})."
+            )
+        if str(trainer.precision).startswith("16"):
+            raise ValueError(
+                "LightningTask computes in float32 or bf16: Trainer(precision='bf16-mixed'); got"
+                f" {trainer.precision!r}."
+            )
+        steps, total = trainer.max_steps, self.run.total_steps
+        if steps != total and not (steps == -1 and trainer.max_epochs == self._epochs()):
+            rank_zero_warn(
+                f"The schedules of this recipe are {total} steps long; the Trainer stops elsewhere. Trainer("
+                f"max_steps={total}), or LightningTask(RECIPE, steps=...)."
+            )
+
+    def _epochs(self) -> int:
+        return -(-self.run.total_steps // self.run.loader.steps_per_epoch)
+
+    def forward(self, images: Tensor) -> Any:
+        """Images (B, C, Hi, Wi) -> what the network that is saved gives for them."""
+        return self.task.weights()(images)
+
+    def train_dataloader(self) -> "StepLoader":
+        return StepLoader(self)
+
+    def val_dataloader(self) -> list[int]:
+        """One item: a protocol scores the whole set at once."""
+        return [] if self.run.loaders is None else [0]
+
+    def test_dataloader(self) -> list[int]:
+        return self.val_dataloader()
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        if isinstance(batch, Micro):
+            return batch.to(device, self.run.memory_format)
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
+    def on_fit_start(self) -> None:
+        self.run.average()
+        if self._average is not None and self.run.ema is not None:
+            self.run.ema.load(self._average)
+        self._average = None
+
+    def training_step(self, batch: Micro, batch_idx: int) -> Tensor:
+        """The loss of a micro-batch. What surrounds it ends after the backward pass."""
+        self._leave()
+        if batch.index == 0:
+            self._step, self._losses, self._names = self.global_step, [], []
+        self._around = ExitStack()
+        self._around.enter_context(self.run.around(batch, self._step))
+        values = self.task(batch.batch, self.run.progress(self._step))
+        self._losses.append(values["loss"].detach())
+        self._names += batch.batch.names
+        others = {name: value.detach() for name, value in values.items() if name != "loss"}
+        self.log("loss", values["loss"].detach(), prog_bar=True, batch_size=len(batch.batch))
+        self.log_dict(others, batch_size=len(batch.batch))
+        loss: Tensor = values["loss"]
+        return loss
+
+    def on_after_backward(self) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._around is not None:
+            self._around.close()
+            self._around = None
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip as the recipe says; a loss or gradient that is not finite ends the run before the weights change."""
+        loss = torch.stack(self._losses).sum()
+        self.run.before_update(optimizer, self._step, loss, self._names)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.run.after_update(self._step)
+
+    def on_train_batch_end(self, outputs: Any, batch: Micro, batch_idx: int) -> None:
+        """Values of the log that are no means, and a warning where they show that the run has failed."""
+        done = self._step + 1
+        if batch.index + 1 < len(batch.step) or done % self.trainer.log_every_n_steps:
+            return
+        values = self.task.log_values(self.run.progress(self._step))
+        self.log_dict(values, batch_size=1)
+        alarm = self.task.alarm(values)
+        if alarm is not None:
+            rank_zero_warn(alarm)
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """The scores of the recipe's protocol, over all processes."""
+        if not self.trainer.sanity_checking:
+            scores = {f"val_{name}": value for name, value in self.run.scores().items()}
+            self.log_dict(scores, batch_size=1)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.log_dict({f"test_{name}": value for name, value in self.run.scores().items()}, batch_size=1)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.run.optimizer()
+        schedule = self.run.schedule(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.run.ema is not None:
+            checkpoint["tetravit_ema"] = self.run.ema.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._average = checkpoint.get("tetravit_ema")
+
+    def teardown(self, stage: str) -> None:
+        self._leave()
+        self.run.loader.close()
+
+    def save(self, path: str | Path, weights: Weights = "raw") -> None:
+        """Write a weights file that `tetravit.load`, `predict` and `export` read; on rank 0.
+
+        weights: raw, those of the last step; ema, their average.
+
+        Raises:
+            ValueError: for averaged weights of a recipe without them.
+        """
+        if self._average is not None:  # loaded from a checkpoint, without a Trainer
+            self.on_fit_start()
+        self.run.save(path, weights, self._step + 1)
+
+
+class StepLoader:
+    """The micro-batches of an epoch, from the step on that the Trainer has reached."""
+
+    def __init__(self, module: LightningTask) -> None:
+        self.module = module
+
+    def __len__(self) -> int:
+        return self.module.run.loader.steps_per_epoch * self.module.run.accumulate
+
+    def __iter__(self) -> Iterator[Micro]:
+        run, start = self.module.run, self.module.global_step
+        epoch = run.loader.steps_per_epoch
+        batches = run.loader.batches(start)
+        for _ in range(epoch - start % epoch):
+            step: Sequence[Any] = next(batches)
+            for index, batch in enumerate(step):
+                yield Micro(batch, index, step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the position is the Trainer's global step."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing, as `state_dict`: the loader can be resumed in the middle of an epoch."""

@@ -1,0 +1,58 @@
+"""Progress in a notebook: a bar of plain HTML that is replaced in place. No widgets, no scripts, no requests."""
+
+import html
+import sys
+import time
+from typing import Any
+
+INTERVAL_S = 0.25  # between two updates
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook (Jupyter, VS Code, Colab)."""
+    ipython: Any = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return getattr(shell, "kernel", None) is not None
+
+
+class NotebookBar:
+    """A bar below the cell that runs; its last state stays.
+
+    Args:
+        total: what is to be done; None: not known yet.
+        done: of it at the start.
+        text: beside the bar.
+    """
+
+    def __init__(self, total: int | None = None, done: int = 0, text: str = "") -> None:
+        from IPython.display import display
+
+        self.total, self.done, self.text = total, done, text
+        self._handle = display(self, display_id=True)
+        self._shown = time.monotonic()
+
+    def update(self, done: int | None = None, text: str | None = None, total: int | None = None) -> None:
+        """Show what has changed, four times a second at most."""
+        self.done = self.done if done is None else done
+        self.text = self.text if text is None else text
+        self.total = self.total if total is None else total
+        if time.monotonic() - self._shown >= INTERVAL_S:
+            self._show()
+
+    def stop(self) -> None:
+        """Show the last state."""
+        self._show()
+
+    def _show(self) -> None:
+        self._handle.update(self)
+        self._shown = time.monotonic()
+
+    def _repr_html_(self) -> str:
+        bar = "<progress></progress>"
+        if self.total:
+            bar = f'<progress value="{self.done}" max="{self.total}" style="width:20em"></progress>'
+        return f"<div>{bar} {html.escape(repr(self))}</div>"
+
+    def __repr__(self) -> str:
+        count = f"{self.done}/{self.total}" if self.total is not None else f"{self.done}"
+        return f"{count}  {self.text}".rstrip()
