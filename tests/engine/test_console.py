@@ -45,7 +45,7 @@ def test_the_time_left_follows_the_steps_and_leaves_evaluations_out(monkeypatch)
     monkeypatch.setattr("tetravit.engine.log.time.perf_counter", lambda: now[0])
     console = Console(Terminal())
     console.start(Plan([], total_steps=100, steps_per_epoch=50))
-    task = console._bar.tasks[0]
+    task = console._bar.progress.tasks[0]
     for step in range(1, 11):
         now[0] = 2.0 * step
         console.tick(step)
