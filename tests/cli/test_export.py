@@ -104,8 +104,13 @@ def test_a_detector_that_finds_nothing_is_told(ask, weights, tmp_path, monkeypat
             ["--to", "m.pt2", "--dtype", "int8"],
             "dtype takes one of float32, float16, bfloat16 for torch; got 'int8'.",
         ),
+        (["--to", "no/site", "--format", "web"], "There is no folder 'no'."),
+        (
+            ["--to", "m.pt2", "--runtime", "x"],
+            "The format 'torch' has no setting 'runtime'.",
+        ),
     ],
-    ids=["ending", "format", "folder", "size", "dtype"],
+    ids=["ending", "format", "folder", "size", "dtype", "page", "setting"],
 )
 def test_mistakes(ask, weights, tmp_path, monkeypatch, arguments, text):
     monkeypatch.chdir(tmp_path)

@@ -19,7 +19,7 @@ from tetravit.cli.base import (
 from tetravit.cli.show import _rows
 from tetravit.models import list_models
 from tetravit.recipe import find, list_recipes, load
-from tetravit.registry import SYNONYMS, discover, outline, outlines
+from tetravit.registry import SYNONYMS, discover, outline
 
 
 def rows(out: str) -> list[dict]:
@@ -176,9 +176,10 @@ def test_every_row_of_every_menu_is_shown(ask, kind):
 
 @pytest.mark.parametrize("kind", MENUS)
 def test_sources_describe_what_an_import_gives(kind):
-    package, table, _ = MENUS[kind]
-    imported = {name: outline(row) for name, row in discover(package, table).items()}
-    read = outlines(package, table)
+    package, tables, _ = MENUS[kind]
+    menus = [discover(package, table) for table in tables.split()]
+    imported = {name: outline(row) for rows in menus for name, row in rows.items()}
+    read = menu(kind)
     assert set(read) == set(imported)
     for name, row in read.items():
         assert row.about.partition("\n")[0]

@@ -87,7 +87,7 @@ HEADS = {"cosine": Cosine, "one_by_one": OneByOne, "centre": Centre}
 '''
 TARGET = """
 import torch
-from tetravit.exports.base import Target
+from tetravit.exports.base import Folder, Target
 
 class Plain(Target):
     suffix = ".plain"
@@ -100,7 +100,15 @@ class Plain(Target):
             program = torch.export.load(file).module()
         return lambda inputs: program(*inputs)
 
+class Kit(Folder):
+    main, inside, first, names, dtypes = "m.plain", "plain", "README", ("m.plain", "README"), ("float32",)
+    settings = ("text",)
+
+    def add(self, folder, model, settings):
+        (folder / "README").write_text(settings["text"])
+
 TARGETS = {"plain": Plain()}
+FOLDERS = {"kit": Kit()}
 """
 BACKEND = """
 import torch
@@ -149,6 +157,7 @@ except ValueError as error:
     print(error)
 model = create_model("xcit_nano_12_p16", head="cosine", num_classes=3, image_size=64, **SMALL).eval()
 print(tetravit.export(model, "m.plain").format)
+print([file.name for file in tetravit.export(model, "kit", "kit", settings={"text": "run me"}).files])
 print(tetravit.optimize(model, backend="mirror").optimized.backend)
 """
 EXPECTED = """classify cosine
@@ -159,6 +168,7 @@ detect centre
 Centre has no option class_agnostic.
 Unknown classification head 'centre'. Known: cosine, linear.
 plain
+['README', 'm.plain']
 mirror
 """
 SMALL = "model.options={dim=16,depth=4,num_heads=2,out_blocks=[0,1,2,3]}"

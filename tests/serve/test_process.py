@@ -1,7 +1,9 @@
 """The server as a process: many clients at once, memory, the end, and what it says when it cannot start."""
 
 import os
+import signal
 import socket
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -94,6 +96,26 @@ def test_sigterm_loses_no_request_that_was_accepted(weights):
         # A connection that the system had, but the server had not taken yet, is reset.
         assert set(outcomes) <= {200, "ConnectError", "ReadError", "RemoteProtocolError"}
         assert outcomes.count("ConnectError") >= 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_ends_at_once(weights, second):
+    """The first one waits for a request whose body is not there yet, up to its deadline of 30 seconds."""
+    with Process(weights["digits"]) as running:
+        host, port = running.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(b"POST /v1/predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nP")
+            while "tetravit_requests_in_flight 1" not in httpx.get(f"{running.url}/metrics").text:
+                time.sleep(0.02)
+            running.process.send_signal(signal.SIGTERM)
+            with pytest.raises(subprocess.TimeoutExpired):
+                running.process.wait(server.DRAIN_S + 1)
+            running.process.send_signal(second)
+            assert running.process.wait(1) == -second
+        running.reader.join(10)
+        ended = ["Ends: 1 requests to finish.", "Ended at once; 1 requests were not finished."]
+        assert running.lines[-2:] == ended
 
 
 @pytest.fixture

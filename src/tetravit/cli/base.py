@@ -29,7 +29,7 @@ WEIGHTS = (
     ".npz",
 )  # endings of weights, not of exported files
 
-MENUS = {  # kind: package, table of its rows, what they are
+MENUS = {  # kind: package, tables of its rows, what they are
     "heads": ("tetravit.heads", "HEADS", "what turns feature maps into classes, objects or label maps"),
     "datasets": ("tetravit.data.datasets", "DATASETS", "layouts of images on disk: data.name"),
     "transforms": ("tetravit.data.transforms", "TRANSFORMS", "augmentations: data.augment"),
@@ -44,7 +44,11 @@ MENUS = {  # kind: package, table of its rows, what they are
     ),
     "studies": ("tetravit.studies", "STUDIES", "tables and figures of the papers: tetravit study"),
     "runtimes": ("tetravit.runtimes", "BACKENDS", "ways to run a model: tetravit.optimize"),
-    "exports": ("tetravit.exports", "TARGETS", "file formats for other programs: tetravit export"),
+    "exports": (
+        "tetravit.exports",
+        "TARGETS FOLDERS",
+        "file formats for other programs: tetravit export",
+    ),
 }
 KINDS = {
     "models": "backbones with published sizes",
@@ -204,8 +208,8 @@ def is_exported(name: str) -> bool:
 
 def menu(kind: str) -> dict[str, Outline]:
     """The rows of a menu as their sources describe them."""
-    package, table, _ = MENUS[kind]
-    return outlines(package, table)
+    package, tables, _ = MENUS[kind]
+    return {name: row for table in tables.split() for name, row in outlines(package, table).items()}
 
 
 def model_table() -> dict[str, dict[str, Any]]:

@@ -19,7 +19,9 @@ def export(
     to: Annotated[
         Path,
         typer.Option(
-            metavar="FILE", help="Where to: .onnx, .pt2 (torch, or --format aotinductor) or .xml (OpenVINO)."
+            metavar="FILE",
+            help="Where to: .onnx, .pt2 (torch, or --format aotinductor) or .xml (OpenVINO); a folder with"
+            " --format web.",
         ),
     ],
     format: Annotated[
@@ -57,6 +59,13 @@ def export(
     optimized: Annotated[
         bool, typer.Option("--optimize", help="Fold batch norms into the convolutions before them.")
     ] = False,
+    runtime: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Of --format web: the npm package onnxruntime-web, its folder or .tgz; fetched by npm if not given.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
     accept_license: AcceptLicense = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
@@ -67,12 +76,15 @@ def export(
     """
     sides = _size(size)
     from tetravit.backbones import ALIASES, VARIANTS
-    from tetravit.exports import Model, place
+    from tetravit.exports import FOLDERS, Model, check_folder, place
     from tetravit.exports import export as write
     from tetravit.models import create_model, load
 
     existing: Literal["replace", "refuse"] = "replace" if force else "refuse"
-    place(to, format, existing)  # before the long export
+    if format in FOLDERS:  # before the long export
+        check_folder(to, FOLDERS[format], existing)
+    else:
+        place(to, format, existing)
     if (model in VARIANTS or model in ALIASES) and not Path(model).exists():
         say(
             f"{model} has no weights: they are random. `tetravit list weights '{model}.*'` shows published ones."
@@ -94,13 +106,15 @@ def export(
         images=images,
         weights=weights,
         score_images=score_images,
+        settings={} if runtime is None else {"runtime": runtime},
     )
     if as_json:
         print_rows([{**asdict(row), "files": [str(file) for file in row.files]}])
         return
     objects = "" if row.objects is None else f", {row.objects} objects in them"
+    written = [to] if format in FOLDERS else row.files
     say(
-        f"Wrote {' and '.join(str(file) for file in row.files)} ({row.format}, {row.dtype},"
+        f"Wrote {' and '.join(str(file) for file in written)} ({row.format}, {row.dtype},"
         f" {row.size / 2**20:.1f} MiB). Verified: max relative error"
         f" {row.difference:.1e} over {len(row.shapes)} batches of"
         f" {len({shape[2:] for shape in row.shapes})} sizes{objects}."
@@ -109,6 +123,8 @@ def export(
         for note in row.certificate.notes:
             say(f"{note}.")
         say(f"Compared on {row.certificate.images}{_answers(row.certificate)}.")
+    if row.format == "web":
+        say(f"Any host of static files serves it; here: python -m http.server --directory {to}")
     if row.objects == 0:
         say("The model detected no object in the test images, so no box was compared.")
 

@@ -53,7 +53,8 @@ def show(
         if name in rows:
             row = rows[name]
             if row.options is None:  # inherited from outside this package
-                row = outline(discover(*MENUS[kind][:2])[name])
+                package, tables, _ = MENUS[kind]
+                row = next(outline(d[name]) for t in tables.split() if name in (d := discover(package, t)))
             _show_row(kind.removesuffix("s"), name, row, as_json)
             return
     if name.partition(".")[0] in SECTIONS:

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from tetravit.models.portable import Portable
+
 Run = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 KEY = "tetravit"  # the metadata entry of a file with its facts
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -94,3 +96,35 @@ def held(start: str) -> Iterator[None]:
         lines = [line for line in str(error).strip().splitlines() if not line.startswith("Exception from")]
         why = lines[0] if lines else type(error).__name__  # OpenVINO's texts begin with where
         raise ValueError(f"{start}: {why.rstrip('.')}.") from error
+
+
+class Folder:
+    """A folder around a file of another format, for a purpose of its own; `format` names it.
+
+    main, inside: the file in it, and that file's format. first, names: the file to open, and all that can be in it.
+    settings: what `add` takes, by name.
+    """
+
+    main: ClassVar[str]
+    inside: ClassVar[str]
+    first: ClassVar[str]
+    names: ClassVar[tuple[str, ...]]
+    dtypes: ClassVar[tuple[str, ...]]
+    settings: ClassVar[tuple[str, ...]] = ()
+
+    def check(self, model: Portable) -> None:
+        """Raises: CannotRun if such a folder is of no use for a model."""
+
+    def add(self, folder: Path, model: Portable, settings: Mapping[str, Any]) -> None:
+        """Write what lies beside the file.
+
+        Args:
+            folder: with the file in it, which has been compared with the model.
+            model: what was exported, as it was given.
+            settings: of this target alone; those that are not given are absent.
+
+        Raises:
+            CannotRun: if the folder cannot hold the model.
+            ValueError: for a setting that it does not take.
+        """
+        raise NotImplementedError

@@ -19,6 +19,7 @@ from tetravit import exports
 from tetravit.benchmark.speed import device_name
 from tetravit.exports.base import DTYPES, ERRORS, Graph, Run, Target, held
 from tetravit.exports.compare import Compared, batches_of, colours_of, compare, record, speed
+from tetravit.exports.parts.around import export_folder
 from tetravit.exports.parts.certificate import (
     Certificate,
     place_of,
@@ -79,6 +80,7 @@ def export(
     images: str | Path | None = None,
     weights: str | Path = "",
     score_images: int | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Exported:
     """Write a model as a program for images of any batch and size, and verify that its outputs are the model's.
 
@@ -95,7 +97,7 @@ def export(
     Args:
         model: a classifier, segmenter, detector, or backbone with four maps, on a CPU or GPU; it stays as it is.
         path: the file; its folder exists.
-        format: of `TARGETS`; None: what the ending of `path` says.
+        format: of `TARGETS`, or of `FOLDERS`; None: what the ending of `path` says.
         size: side or (height, width) in pixels that the file is fastest at; None: a classifier's own, from 64 up;
             320 for the others.
         dtype: float32, float16 or bfloat16, what it computes in; norms and softmax stay in float32.
@@ -107,6 +109,7 @@ def export(
         weights: what the model was loaded from, named in the certificate: a run folder, a weights file, NAME.TAG.
         score_images: labelled images of the validation set on which model and file are scored; None: 256 for
             classifiers, 32 for others; 0: none.
+        settings: of a folder's format alone, by name: `runtime` of "web".
 
     Raises:
         ValueError: for an unknown format or type, a place that cannot be written to, a package that is missing, a
@@ -116,7 +119,24 @@ def export(
     if hasattr(model, "optimized"):
         raise ValueError("An optimised model is not exported; export the model it was made of.")
     path = Path(path)
+    if format is not None and format in exports.FOLDERS:
+        return export_folder(
+            model,
+            path,
+            format,
+            existing=existing,
+            settings=settings or {},
+            size=size,
+            dtype=dtype,
+            fold=fold,
+            licence=licence,
+            images=images,
+            weights=weights,
+            score_images=score_images,
+        )
     name, target = place(path, format, existing)
+    if settings:
+        raise ValueError(f"The format {name!r} has no setting {next(iter(settings))!r}.")
     if dtype not in target.dtypes:
         raise ValueError(f"dtype takes one of {', '.join(target.dtypes)} for {name}; got {dtype!r}.")
     why = target.unwritable()
@@ -243,7 +263,9 @@ def place(
         known = ", ".join(f"{ending} ({name})" for ending, name in sorted(endings.items()))
         raise ValueError(f"The ending of a file says its format: {known}; got {path.name!r}.")
     name = endings[path.suffix] if format is None else format
-    target = pick(exports.TARGETS, name, "format")
+    if name not in exports.TARGETS:
+        pick({**exports.TARGETS, **exports.FOLDERS}, name, "format")
+    target = exports.TARGETS[name]
     if path.suffix != target.suffix:
         raise ValueError(f"Files of the format {name!r} end in {target.suffix}; got {path.name!r}.")
     if not path.parent.is_dir():

@@ -1,13 +1,13 @@
 """The pages of a server, each one document without requests to anywhere else."""
 
-import base64
-import hashlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-HERE = Path(__file__).parent
-REPORT = HERE.parent / "report"
+from tetravit.report import explorer as shared
+
+HERE = Path(__file__).parent / "page"
+FOOT = '<a href="/docs">Routes</a> &middot; <a href="/metrics">Metrics</a>'
 
 
 @dataclass(frozen=True)
@@ -21,27 +21,21 @@ class Page:
 @cache
 def explorer() -> Page:
     """The page to explore models with."""
-    return _page("explorer")
+    return _with_headers(shared.explorer((HERE / "explorer.js").read_text(), foot=FOOT))
 
 
 @cache
 def reference() -> Page:
     """The page of /openapi.json."""
-    return _page("reference")
+    styles = (shared.HERE / "page.css", HERE / "reference.css")
+    body, script = ((HERE / f"reference.{ending}").read_text() for ending in ("html", "js"))
+    return _with_headers(shared.page(body, styles, script))
 
 
-def _page(name: str) -> Page:
-    style = "\n".join(file.read_text() for file in (REPORT / "page.css", HERE / "page" / f"{name}.css"))
-    script = (HERE / "page" / f"{name}.js").read_text()
-    body = (HERE / "page" / f"{name}.html").read_text()
-    text = body.replace("/* style */", style).replace("/* script */", script)
+def _with_headers(page: shared.Page) -> Page:
     policy = (
-        f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; connect-src 'self';"
+        f"default-src 'none'; style-src {page.style_hash}; script-src {page.script_hash}; connect-src 'self';"
         " img-src 'self' blob: data:; media-src 'self' blob:; base-uri 'none'; form-action 'none';"
         " frame-ancestors 'none'"
     )
-    return Page(text, {"content-security-policy": policy, "cache-control": "no-cache"})
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+    return Page(page.text, {"content-security-policy": policy, "cache-control": "no-cache"})

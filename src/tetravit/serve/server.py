@@ -147,8 +147,11 @@ def _run(app: Any, place: socket.socket, limits: Limits, say: Callable[[str], No
     server = uvicorn.Server(config)
 
     def end(number: int, frame: Any) -> None:
-        if app.service.draining:  # asked twice
-            server.should_exit = server.force_exit = True
+        if app.service.draining:  # the second signal: whatever runs, also in other threads, is given up
+            with suppress(OSError, RuntimeError):  # RuntimeError: it came while the first message was printed
+                say(f"Ended at once; {app.service.in_flight} requests were not finished.")
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
             return
         app.service.draining = True
         timer = threading.Timer(DRAIN_S, lambda: setattr(server, "should_exit", True))
