@@ -81,7 +81,7 @@ def export(
     from tetravit.models import create_model, load
 
     existing: Literal["replace", "refuse"] = "replace" if force else "refuse"
-    if format in FOLDERS:  # before the long export
+    if format is not None and format in FOLDERS:  # before the long export
         check_folder(to, FOLDERS[format], existing)
     else:
         place(to, format, existing)
