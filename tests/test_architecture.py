@@ -15,7 +15,7 @@ ROWS = [
     [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
     for line in TEXT.partition("| Adding |")[2].partition("\n\n")[0].splitlines()[2:]
 ]
-MENU = re.compile(r'discover\((__name__|"[\w.]+"), "([A-Z_]+)"\)')
+MENU = re.compile(r'discover\((__name__|"[\w.]+"), "([A-Z_]+)"[,)]')
 ALIASES = "ALIASES"  # other names of rows, no menu of their own
 
 

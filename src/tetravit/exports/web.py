@@ -57,7 +57,7 @@ class Web(Folder):
         files = npm.files(RUNTIME, settings.get("runtime"))
         for name, data in files.contents.items():
             (folder / NAMES[name]).write_bytes(data)
-        facts = _facts(folder / self.main)
+        facts = exports.TARGETS[self.inside].facts(folder / self.main)
         facts = _described(facts, self._smallest(folder, model, facts))
         (folder / "model.json").write_text(json.dumps(facts, indent=1) + "\n")
         (folder / "model.js").write_text((HERE / "model.js").read_text())
@@ -90,14 +90,6 @@ class Web(Folder):
                 f"its images have {sides[0]} x {sides[1]} pixels, and exported files take {usual} and more"
             )
         return min(sides)
-
-
-def _facts(file: Path) -> dict[str, Any]:
-    """The metadata of an ONNX file."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    return {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
 
 
 def page() -> str:
