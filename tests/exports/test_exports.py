@@ -12,6 +12,7 @@ from tests.toys import COLUMN, TOYS
 from tetravit.backbones import VARIANTS
 from tetravit.exports import TARGETS, base, export
 from tetravit.exports.compare import _sizes, batches_of, compare, drawing
+from tetravit.kernels.vision import roi_align
 from tetravit.models import create_backbone, create_detector, create_model, create_segmenter, family
 from tetravit.models.portable import apart, share
 from tetravit.structures import Preprocess
@@ -104,11 +105,35 @@ def test_every_family(name, format, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("head", "format"), [("retinanet", "openvino"), ("mask_rcnn", "onnx")])
+@pytest.mark.parametrize(
+    ("head", "format"), [("cascade", "openvino"), ("mask_rcnn", "openvino"), ("mask_rcnn", "onnx")]
+)
 def test_detectors_find_the_same(head, format, tmp_path):
     done = export(detector(head), tmp_path / f"model{suffix(format)}", size=(160, 192))
     assert done.objects > 20
     assert done.difference < 2e-5
+
+
+def test_a_region_without_area_is_nan_in_openvino():
+    """The minimal case of docs/export.md: graphs of two-stage detectors replace the result by 0."""
+    onnx, openvino = pytest.importorskip("onnx"), pytest.importorskip("openvino")
+    make, kind = onnx.helper, onnx.TensorProto
+    node = make.make_node(
+        "RoiAlign", ["x", "r", "b"], ["y"], output_height=1, output_width=1, sampling_ratio=0
+    )
+    inputs = [
+        make.make_tensor_value_info("x", kind.FLOAT, [1, 1, 4, 4]),
+        make.make_tensor_value_info("r", kind.FLOAT, [1, 4]),
+        make.make_tensor_value_info("b", kind.INT64, [1]),
+    ]
+    graph = make.make_graph([node], "g", inputs, [make.make_tensor_value_info("y", kind.FLOAT, [1, 1, 1, 1])])
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 18)], ir_version=9)
+    given = [torch.ones(1, 1, 4, 4), torch.zeros(1, 4), torch.zeros(1, dtype=torch.int64)]
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU")
+    assert math.isnan(compiled([x.numpy() for x in given])[0].item())
+    regions = torch.cat((given[2][:, None], given[1]), dim=1)
+    assert roi_align(given[0], regions, 1, 1.0).item() == 0
 
 
 @pytest.mark.slow
@@ -126,7 +151,8 @@ def test_segmenters_and_backbones(tmp_path):
 
 @pytest.mark.slow
 def test_files_say_what_they_hold(tmp_path):
-    model, paths = classifier(), {format: tmp_path / f"model{suffix(format)}" for format in TARGETS}
+    formats = [name for name, target in TARGETS.items() if target.by_ending]
+    model, paths = classifier(), {format: tmp_path / f"model{suffix(format)}" for format in formats}
     for path in paths.values():
         export(model, path, licence="CC0-1.0")
     import onnxruntime
@@ -143,6 +169,8 @@ def test_files_say_what_they_hold(tmp_path):
     kept = openvino.Core().read_model(paths["openvino"]).get_rt_info(["tetravit", "preprocess"])
     assert json.loads(kept.astype(str)) == facts["preprocess"]
     assert json.loads(extra["tetravit.json"]) == facts
+    for format, path in paths.items():
+        assert {k: v for k, v in TARGETS[format].facts(path).items() if k != "opset"} == facts
     assert facts["class_names"] == ["a", "b", "c"]
     assert facts["preprocess"]["size"] == 64
     assert facts["preprocess"]["mean"] == [0.485, 0.456, 0.406]

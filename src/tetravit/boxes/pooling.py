@@ -35,7 +35,7 @@ def pool_regions(maps: Sequence[Tensor], strides: Sequence[int], regions: Tensor
     for i, (x, stride) in enumerate(zip(maps, strides, strict=True)):
         area = (level == i)[:, None].expand(-1, 4)
         here = regions * torch.cat((torch.ones_like(level)[:, None], area), dim=1)
-        # PyTorch and ONNX Runtime give 0 for a region without area; OpenVINO gives the first pixel.
+        # A region without area gives 0 in PyTorch and ONNX Runtime, and NaN in OpenVINO.
         pooled.append(torch.where((level == i)[:, None, None, None], _pool(x, here, size, stride), 0))
     return torch.stack(pooled).sum(dim=0)
 
