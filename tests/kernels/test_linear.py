@@ -23,7 +23,9 @@ def inputs(shape, dtype=torch.float32):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_answers_agree_with_the_plain_form(mode, shape, given, gelu, onednn, monkeypatch):
-    if not onednn:
+    if onednn:  # also on processors where it is the slower one
+        monkeypatch.setattr(linear, "_fuses_faster", lambda: True)
+    else:
         monkeypatch.setattr(linear, "_for_onednn", lambda *_: False)
     x, weight, bias, residual = (*inputs(shape)[:given], None, None)[:4]
     with mode():
@@ -94,3 +96,11 @@ def test_a_bias_with_strides_is_read_right():
     for bias in (torch.randn(1).expand(16), torch.randn(32)[::2]):
         with torch.no_grad():
             torch.testing.assert_close(fused_linear(x, weight, bias), plain_linear(x, weight, bias))
+
+
+@pytest.mark.parametrize(("capability", "fused"), [("AVX2", False), ("DEFAULT", False), ("AVX512", True)])
+def test_processors_with_avx2_take_plain_products(capability, fused, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    linear._fuses_faster.cache_clear()
+    assert linear._fuses_faster() is fused
+    linear._fuses_faster.cache_clear()

@@ -2,12 +2,14 @@
 
 PyTorch's addmm writes the bias over the whole output before it multiplies; GELU and residual are passes of their
 own. On a CPU oneDNN does all of it while a tile of the product is in the cache. The plain form is taken where PyTorch
-was built without oneDNN, under a dispatch mode, and where gradients are recorded: ReLUs of the heads turn other
+was built without oneDNN, under a dispatch mode, on processors without AVX-512 (with AVX2 oneDNN's GELU takes longer
+than the passes that it spares, and its products longer than those of MKL), and where gradients are recorded: ReLUs of the heads turn other
 rounding into other gradients, a thousand times as far from the published ones.
 
 Shapes: T tokens, C width, F output width.
 """
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -63,5 +65,11 @@ def _for_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and x.numel() > 0
         and torch._C._get_mkldnn_enabled()
         and torch.backends.mkldnn.is_available()
-        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        and _fuses_faster()
     )
+
+
+@cache
+def _fuses_faster() -> bool:
+    """Whether this PyTorch has the fused form, and this processor gains by it."""
+    return hasattr(torch.ops.mkldnn, "_linear_pointwise") and "512" in torch.backends.cpu.get_cpu_capability()
