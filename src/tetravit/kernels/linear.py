@@ -3,8 +3,8 @@
 PyTorch's addmm writes the bias over the whole output before it multiplies; GELU and residual are passes of their
 own. On a CPU oneDNN does all of it while a tile of the product is in the cache. The plain form is taken where PyTorch
 was built without oneDNN, under a dispatch mode, on processors without AVX-512 (with AVX2 oneDNN's GELU takes longer
-than the passes that it spares, and its products longer than those of MKL), and where gradients are recorded: ReLUs of the heads turn other
-rounding into other gradients, a thousand times as far from the published ones.
+than the passes that it spares, and its products longer than those of MKL), and where gradients are recorded: ReLUs of
+the heads turn other rounding into other gradients, a thousand times as far from the published ones.
 
 Shapes: T tokens, C width, F output width.
 """
