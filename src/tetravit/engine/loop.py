@@ -26,6 +26,7 @@ from tetravit.engine.ema import Ema
 from tetravit.engine.feed import Feed
 from tetravit.engine.guard import Guard, NotFinite, takes_found_inf
 from tetravit.engine.log import Clock, Meter, Reporters, pooled
+from tetravit.engine.memory import freed_memory_kept
 from tetravit.engine.precision import LossScale, Precision, autocast, chosen
 from tetravit.engine.pulse import Pulse
 from tetravit.engine.saving import FolderLost, Saver
@@ -140,7 +141,12 @@ def fit(job: Job) -> RunState:
     ranks: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "device": device}
     task.train()
 
-    with Signals() as signals, Pulse(world, config.hang_seconds, job.on_hang) as pulse, _finished(saver):
+    with (
+        Signals() as signals,
+        Pulse(world, config.hang_seconds, job.on_hang) as pulse,
+        _finished(saver),
+        freed_memory_kept(device),
+    ):
 
         def save() -> None:
             nonlocal saved_at, saved_step
