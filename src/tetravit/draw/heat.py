@@ -19,6 +19,8 @@ FLOOR = 1e-6  # of a logarithmic scale, as a share of the largest value
 PANEL = 320  # pixels, width of a picture in a figure
 COLUMNS = 4
 BAR = 16  # pixels, width of the scale
+HEADING = 900  # pixels that a heading may add to the width
+MOST_NUMBERS = 20  # columns of a table whose numbers are written
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,9 @@ def scale_of(values: np.ndarray, *, signed: bool = False, log: bool = False) -> 
     return Scale(float(finite.min()), float(finite.max()), log=log)
 
 
+Panel = tuple[Image.Image, str, Scale | None]  # a picture, its title, the scale of its colours
+
+
 @cache
 def colours(signed: bool) -> np.ndarray:
     """The colours of a scale (256, 3) float32 in 0..255: inferno, or blue through white to red."""
@@ -92,31 +97,78 @@ def heat(
     return Image.fromarray(np.rint(shown).clip(0, 255).astype(np.uint8))
 
 
-def matrix(values: np.ndarray, scale: Scale, width: int = PANEL) -> Image.Image:
-    """A table of numbers (rows, columns) as squares."""
-    rows, columns = values.shape
-    cell = max(1, width // columns)
-    picture = Image.fromarray(coloured(np.nan_to_num(values), scale).astype(np.uint8))
-    return picture.resize((cell * columns, cell * rows), Image.Resampling.NEAREST)
+def outline(picture: Image.Image, box: tuple[float, float, float, float]) -> None:
+    """A red square in place, edges in pixels, with a light line around it: the query of a map."""
+    draw = ImageDraw.Draw(picture)
+    left, top, right, bottom = (round(edge) for edge in box)
+    draw.rectangle((left - 1, top - 1, right, bottom), outline="white")
+    draw.rectangle((left, top, right - 1, bottom - 1), outline="#e02020", width=2)
 
 
-def figure(
-    panels: Sequence[tuple[Image.Image, str, Scale | None]], heading: str = "", columns: int = COLUMNS
+def matrix(
+    values: np.ndarray, scale: Scale, axes: tuple[str, str] = ("row", "column"), width: int = PANEL
 ) -> Image.Image:
-    """Pictures beside each other, each with a title above and the scale of its colours to the right."""
+    """A table of numbers (rows, columns) as coloured cells; a small one with its numbers, counted from 0.
+
+    axes: what rows and columns are.
+    """
+    rows, columns = values.shape
+    font = sans(12)
+    if columns > MOST_NUMBERS:
+        cell = max(1, width // columns)
+        picture = Image.fromarray(coloured(np.nan_to_num(values), scale).astype(np.uint8))
+        picture = picture.resize((cell * columns, cell * rows), Image.Resampling.NEAREST)
+        canvas = Image.new("RGB", (picture.width, picture.height + 20), PAPER)
+        canvas.paste(picture, (0, 0))
+        text = shortened(f"rows: {axes[0]}, columns: {axes[1]}", font, picture.width)
+        ImageDraw.Draw(canvas).text((0, picture.height + 4), text, SOFT, font)
+        return canvas
+    colour = coloured(np.nan_to_num(values), scale)
+    wide, high = max(46, width // columns), 24
+    left, top = 52, 40
+    canvas = Image.new("RGB", (left + wide * columns, top + high * rows), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((left + wide * columns / 2, 4), axes[1], SOFT, font, anchor="ma")
+    draw.text((left - 8, top - 6), axes[0], SOFT, font, anchor="rs")
+    for j in range(columns):
+        draw.text((left + (j + 0.5) * wide, top - 6), str(j), SOFT, font, anchor="ms")
+    for i in range(rows):
+        draw.text((left - 8, top + (i + 0.5) * high), str(i), SOFT, font, anchor="rm")
+        for j in range(columns):
+            fill = tuple(int(part) for part in colour[i, j])
+            corner = (left + j * wide, top + i * high)
+            draw.rectangle((*corner, corner[0] + wide - 1, corner[1] + high - 1), fill=fill)
+            dark = 0.3 * fill[0] + 0.59 * fill[1] + 0.11 * fill[2] < 140
+            text = f"{values[i, j]:.2f}" if np.isfinite(values[i, j]) else "none"
+            place = (corner[0] + wide / 2, corner[1] + high / 2)
+            draw.text(place, text, "white" if dark else INK, font, anchor="mm")
+    return canvas
+
+
+def figure(panels: Sequence[Panel | None], heading: str = "", columns: int = COLUMNS) -> Image.Image:
+    """Pictures beside each other, each with a title above and the scale of its colours to the right.
+
+    None leaves a place empty.
+    """
     columns = max(1, min(columns, len(panels)))
-    wide = max(picture.width for picture, _, _ in panels)
-    high = max(picture.height for picture, _, _ in panels)
+    pictures = [panel[0] for panel in panels if panel is not None]
+    wide = max(picture.width for picture in pictures)
+    high = max(picture.height for picture in pictures)
     font, small = sans(15), sans(12)
     margin, top, side = 14, 26, BAR + 66
     cell = (wide + side + margin, high + top + margin)
     rows = -(-len(panels) // columns)
     above = 30 if heading else 0
-    canvas = Image.new("RGB", (margin + columns * cell[0], margin + above + rows * cell[1]), PAPER)
+    room = min(HEADING, round(font.getlength(heading)) + margin)
+    size = (margin + max(columns * cell[0], room), margin + above + rows * cell[1])
+    canvas = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(canvas)
     if heading:
         draw.text((margin, 8), shortened(heading, font, canvas.width - 2 * margin), INK, font)
-    for n, (picture, title, scale) in enumerate(panels):
+    for n, panel in enumerate(panels):
+        if panel is None:
+            continue
+        picture, title, scale = panel
         x, y = margin + n % columns * cell[0], margin + above + n // columns * cell[1]
         draw.text((x, y), shortened(title, font, wide + side), INK, font)
         canvas.paste(picture, (x, y + top))

@@ -34,7 +34,8 @@ class Map:
     counted from 0 in the middle of the first pixel; stride 0: the values have no place in the picture, but rows and
     columns that `axes` names.
     normalised: what the values sum to. seen: the share of the attention that lies on patches of the image (slices,);
-    None: the method has none. query: (row, column) of the query in its grid. target: what the map explains.
+    None: the method has none. query: (row, column) of the query in its grid; query_stride, query_centre: where it
+    lies, as stride and centre; None: in the grid of the values. target: what the map explains.
     signed: whether values below 0 have a meaning. details: figures of the map, JSON-ready.
     """
 
@@ -48,6 +49,8 @@ class Map:
     normalised: str = ""
     seen: Tensor | None = None
     query: tuple[int, int] | None = None
+    query_stride: float | None = None
+    query_centre: float = 0.0
     target: str = ""
     signed: bool = False
     details: Mapping[str, Any] = field(default_factory=dict)
@@ -64,6 +67,17 @@ class Map:
     def has_places(self) -> bool:
         """Whether the values lie in the picture."""
         return self.stride > 0
+
+    @property
+    def query_box(self) -> tuple[float, float, float, float] | None:
+        """The square of the query, left, top, right, bottom in pixels of the model's input, edges of pixels."""
+        if self.query is None or not self.has_places:
+            return None
+        here = self.query_stride is None
+        stride, centre = (self.stride, self.centre) if here else (self.query_stride, self.query_centre)
+        assert stride is not None
+        (y, x), half = ((stride * place + centre + 0.5 for place in self.query), stride / 2)
+        return x - half, y - half, x + half, y + half
 
     def select(self, index: int) -> Map:
         """The map of one slice.

@@ -15,13 +15,14 @@ def global_subsampled_attention(model: Model, images: Any, request: Request) -> 
 
     By default the last layer. Rows and columns of tokens that are left over belong to no tile and have no value.
     """
-    from tetravit.explainers.parts.records import attention_of, token
+    from tetravit.explainers.parts.records import attention_of, places_of_queries, token
 
     maps = []
     for record in attention_of(model, images, ("summary",), request.layer):
         place = None if request.query is None else token(model, images, record, request.query)
         values = record.mean_over_queries()[0] if place is None else record.query(*place)[0]
         kind = "attention to the summary" + (", mean over tokens" if place is None else "")
+        stride, centre = places_of_queries(model, images, record)
         maps.append(
             Map(
                 values.float().cpu(),
@@ -32,6 +33,8 @@ def global_subsampled_attention(model: Model, images: Any, request: Request) -> 
                 record.centre,
                 normalised="each head's values sum to 1",
                 query=place,
+                query_stride=stride,
+                query_centre=centre,
             )
         )
     return maps

@@ -1,47 +1,83 @@
 """Explanations as pictures."""
 
+from pathlib import Path
+
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from tetravit.draw.base import LARGEST
-from tetravit.draw.heat import PANEL, Scale, coloured, figure, heat, matrix, scale_of
+from tetravit.draw.heat import (
+    COLUMNS,
+    MOST_NUMBERS,
+    PANEL,
+    Panel,
+    Scale,
+    coloured,
+    figure,
+    heat,
+    matrix,
+    outline,
+    scale_of,
+)
 from tetravit.explainers.base import Map
 from tetravit.explainers.parts.explanation import Explanation, Scaling
 from tetravit.explainers.parts.view import Enlarging, View, whole_input
 
 MOST = 24  # panels of a map
+WIDEST = 6  # panels of a map that share a row
 
 
 def drawn(e: Explanation, *, scale: Scaling, blocks: bool, mean: bool, as_published: bool) -> Image.Image:
     """See `Explanation.draw`."""
-    panels: list[tuple[Image.Image, str, Scale | None]] = []
+    panels: list[Panel | None] = []
     several = sum(len(one.slices) or 1 for one in e.maps) > 1
     if e.pixels is not None and e.view is not None and any(one.has_places for one in e.maps):
         if as_published:
             panels.append((Image.fromarray(_shown(e.input)), "input", None))
         else:
             panels.append((Image.fromarray(_sized(e.pixels, several)), "picture", None))
+    kinds = list(dict.fromkeys(one.kind for one in e.maps))
+    layers = list(dict.fromkeys(one.layer for one in e.maps if one.layer))
+    most = max(len(one.slices) + (len(one.slices) > 1 and one.has_places) for one in e.maps)
+    rows = len(e.maps) > 1 and most > 1 and not mean  # each map begins a row
+    columns = most if rows and most <= WIDEST else COLUMNS
     for one in e.maps:
-        parts = _parts(one, mean)
+        if rows:
+            panels += [None] * (-len(panels) % columns)
+        name = ", ".join(
+            part for part in (one.layer * (len(layers) > 1), one.kind * (len(kinds) > 1)) if part
+        )
+        parts = _parts(one, mean, name, repeat=len(e.maps) > 1)
         scales = _scales(one, parts, "map" if as_published else scale)
         for (title, values), colour in zip(parts, scales, strict=True):
-            panels.append((_panel(e, values, colour, blocks, as_published, several), title, colour))
-    heading = " - ".join(part for part in (e.model, e.method, e.maps[0].target, e.image) if part)
-    return figure(panels, heading)
+            numbers = not values.has_places and values.grid[1] <= MOST_NUMBERS  # are written into the cells
+            picture = _panel(e, values, colour, blocks, as_published, several)
+            panels.append((picture, title, None if numbers else colour))
+    layer, kind = (
+        layers[0] if len(layers) == 1 else "",
+        kinds[0] if len(layers) > 1 and len(kinds) == 1 else "",
+    )
+    facts = (e.model, e.method, kind, layer, e.maps[0].target, Path(e.image).name)
+    heading = " - ".join(fact for fact in facts if fact)
+    return figure(panels, heading, columns)
 
 
-def _parts(one: Map, mean: bool) -> list[tuple[str, Map]]:
-    """The panels of a map: the mean over its heads where there are several, then each."""
-    name = f"{one.kind}, {one.layer}" if one.layer else one.kind
+def _parts(one: Map, mean: bool, name: str, *, repeat: bool) -> list[tuple[str, Map]]:
+    """The panels of a map: the mean over its heads where there are several, then each.
+
+    name: what tells the map from the others: its layer, its kind; "": nothing has to. repeat: each panel says it.
+    """
+    lead, name = name if repeat else "", name or one.kind
     if not one.slices:
         return [(name, one)]
     if not one.has_places:
-        return [(f"{name}, {s}", one.select(i)) for i, s in enumerate(one.slices[:MOST])]
+        return [(f"{lead or one.kind}, {s}", one.select(i)) for i, s in enumerate(one.slices[:MOST])]
     panels = [(f"{name}, mean of {len(one.slices)} heads", one.mean())] if len(one.slices) > 1 else []
     if mean and panels:
         return panels
-    return [*panels, *((f"{one.layer}, {s}", one.select(i)) for i, s in enumerate(one.slices[:MOST]))]
+    heads = [(f"{lead}, {s}" if lead else s, one.select(i)) for i, s in enumerate(one.slices[:MOST])]
+    return [*panels, *heads]
 
 
 def _scales(one: Map, parts: list[tuple[str, Map]], scaling: Scaling) -> list[Scale]:
@@ -56,12 +92,17 @@ def _panel(
     e: Explanation, one: Map, scale: Scale, blocks: bool, as_published: bool, several: bool
 ) -> Image.Image:
     if not one.has_places or e.view is None or e.pixels is None:
-        return matrix(one.mean().values.numpy(), scale)
+        return matrix(one.mean().values.numpy(), scale, one.axes)
     if as_published:
         values, defined = whole_input(e.view.sides).paint(one.mean(), how="published")
         shown = np.where(defined.numpy()[..., None], coloured(values.numpy(), scale), 255)
         return Image.fromarray(np.rint(shown).astype(np.uint8))
-    return over(_sized(e.pixels, several), e.view, one.mean(), scale, "blocks" if blocks else "smooth")
+    picture = over(_sized(e.pixels, several), e.view, one.mean(), scale, "blocks" if blocks else "smooth")
+    if one.query_box is not None:
+        factor = picture.width / e.view.picture[1]
+        left, top, right, bottom = (factor * edge for edge in e.view.to_picture(one.query_box))
+        outline(picture, (left, top, right, bottom))
+    return picture
 
 
 def over(image: np.ndarray, view: View, one: Map, scale: Scale, how: Enlarging = "smooth") -> Image.Image:

@@ -56,6 +56,15 @@ def inputs_of(model: Model, images: Tensor, layers: Sequence[str]) -> dict[str, 
     return inputs
 
 
+def places_of_queries(model: Model, images: Tensor, record: AttentionMap) -> tuple[float, float]:
+    """Stride and centre of the queries of a record in pixels of the model's input."""
+    if record.query_grid is None:
+        return float(record.stride), record.centre
+    rows = record.query_grid[0]  # keys are tiles of tokens
+    stride = next(s for s in model.backbone.strides if images.shape[2] // s == rows)
+    return float(stride), model.backbone.centre(stride)
+
+
 def token(
     model: Model, images: Tensor, record: AttentionMap, query: tuple[float, float] | None
 ) -> tuple[int, int]:
@@ -63,9 +72,6 @@ def token(
     rows, columns = record.query_grid or record.grid
     if query is None:
         return rows // 2, columns // 2
-    stride, centre = float(record.stride), record.centre
-    if record.query_grid is not None:  # keys are tiles of tokens
-        stride = next(s for s in model.backbone.strides if images.shape[2] // s == rows)
-        centre = model.backbone.centre(int(stride))
+    stride, centre = places_of_queries(model, images, record)
     row, column = (round((value - centre) / stride) for value in (query[1], query[0]))
     return min(max(row, 0), rows - 1), min(max(column, 0), columns - 1)

@@ -65,6 +65,15 @@ class View:
             )
         return (self._input(x, 1), self._input(y, 0))
 
+    def to_picture(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
+        """A box in the model's input -> the same in the picture; both left, top, right, bottom, edges of pixels."""
+        found = []
+        for value, axis in zip(box, (1, 0, 1, 0), strict=True):
+            inside = min(max(value, 0.0), float(self.sides[axis]))
+            found.append((inside + self.offset[axis]) * self.picture[axis] / self.resized[axis])
+        left, top, right, bottom = found
+        return left, top, right, bottom
+
     def _input(self, value: float, axis: int) -> float:
         scale = self.resized[axis] / self.picture[axis]
         return (value + 0.5) * scale - 0.5 - self.offset[axis]
