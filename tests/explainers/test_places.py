@@ -7,7 +7,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as F
 
 from tetravit.data.preprocess import preprocess, resized
-from tetravit.draw.heat import scale_of
+from tetravit.draw.heat import figure, matrix, scale_of
 from tetravit.explainers import explain
 from tetravit.explainers.base import Map
 from tetravit.explainers.parts.pictures import over
@@ -156,3 +156,34 @@ def test_a_query_is_the_nearest_token():
         found = explain(model, picture, "gated-attention", query=pixel)
         assert found.maps[0].query == token
     assert explain(model, picture, "gated-attention").maps[0].query == (7, 7)
+
+
+def test_the_query_is_marked_where_its_token_lies():
+    view = view_of((400, 600), Preprocess(size=224, crop=1.0))
+    one = Map(torch.zeros(14, 14), "gated attention", stride=16, centre=7.5, query=(7, 7))
+    assert one.query_box == (112.0, 112.0, 128.0, 128.0)
+    scale, left = 400 / 224, 100.0  # 336 columns after resizing, 56 cut off
+    expected = (left + 112 * scale, 112 * scale, left + 128 * scale, 128 * scale)
+    assert view.to_picture(one.query_box) == pytest.approx(expected)
+    other = Map(
+        torch.zeros(7, 7), "summary", stride=32, centre=15.5, query=(1, 2), query_stride=4, query_centre=1.5
+    )
+    assert other.query_box == (8.0, 4.0, 12.0, 8.0)
+    assert Map(torch.zeros(2, 2), "gate", query=(0, 0)).query_box is None
+
+
+def test_small_tables_have_their_numbers_and_large_ones_their_axes():
+    values = np.array([[0.25, np.nan], [0.5, 1.0]])
+    small = matrix(values, scale_of(values), ("layer", "head"))
+    assert small.size == (52 + 2 * 160, 40 + 2 * 24)
+    assert len(small.crop((52, 40, 212, 64)).convert("P").getcolors()) > 2  # a number over the colour
+    large = matrix(np.eye(32), scale_of(values))
+    assert large.size == (320, 340)
+
+
+def test_panels_may_be_left_empty_and_a_long_heading_widens_the_figure():
+    picture = Image.new("RGB", (100, 50), "red")
+    panel = (picture, "one", None)
+    drawn = figure([panel, None, panel, panel], "a heading " * 10, columns=2)
+    assert drawn.width > 2 * (100 + 96)
+    assert drawn.getpixel((14 + 196 + 50, 14 + 30 + 26 + 25)) == (255, 255, 255)

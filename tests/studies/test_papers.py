@@ -134,6 +134,15 @@ def test_the_cheapest_window_is_that_of_section_3_2(tmp_path):
     assert (tmp_path / "figure.svg").read_text().startswith("<?xml")
 
 
+@pytest.mark.parametrize("option", ["--into", "--draw"])
+def test_a_folder_that_does_not_exist_is_named_before_anything_is_measured(option, tmp_path):
+    code, out, err = call("twins-window", option, str(tmp_path / "no" / "file"))
+    assert (code, out) == (2, "")
+    assert err == (
+        f"tetravit study twins-window: {option} {tmp_path / 'no' / 'file'}: there is no folder {tmp_path / 'no'}.\n"
+    )
+
+
 def test_rows_of_other_studies_stay_in_the_file(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text('{"study": "other", "figure": 1}\n{"study": "oth')  # the last line was cut

@@ -40,6 +40,9 @@ def command(name: str, study: Study) -> Callable[..., None]:
         if draw is not None and study.draw is None:
             drawn = ", ".join(key for key, row in STUDIES.items() if row.draw is not None)
             raise ValueError(f"{name} has no figure; studies with one: {drawn}.")
+        for option, file in (("--into", into), ("--draw", draw)):
+            if file is not None and not file.absolute().parent.is_dir():
+                raise ValueError(f"{option} {file}: there is no folder {file.absolute().parent}.")
         for line in plan(study, options, device):
             say(line)
         resumes = "done" in inspect.signature(study.measure).parameters
@@ -90,8 +93,9 @@ def plan(study: Study, options: Mapping[str, Any], device: str) -> list[str]:
     if study.expected:
         lines.append(f"Expected: {study.expected}.")
     lines.append(f"Needs: {study.needs}.")
-    if study.flops is not None:
-        lines.append(_cost(study.flops(**options), device))
+    flops = study.flops(**options) if study.flops is not None else 0.0
+    if flops:
+        lines.append(_cost(flops, device))
     if study.weights:
         from tetravit.weights import store
 

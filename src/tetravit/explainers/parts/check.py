@@ -152,12 +152,15 @@ def picture(check: dict[str, Any]) -> Image.Image:
 
     figure = Figure(figsize=(9, 3.6), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    for axes, name in zip(figure.subplots(1, 2, sharey=True), ("deletion", "insertion"), strict=True):
+    better = {"deletion": "less is better", "insertion": "more is better"}
+    both = figure.subplots(1, 2, sharey=True)
+    both[0].set_ylabel("score")
+    for axes, name in zip(both, better, strict=True):
         for order, style in zip(ORDERS, ("-", ":", "--"), strict=True):
             values = check[f"{name}_curves"][order]
             shares = np.linspace(0, 1, len(values))
             axes.plot(shares, values, style, label=f"{order}: {check[name][order]:.3f}")
-        axes.set_title(name)
+        axes.set_title(f"{name}: {better[name]}")
         axes.set_xlabel("share of the pixels")
         axes.legend(title="area", frameon=False)
     figure.suptitle(check["target"])
