@@ -1,21 +1,34 @@
 """Build the documentation site into build/site: `pip install '.[docs]' && python docs/build.py`.
 
-Pages of docs/ and results/ are copied into build/docs; the reference is written from the code: commands, keys of
-recipes, models, the Python interface. Then Zensical builds the site, and every link of the pages is checked.
+Pages of docs/ and results/ are copied into build/docs. The reference is written from the code (docs/reference.py),
+and the figures are drawn for light and dark pages (docs/figures.py). Then Zensical builds the site. Links of the
+pages and of the built site are checked, and the site may load nothing from another host.
 """
 
-import inspect
-import json
 import re
 import shutil
 import subprocess
 import sys
-from contextlib import suppress
+from html import unescape
 from pathlib import Path
+from urllib.parse import unquote
+
+import figures
+import notebook
+import reference
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES, SITE = ROOT / "build" / "docs", ROOT / "build" / "site"
-MOVED = {"../results/README.md": "results.md", "../results/dino.md": "dino.md", "docs/": ""}
+OTHERS = {
+    "index.md": "README.md",
+    "results.md": "results/README.md",
+    "dino.md": "results/dino.md",
+    "changelog.md": "CHANGELOG.md",
+    "security.md": "SECURITY.md",
+}
+MARKS = re.compile(r"^<!-- .*? -->\n", re.M)  # of tests and of docs/walk.py
+FIGURE = re.compile(r"!\[([^\]]*)\]\(((?:\w+/)*figures/[\w-]+)\.svg\)")
+LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 
 
 def copy_pages() -> None:
@@ -23,196 +36,100 @@ def copy_pages() -> None:
     shutil.rmtree(PAGES, ignore_errors=True)
     PAGES.mkdir(parents=True)
     for path in sorted((ROOT / "docs").rglob("*")):
-        if path.is_file() and path.suffix in (".md", ".png", ".gif", ".svg"):
+        if path.is_file() and path.suffix in (".md", ".png", ".gif", ".svg", ".css"):
             target = PAGES / path.relative_to(ROOT / "docs")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-    for name, source in {
-        "index.md": "README.md",
-        "results.md": "results/README.md",
-        "dino.md": "results/dino.md",
-    }.items():
+    for name, source in OTHERS.items():
         shutil.copyfile(ROOT / source, PAGES / name)
-    for page in PAGES.glob("*.md"):
-        text = page.read_text(encoding="utf-8")
-        text = re.sub(r"<!-- (?:run|data|setup|models|/models).*?-->\n", "", text)
-        for before, after in {
-            **MOVED,
-            "results/README.md": "results.md",
-            "results/dino.md": "dino.md",
-        }.items():
-            text = text.replace(f"]({before}", f"]({after}")
-        text = re.sub(
-            r"\]\((?:\.\./)*(ARCHITECTURE|CONTRIBUTING|CHANGELOG|SECURITY)\.md\)", "](index.md)", text
-        )
-        text = re.sub(r"\[([^\]]+)\]\((?:NOTICE|LICENSE)\)", r"\1", text)
-        page.write_text(text, encoding="utf-8")
+    (PAGES / "notebooks").mkdir()
+    for path in sorted(notebook.FOLDER.glob("*.ipynb")):
+        target = PAGES / "notebooks" / f"{path.stem}.md"
+        target.write_text(notebook.page(path, target.parent), encoding="utf-8")
+    for page in PAGES.rglob("*.md"):
+        up = "../" * (len(page.relative_to(PAGES).parts) - 1)
+        page.write_text(for_the_site(page.read_text(encoding="utf-8"), up), encoding="utf-8")
+    for folder in PAGES.rglob("figures"):
+        figures.draw(folder, dark=True)
 
 
-def commands() -> str:
-    """Every verb with its help."""
-    import typer
-
-    from tetravit.cli.app import application
-
-    lines = ["# Commands", "", "`tetravit --help` and `tetravit VERB --help` print the same.", ""]
-
-    def add(command: object, name: str) -> None:
-        subcommands = getattr(command, "commands", {})
-        if subcommands and name != "tetravit":
-            lines.extend([f"## {name}", "", getattr(command, "help", "") or "", ""])
-        for word, sub in subcommands.items():
-            add(sub, f"{name} {word}")
-        if not subcommands:
-            lines.extend(
-                [
-                    f"### {name}",
-                    "",
-                    (getattr(command, "help", "") or "").strip(),
-                    "",
-                    "| option | meaning |",
-                    "|---|---|",
-                ]
-            )
-            for option in command.params:  # type: ignore[attr-defined]
-                names = ", ".join(
-                    f"`{text}`"
-                    for text in (
-                        option.opts
-                        if option.opts[0].startswith("-")
-                        else [option.metavar or option.name.upper()]
-                    )
-                )
-                meaning = (getattr(option, "help", "") or "").replace("|", "\\|").replace("<", "&lt;")
-                lines.append(f"| {names} | {meaning} |")
-            lines.append("")
-
-    add(typer.main.get_command(application()), "tetravit")
-    return "\n".join(lines)
-
-
-def keys() -> str:
-    """Every key of a recipe with type, default and meaning."""
-    table = json.loads((ROOT / "src/tetravit/recipes/keys.json").read_text(encoding="utf-8"))
-    lines = [
-        "# Keys of recipes",
-        "",
-        "`tetravit show KEY` explains one; `tetravit show RECIPE` prints all with their values.",
-        "",
-    ]
-    for section, rows in table["sections"].items():
-        lines += [
-            f"## {section}" if section else "## A recipe",
-            "",
-            "| key | type | default | meaning |",
-            "|---|---|---|---|",
-        ]
-        for row in rows.values():
-            cells = (
-                str(row[name]).replace("|", "\\|").replace("<", "&lt;")
-                for name in ("type", "default", "about")
-            )
-            lines.append(f"| `{row['key']}` | {' | '.join(cells)} |")
-        lines.append("")
-    return "\n".join(lines)
-
-
-def models() -> str:
-    """Every model with its figures, and every set of published weights with its licence."""
-    from tetravit.weights import CHECKPOINTS
-
-    counts = json.loads((ROOT / "src/tetravit/benchmark/counts.json").read_text(encoding="utf-8"))
-    lines = [
-        "# Models",
-        "",
-        "Multiply-adds at the paper's image size.",
-        "",
-        "| model | image side | parameters M | multiply-adds G |",
-        "|---|--:|--:|--:|",
-    ]
-    for name, row in counts.items():
-        lines.append(
-            f"| {name} | {row['image_size']} | {row['params'] / 1e6:.1f} | {row['macs'] / 1e9:.1f} |"
-        )
-    lines += [
-        "",
-        "## Published weights",
-        "",
-        "Figures as their authors report them; `tetravit show NAME` has those measured by others.",
-        "",
-        "| weights | task | data | published | licence |",
-        "|---|---|---|---|---|",
-    ]
-    for name, checkpoint in CHECKPOINTS.items():
-        figures = ", ".join(f"{key} {value:g}" for key, value in checkpoint.published.items())
-        lines.append(f"| {name} | {checkpoint.task} | {checkpoint.data} | {figures} | {checkpoint.licence} |")
-    return "\n".join([*lines, ""])
-
-
-def python() -> str:
-    """The public names with their signatures and docstrings."""
-    import tetravit
-
-    lines = ["# Python", ""]
-    for name in tetravit.__all__:
-        value = getattr(tetravit, name)
-        if name.startswith("__"):
-            continue
-        lines += [f"## tetravit.{name}", ""]
-        if callable(value):
-            with suppress(ValueError):
-                lines += ["```python", f"{name}{inspect.signature(value)}", "```", ""]
-        lines += ["```text", inspect.getdoc(value) or "", "```", ""]
-        if inspect.isclass(value):
-            for method, function in inspect.getmembers(value, inspect.isfunction):
-                if not method.startswith("_") and method in vars(value) and function.__doc__:
-                    lines += [
-                        f"### {name}.{method}",
-                        "",
-                        "```python",
-                        f"{method}{inspect.signature(function)}",
-                        "```",
-                        "",
-                        "```text",
-                        inspect.getdoc(function) or "",
-                        "```",
-                        "",
-                    ]
-    return "\n".join(lines)
+def for_the_site(text: str, up: str = "") -> str:
+    """A page of the repository as a page of the site; `up` leads to the first page."""
+    text = re.sub(
+        r"^<!-- options: (\w+) -->\n", lambda match: reference.layout_options(match[1]), text, flags=re.M
+    )
+    text = MARKS.sub("", text)
+    text = FIGURE.sub(r"![\1](\2.svg#only-light)![\1](\2-dark.svg#only-dark)", text)
+    for name, source in OTHERS.items():
+        if source != "README.md":
+            text = re.sub(rf"\]\((?:\.\./)*{re.escape(source)}\)", f"]({up}{name})", text)
+    text = text.replace("](README.md)", "](results.md)").replace("](docs/", "](").replace("](../docs/", "](")
+    text = re.sub(r"\]\((?:\.\./)*(?:ARCHITECTURE|CONTRIBUTING)\.md\)", f"]({up}index.md)", text)
+    text = re.sub(r"\[([^\]]+)\]\((?:\.\./)*(?:NOTICE|LICENSE)\)", r"\1", text)
+    text = text.replace("](notebooks)", "](notebooks/classify.md)")
+    return re.sub(r"\]\((?:\.\./)*dino\.md\)", f"]({up}dino.md)", text)
 
 
 def broken_links() -> list[str]:
-    """Links of the pages that lead to no page or picture of the site."""
+    """Links of the pages that lead to no page or picture."""
     broken = []
-    for page in PAGES.rglob("*.md"):
+    for page in sorted(PAGES.rglob("*.md")):
         text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
-        for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
-            if (
-                "://" not in target
-                and not target.startswith("mailto:")
-                and not (page.parent / target).exists()
-            ):
-                broken.append(f"{page.relative_to(PAGES)}: {target}")
+        for target in LINK.findall(text):
+            if not re.match(r"[a-z]+:", target) and not (page.parent / target).exists():
+                broken.append(f"{page.relative_to(PAGES).as_posix()}: {target}")
     return broken
+
+
+def faults(site: Path) -> list[str]:
+    """What is wrong with the built site: links and anchors that lead nowhere, and what it loads from other hosts."""
+    found = []
+    texts = {path.resolve(): path.read_text(encoding="utf-8") for path in sorted(site.rglob("*.html"))}
+    anchors = {path: {""} | set(re.findall(r'\bid="?([^"\s>]+)', text)) for path, text in texts.items()}
+    for path, text in texts.items():
+        if path.name == "404.html":
+            continue
+        name = path.relative_to(site.resolve()).as_posix()
+        loaded = re.findall(r"<(?:script|img|iframe|source|video)\b[^>]*?\bsrc=\"?([^\"\s>]+)", text)
+        loaded += re.findall(
+            r'<link\b[^>]*?rel="?(?:stylesheet|preconnect|icon|preload)"?[^>]*?href="?([^"\s>]+)', text
+        )
+        found += [f"{name} loads {address}" for address in loaded if re.match(r"(?:https?:)?//", address)]
+        for address in [*re.findall(r'<a\b[^>]*?\bhref="?([^"\s>]+)', text), *loaded]:
+            address = unescape(address)
+            if re.match(r"(?:[a-z]+:|//)", address):
+                continue
+            place, _, anchor = address.partition("#")
+            target = (path.parent / unquote(place.partition("?")[0])).resolve() if place else path
+            target = target / "index.html" if target.is_dir() else target
+            if not target.exists():
+                found.append(f"{name}: {address}")
+            elif not anchor.startswith(("__", "only-")) and unquote(anchor) not in anchors.get(
+                target, {unquote(anchor)}
+            ):
+                found.append(f"{name}: no such heading: {address}")
+    return found
 
 
 def main() -> int:
     copy_pages()
-    reference = PAGES / "reference"
-    reference.mkdir()
-    for name, write in {"commands": commands, "keys": keys, "models": models, "python": python}.items():
-        (reference / f"{name}.md").write_text(write(), encoding="utf-8")
-    for line in (broken := broken_links()):
+    folder = PAGES / "reference"
+    folder.mkdir()
+    for name, write in reference.PAGES.items():
+        (folder / f"{name}.md").write_text(write(), encoding="utf-8")
+    broken = broken_links()
+    if not broken and "--pages" not in sys.argv:
+        tool = shutil.which("zensical") or shutil.which("mkdocs")
+        if tool is None:
+            print("The site needs the extra: pip install '.[docs]'.", file=sys.stderr)
+            return 2
+        code = subprocess.run([tool, "build", "--clean"], cwd=ROOT, check=False).returncode
+        if code:
+            return code
+        broken = faults(SITE)
+    for line in broken:
         print(f"Broken link: {line}", file=sys.stderr)
-    if broken:
-        return 1
-    if "--pages" in sys.argv:
-        return 0
-    tool = shutil.which("zensical") or shutil.which("mkdocs")
-    if tool is None:
-        print("The site needs the extra: pip install '.[docs]'.", file=sys.stderr)
-        return 2
-    return subprocess.run([tool, "build", "--clean"], cwd=ROOT, check=False).returncode
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":
