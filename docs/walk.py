@@ -19,6 +19,7 @@ import io
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -169,6 +170,7 @@ def write(page: Path, report: Callable[[str], object] = print) -> None:
     parts: list[str] = []
     end, printed = 0, ""
     with tempfile.TemporaryDirectory() as folder, Walk() as walk:
+        shutil.copytree(Path(__file__).parent / "digits", Path(folder, "docs", "digits"))
         os.chdir(folder)
         try:
             for piece in pieces(text):

@@ -181,3 +181,9 @@ def test_one_verb_loads_no_other():
 @pytest.mark.parametrize("word", ["trian", "resume", "weight"])
 def test_an_unknown_verb_is_compared_with_all(word):
     assert {"train", "predict"} <= set(offered(word)[0])
+
+
+def test_rows_of_a_table_may_end_early(capsys):
+    print_table(["image", "1.", "2."], [["a.png", "road", "sky"], ["b.png", "road"], ["c.png"]])
+    lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[3:6] == [" a.png   road   sky", " b.png   road", " c.png"]

@@ -93,6 +93,7 @@ def print_table(
 ) -> None:
     """A table on standard output; the columns named in `right` hold numbers and align right."""
     texts = [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    texts = [[*row, *[""] * (len(columns) - len(row))] for row in texts]  # rows may end early
     plain = None if sys.stdout.isatty() else _plain_table(columns, texts, title, right)
     if plain is not None:
         print(plain)
