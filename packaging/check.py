@@ -12,6 +12,7 @@ import argparse
 import os
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tempfile
 import tomllib
@@ -19,7 +20,7 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-NOT_IN_SDIST = {".ci", ".github", ".gitignore", ".pre-commit-config.yaml"}
+NOT_IN_SDIST = {".ci", ".github", ".gitignore", ".pre-commit-config.yaml"}  # they are of the repository
 
 
 def run(*command: str, cwd: Path = ROOT, **variables: str) -> None:
@@ -65,11 +66,14 @@ def check_version(wheel: Path) -> None:
 
 def test(sdist: Path, wheel: Path, folder: Path, tests: list[str], *, lowest: bool, site: bool) -> None:
     """Run tests of the sdist, without its sources, on the installed wheel."""
-    run(sys.executable, "-m", "venv", *(["--system-site-packages"] if site else []), str(folder / "venv"))
+    run(sys.executable, "-m", "venv", str(folder / "venv"))
     python = str(folder / "venv" / ("Scripts" if os.name == "nt" else "bin") / "python")
     pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
     limits = ["-c", str(ROOT / "packaging" / "lowest.txt")] if lowest else []
     run(*pip, *(["--no-deps", str(wheel)] if site else [f"{wheel}[test]", *limits]))
+    if site:
+        (packages,) = (folder / "venv").rglob("site-packages")
+        (packages / "others.pth").write_text(sysconfig.get_paths()["purelib"] + "\n", encoding="utf-8")
     with tarfile.open(sdist) as archive:
         archive.extractall(folder / "sdist", filter="data")
     (place,) = (folder / "sdist").iterdir()

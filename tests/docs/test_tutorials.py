@@ -17,7 +17,7 @@ CUTS = {
     ],
     "shapes-det": ["steps=1", "data.batch_size=2", "model.options.depths=[1, 1, 1, 1]"],
 }
-FEWER = {"--train": "40", "--val": "4", "--size": "64", "--threshold": "0.0"}
+FEWER = {"--train": "40", "--val": "30", "--size": "64", "--threshold": "0.0"}
 
 
 def short(arguments):
