@@ -137,11 +137,9 @@ def test_a_tutorial_is_a_whole_walk(page):
         re.findall(r"<!-- (?:run|serve|request|data) -->", text)
     )
     outputs = [piece for piece in pieces if piece.mark == "output"]
-    assert outputs
     assert all(piece.code.strip() for piece in outputs), "run docs/walk.py"
     pictures = [piece for piece in pieces if piece.mark == "picture"]
     assert all((page.parent / piece.file).exists() for piece in pictures)
-    assert pictures or page.stem == "pretrain"
 
 
 def test_figures_are_those_of_the_script(tmp_path):
