@@ -114,7 +114,9 @@ def page(path: Path, folder: Path) -> str:
 
 
 def write(notebook: dict[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    path.write_text(
+        json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
+    )
 
 
 if __name__ == "__main__":
