@@ -18,6 +18,7 @@ from tetravit.registry import Outline, outlines, pick
 
 Model = TypeVar("Model")
 
+RULE = "\u2500"  # a line of boxes
 WIDE = 240  # columns of a table that goes into a pipe or a file: nothing is cut
 PACKAGE = Path(__file__).parents[1]
 WEIGHTS = (
@@ -126,7 +127,7 @@ def _plain_table(
         padded = [cell.rjust(width) if name in right else cell.ljust(width) for name, cell, width in places]
         return f" {'   '.join(padded)} "
 
-    head = [*([title.ljust(total)] if title else []), " " * total, line(columns), f" {'─' * (total - 2)} "]
+    head = [*([title.ljust(total)] if title else []), " " * total, line(columns), f" {RULE * (total - 2)} "]
     return "\n".join([*head, *map(line, rows), " " * total])
 
 
