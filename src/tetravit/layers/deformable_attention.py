@@ -96,13 +96,16 @@ class DeformableAttention(nn.Module):
 
     def sampling_points(self, query: Tensor, reference: Tensor, shapes: Shapes) -> Tensor:
         """Where the queries sample: (B, Q, H, L, P, 2), x y in pixels of each level, centres at whole numbers."""
-        offsets = _wide(self.sampling_offsets(query))
-        offsets = offsets.unflatten(-1, (self.heads, self.levels, self.points, 2))
-        sides = _sides(shapes, offsets)[:, None]  # (L, 1, 2)
-        centre = reference[:, :, None, :, None, :2] * sides - 0.5
+        sides = _sides(shapes, _wide(reference))[:, None]  # (L, 1, 2)
+        offsets = _wide(self.sampling_offsets(query)).unflatten(-1, (self.heads, -1))  # (B, Q, H, L * P * 2)
         if reference.shape[-1] == 4:  # offsets in half boxes, divided by the number of points
-            offsets = offsets * (reference[:, :, None, :, None, 2:] * sides * (0.5 / self.points))
-        return centre + offsets
+            offsets = offsets * self._per_point(reference[..., None, 2:] * sides * (0.5 / self.points))
+        points = self._per_point(reference[..., None, :2] * sides - 0.5) + offsets
+        return points.unflatten(-1, (self.levels, self.points, 2))
+
+    def _per_point(self, values: Tensor) -> Tensor:
+        """Values of the levels (B, Q, L, 1, 2) for every point of a head, in one long row: (B, Q, 1, L * P * 2)."""
+        return values.expand(-1, -1, -1, self.points, -1).flatten(2)[:, :, None]
 
 
 def sample(value: Tensor, points: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
@@ -191,6 +194,7 @@ class _Grid:
         areas = [(h + 2) * (w + 2) for h, w in shapes]
         start = like.new_tensor([sum(areas[:i]) for i in range(levels)])[:, None] + width + 1
         self.limit = _sides(shapes, like)[:, None].expand(heads, levels, points, 2).flatten()
+        self.least = like.new_tensor(-1.0)
         self.width = width.expand(heads, levels, points).flatten()
         self.start = start.expand(heads, levels, points).flatten()
         self.below = (self.width.int() * heads).view(heads, -1)
@@ -205,7 +209,7 @@ class _Grid:
         gradient is 0 too.
         """
         n, heads = points.shape[:2]
-        points = torch.minimum(points.reshape(n, -1).clamp(min=-1), self.limit)
+        points = points.reshape(n, -1).clamp(self.least, self.limit)
         corner = torch.minimum(points.detach().floor(), self.limit - 1)
         x, y = corner.view(n, -1, 2).unbind(-1)
         dx, dy = (points - corner).view(n, -1, 2).unbind(-1)
