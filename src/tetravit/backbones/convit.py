@@ -116,7 +116,7 @@ class PositionalAttention(nn.Module):
 
         Without autocast: squares of distances leave the exact range of 16 bits from 16 patches on.
         """
-        like = self.pos_proj.weight
+        like = next(self.parameters(), torch.empty(0))  # a quantised layer has none
         autocast = torch.autocast(like.device.type, enabled=False) if not like.is_meta else nullcontext()
         with autocast:
             return self.pos_proj(offsets(grid, like.device, rows=rows).to(like.dtype)).permute(2, 0, 1)
