@@ -1,5 +1,6 @@
 """Recipes under Lightning's Trainer: the losses of `tetravit.train`, resume, scores, averages, two processes."""
 
+import importlib
 import json
 import subprocess
 import sys
@@ -73,7 +74,7 @@ def saving(tmp_path):
     return L.callbacks.ModelCheckpoint(dirpath=tmp_path, every_n_train_steps=2, save_top_k=-1)
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_losses_and_weights_are_those_of_train(tmp_path, precision):
     changes = options(run={**OPTIONS["run"], "precision": precision})
     task = LightningTask("digits", **changes)
@@ -86,6 +87,7 @@ def test_losses_and_weights_are_those_of_train(tmp_path, precision):
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_accumulated_steps_are_those_of_train(tmp_path):
     changes = options(steps=2, run={**OPTIONS["run"], "accumulate": 2})
     task = LightningTask("digits", **changes)
@@ -115,6 +117,7 @@ def test_a_resumed_run_has_the_losses_of_a_whole_one(tmp_path):
         assert all(torch.equal(value, b[name]) for name, value in a.items())
 
 
+@pytest.mark.slow
 def test_scores_are_logged_and_checkpoints_load_without_a_trainer(tmp_path):
     task = LightningTask("digits", **options(steps=2))
     _, trainer = fit(
@@ -195,14 +198,14 @@ def test_without_averages_there_are_none_to_save(tmp_path):
     )
 
 
-def test_without_lightning_the_message_names_the_extra():
-    code = (
-        "import sys; sys.modules['lightning'] = None\n"
-        "try:\n    import tetravit.bridges.lightning\n"
-        "except ImportError as error:\n    print(error)"
+def test_without_lightning_the_message_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
+    monkeypatch.delitem(sys.modules, "tetravit.bridges.lightning")
+    with pytest.raises(ImportError) as error:
+        importlib.import_module("tetravit.bridges.lightning")
+    assert str(error.value) == (
+        "tetravit.bridges.lightning needs Lightning: pip install 'tetravit[lightning]'."
     )
-    text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert text.strip() == "tetravit.bridges.lightning needs Lightning: pip install 'tetravit[lightning]'."
 
 
 SCRIPT = """

@@ -1,6 +1,6 @@
 """Tools around training and deployment, each as a user would call it: one small model or run per tool.
 
-peft, torchao's quantize_ and FSDP2 are in tests/contract/test_clients.py, for every family.
+peft, torchao's quantize_ and FSDP2 are in tests/contract/test_clients.py, AOTInductor is in tests/exports.
 """
 
 import warnings
@@ -76,29 +76,6 @@ def test_executorch_runs_on_xnnpack(model, images, tmp_path):
         method = Runtime.get().load_program(tmp_path / "model.pte").load_method("forward")
         (found,) = method.execute([images])
         torch.testing.assert_close(found, model(images), atol=1e-4, rtol=1e-3)
-
-
-@pytest.mark.nightly
-def test_aot_inductor_packages(model, images, tmp_path):
-    with torch.no_grad():
-        program = torch.export.export(model, (images,))
-        path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
-        found = torch._inductor.aoti_load_package(path)(images)
-        torch.testing.assert_close(found, model(images), atol=1e-4, rtol=1e-3)
-
-
-@pytest.mark.nightly
-def test_aot_inductor_takes_an_exported_file(images, tmp_path):
-    """The .pt2 of `tetravit.export`, for any batch and size."""
-    model = tetravit.create_model("twins_svt_small", num_classes=5, **MODELS["twins_svt_small"]).eval()
-    tetravit.export(model, tmp_path / "graph.pt2")
-    program = torch.export.load(tmp_path / "graph.pt2")
-    path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "model.pt2"))
-    run = torch._inductor.aoti_load_package(path)
-    for batch in (images, torch.randn(3, 3, 96, 64)):
-        with torch.no_grad():
-            (found,) = run(batch) if isinstance(run(batch), tuple | list) else (run(batch),)
-            torch.testing.assert_close(found, model(batch), atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.slow

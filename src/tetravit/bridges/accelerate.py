@@ -52,7 +52,7 @@ class AccelerateRun:
         self.accelerator = accelerator
         task = self.run.task.to(accelerator.device)
         self.run.enter(accelerator.device, accelerator.process_index, accelerator.num_processes)
-        self.run.average()
+        self.run.begin()
         optimizer = self.run.optimizer()
         self.schedule = self.run.schedule(optimizer)
         self.module, self.optimizer = accelerator.prepare(task, optimizer)

@@ -132,7 +132,7 @@ class LightningTask(LightningModule):
         return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def on_fit_start(self) -> None:
-        self.run.average()
+        self.run.begin()
         if self._average is not None and self.run.ema is not None:
             self.run.ema.load(self._average)
         self._average = None

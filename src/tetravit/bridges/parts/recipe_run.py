@@ -20,7 +20,7 @@ from tetravit.data.loader import TrainLoader
 from tetravit.engine import optim
 from tetravit.engine.clipping import clipped
 from tetravit.engine.ema import Ema
-from tetravit.engine.guard import NotFinite
+from tetravit.engine.guard import Guard, NotFinite
 from tetravit.engine.strategies.parts.norms import share_norms
 from tetravit.protocols import Loaders
 from tetravit.recipe import Recipe, dump, find, loads
@@ -83,6 +83,7 @@ class RecipeRun:
         self.loader: TrainLoader = self.objects.loader
         self.loaders: Loaders | None = self.objects.loaders
         self.ema: Ema | None = None
+        self._guard: Guard | None = None
         self.slots = number_layers(self.task)
 
     @property
@@ -116,9 +117,9 @@ class RecipeRun:
         if recipe.run.compile:
             self.task.model.compile()
 
-    def average(self) -> None:
-        """Begin the average of the weights, which are on their device now."""
-        settings = self.recipe.optim
+    def begin(self) -> None:
+        """Begin the average of the weights, which are on their device now; and copies of buffers, for bad steps."""
+        settings, self._guard = self.recipe.optim, Guard(self.task, self.world.device, lag=0)
         if settings.ema and self.ema is None:
             self.ema = Ema(self.task.model, settings.ema, settings.ema_warmup)
 
@@ -129,6 +130,8 @@ class RecipeRun:
     def around(self, micro: Micro, step: int) -> Iterator[None]:
         """Around the forward and backward pass of a micro-batch: random numbers, and losses over a whole step."""
         seed, world = self.recipe.run.seed, self.world
+        if micro.index == 0 and self._guard is not None:
+            self._guard.before(step)
         seed_step(seed, step, micro.index, world.rank)
         ranks: dict[str, Any] = {"rank": world.rank, "world_size": world.size, "device": world.device}
         with ExitStack() as stack:
@@ -159,6 +162,8 @@ class RecipeRun:
         self.task.before_update(self.progress(step))
         bad = [not bool(loss.isfinite()), not bool(norm.isfinite())]
         if any(self.world.any(*bad)):
+            if self._guard is not None:
+                self._guard.restore(step)
             rows = self.world.gather((bad, list(names)))
             what = "loss" if any(row[0] for row, _ in rows) else "gradient"
             raise NotFinite(step, what, [name for row, part in rows if any(row) for name in part])
