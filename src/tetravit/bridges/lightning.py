@@ -56,7 +56,7 @@ class LightningTask(LightningModule):
         self._average: dict[str, Tensor] | None = None
 
     def trainer_options(self) -> dict[str, Any]:
-        """What the recipe determines of a Trainer: length, accumulation, number format, deterministic kernels."""
+        """What the recipe determines of a Trainer: length, evaluations, accumulation, number format, kernels."""
         run = self.run.recipe.run
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         precision = chosen(run.precision, device)
@@ -72,7 +72,18 @@ class LightningTask(LightningModule):
             "deterministic": "warn" if run.kernels == "repeatable" else False,
             "log_every_n_steps": run.log_steps,
             "use_distributed_sampler": False,
+            **self._evaluations(),
         }
+
+    def _evaluations(self) -> dict[str, Any]:
+        """When the Trainer validates: each so many steps or epochs; a run shorter than that at its end."""
+        run, total = self.run.recipe.run, self.run.total_steps
+        steps = run.evaluate_steps or run.evaluate_epochs * self.run.loader.steps_per_epoch
+        if steps == 0 or steps > total:
+            steps = total
+        if run.evaluate_steps or steps == total:
+            return {"val_check_interval": steps * self.run.accumulate, "check_val_every_n_epoch": None}
+        return {"check_val_every_n_epoch": run.evaluate_epochs}
 
     def setup(self, stage: str) -> None:
         """Take this process's share of the data.
