@@ -56,7 +56,7 @@ def execute(notebook: dict[str, Any], folder: Path) -> dict[str, Any]:
     import nbformat
     from nbclient import NotebookClient
 
-    loaded = nbformat.from_dict(notebook)
+    loaded = nbformat.reads(json.dumps(notebook), as_version=4)
     client = NotebookClient(
         loaded, timeout=TIMEOUT_S, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
     )
