@@ -23,9 +23,9 @@ ROOT = Path(__file__).resolve().parents[1]
 NOT_IN_SDIST = {".ci", ".github", ".gitignore", ".pre-commit-config.yaml"}  # they are of the repository
 
 
-def run(*command: str, cwd: Path = ROOT, **variables: str) -> None:
+def run(*command: str, cwd: Path = ROOT) -> None:
     print("$", " ".join(command), flush=True)
-    if subprocess.run(command, cwd=cwd, env={**os.environ, **variables}, check=False).returncode:
+    if subprocess.run(command, cwd=cwd, check=False).returncode:
         sys.exit(f"Failed: {' '.join(command)}")
 
 
@@ -82,7 +82,7 @@ def test(sdist: Path, wheel: Path, folder: Path, tests: list[str], *, lowest: bo
     file = subprocess.run(where, cwd=place, capture_output=True, text=True, check=True).stdout.strip()
     if "site-packages" not in file:
         sys.exit(f"The tests would run on {file}, not on the wheel.")
-    run(python, "-m", "pytest", *([] if tests == ["fast"] else tests), cwd=place, PYTHONPATH="")
+    run(python, "-m", "pytest", *([] if tests == ["fast"] else tests), cwd=place)
 
 
 def main() -> None:
@@ -93,6 +93,7 @@ def main() -> None:
     parser.add_argument("--lowest", action="store_true", help="on the oldest versions of the dependencies")
     parser.add_argument("--site", action="store_true", help="with the packages that this Python has")
     given = parser.parse_args()
+    os.environ.pop("PYTHONPATH", None)  # it would lead to the tree
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         sdist, wheel = build(folder)
