@@ -33,8 +33,12 @@ class Machine:
         monkeypatch.setattr(tune, "KNOWN", (tune.platform.machine().lower(),))
         monkeypatch.setattr("torch.get_num_threads", lambda: 2)
         monkeypatch.setattr("tetravit.runtimes.parts.load.cores", lambda: frozenset((0, 1)))
-        monkeypatch.setattr(base, "capture", lambda model, example: self.exported.append(1) or model)
-        monkeypatch.setattr(base, "onnx_form", lambda graph: Form())
+        monkeypatch.setattr(base, "exported", self.export)
+
+    def export(self, model, example, *, one_size):
+        assert next(model.parameters()).dtype == torch.float32
+        self.exported.append(tuple(example.shape[2:]) if one_size else "any")
+        return b"graph"
 
     def others(self):
         return self.busy
@@ -69,11 +73,6 @@ class Machine:
         )
 
 
-class Form:
-    def SerializeToString(self):
-        return b"graph"
-
-
 @pytest.fixture
 def machine(monkeypatch, tmp_path):
     monkeypatch.setenv("TETRAVIT_HOME", str(tmp_path))
@@ -105,7 +104,7 @@ def test_the_likely_winner_stays_without_the_others_being_built(machine, model):
 def test_where_it_does_not_lead_clearly_all_are_compared(machine, model):
     machine.times = {"openvino": 0.10, "eager": 0.11, "onnxruntime": 0.05}
     assert optimize(model, example=X).optimized.backend == "onnxruntime"
-    assert machine.exported == [1]
+    assert machine.exported == [(64, 64)]
 
 
 def test_a_noisy_first_moment_does_not_take_its_place(machine, model):
@@ -192,7 +191,7 @@ def test_the_second_start_exports_and_measures_nothing(machine, model):
     machine.built.clear()
     machine.times = {"openvino": 0.10, "eager": 0.01}
     second = optimize(model, example=X)
-    assert (machine.built, machine.exported) == (["openvino"], [1])
+    assert (machine.built, machine.exported) == (["openvino"], [(64, 64)])
     assert not first.optimized.cached
     assert second.optimized.cached
     assert str(second.optimized).endswith(" (images/s: openvino 40, eager 20); read from the cache")
@@ -202,7 +201,7 @@ def test_the_second_start_exports_and_measures_nothing(machine, model):
 def test_another_than_the_likely_winner_is_confirmed_by_the_next_start(machine, model):
     machine.times = {"openvino": 0.5, "eager": 0.2, "onnxruntime": 0.4}
     assert [optimize(model, example=X).optimized.cached for _ in range(3)] == [False, False, True]
-    assert machine.exported == [1]
+    assert machine.exported == [(64, 64)]
     machine.times = {"openvino": 0.1}
     assert optimize(model, example=X).optimized.backend == "eager"
 
@@ -248,7 +247,7 @@ def test_a_choice_holds_for_its_case_and_the_graph_for_all(machine, model, case,
     else:
         options["backend"] = "openvino"
     assert [optimize(model, **options).optimized.cached for _ in range(2)] == [False, True]
-    assert machine.exported == [1]
+    assert machine.exported == [(64, 64)]
     assert len(kept.entries()) == 1
 
 
@@ -258,7 +257,7 @@ def test_a_damaged_entry_is_built_again(machine, model, damage):
     optimize(model, example=X)
     (entry,) = kept.entries()
     if damage == "graph":
-        entry.file("graph.onnx").write_bytes(b"grapX")
+        entry.file("64x64.onnx").write_bytes(b"grapX")
     else:
         record = json.loads((entry.path / "entry.json").read_text())
         record["choices"] = {case: {"backend": 3} for case in record["choices"]}

@@ -212,44 +212,51 @@ def test_a_size_at_which_a_backend_fails_stays_with_the_plain_model(model, monke
         fast(torch.zeros(1, 5, 96, 96))
 
 
-def test_a_graph_that_cannot_be_had_is_asked_for_once(model, monkeypatch):
-    asked = []
+def test_a_graph_that_does_not_exist_is_exported_once(model, monkeypatch):
+    calls = []
 
-    def capture(graph, example):
-        asked.append(True)
+    def exported(graph, example, one_size):
+        calls.append(True)
         raise CannotRun("no graph")
 
-    monkeypatch.setattr(base, "capture", capture)
+    monkeypatch.setattr(base, "exported", exported)
     source = base.Source(model, torch.zeros(1, 3, 64, 64))
     for _ in range(2):
         with pytest.raises(CannotRun, match=r"^no graph$"):
             _ = source.onnx
-    assert asked == [True]
+    assert calls == [True]
 
 
-def test_one_onnx_form_serves_all_who_ask(model, monkeypatch):
+def test_one_graph_serves_all_backends_and_its_size(model, monkeypatch):
     made, seen = [], []
 
-    def capture(graph, example):
-        made.append(example.dtype)
-        return graph
-
-    class Form:
-        def SerializeToString(self):
-            return b"graph"
+    def exported(graph, example, one_size):
+        made.append((next(graph.parameters()).dtype, tuple(example.shape[2:]), one_size))
+        return b"graph"
 
     def build(source):
         seen.append(source.onnx)
         return source.model
 
-    monkeypatch.setattr(base, "capture", capture)
-    monkeypatch.setattr(base, "onnx_form", lambda graph: Form())
+    monkeypatch.setattr(base, "exported", exported)
     monkeypatch.setattr("tetravit.runtimes.BACKENDS", {"a": base.Backend(build), "b": base.Backend(build)})
     for dtype in (torch.float32, torch.bfloat16):
         made.clear()
         seen.clear()
         assert error(optimize(model, dtype), model, SHAPES[0]) < 0.1
-        assert (made, seen) == ([torch.float32], [b"graph", b"graph"])
+        assert (made, seen) == ([(torch.float32, (64, 64), True)], [b"graph", b"graph"])
+
+
+def test_few_sizes_have_their_own_graph_and_many_share_one(model, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        base, "exported", lambda graph, example, one_size: made.append(example.shape[2]) or b"graph"
+    )
+    graphs = base.Graphs(model, one_size=True)
+    for side in (64, 64, 96, 128, 160, 192, 224, 64):
+        graphs.of(base.images_of((1, 3, side, side)))
+    assert made == [64, 96, 128, 160, 192, 64]  # of graphs without a file, the last two are held
+    assert sum(isinstance(graph, bytes) for graph in graphs._found.values()) == base.HELD
 
 
 def test_weights_are_copied_once_and_folded_ones_beside_them(model, monkeypatch):

@@ -13,7 +13,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -23,10 +22,14 @@ from torch.export import Dim, ExportedProgram
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tetravit.backbones import Backbone
+from tetravit.runtimes.parts.onnx_graph import capture as capture_size
+from tetravit.runtimes.parts.onnx_graph import to_onnx
 
 SMALLEST, LARGEST = 64, 4096  # pixels a side that a captured graph takes; below, the deepest map is one cell
 MOST = 4096  # images a batch
 KEPT = 16  # shapes whose compiled programs stay in memory
+SIZES = 4  # image sizes that have a graph of their own; then one graph serves all others
+HELD = 2  # graphs that stay in memory where they are not kept in files
 
 Outputs = Tensor | list[Tensor]
 Runner = Callable[[Tensor], Outputs]
@@ -49,78 +52,100 @@ class Way:
     split: bool = True
 
 
-class Graph:
-    """A model as an ONNX graph in float32, exported once and shared by all backends and types.
+class Graphs:
+    """A model as ONNX graphs in float32, each exported once and shared by all backends and types.
 
-    model: images to tensors, which stays as it is. example: images of the size that the graph is to be fast at.
-    file: a file with the graph, where it was exported before.
+    model: images to tensors, which stays as it is. one_size: a graph for each image size, as long as there are few;
+    False: one for all sizes, which takes several times as long to export. file: name -> the file of a graph that was
+    exported before, or None. keep: a name and a graph -> the file where it is kept from now on, or None.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor, file: Path | None = None) -> None:
-        self.model: nn.Module | None = model
-        self.example, self.file = example, file
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        one_size: bool = False,
+        file: Callable[[str], Path | None] = lambda name: None,
+        keep: Callable[[str, bytes], Path | None] = lambda name, graph: None,
+    ) -> None:
+        self.model, self.one_size = model, one_size
+        self._file, self._keep = file, keep
+        self._sizes: set[str] = set()  # that have a graph of their own
+        self._found: OrderedDict[str, Path | bytes | CannotRun] = OrderedDict()
 
-    @property
-    def onnx(self) -> bytes:
-        """The graph, weights included.
+    def of(self, example: Tensor) -> Path | bytes:
+        """The graph for images like `example`, weights included: where it is kept, or itself.
 
         Raises:
             CannotRun: if there is none.
         """
-        if self.file is not None:
-            return self.file.read_bytes()
-        if isinstance(self._onnx, CannotRun):
-            raise self._onnx
-        return self._onnx
+        name = self._name(example)
+        if name not in self._found:
+            self._found[name] = self._file(name) or self._export(name, example)
+            held = [key for key, graph in self._found.items() if isinstance(graph, bytes)]
+            for key in held[:-HELD]:  # of those that are in memory
+                del self._found[key]
+        found = self._found[name]
+        if isinstance(found, CannotRun):
+            raise found
+        return found
 
-    @cached_property
-    def _onnx(self) -> bytes | CannotRun:
-        assert self.model is not None, "a graph is released once it is there"
-        whole = next(self.model.parameters()).dtype == torch.float32
+    def _name(self, example: Tensor) -> str:
+        parameter = next(self.model.parameters(), None)
+        kind = "" if parameter is None or parameter.dtype == torch.float32 else f"-{parameter.dtype}"
+        exact = f"{example.shape[2]}x{example.shape[3]}{kind}.onnx"
+        every = f"any{kind}.onnx"
+        if not self.one_size or (exact not in self._sizes and len(self._sizes) >= SIZES):
+            return every
+        self._sizes.add(exact)
+        return exact
+
+    def _export(self, name: str, example: Tensor) -> Path | bytes | CannotRun:
+        parameter = next(self.model.parameters(), None)
+        whole = parameter is None or parameter.dtype == torch.float32
         model = self.model if whole else copy.deepcopy(self.model).float()
         try:
-            return onnx_form(capture(model, self.example.float())).SerializeToString()
+            graph = exported(model, example.float(), one_size=not name.startswith("any"))
         except CannotRun as error:
             return error
+        return self._keep(name, graph) or graph
 
-    @property
-    def exported(self) -> bytes | None:
-        """The graph, if it was exported in this process; None: it was not, or is in `file`."""
-        found = self.__dict__.get("_onnx")
-        return found if isinstance(found, bytes) else None
 
-    def release(self) -> None:
-        """Free the model, if the graph is there without it."""
-        if self.file is not None or self.exported is not None:
-            self.model = None
+def exported(model: nn.Module, example: Tensor, *, one_size: bool) -> bytes:
+    """A model as an ONNX graph, weights included.
 
-    def move(self, file: Path) -> None:
-        """Read the graph from `file` from now on, and free its memory."""
-        self.file = file
-        self.__dict__.pop("_onnx", None)
+    Raises:
+        CannotRun: if there is none.
+    """
+    if one_size:
+        with suppress(Exception):  # whatever our own conversion lacks, torch's may have
+            prepare(model, example)
+            return bytes(to_onnx(capture_size(model, example)).SerializeToString())
+    return bytes(onnx_form(capture(model, example)).SerializeToString())
 
 
 class Source:
     """The input of backends: a model, which they do not change, example images, and how to use the processor.
 
-    way: None: all threads of torch. graph: None: that of `model`.
+    way: None: all threads of torch. graphs: None: those of `model`.
     """
 
     def __init__(
-        self, model: nn.Module, example: Tensor, way: Way | None = None, graph: Graph | None = None
+        self, model: nn.Module, example: Tensor, way: Way | None = None, graphs: Graphs | None = None
     ) -> None:
         self.model, self.example = model, example
         self.way = way or Way(torch.get_num_threads())
-        self.graph = graph or Graph(model, example)
+        self.graphs = graphs or Graphs(model)
 
     @property
     def onnx(self) -> bytes:
-        """The graph in float32 as ONNX, weights included, exported once and shared by the backends.
+        """The graph for images like the example in float32 as ONNX, weights included.
 
         Raises:
             CannotRun: if there is none.
         """
-        return self.graph.onnx
+        found = self.graphs.of(self.example)
+        return found.read_bytes() if isinstance(found, Path) else found
 
 
 def all_threads(batch: int, threads: int, free: int) -> Sequence[Way]:
@@ -175,6 +200,13 @@ def fold(model: nn.Module) -> None:
                 module[i], module[i + 1] = fuse_conv_bn_eval(conv, norm), nn.Identity()
 
 
+def prepare(model: nn.Module, example: Tensor) -> None:
+    """Choose the forms of all backbones inside that are fastest for images like `example`."""
+    for module in model.modules():
+        if isinstance(module, Backbone):
+            module.prepare_for_export(*example.shape[2:])
+
+
 def capture(
     model: nn.Module, example: Tensor, *others: Tensor, multiple: int = 1, smallest: int = SMALLEST
 ) -> ExportedProgram:
@@ -190,9 +222,7 @@ def capture(
     Raises:
         CannotRun: if the graph holds for some sizes alone.
     """
-    for module in model.modules():
-        if isinstance(module, Backbone):
-            module.prepare_for_export(*example.shape[2:])
+    prepare(model, example)
     # A batch of one, and a square, would make the graph one for such images.
     height, width = (max(smallest + 32, side) // multiple * multiple for side in example.shape[2:])
     if height == width:
@@ -257,6 +287,11 @@ def _attention_form() -> Callable[..., Any]:
         return op.MatMul(op.Softmax(scores, axis=-1), value)
 
     return attention
+
+
+def images_of(shape: Sequence[int]) -> Tensor:
+    """Images of a shape, all 0, without memory for each."""
+    return torch.zeros(1).expand(*shape)
 
 
 class PerShape(Generic[Program]):

@@ -1,9 +1,22 @@
 """ONNX Runtime, on a graph for every batch and size."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
-from tetravit.runtimes.base import LARGEST, SMALLEST, Backend, CannotRun, Outputs, Runner, Source, needs
+from tetravit.runtimes.base import (
+    LARGEST,
+    SMALLEST,
+    Backend,
+    CannotRun,
+    Outputs,
+    PerShape,
+    Runner,
+    Source,
+    images_of,
+    needs,
+)
 
 
 def build(source: Source) -> Runner:
@@ -15,13 +28,20 @@ def build(source: Source) -> Runner:
     options.intra_op_num_threads = source.way.threads
     options.add_session_config_entry("session.force_spinning_stop", "1")  # between calls others compute
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(source.onnx, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    single = len(session.get_outputs()) == 1
+
+    def start(shape: tuple[int, ...]) -> onnxruntime.InferenceSession:
+        found = source.graphs.of(images_of(shape))
+        graph = str(found) if isinstance(found, Path) else found
+        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    sessions = PerShape(start)  # type: ignore[arg-type]
+    one_for_all = None if source.graphs.one_size else start(tuple(source.example.shape))
 
     def run(images: Tensor) -> Outputs:
+        session = one_for_all or sessions((1, *images.shape[1:]))
+        name = session.get_inputs()[0].name
         found = [torch.from_numpy(x) for x in session.run(None, {name: images.contiguous().numpy()})]
-        return found[0] if single else found
+        return found[0] if len(found) == 1 else found
 
     return run
 

@@ -3,7 +3,9 @@
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from tetravit.runtimes.base import (
     Runner,
     Source,
     Way,
+    images_of,
     needs,
 )
 
@@ -31,8 +34,7 @@ def build(source: Source) -> Runner:
     if dtype not in PRECISION:
         raise CannotRun(f"OpenVINO computes in float32 or bfloat16; got {dtype}")
     core = openvino.Core()
-    graph = core.read_model(source.onnx)
-    outputs = len(graph.outputs)
+    outputs = len(_read(core, source, source.example).outputs)
 
     def compile(shape: tuple[int, ...]) -> list[openvino.InferRequest]:
         """As many requests as parts of the batch run side by side."""
@@ -42,7 +44,7 @@ def build(source: Source) -> Runner:
             "NUM_STREAMS": parts,
             "INFERENCE_PRECISION_HINT": PRECISION[dtype],
         }
-        fixed = graph.clone()
+        fixed = _read(core, source, images_of(shape))
         fixed.reshape(openvino.PartialShape([shape[0] // parts, *shape[1:]]))
         program = core.compile_model(fixed, "CPU", settings)
         return [program.create_infer_request() for _ in range(parts)]
@@ -65,6 +67,12 @@ def build(source: Source) -> Runner:
         return found[0] if outputs == 1 else found
 
     return run
+
+
+def _read(core: Any, source: Source, example: Tensor) -> Any:
+    """The graph for such images; it is not held in memory once it is compiled."""
+    found = source.graphs.of(example)
+    return core.read_model(str(found) if isinstance(found, Path) else found)
 
 
 def streams(batch: int, threads: int) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tetravit import runtimes
 from tetravit.models.portable import Portable, check_model
 from tetravit.registry import pick
-from tetravit.runtimes.base import CannotRun, Graph, Outputs, Runner, Way, over_same_tensors, quiet
+from tetravit.runtimes.base import CannotRun, Graphs, Outputs, Runner, Way, over_same_tensors, quiet
 from tetravit.runtimes.parts.compare import compare
 from tetravit.runtimes.parts.keep import Keeper
 from tetravit.runtimes.parts.load import Load
@@ -144,7 +144,8 @@ class _Optimizer(Generic[Model]):
         self.model, self.example, self.names, self.keeper = model, example, names, keeper
         self.left_out: dict[str, str] = {}
         self._backend, self._load = backend, Load()
-        self._graph: Graph | None = None
+        # Of a classifier, the images usually have one size.
+        self._one_size = model.accelerated == "forward" and model.usual_sides(0) != (0, 0)
 
     def of(self, dtype: torch.dtype) -> "_Tuned[Model]":
         """The model in this type, as it was kept, or as a comparison shows to be fastest.
@@ -154,15 +155,17 @@ class _Optimizer(Generic[Model]):
         """
         fast = _copy(self.model, dtype)
         module, example = _module(fast), self.example.to(dtype)
-        graph = self._graph = self._graph or self._shared_graph(module, dtype)
-        tuner = Tuner(module, graph, self.names, self._load)
+        graphs = self._graphs(module, dtype)
+        tuner = Tuner(module, graphs, self.names, self._load)
         case = self._case(dtype)
         choice = self.keeper.choice(case, tuner.names[0])
-        cached = choice is not None and tuner.can_run(choice.candidate, example)
-        if choice is None or not cached:
-            choice = tuner.choose(example)
-            self.keeper.keep(case, choice, graph)
-        graph.release()
+        if choice is None or not tuner.can_run(choice.candidate, example):
+            choice, cached = tuner.choose(example), False
+        else:
+            cached = not self.keeper.damaged
+        if not cached:
+            self.keeper.keep(case, choice)
+        graphs.model = module  # those of further sizes need no other copy
         return _Tuned(fast, tuner, choice, example, cached, self.keeper.why_not)
 
     def auto(self) -> "_Tuned[Model]":
@@ -184,11 +187,11 @@ class _Optimizer(Generic[Model]):
         self.keeper.keep_type(case, name_of(taken), found.difference)
         return found
 
-    def _shared_graph(self, module: nn.Module, dtype: torch.dtype) -> Graph:
-        """The graph in float32, of the weights as they were given."""
+    def _graphs(self, module: nn.Module, dtype: torch.dtype) -> Graphs:
+        """The graphs in float32, of the weights as they were given."""
         if dtype != torch.float32:
             module = _module(_copy(self.model, torch.float32))
-        return Graph(module, self.example, self.keeper.file)
+        return Graphs(module, one_size=self._one_size, file=self.keeper.file, keep=self.keeper.add)
 
     def _case(self, dtype: torch.dtype | Literal["auto"]) -> str:
         """What a choice holds for, besides the model and the machine."""

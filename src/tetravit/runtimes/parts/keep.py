@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from tetravit.runtimes.base import Graph, Way
+from tetravit.runtimes.base import Way
 from tetravit.runtimes.parts import kept
 from tetravit.runtimes.parts.fingerprint import NoFingerprint, fingerprint, machine
 from tetravit.runtimes.parts.tune import Candidate, Choice
 
 FORMAT = 1  # of entries: one more with each change of their meaning
-GRAPH = "graph.onnx"
 CONFIRMED = (
     2  # times that another than the usual winner has to be chosen before it is taken without measuring
 )
@@ -23,11 +22,13 @@ CONFIRMED = (
 class Keeper:
     """What the cache folder has of a model for images of one size.
 
-    why_not: why its program is not kept; "" where it is, or where nothing is to be kept.
+    why_not: why its program is not kept; "" where it is, or where nothing is to be kept. damaged: whether a kept
+    graph was, so that all of it was removed.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, sides: tuple[int, ...]) -> None:
-        self.why_not, self._key, self._entry = "", "", None
+        self.why_not, self.damaged, self._key = "", False, ""
+        self._entry: kept.Entry | None = None
         if device.type != "cpu" or kept.limit() == 0:
             return
         try:
@@ -36,16 +37,31 @@ class Keeper:
             self.why_not = str(error)
             return
         self._key = kept.key_of(parts)
-        self._entry = kept.read(self._key)
+        self._entry = kept.read(self._key, verify=())
         self._facts = {
             "model": getattr(model, "name", "") or type(model).__name__,
             "image": "x".join(map(str, sides)),
         }
 
-    @property
-    def file(self) -> Path | None:
-        """The file of the graph; None: it is not kept."""
-        return self._entry.file(GRAPH) if self._entry else None
+    def file(self, name: str) -> Path | None:
+        """The file of a graph; None: it is not kept, or was damaged."""
+        if self._entry is None or self._entry.file(name) is None:
+            return None
+        if not kept.is_whole(self._entry, [name]):
+            kept.remove(self._entry)
+            self._entry, self.damaged = None, True
+            return None
+        return self._entry.file(name)
+
+    def add(self, name: str, graph: bytes) -> Path | None:
+        """Keep a graph; returns its file, or None where it is not kept."""
+        if not self._key:
+            return None
+        if self._entry is None:
+            self._entry, self.why_not = kept.write(self._key, {name: graph}, self._facts)
+        elif self._entry.file(name) is None:
+            kept.add(self._entry, name, graph)
+        return self._entry.file(name) if self._entry else None
 
     def choice(self, case: str, usual: str) -> Choice | None:
         """What was chosen in this case; None: nothing, or another than the usual winner too few times."""
@@ -60,8 +76,8 @@ class Keeper:
             return Choice(candidate, parts, seconds, None if best is None else float(best), row["others"])
         return None
 
-    def keep(self, case: str, choice: Choice, graph: Graph) -> None:
-        """Keep the graph, if it was exported, and what was chosen in this case."""
+    def keep(self, case: str, choice: Choice) -> None:
+        """Keep what was chosen in this case."""
         if not self._key:
             return
         before = self._rows().get(case, {})
@@ -76,7 +92,11 @@ class Keeper:
             "others": round(choice.others, 2),
             "times": (int(before.get("times", 0)) if same else 0) + 1,
         }
-        self._write({"choices": {**self._rows(), case: row}}, graph)
+        choices = {"choices": {**self._rows(), case: row}}
+        if self._entry is None:
+            self._entry, self.why_not = kept.write(self._key, {}, {**self._facts, **choices})
+        else:
+            kept.update(self._entry, choices)
 
     def type_of(self, case: str) -> tuple[str, float | None] | None:
         """The type that "auto" took in this case, and the difference to float32."""
@@ -94,15 +114,3 @@ class Keeper:
     def _rows(self) -> Mapping[str, Any]:
         rows = self._entry.facts.get("choices") if self._entry else None
         return rows if isinstance(rows, dict) else {}
-
-    def _write(self, facts: Mapping[str, Any], graph: Graph) -> None:
-        exported = graph.exported
-        if self._entry is None:
-            files = {GRAPH: exported} if exported else {}
-            self._entry, self.why_not = kept.write(self._key, files, {**self._facts, **facts})
-        else:
-            if exported and self.file is None:
-                kept.add(self._entry, GRAPH, exported)
-            kept.update(self._entry, facts)
-        if self.file is not None and exported:
-            graph.move(self.file)

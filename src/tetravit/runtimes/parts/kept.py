@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,13 +68,16 @@ def key_of(parts: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]
 
 
-def read(key: str) -> Entry | None:
-    """The entry of that key, verified; None: there is none, or it was damaged and has been removed."""
+def read(key: str, verify: Collection[str] | None = None) -> Entry | None:
+    """The entry of that key; None: there is none, or it was damaged and has been removed.
+
+    verify: the files that are compared with their hashes; None: all.
+    """
     entry = _entry(folder() / key)
     if entry is None:
         return None
-    if not _whole(entry):
-        _remove(entry.path)
+    if not is_whole(entry, verify):
+        remove(entry)
         return None
     with suppress(OSError):  # a folder that cannot be written is read all the same
         os.utime(entry.path / RECORD)
@@ -116,6 +119,11 @@ def write(
         return None, f"{folder()} cannot be written: {error.strerror or error}"
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def remove(entry: Entry) -> None:
+    """Remove an entry; nothing where that is not allowed."""
+    _remove(entry.path)
 
 
 def update(entry: Entry, facts: Mapping[str, Any]) -> None:
@@ -194,11 +202,12 @@ def _entry(path: Path) -> Entry | None:
     return Entry(path.name, path, facts, size, used)
 
 
-def _whole(entry: Entry) -> bool:
-    """Whether every file is there and has its hash."""
+def is_whole(entry: Entry, names: Collection[str] | None = None) -> bool:
+    """Whether every file is there and has its size, and those of these names their hashes (None: all)."""
     try:
         return all(
-            (entry.path / name).stat().st_size == row["bytes"] and _hash(entry.path / name) == row["sha256"]
+            (entry.path / name).stat().st_size == row["bytes"]
+            and ((names is not None and name not in names) or _hash(entry.path / name) == row["sha256"])
             for name, row in entry.facts["files"].items()
         )
     except (OSError, KeyError, TypeError):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tetravit import runtimes
-from tetravit.runtimes.base import Backend, CannotRun, Graph, Outputs, Runner, Source, Way, first_line, quiet
+from tetravit.runtimes.base import Backend, CannotRun, Graphs, Outputs, Runner, Source, Way, first_line, quiet
 from tetravit.runtimes.parts.compare import Compared, compare
 from tetravit.runtimes.parts.load import Load, free_threads
 
@@ -55,12 +55,12 @@ def label(candidate: Candidate, parts: int) -> str:
 class Tuner:
     """The candidates for one model in one type.
 
-    model: images to tensors, in the type to compute in. graph: the same as a graph. names: of the backends that are
+    model: images to tensors, in the type to compute in. graphs: the same as graphs. names: of the backends that are
     available, the likely best first. load: of the machine.
     """
 
-    def __init__(self, model: nn.Module, graph: Graph, names: Sequence[str], load: Load) -> None:
-        self.model, self.graph, self.names, self.load = model, graph, list(names), load
+    def __init__(self, model: nn.Module, graphs: Graphs, names: Sequence[str], load: Load) -> None:
+        self.model, self.graphs, self.names, self.load = model, graphs, list(names), load
         self.left_out: dict[str, str] = {}
         self._runners: dict[Candidate, Runner] = {}
 
@@ -74,7 +74,7 @@ class Tuner:
             row = runtimes.BACKENDS[candidate.backend]
             with quiet():
                 try:
-                    runner = row.build(Source(self.model, example, candidate.way, self.graph))
+                    runner = row.build(Source(self.model, example, candidate.way, self.graphs))
                     check(runner(example), run_plain(self.model, example))
                 except CannotRun:
                     raise
