@@ -198,10 +198,13 @@ class GatedPositionalAttention(PositionalAttention):
         rows, columns = self._cache.get(grid, sources, lambda: self._axes(grid))
         B, _, heads, D = v.shape
         H, W = grid
+        dtype = v.dtype
+        if torch.compiler.is_exporting():  # a graph for every size cannot cast tables whose strides are sizes
+            v = v.to(rows.dtype)
         x = v.unflatten(1, grid).permute(3, 1, 0, 4, 2).reshape(heads, H, B * D * W)
         x = torch.bmm(rows.to(v.dtype), x).view(heads, H * B * D, W)
         x = torch.bmm(x, columns.mT.to(v.dtype)).view(heads, H, B, D, W)
-        return x.permute(2, 1, 4, 0, 3).flatten(1, 2)
+        return x.permute(2, 1, 4, 0, 3).flatten(1, 2).to(dtype)
 
     def _axes(self, grid: Grid) -> tuple[Tensor, Tensor]:
         """The two factors of the positional map: over rows (heads, H, H) and over columns (heads, W, W).

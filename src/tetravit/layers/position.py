@@ -56,4 +56,8 @@ def resize_grid(table: Tensor, grid: tuple[int, int]) -> Tensor:
 
     Source: the resizing of position embeddings in facebookresearch/deit, of bias tables in Swin's releases.
     """
-    return F.interpolate(table.float(), size=grid, mode="bicubic", align_corners=False).to(table.dtype)
+    resized = F.interpolate(table.float(), size=grid, mode="bicubic", align_corners=False)
+    if torch.compiler.is_exporting() and table.dtype != torch.float32:
+        # Cast as tokens: a graph for every size cannot order the strides of a map.
+        return resized.flatten(2).mT.contiguous().to(table.dtype).mT.unflatten(2, grid)
+    return resized.to(table.dtype)
