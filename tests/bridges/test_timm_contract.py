@@ -24,13 +24,14 @@ def test_unknown_arguments_are_type_errors(name):
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_factory_makes_every_tensor_on_its_device_in_its_type(name):
-    model = create(name, device="meta", dtype=torch.float64)
+    model = create(name, device="meta", dtype=torch.float64).eval()
     tensors = [*model.parameters(), *model.buffers()]
     assert {t.device.type for t in tensors} == {"meta"}
     assert {p.dtype for p in model.parameters()} == {torch.float64}
     model.reset_classifier(2)
     head = model.get_classifier()
     assert all(p.device.type == "meta" and p.dtype == torch.float64 for p in head.parameters())
+    assert not any(module.training for module in model.modules())
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -222,6 +222,7 @@ class TimmModel(nn.Module):
         if self._end is not None and num_classes:
             like = next(self.backbone.parameters())
             self.head, self.head_dist = nn.Linear(self.num_features, num_classes).to(like), None
+        self.train(self.training)  # the new head as the rest
 
     def no_weight_decay(self) -> set[str]:
         """Names of parameters that training never decays, beyond biases and norms."""
