@@ -4,6 +4,7 @@ peft, torchao's quantize_ and FSDP2 are in tests/contract/test_clients.py, AOTIn
 """
 
 import warnings
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def alike(found, expected):
     return torch.nn.functional.cosine_similarity(found, expected).min().item()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_pt2e_quantizes(model, images):
     pytest.importorskip("torchao")
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
@@ -61,8 +62,9 @@ def test_pt2e_quantizes(model, images):
         assert alike(converted(images), model(images)) > 0.95
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_executorch_runs_on_xnnpack(model, images, tmp_path):
+    """Not ConViT: lerp of two layouts becomes prims.copy_strided, which ExecuTorch 1.5 has no kernel for."""
     pytest.importorskip("executorch.exir")
     from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
     from executorch.exir import to_edge_transform_and_lower
@@ -71,7 +73,12 @@ def test_executorch_runs_on_xnnpack(model, images, tmp_path):
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.export.export(model, (images,))
-        lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()]).to_executorch()
+        edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+        if model.name.startswith("convit") and version("executorch") < "1.6":
+            with pytest.raises(RuntimeError, match=r"Missing out variants: {'prims::copy_strided'}"):
+                edge.to_executorch()
+            return
+        lowered = edge.to_executorch()
         (tmp_path / "model.pte").write_bytes(lowered.buffer)
         method = Runtime.get().load_program(tmp_path / "model.pte").load_method("forward")
         (found,) = method.execute([images])
