@@ -1,15 +1,17 @@
 """Training images per second of processor time: our loader over a folder and over shards, beside timm's.
 
-    python benchmarks/loading.py [--images N] [--rounds N] [--workers N]
+    python benchmarks/loading.py [--images N] [--rounds N] [--workers N] [--into FILE]
 
 All read the same JPEGs of 500 x 375 pixels from the page cache, in turn, in one run. Processor time is that of this
-process and of the workers, so that other programs do not blur it. timm 1.0.31 and Pillow 13 disagree in posterize:
-timm's heavy augmentation needs Pillow below 13, and its row is left out where it fails. "uint8": normalizing and
-erasing are left to the device, as on a GPU; timm's prefetcher does the same, and its loader without one does not.
+process and of the workers, so that other programs blur it little. Pillow 13 refuses to posterize to no bits, on which
+timm 1.0.31 ends: black is put in its place. "uint8": normalizing and erasing are left to the device, as on a GPU.
+timm's prefetcher leaves them to the device too, which is this processor: its time counts. Finishing a batch of ours
+here is the row without "uint8".
 """
 
 import argparse
 import io
+import json
 import resource
 import statistics
 import tempfile
@@ -21,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from tetravit.data.config import DataConfig
+from tetravit.data.jpeg import decoder
 from tetravit.data.loader import make_train_loader
 from tetravit.data.shards.pack import pack
 
@@ -67,12 +70,23 @@ def ours(root: Path, augment: str, workers: int, batches: int, finish_later: boo
     return run
 
 
-def timms(root: Path, options: dict[str, object], workers: int, batches: int) -> Callable[[], int]:
-    from timm.data import ImageDataset, create_loader
+def timms(
+    root: Path, options: dict[str, object], workers: int, batches: int, prefetcher: bool
+) -> Callable[[], int]:
+    import torch
+    from timm.data import ImageDataset, auto_augment, create_loader
+
+    posterize = auto_augment.posterize
+
+    def mended(image: Image.Image, bits: int, **given: object) -> Image.Image:
+        return posterize(image, bits, **given) if bits >= 1 else image.point([0] * 768)
+
+    auto_augment.NAME_TO_OP["PosterizeIncreasing"] = mended
 
     def run() -> int:
         loader = create_loader(
-            ImageDataset(str(root / "train")), (3, 224, 224), BATCH, is_training=True, use_prefetcher=False,
+            ImageDataset(str(root / "train")), (3, 224, 224), BATCH, is_training=True, use_prefetcher=prefetcher,
+            device=torch.device("cpu"),
             num_workers=workers, persistent_workers=False, interpolation="bicubic", color_jitter=0.0, **options,
         )  # fmt: skip
         images = 0
@@ -91,11 +105,29 @@ def processor_seconds() -> float:
     return sum(u.ru_utime + u.ru_stime for u in used)
 
 
+def write_row(
+    file: Path, augment: str, loader: str, rate: float, rates: list[float], given: argparse.Namespace
+) -> None:
+    import PIL
+    import torch
+
+    row = {
+        "augment": augment, "loader": loader, "images_per_cpu_s": round(rate, 1),
+        "least": round(min(rates), 1), "most": round(max(rates), 1), "images": given.images,
+        "workers": given.workers, "rounds": given.rounds, "decoder": getattr(decoder(), "name", "pillow"),
+        "pillow": PIL.__version__, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d"), "note": given.note,
+    }  # fmt: skip
+    with file.open("a") as out:
+        out.write(json.dumps(row) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--into", type=Path, help="append a row for each loader to this file")
+    parser.add_argument("--note", default="", help="of the machine, for the rows")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder, shards = Path(name, "folder"), Path(name, "shards")
@@ -107,7 +139,8 @@ def main() -> None:
                 "folder": ours(folder, augment, given.workers, batches, False),
                 "folder, uint8": ours(folder, augment, given.workers, batches, True),
                 "shards": ours(shards, augment, given.workers, batches, False),
-                "timm": timms(folder, options, given.workers, batches),
+                "timm": timms(folder, options, given.workers, batches, False),
+                "timm, prefetcher": timms(folder, options, given.workers, batches, True),
             }
             rates: dict[str, list[float]] = {label: [] for label in runs}
             for _ in range(given.rounds):
@@ -115,7 +148,7 @@ def main() -> None:
                     start = processor_seconds()
                     try:
                         images = run()
-                    except Exception as error:  # timm with a Pillow that it does not know
+                    except Exception as error:  # timm with another Pillow
                         print(
                             f"{title}, {label}: {type(error).__name__}: {' '.join(str(error).split())[:80]}"
                         )
@@ -124,6 +157,8 @@ def main() -> None:
                     rates[label].append(images / (processor_seconds() - start))
             medians = {label: statistics.median(values) for label, values in rates.items() if values}
             for label, value in medians.items():
+                if given.into is not None:
+                    write_row(given.into, title, label, value, rates[label], given)
                 beside = f", {value / medians['timm']:.2f} times timm" if "timm" in medians else ""
                 print(f"{title}, {label}: {value:.0f} images per CPU second{beside}")
 
