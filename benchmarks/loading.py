@@ -12,11 +12,12 @@ here is the row without "uint8".
 import argparse
 import io
 import json
-import resource
+import multiprocessing
+import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +35,11 @@ AUGMENTS = {
         {"auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.25},
     ),
 }
-CLASSES, BATCH = 4, 64
+CLASSES, BATCH, WARM, LINKS = 4, 64, 4, 16
 
 
 def write_images(folder: Path, count: int) -> None:
-    """Pictures with the spectrum of photographs: about 1 / f."""
+    """Pictures with the spectrum of photographs, about 1 / f, each under several names: an epoch outlasts a round."""
     for i in range(count):
         generator = np.random.default_rng(i)
         spectrum = np.fft.rfft2(generator.standard_normal((3, 375, 500)))
@@ -53,26 +54,30 @@ def write_images(folder: Path, count: int) -> None:
             place = folder / part / str(i % CLASSES)
             place.mkdir(parents=True, exist_ok=True)
             (place / f"{i}.jpg").write_bytes(buffer.getvalue())
+            for link in range(LINKS if part == "train" else 0):
+                os.link(place / f"{i}.jpg", place / f"{i}_{link}.jpg")
 
 
-def ours(root: Path, augment: str, workers: int, batches: int, finish_later: bool) -> Callable[[], int]:
+Batches = Iterator[int]  # the images of each batch
+
+
+def ours(root: Path, augment: str, workers: int, finish_later: bool) -> Callable[[], Batches]:
     config = DataConfig(
         name="image_folder", root=str(root), batch_size=BATCH, augment=augment, workers=workers
     )
 
-    def run() -> int:
+    def run() -> Batches:
         loader = make_train_loader(config, seed=0, finish_later=finish_later)
-        stream = loader.batches()
-        images = sum(len(next(stream)[0]) for _ in range(batches))
-        loader.close()
-        return images
+        try:
+            for batch in loader.batches():
+                yield len(batch[0])
+        finally:
+            loader.close()
 
     return run
 
 
-def timms(
-    root: Path, options: dict[str, object], workers: int, batches: int, prefetcher: bool
-) -> Callable[[], int]:
+def timms(root: Path, options: dict[str, object], workers: int, prefetcher: bool) -> Callable[[], Batches]:
     import torch
     from timm.data import ImageDataset, auto_augment, create_loader
 
@@ -83,26 +88,37 @@ def timms(
 
     auto_augment.NAME_TO_OP["PosterizeIncreasing"] = mended
 
-    def run() -> int:
+    def run() -> Batches:
         loader = create_loader(
             ImageDataset(str(root / "train")), (3, 224, 224), BATCH, is_training=True, use_prefetcher=prefetcher,
             device=torch.device("cpu"),
             num_workers=workers, persistent_workers=False, interpolation="bicubic", color_jitter=0.0, **options,
         )  # fmt: skip
-        images = 0
-        for i, (batch, _) in enumerate(loader):
-            images += len(batch)
-            if i + 1 == batches:
-                break
-        del loader
-        return images
+        for batch, _ in loader:
+            yield len(batch)
 
     return run
 
 
+def rate(run: Callable[[], Batches], batches: int) -> float:
+    """Images per second of processor time, after the first batches, while the workers go on."""
+    stream = run()
+    for _ in range(WARM):
+        next(stream)
+    start = processor_seconds()
+    images = sum(next(stream) for _ in range(batches))
+    spent = processor_seconds() - start
+    stream.close()  # type: ignore[attr-defined]
+    return images / spent
+
+
 def processor_seconds() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return sum(u.ru_utime + u.ru_stime for u in used)
+    """Of this process and of its workers so far."""
+    tick, total = os.sysconf("SC_CLK_TCK"), time.process_time()
+    for child in multiprocessing.active_children():
+        fields = Path(f"/proc/{child.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        total += (int(fields[11]) + int(fields[12])) / tick
+    return total
 
 
 def write_row(
@@ -113,7 +129,7 @@ def write_row(
 
     row = {
         "augment": augment, "loader": loader, "images_per_cpu_s": round(rate, 1),
-        "least": round(min(rates), 1), "most": round(max(rates), 1), "images": given.images,
+        "least": round(min(rates), 1), "most": round(max(rates), 1), "images": given.batches * BATCH,
         "workers": given.workers, "rounds": given.rounds, "decoder": getattr(decoder(), "name", "pillow"),
         "pillow": PIL.__version__, "torch": torch.__version__, "date": time.strftime("%Y-%m-%d"), "note": given.note,
     }  # fmt: skip
@@ -123,7 +139,8 @@ def write_row(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--images", type=int, default=128, help="that are not the same")
+    parser.add_argument("--batches", type=int, default=12, help="of 64 images, of each loader and round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--into", type=Path, help="append a row for each loader to this file")
@@ -133,34 +150,24 @@ def main() -> None:
         folder, shards = Path(name, "folder"), Path(name, "shards")
         write_images(folder, given.images)
         pack(folder, shards, name="image_folder", shard_size=16_000_000)
-        batches = given.images // BATCH
         for title, (augment, options) in AUGMENTS.items():
             runs = {
-                "folder": ours(folder, augment, given.workers, batches, False),
-                "folder, uint8": ours(folder, augment, given.workers, batches, True),
-                "shards": ours(shards, augment, given.workers, batches, False),
-                "timm": timms(folder, options, given.workers, batches, False),
-                "timm, prefetcher": timms(folder, options, given.workers, batches, True),
+                "folder": ours(folder, augment, given.workers, False),
+                "folder, uint8": ours(folder, augment, given.workers, True),
+                "shards": ours(shards, augment, given.workers, False),
+                "timm": timms(folder, options, given.workers, False),
+                "timm, prefetcher": timms(folder, options, given.workers, True),
             }
             rates: dict[str, list[float]] = {label: [] for label in runs}
             for _ in range(given.rounds):
                 for label, run in runs.items():
-                    start = processor_seconds()
-                    try:
-                        images = run()
-                    except Exception as error:  # timm with another Pillow
-                        print(
-                            f"{title}, {label}: {type(error).__name__}: {' '.join(str(error).split())[:80]}"
-                        )
-                        continue
-                    time.sleep(0.2)
-                    rates[label].append(images / (processor_seconds() - start))
-            medians = {label: statistics.median(values) for label, values in rates.items() if values}
+                    rates[label].append(rate(run, given.batches))
+            medians = {label: statistics.median(values) for label, values in rates.items()}
             for label, value in medians.items():
                 if given.into is not None:
                     write_row(given.into, title, label, value, rates[label], given)
-                beside = f", {value / medians['timm']:.2f} times timm" if "timm" in medians else ""
-                print(f"{title}, {label}: {value:.0f} images per CPU second{beside}")
+                times = value / medians["timm"]
+                print(f"{title}, {label}: {value:.0f} images per CPU second, {times:.2f} times timm")
 
 
 if __name__ == "__main__":

@@ -105,7 +105,9 @@ def catch(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
                 if _wants_traceback():
                     traceback.print_exc()
                 print(f"tetravit {verb}: {one_line(error)}", file=sys.stderr)
-                raise typer.Exit(MISTAKE) from None
+                from tetravit.engine.signals import mistake_code
+
+                raise typer.Exit(mistake_code(MISTAKE)) from None
 
         return run
 

@@ -146,14 +146,19 @@ def bench(
     import torch
 
     from tetravit.data.build import as_trained
+    from tetravit.data.datasets import DATASETS
     from tetravit.data.speed import speeds, stages, worker_counts
     from tetravit.recipe import find, load
 
     try:
         counts = [int(text) for text in workers.split(",")] if workers else worker_counts()
     except ValueError:
-        raise ValueError(f"--workers takes numbers with commas between them; got {workers!r}.") from None
+        counts = [-1]
+    if min(counts) < 0:
+        raise ValueError(f"--workers takes numbers from 0 up with commas between them; got {workers!r}.")
     chosen = load(find(recipe), changes or [])
+    if chosen.data.root is None and chosen.data.train is None and DATASETS[chosen.data.name].needs_root:
+        raise ValueError(f"The recipe lacks data.root: tetravit data bench {recipe} data.root=DIR.")
     config = as_trained(chosen.data, chosen.model.head)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

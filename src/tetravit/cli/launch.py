@@ -4,6 +4,10 @@ from typing import Annotated
 
 import typer
 
+from tetravit.cli.base import check_recipe
+
+VALUED = ("--into", "--resume", "--log", "--slurm")  # options of `train` that take a value
+
 
 def launch(
     arguments: Annotated[
@@ -21,11 +25,30 @@ def launch(
             "launch takes options of torchrun and then train: tetravit launch --nproc-per-node 2 train digits."
         )
     at = arguments.index("train")
+    check_arguments(arguments[at + 1 :])
     from tetravit.engine.launch import launch as run
 
     code = run(arguments[:at], arguments[at:])
     if code:
         raise typer.Exit(code)
+
+
+def check_arguments(arguments: list[str]) -> None:
+    """Load the recipe once, so that a mistake in it is one line and starts no process.
+
+    Raises:
+        ValueError: if there is no such recipe, or a change of it is not possible.
+    """
+    given, skip = list[str](), False
+    for text in arguments:
+        if not skip and not text.startswith("-"):
+            given.append(text)
+        skip = not skip and text in VALUED
+    if given and "--resume" not in arguments:
+        check_recipe(given[0])
+        from tetravit.recipe import find, load
+
+        load(find(given[0]), given[1:])
 
 
 # Options are torchrun's or the verb's, none is of this command.

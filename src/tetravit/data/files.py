@@ -102,6 +102,21 @@ def images_below(
     return sorted(images)
 
 
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """Raises: ValueError if there is no such folder."""
+    if not os.path.isdir(path):
+        text = repr(os.fspath(path))
+        raise ValueError(
+            f"{text} is a file, not a folder." if os.path.exists(path) else f"There is no folder {text}."
+        )
+
+
+def check_target(path: str | os.PathLike[str]) -> None:
+    """Raises: ValueError if what is to be a new folder is a file."""
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise ValueError(f"--to takes a folder; {os.fspath(path)!r} is a file.")
+
+
 def count_other(problems: Problems, name: str, where: str) -> None:
     """Count a file that is not read as an image, unless it is a system's own."""
     if name.lower() in JUNK_FILES:

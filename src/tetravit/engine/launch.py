@@ -21,11 +21,19 @@ from tetravit.files import replace_file
 PR_SET_PDEATHSIG = 1  # Linux
 
 
+def _text(file: Path) -> str:
+    """The text of a small file; "" where there is none."""
+    try:
+        return file.read_text()
+    except OSError:
+        return ""
+
+
 def launch(options: Sequence[str], command: Sequence[str]) -> int:
     """Run `tetravit COMMAND` on the processes that torchrun starts; returns the exit code.
 
     options: of torchrun. A signal (SIGTERM, SIGINT, SIGUSR1) to this process makes all ranks finish their step, save
-    and leave; the code is then 75, which schedulers read as "try again".
+    and leave; the code is then 75, which schedulers read as "try again". After a mistake of the user it is 2.
     """
     with tempfile.TemporaryDirectory(prefix="tetravit_") as folder:
 
@@ -54,6 +62,8 @@ def launch(options: Sequence[str], command: Sequence[str]) -> int:
         try:
             code = child.wait()
             saved = Path(folder, "saved").exists()
+            if code and not saved and (text := _text(Path(folder, "mistake"))):
+                code = int(text)  # torchrun's own is 1, on which schedulers would try again
         finally:
             for number, handler in before.items():  # what comes now changes nothing any more
                 signal.signal(number, signal.SIG_IGN if Path(folder, "stop").exists() else handler)

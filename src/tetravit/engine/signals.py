@@ -7,6 +7,7 @@ ranks. Requests may come in any number: the first counts.
 import os
 import signal
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import ClassVar, Self
@@ -83,6 +84,15 @@ def leave_code() -> int:
         return Interrupted.exit_code
     Path(folder, "saved").touch()
     return 0  # any other code would make torchrun start the ranks again
+
+
+def mistake_code(code: int) -> int:
+    """The exit code `code` after a mistake of the user, of which `engine.launch` is informed too."""
+    folder = os.environ.get(LAUNCHED)
+    if folder is not None:
+        with suppress(OSError):
+            Path(folder, "mistake").write_text(str(code))
+    return code
 
 
 def _from_launcher(parent: int) -> str | None:

@@ -80,6 +80,9 @@ def build(recipe: Recipe, world: World) -> Objects:
         model.set_grad_checkpointing(True)  # type: ignore[operator]
     task = row(model, recipe.task, info)
     task.prepare(data)
+    task.static_graph &= (
+        run.accumulate == 1
+    )  # torch's DDP fails with a static graph where gradients accumulate
     notes += task.data_notes(dataset)
     with_seed = partial(
         make_train_loader,

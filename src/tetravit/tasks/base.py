@@ -54,6 +54,7 @@ class Task(nn.Module):
     Config: its section of a recipe. model_kind: the kind of model it trains. data_kinds: the data sets it trains
     on. protocol: how its weights are scored, unless a recipe says otherwise. primary_metric: the score that
     selects the best weights; "": that of the protocol. best_is: whether `higher` or `lower` is better.
+    static_graph: whether all steps without accumulation run the same operations, so that DDP records them once.
 
     Raises:
         ValueError: if the model does not fit the data.
@@ -65,6 +66,7 @@ class Task(nn.Module):
     protocol: ClassVar[str] = "accuracy"
     primary_metric: ClassVar[str] = ""
     best_is: ClassVar[Literal["higher", "lower"]] = "higher"
+    static_graph: bool = False
 
     def __init__(self, model: nn.Module, config: TaskConfig, data: DatasetInfo) -> None:
         super().__init__()

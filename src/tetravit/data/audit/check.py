@@ -20,7 +20,7 @@ from tetravit.data.audit import duplicates
 from tetravit.data.audit.facts import Maps, Record, facts, shard_facts
 from tetravit.data.audit.findings import Finding, Findings
 from tetravit.data.audit.layout import Layout, guess, part_of, read_layout
-from tetravit.data.files import JUNK_FILES, ending, is_image, is_junk_folder
+from tetravit.data.files import JUNK_FILES, check_folder, check_target, ending, is_image, is_junk_folder
 from tetravit.data.label_maps import IGNORE
 from tetravit.data.processes import in_parallel, process_pool
 from tetravit.data.shards.index import find_meta
@@ -101,8 +101,8 @@ def check_data(
     from tetravit.data.audit.page import write_page
 
     base, out = Path(root).absolute(), Path(to).absolute()
-    if not base.is_dir():
-        raise ValueError(f"There is no folder {str(root)!r}.")
+    check_folder(root)
+    check_target(to)
     if out.resolve().is_relative_to(base.resolve()):
         raise ValueError(f"A check writes nothing into the data; {str(to)!r} lies in {str(root)!r}.")
     out.mkdir(parents=True, exist_ok=True)

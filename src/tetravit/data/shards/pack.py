@@ -17,7 +17,7 @@ from tetravit.data.audit.layout import guess, parts_in
 from tetravit.data.build import build_dataset
 from tetravit.data.config import DataConfig
 from tetravit.data.datasets import Dataset
-from tetravit.data.files import ending
+from tetravit.data.files import check_folder, check_target, ending
 from tetravit.data.label_maps import LabelMaps, read_labels
 from tetravit.data.objects import ObjectSet
 from tetravit.data.parts import PARTS, Part
@@ -84,8 +84,8 @@ def pack(
         OSError: as the system raises it; what was written is whole.
     """
     base, out = Path(root).absolute(), Path(to).absolute()
-    if not base.is_dir():
-        raise ValueError(f"There is no folder {str(root)!r}.")
+    check_folder(root)
+    check_target(to)
     if out.resolve().is_relative_to(base.resolve()):
         raise ValueError(f"Shards are written outside of the data; {str(to)!r} lies in {str(root)!r}.")
     name = name or guess(base)

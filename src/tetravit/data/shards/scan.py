@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from tetravit.data.files import ENDINGS, some
+from tetravit.data.files import ENDINGS, check_folder, some
 from tetravit.data.parts import NAMES as PART_NAMES
 from tetravit.data.parts import PARTS
 from tetravit.data.processes import in_parallel
@@ -48,8 +48,7 @@ def index_shards(
         ValueError: if there is no tar file, one does not read, or images are of several kinds.
     """
     root = Path(folder)
-    if not root.is_dir():
-        raise ValueError(f"There is no folder {folder!r}.")
+    check_folder(folder)
     files = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.tar"))
     if not files:
         raise ValueError(f"There are no .tar files in {folder!r}.")

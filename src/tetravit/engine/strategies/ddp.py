@@ -20,7 +20,10 @@ class Ddp(Strategy):
         known = inspect.signature(DistributedDataParallel).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         no_buffers: dict[str, Any] = {name: False}
-        module = DistributedDataParallel(task, gradient_as_bucket_view=True, **no_buffers)
+        static = bool(getattr(task, "static_graph", False))
+        module = DistributedDataParallel(
+            task, gradient_as_bucket_view=True, static_graph=static, **no_buffers
+        )
         return Wrapped(module, module.no_sync)
 
 

@@ -50,6 +50,7 @@ class Classification(Task):
     """
 
     Config: ClassVar[type[TaskConfig]] = ClassificationConfig
+    static_graph = True
     config: ClassificationConfig
     class_weights: Tensor | None
 
