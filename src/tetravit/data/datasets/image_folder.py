@@ -74,8 +74,10 @@ class ImageFolder(Dataset):
             self.roots, self.folders, self.problems, channels
         )
         kept = keep_fraction(labels, fraction)
-        kept = None if fraction == 1 else keep_fraction(labels, fraction)
-        self._kept = kept if split == "train" and kept is not None and len(kept) < len(labels) else None
+        self._kept: np.ndarray | None = None
+        if fraction != 1:
+            kept = keep_fraction(labels, fraction)
+            self._kept = kept if split == "train" and len(kept) < len(labels) else None
         self.labels: np.ndarray = labels if self._kept is None else labels[self._kept]  # (N,) int32
 
     @property
