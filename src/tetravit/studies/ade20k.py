@@ -71,8 +71,8 @@ def _small(
     on_run: Callable[[str], object],
     done: Mapping[str, Row],
 ) -> Iterator[dict[str, Any]]:
-    from tetravit.recipe import find, load
     from tetravit.runs import train
+    from tetravit.studies.parts.training import shapes_recipe
 
     for patch in (16, 8):
         for head, spoken in HEADS.items():
@@ -81,13 +81,8 @@ def _small(
                 run = Path(folder) / "run"
                 if f"{key} miou" not in done:
                     on_run(f"training {about}, {steps} steps")
-                    settings = [
-                        "model.name=xcit_nano_12_p16", f"model.head={head}", "model.head_options={ width = 64 }",
-                        f"model.options={{ patch_size = {patch}, dim = 64, depth = 4 }}", f"steps={steps}",
-                        f"optim.warmup_steps={min(50, steps // 2)}", f"run.device={device}", "run.evaluate_steps=0",
-                        "run.evaluate_epochs=0",
-                    ]  # fmt: skip
-                    train(load(find("shapes-seg"), settings), run, reporters=[])
+                    recipe = shapes_recipe("shapes-seg", head, patch, steps=steps, device=device)
+                    train(recipe, run, reporters=[])
                 yield from evaluated(
                     run / "last.safetensors", [], ("miou",), key=key, facts={"weights": about}, images=images,
                     device=device, done=done, on_run=on_run,

@@ -17,10 +17,6 @@ if TYPE_CHECKING:
 SIZES = ("tiny_12", "small_12", "small_24", "medium_24")
 WEIGHTS = tuple(f"xcit_{size}_p{patch}.coco_mask_rcnn" for size in SIZES for patch in (16, 8))
 SCORES = ("box_ap", "mask_ap")
-SMALL = {
-    patch: ["model.name=xcit_nano_12_p16", f"model.options={{ patch_size = {patch}, dim = 64, depth = 4 }}"]
-    for patch in (16, 8)
-}
 
 
 def measure(
@@ -64,22 +60,17 @@ def _small(
     on_run: Callable[[str], object],
     done: Mapping[str, Row],
 ) -> Iterator[dict[str, Any]]:
-    from tetravit.recipe import find, load
     from tetravit.runs import train
+    from tetravit.studies.parts.training import shapes_recipe
 
-    for patch, overrides in SMALL.items():
+    for patch in (16, 8):
         key = " ".join(map(str, ("small", patch, steps, images)))
         with tempfile.TemporaryDirectory() as folder:
             run = Path(folder) / "run"
             if f"{key} {SCORES[-1]}" not in done:
                 on_run(f"training a small Mask R-CNN, patches of {patch} pixels, {steps} steps")
-                settings = [
-                    f"steps={steps}",
-                    f"optim.warmup_steps={min(100, steps // 2)}",
-                    f"run.device={device}",
-                ]
-                settings += ["run.evaluate_steps=0", "run.evaluate_epochs=0", "optim.ema=0"]
-                train(load(find("shapes-det"), [*overrides, *settings]), run, reporters=[])
+                recipe = shapes_recipe("shapes-det", "mask_rcnn", patch, steps=steps, device=device)
+                train(recipe, run, reporters=[])
             yield from evaluated(
                 run / "last.safetensors", [], SCORES, key=key, facts={"weights": f"small xcit, patches of {patch}"},
                 images=images, device=device, done=done, on_run=on_run,

@@ -21,7 +21,9 @@ def measure(
     models: Annotated[str, typer.Option(metavar="M,M,...", help="Classifiers by name.")] = ",".join(MODELS),
     batches: Annotated[str, typer.Option(metavar="N,N,...", help="Images per call.")] = "1,8",
     rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Each program is measured so often.")] = 5,
-    small: Annotated[bool, typer.Option("--small", help="One narrow model at 64 pixels.")] = False,
+    small: Annotated[
+        bool, typer.Option("--small", help="One narrow model at 64 pixels, without torch.compile.")
+    ] = False,
     device: str = "auto",
     on_run: Callable[[str], object] = lambda text: None,
 ) -> Iterator[dict[str, Any]]:
@@ -42,6 +44,7 @@ def measure(
     where = pick_device(device)
     dtypes = [torch.float32, torch.float16] if where.type == "cuda" else [torch.float32]
     options: dict[str, Any] = {"dims": (16, 32, 64, 64), "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 4)}
+    backends = [name for name, row in BACKENDS.items() if not (small and row.slow)]
     names = ["twins_svt_small"] if small else [name.strip() for name in models.split(",")]
     for name in names:
         torch.manual_seed(0)
@@ -52,14 +55,14 @@ def measure(
                 images = torch.randn(batch, 3, side, side, device=where, dtype=dtype)
                 programs: dict[str, nn.Module] = {}
                 reasons: dict[str, str] = {}
-                for backend in BACKENDS:
+                for backend in backends:
                     on_run(f"{name}, {batch} images, {str(dtype).removeprefix('torch.')}, {backend}")
                     try:
                         programs[backend] = optimize(model, dtype=dtype, backend=backend, example=images)
                     except ValueError as error:
                         reasons[backend] = str(error)
                 speeds = in_turns(programs, images, 1 if small else rounds, 0.05 if small else 0.5)
-                for backend in BACKENDS:
+                for backend in backends:
                     yield {
                         "model": f"small {name}" if small else name, "program": backend, "batch": batch,
                         "dtype": str(dtype).removeprefix("torch."), "images_per_s": speeds.get(backend),

@@ -87,7 +87,7 @@ def _small(
         "run.save_epochs=0", "run.save_minutes=0", "run.log_steps=1000",
     ]  # fmt: skip
     forms = {
-        "untrained": ["epochs=1", "optim.lr=0", "optim.min_lr=0"],
+        "untrained": ["epochs=1", "optim.lr=1e-12", "optim.min_lr=0"],
         f"{epochs} epochs of DINO": [f"epochs={epochs}"],
     }
     for about, settings in forms.items():

@@ -268,6 +268,28 @@ def digits_recipe(
     )
 
 
+def shapes_recipe(name: str, head: str, patch: int, *, steps: int, device: str) -> "Recipe":
+    """The recipe `name` on drawings of shapes with a small XCiT: a head, a patch size, a number of steps."""
+    import tomllib
+
+    from tetravit.recipe import find, validated
+
+    table = tomllib.loads(find(name).read_text(encoding="utf-8"))
+    table["steps"] = steps
+    options = {"patch_size": patch, "dim": 64, "depth": 4, "out_blocks": [0, 1, 2, 3]}  # a level per block
+    table["model"] = {
+        "name": "xcit_nano_12_p16",
+        "head": head,
+        "options": options,
+        "head_options": table["model"]["head_options"],
+    }
+    table["data"]["workers"] = 0
+    table["optim"] = {**table["optim"], "warmup_steps": min(50, steps // 2)}
+    table["optim"].pop("ema", None)
+    table["run"] = {"device": device, "evaluate_steps": 0, "evaluate_epochs": 0, "log_steps": 1000}
+    return validated(table)
+
+
 def small_run(recipe: "Recipe") -> Trained:
     """Train a small recipe in a folder that is deleted; it is evaluated once, at the end."""
     from tetravit.engine.guard import NotFinite
