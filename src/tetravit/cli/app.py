@@ -81,6 +81,8 @@ def start(
     context.obj = {"traceback": trace}
     spins = SPINS_ALONE if context.invoked_subcommand == "benchmark" else SPINS
     os.environ.setdefault("GOMP_SPINCOUNT", spins)  # for OpenMP, when torch is loaded
+    if context.invoked_subcommand != "benchmark":
+        os.environ.setdefault("KMP_BLOCKTIME", "1")  # ms: the same for LLVM's and Intel's OpenMP
     if context.invoked_subcommand is None:
         print(context.get_help())
 
