@@ -1,6 +1,7 @@
 """benchmark: rows with a share of the machine's own rate."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -177,3 +178,25 @@ def test_the_slope_is_that_of_tokens():
     sizes = [224, 448, 896]
     assert slope(sizes, [s**2 for s in sizes]) == pytest.approx(1.0)
     assert slope(sizes, [7 * s**4 for s in sizes]) == pytest.approx(2.0)
+
+
+def test_busy_cores_are_asked_for_and_said(ask, monkeypatch, tmp_path):
+    from tests.benchmark.rows import ROW
+
+    given = []
+
+    def contest(names, contenders, *, busy, on_rows, **settings):
+        given.append((names, contenders, busy))
+        rows = [
+            replace(ROW, contender=name, busy=busy, others=1.1, how="eager, 2 threads") for name in contenders
+        ]
+        on_rows(rows)
+        return rows
+
+    monkeypatch.setattr("tetravit.benchmark.against.contest", contest)
+    answer = ask("benchmark", "deit_tiny", "--busy", "1", "--optimize", "--into", tmp_path / "rows.jsonl")
+    assert given == [(["deit_tiny"], ["plain", "optimized"], 1)]
+    assert "optimized (eager, 2 threads)" in answer.out
+    assert answer.err.endswith("; 1 core kept busy meanwhile\n")
+    rows = [Contest(**json.loads(line)) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    assert [(row.busy, row.others) for row in rows] == [(1, 1.1)] * 2
