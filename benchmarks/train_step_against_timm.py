@@ -45,6 +45,7 @@ from tetravit.engine.ema import Ema
 from tetravit.engine.loop import Job, fit
 from tetravit.engine.precision import Precision, autocast, chosen
 from tetravit.models import create_model
+from tetravit.runtimes.parts.load import Load
 from tetravit.structures import Batch
 from tetravit.tasks.classify import Classify, ClassifyConfig
 from tetravit.world import World
@@ -109,10 +110,10 @@ class Turns:
     def batches(self, start: int) -> Iterator[list[Batch]]:
         for _ in range(self.work.rounds):
             self.line.recv()
-            before = clocks(self.batch.images.device)
+            load, before = Load(), clocks(self.batch.images.device)
             for _ in range(self.work.steps):
                 yield [self.batch]
-            send(self.line, before, self.work)
+            send(self.line, load, before, self.work)
         yield [self.batch]
 
 
@@ -123,11 +124,11 @@ def clocks(device: torch.device) -> tuple[float, float]:
     return time.perf_counter(), time.process_time()
 
 
-def send(line: Connection, before: tuple[float, float], work: Work) -> None:
-    """Wall-clock and processor seconds of a step since `before`, and the peak of memory."""
+def send(line: Connection, load: Load, before: tuple[float, float], work: Work) -> None:
+    """Wall-clock and processor seconds of a step since `before`, the peak of memory, cores that others used."""
     device = torch.device(work.device)
     wall, processor = (now - then for now, then in zip(clocks(device), before, strict=True))
-    line.send((wall / work.steps, processor / work.steps, peak_so_far_mib(device)))
+    line.send((wall / work.steps, processor / work.steps, peak_so_far_mib(device), load.others()))
 
 
 def ours(work: Work, line: Connection) -> None:
@@ -165,10 +166,10 @@ def theirs(work: Work, line: Connection) -> None:
     step = their_step(model, work.images(), work.precision)
     for _ in range(work.rounds):
         line.recv()
-        before = clocks(device)
+        load, before = Load(), clocks(device)
         for _ in range(work.steps):
             step()
-        send(line, before, work)
+        send(line, load, before, work)
 
 
 def begin(work: Work) -> float:
@@ -214,12 +215,22 @@ def check_same(name: str) -> None:
         raise ValueError(f"{name} is not the same model: {counts[0]} parameters, in timm {counts[1]}.")
 
 
-def measure(work: Work) -> dict[str, tuple[list[float], list[float], float]]:
-    """Of both sides, in turns: wall-clock and processor seconds per step, and MiB; the first round warms up."""
+@dataclass
+class Side:
+    """One side: wall-clock and processor seconds of a step in each round, MiB, and cores that others used."""
+
+    wall: list[float]
+    processor: list[float]
+    mib: float
+    others: float
+
+
+def measure(work: Work) -> dict[str, Side]:
+    """Both sides, in turns; the first round warms up."""
     check_same(work.model)
     context = multiprocessing.get_context("spawn")
     lines, empty, processes = {}, {}, []
-    taken: dict[str, list[tuple[float, float, float]]] = {side: [] for side in SIDES}
+    taken: dict[str, list[tuple[float, ...]]] = {side: [] for side in SIDES}
     try:
         for side, run in SIDES.items():
             lines[side], end = context.Pipe()
@@ -237,14 +248,20 @@ def measure(work: Work) -> dict[str, tuple[list[float], list[float], float]]:
                 process.terminate()
             process.join()
     return {
-        side: ([r[0] for r in rows[1:]], [r[1] for r in rows[1:]], rows[-1][2] - empty[side])
+        side: Side(
+            [r[0] for r in rows[1:]],
+            [r[1] for r in rows[1:]],
+            rows[-1][2] - empty[side],
+            max(r[3] for r in rows[1:]),
+        )
         for side, rows in taken.items()
     }
 
 
-def row_of(work: Work, taken: dict[str, tuple[list[float], list[float], float]]) -> dict[str, Any]:
+def row_of(work: Work, taken: dict[str, Side]) -> dict[str, Any]:
     """The medians of the rounds after the first."""
-    wall, processor = ({side: statistics.median(rows[i]) for side, rows in taken.items()} for i in (0, 1))
+    wall = {side: statistics.median(rows.wall) for side, rows in taken.items()}
+    processor = {side: statistics.median(rows.processor) for side, rows in taken.items()}
     device, count = torch.device(work.device), work.batch
     row: dict[str, Any] = {
         "model": work.model,
@@ -264,13 +281,16 @@ def row_of(work: Work, taken: dict[str, tuple[list[float], list[float], float]])
             "processor_s": round(processor["ours"], 3),
             "timm_processor_s": round(processor["timm"], 3),
             "processor_ratio": round(processor["timm"] / processor["ours"], 3),
-            "processor_spread": round(max(spread(rows[1]) for rows in taken.values()), 3),
+            "processor_spread": round(max(spread(rows.processor) for rows in taken.values()), 3),
         }
-    peaks = {side: rows[2] for side, rows in taken.items()}
+    peaks = {side: rows.mib for side, rows in taken.items()}
     row |= {
         "peak_mib": round(peaks["ours"]),
         "timm_peak_mib": round(peaks["timm"]),
         "peak_ratio": round(peaks["ours"] / peaks["timm"], 3),
+        "others": round(
+            max(rows.others for rows in taken.values()), 2
+        ),  # cores; above 0.2 the machine was busy
     }
     return row | {
         "rounds": work.rounds - 1,

@@ -16,7 +16,7 @@ import torch
 from tetravit.benchmark.against import Contest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
-SMALL = ["--device", "cpu", "--batch", "2", "--size", "64", "--models", "xcit_nano_12_p16"]
+SMALL = ["--device", "cpu", "--batch", "2,1", "--size", "64", "--models", "xcit_nano_12_p16"]
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -88,15 +88,35 @@ def test_the_end_of_the_minutes_is_not_swallowed(script):
     assert not issubclass(script.OutOfTime, Exception)
 
 
+def test_contests_come_in_the_order_of_their_weight(script):
+    assert script.ordered(script.PARTS, [256, 1]) == [("predict", 256), ("step", 256), ("predict", 1)]
+    assert script.ordered(["step"], [256, 1]) == [("step", 256)]
+
+
+def test_missing_packages_are_named(script, monkeypatch, capsys):
+    monkeypatch.setattr(script, "NEEDED", ("json", "no_such_package"))
+    monkeypatch.setattr(script.sys, "argv", ["gpu.py", "--needs"])
+    assert script.main() == 0
+    assert capsys.readouterr().out == "missing: no_such_package\n"
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_step_of_dino_is_the_same_each_time(script, dtype):
+    first, second = (script.dino_step(torch.device("cpu"), dtype) for _ in range(2))
+    assert script.error(second, first) < 1e-5
+    assert first[1].abs().max() > 0
+
+
 @pytest.mark.nightly
-def test_a_rehearsal_checks_and_measures(tmp_path):
+def test_a_rehearsal_checks_and_measures(script, tmp_path):
     into = tmp_path / "rows.jsonl"
     done = run(*SMALL, "--contenders", "plain,timm", "--rounds", 2, "--seconds", 0.1, "--into", into)
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in into.read_text().splitlines()]
     checks = [row for row in rows if "check" in row]
     assert [row["check"] for row in checks[::2]] == [
-        *("xcit_nano_12_p16", "semantic_fpn", "upernet", "retinanet", "mask_rcnn", "cascade")
+        *("xcit_nano_12_p16", "deit_small", "semantic_fpn", "upernet", "retinanet", "mask_rcnn", "cascade"),
+        "dino step",
     ]
     for whole, half in zip(checks[::2], checks[1::2], strict=True):
         assert (whole["dtype"], half["dtype"]) == ("float32", "bfloat16")
@@ -105,7 +125,14 @@ def test_a_rehearsal_checks_and_measures(tmp_path):
         assert whole["passed"]
         assert half["passed"]
     measured = [(row["mode"], row["contender"], row["failed"]) for row in rows if "mode" in row]
-    assert measured == [(mode, c, "") for mode in ("predict", "step") for c in ("plain", "timm")]
+    modes = ("predict", "step", "predict")  # the first batch in both, then the second
+    assert measured == [(mode, c, "") for mode in modes for c in ("plain", "timm")]
+    assert [row["batch"] for row in rows if "mode" in row] == [2, 2, 2, 2, 1, 1]
+    kernels = [row for row in rows if "kernel" in row]
+    assert 1 < len(kernels) <= script.SHOWN
+    assert {row["model"] for row in kernels} == {"xcit_nano_12_p16"}
+    assert sum(row["share"] for row in kernels) <= 1.001
+    assert "| candidate |" in done.stdout
     assert "| model | contender | px |" in done.stdout
     assert "forward, backward and fused AdamW, batch 2: plain / timm " in done.stdout
 
