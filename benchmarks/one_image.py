@@ -3,10 +3,10 @@
     python benchmarks/one_image.py [MODEL ...] [--size 224] [--rounds 5] [--products chosen|fused|plain]
                                    [--jsonl FILE]
 
-Inference in float32 on one thread of a processor, by PyTorch's profiler; processor time, to which other work on the
+Inference in float32 on one thread of a processor, operator by operator; processor time, to which other work on the
 machine does not count, the median over the rounds. `--products`: linear layers with bias, GELU and residual in one
 pass of oneDNN (fused), by MKL with passes of their own (plain), or as this processor takes them (chosen); see
-`kernels/linear.py`. The cost of profiling is a part of "other".
+`kernels/linear.py`.
 """
 
 import argparse
@@ -16,9 +16,11 @@ import time
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tetravit.benchmark.speed import device_name
 from tetravit.kernels import linear
@@ -29,12 +31,12 @@ MODELS = (
     *("gcvit_tiny", "twins_svt_small", "twins_pcpvt_small"),
 )
 KINDS = {  # words in the names of operators; the first that fits counts
-    "products": ("addmm", "::mm", "bmm", "_linear_pointwise", "addmv"),
+    "products": ("addmm", ".mm.", "bmm", "_linear_pointwise", "addmv"),
     "convolutions": ("conv",),
     "attention": ("attention", "softmax"),
     "norms": ("norm",),
     "activations": ("gelu", "sigmoid", "relu"),
-    "copies": ("copy", "clone", "contiguous", "::cat", "fill", "zero"),
+    "copies": ("copy", "clone", "contiguous", ".cat.", "fill", "zero"),
     "sums and factors": ("add", "mul", "div", "sum", "mean", "sub"),
 }
 
@@ -44,14 +46,25 @@ def kind_of(operator: str) -> str:
     return next((kind for kind, words in KINDS.items() if any(word in operator for word in words)), "other")
 
 
+class Split(TorchDispatchMode):
+    """Milliseconds of this thread in operators, by kind; views and the dispatch itself are not counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spent = dict.fromkeys([*KINDS, "other"], 0.0)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        start = time.thread_time()
+        out = func(*args, **(kwargs or {}))
+        self.spent[kind_of(str(func))] += 1000 * (time.thread_time() - start)
+        return out
+
+
 def split(model: nn.Module, image: Tensor) -> dict[str, float]:
     """Milliseconds of a call by kind."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+    with Split() as mode:
         model(image)
-    spent = dict.fromkeys([*KINDS, "other"], 0.0)
-    for event in profile.key_averages():
-        spent[kind_of(event.key)] += event.self_cpu_time_total / 1000
-    return spent
+    return mode.spent
 
 
 def measure(name: str, size: int, rounds: int) -> tuple[float, Mapping[str, float]]:
@@ -78,6 +91,9 @@ def main() -> None:
     parser.add_argument("--jsonl", type=Path, help="append the rows to this file")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    torch._C._len_torch_dispatch_stack = lambda: (
+        0
+    )  # under `Split` too, layers take the form that they take without
     if args.products != "chosen":
         linear._fuses_faster = lambda: args.products == "fused"  # type: ignore[assignment]
     columns = [*KINDS, "other"]
