@@ -108,8 +108,9 @@ def test_every_family(name, format, tmp_path):
 @pytest.mark.parametrize(
     ("head", "format"),
     [
-        ("cascade", "openvino"),
+        ("retinanet", "openvino"),
         ("mask_rcnn", "onnx"),
+        pytest.param("cascade", "openvino", marks=pytest.mark.nightly),
         pytest.param("mask_rcnn", "openvino", marks=pytest.mark.nightly),
     ],
 )
