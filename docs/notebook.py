@@ -8,6 +8,7 @@ The cell with the tag `parameters` says how long things take; papermill and the 
 """
 
 import base64
+import io
 import json
 import sys
 import tempfile
@@ -89,8 +90,20 @@ def _output(output: Mapping[str, Any]) -> dict[str, Any] | None:
         }
     data = {kind: output["data"][kind] for kind in KEPT if kind in output.get("data", {})}
     if "image/png" in data:
-        data = {"image/png": "".join(data["image/png"]).strip(), "text/plain": ["picture"]}
+        data = {"image/png": _small("".join(data["image/png"])), "text/plain": ["picture"]}
     return {"output_type": "display_data", "data": data, "metadata": {}} if data else None
+
+
+def _small(png: str) -> str:
+    """A picture in at most 128 colours, base64; one that has a palette stays as it is."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(base64.b64decode(png))) as image:
+        if image.mode == "P":
+            return png.strip()
+        buffer = io.BytesIO()
+        image.convert("RGB").quantize(128).save(buffer, "png", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def page(path: Path, folder: Path) -> str:
