@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-CLASSES, SHARDS, BATCH, BATCHES = 1000, 1000, 64, 40
+CLASSES, SHARDS, BATCH, BATCHES = 1000, 1000, 64, 20
 
 
 def start(root: Path) -> dict[str, float]:
