@@ -417,7 +417,7 @@ def test_automatic_workers(monkeypatch):
     assert resolve_workers("auto", Digits(None, "train")) == 0
     assert resolve_workers(3, Digits(None, "train")) == 3
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16), raising=False)
-    assert resolve_workers("auto", Few()) == 8
+    assert resolve_workers("auto", Few()) == 15
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert resolve_workers("auto", Few()) == 3
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")

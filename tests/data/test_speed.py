@@ -116,7 +116,9 @@ def test_shared_memory(monkeypatch):
     )
     with pytest.raises(ValueError, match=r"use --shm-size or data.workers=3\.$"):
         stream.prefetch(8, 10_000_000)
+    assert [stream.fitting(8, size) for size in (0, 1 << 20, 10_000_000, 10**9)] == [8, 8, 3, 1]
     monkeypatch.setattr(stream, "_shared_bytes", lambda: None)
+    assert stream.fitting(8, 10**9) == 8
     assert stream.prefetch(8, 1 << 20) == 4
     assert stream.prefetch(8, 200 << 20) == 2  # bounded in bytes
     config = DataConfig(name="digits", batch_size=64, image_size=32, workers=2)

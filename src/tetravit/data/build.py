@@ -15,8 +15,6 @@ from tetravit.data.subset import Renumbered, Subset
 from tetravit.heads import HEADS
 from tetravit.registry import pick, suggestion
 
-MAX_WORKERS = 8
-
 
 def build_dataset(config: DataConfig, split: Part, *, class_names: Sequence[str] = ()) -> Dataset:
     """One part of the data set that a config names.
@@ -94,11 +92,11 @@ def as_classes(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
 
 
 def resolve_workers(workers: int | Literal["auto"], dataset: Dataset) -> int:
-    """`auto`: none for a set in memory; else this rank's cores, one kept back, at most MAX_WORKERS."""
+    """`auto`: none for a set in memory; else this rank's cores, one kept back."""
     if workers != "auto":
         return workers
     if dataset.info.in_memory:
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return max(1, min(MAX_WORKERS, cores // ranks_here - 1))
+    return max(1, cores // ranks_here - 1)

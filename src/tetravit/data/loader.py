@@ -14,7 +14,7 @@ from tetravit.data.config import DataConfig
 from tetravit.data.datasets import Dataset
 from tetravit.data.order import Order, balancing
 from tetravit.data.prepare import BadCount, Finishing, OnBad, PrepareTrain, Reader, Result, Transform
-from tetravit.data.stream import Stream
+from tetravit.data.stream import Stream, fitting
 from tetravit.structures import Batch, Preprocess
 
 
@@ -48,6 +48,11 @@ def make_train_loader(
     finish: Finishing = "image"
     if can_wait and (finish_later or plain):
         finish = "device" if finish_later else "batch"
+    share = config.batch_size // (world_size * accumulate)
+    size = image_bytes(config, share, finish) * (1 + len(more))
+    workers = resolve_workers(config.workers, dataset)
+    if config.workers == "auto":
+        workers = fitting(workers, size * share)
     return TrainLoader(
         dataset,
         transform,
@@ -60,12 +65,11 @@ def make_train_loader(
         seed=seed,
         rank=rank,
         world_size=world_size,
-        workers=resolve_workers(config.workers, dataset),
+        workers=workers,
         mix=config.mix,
         balance=config.balance,
         shuffle=config.shuffle,
-        image_bytes=image_bytes(config, config.batch_size // (world_size * accumulate), finish)
-        * (1 + len(more)),
+        image_bytes=size,
         finish=finish,
         on_bad=config.on_bad,
         bad_limit=config.bad_limit,

@@ -118,6 +118,14 @@ def prefetch(workers: int, result_bytes: int) -> int:
     return ahead
 
 
+def fitting(workers: int, result_bytes: int) -> int:
+    """As many of `workers` as shared memory holds the results of; 1 where it holds none."""
+    room = _shared_bytes()
+    if room is None or not result_bytes:
+        return workers
+    return min(workers, max(1, room // (LEAST * result_bytes)))
+
+
 def _shared_bytes() -> int | None:
     """Free bytes of the memory that processes share through files; None: this system has none, or no limit."""
     try:
