@@ -37,7 +37,7 @@ def export(
         ),
     ] = None,
     dtype: Annotated[
-        str, typer.Option("--dtype", "--precision", help="float32, float16 or bfloat16.")
+        str, typer.Option("--dtype", "--precision", help="float32, float16, bfloat16 or int8 (OpenVINO).")
     ] = "float32",
     images: Annotated[
         Path | None,
@@ -56,6 +56,23 @@ def export(
             "none.",
         ),
     ] = None,
+    calibrate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="Of int8: a folder of images like those of the application, or the name of a data set (digits).",
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float,
+        typer.Option(metavar="SHARE", help="Of int8: the largest share of answers that may change."),
+    ] = 0.01,
+    accept_slower: Annotated[
+        bool,
+        typer.Option(
+            "--accept-slower", help="Of int8: write a file that is not faster than bfloat16 on this machine."
+        ),
+    ] = False,
     optimized: Annotated[
         bool, typer.Option("--optimize", help="Fold batch norms into the convolutions before them.")
     ] = False,
@@ -106,6 +123,9 @@ def export(
         images=images,
         weights=weights,
         score_images=score_images,
+        calibrate=calibrate,
+        max_drop=max_drop,
+        slower="accept" if accept_slower else "refuse",
         settings={} if runtime is None else {"runtime": runtime},
     )
     if as_json:

@@ -18,7 +18,12 @@ from tetravit.models.portable import Portable
 Run = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 KEY = "tetravit"  # the metadata entry of a file with its facts
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-ERRORS = {"float32": 2e-5, "float16": 0.02, "bfloat16": 0.1}  # of outputs, as a share of the largest
+ERRORS = {
+    "float32": 2e-5,
+    "float16": 0.02,
+    "bfloat16": 0.1,
+    "int8": 1.0,
+}  # of outputs, as a share of the largest
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from tetravit import exports
 from tetravit.benchmark.speed import device_name
 from tetravit.exports.base import DTYPES, ERRORS, Graph, Run, Target, held
 from tetravit.exports.compare import Compared, batches_of, colours_of, compare, record, speed
+from tetravit.exports.parts import int8
 from tetravit.exports.parts.around import export_folder
 from tetravit.exports.parts.certificate import (
     Certificate,
@@ -80,6 +81,9 @@ def export(
     images: str | Path | None = None,
     weights: str | Path = "",
     score_images: int | None = None,
+    calibrate: str | Path | None = None,
+    max_drop: float = 0.01,
+    slower: Literal["refuse", "accept"] = "refuse",
     settings: Mapping[str, Any] | None = None,
 ) -> Exported:
     """Write a model as a program for images of any batch and size, and verify that its outputs are the model's.
@@ -100,7 +104,8 @@ def export(
         format: of `TARGETS`, or of `FOLDERS`; None: what the ending of `path` says.
         size: side or (height, width) in pixels that the file is fastest at; None: a classifier's own, from 64 up;
             320 for the others.
-        dtype: float32, float16 or bfloat16, what it computes in; norms and softmax stay in float32.
+        dtype: float32, float16 or bfloat16, what it computes in; norms and softmax stay in float32. int8: for
+            OpenVINO, products and convolutions in 8 bits (extra `int8`).
         fold: fold batch norms into the convolutions before them.
         existing: "replace": overwrite an existing file.
         licence: of the weights, stored in the file.
@@ -109,6 +114,10 @@ def export(
         weights: what the model was loaded from, named in the certificate: a run folder, a weights file, NAME.TAG.
         score_images: labelled images of the validation set on which model and file are scored; None: 256 for
             classifiers, 32 for others; 0: none.
+        calibrate: of int8: a folder of images like those of the application, or a data set without a folder.
+        max_drop: of int8: the largest share of answers (classes, pixels, objects) that may change, on a third of
+            these images.
+        slower: of int8: "accept": write a file that is not faster than bfloat16 on this machine.
         settings: of a folder's format alone, by name: `runtime` of "web".
 
     Raises:
@@ -119,6 +128,8 @@ def export(
     if hasattr(model, "optimized"):
         raise ValueError("An optimised model is not exported; export the model it was made of.")
     path = Path(path)
+    if calibrate is not None and dtype != "int8":
+        raise ValueError(f"calibrate, --calibrate, goes with int8; got dtype {dtype!r}.")
     if format is not None and format in exports.FOLDERS:
         return export_folder(
             model,
@@ -139,12 +150,13 @@ def export(
         raise ValueError(f"The format {name!r} has no setting {next(iter(settings))!r}.")
     if dtype not in target.dtypes:
         raise ValueError(f"dtype takes one of {', '.join(target.dtypes)} for {name}; got {dtype!r}.")
-    why = target.unwritable()
+    why = target.unwritable() or (int8.ready() if dtype == "int8" else "")
     if why:
         raise ValueError(f"The format {name!r} cannot be written: {why}.")
     plain = copy.deepcopy(model).cpu().eval().requires_grad_(False)
     sides, refusal = _sides(plain, size), f"The format {name!r} cannot hold this model"
     pictures = gather(plain, images, weights)
+    samples = int8.calibration_images(plain, calibrate, max_drop) if dtype == "int8" else None
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder, quiet():
         draft = Path(folder) / path.name
         try:
@@ -153,6 +165,10 @@ def export(
             raise ValueError(f"{refusal}: {error}.") from error
         with held(refusal):
             target.write(graph, draft)
+        if samples is not None:
+            line = int8.apply(draft, plain, samples, sides, max_drop=max_drop, slower=slower)
+            pictures = replace(pictures, notes=(*pictures.notes, line))
+        with held(refusal):
             run = held(refusal)(target.load(draft))
         compared = compare_file(plain, run, pictures, sides, dtype)
         _check(compared, dtype, name)
@@ -305,9 +321,10 @@ def _graph(model: Model, sides: tuple[int, int], dtype: str, *, folded: bool, li
     part: nn.Module = copy.deepcopy(model)
     if folded:
         fold(part)
-    if dtype != "float32":
-        to_half(part, DTYPES[dtype])
-    served = _Served(part, DTYPES[dtype]).eval()
+    computed = torch.float32 if dtype == "int8" else DTYPES[dtype]
+    if computed != torch.float32:
+        to_half(part, computed)
+    served = _Served(part, computed).eval()
     example = torch.zeros(2, model.backbone.in_chans, *sides)
     allowed = model.program_sides
     program = capture(

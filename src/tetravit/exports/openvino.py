@@ -15,12 +15,12 @@ from tetravit.runtimes.base import needs, onnx_form
 class OpenVINO(Target):
     """.xml with .bin beside it; "tetravit" of the run-time information says what it holds, each value as JSON.
 
-    float16 is what weights are kept in; OpenVINO computes in what suits the processor.
+    float16 is what weights are kept in; OpenVINO computes in what suits the processor. int8: see parts/int8.py.
     """
 
     suffix = ".xml"
     beside = (".bin",)
-    dtypes = ("float32", "float16")
+    dtypes = ("float32", "float16", "int8")
     packages = ("openvino",)
 
     def ready(self) -> str:

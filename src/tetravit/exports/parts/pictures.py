@@ -67,7 +67,7 @@ def usual(model: Any, notes: Sequence[str] = ()) -> Pictures:
     if len(photographs) < len(PHOTOGRAPHS):
         why = "The photographs of scikit-learn are not installed: pip install scikit-learn"
         return Pictures("drawings", f"{SCENES} drawn scenes", tuple(drawn), (*notes, why))
-    real = [_prepared(model, pixels(path)) for path in photographs]
+    real = [prepare(model, pixels(path)) for path in photographs]
     text = f"the two photographs of scikit-learn and {SCENES} drawn scenes"
     return Pictures("photographs", text, (*real, *drawn), tuple(notes))
 
@@ -90,7 +90,7 @@ def _of_folder(model: Any, folder: Path) -> Pictures:
     if not names:
         raise ValueError(f"There are no images in the folder {str(folder)!r}.")
     names = [names[i] for i in _spread(len(names))]
-    made = tuple(_prepared(model, pixels(folder / name, channels)) for name in names)
+    made = tuple(prepare(model, pixels(folder / name, channels)) for name in names)
     return Pictures("folder", f"{len(made)} images of the folder {folder}", made)
 
 
@@ -101,7 +101,7 @@ def _of_validation(model: Any, text: str) -> Pictures:
     dataset = open_data(data, getattr(model, "input", data.preprocess), class_names=names).dataset
     if not len(dataset):
         raise ValueError("it is empty")
-    made = tuple(_prepared(model, dataset[i].image) for i in _spread(len(dataset)))
+    made = tuple(prepare(model, dataset[i].image) for i in _spread(len(dataset)))
     return Pictures("validation", f"{len(made)} images of the validation set of the run ({data.name})", made)
 
 
@@ -110,7 +110,7 @@ def _spread(count: int) -> list[int]:
     return np.linspace(0, count - 1, min(COUNT, count)).round().astype(int).tolist()
 
 
-def _prepared(model: Any, image: Tensor) -> Picture:
+def prepare(model: Any, image: Tensor) -> Picture:
     """A picture uint8 (C, Hi, Wi), resized to cover the sides, cut to them and normalized."""
     mean, std = colours_of(model)
     usual: Preprocess = getattr(model, "input", Preprocess(mean=mean, std=std))

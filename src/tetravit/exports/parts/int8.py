@@ -1,0 +1,304 @@
+"""Graphs in 8 bits: quantized by NNCF on real images, controlled by equal answers, timed beside bfloat16.
+
+Shapes: B batch, C channels, (Hi, Wi) image in pixels.
+"""
+
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from tetravit.data.audit.layout import guess
+from tetravit.data.datasets import DATASETS
+from tetravit.data.files import images_below
+from tetravit.data.preprocess import pixels
+from tetravit.exports.base import KEY, Run
+from tetravit.exports.compare import matches
+from tetravit.exports.parts.pictures import prepare
+from tetravit.models.base import Model
+from tetravit.models.portable import Portable, flat
+from tetravit.registry import suggestion
+from tetravit.runtimes.base import needs
+from tetravit.structures import DataKind
+
+MOST = 300  # images to calibrate with
+HELD_OUT = 3  # every third batch of them is left for the control
+KINDS = ("classify", "segment", "detect")
+SECONDS = 2.0  # that each of the three forms is timed
+
+
+@dataclass(frozen=True)
+class Images:
+    """Pictures uint8 (C, Hi, Wi) to calibrate with. text: what they are."""
+
+    pictures: tuple[Tensor, ...]
+    text: str
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Images per second of one file in three forms, in turns on the same images (B, C, Hi, Wi)."""
+
+    int8: float
+    bfloat16: float
+    float32: float
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        batch, _, height, width = self.shape
+        return (
+            f"{self.int8:.3g} images/s, in bfloat16 {self.bfloat16:.3g}, in float32 {self.float32:.3g}"
+            f" ({height}x{width}, batch {batch})"
+        )
+
+    @property
+    def reference(self) -> float:
+        """That of bfloat16; of float32 where the processor computes bfloat16 more slowly."""
+        return max(self.bfloat16, self.float32)
+
+
+def ready() -> str:
+    """The reason why nothing can be quantized here; "" where it can."""
+    return needs("nncf", "int8") or needs("openvino", "int8")
+
+
+def calibration_images(model: Any, data: str | Path | None, max_drop: float = 0.01) -> Images:
+    """Images of a folder, or of a data set of the package that needs none (`digits`, `shapes`).
+
+    Args:
+        model: for whose task and channels they are.
+        data: None: not given.
+        max_drop: checked here, before the long export.
+
+    Raises:
+        ValueError: if none is given, there are no images, or they belong to another task than the model.
+    """
+    if data is None:
+        raise ValueError("int8 needs images to calibrate with: --calibrate DIR, in Python calibrate=DIR.")
+    if not 0 <= max_drop <= 1:
+        raise ValueError(f"max_drop is a share of answers, 0 to 1; got {max_drop:g}.")
+    channels = model.backbone.in_chans
+    folder = Path(data)
+    if not folder.is_dir():
+        return _of_set(model, str(data), channels)
+    name = guess(folder)
+    if name in DATASETS:
+        _check_task(model, DATASETS[name].kind, f"{data} ({name})")
+    names = images_below(str(folder), channels=channels)
+    if not names:
+        raise ValueError(f"There are no images in the folder {str(folder)!r}.")
+    chosen = [names[i] for i in _spread(len(names))]
+    found = tuple(pixels(folder / name, channels) for name in chosen)
+    return Images(found, f"{len(found)} images of the folder {data}")
+
+
+def _of_set(model: Any, name: str, channels: int) -> Images:
+    free = [known for known, row in DATASETS.items() if not row.needs_root]
+    if name not in free:
+        known = suggestion(name, free)
+        raise ValueError(f"--calibrate takes a folder of images or a data set; got {name!r}.{known}")
+    dataset = DATASETS[name](None, "train")
+    _check_task(model, dataset.info.kind, name)
+    found = tuple(pixels(dataset[i].image, channels) for i in _spread(len(dataset)))
+    return Images(found, f"{len(found)} images of {name}")
+
+
+def _check_task(model: Any, kind: DataKind, name: str) -> None:
+    """Raises: ValueError if images of a set of that kind are not those that the model is for."""
+    wanted = getattr(model, "kind", None)
+    if isinstance(model, Model) and kind not in (wanted, "unlabelled"):
+        raise ValueError(
+            f"Images to calibrate with are of the model's task: {name} is for {kind}; the model is a {model.noun}"
+            f" ({wanted})."
+        )
+
+
+def _spread(count: int) -> list[int]:
+    """At most `MOST` positions among `count`, evenly spaced."""
+    taken = min(count, MOST)
+    return [i * count // taken for i in range(taken)]
+
+
+class Answers:
+    """The answers of a model to some inputs, and the share of them that a program gives too.
+
+    Of classifiers an answer is the likeliest class, of segmenters that of a pixel, of detectors an object.
+
+    Args:
+        model: on the CPU, in evaluation mode.
+        batches: the inputs of each call.
+
+    Raises:
+        ValueError: for a model without answers.
+    """
+
+    def __init__(self, model: Portable, batches: Sequence[Sequence[Tensor]]) -> None:
+        if getattr(model, "kind", "") not in KINDS or not getattr(model, "num_classes", 0):
+            raise ValueError(
+                "int8 is controlled by the answers of a model, and features are none; export a classifier, segmenter"
+                " or detector."
+            )
+        self.batches, self._names = batches, model.output_names
+        with torch.no_grad():
+            self._expected = [flat(model(*batch)) for batch in batches]
+
+    def share(self, run: Run) -> float:
+        """The share of equal answers, in [0, 1]; 1 where there are none."""
+        equal = total = 0
+        for batch, expected in zip(self.batches, self._expected, strict=True):
+            got = run(batch)
+            if "valid" not in self._names:
+                same = got[0].argmax(dim=1) == expected[0].argmax(dim=1)
+                equal, total = equal + int(same.sum()), total + same.numel()
+                continue
+            mine, theirs = (dict(zip(self._names, x, strict=True)) for x in (got, expected))
+            for i in range(len(batch[0])):
+                rows = [{k: v[i][x["valid"][i].bool()] for k, v in x.items()} for x in (mine, theirs)]
+                equal += len(matches(*rows))
+                total += max(len(row["boxes"]) for row in rows)
+        return equal / total if total else 1.0
+
+
+def quantize(file: Path, calibration: Sequence[Sequence[Tensor]], control: Answers, max_drop: float) -> float:
+    """Quantize a file of OpenVINO in place; the share of answers that stay equal.
+
+    Operators that change too many answers return to float32, one after another.
+
+    Args:
+        file: .xml, in float32.
+        calibration: the inputs of each call, for the ranges of values.
+        control: the answers of the model on other inputs.
+        max_drop: the largest share of other answers, in [0, 1].
+
+    Raises:
+        ValueError: if more answers change.
+    """
+    import nncf
+    import openvino
+
+    def arrays(batch: Sequence[Tensor]) -> dict[int, Any]:
+        return {i: x.contiguous().numpy() for i, x in enumerate(batch)}
+
+    def share(program: Any, _: Iterable[Any]) -> tuple[float, None]:
+        count = len(program.outputs)
+
+        def run(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+            found = program(arrays(inputs))
+            return [torch.from_numpy(found[i].copy()) for i in range(count)]
+
+        return control.share(run), None
+
+    model = openvino.Core().read_model(file)
+    facts = {name: model.get_rt_info([KEY, name]) for name in model.get_rt_info([KEY]).value}
+    done = nncf.quantize_with_accuracy_control(
+        model,
+        nncf.Dataset(list(calibration), arrays),
+        nncf.Dataset(list(control.batches), arrays),
+        share,
+        max_drop=max_drop,
+        drop_type=nncf.DropType.ABSOLUTE,
+        subset_size=len(calibration),
+        model_type=nncf.ModelType.TRANSFORMER,
+    )
+    for name, value in facts.items():
+        done.set_rt_info(value.astype(str), [KEY, name])
+    found = share(openvino.Core().compile_model(done, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), ())[0]
+    if found < 1 - max_drop:
+        raise ValueError(
+            f"int8 changes {100 * (1 - found):.1f} % of the answers; at most {100 * max_drop:g} % are allowed"
+            " (--max-drop)."
+        )
+    openvino.save_model(done, file, compress_to_fp16=False)
+    return found
+
+
+def apply(
+    file: Path,
+    model: Portable,
+    images: Images,
+    sides: tuple[int, int],
+    *,
+    max_drop: float,
+    slower: Literal["refuse", "accept"],
+) -> str:
+    """Quantize a file of OpenVINO in place; what was measured, in a line.
+
+    Args:
+        file: .xml, in float32.
+        model: what the file was written from, on the CPU, in evaluation mode.
+        images: to calibrate with; every third one is left for the control.
+        sides: height and width that they are prepared for.
+        max_drop: the largest share of answers that may change, in [0, 1].
+        slower: whether a file that is not faster than bfloat16 here is refused.
+
+    Raises:
+        ValueError: if more answers change, or the file is refused.
+    """
+    prepared = [prepare(model, image)(*sides)[None] for image in images.pictures]
+    batches = [(x, *model.other_inputs(x)) for x in prepared]
+    with tempfile.TemporaryDirectory(dir=file.parent) as folder:
+        plain = Path(folder) / file.name
+        for ending in (".xml", ".bin"):
+            shutil.copy(file.with_suffix(ending), plain.with_suffix(ending))
+        calibration = [batch for i, batch in enumerate(batches) if i % HELD_OUT] or batches
+        control = Answers(model, batches[::HELD_OUT])
+        share = quantize(file, calibration, control, max_drop)
+        found = timed(plain, file, batches[0])
+    why = refusal(found)
+    if why and slower == "refuse":
+        raise ValueError(
+            f"{why}. --accept-slower, in Python slower='accept', writes it. Nothing was written."
+        )
+    return (
+        f"int8: calibrated on {images.text}, {100 * share:.4g} % of the answers to {len(control.batches)} of them,"
+        f" held out, are those of the model; {found}"
+    )
+
+
+def timed(plain: Path, quantized: Path, inputs: Sequence[Tensor]) -> Timed:
+    """The speed of a file in float32 and in bfloat16, and of its quantized form, in turns: medians."""
+    forms = {"float32": (plain, "f32"), "bfloat16": (plain, "bf16"), "int8": (quantized, "f32")}
+    programs = {name: _compiled(file, hint) for name, (file, hint) in forms.items()}
+    arrays = {i: x.contiguous().numpy() for i, x in enumerate(inputs)}
+    taken: Mapping[str, list[float]] = {name: [] for name in programs}
+    for program in programs.values():
+        program(arrays)
+    start = time.perf_counter()
+    while time.perf_counter() - start < len(programs) * SECONDS or len(taken["int8"]) < 5:
+        for name, program in programs.items():
+            before = time.perf_counter()
+            program(arrays)
+            taken[name].append(time.perf_counter() - before)
+    count = len(inputs[0])
+    rates = {name: count / statistics.median(calls) for name, calls in taken.items()}
+    return Timed(rates["int8"], rates["bfloat16"], rates["float32"], tuple(inputs[0].shape))
+
+
+def _compiled(file: Path, precision: str) -> Any:
+    import openvino
+
+    settings = {
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        "INFERENCE_PRECISION_HINT": precision,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    return openvino.Core().compile_model(file, "CPU", settings)
+
+
+def refusal(found: Timed) -> str:
+    """The reason why a quantized file is of no use on this machine; "" where it is faster."""
+    if found.int8 > found.reference:
+        return ""
+    name = "bfloat16" if found.bfloat16 >= found.float32 else "float32"
+    height, width = found.shape[2:]
+    return (
+        f"int8 is not faster than {name} on this machine: {found.int8:.3g} and {found.reference:.3g} images/s at"
+        f" {height}x{width}, batch {found.shape[0]}"
+    )
