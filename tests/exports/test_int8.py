@@ -119,7 +119,10 @@ def test_the_share_of_equal_answers(kind):
     }[kind]()
     given = batches(model, height=160, width=160) if kind == "detect" else batches(model)
     answers = int8.Answers(model, given)
-    same = lambda inputs: [x.detach() for x in flat(model(*inputs))]
+
+    def same(inputs):
+        return [x.detach() for x in flat(model(*inputs))]
+
     assert answers.share(same) == 1
 
     def other(inputs):

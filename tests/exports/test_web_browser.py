@@ -192,7 +192,7 @@ def test_the_outputs_of_every_family(browser, site, name):
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize("head", ["retinanet", "mask_rcnn", "cascade_mask_rcnn"])
+@pytest.mark.parametrize("head", ["retinanet", "mask_rcnn", "cascade"])
 def test_the_outputs_of_detectors(browser, site, head):
     model = detector(head)
     site.add(head, model, size=(160, 192))
