@@ -3,11 +3,15 @@
 Shapes: B batch, C channels, (Hi, Wi) image in pixels.
 """
 
+import io
+import logging
+import os
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +34,33 @@ from tetravit.structures import DataKind
 
 MOST = 300  # images to calibrate with
 HELD_OUT = 3  # every third batch of them is left for the control
+WHOLE = (  # operators that stay in float32: what divides or sums many values loses its meaning in 8 bits, and NNCF
+    # gives depthwise convolutions over tokens a range for each token, which fits no other size of images
+    "GroupConvolution",
+    *(
+        "Add",
+        "AvgPool",
+        "Concat",
+        "Divide",
+        "Interpolate",
+        "MVN",
+        "MaxPool",
+        "Maximum",
+        "Minimum",
+        "Multiply",
+    ),
+    *(
+        "NormalizeL2",
+        "Power",
+        "ReduceL2",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceSum",
+        "Sqrt",
+        "SquaredDifference",
+    ),
+    *("Softmax", "Subtract"),
+)
 KINDS = ("classify", "segment", "detect")
 SECONDS = 2.0  # that each of the three forms is timed
 
@@ -197,16 +228,19 @@ def quantize(file: Path, calibration: Sequence[Sequence[Tensor]], control: Answe
 
     model = openvino.Core().read_model(file)
     facts = {name: model.get_rt_info([KEY, name]) for name in model.get_rt_info([KEY]).value}
-    done = nncf.quantize_with_accuracy_control(
-        model,
-        nncf.Dataset(list(calibration), arrays),
-        nncf.Dataset(list(control.batches), arrays),
-        share,
-        max_drop=max_drop,
-        drop_type=nncf.DropType.ABSOLUTE,
-        subset_size=len(calibration),
-        model_type=nncf.ModelType.TRANSFORMER,
-    )
+    nncf.set_log_level(logging.ERROR)
+    with redirect_stdout(io.StringIO()):  # it draws its progress
+        done = nncf.quantize_with_accuracy_control(
+            model,
+            nncf.Dataset(list(calibration), arrays),
+            nncf.Dataset(list(control.batches), arrays),
+            share,
+            max_drop=max_drop,
+            drop_type=nncf.DropType.ABSOLUTE,
+            subset_size=len(calibration),
+            model_type=nncf.ModelType.TRANSFORMER,
+            ignored_scope=nncf.IgnoredScope(types=list(WHOLE), validate=False),
+        )
     for name, value in facts.items():
         done.set_rt_info(value.astype(str), [KEY, name])
     found = share(openvino.Core().compile_model(done, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), ())[0]
@@ -215,7 +249,12 @@ def quantize(file: Path, calibration: Sequence[Sequence[Tensor]], control: Answe
             f"int8 changes {100 * (1 - found):.1f} % of the answers; at most {100 * max_drop:g} % are allowed"
             " (--max-drop)."
         )
-    openvino.save_model(done, file, compress_to_fp16=False)
+    draft = file.with_name(
+        f"int8.{file.name}"
+    )  # the weights of the model are mapped from the file: not in place
+    openvino.save_model(done, draft, compress_to_fp16=False)
+    for ending in (".bin", ".xml"):
+        os.replace(draft.with_suffix(ending), file.with_suffix(ending))
     return found
 
 
@@ -265,7 +304,8 @@ def apply(
 def timed(plain: Path, quantized: Path, inputs: Sequence[Tensor]) -> Timed:
     """The speed of a file in float32 and in bfloat16, and of its quantized form, in turns: medians."""
     forms = {"float32": (plain, "f32"), "bfloat16": (plain, "bf16"), "int8": (quantized, "f32")}
-    programs = {name: _compiled(file, hint) for name, (file, hint) in forms.items()}
+    shapes = {i: list(x.shape) for i, x in enumerate(inputs)}
+    programs = {name: _compiled(file, hint, shapes) for name, (file, hint) in forms.items()}
     arrays = {i: x.contiguous().numpy() for i, x in enumerate(inputs)}
     taken: Mapping[str, list[float]] = {name: [] for name in programs}
     for program in programs.values():
@@ -281,15 +321,18 @@ def timed(plain: Path, quantized: Path, inputs: Sequence[Tensor]) -> Timed:
     return Timed(rates["int8"], rates["bfloat16"], rates["float32"], tuple(inputs[0].shape))
 
 
-def _compiled(file: Path, precision: str) -> Any:
+def _compiled(file: Path, precision: str, shapes: dict[int, list[int]]) -> Any:
     import openvino
+
+    model = openvino.Core().read_model(file)
+    model.reshape(shapes)
 
     settings = {
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
         "INFERENCE_PRECISION_HINT": precision,
         "PERFORMANCE_HINT": "LATENCY",
     }
-    return openvino.Core().compile_model(file, "CPU", settings)
+    return openvino.Core().compile_model(model, "CPU", settings)
 
 
 def refusal(found: Timed) -> str:

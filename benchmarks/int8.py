@@ -1,0 +1,68 @@
+"""int8 beside bfloat16 and float32, all through OpenVINO: python benchmarks/int8.py xcit_nano_12_p16 [MODEL ...]
+
+Random weights, calibrated on drawings: the speed does not depend on them, and answers are not compared. The three
+forms are called in turns in one process; a row has the medians. --busy marks rows of a machine with other work.
+"""
+
+import argparse
+import json
+import tempfile
+from dataclasses import asdict
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from tetravit.benchmark.speed import device_name
+from tetravit.data.shapes import draw
+from tetravit.exports import export
+from tetravit.exports.parts import int8
+from tetravit.models import create_model
+from tetravit.runtimes.base import quiet
+
+IMAGES = 9
+
+
+def row(name: str, size: int, batch: int, seconds: float, busy: bool) -> dict[str, object]:
+    """The speeds of one model."""
+    torch.manual_seed(0)
+    model = create_model(name).eval().requires_grad_(False)
+    drawn = [torch.from_numpy(draw(i, size=size).image).permute(2, 0, 1) for i in range(IMAGES)]
+    int8.SECONDS = seconds
+    with tempfile.TemporaryDirectory() as folder:
+        plain, quantized = Path(folder) / "plain.xml", Path(folder) / "quantized.xml"
+        for path in (plain, quantized):
+            export(model, path, size=size, score_images=0)
+        inputs = [int8.prepare(model, image)(size, size)[None] for image in drawn]
+        with quiet():
+            int8.quantize(quantized, [[x] for x in inputs], int8.Answers(model, [[inputs[0]]]), 1.0)
+            found = int8.timed(plain, quantized, [torch.cat(inputs[:1] * batch)])
+    return {
+        "model": name,
+        "size": size,
+        "batch": batch,
+        **{k: round(v, 3) for k, v in asdict(found).items() if k != "shape"},
+        "device": device_name(torch.device("cpu")),
+        "threads": torch.get_num_threads(),
+        "busy": busy,
+        **{package: version(package) for package in ("torch", "openvino", "nncf")},
+        "date": date.today().isoformat(),
+    }
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--size", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--busy", action="store_true")
+    parser.add_argument("--into", type=Path)
+    given = parser.parse_args()
+    for name in given.models:
+        line = json.dumps(row(name, given.size, given.batch, given.seconds, given.busy))
+        print(line, flush=True)
+        if given.into:
+            with given.into.open("a") as file:
+                file.write(line + "\n")
