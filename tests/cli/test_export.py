@@ -109,8 +109,12 @@ def test_a_detector_that_finds_nothing_is_told(ask, weights, tmp_path, monkeypat
             ["--to", "m.pt2", "--runtime", "x"],
             "The format 'torch' has no setting 'runtime'.",
         ),
+        (
+            ["--to", "m.xml", "--calibrate", "digits"],
+            "calibrate, --calibrate, goes with int8; got dtype 'float32'.",
+        ),
     ],
-    ids=["ending", "format", "folder", "size", "dtype", "page", "setting"],
+    ids=["ending", "format", "folder", "size", "dtype", "page", "setting", "calibrate"],
 )
 def test_mistakes(ask, weights, tmp_path, monkeypatch, arguments, text):
     monkeypatch.chdir(tmp_path)
