@@ -23,7 +23,7 @@ from tetravit.data.audit.layout import guess
 from tetravit.data.datasets import DATASETS
 from tetravit.data.files import images_below
 from tetravit.data.preprocess import pixels
-from tetravit.exports.base import KEY, Run
+from tetravit.exports.base import KEY, Run, held
 from tetravit.exports.compare import matches
 from tetravit.exports.parts.pictures import prepare
 from tetravit.models.base import Model
@@ -229,7 +229,7 @@ def quantize(file: Path, calibration: Sequence[Sequence[Tensor]], control: Answe
     model = openvino.Core().read_model(file)
     facts = {name: model.get_rt_info([KEY, name]) for name in model.get_rt_info([KEY]).value}
     nncf.set_log_level(logging.ERROR)
-    with redirect_stdout(io.StringIO()):  # it draws its progress
+    with held("NNCF cannot quantize this model"), redirect_stdout(io.StringIO()):  # it draws its progress
         done = nncf.quantize_with_accuracy_control(
             model,
             nncf.Dataset(list(calibration), arrays),
