@@ -4,6 +4,14 @@
 `unet.encoder.load("in1k")` brings published weights.
 """
 
+try:
+    import segmentation_models_pytorch  # noqa: F401
+except ImportError:
+    raise ImportError(
+        "tetravit.bridges.segmentation_models needs segmentation_models_pytorch:"
+        " pip install 'tetravit[segmentation-models]'."
+    ) from None
+
 from typing import Any
 
 from segmentation_models_pytorch.encoders import encoders

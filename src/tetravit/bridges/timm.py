@@ -5,6 +5,11 @@ State dicts have the names of `tetravit.create_model`, so files go both ways. No
 torch.fx, which these models do not support; dropout inside attention.
 """
 
+try:
+    import timm  # noqa: F401
+except ImportError:
+    raise ImportError("tetravit.bridges.timm needs timm: pip install 'tetravit[timm]'.") from None
+
 import copy
 import sys
 from collections.abc import Callable, Sequence

@@ -9,6 +9,13 @@
 Shapes: B images, C channels, (Hi, Wi) pixels, K classes, M objects, P detections of an image with padding.
 """
 
+try:
+    import transformers  # noqa: F401
+except ImportError:
+    raise ImportError(
+        "tetravit.bridges.transformers needs transformers: pip install 'tetravit[transformers]'."
+    ) from None
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
