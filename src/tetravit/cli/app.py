@@ -28,10 +28,11 @@ UsageError: Any = typer.BadParameter.__base__  # typer's own, whichever copy of 
 FIRST = ("train", "evaluate", "predict", "explain", "export", "benchmark", "convert", "list", "show", "copy")
 
 
-def application(only: str | None = None) -> typer.Typer:
+def application(only: str | None = None, *, brief: bool = False) -> typer.Typer:
     """The command with every verb and group that the files of this folder offer.
 
     only: a verb or group that is asked for; where there is one, the files of the others are not imported.
+    brief: for the help of all of them; groups that take long to make have no verbs.
     """
     chosen, groups = offered(only)
     app = typer.Typer(
@@ -47,7 +48,8 @@ def application(only: str | None = None) -> typer.Typer:
         app.command(name, context_settings=getattr(verb, "context_settings", None))(catch(name)(verb))
     for name, group in groups.items():
         part = typer.Typer(help=group.help, no_args_is_help=True, rich_markup_mode=None)
-        for word, verb in group.verbs.items():
+        inside = group.verbs if isinstance(group.verbs, dict) else {"": start} if brief else group.verbs()
+        for word, verb in inside.items():
             part.command(word)(catch(f"{name} {word}")(verb))
         app.add_typer(part, name=name)
     return app
@@ -141,7 +143,9 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         given = sys.argv[1:] if args is None else args
         verb = next((text for text in given if not text.startswith("-")), None)
-        code = application(verb)(args=args, prog_name="tetravit", standalone_mode=False)
+        code = application(verb, brief=given in (["--help"], ["-h"], []))(
+            args=args, prog_name="tetravit", standalone_mode=False
+        )
     except UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":  # a group without its verb: the message is the help
             print(error.format_message(), file=sys.stderr)

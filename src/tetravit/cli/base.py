@@ -60,10 +60,13 @@ KINDS = {
 
 
 class Group(NamedTuple):
-    """Several verbs behind one word: `tetravit weights fetch`."""
+    """Several verbs behind one word: `tetravit weights fetch`.
+
+    verbs: a function that gives them, where it imports what the help of all verbs need not wait for.
+    """
 
     help: str
-    verbs: dict[str, Callable[..., None]]
+    verbs: dict[str, Callable[..., None]] | Callable[[], dict[str, Callable[..., None]]]
 
 
 AcceptLicense = Annotated[

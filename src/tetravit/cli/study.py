@@ -8,17 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tetravit.cli.base import Group, print_rows, print_table, say
 from tetravit.files import replace_file
-from tetravit.studies import STUDIES, Study
-from tetravit.studies.base import H100_FLOPS, SMALL, UTILIZATION
+
+if TYPE_CHECKING:
+    from tetravit.studies import Study
 
 
-def command(name: str, study: Study) -> Callable[..., None]:
+def command(name: str, study: "Study") -> Callable[..., None]:
     """The function of `tetravit study NAME`: the study's own options, and those that all studies share."""
 
     def run(
@@ -38,6 +39,8 @@ def command(name: str, study: Study) -> Callable[..., None]:
         **options: Any,
     ) -> None:
         if draw is not None and study.draw is None:
+            from tetravit.studies import STUDIES
+
             drawn = ", ".join(key for key, row in STUDIES.items() if row.draw is not None)
             raise ValueError(f"{name} has no figure; studies with one: {drawn}.")
         for option, file in (("--into", into), ("--draw", draw)):
@@ -83,12 +86,14 @@ def command(name: str, study: Study) -> Callable[..., None]:
     return run
 
 
-def plan(study: Study, options: Mapping[str, Any], device: str) -> list[str]:
+def plan(study: "Study", options: Mapping[str, Any], device: str) -> list[str]:
     """What a study measures, where the expected figures are from, what it costs, needs and lacks."""
     lines = [study.question]
     if study.source:
         lines.append(f"Source: {study.source}.")
     if options.get("small"):
+        from tetravit.studies.base import SMALL
+
         return [*lines, SMALL, *([f"Takes {study.small}."] if study.small else [])]
     if study.expected:
         lines.append(f"Expected: {study.expected}.")
@@ -110,6 +115,7 @@ def plan(study: Study, options: Mapping[str, Any], device: str) -> list[str]:
 def _cost(flops: float, device: str) -> str:
     """Operations as time of this machine and of a card that trains models."""
     from tetravit.benchmark.speed import product_flops
+    from tetravit.studies.base import H100_FLOPS, UTILIZATION
     from tetravit.world import pick_device
 
     here = flops / (UTILIZATION * product_flops(pick_device(device)))
@@ -173,9 +179,11 @@ def _facts(device: str) -> dict[str, Any]:
     }
 
 
-GROUPS = {
-    "study": Group(
-        "Repeat a table or figure of the papers.",
-        {name: command(name, study) for name, study in STUDIES.items()},
-    )
-}
+def commands() -> dict[str, Callable[..., None]]:
+    """A verb for each study."""
+    from tetravit.studies import STUDIES
+
+    return {name: command(name, study) for name, study in STUDIES.items()}
+
+
+GROUPS = {"study": Group("Repeat a table or figure of the papers.", commands)}
