@@ -19,12 +19,14 @@ from tetravit.runs import train
 from tetravit.weights.fileformat import read
 
 KILLS = int(os.environ.get("TETRAVIT_KILLS", "2"))
+APART = 8  # steps
+STEPS = APART * (KILLS + 2)
 
 
 def recipe(root):
     return validated(
         {
-            "steps": 24,
+            "steps": STEPS,
             "task": {"name": "classify"},
             "model": {"name": "xcit_nano_12_p16", "options": {"depth": 1, "dim": 32}},
             "data": {
@@ -75,15 +77,14 @@ def test_kills_change_nothing(tmp_path):
             life.join()
             assert life.exitcode == 0
             break
-        while newest(run) < 4 + 8 * kills * 2 // max(1, KILLS) and life.is_alive():
+        while newest(run) < 4 + APART * kills and life.is_alive():
             time.sleep(0.002)
         life.join(draw.uniform(0, 0.05))
-        if not life.is_alive():
-            break
+        assert life.is_alive()
         os.kill(life.pid, signal.SIGKILL)
         life.join()
         kills += 1
-    assert kills
+    assert kills == KILLS
     life = context.Process(target=live, args=(tmp_path / "shards", straight))
     life.start()
     life.join()
