@@ -1,4 +1,4 @@
-"""Plain records shared by all layers."""
+"""Plain records shared by all layers. One file: a reader of any signature finds its records in one place."""
 
 from __future__ import annotations
 

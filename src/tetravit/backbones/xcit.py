@@ -1,6 +1,7 @@
 """XCiT: Cross-Covariance Image Transformers (El-Nouby et al. 2021, arXiv:2106.09681).
 
 Attention mixes channels instead of tokens, so its cost is linear in the number of patches.
+One file, as every family is; its options for the paper's ablations are here too.
 
 Shapes: B batch, H W token grid, N = H * W patches, C width, D = C // heads.
 Source of every number: facebookresearch/xcit@82f5291 xcit.py.

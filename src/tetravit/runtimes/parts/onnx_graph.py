@@ -6,6 +6,8 @@ has no function here is an error, and the caller takes torch's own conversion.
 
 The graph is captured for a batch of `BATCH` images, a prime number that is larger than any side: sizes that it
 divides are those that grow with the batch. A graph with symbolic sizes takes three times as long to capture.
+
+One file: a table of one short function per operation, read when one is missing.
 """
 
 import operator
