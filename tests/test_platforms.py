@@ -6,6 +6,8 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pytest
 
+import tetravit
+
 ROOT = Path(__file__).parents[1]
 WITHOUT = """
 import builtins, importlib.abc, os, signal, sys
@@ -108,6 +110,6 @@ def test_files_are_named_so_that_every_system_can_hold_them():
 def test_the_package_is_ascii():
     """So that its files are read alike whatever the encoding of a system is."""
     kinds = {".py", ".toml", ".json", ".txt", ".css", ".js", ".html"}
-    files = [path for path in (ROOT / "src").rglob("*") if path.suffix in kinds]
+    files = [path for path in Path(tetravit.__file__).parent.rglob("*") if path.suffix in kinds]
     assert len(files) > 300
     assert [path for path in files if not path.read_bytes().isascii()] == []

@@ -4,6 +4,7 @@ import json
 import re
 import shlex
 from functools import cache
+from pathlib import Path
 
 import pytest
 import typer
@@ -30,7 +31,7 @@ KNOWN = {
     "/models",
     "options:",
 }
-KEYS = json.loads((ROOT / "src/tetravit/recipes/keys.json").read_text())
+KEYS = json.loads((Path(tetravit.__file__).parent / "recipes" / "keys.json").read_text())
 
 
 def name_of(page):
