@@ -101,7 +101,8 @@ class Plain(Target):
         return lambda inputs: program(*inputs)
 
 class Kit(Folder):
-    main, inside, first, names, dtypes = "m.plain", "plain", "README", ("m.plain", "README"), ("float32",)
+    main, inside, first, dtypes = "m.plain", "plain", "README", ("float32",)
+    names = ("m.plain", "m.plain.certificate.json", "README")
     settings = ("text",)
 
     def add(self, folder, model, settings):
@@ -168,7 +169,7 @@ detect centre
 Centre has no option class_agnostic.
 Unknown classification head 'centre'. Known: cosine, linear.
 plain
-['README', 'm.plain']
+['README', 'm.plain', 'm.plain.certificate.json']
 mirror
 """
 SMALL = "model.options={dim=16,depth=4,num_heads=2,out_blocks=[0,1,2,3]}"

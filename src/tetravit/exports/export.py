@@ -32,7 +32,7 @@ from tetravit.exports.parts.pictures import Pictures, gather
 from tetravit.exports.parts.precision import Float32Norms, to_half
 from tetravit.exports.parts.program import Program
 from tetravit.exports.parts.scores import compare_scores
-from tetravit.models.portable import SMALLEST, Portable, check_model, flat
+from tetravit.models.portable import Portable, check_model, flat
 from tetravit.registry import pick
 from tetravit.runtimes.base import CannotRun, capture, fold, quiet
 from tetravit.weights.fileformat import package_version
@@ -88,12 +88,12 @@ def export(
 ) -> Exported:
     """Write a model as a program for images of any batch and size, and verify that its outputs are the model's.
 
-    Sides are 64 to 4096 pixels; for detectors 160 to 4096, in steps of 32. The file is loaded again and compared
-    with the model on real images, prepared at `size`, a larger and a smaller size, in two batch sizes. It appears
-    whole or not at all, with FILE.certificate.json beside it, and only where the outputs agree: float32 within 2e-5
-    of the largest, float16 within 0.02, bfloat16 within 0.1. Of a detector in float32 every object is found by both,
-    of one in 16 bits 95 % of them. A detector that finds nothing in these images has no boxes to compare: `objects`
-    of the result is 0. Inputs are float32
+    Sides are 64 to 4096 pixels, of a classifier of smaller images from their size on; for detectors 160 to 4096,
+    in steps of 32. The file is loaded again and compared with the model on real images, prepared at `size`, a
+    larger and a smaller size, in two batch sizes. It appears whole or not at all, with FILE.certificate.json
+    beside it, and only where the outputs agree: float32 within 2e-5 of the largest, float16 within 0.02, bfloat16
+    within 0.1. Of a detector in float32 every object is found by both, of one in 16 bits 95 % of them. A detector
+    that finds nothing in these images has no boxes to compare: `objects` of the result is 0. Inputs are float32
     `images`, normalized, and for detectors `sizes` (B, 2) int64, the height and width of each image without its
     padding; detections come filled up to a fixed number per image, marked by `valid`. The file says what it
     holds: model, task, class names, how pictures are prepared.
@@ -102,7 +102,7 @@ def export(
         model: a classifier, segmenter, detector, or backbone with four maps, on a CPU or GPU; it stays as it is.
         path: the file; its folder exists.
         format: of `TARGETS`, or of `FOLDERS`; None: what the ending of `path` says.
-        size: side or (height, width) in pixels that the file is fastest at; None: a classifier's own, from 64 up;
+        size: side or (height, width) in pixels that the file is fastest at; None: a classifier's own;
             320 for the others.
         dtype: float32, float16 or bfloat16, what it computes in; norms and softmax stay in float32. int8: for
             OpenVINO, products and convolutions in 8 bits (extra `int8`).
@@ -349,7 +349,7 @@ def _sides(model: Model, size: int | Sequence[int] | None) -> tuple[int, int]:
         ValueError: if it is neither a side nor two, or the graph does not take them.
     """
     if size is None:
-        size = tuple(max(SMALLEST, side) for side in model.usual_sides(DENSE_SIDE))
+        size = tuple(max(model.program_sides[0], side) for side in model.usual_sides(DENSE_SIDE))
     sides = size if isinstance(size, Sequence) else (size, size)
     if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
         raise ValueError(f"size takes a side in pixels, or (height, width); got {size!r}.")

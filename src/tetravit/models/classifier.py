@@ -12,6 +12,7 @@ from tetravit.heads import Head, heads_of
 from tetravit.heads.classify import Embedding
 from tetravit.models.base import Model
 from tetravit.models.names import build_backbone
+from tetravit.models.portable import LARGEST, SMALLEST
 from tetravit.registry import pick
 from tetravit.structures import Preprocess
 from tetravit.weights import LAYOUTS, convert
@@ -38,6 +39,13 @@ class Classifier(Model):
     head_noun = "classification head"
     default_head = LINEAR
     default_classes = 1000
+
+    @property
+    def program_sides(self) -> range:
+        """From 64 pixels; from its own size where that is smaller and the coarsest map has more than one cell."""
+        own = min(SMALLEST, *self.input.sides)
+        return range(max(own, 2 * self.backbone.strides[-1]), LARGEST + 1)
+
     usual_input = Preprocess()
 
     def __init__(

@@ -38,8 +38,11 @@ class Detector(DenseModel):
     default_classes = 80  # of COCO
     usual_input = COCO_INPUT
     program_inputs = ("images", "sizes")
-    program_sides = range(160, LARGEST + 1, PADDING)  # the coarsest level then has more than one cell
     accelerated = "feature_maps"
+
+    @property
+    def program_sides(self) -> range:
+        return range(160, LARGEST + 1, PADDING)  # the coarsest level then has more than one cell
 
     def forward(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
         """Detections of a batch in tensors, best first, padding last where images have fewer than others.

@@ -19,14 +19,18 @@ SMALLEST, LARGEST = 64, 4096  # pixels a side of a captured graph
 class Portable(nn.Module):
     """A module that can become a program: images (B, C, Hi, Wi), and maybe more, to tensors.
 
-    program_inputs: names of the arguments of `forward`. program_sides: the sides in pixels that a program takes.
-    accelerated: the method, images to tensors, that a runtime replaces.
+    program_inputs: names of the arguments of `forward`. accelerated: the method, images to tensors, that a runtime
+    replaces.
     """
 
     program_inputs: ClassVar[tuple[str, ...]] = ("images",)
-    program_sides: ClassVar[range] = range(SMALLEST, LARGEST + 1)
     accelerated: ClassVar[str] = "forward"
     backbone: Backbone
+
+    @property
+    def program_sides(self) -> range:
+        """The sides in pixels that a program takes."""
+        return range(SMALLEST, LARGEST + 1)
 
     @property
     def output_names(self) -> tuple[str, ...]:

@@ -8,7 +8,6 @@ from torch import nn
 
 from tetravit.data.build import for_head
 from tetravit.exports.parts.certificate import Score
-from tetravit.models.portable import SMALLEST
 from tetravit.protocols import PROTOCOLS, Loaders
 from tetravit.recipe import loads
 from tetravit.runs.evaluate import open_data, recipe_of, score
@@ -46,7 +45,7 @@ def compare_scores(
         data = for_head(recipe.data.model_copy(update={"workers": 0}), has_masks)
         loader = open_data(
             data,
-            _input(model.input, sides) if kind == "classify" else model.input,
+            _input(model, sides) if kind == "classify" else model.input,
             class_names=model.class_names,
             scales=config.eval_scales(),
             images=IMAGES[kind] if images is None else images,
@@ -65,6 +64,7 @@ def _pairs(
     return {name: Score(before[name], after[name]) for name in names if name in before and name in after}
 
 
-def _input(p: Preprocess, sides: tuple[int, int]) -> Preprocess:
+def _input(model: Any, sides: tuple[int, int]) -> Preprocess:
     """The preprocessing of a classifier at sides that a file takes."""
-    return p if min(p.sides) >= SMALLEST else replace(p, size=sides)
+    p: Preprocess = model.input
+    return p if min(p.sides) >= model.program_sides[0] else replace(p, size=sides)
