@@ -3,6 +3,7 @@
 import base64
 import json
 import threading
+from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -212,6 +213,7 @@ def test_the_outputs_of_segmenters(browser, site, head):
 @pytest.mark.nightly
 def test_objects_and_masks_on_the_page(browser, site, scene):
     model = toys.detector().eval()
+    model.input = replace(model.input, size=160, longest=256)  # files of detectors take 160 pixels and more
     site.add("shapes", model)
     opened(browser, site, "shapes", 390)
     found = dropped(browser, scene)
