@@ -164,7 +164,7 @@ STUDIES = {
         expected="TensorRT makes SVT-S 1.7 times as fast as PyTorch, batch and precision not stated; no program here"
         " is TensorRT, so no row is compared with it",
         needs="this machine, some minutes, nothing else running; random weights",
-        small="a quarter of a minute",
+        small="minutes, mostly of exporting and compiling",
         draw=draw,
     )
 }

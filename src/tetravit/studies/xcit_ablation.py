@@ -114,7 +114,7 @@ STUDIES = {
         " verified and so not printed",
         needs="ImageNet (--data-root) and 12 training runs; --commands prints them for a cluster, whose folders"
         " --runs then reads",
-        small="two minutes of one processor: 6 runs on the digits",
+        small="five minutes of one processor: 6 runs on the digits",
         flops=flops,
         draw=draw,
     )
