@@ -62,7 +62,7 @@ def for_the_site(text: str, up: str = "") -> str:
     text = FIGURE.sub(r"![\1](\2.svg#only-light)![\1](\2-dark.svg#only-dark)", text)
     for name, source in OTHERS.items():
         if source != "README.md":
-            text = re.sub(rf"\]\((?:\.\./)*{re.escape(source)}\)", f"]({up}{name})", text)
+            text = re.sub(rf"\]\((?:\.\./)*{re.escape(source)}(#[\w-]+)?\)", rf"]({up}{name}\1)", text)
     text = text.replace("](README.md)", "](results.md)").replace("](docs/", "](").replace("](../docs/", "](")
     text = re.sub(r"\]\((?:\.\./)*(?:ARCHITECTURE|CONTRIBUTING)\.md\)", f"]({up}index.md)", text)
     text = re.sub(r"\[([^\]]+)\]\((?:\.\./)*(?:NOTICE|LICENSE)\)", r"\1", text)

@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 
 import tetravit
-from tetravit.api import _flat
 from tetravit.data.datasets import DATASETS
 from tetravit.models import create_model, save
 from tetravit.recipe import dump, find, load
+from tetravit.recipe_tables import as_overrides
 from tetravit.structures import Preprocess
 
 DIGITS = DATASETS["digits"](None, "val")
@@ -41,7 +41,7 @@ def test_the_functions_are_there_whatever_was_imported_before():
 
 
 def test_overrides_are_those_of_the_command_line():
-    changes = _flat(
+    changes = as_overrides(
         {"epochs": 5, "optim": {"lr": 1e-3}, "data.root": "a b", "model": {"options": {"depth": 1}}}
     )
     assert changes == ["epochs=5", "optim.lr=0.001", 'data.root="a b"', "model.options.depth=1"]

@@ -1,8 +1,8 @@
 """What timm's own tests ask of every model (timm 1.0.31, tests/test_models.py), and its training script's steps."""
 
 import copy
+from argparse import Namespace
 from collections import OrderedDict
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -95,9 +95,10 @@ def test_the_steps_of_timms_training_script(tmp_path, name):
     """Data, mixup, layer decay, schedule, averaged weights, checkpoints and resume, as train.py has them."""
     from timm.data import FastCollateMixup, create_dataset, create_loader, resolve_data_config
     from timm.loss import SoftTargetCrossEntropy
+    from timm.models import resume_checkpoint
     from timm.optim import create_optimizer_v2
     from timm.scheduler import create_scheduler_v2
-    from timm.utils import AverageMeter, CheckpointSaver, ModelEmaV3, accuracy, resume_checkpoint
+    from timm.utils import AverageMeter, CheckpointSaver, ModelEmaV3, accuracy
 
     for split in ("train", "validation"):
         for label, colour in (("a", "red"), ("b", "blue")):
@@ -123,7 +124,7 @@ def test_the_steps_of_timms_training_script(tmp_path, name):
     optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3, weight_decay=0.05, layer_decay=0.75)
     average = ModelEmaV3(model, decay=0.9)
     schedule, _ = create_scheduler_v2(optimizer, sched="cosine", num_epochs=2, warmup_epochs=1)
-    arguments = SimpleNamespace(model=name)
+    arguments = Namespace(model=name)
     saver = CheckpointSaver(
         model=model, optimizer=optimizer, args=arguments, model_ema=average, checkpoint_dir=str(tmp_path),
         recovery_dir=str(tmp_path), decreasing=False, max_history=2,

@@ -34,8 +34,8 @@ def test_weights_become_a_program(ask, weights, tmp_path):
     again = ask("export", weights, "--to", tmp_path / "m.pt2")
     assert (again.code, again.err) == (
         2,
-        f"tetravit export: {tmp_path}/m.pt2 is there already;"
-        " --force, in Python existing='replace', writes over it.\n",
+        f"tetravit export: {tmp_path}/m.pt2 and {tmp_path}/m.pt2.certificate.json are there already;"
+        " --force, in Python existing='replace', writes over them.\n",
     )
 
 

@@ -39,8 +39,7 @@ def archive(path, version="1.2.3", name="some-runtime", code=b"code"):
 
 def test_files_of_an_archive_a_folder_and_node_modules(tmp_path):
     packed = archive(tmp_path / "p.tgz")
-    with tarfile.open(packed) as file:
-        file.extractall(tmp_path, filter="data")
+    shutil.unpack_archive(packed, tmp_path)
     (tmp_path / "node_modules").mkdir()
     shutil.copytree(tmp_path / "package", tmp_path / "node_modules" / "some-runtime")
     for place in (packed, tmp_path / "package", tmp_path / "node_modules"):
