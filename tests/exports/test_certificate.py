@@ -157,7 +157,7 @@ class Facts:
     """In the place of a graph."""
 
     def __init__(self, model):
-        self.facts = {"outputs": ["logits"], "sides": [64, 4096], "multiple": 1, "made_for": [64, 64]}
+        self.facts = {"outputs": ["logits"], "sides": [32, 4096], "multiple": 1, "made_for": [32, 32]}
         self.facts |= model.facts()
 
 

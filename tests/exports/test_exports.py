@@ -220,11 +220,11 @@ def test_a_file_appears_with_all_that_belongs_to_it(copier, tmp_path):
     assert done.difference < 1e-6
 
 
-def test_a_model_of_tiny_images_is_written_for_larger_ones(copier, tmp_path):
+def test_a_model_of_tiny_images_is_written_for_its_own_size(copier, tmp_path):
     model = classifier()
     model.input = replace(model.input, size=32)
     copier(lambda inputs: [model(inputs[0])])
-    assert export(model, tmp_path / "model.copy").shapes[0] == (1, 3, 64, 64)
+    assert export(model, tmp_path / "model.copy").shapes[0] == (1, 3, 32, 32)
 
 
 @pytest.mark.parametrize(("error", "shown"), [(1e-3, "1.0e-03"), (math.nan, "inf")])

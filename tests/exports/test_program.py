@@ -56,8 +56,11 @@ def test_a_file_predicts_as_its_model(make):
 
 def test_images_too_small_for_a_file_are_enlarged():
     model = classifier()
+    facts = facts_of(model)
     model.input = model.input.__class__(size=32, crop=1.0)
-    assert program(model).input.size == (96, 96)
+    facts |= model.facts()
+    assert Program(lambda inputs: inputs, facts, "m.onnx").input.size == (96, 96)
+    assert program(model).input.size == 32  # the model is exported at its own size
 
 
 def test_sides_that_a_file_does_not_take():

@@ -57,7 +57,7 @@ class OpenVINO(Target):
 
         try:
             rows = openvino.Core().read_model(path).get_rt_info([KEY]).value
-            return {name: json.loads(row.value) for name, row in rows.items()}
+            return {name: json.loads(getattr(row, "value", row)) for name, row in rows.items()}
         except Exception as error:  # OpenVINO's are plain RuntimeErrors
             raise ValueError(f"{path} is no OpenVINO file that `tetravit export` wrote.") from error
 
