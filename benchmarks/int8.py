@@ -1,6 +1,6 @@
 """int8 beside bfloat16 and float32, all through OpenVINO: python benchmarks/int8.py xcit_nano_12_p16 [MODEL ...]
 
-Random weights, calibrated on drawings: the speed does not depend on them, and answers are not compared. The three
+Random weights, calibrated on drawings: the speed does not depend on them, and predictions are not compared. The three
 forms are called in turns in one process; a row has the medians. --busy marks rows of a machine with other work.
 """
 
@@ -39,7 +39,9 @@ def row(name: str, size: int, batch: int, seconds: float, busy: bool) -> dict[st
         TARGETS["openvino"].write(graph, plain)
         for ending in (".xml", ".bin"):
             shutil.copy(plain.with_suffix(ending), quantized.with_suffix(ending))
-        int8.quantize(quantized, [[x] for x in inputs[1:]], int8.Answers(model, [[inputs[0]]]), 1.0)
+        int8.quantize(
+            quantized, [[x] for x in inputs[1:]], int8.ReferencePredictions(model, [[inputs[0]]]), 1.0
+        )
         int8.SECONDS = seconds
         found = int8.timed(plain, quantized, [torch.cat(inputs[:1] * batch)])
     return {

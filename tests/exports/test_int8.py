@@ -1,4 +1,4 @@
-"""int8: images to calibrate with, answers that stay equal, a file that is refused where it is slower."""
+"""int8: images to calibrate with, predictions that stay equal, a file that is refused where it is slower."""
 
 import json
 
@@ -79,7 +79,7 @@ def test_images_that_do_not_fit(tmp_path, model, data, text):
         ({"calibrate": "digits"}, "calibrate, --calibrate, goes with int8; got dtype 'float32'."),
         (
             {"dtype": "int8", "calibrate": "digits", "max_drop": 2.0},
-            "max_drop is a share of answers, 0 to 1; got 2.",
+            "max_drop is a share of predictions, 0 to 1; got 2.",
         ),
     ],
     ids=["float32", "max_drop"],
@@ -110,7 +110,7 @@ def batches(model, count=2, height=64, width=96):
 
 
 @pytest.mark.parametrize("kind", ["classify", "segment", "detect"])
-def test_the_share_of_equal_answers(kind):
+def test_the_share_of_equal_predictions(kind):
     head = {"head": "semantic_fpn", "num_classes": 3, "head_options": {"width": 8}}
     model = {
         "classify": classifier,
@@ -118,12 +118,12 @@ def test_the_share_of_equal_answers(kind):
         "detect": lambda: detector("retinanet"),
     }[kind]()
     given = batches(model, height=160, width=160) if kind == "detect" else batches(model)
-    answers = int8.Answers(model, given)
+    predictions = int8.ReferencePredictions(model, given)
 
     def same(inputs):
         return [x.detach() for x in flat(model(*inputs))]
 
-    assert answers.share(same) == 1
+    assert predictions.share(same) == 1
 
     def other(inputs):
         found = same(inputs)
@@ -132,15 +132,15 @@ def test_the_share_of_equal_answers(kind):
             return [x + 1 if i == labels else x for i, x in enumerate(found)]
         return [-found[0]]
 
-    assert answers.share(other) == 0
+    assert predictions.share(other) == 0
 
 
-def test_features_are_no_answers():
+def test_features_are_no_predictions():
     model = create_backbone("xcit_nano_12_p16", **COLUMN)
     with pytest.raises(ValueError) as caught:
-        int8.Answers(model, [])
+        int8.ReferencePredictions(model, [])
     assert str(caught.value) == (
-        "int8 is controlled by the answers of a model, and features are none; export a classifier, segmenter or"
+        "int8 is controlled by the predictions of a model, and features are none; export a classifier, segmenter or"
         " detector."
     )
 
@@ -181,7 +181,7 @@ def test_a_slower_file_is_refused(tmp_path, monkeypatch):
         " Python slower='accept', writes it. Nothing was written."
     )
     assert int8.apply(tmp_path / "m.xml", sides=(64, 64), slower="accept", **given) == (
-        "int8: calibrated on a photograph, 75 % of the answers to 1 of them, held out, are those of the model;"
+        "int8: calibrated on a photograph, 75 % of the predictions for 1 of them, held out, are those of the model;"
         " 10 images/s, in bfloat16 20, in float32 15 (64x64, batch 1)"
     )
 
@@ -216,9 +216,9 @@ def test_speeds_are_measured(tmp_path):
 
 
 @pytest.mark.nightly
-def test_changed_answers_are_refused(tmp_path, folder):
-    """A model whose answers are near each other: no drop is allowed, and one is found or none is left to return."""
+def test_changed_predictions_are_refused(tmp_path, folder):
+    """A model whose predictions are near each other: no drop is allowed, one is found, or none is left to return."""
     pytest.importorskip("nncf")
     model = classifier(dim=64)
     done = export(model, tmp_path / "m.xml", dtype="int8", calibrate=folder, max_drop=0.0, slower="accept")
-    assert " 100 % of the answers " in done.certificate.notes[-1]
+    assert " 100 % of the predictions " in done.certificate.notes[-1]

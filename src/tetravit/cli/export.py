@@ -65,7 +65,7 @@ def export(
     ] = None,
     max_drop: Annotated[
         float,
-        typer.Option(metavar="SHARE", help="Of int8: the largest share of answers that may change."),
+        typer.Option(metavar="SHARE", help="Of int8: the largest share of predictions that may change."),
     ] = 0.01,
     accept_slower: Annotated[
         bool,
@@ -142,15 +142,15 @@ def export(
     if row.certificate is not None:
         for note in row.certificate.notes:
             say(f"{note}.")
-        say(f"Compared on {row.certificate.images}{_answers(row.certificate)}.")
+        say(f"Compared on {row.certificate.images}{_predictions(row.certificate)}.")
     if row.format == "web":
         say(f"Any host of static files serves it; here: python -m http.server --directory {to}")
     if row.objects == 0:
         say("The model detected no object in the test images, so no box was compared.")
 
 
-def _answers(paper: "Certificate") -> str:
-    """Equal answers, scores and speed of a certificate, after a colon; "" where there are none."""
+def _predictions(paper: "Certificate") -> str:
+    """Equal predictions, scores and speed of a certificate, after a colon; "" where there are none."""
     parts = [f"{100 * share:.4g} % of {name} equal" for name, share in paper.equal.items()]
     parts += [
         f"{name} {100 * row.before:.2f} % before and {100 * row.after:.2f} % after on {paper.scored} images"

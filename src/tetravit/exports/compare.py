@@ -37,7 +37,7 @@ class Compared:
     """How far a file is from its model.
 
     difference: the largest, as a share of the largest output; worst: the input shape where it occurred. outputs: of
-    each. equal: the shares of equal answers. matched: the share of a detector's objects that both find.
+    each. equal: the shares of equal predictions. matched: the share of a detector's objects that both find.
     """
 
     difference: float
@@ -142,14 +142,14 @@ def drawing(index: int, mean: Sequence[float], std: Sequence[float]) -> Picture:
 
 
 class _Tally:
-    """Differences and equal answers over batches. last: the largest difference of the last batch."""
+    """Differences and equal predictions over batches. last: the largest difference of the last batch."""
 
     def __init__(self, model: Portable) -> None:
         self.names, self.kind = model.output_names, getattr(model, "kind", "")
         self.last = 0.0
         self._largest = dict.fromkeys(self.names, 0.0)
         self._sum, self._count = dict.fromkeys(self.names, 0.0), dict.fromkeys(self.names, 0)
-        self._equal = self._answers = 0
+        self._equal = self._predicted = 0
         self._detects = "valid" in self.names
 
     def add(self, got: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
@@ -162,7 +162,7 @@ class _Tally:
         if self.kind in ("classify", "segment") and self.names == ("logits",) and not math.isinf(self.last):
             same = got[0].argmax(dim=1) == expected[0].argmax(dim=1)
             self._equal += int(same.sum())
-            self._answers += same.numel()
+            self._predicted += same.numel()
 
     def _add(self, name: str, got: Tensor, expected: Tensor, scale: float) -> None:
         if got.shape != expected.shape:
@@ -180,7 +180,7 @@ class _Tally:
     def _add_detections(self, got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
         for i in range(len(expected["valid"])):
             mine, theirs = ({k: v[i][x["valid"][i]] for k, v in x.items()} for x in (got, expected))
-            self._answers += max(len(mine["boxes"]), len(theirs["boxes"]))
+            self._predicted += max(len(mine["boxes"]), len(theirs["boxes"]))
             pairs = matches(mine, theirs)
             self._equal += len(pairs)
             if not pairs:
@@ -200,13 +200,13 @@ class _Tally:
         )
 
     def equal(self) -> dict[str, float]:
-        if not self._answers:
+        if not self._predicted:
             return {}
         name = "detections" if self._detects else {"classify": "top-1"}.get(self.kind, "pixels")
-        return {name: self._equal / self._answers}
+        return {name: self._equal / self._predicted}
 
     def matched(self) -> float:
-        return self._equal / self._answers if self._detects and self._answers else 1.0
+        return self._equal / self._predicted if self._detects and self._predicted else 1.0
 
 
 def matches(got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[tuple[int, int]]:

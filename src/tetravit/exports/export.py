@@ -115,7 +115,7 @@ def export(
         score_images: labelled images of the validation set on which model and file are scored; None: 256 for
             classifiers, 32 for others; 0: none.
         calibrate: of int8: a folder of images like those of the application, or a data set without a folder.
-        max_drop: of int8: the largest share of answers (classes, pixels, objects) that may change, on a third of
+        max_drop: of int8: the largest share of predictions (classes, pixels, objects) that may change, on a third of
             these images.
         slower: of int8: "accept": write a file that is not faster than bfloat16 on this machine.
         settings: of a folder's format alone, by name: `runtime` of "web".

@@ -1,15 +1,13 @@
 """The published segmenters on ADE20K (XCiT, Table 6; Twins, Table 2)."""
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tetravit.studies.base import Row, Study, verdicts
 from tetravit.studies.parts.figures import bars
-from tetravit.studies.parts.tables import evaluated, names, need
+from tetravit.studies.parts.tables import published, trained_on_drawings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,15 +51,17 @@ def measure(
     if small:
         yield from _small(images, steps, device, on_run, done)
         return
-    from tetravit.weights import CHECKPOINTS
-
-    need(data_root, "ADE20K")
-    known = [row.name for row in CHECKPOINTS.values() if row.task == "segment"]
-    for name in names(weights, known):
-        yield from evaluated(
-            name, [f"data.root={data_root}"], ("miou",), key=" ".join(map(str, (name, data_root, images))),
-            facts={"weights": name}, images=images, device=device, done=done, on_run=on_run,
-        )  # fmt: skip
+    yield from published(
+        "segment",
+        weights,
+        data_root,
+        "ADE20K",
+        ("miou",),
+        images=images,
+        device=device,
+        done=done,
+        on_run=on_run,
+    )
 
 
 def _small(
@@ -71,22 +71,12 @@ def _small(
     on_run: Callable[[str], object],
     done: Mapping[str, Row],
 ) -> Iterator[dict[str, Any]]:
-    from tetravit.runs import train
-    from tetravit.studies.parts.training import shapes_recipe
-
     for patch in (16, 8):
         for head, spoken in HEADS.items():
-            about, key = f"small xcit, patches of {patch}, {spoken}", f"small {patch} {head} {steps} {images}"
-            with tempfile.TemporaryDirectory() as folder:
-                run = Path(folder) / "run"
-                if f"{key} miou" not in done:
-                    on_run(f"training {about}, {steps} steps")
-                    recipe = shapes_recipe("shapes-seg", head, patch, steps=steps, device=device)
-                    train(recipe, run, reporters=[])
-                yield from evaluated(
-                    run / "last.safetensors", [], ("miou",), key=key, facts={"weights": about}, images=images,
-                    device=device, done=done, on_run=on_run,
-                )  # fmt: skip
+            yield from trained_on_drawings(
+                "shapes-seg", head, patch, steps, f"small xcit, patches of {patch}, {spoken}", ("miou",),
+                key=f"small {patch} {head} {steps} {images}", images=images, device=device, done=done, on_run=on_run,
+            )  # fmt: skip
 
 
 def draw(rows: Sequence[Row]) -> "Figure":

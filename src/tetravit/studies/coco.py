@@ -1,15 +1,13 @@
 """The published detectors on COCO (XCiT, Table 5)."""
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tetravit.studies.base import Row, Study, verdicts
 from tetravit.studies.parts.figures import bars
-from tetravit.studies.parts.tables import evaluated, names, need
+from tetravit.studies.parts.tables import published, trained_on_drawings
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -42,15 +40,17 @@ def measure(
     if small:
         yield from _small(images, steps, device, on_run, done)
         return
-    from tetravit.weights import CHECKPOINTS
-
-    need(data_root, "COCO 2017")
-    known = [row.name for row in CHECKPOINTS.values() if row.task == "detect"]
-    for name in names(weights, known):
-        yield from evaluated(
-            name, [f"data.root={data_root}"], SCORES, key=" ".join(map(str, (name, data_root, images))),
-            facts={"weights": name}, images=images, device=device, done=done, on_run=on_run,
-        )  # fmt: skip
+    yield from published(
+        "detect",
+        weights,
+        data_root,
+        "COCO 2017",
+        SCORES,
+        images=images,
+        device=device,
+        done=done,
+        on_run=on_run,
+    )
 
 
 def _small(
@@ -60,21 +60,12 @@ def _small(
     on_run: Callable[[str], object],
     done: Mapping[str, Row],
 ) -> Iterator[dict[str, Any]]:
-    from tetravit.runs import train
-    from tetravit.studies.parts.training import shapes_recipe
-
     for patch in (16, 8):
-        key = " ".join(map(str, ("small", patch, steps, images)))
-        with tempfile.TemporaryDirectory() as folder:
-            run = Path(folder) / "run"
-            if f"{key} {SCORES[-1]}" not in done:
-                on_run(f"training a small Mask R-CNN, patches of {patch} pixels, {steps} steps")
-                recipe = shapes_recipe("shapes-det", "mask_rcnn", patch, steps=steps, device=device)
-                train(recipe, run, reporters=[])
-            yield from evaluated(
-                run / "last.safetensors", [], SCORES, key=key, facts={"weights": f"small xcit, patches of {patch}"},
-                images=images, device=device, done=done, on_run=on_run,
-            )  # fmt: skip
+        yield from trained_on_drawings(
+            "shapes-det", "mask_rcnn", patch, steps, f"small xcit, patches of {patch}", SCORES,
+            key=" ".join(map(str, ("small", patch, steps, images))), images=images, device=device, done=done,
+            on_run=on_run,
+        )  # fmt: skip
 
 
 def draw(rows: Sequence[Row]) -> "Figure":

@@ -81,7 +81,7 @@ class Certificate:
     and what runs the file. processor, threads: where it was measured. image_source, images: what it was compared on,
     as a word and in words. shapes: of the images. tolerance: the largest `difference` allowed. matched: the least
     share of a detector's objects that both find. difference: the largest of all outputs. objects: that a detector
-    found. outputs: of each output. equal: shares of equal answers, "top-1", "pixels" or "detections". scores:
+    found. outputs: of each output. equal: shares of equal predictions, "top-1", "pixels" or "detections". scores:
     by name; {} where no labels are there, and `unscored` says why. scored: images they are of.
     speed: None where it was not measured. recorded: None where there is nothing to compare with elsewhere.
     notes: further lines.

@@ -1,4 +1,4 @@
-"""Graphs in 8 bits: quantized by NNCF on real images, controlled by equal answers, timed beside bfloat16.
+"""Graphs in 8 bits: quantized by NNCF on real images, controlled by equal predictions, timed beside bfloat16.
 
 Shapes: B batch, C channels, (Hi, Wi) image in pixels.
 """
@@ -114,7 +114,7 @@ def calibration_images(model: Any, data: str | Path | None, max_drop: float = 0.
     if data is None:
         raise ValueError("int8 needs images to calibrate with: --calibrate DIR, in Python calibrate=DIR.")
     if not 0 <= max_drop <= 1:
-        raise ValueError(f"max_drop is a share of answers, 0 to 1; got {max_drop:g}.")
+        raise ValueError(f"max_drop is a share of predictions, 0 to 1; got {max_drop:g}.")
     channels = model.backbone.in_chans
     folder = Path(data)
     if not folder.is_dir():
@@ -157,31 +157,31 @@ def _spread(count: int) -> list[int]:
     return [i * count // taken for i in range(taken)]
 
 
-class Answers:
-    """The answers of a model to some inputs, and the share of them that a program gives too.
+class ReferencePredictions:
+    """The predictions of a model to some inputs, and the share of them that a program gives too.
 
-    Of classifiers an answer is the likeliest class, of segmenters that of a pixel, of detectors an object.
+    Of classifiers a prediction is the likeliest class, of segmenters that of a pixel, of detectors an object.
 
     Args:
         model: on the CPU, in evaluation mode.
         batches: the inputs of each call.
 
     Raises:
-        ValueError: for a model without answers.
+        ValueError: for a model without predictions.
     """
 
     def __init__(self, model: Portable, batches: Sequence[Sequence[Tensor]]) -> None:
         if getattr(model, "kind", "") not in KINDS or not getattr(model, "num_classes", 0):
             raise ValueError(
-                "int8 is controlled by the answers of a model, and features are none; export a classifier, segmenter"
-                " or detector."
+                "int8 is controlled by the predictions of a model, and features are none; export a classifier,"
+                " segmenter or detector."
             )
         self.batches, self._names = batches, model.output_names
         with torch.no_grad():
             self._expected = [flat(model(*batch)) for batch in batches]
 
     def share(self, run: Run) -> float:
-        """The share of equal answers, in [0, 1]; 1 where there are none."""
+        """The share of equal predictions, in [0, 1]; 1 where there are none."""
         equal = total = 0
         for batch, expected in zip(self.batches, self._expected, strict=True):
             got = run(batch)
@@ -197,19 +197,21 @@ class Answers:
         return equal / total if total else 1.0
 
 
-def quantize(file: Path, calibration: Sequence[Sequence[Tensor]], control: Answers, max_drop: float) -> float:
-    """Quantize a file of OpenVINO in place; the share of answers that stay equal.
+def quantize(
+    file: Path, calibration: Sequence[Sequence[Tensor]], control: ReferencePredictions, max_drop: float
+) -> float:
+    """Quantize a file of OpenVINO in place; the share of predictions that stay equal.
 
-    Operators that change too many answers return to float32, one after another.
+    Operators that change too many predictions return to float32, one after another.
 
     Args:
         file: .xml, in float32.
         calibration: the inputs of each call, for the ranges of values.
-        control: the answers of the model on other inputs.
-        max_drop: the largest share of other answers, in [0, 1].
+        control: the predictions of the model on other inputs.
+        max_drop: the largest share of other predictions, in [0, 1].
 
     Raises:
-        ValueError: if more answers change.
+        ValueError: if more predictions change.
     """
     import nncf
     import openvino
@@ -246,7 +248,7 @@ def quantize(file: Path, calibration: Sequence[Sequence[Tensor]], control: Answe
     found = share(openvino.Core().compile_model(done, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), ())[0]
     if found < 1 - max_drop:
         raise ValueError(
-            f"int8 changes {100 * (1 - found):.1f} % of the answers; at most {100 * max_drop:g} % are allowed"
+            f"int8 changes {100 * (1 - found):.1f} % of the predictions; at most {100 * max_drop:g} % are allowed"
             " (--max-drop)."
         )
     draft = file.with_name(
@@ -274,11 +276,11 @@ def apply(
         model: what the file was written from, on the CPU, in evaluation mode.
         images: to calibrate with; every third one is left for the control.
         sides: height and width that they are prepared for.
-        max_drop: the largest share of answers that may change, in [0, 1].
+        max_drop: the largest share of predictions that may change, in [0, 1].
         slower: whether a file that is not faster than bfloat16 here is refused.
 
     Raises:
-        ValueError: if more answers change, or the file is refused.
+        ValueError: if more predictions change, or the file is refused.
     """
     prepared = [prepare(model, image)(*sides)[None] for image in images.pictures]
     batches = [(x, *model.other_inputs(x)) for x in prepared]
@@ -287,7 +289,7 @@ def apply(
         for ending in (".xml", ".bin"):
             shutil.copy(file.with_suffix(ending), plain.with_suffix(ending))
         calibration = [batch for i, batch in enumerate(batches) if i % HELD_OUT] or batches
-        control = Answers(model, batches[::HELD_OUT])
+        control = ReferencePredictions(model, batches[::HELD_OUT])
         share = quantize(file, calibration, control, max_drop)
         found = timed(plain, file, batches[0])
     why = refusal(found)
@@ -296,8 +298,8 @@ def apply(
             f"{why}. --accept-slower, in Python slower='accept', writes it. Nothing was written."
         )
     return (
-        f"int8: calibrated on {images.text}, {100 * share:.4g} % of the answers to {len(control.batches)} of them,"
-        f" held out, are those of the model; {found}"
+        f"int8: calibrated on {images.text}, {100 * share:.4g} % of the predictions for"
+        f" {len(control.batches)} of them, held out, are those of the model; {found}"
     )
 
 

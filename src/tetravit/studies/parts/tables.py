@@ -1,5 +1,6 @@
 """Published weights on published data sets: a row per score, beside the figures that the catalogue has of them."""
 
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,63 @@ def _published(weights: str | Path, data: str, score: str) -> tuple[float, str, 
         if figure.score == score:
             return round(100 * figure.value, 3), figure.by, figure.images
     return None
+
+
+def published(
+    task: str,
+    weights: str,
+    data_root: str,
+    what: str,
+    scores: Sequence[str],
+    *,
+    images: int | None,
+    device: str,
+    done: Mapping[str, Row],
+    on_run: Callable[[str], object],
+) -> Iterator[dict[str, Any]]:
+    """The rows of published weights of a task, names separated by commas, on `what` in `data_root`.
+
+    Raises:
+        ValueError: for no data, or weights that are none of the task.
+    """
+    from tetravit.weights import CHECKPOINTS
+
+    need(data_root, what)
+    known = [row.name for row in CHECKPOINTS.values() if row.task == task]
+    for name in names(weights, known):
+        yield from evaluated(
+            name, [f"data.root={data_root}"], scores, key=" ".join(map(str, (name, data_root, images))),
+            facts={"weights": name}, images=images, device=device, done=done, on_run=on_run,
+        )  # fmt: skip
+
+
+def trained_on_drawings(
+    recipe: str,
+    head: str,
+    patch: int,
+    steps: int,
+    about: str,
+    scores: Sequence[str],
+    *,
+    key: str,
+    images: int | None,
+    device: str,
+    done: Mapping[str, Row],
+    on_run: Callable[[str], object],
+) -> Iterator[dict[str, Any]]:
+    """The rows of a small XCiT with `head`, patches of `patch` pixels, after `steps` steps of `recipe`."""
+    from tetravit.runs import train
+    from tetravit.studies.parts.training import shapes_recipe
+
+    with tempfile.TemporaryDirectory() as folder:
+        run = Path(folder) / "run"
+        if f"{key} {scores[-1]}" not in done:
+            on_run(f"training a {about}, {steps} steps")
+            train(shapes_recipe(recipe, head, patch, steps=steps, device=device), run, reporters=[])
+        yield from evaluated(
+            run / "last.safetensors", [], scores, key=key, facts={"weights": about}, images=images,
+            device=device, done=done, on_run=on_run,
+        )  # fmt: skip
 
 
 def names(text: str, known: Sequence[str]) -> list[str]:
