@@ -279,8 +279,8 @@ def test_a_file_of_code_is_run_where_its_source_is_trusted(written, monkeypatch,
     with pytest.raises(ValueError) as caught:
         verify_export(tmp_path / "m.copy")
     assert str(caught.value) == (
-        f"{tmp_path}/m.copy can run code of whoever wrote it, because it is native code: --trust, in Python"
-        " trust=True, runs it, if you trust its source."
+        f"{tmp_path}/m.copy can execute arbitrary code, because it is native code: run it with --trust"
+        " (in Python trust=True) only if you trust its source."
     )
     assert verify_export(tmp_path / "m.copy", trust=True).problem == ""
 

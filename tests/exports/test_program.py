@@ -101,8 +101,8 @@ def test_archives_that_can_hold_code_are_told_apart(tmp_path, member, name, why)
     with pytest.raises(ValueError) as caught:
         load_program(path)
     assert str(caught.value) == (
-        f"{path} can run code of whoever wrote it, because {why}: --trust, in Python trust=True, runs it, if you"
-        " trust its source."
+        f"{path} can execute arbitrary code, because {why}: run it with --trust (in Python trust=True) only if"
+        " you trust its source."
     )
 
 

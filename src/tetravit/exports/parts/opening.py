@@ -10,7 +10,7 @@ from tetravit.exports.parts.program import Program
 from tetravit.registry import pick
 from tetravit.runtimes.base import quiet
 
-TRUST = "--trust, in Python trust=True, runs it"
+TRUST = "run it with --trust (in Python trust=True)"
 
 
 def is_exported(path: str | Path) -> bool:
@@ -74,7 +74,7 @@ def opened(path: Path, target: Target, trust: bool) -> Run:
     """
     if target.runs_code and not trust:
         raise ValueError(
-            f"{path} can run code of whoever wrote it, because {target.runs_code}: {TRUST}, if you trust its source."
+            f"{path} can execute arbitrary code, because {target.runs_code}: {TRUST} only if you trust its source."
         )
     why = target.ready() or target.unfit(path)
     if why:
