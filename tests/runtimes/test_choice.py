@@ -1,4 +1,4 @@
-"""The choice of a backend, kept and looked at again: backends whose times a test sets, and a clock of its own."""
+"""The choice of a backend, kept and compared again: backends whose times a test sets, with a simulated clock."""
 
 import json
 import sys
@@ -165,7 +165,7 @@ def test_an_idle_machine_is_noticed_by_its_load(machine, model):
     assert fast.optimized.threads == 2
 
 
-def test_a_look_that_fails_leaves_what_runs(machine, model):
+def test_a_comparison_that_fails_changes_nothing(machine, model):
     machine.times = {"openvino": 0.1, "eager": 0.2}
     fast = optimize(model, example=X)
     before = fast(X)

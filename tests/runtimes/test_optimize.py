@@ -256,7 +256,7 @@ def test_few_sizes_have_their_own_graph_and_many_share_one(model, monkeypatch):
     for side in (64, 64, 96, 128, 160, 192, 224, 64):
         graphs.of(base.images_of((1, 3, side, side)))
     assert made == [64, 96, 128, 160, 192, 64]  # of graphs without a file, the last two are held
-    assert sum(isinstance(graph, bytes) for graph in graphs._found.values()) == base.HELD
+    assert sum(isinstance(graph, bytes) for graph in graphs._graphs.values()) == base.HELD
 
 
 def test_weights_are_copied_once_and_folded_ones_beside_them(model, monkeypatch):

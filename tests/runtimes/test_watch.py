@@ -1,4 +1,4 @@
-"""A choice is looked at again where calls take longer or shorter or the load changes, and ever less often in vain."""
+"""The choice is compared again when calls become slower or faster or the load changes, ever less often in vain."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def clock():
 
 
 def calls(watch, seconds, count=CALLS, shape="a"):
-    return [watch.note(shape, seconds) for _ in range(count)]
+    return [watch.record(shape, seconds) for _ in range(count)]
 
 
 def test_calls_as_fast_as_measured_change_nothing(clock):
@@ -33,7 +33,7 @@ def test_slower_calls_are_noticed_after_a_while(clock):
     watch.expect("a", 0.1)
     assert not any(calls(watch, 0.2, 10))  # too early
     clock.now = WAIT_S
-    assert watch.note("a", 0.2)
+    assert watch.record("a", 0.2)
 
 
 def test_so_are_faster_ones(clock):
@@ -63,26 +63,26 @@ def test_another_load_is_noticed_when_it_lasts(clock):
     watch = clock.watch()
     watch.expect("a", 0.1)
     clock.now, clock.others = WAIT_S, 1.0
-    assert not watch.note("a", 0.1)  # once
+    assert not watch.record("a", 0.1)  # once
     clock.now, clock.others = WAIT_S + EVERY_S, 0.0
-    assert not watch.note("a", 0.1)
+    assert not watch.record("a", 0.1)
     for count in (1, 2):
         clock.now, clock.others = WAIT_S + (1 + count) * EVERY_S, 1.0
-        assert watch.note("a", 0.1) == (count == 2)
+        assert watch.record("a", 0.1) == (count == 2)
 
 
-def test_looks_in_vain_become_rare(clock):
+def test_comparisons_in_vain_become_rare(clock):
     watch, gaps = clock.watch(), []
     for _ in range(12):
         before = clock.now
         watch.expect("a", 0.1)
-        while not watch.note("a", 0.2):
+        while not watch.record("a", 0.2):
             clock.now += 1.0
         gaps.append(clock.now - before)
-        watch.looked(changed=False, others=0.0)
+        watch.restart(changed=False, others=0.0)
     assert gaps[:3] == [WAIT_S, 2 * WAIT_S, 4 * WAIT_S]
     assert gaps[-1] == LONGEST_S
-    watch.looked(changed=True, others=0.0)
+    watch.restart(changed=True, others=0.0)
     watch.expect("a", 0.1)
     clock.now += WAIT_S
     assert any(calls(watch, 0.2))

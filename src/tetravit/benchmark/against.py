@@ -1,7 +1,7 @@
-"""Benchmark of models in several forms: one process per contender, one round each in turn.
+"""Benchmark of models run in several ways: one process per contender, measured in turns.
 
-Between the rounds the machine's peak is measured: a large matrix product and a large copy. The rate of a contender
-as a fraction of the first is its share of that peak.
+Between the rounds the peak of the machine is measured: a large matrix product and a large copy. The rate of a
+contender over that of the product is its share of the peak.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ from tetravit.benchmark.speed import device_name
 from tetravit.registry import pick
 from tetravit.runtimes.parts import kept
 
-SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices whose product measures the peak
+SIDE = {"cpu": 1024, "cuda": 8192}  # side of the square matrices whose product measures the peak
 COPY_MIB = 256
 YARDSTICK_S = 0.1
 
@@ -51,7 +51,7 @@ class Contest:
     peak_mib: above what was in use before a call. failed: why there are no figures. joules_per_image: of all
     processors, or of the GPU, at the power that the turns of the contender took; None: not available on this system.
     process_mib: of its process at the highest point of a call: libraries, weights and programs included; a program
-    that is kept on disk was built by another process. how: backend, threads and parts. build_s: seconds until its
+    kept on disk was built by another process. how: backend, threads and parts. build_s: seconds until its
     first output. busy: processes that kept a core busy meanwhile, started by this benchmark. others: cores that other
     processes used during its turns, those included: a row with more than `busy` was made on a busy machine.
     """
@@ -133,8 +133,8 @@ def contest(
     with keep_busy(busy):
         for name, size, images in itertools.product(names, sizes, batches):
             tasks = [Task(name, c, size, images, dtype, mode, str(device), threads) for c in contenders]
-            rows += (found := _one(tasks, rounds, seconds, busy, on_round))
-            on_rows(found)
+            rows += (measured := _one(tasks, rounds, seconds, busy, on_round))
+            on_rows(measured)
     return rows
 
 
@@ -146,7 +146,7 @@ def _one(
     with contextlib.ExitStack() as stack:
         lines: list[Connection] = []
         ready: list[Ready | str] = []
-        for task in tasks:  # one builds at a time, while no other measures
+        for task in tasks:  # contenders are built one at a time, before any is measured
             if task.contender in KEPT and device.type == "cpu" and kept.limit():
                 _build(task)
             lines.append(stack.enter_context(_process(task)))
@@ -159,8 +159,8 @@ def _one(
         how = [""] * len(tasks)
         rates: tuple[list[float], list[float]] = ([], [])
         for _ in range(rounds):
-            for found, (work, call) in zip(rates, yardsticks, strict=True):
-                found.append(work / _median_time(call, device))
+            for rate, (work, call) in zip(rates, yardsticks, strict=True):
+                rate.append(work / _median_time(call, device))
             for i, line in enumerate(lines):
                 if isinstance(ready[i], str):
                     continue
@@ -180,7 +180,7 @@ def _one(
             if not isinstance(one, str):
                 with contextlib.suppress(OSError):
                     line.send(None)
-    product, copied = (statistics.median(found) for found in rates)
+    product, copied = (statistics.median(rate) for rate in rates)
     macs = count(first.model, image_size=first.size).inference_macs
     speeds = [first.batch / statistics.median(times) if times else None for times in taken]
     timm = next((s for t, s in zip(tasks, speeds, strict=True) if t.contender == "timm"), None)
@@ -222,14 +222,14 @@ def _one(
 
 
 def _build(task: Task) -> None:
-    """Let a process of its own build a contender whose program is kept on disk."""
+    """Build a contender with a program on disk in a process of its own."""
     process = multiprocessing.get_context("spawn").Process(target=build, args=(task,), daemon=True)
     process.start()
     process.join()
 
 
 class _process:
-    """A contender in a process of its own, and the connection to it."""
+    """The process of a contender, and the connection to it."""
 
     def __init__(self, task: Task) -> None:
         context = multiprocessing.get_context("spawn")
@@ -249,7 +249,7 @@ class _process:
 
 
 def _reply(line: Connection, seconds: float | None = None) -> Any:
-    """Request a round of `seconds`, if given, and return the result; a text where the process has ended."""
+    """Request a round of `seconds`, if given, and return the result; a text if the process has ended."""
     try:
         if seconds is not None:
             line.send(seconds)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 LOOP = """
 import os
-while os.getppid() == {parent}:  # ends with the process that started it, however that ends
+while os.getppid() == {parent}:  # ends when the process that started it has ended
     for _ in range(1_000_000):
         pass
 """
@@ -16,7 +16,7 @@ while os.getppid() == {parent}:  # ends with the process that started it, howeve
 
 @contextmanager
 def busy(cores: int) -> Iterator[list[int]]:
-    """Keep so many cores busy inside the block, each by a process; yields their ids. They end with the block."""
+    """Keep a number of cores busy during the block, each by a process; yields the process ids."""
     code = LOOP.format(parent=os.getpid())
     started: list[subprocess.Popen[bytes]] = []
     try:

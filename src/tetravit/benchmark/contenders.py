@@ -1,8 +1,8 @@
-"""Ways of running a model that are measured against each other, each in a process of its own.
+"""Ways of running a model that are compared, each in a process of its own.
 
-Ours: `plain`, the model as it is; `plain-compiled`, that through torch.compile; `optimized`, what `tetravit.optimize`
-makes of it; `torch`, what it makes with torch alone. timm's model of the same name: `timm` eagerly, `compile` through
-torch.compile, `onnxruntime` and `openvino` through those programs.
+Our model: `plain`, eager; `plain-compiled`, by torch.compile; `optimized`, by `tetravit.optimize`; `torch`, by
+`tetravit.optimize` restricted to torch. timm's model of the same name: `timm`, eager; `compile`, by torch.compile;
+`onnxruntime` and `openvino`, by those runtimes.
 """
 
 import time
@@ -47,8 +47,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Ready:
-    """A contender after its first calls. peak_mib: of a call, above what was in use before it. process_mib: of its
-    whole process at that point, libraries, weights and programs included. build_s: seconds that building took.
+    """A contender after its first calls.
+
+    peak_mib: memory of a call above that in use before it. process_mib: memory of its whole process during the call,
+    libraries, weights and programs included. build_s: seconds until the end of the first call.
     """
 
     peak_mib: float
@@ -58,7 +60,7 @@ class Ready:
 
 @dataclass(frozen=True)
 class Round:
-    """The seconds of the calls of a round. others: cores that other processes used. how: what ran."""
+    """times: seconds of each call of a round. others: cores that other processes used. how: backend and threads."""
 
     times: list[float]
     others: float
@@ -94,7 +96,8 @@ def _ours(task: Task) -> Classifier:
 
 
 def _as_trained(model: Model) -> Model:
-    """The model with random norms, biases and factors: compilers would remove the identity ones of a new model."""
+    """The model with random norms, biases and layer scales: compilers would remove those of a new model, which are
+    identities."""
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.numel() == max(parameter.shape, default=1):
@@ -112,7 +115,7 @@ def _optimized(task: Task, images: Tensor) -> Call:
 
 
 def _torch_alone(task: Task, images: Tensor) -> Call:
-    """The faster of what torch itself offers."""
+    """The faster of the backends of torch itself."""
     model = _ours(task).eval().to(task.device)
     calls: list[Call] = []
     for backend in ("eager", "compile"):
@@ -141,9 +144,9 @@ def _timm_onnxruntime(task: Task, images: Tensor) -> Call:
     import onnxruntime
 
     program = torch.export.export(_timm(task).eval(), (images,))
-    found = torch.onnx.export(program, dynamo=True, verbose=False)
-    assert found is not None
-    graph = found.model_proto.SerializeToString()
+    exported = torch.onnx.export(program, dynamo=True, verbose=False)
+    assert exported is not None
+    graph = exported.model_proto.SerializeToString()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = task.threads
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
@@ -179,14 +182,14 @@ CONTENDERS: dict[str, Callable[[Task, Tensor], Call]] = {
 }
 OURS = ("plain", "plain-compiled", "optimized", "torch")
 TRAINING = ("plain", "plain-compiled", "timm", "compile")
-KEPT = ("optimized",)  # whose programs are kept on disk: what a user starts is not what built them
+KEPT = ("optimized",)  # contenders with programs on disk: in use, another process has built them
 RUN_BY = {
     "plain": "eager",
     "timm": "eager",
     "plain-compiled": "compile",
-}  # the others by what they are called
-NOISE = 0.05  # of norms, biases and factors
-CHOICE_S = 1.0  # for which each way of torch's own is measured
+}  # other contenders are run by the runtime of their name
+NOISE = 0.05  # deviation of norms, biases and layer scales
+CHOICE_S = 1.0  # measuring time of each backend of torch
 
 
 def serve(task: Task, line: Connection) -> None:
@@ -206,7 +209,7 @@ def serve(task: Task, line: Connection) -> None:
             _release(task.device)
             line.send(Ready(memory.call, memory.process, built))
             while (seconds := line.recv()) is not None:
-                _times(call, task.device, 0)  # fetches caches and memory that the others had in the meantime
+                _times(call, task.device, 0)  # warm-up: other contenders have replaced the caches
                 load = Load()
                 times = _times(call, task.device, seconds)
                 line.send(Round(times, load.others(), _how(call, task)))
@@ -227,7 +230,7 @@ def _images(task: Task) -> Tensor:
 
 
 def build(task: Task) -> None:
-    """Build a contender, so that its program is kept. Errors are those of the process that measures it."""
+    """Build a contender so that its program is kept; the measuring process reports any error."""
     with suppress(Exception), quiet(), torch.no_grad():
         CONTENDERS[task.contender](task, _images(task))
 
@@ -242,7 +245,7 @@ def _how(call: Call, task: Task) -> str:
 
 
 def _stepping(model: nn.Module, task: Task, images: Tensor) -> Call:
-    """One call in `task.mode`. timm's models run in lower precision as their users do it: autocast."""
+    """One call in `task.mode`. In lower precision timm's models run under autocast, which is usual for them."""
     dtype, kind = DTYPES[task.dtype], torch.device(task.device).type
     model = model.to(task.device).train(task.mode != "predict")
     ours = task.contender in OURS and task.mode == "predict"

@@ -9,15 +9,15 @@ from pathlib import Path
 import torch
 
 POWERCAP = Path("/sys/class/powercap")
-PACKAGE = re.compile(r"intel-rapl:\d+")  # a processor; what lies inside it ("intel-rapl:0:1") counts in it
+PACKAGE = re.compile(r"intel-rapl:\d+")  # a processor; its parts ("intel-rapl:0:1") are counted in it
 
 Joules = Callable[[], float]
 
 
 def joules(device: torch.device, powercap: Path = POWERCAP) -> Joules | None:
-    """A counter of the joules that have been used since now: of all processors, or of one GPU.
+    """A counter of the joules used from now on: by all processors, or by one GPU.
 
-    None: not available on this system (Linux shows its counters to root alone).
+    None: not available on this system (on Linux only root can read the counters).
     """
     if device.type == "cpu":
         return _Rapl.detect(powercap)
@@ -25,7 +25,7 @@ def joules(device: torch.device, powercap: Path = POWERCAP) -> Joules | None:
 
 
 class _Rapl:
-    """Counters of microjoules, one per processor, that begin again at 0 after their range."""
+    """Counters of microjoules, one per processor, which wrap to 0 after their range."""
 
     def __init__(self, folders: list[Path]) -> None:
         self.files = [folder / "energy_uj" for folder in folders]
@@ -39,7 +39,7 @@ class _Rapl:
         with suppress(OSError, ValueError):
             folders = [
                 f for f in folders if not (f / "name").read_text().startswith("psys")
-            ]  # holds the others
+            ]  # includes the others
             return cls(folders) if folders else None
         return None
 
@@ -52,7 +52,7 @@ class _Rapl:
 
 
 def _of_gpu(device: torch.device) -> Joules | None:
-    """The GPU's own count, in steps of 1 mJ; from its power where it keeps none."""
+    """The energy counter of the GPU, in steps of 1 mJ; without one, the integral of its power."""
     try:
         import pynvml  # type: ignore[import-not-found]
 

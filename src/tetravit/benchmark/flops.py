@@ -1,4 +1,4 @@
-"""Parameters and multiply-adds of a model, counted without computing anything.
+"""Parameters and multiply-adds of a model, counted on meta tensors.
 
 `python -m tetravit.benchmark.flops` counts every model at its paper's size and rewrites counts.json and models.json,
 which `tetravit list models` and `tetravit show` print without loading torch; a test compares them with the models.
@@ -27,13 +27,12 @@ MODELS = Path(__file__).parent / "models.json"
 
 @dataclass(frozen=True)
 class Counts:
-    """Of one image of `image_size` pixels a side.
+    """Counts for one image of `image_size` pixels a side.
 
-    macs: multiply-adds in convolutions, matrix products and attention of the published model, all tokens through
-        all blocks; what papers print as "FLOPs" or "G".
-    inference_macs: those that this package computes for logits: of a class token, the last block is computed for
-        it alone.
-    flops: operations, 2 per multiply-add, as PyTorch's counter has them.
+    macs: multiply-adds in convolutions, matrix products and attention of the published model, with all tokens in
+        all blocks; papers call them "FLOPs" or "G".
+    inference_macs: multiply-adds of this package for logits: the last block is computed for the class token alone.
+    flops: operations, 2 per multiply-add, as PyTorch's counter counts them.
     """
 
     image_size: int
@@ -67,9 +66,9 @@ def count(name: str, *, image_size: int | None = None, num_classes: int = 1000) 
 
 
 def count_macs(model: nn.Module, images: torch.Tensor) -> int:
-    """Multiply-adds of the whole model for these images, as its authors' code computes them.
+    """Multiply-adds of the whole model for these images, as computed by its authors' code.
 
-    The last block of a class token counts for all tokens, and class attention projects queries of all tokens.
+    There the last block with a class token is computed for all tokens, and class attention projects all queries.
     """
     shapes, extra = copy.deepcopy(model), 0
 
@@ -88,8 +87,8 @@ def count_macs(model: nn.Module, images: torch.Tensor) -> int:
 
 
 def count_inference_macs(model: nn.Module, images: torch.Tensor) -> int:
-    """Multiply-adds that `model(images)` computes."""
-    # On shapes alone: there every product is an operation of PyTorch with a formula.
+    """Multiply-adds of `model(images)` as this package computes it."""
+    # On meta tensors every product is an operation of PyTorch with a formula.
     shapes = copy.deepcopy(model).to("meta").requires_grad_(False)
     with torch.no_grad(), _Products() as products:
         shapes(images.to("meta"))
@@ -97,7 +96,7 @@ def count_inference_macs(model: nn.Module, images: torch.Tensor) -> int:
 
 
 class _Products(TorchDispatchMode):
-    """Sums PyTorch's formulas of operations; its own counter has global hooks, with which no block is shortened."""
+    """Sums PyTorch's formulas of operations. Its own counter sets global hooks, which turn shortened blocks off."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -123,7 +122,7 @@ def counts(name: str) -> Counts:
 
 
 def description(name: str, image_size: int | None = None) -> dict[str, Any]:
-    """What a model is built from, and the shapes of its maps at `image_size` (None: the paper's); JSON-ready."""
+    """The options of a model, and the shapes of its maps at `image_size` (None: the paper's); JSON-ready."""
     name = resolve(name)
     row = VARIANTS[name]
     side = image_size or paper_size(name)

@@ -13,9 +13,9 @@ MIB = 2**20
 
 
 class Peaks(NamedTuple):
-    """Memory in MiB at the highest point of a call: above what was in use before it, and of the whole process.
+    """Peak memory during a call in MiB: above that in use before it (`call`), and of the whole process (`process`).
 
-    On a GPU the process's memory on it: weights, programs and call.
+    On a GPU the memory of this process on it: weights, programs and call.
     """
 
     call: float
@@ -23,16 +23,16 @@ class Peaks(NamedTuple):
 
 
 def peak_mib(call: Callable[[], object], device: torch.device) -> float:
-    """Memory in MiB at the highest point of a call, above what was in use before it; of two calls, the second.
+    """Peak memory in MiB during the second of two calls, above that in use before it.
 
-    On a GPU what the allocator hands out; on a CPU the resident memory of this process, which Linux lets us
-    reset. Elsewhere NaN.
+    On a GPU the memory that the allocator has given out; on a CPU the resident memory of this process, whose peak
+    Linux can reset. Elsewhere NaN.
     """
     return peaks(call, device).call
 
 
 def peaks(call: Callable[[], object], device: torch.device) -> Peaks:
-    """The memory of the second of two calls; NaN where the system does not show it."""
+    """Peak memory of the second of two calls; NaN on systems that do not report it."""
     call()
     gc.collect()
     if device.type == "cuda":
@@ -47,7 +47,7 @@ def peaks(call: Callable[[], object], device: torch.device) -> Peaks:
     if device.type != "cpu" or not Path("/proc/self/clear_refs").exists():
         return unknown
     with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)  # give freed memory back, so that taking it again is seen
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # return freed memory, so that its reuse is counted
     try:
         Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     except OSError:
@@ -59,7 +59,7 @@ def peaks(call: Callable[[], object], device: torch.device) -> Peaks:
 
 
 def peak_so_far_mib(device: torch.device) -> float:
-    """The most memory in MiB that this process has had in use at once, with all it loaded; NaN where unknown."""
+    """Peak memory of this process so far in MiB, libraries included; NaN if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MIB
     return _status("VmHWM") if device.type == "cpu" and Path("/proc/self/status").exists() else float("nan")

@@ -1,4 +1,4 @@
-"""Measured rows as a picture: speed against accuracy, or time and memory against the image size."""
+"""Charts of measured rows: speed against accuracy, or time and memory against image size."""
 
 import math
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ DPI = 150
 
 
 def draw(rows: Sequence[Contest], path: str | Path) -> None:
-    """Draw what the rows show: with one image size speed against published top-1, with several time and memory.
+    """Draw speed against published top-1 (rows of one image size), or time and memory (rows of several).
 
     Raises:
-        ValueError: if no row has a figure, or the ending of the path is none that pictures have.
+        ValueError: if no row has a figure, or the extension of the path is not one of a picture format.
     """
     import matplotlib
 
@@ -101,7 +101,7 @@ def _against_size(axes, rows, label, value) -> None:  # type: ignore[no-untyped-
 
 
 def _label(row: Contest, rows: Sequence[Contest]) -> str:
-    """The contender, with its batch where there are several."""
+    """The contender, with its batch size if there are several."""
     return row.contender if len({r.batch for r in rows}) == 1 else f"{row.contender}, batch {row.batch}"
 
 

@@ -1,7 +1,7 @@
-"""Speed of models on this machine, and its share of the machine's peak.
+"""Speed of models on this machine, and its share of the peak of the machine.
 
-Rounds of all models are interleaved, so that a machine that grows slow or hot is slow for each of them; the
-median counts. The peak is the rate of large matrix products, measured between the same rounds.
+Models are measured in turns, so that a slow or hot machine is slow for all of them; the median counts. The peak is
+the rate of large matrix products, measured between the rounds.
 """
 
 import datetime
@@ -122,8 +122,8 @@ def measure(
     rate = statistics.median(rates)
     work = 3 if mode == "train" else 1
     rows = []
-    found = zip(names, facts, calls, times, watts, strict=True)
-    for name, (params, macs), (_, peak), taken, power in found:
+    measured = zip(names, facts, calls, times, watts, strict=True)
+    for name, (params, macs), (_, peak), taken, power in measured:
         middle = statistics.median(taken)
         rows.append(
             Row(

@@ -1,4 +1,4 @@
-"""Measured rows as a Markdown table: what README prints."""
+"""Measured rows as Markdown tables."""
 
 import statistics
 from collections.abc import Sequence
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from tetravit.benchmark.against import Contest
 from tetravit.benchmark.speed import Row
 
-ENERGY = "J/image"  # a column only where some row has it
+ENERGY = "J/image"  # a column only if some row has a value
 MODES = {
     "predict": "forward",
     "train": "forward and backward",
@@ -15,13 +15,13 @@ MODES = {
 
 
 def columns(rows: Sequence[Row]) -> list[str]:
-    """The titles of a table; all but the first are over numbers."""
+    """Column titles; all columns but the first hold numbers."""
     titles = ["model", "parameters", "GMACs", "images/s", "spread", "peak MiB", "of this machine"]
     return titles + [ENERGY] * _energy(rows)
 
 
 def cells(row: Row, rows: Sequence[Row]) -> list[str]:
-    """One of the rows, as `columns` names its cells."""
+    """The cells of a row, in the order of `columns`."""
     return [
         row.model,
         f"{row.params / 1e6:.2f} M",
@@ -57,20 +57,20 @@ def markdown(rows: Sequence[Row]) -> str:
     return "\n".join([*table, "", caption(rows)])
 
 
-CHOSEN = ("optimized", "torch")  # contenders that choose what runs them
-UNDISTURBED = 0.2  # cores that others may use, beyond those kept busy on purpose
+CHOSEN = ("optimized", "torch")  # contenders that choose their backend
+UNDISTURBED = 0.2  # cores that other processes may use on a quiet machine
 TEXTS = 2  # columns of a contest that hold no numbers
 
 
 def contest_columns(rows: Sequence[Contest]) -> list[str]:
-    """The titles of a table; all but the first `TEXTS` are over numbers."""
+    """Column titles; all columns but the first `TEXTS` hold numbers."""
     sizes = ["px", *["batch"] * _several(rows)]
     figures = ["images/s", "spread", "of timm", "of peak", "call MiB", "process MiB"]
     return ["model", "contender", *sizes, *figures, *[ENERGY] * _energy(rows)]
 
 
 def contest_cells(row: Contest, rows: Sequence[Contest]) -> list[str]:
-    """One of the rows, as `contest_columns` names its cells."""
+    """The cells of a row, in the order of `contest_columns`."""
     return [
         row.model,
         f"{row.contender} ({row.how})" if row.how and row.contender in CHOSEN else row.contender,
@@ -100,7 +100,7 @@ def contest_caption(rows: Sequence[Contest]) -> str:
 
 
 def beside_words(rows: Sequence[Contest]) -> str:
-    """What ran beside the contenders, in words."""
+    """Other work on the machine during the benchmark, in words."""
     busy = max(row.busy for row in rows)
     others = max((row.others or 0.0) - row.busy for row in rows)
     on_purpose = f"; {busy} core{'s' if busy > 1 else ''} kept busy meanwhile" if busy else ""

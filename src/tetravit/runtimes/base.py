@@ -26,10 +26,10 @@ from tetravit.runtimes.parts.onnx_graph import capture as capture_size
 from tetravit.runtimes.parts.onnx_graph import to_onnx
 
 SMALLEST, LARGEST = 64, 4096  # pixels a side that a captured graph takes; below, the deepest map is one cell
-MOST = 4096  # images a batch
-KEPT = 16  # shapes whose compiled programs stay in memory
-SIZES = 4  # image sizes that have a graph of their own; then one graph serves all others
-HELD = 2  # graphs that stay in memory where they are not kept in files
+MOST = 4096  # images per batch
+KEPT = 16  # compiled programs that stay in memory, one per shape
+SIZES = 4  # image sizes with a graph of their own; one graph serves all others
+HELD = 2  # graphs that stay in memory if they are not kept in files
 
 Outputs = Tensor | list[Tensor]
 Runner = Callable[[Tensor], Outputs]
@@ -37,15 +37,15 @@ Program = TypeVar("Program")
 
 
 class CannotRun(ValueError):
-    """A backend that cannot run a model here; the text says why."""
+    """A backend cannot run a model on this machine; the text gives the reason."""
 
 
 @dataclass(frozen=True)
 class Way:
     """How a backend uses the processor.
 
-    threads: how many compute. split: whether a batch goes into equal parts that run side by side, each on its own
-    threads.
+    threads: number of computing threads. split: whether a batch is split into equal parts that run side by side, each
+    on threads of its own.
     """
 
     threads: int
@@ -53,11 +53,11 @@ class Way:
 
 
 class Graphs:
-    """A model as ONNX graphs in float32, each exported once and shared by all backends and types.
+    """ONNX graphs of a model in float32, each exported once and shared by all backends and types.
 
-    model: images to tensors, which stays as it is. one_size: a graph for each image size, as long as there are few;
-    False: one for all sizes, which takes several times as long to export. file: name -> the file of a graph that was
-    exported before, or None. keep: a name and a graph -> the file where it is kept from now on, or None.
+    model: images -> tensors; it is not changed. one_size: one graph per image size, for the first `SIZES` sizes;
+    False: one graph for all sizes, which takes several times as long to export. file: name of a graph -> its file
+    from an earlier export, or None. keep: name and graph -> the file that keeps it, or None.
     """
 
     def __init__(
@@ -71,24 +71,24 @@ class Graphs:
         self.model, self.one_size = model, one_size
         self._file, self._keep = file, keep
         self._sizes: set[str] = set()  # that have a graph of their own
-        self._found: OrderedDict[str, Path | bytes | CannotRun] = OrderedDict()
+        self._graphs: OrderedDict[str, Path | bytes | CannotRun] = OrderedDict()
 
     def of(self, example: Tensor) -> Path | bytes:
-        """The graph for images like `example`, weights included: where it is kept, or itself.
+        """The graph for images like `example`, weights included: its file, or its bytes if it is not kept.
 
         Raises:
             CannotRun: if there is none.
         """
         name = self._name(example)
-        if name not in self._found:
-            self._found[name] = self._file(name) or self._export(name, example)
-            held = [key for key, graph in self._found.items() if isinstance(graph, bytes)]
+        if name not in self._graphs:
+            self._graphs[name] = self._file(name) or self._export(name, example)
+            held = [key for key, graph in self._graphs.items() if isinstance(graph, bytes)]
             for key in held[:-HELD]:  # of those that are in memory
-                del self._found[key]
-        found = self._found[name]
-        if isinstance(found, CannotRun):
-            raise found
-        return found
+                del self._graphs[key]
+        graph = self._graphs[name]
+        if isinstance(graph, CannotRun):
+            raise graph
+        return graph
 
     def _name(self, example: Tensor) -> str:
         parameter = next(self.model.parameters(), None)
@@ -118,16 +118,16 @@ def exported(model: nn.Module, example: Tensor, *, one_size: bool) -> bytes:
         CannotRun: if there is none.
     """
     if one_size:
-        with suppress(Exception):  # whatever our own conversion lacks, torch's may have
+        with suppress(Exception):  # torch may convert what our conversion does not
             prepare(model, example)
             return bytes(to_onnx(capture_size(model, example)).SerializeToString())
     return bytes(onnx_form(capture(model, example)).SerializeToString())
 
 
 class Source:
-    """The input of backends: a model, which they do not change, example images, and how to use the processor.
+    """The input of a backend: a model, which it must not change, example images, threads, and graphs.
 
-    way: None: all threads of torch. graphs: None: those of `model`.
+    way: None: all threads of torch, the batch split. graphs: None: new ones of `model`.
     """
 
     def __init__(
@@ -144,25 +144,25 @@ class Source:
         Raises:
             CannotRun: if there is none.
         """
-        found = self.graphs.of(self.example)
-        return found.read_bytes() if isinstance(found, Path) else found
+        graph = self.graphs.of(self.example)
+        return graph.read_bytes() if isinstance(graph, Path) else graph
 
 
 def all_threads(batch: int, threads: int, free: int) -> Sequence[Way]:
-    """The one way of a backend that has no choice."""
+    """The only setting of a backend without options."""
     return (Way(threads),)
 
 
 @dataclass(frozen=True)
 class Backend:
-    """One way of running a model.
+    """One way of running a model, a row of the menu.
 
-    build: what it is made from -> what runs it. ready: the reason why it is not available here; "" where it is.
-    devices: types of devices it runs on. smallest, largest: pixels a side; other images go through the plain model.
-    compared: whether its outputs are compared with the plain model's once per size. slow: building takes a minute,
-    so `auto` tries it only where nothing else is left, or where it is the usual one. ways: images per call, threads,
-    and how many of them have a core of their own -> how it can use the processor, the likely best first. parts:
-    images per call and a way -> into how many parts they go.
+    build: a `Source` -> a function of images. ready: the reason why it is not available on this machine; "" if it is.
+    devices: types of devices it runs on. smallest, largest: image sides in pixels that it accepts; other images run
+    on the plain model. compared: its outputs are compared with those of the plain model once per size. slow: building
+    takes a minute, so that `auto` includes it only on other devices than processors, or if eager is the only other
+    backend. ways: (images per call, threads, threads with a core of their own) -> settings, the likely fastest first.
+    parts: (images per call, setting) -> number of parts of the batch.
     """
 
     build: Callable[[Source], Runner]
@@ -177,20 +177,20 @@ class Backend:
 
 
 def over_same_tensors(model: nn.Module) -> nn.Module:
-    """A copy of all modules, whose parameters and buffers are those of `model`."""
+    """A copy of all modules that shares the parameters and buffers of `model`."""
     tensors: dict[int, Any] = {id(x): x for x in (*model.parameters(), *model.buffers())}
     return copy.deepcopy(model, tensors)
 
 
 def folded(model: nn.Module) -> nn.Module:
-    """The model with `fold`; it keeps its own weights, and shares those that do not change."""
+    """A copy of the model after `fold`; it shares all weights that folding does not change."""
     part = over_same_tensors(model)
     fold(part)
     return part
 
 
 def fold(model: nn.Module) -> None:
-    """Put every batch norm that follows a convolution in a `Sequential` into that convolution."""
+    """Merge every batch norm that follows a convolution in a `Sequential` into that convolution."""
     for module in list(model.modules()):
         if not isinstance(module, nn.Sequential):
             continue
@@ -201,7 +201,7 @@ def fold(model: nn.Module) -> None:
 
 
 def prepare(model: nn.Module, example: Tensor) -> None:
-    """Choose the forms of all backbones inside that are fastest for images like `example`."""
+    """Let all backbones in `model` choose the form that is fastest for images like `example`."""
     for module in model.modules():
         if isinstance(module, Backbone):
             module.prepare_for_export(*example.shape[2:])
@@ -214,16 +214,16 @@ def capture(
 
     Args:
         model: called with images and `others`.
-        example: images (B, C, Hi, Wi) of the size that the graph is to be fast at.
-        others: what else the model takes, one row per image.
-        multiple: of which sides are multiples.
-        smallest: side in pixels, a multiple too.
+        example: images (B, C, Hi, Wi) of the size for which the graph should be fast.
+        others: further inputs of the model, one row per image.
+        multiple: divisor of all image sides.
+        smallest: smallest side in pixels, a multiple of `multiple`.
 
     Raises:
-        CannotRun: if the graph holds for some sizes alone.
+        CannotRun: if no graph is valid for all sizes.
     """
     prepare(model, example)
-    # A batch of one, and a square, would make the graph one for such images.
+    # With a batch of one, or a square, the exporter would specialise the graph for such images.
     height, width = (max(smallest + 32, side) // multiple * multiple for side in example.shape[2:])
     if height == width:
         width += max(32, multiple)
@@ -244,15 +244,15 @@ def capture(
 def onnx_form(
     program: ExportedProgram, inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None
 ) -> Any:
-    """A graph as ONNX, weights included: an `onnx.ModelProto`. inputs, outputs: their names; None: torch's own.
+    """A graph as ONNX, weights included: an `onnx.ModelProto`. inputs, outputs: names; None: those of torch.
 
     Raises:
         CannotRun: if there is none.
     """
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # it prints its progress
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):  # the exporter prints its progress
             warnings.simplefilter("ignore")
-            found = torch.onnx.export(
+            exported_program = torch.onnx.export(
                 program,
                 dynamo=True,
                 verbose=False,
@@ -262,8 +262,8 @@ def onnx_form(
                     torch.ops.aten.scaled_dot_product_attention.default: _attention_form()
                 },
             )
-            assert found is not None
-            return found.model_proto
+            assert exported_program is not None
+            return exported_program.model_proto
     except Exception as error:
         raise CannotRun(f"the graph has no ONNX form: {first_line(error)}") from error
 
@@ -290,12 +290,12 @@ def _attention_form() -> Callable[..., Any]:
 
 
 def images_of(shape: Sequence[int]) -> Tensor:
-    """Images of a shape, all 0, without memory for each."""
+    """Zero images of a shape that take no memory: a view of one number."""
     return torch.zeros(1).expand(*shape)
 
 
 class PerShape(Generic[Program]):
-    """Programs compiled for one shape each, the last `KEPT` of them."""
+    """Programs compiled for one shape each; the `KEPT` last used ones stay."""
 
     def __init__(self, compile: Callable[[Sequence[int]], Program]) -> None:
         self._compile = compile
@@ -315,15 +315,15 @@ class PerShape(Generic[Program]):
 def quiet() -> Iterator[None]:
     """Suppress the standard error of exporters and compilers, of Python and of native code.
 
-    It is printed if the body raises. With TETRAVIT_DEBUG set nothing is suppressed. The redirection holds
-    for the whole process, other threads included.
+    It is printed if the body raises. With TETRAVIT_DEBUG set nothing is suppressed. The redirection affects the
+    whole process, other threads included.
     """
     if os.environ.get("TETRAVIT_DEBUG", "").lower() not in ("", "0", "false", "no"):
         yield
         return
     with tempfile.TemporaryFile("w+", buffering=1, encoding="utf-8", errors="replace") as kept:
         try:
-            with _descriptor_led_to(kept.fileno()), redirect_stderr(kept):
+            with _stderr_descriptor_to(kept.fileno()), redirect_stderr(kept):
                 yield
         except Exception:
             kept.seek(0)
@@ -332,8 +332,8 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _descriptor_led_to(other: int) -> Iterator[None]:
-    """Redirect standard error of the process, where it has one, to another file descriptor."""
+def _stderr_descriptor_to(other: int) -> Iterator[None]:
+    """Redirect standard error of the process, if it is open, to another file descriptor."""
     try:
         saved = os.dup(2)
     except OSError:

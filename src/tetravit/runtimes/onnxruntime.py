@@ -30,9 +30,9 @@ def build(source: Source) -> Runner:
     options.log_severity_level = 3
 
     def start(shape: tuple[int, ...]) -> onnxruntime.InferenceSession:
-        found = source.graphs.of(images_of(shape))
-        graph = str(found) if isinstance(found, Path) else found
-        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        graph = source.graphs.of(images_of(shape))
+        file = str(graph) if isinstance(graph, Path) else graph
+        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
 
     sessions = PerShape(start)  # type: ignore[arg-type]
     one_for_all = None if source.graphs.one_size else start(tuple(source.example.shape))
@@ -40,8 +40,8 @@ def build(source: Source) -> Runner:
     def run(images: Tensor) -> Outputs:
         session = one_for_all or sessions((1, *images.shape[1:]))
         name = session.get_inputs()[0].name
-        found = [torch.from_numpy(x) for x in session.run(None, {name: images.contiguous().numpy()})]
-        return found[0] if len(found) == 1 else found
+        outputs = [torch.from_numpy(x) for x in session.run(None, {name: images.contiguous().numpy()})]
+        return outputs[0] if len(outputs) == 1 else outputs
 
     return run
 

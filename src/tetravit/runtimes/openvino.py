@@ -61,19 +61,19 @@ def build(source: Source) -> Runner:
                 for request, part in zip(requests, parts, strict=True):
                     request.start_async({0: part.numpy()}, share_inputs=True)
                     started.callback(request.wait)
-            found = [
+            tensors = [
                 torch.cat([torch.from_numpy(request.get_output_tensor(i).data) for request in requests])
                 for i in range(outputs)
             ]
-        return found[0] if outputs == 1 else found
+        return tensors[0] if outputs == 1 else found
 
     return run
 
 
 def _read(core: Any, source: Source, example: Tensor) -> Any:
     """The graph for such images; it is not held in memory once it is compiled."""
-    found = source.graphs.of(example)
-    return core.read_model(str(found) if isinstance(found, Path) else found)
+    graph = source.graphs.of(example)
+    return core.read_model(str(graph) if isinstance(graph, Path) else graph)
 
 
 def streams(batch: int, threads: int) -> int:
@@ -99,8 +99,8 @@ def ways(batch: int, threads: int, free: int) -> Sequence[Way]:
     if free >= threads:
         return (quiet,)
     whole = Way(threads, split=False)
-    found = [whole, Way(free), *([quiet] if parts_of(batch, quiet) > 1 else [])]
-    return tuple(dict.fromkeys(found))
+    several = [whole, Way(free), *([quiet] if parts_of(batch, quiet) > 1 else [])]
+    return tuple(dict.fromkeys(several))
 
 
 BACKENDS = {

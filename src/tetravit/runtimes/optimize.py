@@ -39,12 +39,12 @@ DENSE_SIDE = 512  # pixels: of images where the model has no size of its own
 
 @dataclass(frozen=True)
 class Optimized:
-    """How a model runs.
+    """How an optimised model runs.
 
-    backend, threads, parts: what runs it, on how many threads, and into how many equal parts the last batch went that
-    ran side by side. images_per_s: of each that was compared. left_out: those that could not be, and why. dtype: what
-    it computes in. difference: of the outputs to those in float32, as a share of the largest; None: not measured.
-    cached: whether its program was read from the cache folder. not_kept: why it is not in there; "" where it is.
+    backend, threads: what runs it. parts: number of equal parts of the last batch, which run side by side.
+    images_per_s: of each candidate that was measured. left_out: backends that were not measured -> why. dtype: of the
+    computation. difference: of the outputs from those in float32, as a share of the largest; None: not measured.
+    cached: whether its program was read from the cache folder. not_kept: why it is not in there; "" if it is.
     """
 
     backend: str
@@ -87,24 +87,24 @@ def optimize(
 ) -> Model:
     """A copy of `model` for inference, with the same outputs, that runs as fast as this machine can.
 
-    It takes images of any batch and size, as the model does; the first call with a new size may take longer. Of a
-    detector, backbone and adapter are replaced; what follows stays as it is. The copy has no gradients.
-    `copy.optimized` says how it runs. Programs are kept in the cache folder (`tetravit cache list`), so that the same
-    weights start in a second the next time. On processors the choice is looked at again when calls become clearly
-    slower or faster than they were, or when other processes use other numbers of cores.
+    It takes images of any batch and size, as the model does; the first call with a new size may take longer. In a
+    detector, backbone and adapter are replaced and the rest is unchanged. The copy has no gradients.
+    `copy.optimized` describes how it runs. Programs are kept in the cache folder (`tetravit cache list`), so that the
+    same weights start in a second the next time. On processors the backends are compared again when calls become
+    clearly slower or faster, or when other processes use more or fewer cores.
 
     Args:
         model: a trained classifier, segmenter, detector or backbone, on its device.
-        dtype: what to compute in; None: the type of the weights; "auto": bfloat16 where the processor has
-            instructions for it and it is clearly faster than float32, with the difference in `copy.optimized`.
-            Outputs are float32.
-        backend: "eager", "compile", "onnxruntime", "openvino"; "auto": the fastest of those that are here, by a
-            short measurement.
-        example: images (B, C, Hi, Wi) like those of the application, for the measurement; None: one of the model's
-            usual size.
+        dtype: what to compute in; None: the type of the weights; "auto": bfloat16 if the processor has
+            instructions for it and is clearly faster with it than with float32; `copy.optimized` holds the difference
+            of the outputs. Outputs are float32.
+        backend: "eager", "compile", "onnxruntime", "openvino"; "auto": the fastest of those that are
+            installed, by a short measurement.
+        example: images (B, C, Hi, Wi) like those of the application, for the measurement; None: one image of the
+            model's usual size.
 
     Raises:
-        ValueError: for something that is no model, an unknown backend or type, one that is not available or cannot
+        ValueError: if `model` is none of those, or the backend or type is unknown, not available here or unable to
             run the model.
     """
     check_model(model, "optimize")
@@ -129,14 +129,14 @@ def optimize(
     keeper = Keeper(model, device, tuple(example.shape[2:]))
     optimizer = _Optimizer(model, example, backend, names, keeper)
     try:
-        found = optimizer.auto() if dtype == "auto" else optimizer.of(dtype or parameter.dtype)
+        tuned = optimizer.auto() if dtype == "auto" else optimizer.of(dtype or parameter.dtype)
     except CannotRun as error:
         raise ValueError(f"The backend {backend!r} cannot run this model: {error}.") from error
-    return found.running({**left_out, **optimizer.left_out})
+    return tuned.running({**left_out, **optimizer.left_out})
 
 
 class _Optimizer(Generic[Model]):
-    """Optimises one model in one type or another."""
+    """Optimises one model in one or several types."""
 
     def __init__(
         self, model: Model, example: Tensor, backend: str, names: Sequence[str], keeper: Keeper
@@ -144,11 +144,11 @@ class _Optimizer(Generic[Model]):
         self.model, self.example, self.names, self.keeper = model, example, names, keeper
         self.left_out: dict[str, str] = {}
         self._backend, self._load = backend, Load()
-        # Of a classifier, the images usually have one size.
+        # Images of a classifier usually have one size.
         self._one_size = model.accelerated == "forward" and model.usual_sides(0) != (0, 0)
 
     def of(self, dtype: torch.dtype) -> "_Tuned[Model]":
-        """The model in this type, as it was kept, or as a comparison shows to be fastest.
+        """The model in this type, run by the kept choice, or by the fastest candidate of a comparison.
 
         Raises:
             CannotRun: if no backend can run it.
@@ -183,25 +183,25 @@ class _Optimizer(Generic[Model]):
         apart = difference(rough.call(), exact.call())
         calls: dict[torch.dtype, Callable[[], object]] = {own: exact.call, fast: rough.call}
         taken = compare(calls, own).best if apart <= ERROR_16 else own
-        found = replace(rough, difference=apart) if taken == fast else exact
-        self.keeper.keep_type(case, name_of(taken), found.difference)
-        return found
+        tuned = replace(rough, difference=apart) if taken == fast else exact
+        self.keeper.keep_type(case, name_of(taken), tuned.difference)
+        return tuned
 
     def _graphs(self, module: nn.Module, dtype: torch.dtype) -> Graphs:
-        """The graphs in float32, of the weights as they were given."""
+        """Float32 graphs of the original weights."""
         if dtype != torch.float32:
             module = _module(_copy(self.model, torch.float32))
         return Graphs(module, one_size=self._one_size, file=self.keeper.file, keep=self.keeper.add)
 
     def _case(self, dtype: torch.dtype | Literal["auto"]) -> str:
-        """What a choice holds for, besides the model and the machine."""
+        """The conditions of a choice, besides model and machine: a key of the kept choices."""
         busy, threads = round(self._load.others()), torch.get_num_threads()
         return f"{name_of(dtype)}, batch {len(self.example)}, {threads} threads, {busy} busy, {self._backend}"
 
 
 @dataclass(frozen=True)
 class _Tuned(Generic[Model]):
-    """A copy of a model, and what is to run it."""
+    """A copy of a model, and the choice of what runs it."""
 
     fast: Model
     tuner: Tuner
@@ -215,7 +215,7 @@ class _Tuned(Generic[Model]):
         return self.tuner.runner(self.choice.candidate, self.example)(self.example)
 
     def running(self, left_out: Mapping[str, str]) -> Model:
-        """The copy, which runs through what was chosen."""
+        """The copy, run by the chosen candidate."""
         choice, count = self.choice, len(self.example)
         how = Optimized(
             choice.candidate.backend,
@@ -229,26 +229,26 @@ class _Tuned(Generic[Model]):
             not_kept=self.not_kept,
         )
         running = _Running(self.fast, self.tuner, choice, self.example, how)
-        # A function: copies of the model share it.
+        # A function, so that copies of the model share it.
         setattr(self.fast, self.fast.accelerated, lambda images: running(images))
         return self.fast
 
 
 class _Running:
-    """Runs images through what was chosen, except for sizes that the backend does not take.
+    """Runs images on the chosen backend, except for sizes outside its range, which run on the plain model.
 
-    The first outputs of a backend at each size are compared with those of the plain model. Where they differ, or the
-    backend fails, that size runs on the plain model, so that an optimised model never gives other outputs.
+    The first outputs of a backend at each size are compared with those of the plain model. If they differ, or the
+    backend fails, that size runs on the plain model, so that outputs never change.
     """
 
     def __init__(self, fast: Portable, tuner: Tuner, choice: Choice, example: Tensor, how: Optimized) -> None:
         self._fast, self._plain, self._tuner = fast, getattr(fast, fast.accelerated), tuner
         self._dtype, self._candidate = example.dtype, choice.candidate
-        self._say(how)
+        self._publish(how)
         self._runner = tuner.runner(choice.candidate, example)
         # The tuner has compared the outputs for the example.
         self._trusted = {(choice.candidate, tuple(example.shape[2:])): True}
-        self._looking = Lock()
+        self._comparing = Lock()
         self._watch: Watch | None = None
         if example.device.type == "cpu":
             self._watch = Watch(tuner.load.others, choice.others)
@@ -258,15 +258,15 @@ class _Running:
     def __call__(self, images: Tensor) -> Outputs:
         images, candidate, runner = images.to(self._dtype), self._candidate, self._runner
         if not self._takes(images, candidate, runner):
-            found = run_plain(self._plain, images)
+            outputs = run_plain(self._plain, images)
         else:
             start = perf_counter()
-            found = runner(images)
-            self._note(images, perf_counter() - start)
-        return found.float() if isinstance(found, Tensor) else [x.float() for x in found]
+            outputs = runner(images)
+            self._record(images, perf_counter() - start)
+        return outputs.float() if isinstance(outputs, Tensor) else [x.float() for x in outputs]
 
     def _takes(self, images: Tensor, candidate: Candidate, runner: Runner) -> bool:
-        """Whether the backend takes images of this size, and gives the outputs of the plain model for them."""
+        """Whether the backend accepts images of this size and reproduces the outputs of the plain model."""
         row, size = runtimes.BACKENDS[candidate.backend], tuple(images.shape[2:])
         if not row.smallest <= min(size) <= max(size) <= row.largest:
             return False
@@ -276,31 +276,31 @@ class _Running:
                 self._trusted[key] = not row.compared or _agrees(runner, self._plain, images[:1])
         return self._trusted[key]
 
-    def _note(self, images: Tensor, seconds: float) -> None:
+    def _record(self, images: Tensor, seconds: float) -> None:
         candidate = self._candidate
         parts = runtimes.BACKENDS[candidate.backend].parts(len(images), candidate.way)
         if parts != self._how.parts:
-            self._say(replace(self._how, parts=parts))
+            self._publish(replace(self._how, parts=parts))
         watch = self._watch
-        if watch and watch.note(tuple(images.shape), seconds) and self._looking.acquire(blocking=False):
+        if watch and watch.record(tuple(images.shape), seconds) and self._comparing.acquire(blocking=False):
             try:
-                self._look_again(images, watch)
+                self._compare_again(images, watch)
             finally:
-                self._looking.release()
+                self._comparing.release()
 
-    def _look_again(self, images: Tensor, watch: Watch) -> None:
-        """Compare the ways to run such images again, and go on with the fastest."""
+    def _compare_again(self, images: Tensor, watch: Watch) -> None:
+        """Compare the candidates on these images again, and switch to the fastest."""
         try:
-            choice = self._tuner.look_again(self._candidate, images)
+            choice = self._tuner.compare_again(self._candidate, images)
             runner = self._tuner.runner(choice.candidate, images)
-        except Exception:  # any error of a backend: what runs goes on running
-            watch.looked(changed=False, others=self._tuner.load.others())
+        except Exception:  # any error of a backend: the present choice stays
+            watch.restart(changed=False, others=self._tuner.load.others())
             return
-        watch.looked(choice.candidate != self._candidate, choice.others)
+        watch.restart(choice.candidate != self._candidate, choice.others)
         if choice.best_s is not None:
             watch.expect(tuple(images.shape), choice.best_s)
         self._runner, self._candidate = runner, choice.candidate
-        self._say(
+        self._publish(
             replace(
                 self._how,
                 backend=choice.candidate.backend,
@@ -310,13 +310,13 @@ class _Running:
             )
         )
 
-    def _say(self, how: Optimized) -> None:
+    def _publish(self, how: Optimized) -> None:
         self._how = how
         self._fast.optimized = how  # type: ignore[assignment]
 
 
 class _Part(nn.Module):
-    """The method of a model that is replaced, as a module."""
+    """The replaced method of a model, as a module."""
 
     def __init__(self, model: Portable) -> None:
         super().__init__()
@@ -331,7 +331,7 @@ def name_of(dtype: torch.dtype | str) -> str:
 
 
 def _copy(model: Model, dtype: torch.dtype) -> Model:
-    """The copy that `optimize` returns, with the part to be replaced in `dtype`."""
+    """The copy that `optimize` returns, its replaced part in `dtype`."""
     fast = copy.deepcopy(model).eval().requires_grad_(False)
     for part in fast.accelerated_parts():
         part.to(dtype)
@@ -339,18 +339,18 @@ def _copy(model: Model, dtype: torch.dtype) -> Model:
 
 
 def _module(model: Portable) -> nn.Module:
-    """The module to run, images to tensors, which shares the tensors of `model`."""
+    """The module that backends run, images to tensors; it shares the tensors of `model`."""
     part = over_same_tensors(model)
     return part if model.accelerated == "forward" else _Part(cast(Portable, part))
 
 
 def _agrees(runner: Runner, plain: Runner, images: Tensor) -> bool:
     try:
-        found = runner(images)
+        outputs = runner(images)
     except Exception:  # any error of the backend; the plain model reports faulty images
         return False
     try:
-        check(found, run_plain(plain, images))
+        check(outputs, run_plain(plain, images))
     except CannotRun:
         return False
     return True

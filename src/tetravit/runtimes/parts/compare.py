@@ -1,8 +1,8 @@
-"""Which of several ways of running a model is the fastest, on a machine where other work runs too.
+"""The fastest of several ways of running a model, on a machine where other work runs too.
 
-Every way is called once per round, in turns, so that a slow moment is slow for all of them. Ways are compared by the
-ratio of their times in one round, and the median of these ratios counts. One way is the usual winner: it loses its
-place only to one that is clearly faster, in most of the rounds.
+Each way is called once per round, in turns, so that a slow moment is slow for all. Ways are compared by the ratio of
+their times within a round, and the median of these ratios decides. One way is the usual winner: only a way that is
+clearly faster in most of the rounds takes its place.
 """
 
 import statistics
@@ -11,12 +11,12 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-LEAD = 1.07  # times as fast as the usual winner: a clear lead
-REPEATED = 0.75  # share of the rounds that have to show a lead
+LEAD = 1.07  # ratio to the usual winner that is a clear lead
+REPEATED = 0.75  # share of the rounds that must show a lead
 FEWEST, MOST = 4, 12  # rounds
-SECONDS = 2.0  # after which no further round starts, once there are `FEWEST`
-HOPELESS, EARLY = 1.3, 2  # times as slow in each of so many rounds: it takes no further part
-SETTLE_S = 0.003  # for which threads of the way before may still spin
+SECONDS = 2.0  # after which no further round starts, except up to `FEWEST`
+HOPELESS, EARLY = 1.3, 2  # a way that is so many times as slow in each of the first rounds is dropped
+SETTLE_S = 0.003  # before each call, while threads of the previous way may still spin
 
 Name = TypeVar("Name", bound=Hashable)
 Call = Callable[[], object]
@@ -24,7 +24,7 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Compared(Generic[Name]):
-    """best: the way to take. seconds: median time of a call of each. ratios: its lead over the usual winner."""
+    """best: the fastest way. seconds: median time of a call of each way. ratios: its lead over the usual winner."""
 
     best: Name
     seconds: Mapping[Name, float] = field(default_factory=dict)
@@ -38,11 +38,11 @@ def compare(
     clock: Callable[[], float] = time.perf_counter,
     wait: Callable[[float], object] = time.sleep,
 ) -> Compared[Name]:
-    """Call every way in turns, and pick one.
+    """Time the ways in turns, and pick one.
 
     Args:
-        calls: the ways; each call ends when its work is done. They have been called before.
-        usual: the one of them that stays unless another leads clearly and repeatedly.
+        calls: the ways, all called before; a call returns when its work is done.
+        usual: the way that is kept unless another leads clearly and repeatedly.
     """
     taken: dict[Name, list[float]] = {name: [] for name in calls}
     inside = list(calls)
@@ -71,12 +71,12 @@ def compare(
 
 
 def _ratios(taken: Mapping[Name, Sequence[float]], name: Name, usual: Name) -> list[float]:
-    """How many times as fast as the usual winner it was in each round."""
+    """The time of the usual winner over that of a way, in each round."""
     return [theirs / own for own, theirs in zip(taken[name], taken[usual], strict=False)]
 
 
 def _leads(ratios: Sequence[float]) -> bool:
-    """Whether a lead is clear and repeated."""
+    """Whether these ratios are a clear and repeated lead."""
     often = sum(ratio > 1 for ratio in ratios) >= REPEATED * len(ratios)
     return len(ratios) >= FEWEST and often and statistics.median(ratios) >= LEAD
 
@@ -86,7 +86,7 @@ def _hopeless(taken: Mapping[Name, Sequence[float]], name: Name, usual: Name) ->
 
 
 def _settled(taken: Mapping[Name, Sequence[float]], inside: Sequence[Name], usual: Name) -> bool:
-    """Whether every round so far says the same of every way."""
+    """Whether all rounds so far agree, for each way, whether it leads."""
     for name in inside:
         ratios = _ratios(taken, name, usual)
         if name != usual and not (min(ratios) >= LEAD or max(ratios) < LEAD):

@@ -1,7 +1,7 @@
-"""What a model computes, as a hash: two models with the same one give the same outputs.
+"""A hash of what a model computes: two models with the same hash give the same outputs.
 
 It covers the classes and settings of all modules, every parameter and buffer, and the files of this package. A model
-in which something acts that a hash cannot cover (hooks, replaced methods, classes of others) has none.
+with parts that the hash cannot cover (hooks, replaced methods, classes of other packages) has none.
 """
 
 import dataclasses
@@ -34,8 +34,8 @@ HOOKS = (
         "_load_state_dict_post_hooks",
     ),
 )
-ACTING = HOOKS[:4]  # those that act in a call
-OWN = {  # of every module, compared on their own or without effect on outputs
+ACTING = HOOKS[:4]  # hooks that run in a call
+OWN = {  # attributes of every module, hashed separately or without effect on outputs
     *HOOKS,
     *("_parameters", "_buffers", "_modules", "_compiled_call_impl", "_non_persistent_buffers_set"),
     *("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs"),
@@ -45,21 +45,21 @@ WITHOUT_EFFECT = {"report", "optimized"}  # attributes of models
 
 
 class NoFingerprint(ValueError):
-    """A model whose outputs no hash can stand for; the text says why."""
+    """A model without a hash of its outputs; the text gives the reason."""
 
 
 def fingerprint(model: nn.Module) -> str:
     """The hash of a model in evaluation mode, in hexadecimal.
 
     Raises:
-        NoFingerprint: if something acts in it that the hash would not cover.
+        NoFingerprint: if the model has parts that the hash would not cover.
     """
     if _has_any_global_hook():
         raise NoFingerprint("hooks are set for all modules")
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     modules = {module: name for name, module in model.named_modules()}
     for module, name in modules.items():
-        found.update(_module(module, name or "the model", modules).encode())
+        digest.update(_module(module, name or "the model", modules).encode())
         for kind in ("_parameters", "_buffers"):
             for key, tensor in module.__dict__[kind].items():
                 if tensor is None:
@@ -67,13 +67,13 @@ def fingerprint(model: nn.Module) -> str:
                 plain = nn.Parameter if kind == "_parameters" else Tensor
                 if type(tensor) is not plain:
                     raise NoFingerprint(f"{name}.{key} is a {type(tensor).__name__}")
-                found.update(f"{name}.{key}".encode())
-                _tensor(found, tensor)
-    return found.hexdigest()
+                digest.update(f"{name}.{key}".encode())
+                _tensor(digest, tensor)
+    return digest.hexdigest()
 
 
 def machine() -> dict[str, Any]:
-    """What programs depend on besides the model: the processor and the versions of what makes and runs them."""
+    """What programs depend on besides the model: the processor, and the versions of exporters and runtimes."""
     return {
         "tetravit": package_version(),
         "source": sources(),
@@ -88,15 +88,15 @@ def machine() -> dict[str, Any]:
 @functools.cache
 def sources() -> str:
     """A hash of the files of this package."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for file in sorted(PACKAGE.rglob("*.py")):
-        found.update(file.relative_to(PACKAGE).as_posix().encode())
-        found.update(file.read_bytes())
-    return found.hexdigest()
+        digest.update(file.relative_to(PACKAGE).as_posix().encode())
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
 
 
 def version(package: str) -> str:
-    """The version of an installed package; "" where it is missing."""
+    """The version of an installed package; "" if it is missing."""
     from importlib.metadata import PackageNotFoundError
     from importlib.metadata import version as installed
 
@@ -146,22 +146,22 @@ def _functions(value: Any) -> Iterator[Any]:
 
 
 def _is_ours(function: Any) -> bool:
-    """Whether its code stands in this package (dataclasses write some of their methods themselves)."""
+    """Whether the code of a function is in this package (dataclasses generate some methods)."""
     file = function.__code__.co_filename
     return file == "<string>" or os.path.realpath(file).startswith(os.path.realpath(PACKAGE))
 
 
 class Names:
-    """Texts for the settings of modules; modules among them are called by their names in the model."""
+    """Texts for the settings of modules; a module among them is represented by its name in the model."""
 
     def __init__(self, modules: Mapping[nn.Module, str]) -> None:
         self._modules = modules
 
     def of(self, value: Any, place: str) -> str:
-        """A text that is the same for equal values.
+        """A text that is equal for equal values.
 
         Raises:
-            NoFingerprint: for a value of an unknown kind; `place` is where it stands.
+            NoFingerprint: for a value of an unknown type; `place` names it in the text.
         """
         if value is None or isinstance(value, bool | int | float | complex | str | bytes | Path):
             return f"{type(value).__name__} {value!r}"
@@ -172,9 +172,9 @@ class Names:
         if isinstance(value, nn.Module) and value in self._modules:
             return f"module {self._modules[value]}"
         if type(value) is Tensor:
-            found = hashlib.sha256()
-            _tensor(found, value)
-            return f"tensor {found.hexdigest()}"
+            digest = hashlib.sha256()
+            _tensor(digest, value)
+            return f"tensor {digest.hexdigest()}"
         if isinstance(value, Mapping):
             parts = (f"{self.of(k, place)}: {self.of(v, place)}" for k, v in value.items())
             return f"{{{', '.join(parts)}}}"
@@ -201,7 +201,7 @@ class Names:
         return f"{home}.{name}"
 
 
-def _tensor(found: "hashlib._Hash", tensor: Tensor) -> None:
-    found.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+def _tensor(digest: "hashlib._Hash", tensor: Tensor) -> None:
+    digest.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
     if tensor.numel():
-        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())

@@ -1,4 +1,4 @@
-"""The kept program of one model and size, and what was chosen for it."""
+"""The kept programs of one model and image size, and the choices made with them."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,17 +13,15 @@ from tetravit.runtimes.parts import kept
 from tetravit.runtimes.parts.fingerprint import NoFingerprint, fingerprint, machine
 from tetravit.runtimes.parts.tune import Candidate, Choice
 
-FORMAT = 1  # of entries: one more with each change of their meaning
-CONFIRMED = (
-    2  # times that another than the usual winner has to be chosen before it is taken without measuring
-)
+FORMAT = 1  # of entries, raised by each change of their meaning
+CONFIRMED = 2  # measurements in a row that a backend other than the usual winner must win to be kept
 
 
 class Keeper:
-    """What the cache folder has of a model for images of one size.
+    """The entry of a model and an image size in the cache folder.
 
-    why_not: why its program is not kept; "" where it is, or where nothing is to be kept. damaged: whether a kept
-    graph was, so that all of it was removed.
+    why_not: why nothing is kept; "" if something is, or if keeping is off. damaged: whether a kept file was damaged,
+    so that the entry was removed.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, sides: tuple[int, ...]) -> None:
@@ -44,7 +42,7 @@ class Keeper:
         }
 
     def file(self, name: str) -> Path | None:
-        """The file of a graph; None: it is not kept, or was damaged."""
+        """A kept file; None: there is none, or it was damaged."""
         if self._entry is None or self._entry.file(name) is None:
             return None
         if not kept.is_whole(self._entry, [name]):
@@ -54,7 +52,7 @@ class Keeper:
         return self._entry.file(name)
 
     def add(self, name: str, graph: bytes) -> Path | None:
-        """Keep a graph; returns its file, or None where it is not kept."""
+        """Keep a graph; returns its file, or None if it could not be kept."""
         if not self._key:
             return None
         if self._entry is None:
@@ -64,7 +62,7 @@ class Keeper:
         return self._entry.file(name) if self._entry else None
 
     def choice(self, case: str, usual: str) -> Choice | None:
-        """What was chosen in this case; None: nothing, or another than the usual winner too few times."""
+        """The kept choice under these conditions; None: there is none, or it is not confirmed yet."""
         row: Any = self._rows().get(case)
         with suppress(KeyError, TypeError, ValueError, AttributeError):
             way = Way(int(row["threads"]), bool(row["split"]))
@@ -77,7 +75,7 @@ class Keeper:
         return None
 
     def keep(self, case: str, choice: Choice) -> None:
-        """Keep what was chosen in this case."""
+        """Keep the choice made under these conditions."""
         if not self._key:
             return
         before = self._rows().get(case, {})
@@ -99,14 +97,14 @@ class Keeper:
             kept.update(self._entry, choices)
 
     def type_of(self, case: str) -> tuple[str, float | None] | None:
-        """The type that "auto" took in this case, and the difference to float32."""
+        """The type that "auto" chose under these conditions, and the difference from float32."""
         row: Any = (self._entry.facts.get("types", {}) if self._entry else {}).get(case)
         with suppress(KeyError, TypeError, ValueError):
             return str(row["dtype"]), None if row["difference"] is None else float(row["difference"])
         return None
 
     def keep_type(self, case: str, dtype: str, difference: float | None) -> None:
-        """Keep the type that "auto" took."""
+        """Keep the type that "auto" chose."""
         if self._entry:
             types = {**self._entry.facts.get("types", {}), case: {"dtype": dtype, "difference": difference}}
             kept.update(self._entry, {"types": types})

@@ -1,9 +1,9 @@
 """Programs of `optimize` on disk, so that a model is optimised once and started in a second.
 
-A program is a folder `programs/KEY` in this package's cache folder (TETRAVIT_HOME): data files (ONNX, OpenVINO IR)
-and `entry.json` with their sizes and hashes. It appears whole, by a rename, or not at all; one whose files have other
-hashes is removed and made again. Where the folder grows beyond `limit()`, the entries whose last use is longest ago
-are removed. Where it cannot be written, nothing is kept.
+A program is a folder `programs/KEY` in this package's cache folder (TETRAVIT_HOME): data files, and
+`entry.json` with their sizes and hashes. It is written completely under another name, then renamed. An entry whose
+files have other hashes is removed and built again. If the folder grows beyond `limit()`, the least recently used
+entries are removed. If it cannot be written, nothing is kept.
 """
 
 import hashlib
@@ -23,17 +23,17 @@ from tetravit.weights.store import home
 
 LIMIT_GB = 4.0
 RECORD = "entry.json"
-STALE_S = 3600  # after which what a killed process left is removed
+STALE_S = 3600  # age at which drafts of killed processes are removed
 DRAFT = ".draft-"
 
 
 def folder() -> Path:
-    """Where programs are kept."""
+    """The folder of kept programs."""
     return home() / "programs"
 
 
 def limit() -> int:
-    """The most bytes of all programs together: TETRAVIT_PROGRAMS_GB, 4 where it is not set; 0: none is kept.
+    """The maximum size of all programs together, in bytes: TETRAVIT_PROGRAMS_GB, default 4; 0: nothing is kept.
 
     Raises:
         ValueError: if TETRAVIT_PROGRAMS_GB is not a number from 0 up.
@@ -50,7 +50,7 @@ def limit() -> int:
 
 @dataclass
 class Entry:
-    """A kept program. facts: JSON-ready. used: when it was last read or written, in seconds since 1970."""
+    """A kept program. facts: JSON-ready. used: time of the last use, in seconds since 1970."""
 
     key: str
     path: Path
@@ -59,19 +59,19 @@ class Entry:
     used: float = 0.0
 
     def file(self, name: str) -> Path | None:
-        """One of its data files; None: it has none of this name."""
+        """The data file of this name, or None."""
         return self.path / name if name in self.facts.get("files", {}) else None
 
 
 def key_of(parts: Mapping[str, Any]) -> str:
-    """The key of a program, from everything that it depends on."""
+    """The key of a program: a hash of everything that it depends on."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:40]
 
 
 def read(key: str, verify: Collection[str] | None = None) -> Entry | None:
-    """The entry of that key; None: there is none, or it was damaged and has been removed.
+    """The entry with this key; None: there is none, or it was damaged and has been removed.
 
-    verify: the files that are compared with their hashes; None: all.
+    verify: names of the files whose hashes are checked; None: all.
     """
     entry = _entry(folder() / key)
     if entry is None:
@@ -79,7 +79,7 @@ def read(key: str, verify: Collection[str] | None = None) -> Entry | None:
     if not is_whole(entry, verify):
         remove(entry)
         return None
-    with suppress(OSError):  # a folder that cannot be written is read all the same
+    with suppress(OSError):  # a read-only folder can still be read
         os.utime(entry.path / RECORD)
     return entry
 
@@ -87,10 +87,10 @@ def read(key: str, verify: Collection[str] | None = None) -> Entry | None:
 def write(
     key: str, files: Mapping[str, bytes | Callable[[Path], object]], facts: Mapping[str, Any]
 ) -> tuple[Entry | None, str]:
-    """Keep a program, or leave it where another process was faster.
+    """Keep a program, unless another process has just done so.
 
     Args:
-        files: by name, the bytes, or a function that writes the file at a path.
+        files: name -> bytes, or a function that writes the file at a path.
         facts: of the entry, JSON-ready.
 
     Returns:
@@ -108,7 +108,7 @@ def write(
         if size > room:
             return None, f"it has {size / 1e9:.2g} GB, more than TETRAVIT_PROGRAMS_GB={room / 1e9:g}"
         write_json(draft / RECORD, {**facts, "key": key, "files": table})
-        if _entry(place) is None and place.exists():  # what is left of a damaged one
+        if _entry(place) is None and place.exists():  # remains of a damaged entry
             _remove(place)
         with suppress(FileExistsError):  # another process was faster
             _rename(draft, place)
@@ -122,12 +122,12 @@ def write(
 
 
 def remove(entry: Entry) -> None:
-    """Remove an entry; nothing where that is not allowed."""
+    """Remove an entry; no error if that is not permitted."""
     _remove(entry.path)
 
 
 def update(entry: Entry, facts: Mapping[str, Any]) -> None:
-    """Add facts to an entry; nothing where it cannot be written or is gone."""
+    """Add facts to an entry; no error if it cannot be written or has been removed."""
     with suppress(OSError):
         kept = read_json(entry.path / RECORD)
         if kept.get("key") == entry.key:
@@ -136,7 +136,7 @@ def update(entry: Entry, facts: Mapping[str, Any]) -> None:
 
 
 def add(entry: Entry, name: str, content: bytes | Callable[[Path], object]) -> None:
-    """Add a data file to an entry; nothing where it cannot be written, or has no room."""
+    """Add a data file to an entry; no error if it cannot be written or exceeds the limit."""
     with suppress(OSError):
         draft = entry.path / f".{name}.{os.getpid()}-{uuid.uuid4().hex[:8]}"
         try:
@@ -152,21 +152,21 @@ def add(entry: Entry, name: str, content: bytes | Callable[[Path], object]) -> N
 
 
 def entries() -> list[Entry]:
-    """All kept programs, the last used first."""
-    found = [entry for path in _folders() if (entry := _entry(path))]
-    return sorted(found, key=lambda entry: entry.used, reverse=True)
+    """All kept programs, the most recently used first."""
+    programs = [entry for path in _folders() if (entry := _entry(path))]
+    return sorted(programs, key=lambda entry: entry.used, reverse=True)
 
 
 def clear() -> tuple[int, int]:
-    """Remove all kept programs; returns how many, and their bytes.
+    """Remove all kept programs; returns their number and their size in bytes.
 
     Raises:
         OSError: if one cannot be removed.
     """
-    found = entries()
+    programs = entries()
     for path in [*_folders(), *_drafts()]:
         shutil.rmtree(path)
-    return len(found), sum(entry.size for entry in found)
+    return len(programs), sum(entry.size for entry in programs)
 
 
 def _write(path: Path, content: bytes | Callable[[Path], object]) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def _entry(path: Path) -> Entry | None:
 
 
 def is_whole(entry: Entry, names: Collection[str] | None = None) -> bool:
-    """Whether every file is there and has its size, and those of these names their hashes (None: all)."""
+    """Whether every file has its recorded size, and those in `names` (None: all) their recorded hashes."""
     try:
         return all(
             (entry.path / name).stat().st_size == row["bytes"]
@@ -235,7 +235,7 @@ def _drafts() -> list[Path]:
 
 
 def _make_room(room: int, spare: Path) -> None:
-    """Remove entries until the others fit, those of the oldest use first; and what killed processes left."""
+    """Remove the least recently used entries until the others fit, and drafts of killed processes."""
     now = time.time()
     for path in _drafts():
         with suppress(OSError):
@@ -252,7 +252,7 @@ def _make_room(room: int, spare: Path) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a folder at once for all who look for it; nothing where that is not allowed."""
+    """Remove a folder atomically, by a rename first; no error if that is not permitted."""
     with suppress(OSError):
         gone = path.with_name(f"{DRAFT}gone-{uuid.uuid4().hex[:8]}")
         os.rename(path, gone)

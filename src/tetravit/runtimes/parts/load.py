@@ -1,4 +1,4 @@
-"""How much of this process's cores other processes use."""
+"""How many of this process's cores other processes use."""
 
 import os
 import time
@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-WINDOW_S = 0.1  # of the shortest interval over which a share of a core is known
+WINDOW_S = 0.1  # shortest interval over which a share of a core is measured
 STAT = Path("/proc/stat")
 
 
 class Times(NamedTuple):
-    """now: seconds on the clock. busy: core-seconds of all processes on this one's cores. own: of this process."""
+    """now: seconds on the clock. busy: core-seconds of all processes on our cores. own: those of this process."""
 
     now: float
     busy: float
@@ -26,7 +26,7 @@ def cores() -> frozenset[int]:
 
 
 def times() -> Times | None:
-    """The counters of the system; None where it has none (only Linux shows them)."""
+    """The counters of the system; None on systems other than Linux."""
     try:
         lines = STAT.read_text().splitlines()
     except OSError:
@@ -45,9 +45,9 @@ def times() -> Times | None:
 
 
 class Load:
-    """The cores that other processes keep busy, between one call and the next.
+    """Cores that other processes keep busy, between one call and the next.
 
-    read: the counters. average: the mean number of running processes, this one included, where there are none.
+    read: returns the counters. average: without counters, the mean number of running processes, this one included.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Load:
         self._others = 0.0
 
     def others(self) -> float:
-        """Cores kept busy by other processes, 0.0 to the number of cores, since the call before (or the start)."""
+        """Cores kept busy by other processes since the previous call (or the start), 0.0 to the number of cores."""
         most = float(len(cores()))
         now = self._read()
         if now is None or self._last is None:

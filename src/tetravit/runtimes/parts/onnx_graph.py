@@ -1,13 +1,13 @@
 """A model for images of one size -> ONNX, by one function per operation.
 
-torch's own conversion takes the graph apart into smaller operations, converts those and joins them again: 20 seconds
-where this takes one. What does not depend on the images is computed here and stored as a constant. An operation that
-has no function here is an error, and the caller takes torch's own conversion.
+torch's own conversion decomposes the graph into smaller operations, converts those and fuses them again: 20 seconds
+where this takes one. What does not depend on the images is computed here and stored as a constant. An operation
+without a function here is an error, and the caller uses torch's own conversion.
 
-The graph is captured for a batch of `BATCH` images, a prime number that is larger than any side: sizes that it
-divides are those that grow with the batch. A graph with symbolic sizes takes three times as long to capture.
+The graph is captured for a batch of `BATCH` images, a prime number that is larger than any side: a size that
+it divides grows with the batch. A graph with symbolic sizes takes three times as long to capture.
 
-One file: a table of one short function per operation, read when one is missing.
+One file: a table with one short function per operation, to be extended when an operation is missing.
 """
 
 import operator
@@ -26,25 +26,25 @@ BATCH = 4099
 
 
 class NoForm(ValueError):
-    """An operation that this file does not convert."""
+    """An operation that this file cannot convert."""
 
 
 class Ref(NamedTuple):
-    """A value that depends on the images: a tensor of the graph. node: where its shape and type stand."""
+    """A tensor of the graph that depends on the images. node: the captured operation, with its shape and type."""
 
     name: str
     node: Node
 
 
 class Writer:
-    """Nodes and constants of a graph in the making."""
+    """Nodes and constants of an unfinished graph."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
         self.constants: dict[str, np.ndarray] = {}
         self.names: dict[str, str] = {}  # of the values of the captured graph that depend on the images
         self._names: dict[tuple[Any, ...], str] = {}
-        self._kept: list[Tensor] = []  # a name stands for the address of its tensor
+        self._kept: list[Tensor] = []  # constants are identified by address: their tensors must stay alive
 
     def constant(self, value: Any) -> str:
         """The name of a constant: a tensor, a number, or a sequence of integers."""
@@ -69,7 +69,7 @@ class Writer:
         return self._names[key]
 
     def add(self, kind: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
-        """A node; returns the name of its output, or the names of several."""
+        """Add a node; returns the name of its output, or the names of its outputs."""
         from onnx import helper
 
         names = [f"value_{len(self.nodes)}_{i}" for i in range(outputs)]
@@ -86,11 +86,11 @@ class Call(NamedTuple):
     options: dict[str, Any]
 
     def get(self, place: int, name: str, otherwise: Any = None) -> Any:
-        """An argument by its place or name."""
+        """An argument by position or name."""
         return self.arguments[place] if place < len(self.arguments) else self.options.get(name, otherwise)
 
     def name(self, place: int) -> str:
-        """The name of a tensor among the arguments; numbers get the type of the result."""
+        """The name of an argument as a tensor; a number gets the type of the result."""
         return self.named(self.arguments[place])
 
     def named(self, value: Any) -> str:
@@ -111,7 +111,7 @@ Form = Callable[[Call], Any]
 
 
 def capture(model: nn.Module, example: Tensor) -> ExportedProgram:
-    """The graph of a model for `BATCH` images of the size of `example`; no memory is used for them.
+    """The graph of a model for `BATCH` images of the size of `example`; the images take no memory.
 
     Raises:
         NoForm: if the graph cannot be captured.
@@ -129,7 +129,7 @@ def to_onnx(program: ExportedProgram) -> Any:
     """The graph as an `onnx.ModelProto`, weights included; its input is `images` (batch, C, Hi, Wi).
 
     Raises:
-        NoForm: if it has an operation, or shapes, that this file does not convert.
+        NoForm: if it has an operation, or shapes, that this file cannot convert.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -141,9 +141,9 @@ def to_onnx(program: ExportedProgram) -> Any:
                 raise NoForm("a second input")
             images, values[node.name] = node, Ref("images", node)
         elif node.op == "call_function":
-            values[node.name] = found = _value(node, values, writer)
-            if isinstance(found, Ref):
-                writer.names[node.name] = found.name
+            values[node.name] = value = _value(node, values, writer)
+            if isinstance(value, Ref):
+                writer.names[node.name] = value.name
         elif node.op not in ("placeholder", "output"):
             raise NoForm(node.op)
     assert images is not None
@@ -191,15 +191,15 @@ def _value(node: Node, values: dict[str, Any], writer: Writer) -> Any:
         with torch.no_grad():
             return function(*arguments, **options)
     if function is operator.getitem:
-        found = arguments[0][arguments[1]]
-        return Ref(found.name, node)
+        part = arguments[0][arguments[1]]
+        return Ref(part.name, node)
     form = FORMS.get(function if function in FORMS else name)
     if form is None:
         raise NoForm(f"{name} has no form")
-    found = form(Call(writer, node, tuple(arguments), options))
-    if isinstance(found, list):
-        return [Ref(one, node) for one in found]
-    return Ref(found.name if isinstance(found, Ref) else found, node)
+    result = form(Call(writer, node, tuple(arguments), options))
+    if isinstance(result, list):
+        return [Ref(one, node) for one in result]
+    return Ref(result.name if isinstance(result, Ref) else result, node)
 
 
 def _has_ref(values: Sequence[Any]) -> bool:
@@ -292,7 +292,7 @@ def _transpose(call: Call) -> str:
 
 
 def _turned(call: Call) -> str:
-    """The last two dimensions in each other's place."""
+    """The last two dimensions exchanged."""
     rank = len(_shape(call.node))
     return _transposed(call, [*range(rank - 2), rank - 1, rank - 2])
 
@@ -325,7 +325,7 @@ def _lerp(call: Call) -> str:
 
 
 def _square_root(call: Call) -> str:
-    """The root of a sum of squares is one operation: no tensor of squares is stored."""
+    """The root of a sum of squares becomes one operation, without a stored tensor of squares."""
     total = call.node.args[0]
     if isinstance(total, Node) and str(total.target) == "aten.sum.dim_IntList":
         square, axes = total.args[:2]

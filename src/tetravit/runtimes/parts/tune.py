@@ -1,7 +1,7 @@
-"""Which backend runs a model, and how it uses the processor: the choice among those that can.
+"""The choice of the backend that runs a model, and of its threads, by measurement.
 
-The likely winner is built first. It is compared with the eager model and, where others use some of the cores, in
-several ways of dividing the work. The remaining backends are built only where it does not lead clearly.
+The likely winner is built first. It is compared with the eager model and, if other processes use some of the cores,
+with itself in several settings of threads. Other backends are built only if it does not lead clearly.
 """
 
 import platform
@@ -16,11 +16,11 @@ from tetravit.runtimes.base import Backend, CannotRun, Graphs, Outputs, Runner, 
 from tetravit.runtimes.parts.compare import Compared, compare
 from tetravit.runtimes.parts.load import Load, free_threads
 
-ERROR = 2e-5  # of float32 outputs, as a share of the largest
-ERROR_16 = 0.1  # the same of other types
-LIKELY = ("openvino", "onnxruntime", "eager")  # on processors, the usual winner first: results/speed.jsonl
-KNOWN = ("x86_64", "amd64")  # where ONNX Runtime was faster than OpenVINO for no model of results/speed.jsonl
-CLEAR = 1.15  # times as fast as eager: there the usual winner is not compared with ONNX Runtime
+ERROR = 2e-5  # allowed difference of float32 outputs, as a share of the largest
+ERROR_16 = 0.1  # the same in other types
+LIKELY = ("openvino", "onnxruntime", "eager")  # on processors, the usual winner first; rows: results/speed.jsonl
+KNOWN = ("x86_64", "amd64")  # machines on which ONNX Runtime led OpenVINO in no row of results/speed.jsonl
+CLEAR = 1.15  # lead over eager from which the usual winner is not compared with ONNX Runtime
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen.
+    """A chosen candidate, and the measurement behind it.
 
-    parts: into which the images go that it was made for. seconds: of a call with them, of each candidate, by its
-    label. best_s: the same of the one chosen; None: it was not measured. others: cores that other processes used.
+    parts: number of equal parts of the measured batch. seconds: median time of a call of each candidate, by its
+    label. best_s: that of the chosen one; None: not measured. others: cores that other processes used.
     """
 
     candidate: Candidate
@@ -53,10 +53,10 @@ def label(candidate: Candidate, parts: int) -> str:
 
 
 class Tuner:
-    """The candidates for one model in one type.
+    """Builds and compares the candidates for one model in one type.
 
-    model: images to tensors, in the type to compute in. graphs: the same as graphs. names: of the backends that are
-    available, the likely best first. load: of the machine.
+    model: images -> tensors, in the type of the computation. graphs: its ONNX graphs. names: available backends, the
+    likely fastest first. load: of the machine.
     """
 
     def __init__(self, model: nn.Module, graphs: Graphs, names: Sequence[str], load: Load) -> None:
@@ -65,10 +65,10 @@ class Tuner:
         self._runners: dict[Candidate, Runner] = {}
 
     def runner(self, candidate: Candidate, example: Tensor) -> Runner:
-        """What runs the model so, built if need be, after a first call with `example`.
+        """The function of images of this candidate; built, and its outputs checked on `example`, if it is new.
 
         Raises:
-            CannotRun: for any error of the backend, whose exceptions are its own, or if its outputs are others.
+            CannotRun: for any error of the backend, of whatever type, or if its outputs differ.
         """
         if candidate not in self._runners:
             row = runtimes.BACKENDS[candidate.backend]
@@ -84,7 +84,7 @@ class Tuner:
         return self._runners[candidate]
 
     def choose(self, example: Tensor) -> Choice:
-        """Compare the candidates on images, and keep the best.
+        """Compare the candidates on images, and keep the fastest.
 
         Raises:
             CannotRun: if no backend can run the model.
@@ -96,22 +96,22 @@ class Tuner:
         rest = [name for name in self.names if name != usual.backend and name not in self.left_out]
         early = [name for name in rest if name == "eager"]
         tried = [usual, *self._able([usual.backend, *early], example, others)]
-        found = self._measured(tried, usual, example)
+        compared = self._measured(tried, usual, example)
         later = [name for name in rest if name not in early]
-        if later and not self._is_clear(found, usual):
+        if later and not self._is_clear(compared, usual):
             tried += self._able(later, example, others)
-            found = self._measured(tried, usual, example)
-        return self._chosen(found, example, others)
+            compared = self._measured(tried, usual, example)
+        return self._chosen(compared, example, others)
 
-    def look_again(self, current: Candidate, example: Tensor) -> Choice:
-        """Compare the current choice with its other ways, the eager model, and the usual winner."""
+    def compare_again(self, current: Candidate, example: Tensor) -> Choice:
+        """Compare the present choice with its other settings, the eager model, and the usual winner."""
         others = self.load.others()
         names = dict.fromkeys((self.names[0], current.backend, *(n for n in self.names if n == "eager")))
         tried = [current, *self._able(names, example, others)]
         return self._chosen(self._measured(tried, current, example), example, others)
 
     def can_run(self, candidate: Candidate, example: Tensor) -> bool:
-        """Build what was chosen before; returns whether it can run."""
+        """Build a candidate that was chosen earlier; returns whether it can run."""
         if candidate.backend not in self.names:
             return False
         try:
@@ -121,7 +121,7 @@ class Tuner:
         return True
 
     def _able(self, names: Iterable[str], example: Tensor, others: float) -> Iterator[Candidate]:
-        """The candidates of these backends that can run the model, each built when it is its turn."""
+        """The candidates of these backends that can run the model, each built when the iterator reaches it."""
         threads = torch.get_num_threads()
         for name in names:
             ways = runtimes.BACKENDS[name].ways(len(example), threads, free_threads(threads, others))
@@ -145,34 +145,34 @@ class Tuner:
         calls = {one: call(self._runners[one]) for one in dict.fromkeys(tried)}
         return compare(calls, usual) if len(calls) > 1 else Compared(usual)
 
-    def _is_clear(self, found: Compared[Candidate], usual: Candidate) -> bool:
-        """Whether the usual winner leads the eager model so clearly that ONNX Runtime would not be faster."""
+    def _is_clear(self, compared: Compared[Candidate], usual: Candidate) -> bool:
+        """Whether the usual winner leads eager so clearly that ONNX Runtime is not worth building."""
         known = platform.machine().lower() in KNOWN and usual.backend == LIKELY[0]
-        eager = [ratio for one, ratio in found.ratios.items() if one.backend == "eager"]
-        return known and found.best.backend == usual.backend and bool(eager) and max(eager) * CLEAR <= 1
+        eager = [ratio for one, ratio in compared.ratios.items() if one.backend == "eager"]
+        return known and compared.best.backend == usual.backend and bool(eager) and max(eager) * CLEAR <= 1
 
-    def _chosen(self, found: Compared[Candidate], example: Tensor, others: float) -> Choice:
-        """The choice; what lost is released, but for the eager model, which has no weights of its own."""
-        best = found.best
+    def _chosen(self, compared: Compared[Candidate], example: Tensor, others: float) -> Choice:
+        """The choice; the other runners are released, except eager, which has no weights of its own."""
+        best = compared.best
         self._runners = {c: r for c, r in self._runners.items() if c == best or c.backend == "eager"}
-        names = [candidate.backend for candidate in found.seconds]
+        names = [candidate.backend for candidate in compared.seconds]
         seconds: dict[str, float] = {}
-        for candidate, time in found.seconds.items():
+        for candidate, time in compared.seconds.items():
             parts = runtimes.BACKENDS[candidate.backend].parts(len(example), candidate.way)
             several = names.count(candidate.backend) > 1
             seconds[label(candidate, parts) if several else candidate.backend] = time
         parts = runtimes.BACKENDS[best.backend].parts(len(example), best.way)
-        return Choice(best, parts, seconds, found.seconds.get(best), others)
+        return Choice(best, parts, seconds, compared.seconds.get(best), others)
 
 
 def in_likely_order(names: Iterable[str]) -> list[str]:
-    """Backends, the usual winner first; those of other packages before the eager model."""
+    """Backends, the usual winner first and eager last; backends of other packages stand between."""
     place = {name: i for i, name in enumerate(LIKELY)}
     return sorted(names, key=lambda name: place.get(name, len(LIKELY) - 1.5))
 
 
 def unfit(row: Backend, device: torch.device) -> str:
-    """Why a backend cannot run here; "" where it can."""
+    """The reason why a backend cannot run on a device; "" if it can."""
     if device.type not in row.devices:
         return f"it runs on {' or '.join(row.devices)}, not on {device.type}"
     return row.ready()
@@ -183,9 +183,9 @@ def run_plain(model: Runner, images: Tensor) -> Outputs:
         return model(images)
 
 
-def difference(found: Outputs, plain: Outputs) -> float:
-    """The largest difference of outputs, as a share of the largest."""
-    pairs = [(found, plain)] if isinstance(found, Tensor) else list(zip(found, plain, strict=True))
+def difference(outputs: Outputs, plain: Outputs) -> float:
+    """The largest difference of outputs, as a share of the largest output, 1 at least."""
+    pairs = [(outputs, plain)] if isinstance(outputs, Tensor) else list(zip(outputs, plain, strict=True))
     errors = []
     for got, wanted in pairs:
         assert isinstance(got, Tensor)
@@ -195,10 +195,10 @@ def difference(found: Outputs, plain: Outputs) -> float:
     return torch.stack(errors).max().item()  # NaN stays NaN
 
 
-def check(found: Outputs, plain: Outputs) -> None:
-    """Raises: CannotRun if the outputs are not those of the plain model."""
+def check(outputs: Outputs, plain: Outputs) -> None:
+    """Raises: CannotRun if the outputs differ from those of the plain model."""
     first = plain if isinstance(plain, Tensor) else plain[0]
     limit = ERROR if first.dtype == torch.float32 else ERROR_16
-    error = difference(found, plain)
+    error = difference(outputs, plain)
     if not error <= limit:
         raise CannotRun(f"its outputs differ by {error:.1e} of the largest, more than {limit:g}")

@@ -1,20 +1,20 @@
-"""When a choice is looked at again: calls that take clearly longer or shorter than measured, or another load."""
+"""When a choice of backend is compared again: calls clearly slower or faster than measured, or another load."""
 
 import statistics
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
 
-APART = 1.4  # times as long as expected, or as short, in the median of `CALLS`
+APART = 1.4  # ratio, or its inverse, of the median of the last `CALLS` times to the expected time
 CALLS = 5
-LEARNED = 3  # first calls of a shape, the fastest of which is expected of it
-CHANGED = 0.75  # cores that others use more, or fewer, than at the choice, twice in a row
+LEARNED = 3  # first calls of a shape; the fastest of them is its expected time
+CHANGED = 0.75  # cores that other processes use more, or fewer, than at the choice, twice in a row
 EVERY_S = 2.0  # between two readings of the load
-WAIT_S, LONGEST_S = 30.0, 3600.0  # before the next look; doubled whenever a look changed nothing
+WAIT_S, LONGEST_S = 30.0, 3600.0  # before the next comparison; doubled by each comparison that changed nothing
 
 
 class Watch:
-    """The times of calls, and what was expected of them.
+    """Times of calls, against the expected time of their shape.
 
     others: how many cores other processes use now. at_choice: how many they used when the choice was made.
     """
@@ -33,12 +33,12 @@ class Watch:
         self._last: dict[Hashable, deque[float]] = {}
 
     def expect(self, shape: Hashable, seconds: float) -> None:
-        """Set the seconds that a call with images of this shape took when it was measured."""
+        """Set the expected time of a call with images of this shape."""
         self._expected[shape] = seconds
         self._last[shape] = deque(maxlen=CALLS)
 
-    def note(self, shape: Hashable, seconds: float) -> bool:
-        """Note a call; returns whether the choice is to be looked at again."""
+    def record(self, shape: Hashable, seconds: float) -> bool:
+        """Record the time of a call; returns whether the candidates should be compared again."""
         if shape not in self._expected:
             first = self._first.setdefault(shape, [])
             first.append(seconds)
@@ -51,10 +51,15 @@ class Watch:
         apart = not 1 / APART <= ratio <= APART
         return (self._load_changed() or apart) and self._clock() >= self._next
 
-    def looked(self, changed: bool, others: float) -> None:
-        """Note that the choice was looked at, with others using so many cores, and whether it changed.
+    def restart(self, changed: bool, others: float) -> None:
+        """Begin anew after a comparison.
 
-        What was expected of other shapes than those that `expect` names afterwards is learned again.
+        All expected times are forgotten: set that of the compared shape by `expect`; those of other shapes are
+        learned from their next calls.
+
+        Args:
+            changed: whether the comparison changed the choice.
+            others: cores that other processes used during the comparison.
         """
         self._wait = WAIT_S if changed else min(LONGEST_S, 2 * self._wait)
         self._next, self._at_choice, self._away = self._clock() + self._wait, others, 0
