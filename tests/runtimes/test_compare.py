@@ -55,10 +55,17 @@ def test_of_several_leads_the_largest_counts():
 
 
 def test_a_hopeless_way_is_called_no_more():
-    machine = Machine(usual=[0.1], slow=[1.0], near=[0.105])
+    machine = Machine(usual=[0.01], slow=[0.1], near=[0.0105])
     found = machine.compare("usual")
     assert (found.best, machine.called.count("slow")) == ("usual", compare_.EARLY)
     assert machine.called.count("near") >= compare_.FEWEST
+
+
+def test_one_long_round_drops_a_hopeless_way():
+    machine = Machine(usual=[0.5], slow=[0.9], near=[0.55])
+    assert machine.compare("usual").best == "usual"
+    assert machine.called.count("slow") == 1
+    assert machine.called.count("near") == compare_.FEWEST
 
 
 def test_no_way_always_follows_the_same_one():

@@ -65,7 +65,7 @@ def build(source: Source) -> Runner:
                 torch.cat([torch.from_numpy(request.get_output_tensor(i).data) for request in requests])
                 for i in range(outputs)
             ]
-        return tensors[0] if outputs == 1 else found
+        return tensors[0] if outputs == 1 else tensors
 
     return run
 
@@ -99,8 +99,8 @@ def ways(batch: int, threads: int, free: int) -> Sequence[Way]:
     if free >= threads:
         return (quiet,)
     whole = Way(threads, split=False)
-    several = [whole, Way(free), *([quiet] if parts_of(batch, quiet) > 1 else [])]
-    return tuple(dict.fromkeys(several))
+    shared = [whole, Way(free), *([quiet] if parts_of(batch, quiet) > 1 else [])]
+    return tuple(dict.fromkeys(shared))
 
 
 BACKENDS = {

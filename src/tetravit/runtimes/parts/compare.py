@@ -16,6 +16,7 @@ REPEATED = 0.75  # share of the rounds that must show a lead
 FEWEST, MOST = 4, 12  # rounds
 SECONDS = 2.0  # after which no further round starts, except up to `FEWEST`
 HOPELESS, EARLY = 1.3, 2  # a way that is so many times as slow in each of the first rounds is dropped
+LONG_S = 1.0  # a first round that takes longer is enough to drop such a way
 SETTLE_S = 0.003  # before each call, while threads of the previous way may still spin
 
 Name = TypeVar("Name", bound=Hashable)
@@ -46,11 +47,11 @@ def compare(
     """
     taken: dict[Name, list[float]] = {name: [] for name in calls}
     inside = list(calls)
-    start = clock()
+    start, early = clock(), EARLY
     for count in range(MOST):
         if count >= FEWEST and (clock() - start > SECONDS or _settled(taken, inside, usual)):
             break
-        if len(inside) == 1 and count >= EARLY:
+        if len(inside) == 1 and count >= early:
             break
         first = count % len(inside)
         for name in (*inside[first:], *inside[:first]):  # none always follows the same one
@@ -58,7 +59,9 @@ def compare(
             before = clock()
             calls[name]()
             taken[name].append(clock() - before)
-        if count + 1 == EARLY:
+        if count == 0 and clock() - start > LONG_S:
+            early = 1
+        if count + 1 == early:
             inside = [name for name in inside if name == usual or not _hopeless(taken, name, usual)]
     leads = {name: _ratios(taken, name, usual) for name in calls}
     able = [name for name in inside if name == usual or _leads(leads[name])]

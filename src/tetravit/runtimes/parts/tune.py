@@ -18,7 +18,11 @@ from tetravit.runtimes.parts.load import Load, free_threads
 
 ERROR = 2e-5  # allowed difference of float32 outputs, as a share of the largest
 ERROR_16 = 0.1  # the same in other types
-LIKELY = ("openvino", "onnxruntime", "eager")  # on processors, the usual winner first; rows: results/speed.jsonl
+LIKELY = (
+    "openvino",
+    "onnxruntime",
+    "eager",
+)  # on processors, the usual winner first; rows: results/speed.jsonl
 KNOWN = ("x86_64", "amd64")  # machines on which ONNX Runtime led OpenVINO in no row of results/speed.jsonl
 CLEAR = 1.15  # lead over eager from which the usual winner is not compared with ONNX Runtime
 
@@ -63,6 +67,7 @@ class Tuner:
         self.model, self.graphs, self.names, self.load = model, graphs, list(names), load
         self.left_out: dict[str, str] = {}
         self._runners: dict[Candidate, Runner] = {}
+        self._reference: tuple[Tensor, Outputs] | None = None  # images, and outputs of the plain model
 
     def runner(self, candidate: Candidate, example: Tensor) -> Runner:
         """The function of images of this candidate; built, and its outputs checked on `example`, if it is new.
@@ -75,13 +80,19 @@ class Tuner:
             with quiet():
                 try:
                     runner = row.build(Source(self.model, example, candidate.way, self.graphs))
-                    check(runner(example), run_plain(self.model, example))
+                    check(runner(example), self._plain(example))
                 except CannotRun:
                     raise
                 except Exception as error:
                     raise CannotRun(first_line(error)) from error
             self._runners[candidate] = runner
         return self._runners[candidate]
+
+    def _plain(self, example: Tensor) -> Outputs:
+        """The outputs of the plain model, computed once for all candidates."""
+        if self._reference is None or self._reference[0] is not example:
+            self._reference = example, run_plain(self.model, example)
+        return self._reference[1]
 
     def choose(self, example: Tensor) -> Choice:
         """Compare the candidates on images, and keep the fastest.
@@ -118,6 +129,8 @@ class Tuner:
             self.runner(candidate, example)
         except CannotRun:
             return False
+        finally:
+            self._reference = None
         return True
 
     def _able(self, names: Iterable[str], example: Tensor, others: float) -> Iterator[Candidate]:
@@ -153,7 +166,7 @@ class Tuner:
 
     def _chosen(self, compared: Compared[Candidate], example: Tensor, others: float) -> Choice:
         """The choice; the other runners are released, except eager, which has no weights of its own."""
-        best = compared.best
+        best, self._reference = compared.best, None
         self._runners = {c: r for c, r in self._runners.items() if c == best or c.backend == "eager"}
         names = [candidate.backend for candidate in compared.seconds]
         seconds: dict[str, float] = {}

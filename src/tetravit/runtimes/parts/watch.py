@@ -10,7 +10,10 @@ CALLS = 5
 LEARNED = 3  # first calls of a shape; the fastest of them is its expected time
 CHANGED = 0.75  # cores that other processes use more, or fewer, than at the choice, twice in a row
 EVERY_S = 2.0  # between two readings of the load
-WAIT_S, LONGEST_S = 30.0, 3600.0  # before the next comparison; doubled by each comparison that changed nothing
+WAIT_S, LONGEST_S = (
+    30.0,
+    3600.0,
+)  # before the next comparison; doubled by each comparison that changed nothing
 
 
 class Watch:
