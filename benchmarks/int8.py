@@ -1,13 +1,18 @@
-"""int8 beside bfloat16 and float32, all through OpenVINO: python benchmarks/int8.py xcit_nano_12_p16 [MODEL ...]
+"""int8 beside bfloat16 and float32, all through OpenVINO: python benchmarks/int8.py [MODEL ...]
 
-Random weights, calibrated on drawings: the speed does not depend on them, and predictions are not compared. The three
-forms are called in turns in one process; a row has the medians. --busy marks rows of a machine with other work.
+Random weights, calibrated on two drawings: the speed does not depend on them, and predictions are not compared. The
+three forms are called in turns in one process; a row has the medians. --busy marks rows of a machine with other work.
+Each step prints its time to standard error; the graph for every size takes longest.
 """
 
 import argparse
 import json
 import shutil
+import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date
 from importlib.metadata import version
@@ -23,7 +28,17 @@ from tetravit.exports.parts import int8
 from tetravit.models import create_model
 from tetravit.runtimes.base import capture, quiet
 
-IMAGES = 6
+MODELS = ("xcit_nano_12_p16",)
+IMAGES = 3  # one of them is the control
+
+
+@contextmanager
+def step(text: str) -> Iterator[None]:
+    """Print what is being done, and the seconds it took."""
+    print(f"{text} ... ", end="", file=sys.stderr, flush=True)
+    start = time.perf_counter()
+    yield
+    print(f"{time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
 
 
 def row(name: str, size: int, batch: int, seconds: float, busy: bool) -> dict[str, object]:
@@ -32,23 +47,26 @@ def row(name: str, size: int, batch: int, seconds: float, busy: bool) -> dict[st
     model = create_model(name).eval().requires_grad_(False)
     drawn = [torch.from_numpy(draw(i, size=size).image).permute(2, 0, 1) for i in range(IMAGES)]
     inputs = [int8.prepare(model, image)(size, size)[None] for image in drawn]
-    with tempfile.TemporaryDirectory() as folder, quiet():
+    with tempfile.TemporaryDirectory() as folder:
         plain, quantized = Path(folder) / "plain.xml", Path(folder) / "quantized.xml"
-        program = capture(model, torch.zeros(2, 3, size, size))
-        graph = Graph(program, model.program_inputs, model.output_names, {"model": name}, "float32")
-        TARGETS["openvino"].write(graph, plain)
+        with step(f"{name}: capture the graph"), quiet():
+            program = capture(model, torch.zeros(2, 3, size, size))
+        with step(f"{name}: write it for OpenVINO"), quiet():
+            graph = Graph(program, model.program_inputs, model.output_names, {"model": name}, "float32")
+            TARGETS["openvino"].write(graph, plain)
         for ending in (".xml", ".bin"):
             shutil.copy(plain.with_suffix(ending), quantized.with_suffix(ending))
-        int8.quantize(
-            quantized, [[x] for x in inputs[1:]], int8.ReferencePredictions(model, [[inputs[0]]]), 1.0
-        )
+        control = int8.ReferencePredictions(model, [[inputs[0]]])
+        with step(f"{name}: quantize it"), quiet():
+            int8.quantize(quantized, [[x] for x in inputs[1:]], control, 1.0)
         int8.SECONDS = seconds
-        found = int8.timed(plain, quantized, [torch.cat(inputs[:1] * batch)])
+        with step(f"{name}: time the three forms"), quiet():
+            speeds = int8.timed(plain, quantized, [torch.cat(inputs[:1] * batch)])
     return {
         "model": name,
         "size": size,
         "batch": batch,
-        **{k: round(v, 3) for k, v in asdict(found).items() if k != "shape"},
+        **{k: round(v, 3) for k, v in asdict(speeds).items() if k != "shape"},
         "device": device_name(torch.device("cpu")),
         "threads": torch.get_num_threads(),
         "busy": busy,
@@ -59,7 +77,7 @@ def row(name: str, size: int, batch: int, seconds: float, busy: bool) -> dict[st
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("models", nargs="+")
+    parser.add_argument("models", nargs="*", default=list(MODELS))
     parser.add_argument("--size", type=int, default=224)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=5.0, help="Of each of the three forms.")

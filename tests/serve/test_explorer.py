@@ -86,14 +86,14 @@ def test_the_filter_of_scores(browser, server, models, scene, width):
         browser.run(f"$('score').value = {score}; $('score').dispatchEvent(new Event('input'))")
         seen = browser.run("facts().models[0].objects.length")
         assert seen == sum(o.score >= score for o in objects)
-        assert browser.run("$('score-told').textContent") == f"{score:.2f}"
+        assert browser.run("$('score-value').textContent") == f"{score:.2f}"
     assert (
         browser.run("document.querySelector('.results').textContent")
         == "No object with a score of 1.00 or more."
     )
     browser.run("$('score').value = 0.05; $('score').focus()")
     browser.press("ArrowRight", 39)
-    assert browser.run("$('score-told').textContent") == "0.06"  # by the keyboard
+    assert browser.run("$('score-value').textContent") == "0.06"  # by the keyboard
 
 
 def pixels(browser):

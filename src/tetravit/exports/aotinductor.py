@@ -54,8 +54,8 @@ class AOTInductor(Target):
 
         def run(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
             with torch.no_grad():
-                found: Any = program(*(x.contiguous() for x in inputs))
-            return tuple(found) if isinstance(found, tuple | list) else (found,)
+                outputs: Any = program(*(x.contiguous() for x in inputs))
+            return tuple(outputs) if isinstance(outputs, tuple | list) else (outputs,)
 
         return run
 

@@ -23,6 +23,7 @@ from tetravit.exports.parts import int8
 from tetravit.exports.parts.around import export_folder
 from tetravit.exports.parts.certificate import (
     Certificate,
+    Quantized,
     place_of,
     sha256_of,
     versions_of,
@@ -165,9 +166,10 @@ def export(
             raise ValueError(f"{refusal}: {error}.") from error
         with held(refusal):
             target.write(graph, draft)
+        quantized = None
         if samples is not None:
-            line = int8.apply(draft, plain, samples, sides, max_drop=max_drop, slower=slower)
-            pictures = replace(pictures, notes=(*pictures.notes, line))
+            quantized = int8.apply(draft, plain, samples, sides, max_drop=max_drop, slower=slower)
+            pictures = replace(pictures, notes=(*pictures.notes, str(quantized)))
         with held(refusal):
             run = held(refusal)(target.load(draft))
         compared = compare_file(plain, run, pictures, sides, dtype)
@@ -185,6 +187,7 @@ def export(
             facts=graph.facts if graph else {},
             weights=str(weights),
             score_images=score_images,
+            quantized=quantized,
         )
         certificate.save(place_of(draft))
         total = sum(file.stat().st_size for file in drafts)
@@ -223,6 +226,7 @@ def certify(
     facts: Mapping[str, Any],
     weights: str = "",
     score_images: int | None = None,
+    quantized: Quantized | None = None,
 ) -> Certificate:
     """The certificate of a file that was compared with its model.
 
@@ -233,6 +237,7 @@ def certify(
         target, dtype: what the file is. files: SHA-256 by name, the main one first. facts: of the file.
         weights: what the model was loaded from; "": unknown.
         score_images: as in `export`.
+        quantized: of a file in 8 bits: how it was made.
     """
     scores, scored, unscored = compare_scores(
         plain, lambda: Program(run, facts, next(iter(files))), weights, sides, score_images
@@ -262,6 +267,8 @@ def certify(
         unscored=unscored,
         speed=speed(plain, run, next(batches_of(plain, pictures.pictures, sides))),
         recorded=record(run, plain.output_names, sides, *colours_of(plain)),
+        quantized=quantized,
+        image_folder=pictures.folder,
         notes=pictures.notes,
     )
 

@@ -68,7 +68,7 @@ def _name_axes(graph: Any) -> None:
     for value in (*graph.input, *graph.output, *graph.value_info):
         for dim in value.type.tensor_type.shape.dim:
             if dim.dim_param:
-                dim.dim_param = SYMBOL.sub(lambda found: names.get(found[0], found[0]), dim.dim_param)
+                dim.dim_param = SYMBOL.sub(lambda match: names.get(match[0], match[0]), dim.dim_param)
 
 
 TARGETS = {"onnx": Onnx()}

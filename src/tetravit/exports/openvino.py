@@ -47,8 +47,8 @@ class OpenVINO(Target):
         count = len(compiled.outputs)
 
         def run(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-            found = compiled({i: x.contiguous().numpy() for i, x in enumerate(inputs)})
-            return [torch.from_numpy(found[i].copy()) for i in range(count)]
+            outputs = compiled({i: x.contiguous().numpy() for i, x in enumerate(inputs)})
+            return [torch.from_numpy(outputs[i].copy()) for i in range(count)]
 
         return run
 

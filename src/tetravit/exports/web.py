@@ -100,9 +100,9 @@ def page() -> str:
         " media-src blob:; base-uri 'none'; form-action 'none'"
     )
     head = f'<meta http-equiv="Content-Security-Policy" content="{policy.format(**marks)}">'
-    found = explorer((HERE / "source.js").read_text(), head=head, foot="Made with tetravit.")
-    filled = head.replace("STYLE", found.style_hash).replace("SCRIPT", found.script_hash)
-    return found.text.replace(head, filled)
+    page = explorer((HERE / "source.js").read_text(), head=head, foot="Made with tetravit.")
+    filled = head.replace("STYLE", page.style_hash).replace("SCRIPT", page.script_hash)
+    return page.text.replace(head, filled)
 
 
 def _described(facts: Mapping[str, Any], smallest: int) -> dict[str, Any]:

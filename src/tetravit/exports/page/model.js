@@ -1,6 +1,6 @@
 // A model in this browser: pixels -> the model's input, ONNX Runtime Web, its outputs -> a prediction.
 // The numbers of the Python package: pictures are resized in 8 bits with integer weights, divided in float32.
-// Loaded as a worker it takes {number, pixels, width, height, least, most} and posts {number, found} or {number, why}.
+// Loaded as a worker it takes {number, pixels, width, height, least, most} and posts {number, prediction} or {number, why}.
 
 // Resizing
 
@@ -40,7 +40,7 @@ function weights(from, to, interpolation, antialias) {
 function along(bytes, outer, from, inner, to, interpolation, antialias) {
   if (from === to) return bytes;
   const { rows, bits } = weights(from, to, interpolation, antialias), half = 2 ** (bits - 1);
-  const found = new Uint8ClampedArray(outer * to * inner), sums = new Int32Array(inner);
+  const resized = new Uint8ClampedArray(outer * to * inner), sums = new Int32Array(inner);
   for (let o = 0; o < outer; o++) {
     for (let i = 0; i < to; i++) {
       const { first, row } = rows[i];
@@ -48,10 +48,10 @@ function along(bytes, outer, from, inner, to, interpolation, antialias) {
       for (let j = 0, at = (o * from + first) * inner; j < row.length; j++) {
         for (let k = 0; k < inner; k++) sums[k] += row[j] * bytes[at++];
       }
-      for (let k = 0, at = (o * to + i) * inner; k < inner; k++) found[at++] = sums[k] >> bits;
+      for (let k = 0, at = (o * to + i) * inner; k < inner; k++) resized[at++] = sums[k] >> bits;
     }
   }
-  return found;
+  return resized;
 }
 export function resize(bytes, [height, width], channels, [rows, columns], interpolation, antialias) {
   const narrow = along(bytes, height, width, channels, columns, interpolation, antialias);
@@ -116,14 +116,14 @@ export function prepare(rgba, height, width, p) {
 export function padded({ data, size }, channels, least, multiple) {
   const [rows, columns] = size.map((side) => Math.max(least, Math.ceil(side / multiple) * multiple));
   if (rows === size[0] && columns === size[1]) return { data, size };
-  const found = new Float32Array(channels * rows * columns);
+  const whole = new Float32Array(channels * rows * columns);
   for (let c = 0; c < channels; c++) {
     for (let y = 0; y < size[0]; y++) {
       const start = (c * size[0] + y) * size[1];
-      found.set(data.subarray(start, start + size[1]), (c * rows + y) * columns);
+      whole.set(data.subarray(start, start + size[1]), (c * rows + y) * columns);
     }
   }
-  return { data: found, size: [rows, columns] };
+  return { data: whole, size: [rows, columns] };
 }
 
 // Outputs -> predictions, as `tetravit predict --json` prints them
@@ -191,16 +191,16 @@ function bilinear(map, [rows, columns], [height, width]) {
     const place = Math.max(0, ((i + 0.5) * from) / to - 0.5), low = Math.floor(place);
     return [low, Math.min(low + 1, from - 1), place - low];
   });
-  const across = places(columns, width), found = new Float32Array(height * width);
+  const across = places(columns, width), larger = new Float32Array(height * width);
   places(rows, height).forEach(([above, below, b], y) => {
     for (let x = 0; x < width; x++) {
       const [left, right, a] = across[x];
       const upper = map[above * columns + left] * (1 - a) + map[above * columns + right] * a;
       const lower = map[below * columns + left] * (1 - a) + map[below * columns + right] * a;
-      found[y * width + x] = upper * (1 - b) + lower * b;
+      larger[y * width + x] = upper * (1 - b) + lower * b;
     }
   });
-  return found;
+  return larger;
 }
 // Logits (K, h, w) -> the best class of every pixel, at the size [height, width].
 export function labelMap(logits, count, grid, seen, size) {
@@ -283,7 +283,7 @@ if (typeof WorkerGlobalScope !== "undefined" && self instanceof WorkerGlobalScop
   self.onmessage = async ({ data }) => {
     const { number, pixels, width, height, least, most } = data;
     try {
-      postMessage({ number, found: await (await model).predict(new Uint8ClampedArray(pixels), height, width, least, most) });
+      postMessage({ number, prediction: await (await model).predict(new Uint8ClampedArray(pixels), height, width, least, most) });
     } catch (error) {
       postMessage({ number, why: error.message });
     }

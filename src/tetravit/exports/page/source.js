@@ -38,7 +38,7 @@ const source = {
         if (data.number === undefined) return reject(new Error(`The model cannot be loaded: ${data.why}`));
         const { resolve: done, reject: failed } = waiting.get(data.number);
         waiting.delete(data.number);
-        return data.why === undefined ? done(data.found) : failed(new Error(data.why));
+        return data.why === undefined ? done(data.prediction) : failed(new Error(data.why));
       };
     });
     const note = "The model runs in this browser: pictures stay on this device.";
@@ -47,12 +47,12 @@ const source = {
   refuses() { return ""; },
   async predict(model, least, most) {
     const { pixels, width, height, of } = await pixelsOf(state.file), number = waiting.size ? Math.max(...waiting.keys()) + 1 : 0;
-    const found = await new Promise((resolve, reject) => {
+    const prediction = await new Promise((resolve, reject) => {
       waiting.set(number, { resolve, reject });
       worker.postMessage({ number, pixels, width, height, least, most }, [pixels]);
     });
     const scale = of[0] / width; // of pictures that were drawn smaller
-    for (const row of found.objects || []) row.bbox = row.bbox.map((side) => side * scale);
-    return { model: model.name, task: model.task, ...found, width: of[0], height: of[1] };
+    for (const row of prediction.objects || []) row.bbox = row.bbox.map((side) => side * scale);
+    return { model: model.name, task: model.task, ...prediction, width: of[0], height: of[1] };
   },
 };

@@ -20,8 +20,19 @@ from tetravit.weights.fileformat import digests, fingerprint, package_version
 FORMAT = 1
 ENDING = ".certificate.json"
 ORDER = "SHA-256 over name, type, shape and bytes of each tensor; then over these, in the order of the names"
+NOT_REPEATED = "not repeated"
+ADDED: Mapping[str, Any] = {"quantized": None, "image_folder": ""}  # fields that the first certificates lack
 
 Source = Literal["validation", "folder", "photographs", "drawings"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A quantity of the certificate beside the same here, or `NOT_REPEATED`; "" where there is none."""
+
+    name: str
+    certificate: str
+    here: str
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,52 @@ class Recorded:
 
 
 @dataclass(frozen=True)
+class Timed:
+    """Images per second of one file in three forms, in turns on the same images (B, C, Hi, Wi)."""
+
+    int8: float
+    bfloat16: float
+    float32: float
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        batch, _, height, width = self.shape
+        return (
+            f"{self.int8:.3g} images/s, in bfloat16 {self.bfloat16:.3g}, in float32 {self.float32:.3g}"
+            f" ({height}x{width}, batch {batch})"
+        )
+
+    @property
+    def reference(self) -> float:
+        """That of bfloat16; of float32 where the processor computes bfloat16 more slowly."""
+        return max(self.bfloat16, self.float32)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """How a file in 8 bits was made, and what was measured then.
+
+    source, images: what it was calibrated on, as it was given and in words. digest: SHA-256 of these images.
+    held_out: how many of them were left out of calibration. equal: the share of predictions for these that are those
+    of the model. max_drop: the largest share of other predictions that was allowed. timed: its speed.
+    """
+
+    source: str
+    images: str
+    digest: str
+    held_out: int
+    equal: float
+    max_drop: float
+    timed: Timed
+
+    def __str__(self) -> str:
+        return (
+            f"int8: calibrated on {self.images}, {100 * self.equal:.4g} % of the predictions for"
+            f" {self.held_out} of them, held out, are those of the model; {self.timed}"
+        )
+
+
+@dataclass(frozen=True)
 class Certificate:
     """What an exported file is, and how it was compared with its model.
 
@@ -84,7 +141,8 @@ class Certificate:
     found. outputs: of each output. equal: shares of equal predictions, "top-1", "pixels" or "detections". scores:
     by name; {} where no labels are there, and `unscored` says why. scored: images they are of.
     speed: None where it was not measured. recorded: None where there is nothing to compare with elsewhere.
-    notes: further lines.
+    quantized: of a file in 8 bits. image_folder: the folder of the images, "" where they are of none. notes: further
+    lines.
     """
 
     target: str
@@ -111,6 +169,8 @@ class Certificate:
     unscored: str = ""
     speed: Speed | None = None
     recorded: Recorded | None = None
+    quantized: Quantized | None = None
+    image_folder: str = ""
     notes: tuple[str, ...] = ()
     weights_order: str = ORDER
     format: int = FORMAT
@@ -122,7 +182,7 @@ class Certificate:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Read `to_json`; something else raises some ValueError, TypeError, KeyError or AttributeError."""
-        table = json.loads(text)
+        table = {**ADDED, **json.loads(text)}
         if table["format"] != FORMAT or set(table) != {f.name for f in fields(cls)}:
             raise ValueError("other fields")
         for name in ("files", "versions", "equal", "scores"):
@@ -138,6 +198,10 @@ class Certificate:
             row = table["recorded"]
             shape, mean, std = (tuple(row[name]) for name in ("shape", "mean", "std"))
             table["recorded"] = Recorded(shape, mean, std, row["values"])
+        if table["quantized"] is not None:
+            row = table["quantized"]
+            timed = row.pop("timed")
+            table["quantized"] = Quantized(**row, timed=Timed(**{**timed, "shape": tuple(timed["shape"])}))
         return cls(**table)
 
     def save(self, path: str | Path) -> None:
@@ -162,10 +226,10 @@ def read_certificate(path: str | Path) -> Certificate:
         raise ValueError(f"There is no certificate {path}: `tetravit export` writes it beside the file.")
     try:
         text = path.read_text(encoding="utf-8")
-        found = json.loads(text).get("format")
-        if found != FORMAT:
+        number = json.loads(text).get("format")
+        if number != FORMAT:
             raise ValueError(
-                f"{path} has format {found!r}; this version of tetravit reads certificates of format {FORMAT}."
+                f"{path} has format {number!r}; this version of tetravit reads certificates of format {FORMAT}."
             )
     except (UnicodeDecodeError, json.JSONDecodeError, AttributeError):
         raise ValueError(f"{path} is no certificate, or damaged.") from None
@@ -190,10 +254,10 @@ def weights_digest(model: nn.Module) -> str:
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:
     """Versions of Python, tetravit, torch and further distributions that are installed."""
-    found = {"python": platform.python_version(), "tetravit": package_version()}
+    versions = {"python": platform.python_version(), "tetravit": package_version()}
     for name in ("torch", *packages):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, (Hi, Wi) image in pixels.
 """
 
+import hashlib
 import io
 import logging
 import os
@@ -25,6 +26,7 @@ from tetravit.data.files import images_below
 from tetravit.data.preprocess import pixels
 from tetravit.exports.base import KEY, Run, held
 from tetravit.exports.compare import matches
+from tetravit.exports.parts.certificate import Quantized, Timed
 from tetravit.exports.parts.pictures import prepare
 from tetravit.models.base import Model
 from tetravit.models.portable import Portable, flat
@@ -67,32 +69,20 @@ SECONDS = 2.0  # that each of the three forms is timed
 
 @dataclass(frozen=True)
 class Images:
-    """Pictures uint8 (C, Hi, Wi) to calibrate with. text: what they are."""
+    """Pictures uint8 (C, Hi, Wi) to calibrate with. text, source: what they are, in words and as it was given."""
 
     pictures: tuple[Tensor, ...]
     text: str
-
-
-@dataclass(frozen=True)
-class Timed:
-    """Images per second of one file in three forms, in turns on the same images (B, C, Hi, Wi)."""
-
-    int8: float
-    bfloat16: float
-    float32: float
-    shape: tuple[int, ...]
-
-    def __str__(self) -> str:
-        batch, _, height, width = self.shape
-        return (
-            f"{self.int8:.3g} images/s, in bfloat16 {self.bfloat16:.3g}, in float32 {self.float32:.3g}"
-            f" ({height}x{width}, batch {batch})"
-        )
+    source: str = ""
 
     @property
-    def reference(self) -> float:
-        """That of bfloat16; of float32 where the processor computes bfloat16 more slowly."""
-        return max(self.bfloat16, self.float32)
+    def digest(self) -> str:
+        """SHA-256 over the shapes and the pixels, in order."""
+        total = hashlib.sha256()
+        for picture in self.pictures:
+            total.update(str(tuple(picture.shape)).encode())
+            total.update(picture.numpy().tobytes())
+        return total.hexdigest()
 
 
 def ready() -> str:
@@ -126,8 +116,8 @@ def calibration_images(model: Any, data: str | Path | None, max_drop: float = 0.
     if not names:
         raise ValueError(f"There are no images in the folder {str(folder)!r}.")
     chosen = [names[i] for i in _spread(len(names))]
-    found = tuple(pixels(folder / name, channels) for name in chosen)
-    return Images(found, f"{len(found)} images of the folder {data}")
+    read = tuple(pixels(folder / name, channels) for name in chosen)
+    return Images(read, f"{len(read)} images of the folder {data}", str(data))
 
 
 def _of_set(model: Any, name: str, channels: int) -> Images:
@@ -137,8 +127,8 @@ def _of_set(model: Any, name: str, channels: int) -> Images:
         raise ValueError(f"--calibrate takes a folder of images or a data set; got {name!r}.{known}")
     dataset = DATASETS[name](None, "train")
     _check_task(model, dataset.info.kind, name)
-    found = tuple(pixels(dataset[i].image, channels) for i in _spread(len(dataset)))
-    return Images(found, f"{len(found)} images of {name}")
+    read = tuple(pixels(dataset[i].image, channels) for i in _spread(len(dataset)))
+    return Images(read, f"{len(read)} images of {name}", name)
 
 
 def _check_task(model: Any, kind: DataKind, name: str) -> None:
@@ -223,8 +213,8 @@ def quantize(
         count = len(program.outputs)
 
         def run(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-            found = program(arrays(inputs))
-            return [torch.from_numpy(found[i].copy()) for i in range(count)]
+            outputs = program(arrays(inputs))
+            return [torch.from_numpy(outputs[i].copy()) for i in range(count)]
 
         return control.share(run), None
 
@@ -245,10 +235,10 @@ def quantize(
         )
     for name, value in facts.items():
         done.set_rt_info(value.astype(str), [KEY, name])
-    found = share(openvino.Core().compile_model(done, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), ())[0]
-    if found < 1 - max_drop:
+    equal = share(openvino.Core().compile_model(done, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}), ())[0]
+    if equal < 1 - max_drop:
         raise ValueError(
-            f"int8 changes {100 * (1 - found):.1f} % of the predictions; at most {100 * max_drop:g} % are allowed"
+            f"int8 changes {100 * (1 - equal):.1f} % of the predictions; at most {100 * max_drop:g} % are allowed"
             " (--max-drop)."
         )
     draft = file.with_name(
@@ -257,7 +247,7 @@ def quantize(
     openvino.save_model(done, draft, compress_to_fp16=False)
     for ending in (".bin", ".xml"):
         os.replace(draft.with_suffix(ending), file.with_suffix(ending))
-    return found
+    return equal
 
 
 def apply(
@@ -268,8 +258,8 @@ def apply(
     *,
     max_drop: float,
     slower: Literal["refuse", "accept"],
-) -> str:
-    """Quantize a file of OpenVINO in place; what was measured, in a line.
+) -> Quantized:
+    """Quantize a file of OpenVINO in place; what was measured.
 
     Args:
         file: .xml, in float32.
@@ -282,25 +272,40 @@ def apply(
     Raises:
         ValueError: if more predictions change, or the file is refused.
     """
-    prepared = [prepare(model, image)(*sides)[None] for image in images.pictures]
-    batches = [(x, *model.other_inputs(x)) for x in prepared]
+    batches = batches_of(model, images, sides)
     with tempfile.TemporaryDirectory(dir=file.parent) as folder:
         plain = Path(folder) / file.name
         for ending in (".xml", ".bin"):
             shutil.copy(file.with_suffix(ending), plain.with_suffix(ending))
         calibration = [batch for i, batch in enumerate(batches) if i % HELD_OUT] or batches
-        control = ReferencePredictions(model, batches[::HELD_OUT])
-        share = quantize(file, calibration, control, max_drop)
-        found = timed(plain, file, batches[0])
-    why = refusal(found)
+        control = held_out(model, batches)
+        equal = quantize(file, calibration, control, max_drop)
+        speeds = timed(plain, file, batches[0])
+    why = refusal(speeds)
     if why and slower == "refuse":
         raise ValueError(
             f"{why}. --accept-slower, in Python slower='accept', writes it. Nothing was written."
         )
-    return (
-        f"int8: calibrated on {images.text}, {100 * share:.4g} % of the predictions for"
-        f" {len(control.batches)} of them, held out, are those of the model; {found}"
+    return Quantized(
+        source=images.source,
+        images=images.text,
+        digest=images.digest,
+        held_out=len(control.batches),
+        equal=equal,
+        max_drop=max_drop,
+        timed=speeds,
     )
+
+
+def batches_of(model: Portable, images: Images, sides: tuple[int, int]) -> list[tuple[Tensor, ...]]:
+    """The inputs of a call for each image, prepared at `sides`, height and width."""
+    prepared = [prepare(model, image)(*sides)[None] for image in images.pictures]
+    return [(x, *model.other_inputs(x)) for x in prepared]
+
+
+def held_out(model: Portable, batches: Sequence[Sequence[Tensor]]) -> ReferencePredictions:
+    """The predictions of a model for the images that are left out of calibration."""
+    return ReferencePredictions(model, batches[::HELD_OUT])
 
 
 def timed(plain: Path, quantized: Path, inputs: Sequence[Tensor]) -> Timed:
@@ -337,13 +342,13 @@ def _compiled(file: Path, precision: str, shapes: dict[int, list[int]]) -> Any:
     return openvino.Core().compile_model(model, "CPU", settings)
 
 
-def refusal(found: Timed) -> str:
+def refusal(speeds: Timed) -> str:
     """The reason why a quantized file is of no use on this machine; "" where it is faster."""
-    if found.int8 > found.reference:
+    if speeds.int8 > speeds.reference:
         return ""
-    name = "bfloat16" if found.bfloat16 >= found.float32 else "float32"
-    height, width = found.shape[2:]
+    name = "bfloat16" if speeds.bfloat16 >= speeds.float32 else "float32"
+    height, width = speeds.shape[2:]
     return (
-        f"int8 is not faster than {name} on this machine: {found.int8:.3g} and {found.reference:.3g} images/s at"
-        f" {height}x{width}, batch {found.shape[0]}"
+        f"int8 is not faster than {name} on this machine: {speeds.int8:.3g} and {speeds.reference:.3g} images/s at"
+        f" {height}x{width}, batch {speeds.shape[0]}"
     )

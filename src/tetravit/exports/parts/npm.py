@@ -50,12 +50,12 @@ def files(package: Package, source: str | os.PathLike[str] | None = None) -> Fil
             fetched.
     """
     place = Path(source) if source is not None else _kept(package)
-    found = _read(place, package)
-    if source is None or found.version == package.version:
+    read = _read(place, package)
+    if source is None or read.version == package.version:
         for name, known in package.hashes.items():
-            if hashlib.sha256(found.contents[name]).hexdigest() != known:
+            if hashlib.sha256(read.contents[name]).hexdigest() != known:
                 raise ValueError(f"{place}: {name} is not that of {package} (sha256).")
-    return found
+    return read
 
 
 def _read(place: Path, package: Package) -> Files:
@@ -85,13 +85,13 @@ def _of_folder(place: Path, package: Package) -> dict[str, bytes]:
 
 def _of_archive(place: Path, package: Package) -> dict[str, bytes]:
     with tarfile.open(place) as archive:
-        found = {}
+        contents = {}
         for name in (MANIFEST, *package.hashes):
             member = archive.extractfile(f"package/{name}")
             if member is None:
                 raise KeyError(name)
-            found[name] = member.read()
-    return found
+            contents[name] = member.read()
+    return contents
 
 
 def _kept(package: Package) -> Path:

@@ -24,12 +24,17 @@ SCENES = 6  # drawn scenes beside them
 
 @dataclass(frozen=True)
 class Pictures:
-    """Images to compare on. source, text: what they are, as a word and in words. notes: why no others, in lines."""
+    """Images to compare on.
+
+    source, text: what they are, as a word and in words. notes: why no others, in lines. folder: where they lie, as it
+    was given; "" where they are of none.
+    """
 
     source: Source
     text: str
     pictures: tuple[Picture, ...]
     notes: tuple[str, ...] = ()
+    folder: str = ""
 
 
 def gather(model: Any, images: str | Path | None = None, weights: str | Path = "") -> Pictures:
@@ -91,7 +96,7 @@ def _of_folder(model: Any, folder: Path) -> Pictures:
         raise ValueError(f"There are no images in the folder {str(folder)!r}.")
     names = [names[i] for i in _spread(len(names))]
     made = tuple(prepare(model, pixels(folder / name, channels)) for name in names)
-    return Pictures("folder", f"{len(made)} images of the folder {folder}", made)
+    return Pictures("folder", f"{len(made)} images of the folder {folder}", made, folder=str(folder))
 
 
 def _of_validation(model: Any, text: str) -> Pictures:

@@ -51,8 +51,8 @@ class Float32Norms(TorchFunctionMode):
             return func(*args, **given)
         if given.get("dtype") is not None:
             return func(*args, **given)
-        found = func(*map(_whole, args), **{name: _whole(value) for name, value in given.items()})
-        return found.to(first.dtype)
+        whole = func(*map(_whole, args), **{name: _whole(value) for name, value in given.items()})
+        return whole.to(first.dtype)
 
 
 def attention(

@@ -85,7 +85,7 @@ class Program(nn.Module):
         out = sizes if output_sizes is None else torch.as_tensor(output_sizes)
         given = dict(zip(self._outputs, self._run([padded.cpu(), sizes.cpu()]), strict=True))
         scale = (out / sizes).flip(1).repeat(1, 2)  # (B, 4)
-        found = []
+        detections = []
         for i, size in enumerate(out.tolist()):
             keep = given["valid"][i] & (given["scores"][i] >= threshold)
             boxes = (given["boxes"][i, keep] * scale[i])[:max_detections]
@@ -95,8 +95,8 @@ class Program(nn.Module):
                 if masks == "pasted":
                     mask = paste_masks(mask, boxes, (size[0], size[1]))
             scores, labels = (given[name][i, keep][:max_detections] for name in ("scores", "labels"))
-            found.append(Detections(boxes, scores, labels, mask))
-        return found
+            detections.append(Detections(boxes, scores, labels, mask))
+        return detections
 
     def _check(self, images: Tensor) -> None:
         """Raises: ValueError for sides that the file does not take."""

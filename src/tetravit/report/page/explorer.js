@@ -26,7 +26,7 @@ function fail(text) {
 // COCO's run lengths, packed or as numbers -> spans of a canvas: [column, first row, row after the last] for each run of each column.
 function counts(text) {
   if (typeof text !== "string") return text;
-  const found = [];
+  const runs = [];
   for (let i = 0; i < text.length; ) {
     let value = 0, place = 0, more = true;
     while (more) {
@@ -35,12 +35,12 @@ function counts(text) {
       more = (code & 32) !== 0;
       if (!more && code & 16) value |= -1 << (5 * place);
     }
-    found.push(found.length > 2 ? value + found[found.length - 2] : value);
+    runs.push(runs.length > 2 ? value + runs[runs.length - 2] : value);
   }
-  return found;
+  return runs;
 }
 function spans(mask, width, height) {
-  const [rows, columns] = mask.size, found = [];
+  const [rows, columns] = mask.size, strips = [];
   const shown = Array.from({ length: columns }, () => []);
   for (let x = 0; x < width; x++) shown[Math.min(columns - 1, Math.floor(((x + 0.5) * columns) / width))].push(x);
   const row = (y) => Math.ceil((y * height) / rows - 0.5);
@@ -49,12 +49,12 @@ function spans(mask, width, height) {
     for (let start = at; i % 2 && start < at + count; ) {
       const column = Math.floor(start / rows), end = Math.min(at + count, (column + 1) * rows);
       const first = row(start - column * rows), last = row(end - column * rows);
-      if (last > first) for (const x of shown[column]) found.push([x, first, last]);
+      if (last > first) for (const x of shown[column]) strips.push([x, first, last]);
       start = end;
     }
     at += count;
   });
-  return found;
+  return strips;
 }
 
 class Panel {
@@ -84,11 +84,11 @@ class Panel {
     this.about.textContent = `${this.noun}: predicting`;
     const start = performance.now(), turn = state.turn;
     try {
-      const found = await source.predict(this.model, LOWEST, MOST);
+      const prediction = await source.predict(this.model, LOWEST, MOST);
       if (turn !== state.turn) return;
-      this.prediction = found;
+      this.prediction = prediction;
       this.about.textContent =
-        `${this.noun}, ${found.width} x ${found.height} pixels, ${Math.round(performance.now() - start)} ms`;
+        `${this.noun}, ${prediction.width} x ${prediction.height} pixels, ${Math.round(performance.now() - start)} ms`;
       this.measure();
       this.show();
     } finally {
@@ -262,9 +262,9 @@ function adapt() {
   $("explain").value = methods.some((row) => row.name === chosen) ? chosen : "";
   $("explain-field").hidden = !methods.length;
 }
-function told() {
-  $("score-told").textContent = Number($("score").value).toFixed(2);
-  $("strength-told").textContent = `${Math.round(100 * $("strength").value)} %`;
+function showValues() {
+  $("score-value").textContent = Number($("score").value).toFixed(2);
+  $("strength-value").textContent = `${Math.round(100 * $("strength").value)} %`;
 }
 
 function save(blob, end) {
@@ -344,16 +344,16 @@ function wire() {
   $("other").addEventListener("change", run);
   $("explain").addEventListener("change", () =>
     Promise.all(state.panels.map((panel) => panel.explain($("explain").value))).catch((error) => fail(error.message)));
-  $("score").addEventListener("input", () => { told(); for (const panel of state.panels) panel.show(); });
+  $("score").addEventListener("input", () => { showValues(); for (const panel of state.panels) panel.show(); });
   $("score").addEventListener("change", () => say(state.panels.map((panel) => `${panel.model.name}: ${panel.sentence()}`).join("; ")));
-  $("strength").addEventListener("input", () => { told(); for (const panel of state.panels) panel.draw(); });
+  $("strength").addEventListener("input", () => { showValues(); for (const panel of state.panels) panel.draw(); });
   for (const id of ["boxes", "names", "masks"]) $(id).addEventListener("change", () => { for (const panel of state.panels) panel.draw(); });
   $("save-png").addEventListener("click", savePicture);
   $("save-json").addEventListener("click", () => save(new Blob([JSON.stringify(facts(), null, 1)], { type: "application/json" }), "predicted.json"));
 }
 
 async function begin() {
-  told();
+  showValues();
   wire();
   try {
     Object.assign(state, await source.begin());

@@ -1,5 +1,5 @@
 // Predictions come from the server that this page came from.
-async function ask(query) {
+async function post(query) {
   let response;
   try {
     response = await fetch(`/v1/predict?${query}`, { method: "POST", body: state.file });
@@ -13,13 +13,13 @@ async function ask(query) {
 }
 const source = {
   async begin() {
-    let found;
+    let reply;
     try {
-      found = await (await fetch("/v1/models")).json();
+      reply = await (await fetch("/v1/models")).json();
     } catch {
       throw new Error("The models cannot be loaded; is the server still running?");
     }
-    const { models, limits } = found, mib = (limits.body_bytes / 2 ** 20).toFixed(0);
+    const { models, limits } = reply, mib = (limits.body_bytes / 2 ** 20).toFixed(0);
     const note = `Up to ${mib} MiB and ${(limits.pixels / 1e6).toFixed(0)} million pixels. Pictures go to ${location.host} and nowhere else.`;
     return { models, limits, note };
   },
@@ -32,9 +32,9 @@ const source = {
     const query = new URLSearchParams({ model: model.name });
     if ("threshold" in model.options) query.set("threshold", least);
     if ("topk" in model.options) query.set("topk", most);
-    return (await ask(query)).json();
+    return (await post(query)).json();
   },
   async explain(model, method) {
-    return (await ask(new URLSearchParams({ model: model.name, explain: method }))).blob();
+    return (await post(new URLSearchParams({ model: model.name, explain: method }))).blob();
   },
 };

@@ -7,13 +7,13 @@ function make(tag, text, className) {
   return element;
 }
 function table(rows) {
-  const found = make("table", "", "plain");
+  const body = make("table", "", "plain");
   for (const [name, text] of rows) {
     const row = make("tr");
     row.append(make("th", name), make("td", text));
-    found.append(row);
+    body.append(row);
   }
-  return found;
+  return body;
 }
 function values(schema) {
   if (!schema) return "";
@@ -39,11 +39,11 @@ function route(path, verb, shared, operation) {
 }
 async function show() {
   try {
-    const found = await (await fetch("/openapi.json")).json();
-    at("title").textContent = `${found.info.title} ${found.info.version}`;
-    at("about").textContent = found.info.description;
+    const description = await (await fetch("/openapi.json")).json();
+    at("title").textContent = `${description.info.title} ${description.info.version}`;
+    at("about").textContent = description.info.description;
     const cards = [];
-    for (const [path, item] of Object.entries(found.paths)) {
+    for (const [path, item] of Object.entries(description.paths)) {
       for (const verb of ["get", "post"]) if (item[verb]) cards.push(route(path, verb, item.parameters, item[verb]));
     }
     at("routes").replaceChildren(...cards);
