@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tetravit.exports import Verified
-from tetravit.exports.verify import Row
+from tetravit.exports.parts.certificate import NOT_REPEATED, Row
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,14 @@ def test_no_certificate(ask, tmp_path):
         f"tetravit verify-export: There is no certificate {tmp_path}/m.onnx.certificate.json: `tetravit export`"
         " writes it beside the file.\n",
     )
+
+
+def test_what_was_not_repeated_is_named(ask, monkeypatch):
+    rows = (Row("images", "a", "b"), Row("equal top-1", "1", NOT_REPEATED), Row("speed", "2", NOT_REPEATED))
+    done = Verified(Path("m.xml"), None, rows, "", (), "")
+    monkeypatch.setattr("tetravit.exports.verify_export", lambda *_, **__: done)
+    answer = ask("verify-export", "m.xml")
+    assert answer.err.splitlines() == [
+        "tetravit verify-export: not repeated: equal top-1; speed.",
+        "m.xml is the file of its certificate and agrees with the recorded outputs.",
+    ]
