@@ -108,7 +108,8 @@ def test_other_images(file, folder):
     then = read_certificate(place_of(file)).quantized.digest[:12]
     now = int8.calibration_images(classifier(), folder).digest[:12]
     text = (
-        f"{folder} holds other images than the file was calibrated on: SHA-256 {now}..., in the certificate {then}...."
+        f"{folder} holds other images than the file was calibrated on: SHA-256 {now}..., in the"
+        f" certificate {then}...."
     )
     assert str(caught.value) == text
     assert checked.notes == (text,)
@@ -153,8 +154,8 @@ def test_images_to_calibrate_belong_to_int8(file):
         ({}, ""),
         (
             {"difference": 0.5},
-            "m.xml differs more from the model than where it was written: by 5.0e-01 of the largest output at 1 x 64 x"
-            " 64, there by 1.0e-01",
+            "m.xml differs more from the model than where it was written: by 5.0e-01 of the largest output at 1 x 64"
+            " x 64, there by 1.0e-01",
         ),
         (
             {"equal": {"top-1": 0.8}},
@@ -173,7 +174,12 @@ def test_a_file_that_predicts_worse_here(file, changes, text):
     given = {"difference": 0.1, "equal": {"top-1": 0.95}, "scores": {"top1": Score(0.9, 0.86)}} | changes
     paper = read_certificate(place_of(file))
     then = replace(
-        paper, difference=0.1, equal={"top-1": 1.0}, scores={"top1": Score(0.9, 0.89)}, scored=100, shapes=shapes
+        paper,
+        difference=0.1,
+        equal={"top-1": 1.0},
+        scores={"top1": Score(0.9, 0.89)},
+        scored=100,
+        shapes=shapes,
     )
     then = replace(then, quantized=replace(paper.quantized, max_drop=0.05))
     compared = Compared(given["difference"], "1 x 64 x 64", shapes, None, equal=given["equal"])

@@ -26,7 +26,10 @@ def verify_export(
     ] = None,
     calibrate: Annotated[
         str | None,
-        typer.Option(metavar="DATA", help="Of int8: the images it was calibrated on, where they are not at their place."),
+        typer.Option(
+            metavar="DATA",
+            help="Of int8: the images it was calibrated on, where they are not at their place.",
+        ),
     ] = None,
     trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,

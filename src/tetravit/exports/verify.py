@@ -37,7 +37,7 @@ class Verified:
     """The comparison of a file, repeated here.
 
     rows: of a table. problem: why it is not as it should be, in one line; "": it is. notes: further lines, why
-    something was not repeated, say. weights: what it was compared with; "" for the outputs that the certificate holds.
+    something was not repeated, say. weights: what it was compared with; "" for the outputs in the certificate.
     """
 
     file: Path
@@ -118,8 +118,7 @@ def verify_export(
     problem = _problem(path, expected, compared)
     if expected.quantized is not None:
         with quiet():
-            facts = target.facts(path)
-            again = requantized.repeat(path, run, model, expected, sides, facts, example, calibrate)
+            again = requantized.repeat(path, run, model, expected, sides, target, example, calibrate)
         rows += again.rows
         notes += again.notes
         drop = requantized.worse(path, expected, compared, scores, scored) if same else ""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tetravit import exports
 from tetravit.data.datasets import DATASETS
-from tetravit.exports.base import Run
+from tetravit.exports.base import Run, Target
 from tetravit.exports.compare import Compared
 from tetravit.exports.parts import int8
 from tetravit.exports.parts.certificate import NOT_REPEATED, Certificate, Quantized, Row, Score, Timed
@@ -36,7 +36,7 @@ def repeat(
     model: Any,
     certificate: Certificate,
     sides: tuple[int, int],
-    facts: Mapping[str, Any],
+    target: Target,
     example: Tensor,
     calibrate: str | Path | None,
 ) -> Repeated:
@@ -47,7 +47,7 @@ def repeat(
         model: what it was exported from, on the CPU, in evaluation mode.
         certificate: of the file, with `quantized`.
         sides: height and width of the images.
-        facts: of the file.
+        target: the format of the file.
         example: prepared images (1, C, Hi, Wi) that are timed.
         calibrate: where the images are that it was calibrated on; None: where they were then.
 
@@ -62,11 +62,11 @@ def repeat(
         share = int8.held_out(model, int8.batches_of(model, images, sides)).share(run)
         if share < 1 - quantized.max_drop:
             problem = (
-                f"{path} changes {100 * (1 - share):.1f} % of the predictions for {quantized.held_out} images held out"
-                f" of calibration; the certificate allows {100 * quantized.max_drop:g} %"
+                f"{path} changes {100 * (1 - share):.1f} % of the predictions for {quantized.held_out} images held"
+                f" out of calibration; the certificate allows {100 * quantized.max_drop:g} %"
             )
     try:
-        speeds = _timed(path, model, sides, facts, example)
+        speeds = _timed(path, model, sides, target, example)
         why = int8.refusal(speeds)
         notes += [f"{why}."] if why else []
     except ValueError as error:
@@ -100,8 +100,8 @@ def worse(
     most = certificate.quantized.max_drop
     if not compared.difference <= certificate.difference + DRIFT:
         return (
-            f"{path} differs more from the model than where it was written: by {compared.difference:.1e} of the largest"
-            f" output at {compared.worst}, there by {certificate.difference:.1e}"
+            f"{path} differs more from the model than where it was written: by {compared.difference:.1e} of the"
+            f" largest output at {compared.worst}, there by {certificate.difference:.1e}"
         )
     count = certificate.objects or sum(shape[0] for shape in certificate.shapes)
     for name, then in certificate.equal.items():
@@ -136,8 +136,8 @@ def _images(
         images = int8.calibration_images(model, source)
         if images.digest != quantized.digest:
             raise ValueError(
-                f"{source} holds other images than the file was calibrated on: SHA-256 {images.digest[:12]}..., in the"
-                f" certificate {quantized.digest[:12]}...."
+                f"{source} holds other images than the file was calibrated on: SHA-256 {images.digest[:12]}..., in"
+                f" the certificate {quantized.digest[:12]}...."
             )
     except ValueError as error:
         if calibrate is not None:
@@ -150,13 +150,13 @@ def _timed(
     path: Path,
     model: Any,
     sides: tuple[int, int],
-    facts: Mapping[str, Any],
+    target: Target,
     example: Tensor,
 ) -> Timed:
     """The speed of a file, and of its model in float32 and bfloat16, which is exported again."""
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "plain.xml"
-        exports.export(model, plain, size=sides, fold=bool(facts.get("folded")), score_images=0)
+        exports.export(model, plain, size=sides, fold=bool(target.facts(path).get("folded")), score_images=0)
         return int8.timed(plain, path, (example, *model.other_inputs(example)))
 
 
