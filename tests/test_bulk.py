@@ -98,7 +98,7 @@ def test_finished_units_are_skipped_and_others_refused(given, tmp_path, capsys):
     assert capsys.readouterr().err == "All 3 units of out are finished.\n"
     assert call("predict", "w.safetensors", "--data", folder, "--to", "out", "--unit", 2) == 2
     assert capsys.readouterr().err == (
-        "tetravit predict: 'out' holds the results of another call: its verb is 'embed', not 'predict'. Take another"
+        "tetravit predict: 'out' holds the results of another job: its verb is 'embed', not 'predict'. Take another"
         " folder.\n"
     )
 

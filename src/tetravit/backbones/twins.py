@@ -1,15 +1,14 @@
-"""Twins: attention in windows and attention to a summary of the map (Chu et al. 2021, arXiv:2104.13840).
+"""Twins: locally-grouped and global sub-sampled attention (Chu et al. 2021, arXiv:2104.13840).
 
-PCPVT is PVT with positions made by convolutions; every block attends to the summary ("G"). SVT takes turns:
-attention inside windows ("L"), then to the summary ("G"). Maps stay channel-last from the first layer to the
-last, so that linear layers, norms and depthwise convolutions take them without a transposed copy. Norms and
-linear layers take them as tokens (B, N, C): a graph compiler treats four dimensions as an image with channels
-second, and copies.
+PCPVT is PVT with conditional position encodings; every block is global sub-sampled attention ("G"). SVT alternates
+locally-grouped attention within windows ("L") and "G". Maps stay channel-last throughout, so that linear layers,
+norms and depthwise convolutions need no transposed copy. Norms and linear layers take tokens (B, N, C): a graph
+compiler treats a 4-D tensor as channels-second, and copies.
 
-One file, as every family is: PCPVT and SVT share stages, adapter and attention to the summary.
+One file, as for every family: PCPVT and SVT share stages, adapter and global attention.
 
 Shapes: B batch, Hi Wi pixels, H W token grid, N = H * W, C width, D = C // heads, w window side, nW windows per
-image, M tokens of the summary.
+image, M sub-sampled tokens.
 Source of every number: Meituan-AutoML/Twins@c1ff671 gvt.py; detection/gvt.py and segmentation/gvt.py for padding.
 """
 
@@ -40,9 +39,9 @@ Subsampling = Literal["conv", "separable", "average"]
 
 
 class TileConv(nn.Conv2d):
-    """A convolution of a channel-last map; `of_size`: its tiles touch but do not overlap, a remainder is cut off.
+    """A convolution of a channel-last map; `of_size`: stride equals kernel, a remainder at the border is cut off.
 
-    The constructor is that of `nn.Conv2d`, which tools rely on that build layers like a given one.
+    The constructor has the signature of `nn.Conv2d`: tools that replace layers rely on it.
     """
 
     @classmethod
@@ -55,7 +54,7 @@ class TileConv(nn.Conv2d):
 
 
 class PatchEmbed(nn.Module):
-    """Tiles of the map before -> tokens of the next stage (B, H, W, C)."""
+    """Patch embedding: tiles of the previous map -> tokens of the next stage (B, H, W, C)."""
 
     def __init__(self, in_dim: int, dim: int, patch_size: int) -> None:
         super().__init__()
@@ -67,7 +66,7 @@ class PatchEmbed(nn.Module):
 
 
 class ConditionalPosition(nn.Module):
-    """Conditional position encoding: a depthwise convolution, zeros beyond the border (PEG, arXiv:2102.10882)."""
+    """Conditional position encoding: a zero-padded depthwise convolution (PEG, arXiv:2102.10882)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -79,12 +78,12 @@ class ConditionalPosition(nn.Module):
 
 
 class LocalAttention(nn.Module):
-    """Tokens attend to the tokens of their own window ("LSA", Sec. 3.2).
+    """Self-attention within each window (locally-grouped self-attention, LSA, Sec. 3.2).
 
-    window_mask: "none" includes the padding of a window, whose keys and values are the bias of
-    `qkv`, as in the detection release; "segmentation" is the mask of the segmentation release, which keeps
-    tokens and padding apart, but only where the map is padded both below and to the right.
-    mask_padding: whether the padding of windows is masked as a key, whatever `window_mask` is.
+    window_mask: "none" attends to the padding of a window too, whose keys and values are the bias of `qkv`, as in the
+    detection release; "segmentation" is the mask of the segmentation release, which separates tokens from padding,
+    but only if the map is padded both below and to the right.
+    mask_padding: mask the padding of windows as keys, whatever `window_mask` is.
     """
 
     kind: ClassVar[AttentionKind] = "window"
@@ -110,7 +109,7 @@ class LocalAttention(nn.Module):
         return self.proj(self.attend(x).flatten(1, 2)).unflatten(1, grid)
 
     def attend(self, x: Tensor) -> Tensor:
-        """The same before the last projection."""
+        """Attention without the output projection."""
         grid = (x.shape[1], x.shape[2])
         x_windows, padded = windows(x, self.window_size)  # (B * nW, w * w, C)
         q, k, v = self._heads(x_windows)
@@ -118,14 +117,14 @@ class LocalAttention(nn.Module):
         return join(x_windows.transpose(1, 2).flatten(2), self.window_size, padded, grid)
 
     def attention(self, x: Tensor) -> Tensor:
-        """The weights within each window (B * nW, heads, w * w, w * w), rows for queries, for a normed map."""
+        """Attention weights within each window (B * nW, heads, w * w, w * w), rows for queries, for a normed map."""
         x_windows, _ = windows(x, self.window_size)
         q, k, _ = self._heads(x_windows)
         scores, mask = q @ k.mT * q.shape[-1] ** -0.5, self._mask((x.shape[1], x.shape[2]), x_windows)
         return (scores if mask is None else scores.masked_fill(~mask, -math.inf)).softmax(dim=-1)
 
     def record(self, x: Tensor, layer: str, stride: int) -> AttentionMap:
-        """The weights for a normed map (B, H, W, C) whose tokens are `stride` pixels apart."""
+        """Attention weights for a normed map (B, H, W, C) whose tokens are `stride` pixels apart."""
         batch, grid = (x.shape[0], -1), (x.shape[1], x.shape[2])
         x_windows, padded = windows(x, self.window_size)
         below, right = padding(x_windows, self.window_size, grid)
@@ -142,7 +141,7 @@ class LocalAttention(nn.Module):
     def _mask(self, grid: tuple[int, int], x_windows: Tensor) -> Tensor | None:
         """True where a query may attend to a key (B * nW, 1, 1 or w * w, w * w); None: everywhere.
 
-        The authors add -1000 instead: the same weights.
+        The authors add -1000 instead, which gives the same weights.
         """
         if self.window_mask == "none" and not self.mask_padding:
             return None
@@ -154,7 +153,7 @@ class LocalAttention(nn.Module):
 
 
 class TileMean(nn.AvgPool2d):
-    """The mean of each tile of a channel-last map; tiles touch, a remainder is cut off."""
+    """Mean over non-overlapping tiles of a channel-last map; a remainder at the border is cut off."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H // size, W // size, C)."""
@@ -162,9 +161,9 @@ class TileMean(nn.AvgPool2d):
 
 
 def subsampler(kind: Subsampling, dim: int, size: int) -> nn.Module:
-    """A channel-last map (B, H, W, C) -> one token per `size` x `size` tile (Table 6).
+    """Sub-sampling: a channel-last map (B, H, W, C) -> one token per `size` x `size` tile (Table 6).
 
-    conv: a convolution. separable: one for each channel, then a linear map. average: the mean, without parameters.
+    conv: a strided convolution. separable: depthwise, then a linear layer. average: the mean, without parameters.
     """
     if kind == "average":
         return TileMean(size)
@@ -175,7 +174,8 @@ def subsampler(kind: Subsampling, dim: int, size: int) -> nn.Module:
 
 
 class GlobalAttention(nn.Module):
-    """Tokens attend to a summary of the map, one token per `sr_ratio` x `sr_ratio` tile ("GSA", Sec. 3.2)."""
+    """Global sub-sampled attention (GSA, Sec. 3.2): keys and values are one token per `sr_ratio` x `sr_ratio`
+    tile."""
 
     kind: ClassVar[AttentionKind] = "summary"
 
@@ -194,20 +194,20 @@ class GlobalAttention(nn.Module):
         return self.proj(self.attend(x).flatten(1, 2)).unflatten(1, grid)
 
     def attend(self, x: Tensor) -> Tensor:
-        """The same before the last projection."""
+        """Attention without the output projection."""
         grid = (x.shape[1], x.shape[2])
         x = F.scaled_dot_product_attention(*self._heads(x))  # (B, heads, N, D)
         return x.transpose(1, 2).flatten(2).unflatten(1, grid)
 
     def attention(self, x: Tensor) -> Tensor:
-        """The weights of each token for the summary (B, heads, N, M), for a normed map."""
+        """Attention weights of each token over the sub-sampled tokens (B, heads, N, M), for a normed map."""
         q, k, _ = self._heads(x)
         return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
 
     def record(self, x: Tensor, layer: str, stride: int) -> AttentionMap:
-        """The weights for a normed map (B, H, W, C) whose tokens are `stride` pixels apart.
+        """Attention weights for a normed map (B, H, W, C) whose tokens are `stride` pixels apart.
 
-        Keys are tiles of `sr_ratio` x `sr_ratio` tokens; rows and columns that are left over are in none.
+        Keys are tiles of `sr_ratio` x `sr_ratio` tokens; remaining rows and columns belong to no tile.
         """
         weights, side = self.attention(x).float(), stride * self.sr_ratio
         grid = (x.shape[1], x.shape[2])
@@ -224,7 +224,7 @@ class GlobalAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Mix tokens, then features; each step residual. All on a channel-last map."""
+    """A transformer block on a channel-last map: attention, then MLP, each with a residual."""
 
     def __init__(
         self, dim: int, attn: LocalAttention | GlobalAttention, mlp_ratio: int, drop_path: float
@@ -248,23 +248,23 @@ class Block(nn.Module):
 
 
 class Twins(Backbone):
-    """Stages of blocks, each at half the resolution of the one before; a position step after its first block.
+    """Stages of blocks, each at half the resolution of the previous one; the PEG follows the first block of a stage.
 
-    A side that a stride does not divide is cut, as the authors do: a map has Hi // stride rows. `image_size` is
-    accepted for the sake of the contract: nothing depends on it.
+    If a stride does not divide a side, the remainder is cut off, as in the authors' code: a map has Hi // stride
+    rows. `image_size` has no effect; all backbones accept it.
 
     dims, depths, num_heads, mlp_ratios, sr_ratios, pattern: one entry per stage.
-    sr_ratios: side of the tiles that the summary is made of. subsampling: how a tile becomes a token: "conv",
-        "separable" or "average" (Table 6).
-    pattern: the blocks of a stage in letters, repeated to its depth: "L" in windows, "G" to the summary (Table 5).
+    sr_ratios: side of the sub-sampling tiles. subsampling: how a tile becomes a token: "conv", "separable" or
+        "average" (Table 6).
+    pattern: the block types of a stage, repeated to its depth: "L" local, "G" global (Table 5).
     window_size, window_mask, mask_padding: of the "L" blocks; see `LocalAttention`. Published models do not mask
-        padding; self-supervised training does, so that it does not distinguish crops.
-    stage_norm: epsilon of a LayerNorm over the map of each stage, whose output is both the level of
-        `feature_maps` and the input of the next stage; None: none.
+        padding; self-supervised training does, so that padding does not distinguish crops.
+    stage_norm: epsilon of a LayerNorm after each stage, whose output is both the level of `feature_maps` and the
+        input of the next stage; None: no norm.
 
     Raises:
-        ValueError: where stages are described unequally, a width is not divided by its heads, or an option has
-            a value it cannot have.
+        ValueError: if the per-stage arguments differ in length, a width is not divisible by its heads, or an option
+            is invalid.
     """
 
     def __init__(
@@ -322,7 +322,8 @@ class Twins(Backbone):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The authors' initialisation: normal of deviation 0.02 in linear layers, by fan-out in convolutions."""
+        """The authors' initialisation: normal with standard deviation 0.02 in linear layers, fan-out in
+        convolutions."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)
@@ -357,7 +358,7 @@ class Twins(Backbone):
         return height // self.strides[-1], width // self.strides[-1]
 
     def _attention(self, images: Tensor, kinds: frozenset[AttentionKind]) -> Iterator[AttentionMap]:
-        """The weights within windows ("L" blocks) and of tokens for the summary ("G" blocks)."""
+        """Attention weights within windows ("L" blocks) and over sub-sampled tokens ("G" blocks)."""
         self.check(images)
         x = images.permute(0, 2, 3, 1)
         for i, (embed, blocks, position, norm) in enumerate(self._levels()):
@@ -373,7 +374,7 @@ class Twins(Backbone):
             x = _over_tokens(norm, x)
 
     def _levels(self) -> Iterator[tuple[nn.Module, list[nn.Module], nn.Module, nn.Module]]:
-        """What a stage consists of: patches, blocks, the position step after the first of them, the norm."""
+        """One stage: patch embedding, blocks, the PEG after the first block, the norm."""
         parts = (self.patch_embeds, self.blocks, self.pos_embeds, self.stage_norms)
         for embed, blocks, position, norm in zip(*parts, strict=True):
             yield embed, list(blocks), position, norm  # type: ignore[call-overload]
@@ -391,7 +392,7 @@ class Twins(Backbone):
 
 
 class SVT(Twins):
-    """Stages of both kinds of blocks, whose dense releases norm the map of each stage and go on from there."""
+    """Alternating local and global blocks; the dense releases add a norm to the map of each stage."""
 
     dense_only: ClassVar = ("stage_norms.",)
     task_options: ClassVar = {
@@ -401,7 +402,7 @@ class SVT(Twins):
 
 
 def _over_tokens(norm: nn.Module, x: Tensor) -> Tensor:
-    """A norm of each token of a map (B, H, W, C)."""
+    """LayerNorm over the channels of a channel-last map (B, H, W, C)."""
     return norm(x.flatten(1, 2)).unflatten(1, (x.shape[1], x.shape[2]))
 
 

@@ -1,4 +1,4 @@
-"""Anchors: the reference boxes of a dense head.
+"""Anchor boxes of dense heads.
 
 Shapes: A anchors per cell, (H, W) cells of one level, N = H * W * A in the order row, column, anchor.
 Source: mmdet 2.28.2 AnchorGenerator: centred on (column * stride, row * stride), never rounded.
@@ -13,7 +13,7 @@ ASPECT_RATIOS = (0.5, 1.0, 2.0)  # height / width
 
 
 class AnchorGrid(nn.Module):
-    """Maps -> anchors, one set per level.
+    """Feature maps -> anchors, one set per level.
 
     scales: sides of the square anchors, in strides of their level. Ratios vary slower than scales.
     """
@@ -35,13 +35,13 @@ class AnchorGrid(nn.Module):
         self.register_buffer("base", torch.stack(levels), persistent=False)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
-        """Any maps (B, C, H, W) of the levels -> anchors (N, 4) of each, in pixels of the canvas."""
+        """Feature maps (B, C, H, W) -> anchors (N, 4) per level, in pixels of the padded batch."""
         levels = zip(maps, self.strides, self.base, strict=True)
         return [_grid(level.shape[-2], level.shape[-1], stride, base) for level, stride, base in levels]
 
 
 def inside_padding(maps: Sequence[Tensor], strides: Sequence[int], height: int, width: int) -> list[Tensor]:
-    """Which cells of each level begin within the first `height` rows and `width` columns: bool (H * W)."""
+    """Mask of cells of each level that start within the first `height` rows and `width` columns: bool (H * W)."""
     flags = []
     for level, stride in zip(maps, strides, strict=True):
         rows = torch.arange(level.shape[-2], device=level.device) * stride < height
@@ -51,7 +51,7 @@ def inside_padding(maps: Sequence[Tensor], strides: Sequence[int], height: int, 
 
 
 def inside_image(anchors: Tensor, height: int, width: int, border: int) -> Tensor:
-    """Which anchors (N, 4) reach less than `border` pixels beyond the image: bool (N)."""
+    """Mask of anchors (N, 4) that extend less than `border` pixels beyond the image: bool (N)."""
     x1, y1, x2, y2 = anchors.unbind(-1)
     return (x1 >= -border) & (y1 >= -border) & (x2 < width + border) & (y2 < height + border)
 

@@ -1,11 +1,11 @@
-"""A model as an MLflow model of flavour pyfunc: logged once, loaded by `mlflow.pyfunc.load_model`, fed with images.
+"""Log a model to MLflow as a pyfunc model; `mlflow.pyfunc.load_model` loads it and predicts on images.
 
 Needs the extra `mlflow`, and pandas:
 
     info = log_model("runs/digits")                       # a run folder, a weights file or a model
-    found = mlflow.pyfunc.load_model(info.model_uri).predict(["a.jpg", "b.jpg"])
+    rows = mlflow.pyfunc.load_model(info.model_uri).predict(["a.jpg", "b.jpg"])
 
-`found` has a row per image: what `tetravit predict --json` prints. The file in MLflow is a weights file of ours.
+`rows` has one row per image, as printed by `tetravit predict --json`. The artifact is a weights file of this package.
 """
 
 import os
@@ -32,7 +32,7 @@ WEIGHTS = "weights"  # the name of the artifact
 
 
 class ImageModel(PythonModel):
-    """A weights file as MLflow calls it."""
+    """Name of a weights file in the MLflow artifact."""
 
     def load_context(self, context: Any) -> None:
         self.model = load(context.artifacts[WEIGHTS])
@@ -48,7 +48,7 @@ class ImageModel(PythonModel):
 
 
 def _paths(given: Any) -> list[Path]:
-    """Raises: ValueError for anything that is no list of paths."""
+    """Raises: ValueError if the input is not a list of paths."""
     if hasattr(given, "iloc"):
         given = given.iloc[:, 0] if given.ndim == 2 else given
     paths = [given] if isinstance(given, str | Path) else list(given)
@@ -62,9 +62,9 @@ def log_model(source: str | Path | Model, name: str = "model", **options: Any) -
     """Log a model to the MLflow run under way, or to a new one; returns MLflow's ModelInfo.
 
     Args:
-        source: a model, or what `tetravit.load` takes: a weights file, the folder of a run.
-        name: of the model in MLflow.
-        options: others of `mlflow.pyfunc.log_model` (registered_model_name, signature, ...).
+        source: a model, or a source for `tetravit.load`: a weights file or a run folder.
+        name: name of the model in MLflow.
+        options: other arguments of `mlflow.pyfunc.log_model` (registered_model_name, signature, ...).
 
     Raises:
         ValueError: if the weights cannot be read.

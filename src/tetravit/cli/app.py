@@ -1,7 +1,7 @@
 """The command `tetravit`; one file per verb: parse, call, print.
 
-Results go to standard output, messages to standard error. A mistake of the user becomes one line and exit code 2.
-Importing this loads no torch, so that `tetravit --help` is quick; a verb imports what it needs when it runs.
+Results go to standard output, messages to standard error. A user error becomes one line and exit code 2. Importing
+this loads no torch, so that `tetravit --help` is fast; a verb imports what it needs when it runs.
 """
 
 import functools
@@ -18,28 +18,27 @@ from tetravit.registry import discover
 
 MISTAKE = 2  # exit code of user errors
 
-# How long waiting OpenMP threads spin. On a machine that does other work too, as loading data is, spinning
-# for long makes a step many times slower; where measuring is all there is to do, spinning briefly takes a quarter of
-# the speed of small models.
+# How long idle OpenMP threads spin. On a busy machine (data loading, for example) long spinning makes a step many
+# times slower; for pure measurements, short spinning costs a quarter of the speed of small models.
 SPINS, SPINS_ALONE = "2000", "20000"
-UsageError: Any = typer.BadParameter.__base__  # typer's own, whichever copy of click it carries
+UsageError: Any = typer.BadParameter.__base__  # typer's own class, from whichever copy of click it bundles
 
-# The help lists these first, in this order, and then the other verbs of the folder.
+# Listed first in the help, in this order, before the other verbs of the folder.
 FIRST = ("train", "evaluate", "predict", "explain", "export", "benchmark", "convert", "list", "show", "copy")
 
 
 def application(only: str | None = None, *, brief: bool = False) -> typer.Typer:
-    """The command with every verb and group that the files of this folder offer.
+    """The command with every verb and group defined in this folder.
 
-    only: a verb or group that is asked for; where there is one, the files of the others are not imported.
-    brief: for the help of all of them; groups that take long to make have no verbs.
+    only: the requested verb or group; if given, the other files are not imported. brief: for the top-level help;
+    groups that are slow to build get no verbs.
     """
     chosen, groups = offered(only)
     app = typer.Typer(
         name="tetravit",
         help="XCiT, ConViT, GC ViT and Twins: train, evaluate, predict, measure.",
         epilog="First steps: `tetravit train digits`, then `tetravit list models`.",
-        rich_markup_mode=None,  # rich takes longer to load than the help takes to print
+        rich_markup_mode=None,  # rich is slower to load than the help is to print
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
@@ -56,7 +55,7 @@ def application(only: str | None = None, *, brief: bool = False) -> typer.Typer:
 
 
 def offered(only: str | None) -> tuple[dict[str, Callable[..., None]], dict[str, Group]]:
-    """Verbs, in the order of the help, and groups; of the name `only` where it is one of them, else all."""
+    """Verbs in help order, and groups; only those called `only` if it is one of them."""
     verbs: dict[str, Callable[..., None]] = discover("tetravit.cli", "VERBS", only=only)
     groups: dict[str, Group] = discover("tetravit.cli", "GROUPS", only=only)
     if only is not None and only not in verbs and only not in groups:
@@ -90,10 +89,10 @@ def start(
 
 
 def catch(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Turn a user error inside `verb` into one line on standard error and exit code 2.
+    """Turn a user error in `verb` into one line on standard error and exit code 2.
 
-    A mistake is a `ValueError` (so is every error of this package that a user can cause) or what the
-    operating system refuses. Anything else is our fault and keeps its traceback.
+    User errors are `ValueError`s (every error of this package that a user can cause is one) and errors of the
+    operating system. Anything else is a bug and keeps its traceback.
     """
 
     def wrap(function: Callable[..., None]) -> Callable[..., None]:
@@ -119,7 +118,7 @@ def catch(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 
 def one_line(error: Exception) -> str:
-    """The message of an error, as one line."""
+    """An error message in one line."""
     details = getattr(error, "errors", None)
     if callable(details) and hasattr(error, "error_count"):  # pydantic
         first = details()[0]
@@ -136,8 +135,8 @@ def _wants_traceback() -> bool:
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line `args` (None: this process's own) and leave with its exit code."""
-    for stream in (sys.stdout, sys.stderr):  # names of files may have bytes that are no text
+    """Run the command line `args` (None: that of this process) and exit with its code."""
+    for stream in (sys.stdout, sys.stderr):  # file names may have bytes that are not valid text
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     try:

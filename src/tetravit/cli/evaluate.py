@@ -1,4 +1,4 @@
-"""`tetravit evaluate`: one row of results."""
+"""`tetravit evaluate`: score weights on a data set."""
 
 from typing import Annotated, Any
 
@@ -9,7 +9,7 @@ from tetravit.cli.base import optimized as optimized_form
 from tetravit.registry import pick
 
 SPLITS = ("val", "train", "test")
-WIDE_SCORES = 6  # more of them get a table of their own
+WIDE_SCORES = 6  # more scores than this get a separate table
 
 
 def evaluate(
@@ -17,7 +17,7 @@ def evaluate(
     changes: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[SECTION.KEY=VALUE]...", help="Another data set than that of the weights' recipe."
+            metavar="[SECTION.KEY=VALUE]...", help="Changes to the recipe of the weights, such as another data set."
         ),
     ] = None,
     protocol: Annotated[
@@ -29,9 +29,9 @@ def evaluate(
         int | None, typer.Option(metavar="N", min=1, help="Images per call of the model.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    per_class: Annotated[bool, typer.Option("--per-class", help="Also the figures of each class.")] = False,
+    per_class: Annotated[bool, typer.Option("--per-class", help="Also print the scores of each class.")] = False,
     optimized: Annotated[
-        bool, typer.Option("--optimize", help="First find the fastest way to run the model on this machine.")
+        bool, typer.Option("--optimize", help="First find the fastest backend for the model on this machine.")
     ] = False,
     accept_license: AcceptLicense = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
@@ -131,7 +131,7 @@ def _shares(value: float | None) -> str | None:
 
 
 def _classes(findings: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row per class; none for other findings."""
+    """One row per class; none if the findings have no classes."""
     if "classes" in findings:
         named = zip(findings["class_names"], findings["classes"], strict=True)
         return [{"class": name, **row} for name, row in named]

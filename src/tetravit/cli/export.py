@@ -1,4 +1,4 @@
-"""`tetravit export`: a model for other programs, verified against the model."""
+"""`tetravit export`: write a model for other programs, and verify the file against the model."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +20,7 @@ def export(
         Path,
         typer.Option(
             metavar="FILE",
-            help="Where to: .onnx, .pt2 (torch, or --format aotinductor) or .xml (OpenVINO); a folder with"
+            help="Output: .onnx, .pt2 (torch, or --format aotinductor) or .xml (OpenVINO); a folder with"
             " --format web.",
         ),
     ],

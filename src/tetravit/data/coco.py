@@ -1,4 +1,4 @@
-"""COCO's 80 classes, and their ids in COCO's files, which have gaps."""
+"""COCO's 80 classes and their category ids, which have gaps."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,18 +18,18 @@ GAPS = (
 
 
 def class_names() -> tuple[str, ...]:
-    """The names of COCO's classes, in the order of the logits."""
+    """Names of COCO's classes, in the order of the logits."""
     return tuple(Path(__file__).with_suffix(".txt").read_text(encoding="ascii").splitlines())
 
 
 def raw_names() -> tuple[str, ...]:
-    """Names by the numbers of COCO's files, 0 to 90, as DETR's weights count; `unused N` where there is no class."""
+    """Names by category id, 0 to 90, as in DETR's weights; `unused N` for ids without a class."""
     names = iter(class_names())
     return tuple(f"unused {i}" if i == 0 or i in GAPS else next(names) for i in range(91))
 
 
 def category_ids(names: Sequence[str]) -> tuple[int, ...]:
-    """The numbers of classes in COCO's files: its own for its classes, else 1, 2, 3, ..."""
+    """Category ids for output files: COCO's ids for COCO's classes, else 1, 2, 3, ..."""
     if tuple(names) == class_names():
         return tuple(number for number in range(1, 91) if number not in GAPS)
     if tuple(names) == raw_names():

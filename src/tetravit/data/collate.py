@@ -1,4 +1,4 @@
-"""Samples -> a batch."""
+"""Collate samples into a batch."""
 
 import math
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from tetravit.structures import Batch, Sample, Target
 
 
 def collate(samples: Sequence[Sample], indices: Sequence[int], bucket: int = 1) -> Batch:
-    """Samples -> a batch. Class indices, and label maps of one size, become a tensor; other targets stay a list.
+    """Collate samples. Class indices, and label maps of one size, become a tensor; other targets stay a list.
 
-    Images of a dense task that differ in size are filled up with zeros right and below, all of them to sides that are
-    multiples of `bucket`; `sizes` holds the sizes without padding.
+    Dense-task images of different sizes are zero-padded on the right and bottom, to sides that are multiples of
+    `bucket`; `sizes` holds the sizes without padding.
 
     Raises:
-        ValueError: if images with a class each differ in size.
+        ValueError: if images of a classification set differ in size.
     """
     shapes = {tuple(s.image.shape) for s in samples}
     targets: Any = [s.target for s in samples]
@@ -43,7 +43,7 @@ def collate(samples: Sequence[Sample], indices: Sequence[int], bucket: int = 1) 
 
 
 def collate_view(images: Sequence[Tensor]) -> Batch:
-    """Images (C, Hi, Wi) of any sizes -> a batch of them, without targets."""
+    """Collate images (C, Hi, Wi) of any sizes, without targets."""
     if len({image.shape for image in images}) == 1:
         return Batch(stacked(images))
     sizes = torch.tensor([image.shape[-2:] for image in images])
@@ -51,7 +51,7 @@ def collate_view(images: Sequence[Tensor]) -> Batch:
 
 
 def stacked(images: Sequence[Tensor]) -> Tensor:
-    """Images of one size -> (B, C, Hi, Wi); uint8 images that lie pixel by pixel stay so."""
+    """Images of one size -> (B, C, Hi, Wi); channels-last uint8 images stay channels-last."""
     if all(image.dtype == torch.uint8 and image.permute(1, 2, 0).is_contiguous() for image in images):
         rows = [image.permute(1, 2, 0) for image in images]  # (Hi, Wi, C)
         out = to_send((len(rows), *rows[0].shape), torch.uint8)
@@ -60,7 +60,7 @@ def stacked(images: Sequence[Tensor]) -> Tensor:
 
 
 def to_send(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """An empty tensor; in a worker of a loader it lies in memory that processes share and is sent without a copy."""
+    """An empty tensor; in a loader worker it is allocated in shared memory, so that it is sent without a copy."""
     if get_worker_info() is None:
         return torch.empty(shape, dtype=dtype)
     size = math.prod(shape)
@@ -69,6 +69,6 @@ def to_send(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 
 def pad_to_largest(images: Sequence[Tensor], bucket: int) -> list[Tensor]:
-    """Images (C, Hi, Wi) with zeros right and below, all as large as the largest, in whole buckets."""
+    """Images (C, Hi, Wi) zero-padded on the right and bottom to the largest sides, rounded up to `bucket`."""
     height, width = (-(-max(image.shape[side] for image in images) // bucket) * bucket for side in (1, 2))
     return [F.pad(x, (0, width - x.shape[2], 0, height - x.shape[1])) for x in images]

@@ -1,4 +1,4 @@
-"""A model to another format, verified against the model; one target per file."""
+"""Export a model to another format, verified against the model; one target per file."""
 
 from collections.abc import Mapping
 

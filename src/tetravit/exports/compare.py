@@ -22,22 +22,22 @@ from tetravit.models.portable import Portable, flat
 from tetravit.structures import IMAGENET_MEAN, IMAGENET_STD
 
 BATCHES = (1, 3)
-APART = (27, 61)  # pixels between the heights and the widths of the sizes, where every side is allowed
-SAME = 0.9  # intersection over union from which two detections of a class are the same object
-SECONDS = 0.3  # that the speed of both is measured
-SAMPLES = 64  # values of an output that are recorded
-MOST = 20  # detections of an image that are recorded
-DRAWN = 2  # scenes of the recorded outputs
+APART = (27, 61)  # steps in height and width between test sizes, if every side is allowed
+SAME = 0.9  # IoU above which two detections of a class are matched
+SECONDS = 0.3  # of measurement per program
+SAMPLES = 64  # recorded values per output
+MOST = 20  # recorded detections per image
+DRAWN = 2  # generated scenes with recorded outputs
 
-Picture = Callable[[int, int], Tensor]  # height, width -> a prepared image (C, Hi, Wi)
+Picture = Callable[[int, int], Tensor]  # height, width -> a preprocessed image (C, Hi, Wi)
 
 
 @dataclass(frozen=True)
 class Compared:
-    """How far a file is from its model.
+    """Differences between a file and its model.
 
-    difference: the largest, as a share of the largest output; worst: the input shape where it occurred. outputs: of
-    each. equal: the shares of equal predictions. matched: the share of a detector's objects that both find.
+    difference: the largest, relative to the largest output; worst: the input shape where it occurred. outputs: the
+    same per output. equal: shares of equal predictions. matched: share of a detector's objects found by both.
     """
 
     difference: float
@@ -55,14 +55,14 @@ def compare(
     batches: Iterable[Tensor],
     detections: Literal["all", "matched"] = "all",
 ) -> Compared:
-    """Compare both on batches of prepared images.
+    """Compare both on batches of preprocessed images.
 
     Args:
         model: in evaluation mode, on the CPU.
-        run: the written file.
-        batches: (B, C, Hi, Wi), as `batches_of` gives them.
-        detections: whose difference counts: of "all", where an object that only one finds is infinitely far; or of
-            the "matched" ones, where rounding may add and remove objects.
+        run: runs the written file.
+        batches: (B, C, Hi, Wi), from `batches_of`.
+        detections: whose differences count: "all", where an unmatched object is an infinite difference; or "matched"
+            ones only, because rounding may add and remove objects.
     """
     worst, where, shapes = -1.0, "", []
     objects: int | None = None
@@ -84,12 +84,12 @@ def compare(
 
 
 def batches_of(model: Portable, pictures: Sequence[Picture], sides: tuple[int, int]) -> Iterator[Tensor]:
-    """Pictures in turn, prepared in two or three sizes and two batches; the rest of them at the first size.
+    """Batches of the pictures, preprocessed at two or three sizes with two batch sizes.
 
     Args:
-        model: which sides it allows.
+        model: defines the allowed sides.
         pictures: one or more.
-        sides: height and width of the first size; the others are larger and smaller, as far as is allowed.
+        sides: height and width of the first size; the others are larger and smaller, within the limits of the model.
     """
     turn = itertools.cycle(pictures)
     taken = 0
@@ -104,7 +104,7 @@ def batches_of(model: Portable, pictures: Sequence[Picture], sides: tuple[int, i
 
 
 def _sizes(sides: tuple[int, int], allowed: range) -> list[tuple[int, int]]:
-    """The first size, a larger one (smaller in what would pass the limit), and a smaller one if there is any."""
+    """The first size, a larger one (smaller if that exceeds the limit), and a smaller one if possible."""
     apart = APART if allowed.step == 1 else (allowed.step, 2 * allowed.step)
     height, width = ((side + by, side - by) for side, by in zip(sides, apart, strict=True))
     larger = [more if more in allowed else less for more, less in (height, width)]
@@ -113,13 +113,13 @@ def _sizes(sides: tuple[int, int], allowed: range) -> list[tuple[int, int]]:
 
 
 def pictures(model: Any, count: int, height: int, width: int) -> Tensor:
-    """Drawings (B, C, Hi, Wi), prepared as the model expects pictures; noise where it takes other channels."""
+    """Generated scenes (B, C, Hi, Wi), preprocessed for the model; noise if it does not take three channels."""
     mean, std = colours_of(model)
     return torch.stack([drawing(i, mean, std)(height, width) for i in range(count)])
 
 
 def colours_of(model: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation per channel of the images that a model expects."""
+    """Per-channel mean and standard deviation used to normalize the inputs of a model."""
     if hasattr(model, "input"):
         return model.input.mean, model.input.std
     channels = model.backbone.in_chans
@@ -127,7 +127,7 @@ def colours_of(model: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def drawing(index: int, mean: Sequence[float], std: Sequence[float]) -> Picture:
-    """A drawn scene, normalized, the same everywhere; noise for other than three channels."""
+    """A generated scene, normalized, identical on all machines; noise if the model does not take three channels."""
 
     def picture(height: int, width: int) -> Tensor:
         if len(mean) != 3:
@@ -142,7 +142,7 @@ def drawing(index: int, mean: Sequence[float], std: Sequence[float]) -> Picture:
 
 
 class _Tally:
-    """Differences and equal predictions over batches. last: the largest difference of the last batch."""
+    """Differences and counts of equal predictions over batches. last: the largest difference in the last batch."""
 
     def __init__(self, model: Portable) -> None:
         self.names, self.kind = model.output_names, getattr(model, "kind", "")
@@ -187,7 +187,7 @@ class _Tally:
                 continue
             rows = torch.tensor(pairs).T
             for name in self.names:
-                if name in ("labels", "valid"):  # the labels of matched detections are equal
+                if name in ("labels", "valid"):  # matched detections have equal labels
                     continue
                 scale = theirs["boxes"].abs().max().clamp(min=1).item() if name == "boxes" else 1.0
                 self._add(name, mine[name][rows[0]], theirs[name][rows[1]], scale)
@@ -210,9 +210,9 @@ class _Tally:
 
 
 def matches(got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[tuple[int, int]]:
-    """Pairs (got, expected) of the detections of an image that are the same object: equal class, IoU of `SAME`.
+    """Pairs (got, expected) of matched detections of an image: equal class, IoU of at least `SAME`.
 
-    Each is in one pair at most; the best of `expected` choose first.
+    One-to-one; the highest-ranked detections of `expected` are matched first.
     """
     mine, theirs = got["boxes"], expected["boxes"]
     if not len(mine) or not len(theirs):
@@ -222,7 +222,7 @@ def matches(got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[t
     common = (high - low).clamp(min=0).prod(dim=-1)  # (got, expected)
     area = [(x[:, 2:] - x[:, :2]).prod(dim=-1) for x in (mine, theirs)]
     iou = common / (area[0][:, None] + area[1][None] - common).clamp(min=1e-9)
-    same = (mine[:, None] == theirs[None]).all(dim=-1)  # boxes without area, too
+    same = (mine[:, None] == theirs[None]).all(dim=-1)  # includes boxes of zero area
     iou = torch.where(same, 1.0, iou).nan_to_num(nan=-1.0)
     iou[got["labels"][:, None] != expected["labels"][None]] = -1
     pairs = []
@@ -235,7 +235,7 @@ def matches(got: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[t
 
 
 def speed(model: Portable, run: Run, images: Tensor) -> Speed:
-    """Images per second of both, called in turns on the same images: medians."""
+    """Median images per second of both, called alternately on the same images."""
     inputs = (images, *model.other_inputs(images))
     taken: tuple[list[float], list[float]] = ([], [])
     start = time.perf_counter()
@@ -256,14 +256,14 @@ def record(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> Recorded:
-    """The outputs `names` of a file for drawn scenes, to be compared with elsewhere."""
+    """The outputs `names` of a file for generated scenes, recorded for comparison on other machines."""
     images = torch.stack([drawing(i, mean, std)(*sides) for i in range(DRAWN)])
     values = _summary(_outputs(run, names, images))
     return Recorded(tuple(images.shape), tuple(mean), tuple(std), values)
 
 
 def compare_recorded(recorded: Recorded, names: Sequence[str], run: Run) -> float:
-    """The largest difference of the outputs `names` of a file from the recorded ones, as a share of the largest."""
+    """Largest difference between the outputs `names` of a file and recorded ones, relative to the largest output."""
     count, _, height, width = recorded.shape
     images = torch.stack([drawing(i, recorded.mean, recorded.std)(height, width) for i in range(count)])
     outputs = _outputs(run, names, images)
@@ -288,13 +288,13 @@ def _outputs(run: Run, names: Sequence[str], images: Tensor) -> dict[str, Tensor
 
 
 def padded_sizes(images: Tensor) -> Tensor:
-    """Sizes (B, 2) within a batch, as `Detector.other_inputs` gives them."""
+    """Image sizes (B, 2) within a padded batch, in the form of `Detector.other_inputs`."""
     height, width = images.shape[2:]
     return torch.tensor([[height - 7 * i, width - 5 * i] for i in range(len(images))])
 
 
 def _summary(outputs: Mapping[str, Tensor]) -> dict[str, Any]:
-    """What of outputs is recorded, JSON-ready."""
+    """The recorded part of outputs, JSON-ready."""
     if "valid" in outputs:
         return {"detections": [_detections(outputs, i) for i in range(len(outputs["valid"]))]}
     summary = {}

@@ -1,4 +1,4 @@
-"""ONNX, for ONNX Runtime and whatever else reads it."""
+"""ONNX files, for ONNX Runtime and other readers."""
 
 import json
 import re
@@ -16,7 +16,7 @@ SYMBOL = re.compile(r"\bs\d+\b")
 
 
 class Onnx(Target):
-    """.onnx: one file for every batch, height and width; its metadata say what it holds, each value as JSON."""
+    """.onnx: one file for every batch, height and width; its metadata describe it, each value as JSON."""
 
     suffix = ".onnx"
     dtypes = ("float32", "float16")
@@ -54,12 +54,12 @@ class Onnx(Target):
         try:
             rows = onnx.load(path, load_external_data=False).metadata_props
             return {row.key: json.loads(row.value) for row in rows}
-        except Exception as error:  # of protobuf, which has many
-            raise ValueError(f"{path} is no ONNX file that `tetravit export` wrote.") from error
+        except Exception as error:  # protobuf raises many types
+            raise ValueError(f"{path} is not an ONNX file written by `tetravit export`.") from error
 
 
 def _name_axes(graph: Any) -> None:
-    """Call the axes of the images batch, height and width, or 32*rows and 32*columns; torch calls them s34, s14."""
+    """Rename the axes of images to batch, height and width (or 32*rows, 32*columns); torch names them s34, s14."""
     names: dict[str, str] = {}
     sides = [x.dim_param for x in graph.input[0].type.tensor_type.shape.dim]
     whole = {0: "batch", 2: "height", 3: "width"}

@@ -1,7 +1,7 @@
-"""The outputs of named modules of a model, of any family and at any image size.
+"""Outputs of named modules of a model, for any family and image size.
 
-torchvision's `create_feature_extractor` traces with torch.fx, which fixes branches on image sizes. Here hooks keep
-the outputs, on a copy of the modules that shares the parameters, so that the given model stays as it is.
+torchvision's `create_feature_extractor` traces with torch.fx, which fixes branches on image sizes. Here hooks record
+the outputs on a copy of the modules that shares the parameters; the given model is unchanged.
 """
 
 import copy
@@ -17,9 +17,9 @@ CONTAINERS = (nn.ModuleList, nn.ModuleDict)
 
 
 class FeatureExtractor(nn.Module):
-    """Inputs of the model -> {name: output of the module}, in the order asked for.
+    """Inputs of the model -> {name: output of the module}, in the given order.
 
-    A module that is called several times gives its last output. Parameters are those of the model it was made from.
+    A module that is called several times gives its last output. Parameters are shared with the source model.
     """
 
     def __init__(self, model: nn.Module, nodes: Mapping[str, str]) -> None:
@@ -43,7 +43,7 @@ class FeatureExtractor(nn.Module):
 
 
 class _Keep:
-    """A hook that keeps an output; copies and pickles of an extractor keep theirs."""
+    """A hook that stores an output; copies and pickles of an extractor have their own."""
 
     def __init__(self, outputs: dict[str, Any], name: str) -> None:
         self.outputs, self.name = outputs, name
@@ -53,19 +53,19 @@ class _Keep:
 
 
 def create_feature_extractor(model: nn.Module, nodes: Sequence[str] | Mapping[str, str]) -> FeatureExtractor:
-    """A module with the forward of `model` that returns the outputs of named modules.
+    """A module with the forward of `model` that returns outputs of named modules.
 
     Args:
-        model: any model or backbone of this package; it stays as it is and shares its parameters.
-        nodes: names of modules as in `model.named_modules()`, such as "backbone.blocks.5.attn", or these and the
-            names of their outputs.
+        model: any model or backbone of this package; it is unchanged and shares its parameters.
+        nodes: names of modules as in `model.named_modules()`, such as "backbone.blocks.5.attn"; or a dict from these
+            to output names.
 
     Returns:
-        A module from images to {name: output}. Attention and MLP outputs are those of the branch, in front of the
-        residual.
+        A module from images to {name: output}. Outputs of attention and MLP modules are those before the residual
+        addition.
 
     Raises:
-        ValueError: for a name that is no module, or one without a call of its own.
+        ValueError: for a name that is not a module, or a module that is never called.
     """
     names = nodes if isinstance(nodes, Mapping) else {node: node for node in nodes}
     modules = dict(model.named_modules())

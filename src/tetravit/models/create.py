@@ -21,7 +21,7 @@ from tetravit.registry import pick
 from tetravit.weights import convert
 from tetravit.weights.read import Report, State, family_of, load_into, read_state, stripped
 
-FIXED = ("channels", "strides", "embed_dim", "num_classes")  # arguments of heads that are no options
+FIXED = ("channels", "strides", "embed_dim", "num_classes")  # head arguments that are not options
 
 Weights = str | Path | Mapping[str, Any]
 
@@ -47,25 +47,24 @@ def create_model(
 
     Args:
         name: one of `list_models()`, an alias, or NAME.TAG, which is NAME with the published weights TAG.
-        num_classes: classes of the head; 0: the output is the embedding (B, embed_dim). None: those of the
-            weights, without weights 1000.
-        image_size: side in pixels, or (height, width), the model is set up for; None: that of the weights,
-            without weights the paper's. Every model takes other sizes as well; position tables and windows
-            follow this one.
-        in_chans: channels of the images; None: those of the weights, without weights 3.
+        num_classes: number of classes; 0: the output is the embedding (B, embed_dim). None: that of the weights;
+            without weights 1000.
+        image_size: side in pixels, or (height, width), for which position tables and windows are set up; None: that
+            of the weights; without weights the paper's. Every model accepts other sizes as well.
+        in_chans: channels of the images; None: that of the weights; without weights 3.
         drop_path: rate of stochastic depth; None: 0.
         weights: the tag of published weights ("in1k"), a file in any known layout, a URL, a repository
             ("hf:OWNER/NAME"), a state dict; None: the authors' initialisation. The report of every tensor is
             printed on standard error, and kept as `model.report`.
-        accept_license: agree to a licence that forbids commercial use; confirmed once per licence.
-        which: the network of a self-supervised checkpoint that holds two; None: the teacher. Such a model has no
-            classes unless `num_classes` says so.
-        head: a head for embeddings; None: that of the weights, else "linear", the papers'.
+        accept_license: accept a licence that forbids commercial use; confirmed once per licence.
+        which: network to take from a self-supervised checkpoint ("student" or "teacher"); None: the teacher. Such a
+            model has no classes unless `num_classes` is given.
+        head: a classifier head; None: that of the weights, else "linear", as in the papers.
         head_options: arguments of the head's constructor.
         options: other arguments of the backbone's constructor (window_size, layer_scale, ...).
 
     Raises:
-        ValueError: unknown name or option, a value the model cannot have, or weights that do not fit.
+        ValueError: for an unknown name or option, an invalid value, or weights that do not fit.
     """
     model_options = {"image_size": image_size, "in_chans": in_chans, "drop_path": drop_path, **options}
     built = build_model(
@@ -94,20 +93,20 @@ def create_detector(
 
     Args:
         name: a backbone, one of `list_models()`, an alias, or NAME.TAG with the published weights TAG.
-        head: one of `heads_of("detect")`: "retinanet" (boxes), "mask_rcnn" or "cascade" (boxes and masks); None:
-            that of the weights where they say it, else "mask_rcnn".
-        num_classes: classes of the head, without one for the background; None: those of the weights, without
-            weights the 80 of COCO. Another number than that of the weights gives fresh scores.
+        head: one of `heads_of("detect")`: "retinanet" (boxes), "mask_rcnn" or "cascade" (boxes and masks), ...; None:
+            that of the weights if they name it, else "mask_rcnn".
+        num_classes: classes of the head, without a background class; None: that of the weights; without weights the
+            80 of COCO. If it differs from the weights, the class scores are initialised anew.
         image_size, in_chans, drop_path, options: as in `create_backbone`.
         head_options: other arguments of the head's constructor (score_threshold, max_detections, ...).
-        weights: of a whole detector: a tag ("coco_mask_rcnn"), a file in our layout or that of mmdetection, a URL,
-            a state dict; None: the authors' initialisation. The report of every tensor is kept as
-            `detector.report`, and printed on standard error where something was left out or is fresh.
-        backbone_weights: of a classifier to begin with: its tag ("in1k"), a file, a state dict.
-        accept_license: agree to a licence that forbids commercial use; confirmed once per licence.
+        weights: weights of a whole detector: a tag ("coco_mask_rcnn"), a file in the layout of this package or of
+            mmdetection, a URL, a state dict; None: the authors' initialisation. The report on every tensor is kept as
+            `detector.report`, and printed on standard error if a tensor was dropped or newly initialised.
+        backbone_weights: classifier weights for the backbone: a tag ("in1k"), a file, a state dict.
+        accept_license: accept a licence that forbids commercial use; confirmed once per licence.
 
     Raises:
-        ValueError: unknown name or option, a value the model cannot have, or weights that do not fit it.
+        ValueError: for an unknown name or option, an invalid value, or weights that do not fit.
     """
     model_options = {"image_size": image_size, "in_chans": in_chans, "drop_path": drop_path, **options}
     built = build_model(
@@ -136,22 +135,22 @@ def create_segmenter(
 
     Args:
         name: a backbone, one of `list_models()`, an alias, or NAME.TAG with the published weights TAG.
-        head: one of `heads_of("segment")`: "semantic_fpn" or "upernet"; None: that of the weights where they are
-            published, else "upernet".
-        num_classes: classes of the head; None: those of the weights, without weights the 150 of ADE20K. Another
-            number than that of the weights gives fresh scores.
-        weights: of a whole segmenter: a tag ("ade20k_upernet"), a file in our layout or that of
-            mmsegmentation, a URL, a state dict; None: the authors' initialisation. What became of every tensor
-            is kept as `segmenter.report`, and printed on standard error where something was left out or is fresh.
-        backbone_weights: of a classifier to begin with: its tag ("in1k"), a file, a state dict.
+        head: one of `heads_of("segment")`: "semantic_fpn" or "upernet"; None: that of the weights if they are
+            published with one, else "upernet".
+        num_classes: classes of the head; None: that of the weights; without weights the 150 of ADE20K. If it differs
+            from the weights, the class scores are initialised anew.
+        weights: weights of a whole segmenter: a tag ("ade20k_upernet"), a file in the layout of this package or of
+            mmsegmentation, a URL, a state dict; None: the authors' initialisation. The report on every tensor is kept
+            as `segmenter.report`, and printed on standard error if a tensor was dropped or newly initialised.
+        backbone_weights: classifier weights for the backbone: a tag ("in1k"), a file, a state dict.
         image_size, in_chans, drop_path, options: as in `create_backbone`.
         head_options: other arguments of the head's constructor (auxiliary, average, width, dropout, ...). An
-            auxiliary head is built where its loss is asked for (`{"auxiliary": 0.4}`), or the weights hold one and
-            it is not refused (`{"auxiliary": 0}`).
-        accept_license: agree to a licence that forbids commercial use; confirmed once per licence.
+            auxiliary head is built if its loss has a weight (`{"auxiliary": 0.4}`), or if the weights include one and
+            it is not disabled (`{"auxiliary": 0}`).
+        accept_license: accept a licence that forbids commercial use; confirmed once per licence.
 
     Raises:
-        ValueError: unknown name or option, a value the model cannot have, or weights that do not fit.
+        ValueError: for an unknown name or option, an invalid value, or weights that do not fit.
     """
     model_options = {"image_size": image_size, "in_chans": in_chans, "drop_path": drop_path, **options}
     built = build_model(
@@ -180,11 +179,11 @@ def build_model(
     Args:
         kind: "classify", "detect" or "segment".
         name: a backbone, an alias, or NAME.TAG.
-        options: of the backbone's constructor; None counts as not given.
+        options: arguments of the backbone's constructor; None means not given.
         head, head_options, num_classes, weights, backbone_weights, accept_license: as in `create_detector`.
 
     Raises:
-        ValueError: unknown name or option, a value the model cannot have, or weights that do not fit.
+        ValueError: for an unknown name or option, an invalid value, or weights that do not fit.
     """
     make = MODELS[kind]
     name, dot, tag = name.partition(".")
@@ -194,7 +193,7 @@ def build_model(
     weights = tag if dot else weights
     options = {key: value for key, value in options.items() if value is not None}
     state: State | None = None
-    known: dict[str, Any] = {}  # arguments that the weights were built with
+    known: dict[str, Any] = {}  # arguments of the model that the weights come from
     if weights is not None:
         resolved = convert.find(weights, model=name, accept_license=accept_license)
         head = _head_of(resolved, make, head)
@@ -253,15 +252,15 @@ def load_weights(
     fresh: Sequence[str] = (),
     resolved: convert.ResolvedWeights | None = None,
 ) -> Report:
-    """Put weights of any known layout into a model of the same kind and head.
+    """Load weights of any known layout into a model of the same kind and head.
 
     Args:
-        source: what `read.load_into` takes.
-        fresh: patterns of tensors of the head, relative to it, that may stay as they are.
-        resolved: what is known of the weights.
+        source: a source for `read.load_into`.
+        fresh: patterns of head tensors, relative to the head, that may keep their initialisation.
+        resolved: metadata of the weights.
 
     Returns:
-        The report of every tensor.
+        The report on every tensor.
 
     Raises:
         BadFile: if the file is damaged or does not fit; the tensors are named.
@@ -290,21 +289,21 @@ def class_names(
     layout: str = "",
     num_classes: int = 0,
 ) -> tuple[str, ...]:
-    """The names of the classes of weights for models of type `make`, in `layout`; () where they are not known."""
+    """Class names of weights for models of type `make`, in `layout`; () if unknown."""
     recorded_names = resolved.header.class_names if resolved.header else ()
     return recorded_names or make.published_class_names(resolved, layout, num_classes)
 
 
 def tuples(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options that went through JSON, with its lists as the tuples that constructors take."""
+    """Options after a JSON round trip, with lists converted back to the tuples of the constructors."""
     return {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
 
 
 def _head_of(resolved: convert.ResolvedWeights, make: type[Model], head: str | None) -> str | None:
-    """The head that weights name in their header, checked against `head`; without a header, `head`.
+    """The head named in the header of the weights, checked against `head`; without a header, `head`.
 
     Raises:
-        ValueError: if they hold a model of another kind, or another head.
+        ValueError: if the weights are of another kind of model, or of another head.
     """
     record = resolved.header or resolved.row
     if record is None:
@@ -322,7 +321,7 @@ def _head_of(resolved: convert.ResolvedWeights, make: type[Model], head: str | N
 
 
 def _head_states(state: State, make: type[Model], name: str, head: str) -> list[dict[str, Tensor]]:
-    """The tensors of the head in a state dict, names relative to it: in our layout, and from each known one."""
+    """Tensors of the head in a state dict, relative to the head: in our layout, and from each known layout."""
     layouts = make.layouts_of(family(name), head)
     tensors = make.beside_backbone(stripped(state.tensors)[0])
     named = [tensors, *(layout.to_ours(tensors) for layout in layouts.values())]

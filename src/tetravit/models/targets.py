@@ -1,4 +1,4 @@
-"""Checks of a detector's images and targets: one line per fault, before anything is computed.
+"""Checks of a detector's images and targets before any computation: one line per fault.
 
 Shapes: B images, M objects, (Hi, Wi) the batch in pixels.
 """
@@ -13,7 +13,7 @@ from tetravit.structures import Batch, Target
 
 
 def check_images(images: Any) -> None:
-    """Raises: ValueError if `images` are no float tensor (B, C, Hi, Wi) with an image in it."""
+    """Raises: ValueError if `images` is not a non-empty float tensor (B, C, Hi, Wi)."""
     if not isinstance(images, Tensor):
         raise ValueError(
             f"images is one tensor (B, C, Hi, Wi), padded where sizes differ; got a {type(images).__name__}."
@@ -25,14 +25,14 @@ def check_images(images: Any) -> None:
 
 
 def check_targets(batch: Batch, *, masks: bool) -> Sequence[Target]:
-    """The targets of a batch.
+    """Check the targets of a batch.
 
     masks: whether the head trains on masks.
 
     Raises:
-        ValueError: if there is not one `Target` per image, its tensors do not fit each other or the batch, a box
-            is not finite, inverted or outside its image, boxes are shares of the image, or all objects of the batch
-            lack the masks that the head trains on.
+        ValueError: if the number of targets differs from the number of images, tensors of a target do not match each
+            other or the batch, a box is not finite, inverted, outside its image or normalized to 0..1, or the head
+            trains on masks and no object of the batch has one.
     """
     targets, count = batch.targets, len(batch.images)
     if not isinstance(targets, Sequence):
@@ -53,7 +53,7 @@ def check_targets(batch: Batch, *, masks: bool) -> Sequence[Target]:
 
 
 def _check(target: Any, where: str, canvas: tuple[int, ...], own: tuple[int, ...]) -> None:
-    """canvas, own: height and width of the batch, and of the image without its padding; masks have either."""
+    """canvas, own: height and width of the batch, and of the image without its padding; masks have one of the two."""
     if not isinstance(target, Target):
         raise ValueError(f"targets holds a Target per image; got a {type(target).__name__} for {where}.")
     boxes, labels = target.boxes, target.labels
@@ -81,7 +81,7 @@ def _check(target: Any, where: str, canvas: tuple[int, ...], own: tuple[int, ...
 
 
 def _check_boxes(targets: Sequence[Target], batch: Batch, sizes: Sequence[tuple[int, ...]]) -> None:
-    """sizes: height and width of each image without its padding. One comparison for the batch: a GPU waits once."""
+    """sizes: height and width of each image without its padding. One comparison for the batch: one GPU synchronisation."""
     boxes = torch.cat([target.boxes for target in targets])  # (all M, 4)
     if not len(boxes):
         return

@@ -1,4 +1,4 @@
-"""Predictions -> JSON and pictures."""
+"""Predictions as JSON and pictures."""
 
 import base64
 import io
@@ -24,12 +24,12 @@ MASKS = ("rle", "png", "none")
 
 
 def described(prediction: Prediction, size: tuple[int, int], masks: str) -> dict[str, Any]:
-    """A prediction as plain data: that of `tetravit predict --json`, and masks.
+    """A prediction as plain data, as in `tetravit predict --json`, with masks.
 
     Args:
         size: height and width of the image.
-        masks: "rle": COCO's run lengths for each object or class; "png": pictures in base64, of each object, or of
-            the label map with the classes as its indices; "none": left out.
+        masks: "rle": COCO run lengths per object or class; "png": base64 pictures, one per object, or a label map
+            with class indices; "none": omitted.
     """
     facts = {"height": size[0], "width": size[1], **prediction.facts()}
     if isinstance(prediction, Segments):
@@ -49,22 +49,22 @@ def described(prediction: Prediction, size: tuple[int, int], masks: str) -> dict
 
 
 def png(picture: Image.Image) -> bytes:
-    """A picture as a file."""
+    """A picture encoded as a file."""
     buffer = io.BytesIO()
     picture.save(buffer, "png")
     return buffer.getvalue()
 
 
 def drawn(prediction: Prediction, pixels: Tensor) -> bytes:
-    """The image uint8 (3, Hi, Wi) with the prediction drawn into it, as PNG."""
+    """The image uint8 (3, Hi, Wi) with the prediction drawn on it, as PNG."""
     return png(prediction.picture(pixels))
 
 
 def explained(explanation: Explanation, whole: bool) -> bytes:
     """An explanation as PNG.
 
-    whole: all maps and heads with their scales, as `tetravit explain` draws them; else the first map, averaged over
-    its heads, over the picture.
+    whole: all maps and heads with their scales, as drawn by `tetravit explain`; else the first map, averaged over
+    heads, over the picture.
     """
     one = explanation.maps[0].mean()
     if whole or not one.has_places or explanation.view is None or explanation.pixels is None:
@@ -79,7 +79,7 @@ def text_of(facts: Any) -> bytes:
     """Plain data as JSON.
 
     Raises:
-        Refused: 422 for numbers that JSON does not have.
+        Refused: 422 for numbers that JSON cannot represent.
     """
     try:
         return json.dumps(facts, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()

@@ -1,4 +1,4 @@
-"""The process: a port, models, a server that ends without losing a request."""
+"""The server process: socket, models, and a shutdown that finishes every accepted request."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from typing import Any
 from tetravit.runtimes.base import needs
 from tetravit.serve.limits import Limits
 
-DRAIN_S = 0.5  # that a server which ends still takes requests, each on a connection that closes behind it
+DRAIN_S = 0.5  # in which a server that shuts down still accepts requests, one per connection
 KEEP_ALIVE_S = 15  # of an idle connection
 BACKLOG = 512  # connections that wait to be accepted
 
@@ -27,13 +27,13 @@ def bound(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
         raise ValueError(f"port is 0 to 65535, 0 for any that is free; got {port}.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sends small responses at once (TCP_NODELAY) only where the protocol is named: 40 ms of each.
+    # asyncio sends small responses at once (TCP_NODELAY) only for a socket with an explicit protocol; otherwise each waits 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen(1)  # a second server on the port is refused here, not after minutes
+        listener.listen(1)  # fails now, not after minutes of loading, if the port is in use
     except (OSError, UnicodeError) as error:
         listener.close()
         code = getattr(error, "errno", None)
@@ -48,7 +48,7 @@ def bound(host: str, port: int) -> socket.socket:
 
 
 def address(listener: socket.socket) -> str:
-    """Where a browser finds a socket."""
+    """URL of a socket, for a browser."""
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -70,17 +70,17 @@ def serve(
     """Serve models until SIGTERM or Ctrl-C; requests that were accepted are finished.
 
     Args:
-        weights: what `load` takes, one or several.
-        host, port: where; port 0 is any that is free.
-        limits: None: those of `Limits`.
+        weights: one or several sources for `load`.
+        host, port: address; port 0 picks a free one.
+        limits: None: the defaults of `Limits`.
         device: auto, cpu, cuda, cuda:N or mps.
-        exact: run a batch as one call only where it gives the bits of single images.
-        optimized: model -> the model in its fastest form; None: as it is.
-        browser: open the page once the models are ready.
-        say: takes each message.
+        exact: batch only if the outputs are bitwise those of single images.
+        optimized: model -> the model on its fastest backend; None: the model as it is.
+        browser: open the page in a browser once the models are ready.
+        say: receives each message.
 
     Raises:
-        ValueError: in one line, for weights that do not load or a port that is in use.
+        ValueError: in one line, for weights that cannot be loaded or a port that is in use.
     """
     for package in ("starlette", "uvicorn"):
         if why := needs(package, "serve"):
@@ -108,7 +108,7 @@ def serve(
 
 
 def _announce(service: Any, url: str, browser: bool, say: Callable[[str], None]) -> None:
-    """Say where the server is once every model has run."""
+    """Print the address once every model has run."""
     import time
 
     while not service.ready:
@@ -147,8 +147,8 @@ def _run(app: Any, place: socket.socket, limits: Limits, say: Callable[[str], No
     server = uvicorn.Server(config)
 
     def end(number: int, frame: Any) -> None:
-        if app.service.draining:  # the second signal: whatever runs, also in other threads, is given up
-            with suppress(OSError, RuntimeError):  # RuntimeError: it came while the first message was printed
+        if app.service.draining:  # the second signal: abort everything, other threads included
+            with suppress(OSError, RuntimeError):  # RuntimeError: the signal arrived while the first message was printed
                 say(f"Ended at once; {app.service.in_flight} requests were not finished.")
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
@@ -157,7 +157,7 @@ def _run(app: Any, place: socket.socket, limits: Limits, say: Callable[[str], No
         timer = threading.Timer(DRAIN_S, lambda: setattr(server, "should_exit", True))
         timer.daemon = True
         timer.start()
-        with suppress(OSError):  # the reader of the messages may have left before
+        with suppress(OSError):  # standard error may be closed
             say(f"Ends: {app.service.in_flight} requests to finish.")
 
     server.capture_signals = lambda: _handled(end)
@@ -168,7 +168,7 @@ def _run(app: Any, place: socket.socket, limits: Limits, say: Callable[[str], No
 
 @contextmanager
 def _handled(end: Callable[[int, Any], None]) -> Iterator[None]:
-    """`end` is called for SIGTERM and SIGINT; in threads other than the main one there are no signals."""
+    """Call `end` on SIGTERM and SIGINT; signal handlers exist only in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

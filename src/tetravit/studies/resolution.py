@@ -33,16 +33,16 @@ ROUNDING = 0.1
 def measure(
     *,
     weights: Annotated[str, typer.Option(metavar="W,W,...", help="Classifiers.")] = ",".join(WEIGHTS),
-    sides: Annotated[str, typer.Option(metavar="N,N,...", help="Pixels a side.")] = ",".join(map(str, SIDES)),
+    sides: Annotated[str, typer.Option(metavar="N,N,...", help="Image sides in pixels.")] = ",".join(map(str, SIDES)),
     data_root: Annotated[
         str, typer.Option(metavar="DIR", help="ImageNet, or a set of the weights' classes.")
     ] = "",
     images: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="So many validation images; all by default.")
+        int | None, typer.Option(metavar="N", min=1, help="Number of validation images; default: all.")
     ] = None,
-    crop: Annotated[float, typer.Option(help="Share of the resized image that is kept.")] = 1.0,
+    crop: Annotated[float, typer.Option(help="Crop: share of the resized image.")] = 1.0,
     small: Annotated[
-        bool, typer.Option("--small", help="Small models, trained on the digits first.")
+        bool, typer.Option("--small", help="Use small models, trained on the digits first.")
     ] = False,
     epochs: Annotated[int, typer.Option(metavar="N", min=1, help="With --small: epochs of training.")] = 20,
     device: str = "auto",
@@ -52,7 +52,7 @@ def measure(
     """One row per model and size. Source: XCiT, Figure 3, and VMamba, Table 9.
 
     Raises:
-        ValueError: for sizes that are no numbers.
+        ValueError: if sizes are not numbers.
     """
     try:
         requested = [int(side) for side in sides.split(",")]
@@ -81,7 +81,7 @@ def measure(
 
 
 def flops(*, weights: str, sides: str, images: int | None, **_: Any) -> float:
-    """Operations of all models and sizes, in proportion to the pixels: a lower bound for ConViT and DeiT."""
+    """Relative cost of all models and sizes, proportional to pixels: a lower bound for ConViT and DeiT."""
     from tetravit.benchmark.flops import table
 
     counts = table()
@@ -91,7 +91,7 @@ def flops(*, weights: str, sides: str, images: int | None, **_: Any) -> float:
 
 
 def draw(rows: Sequence[Row]) -> "Figure":
-    """Top-1 over the size, one curve per model."""
+    """A chart of top-1 over image size, one curve per model."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 3.6), layout="constrained")

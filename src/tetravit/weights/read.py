@@ -1,9 +1,9 @@
-"""Weights of any origin into a model: read, unwrapped, recognised, renamed, made to fit, and reported.
+"""Load weights of any origin into a model: read, unwrap, detect the layout, rename, adapt, report.
 
 One file: each step of reading, from a state dict to the report, is one function, in the order in which they run.
 
-Nothing is left out in silence. What follows from building another model (another number of classes, of
-channels, another image size) is done and reported; any other difference is an error until a pattern allows it.
+No tensor is dropped silently. Changes that follow from another model configuration (number of classes, input
+channels, image size) are made and reported; any other difference is an error unless a pattern allows it.
 """
 
 import fnmatch
@@ -24,9 +24,9 @@ from tetravit.weights import fileformat, torchfile
 from tetravit.weights.fileformat import BadFile, Header
 from tetravit.weights.selfsup import from_vissl, without_projection
 
-# Where training programs keep the weights, in the order they are looked for. Averages come last: of the published
-# trainers one evaluates them (timm's) and one only saves them (DeiT's), so they are taken when they are asked for.
-# A DINO run's published features are the teacher's.
+# Keys under which training programs store weights, in search order. Averages come last: of the published trainers one
+# (timm) evaluates them and one (DeiT) only saves them, so they are used only on request. A DINO run's published
+# features are the teacher's.
 ENTRIES = (
     "model",
     "state_dict",
@@ -39,8 +39,8 @@ ENTRIES = (
     "model_ema",
 )
 HEADS = ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")
-COUNTERS = "*.num_batches_tracked"  # how often a BatchNorm was updated; carries no weights
-# Names that programs put in front of every tensor, and the counters that averaged models hold beside them.
+COUNTERS = "*.num_batches_tracked"  # update count of a BatchNorm; not a weight
+# Prefixes that training programs add to every name, and counters stored in averaged models.
 WRAPPERS = (
     *("_orig_mod.", "module.", "model.", "net.", "network.", "encoder.", "student.", "teacher."),
     *("ema_model.", "online_model."),
@@ -50,7 +50,7 @@ FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 class Names(Protocol):
-    """What turns a state dict of one layout into ours: a `KeyMap`, or several of them joined."""
+    """A conversion from the state dict of one layout to ours: a `KeyMap`, or several joined."""
 
     def to_ours(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]: ...
 
@@ -59,11 +59,9 @@ class Names(Protocol):
 
 @dataclass(frozen=True)
 class State:
-    """A state dict as a file holds it. entry: the key it was under, None: the file is the dict itself.
-
-    others: further entries that hold weights. inert: classes in the file whose objects were not rebuilt.
-    header: what the file says about itself, where it is one of ours. projection: tensors of a projection head, which
-    no model has.
+    """A state dict as stored in a file. entry: its key in the file; None: the file is the dict itself. others:
+    further entries with weights. inert: classes in the file whose objects were not rebuilt. header: our header, if
+    the file has one. projection: tensors of a projection head, which models do not have.
     """
 
     source: str
@@ -77,9 +75,9 @@ class State:
 
 @dataclass
 class Report:
-    """The report of every tensor. Printed: five lines, and one on the classes where their numbers have a meaning.
+    """The report on every tensor. Printed as five lines, plus one for the classes if class indices have a meaning.
 
-    prefix: removed from the front of every name. classes: what the numbers of the classes stand for.
+    prefix: removed from every name. classes: meaning of the class indices.
     """
 
     source: str
@@ -115,16 +113,16 @@ class Report:
 def read_state(
     source: str | Path | Mapping[str, Any], *, entry: str | None = None, verify: bool = True
 ) -> State:
-    """The state dict of a file, under the names the file uses. Nothing in the file is executed.
+    """The state dict of a file, with the names of the file. No code in the file is executed.
 
     Args:
-        source: a file of `torch.save` of any age, a safetensors file, a folder as `save_pretrained` of timm or
-            the Hugging Face hub leave it, or a state dict.
+        source: a file from `torch.save` of any version, a safetensors file, a folder from `save_pretrained` of timm
+            or the Hugging Face hub, or a state dict.
         entry: the key of the weights in the file ("state_dict_ema", ...); None: the first of `ENTRIES`.
-        verify: compare the checksums that the file holds, if it holds any.
+        verify: compare the checksums in the file, if any.
 
     Raises:
-        BadFile: if the file is damaged, needs code, or holds no weights.
+        BadFile: if the file is damaged, requires running code, or has no weights.
         OSError: if it cannot be opened.
     """
     if isinstance(source, Mapping):
@@ -153,23 +151,23 @@ def load_into(
     layouts: Mapping[str, Names] | None = None,
     verify: bool = True,
 ) -> Report:
-    """Put weights of any known layout into a model. The model is changed only if everything fits.
+    """Load weights of any known layout into a model. The model changes only if everything fits.
 
     Args:
-        model: a backbone of this package, or anything that holds one.
-        source: what `read_state` reads, or what it returned.
-        layout: "ours", "official", "timm", ...; None: the one whose names fit the model best.
+        model: a backbone of this package, or a module that contains one.
+        source: a source for `read_state`, or its result.
+        layout: "ours", "official", "timm", ...; None: the layout whose names fit the model best.
         entry: as in `read_state`.
-        allow: shell patterns of names, theirs or ours, that may be missing or too many ("head.*").
+        allow: shell patterns of names, in either layout, that may be missing or unexpected ("head.*").
         layouts: more layouts to try, by name (those of dense heads).
         verify: compare the checksums of the file, and compute the fingerprint of the weights.
 
     Returns:
-        What was matched, renamed, resized, dropped and missing.
+        A report: matched, renamed, resized, dropped and missing tensors.
 
     Raises:
         BadFile: if the file is damaged, or does not fit the model; the tensors are named.
-        ValueError: if there is no such layout.
+        ValueError: for an unknown layout.
     """
     state = source if isinstance(source, State) else read_state(source, entry=entry, verify=verify)
     target = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
@@ -200,10 +198,10 @@ def load_into(
 def rename(
     tensors: Mapping[str, Tensor], family: str, layout: str, layouts: Mapping[str, Names] | None = None
 ) -> dict[str, Tensor]:
-    """Weights under our names -> the same under the names of `layout`, for a program that expects those.
+    """Rename weights from our names to those of `layout`.
 
     Raises:
-        ValueError: if the family has no such layout.
+        ValueError: if the family does not have that layout.
     """
     known = {**weights.LAYOUTS.get(family, {}), **(layouts or {})}
     if layout not in known:
@@ -220,10 +218,10 @@ def family_of(model: nn.Module) -> str:
 
 
 def config_of(folder: str | Path) -> dict[str, Any]:
-    """The content of `config.json` in a folder of timm or of the hub; {} where there is none.
+    """`config.json` in a folder from timm or the hub; {} if there is none.
 
     Raises:
-        BadFile: if it is no JSON object.
+        BadFile: if it is not a JSON object.
     """
     path = Path(folder) / "config.json"
     if not path.is_file():
@@ -245,7 +243,7 @@ def _file_of(folder: Path) -> Path:
 
 
 def _unwrap(value: Any, source: str, entry: str | None, inert: tuple[str, ...] = ()) -> State:
-    """The weights inside what a training program saved."""
+    """The state dict inside the object that a training program saved."""
     if not isinstance(value, Mapping):
         raise BadFile(f"{source} holds no state dict but {type(value).__name__}.")
     value = from_vissl(value)
@@ -274,7 +272,7 @@ def _is_state(value: Any) -> bool:
 
 
 class _Same:
-    """Our own names."""
+    """The identity layout: our own names."""
 
     def to_ours(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return dict(state)
@@ -290,7 +288,7 @@ def _layouts(model: nn.Module, more: Mapping[str, Names]) -> dict[str, Names]:
 def _recognise(
     state: State, target: Mapping[str, Tensor], layouts: Mapping[str, Names], layout: str | None
 ) -> tuple[str, dict[str, Tensor], int]:
-    """The layout whose translation has most names (then shapes) of the model, the translation, how many renamed."""
+    """The layout that matches most names (then shapes) of the model, its translation, and the count of renamed."""
     if layout is not None and layout not in layouts:
         raise ValueError(f"Unknown layout {layout!r}.{suggestion(layout, layouts)}")
     best: tuple[tuple[int, int, int], str, dict[str, Tensor], int] | None = None
@@ -313,7 +311,7 @@ def _recognise(
 
 
 def _stripped(tensors: Mapping[str, Tensor]) -> Iterable[dict[str, Tensor]]:
-    """The names as they are, without the wrapper of parallel training, and without that of a detector."""
+    """Candidates: the names as stored, without the prefix of parallel training, without that of a detector."""
     plain, _, _ = stripped(tensors)
     yield plain
     if any(key.startswith("backbone.") for key in plain):
@@ -321,10 +319,10 @@ def _stripped(tensors: Mapping[str, Tensor]) -> Iterable[dict[str, Tensor]]:
 
 
 def stripped(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str, list[str]]:
-    """A state dict without what training programs add.
+    """Remove prefixes and counters that training programs add.
 
     Returns:
-        The state dict, the prefix that all of its names had, and the names of counters of averages.
+        The state dict, the prefix shared by all names, and the names of EMA counters.
     """
     counters = [key for key in tensors if key.rsplit(".", 1)[-1] in AVERAGE_COUNTERS]
     plain = {key: value for key, value in tensors.items() if key not in counters}
@@ -340,14 +338,14 @@ def stripped(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str, lis
 
 
 def _fit_head(named: dict[str, Tensor], target: Mapping[str, Tensor], report: Report) -> None:
-    """A classifier with other classes gets a fresh head; one without classes takes none."""
+    """Drop classifier tensors for another number of classes; drop them all for a model without classes."""
     theirs, ours = named.get(HEADS[0]), target.get(HEADS[0])
     if theirs is None or not any(key.startswith("backbone.") for key in target):
         return
     if ours is None and not any(key.startswith("head.") for key in target):
         report.dropped += [f"{key} (no head)" for key in HEADS if named.pop(key, None) is not None]
     elif ours is not None and theirs.shape[0] != ours.shape[0]:
-        change = f"{theirs.shape[0]} classes, {ours.shape[0]} asked for"
+        change = f"{theirs.shape[0]} classes, the model has {ours.shape[0]}"
         report.dropped += [f"{key} ({change})" for key in HEADS if named.pop(key, None) is not None]
         report.missing += [f"{key} (fresh)" for key in HEADS if key in target]
 
@@ -355,7 +353,7 @@ def _fit_head(named: dict[str, Tensor], target: Mapping[str, Tensor], report: Re
 def _fit_stem(
     named: dict[str, Tensor], target: Mapping[str, Tensor], model: nn.Module, report: Report
 ) -> None:
-    """The first convolution for images with other channels: summed for one, repeated and scaled for more."""
+    """Adapt the first convolution to other input channels: summed for one, repeated and scaled for more."""
     backbone = next(m for m in model.modules() if isinstance(m, Backbone))
     convs = (
         n for n, m in model.named_modules() if isinstance(m, nn.Conv2d) and m.in_channels == backbone.in_chans
@@ -373,7 +371,7 @@ def _fit_stem(
 
 
 def _image_size(state: State) -> int | tuple[int, int] | None:
-    """The image size in the header of a file of ours; None: it has none."""
+    """The image size in the header of our file; None: no header."""
     size = state.header.options.get("image_size") if state.header else None
     return (size[0], size[1]) if isinstance(size, (list, tuple)) else size
 
@@ -385,9 +383,9 @@ def _fit_tables(
     image_size: int | tuple[int, int] | None,
     report: Report,
 ) -> None:
-    """Position embeddings and relative bias tables at the model's image size, bicubic.
+    """Resize position embeddings and relative bias tables to the model's image size, bicubic.
 
-    image_size: the one the weights were set up for; None: a square one.
+    image_size: that of the weights; None: square.
     """
     backbone = next(m for m in model.modules() if isinstance(m, Backbone))
     patches = getattr(backbone, "patch_embed", None)
@@ -413,7 +411,7 @@ def _fit_tables(
 def _check(
     named: dict[str, Tensor], target: Mapping[str, Tensor], report: Report, allow: Sequence[str]
 ) -> None:
-    """What is left must agree, name by name and shape by shape; what is allowed is taken out and reported."""
+    """Check that the remaining names and shapes agree; allowed differences are removed and reported."""
     fresh = {text.removesuffix(" (fresh)") for text in report.missing}
     surplus = [key for key in named if key not in target]
     missing = [key for key in target if key not in named and key not in fresh]

@@ -1,7 +1,7 @@
-"""Checkpoints of DINO runs: of the authors' code, of VISSL, of this package, and from one to the other.
+"""Checkpoints of DINO runs: authors' code, VISSL and this package, and conversions between them.
 
 The authors' `checkpoint.pth` holds `student` (module.backbone.X, module.head.Y), `teacher` (the same, without
-`module.` for networks without BatchNorm), `dino_loss` = {center} and `epoch`, the next one to run. Nothing in a file
+`module.` for networks without BatchNorm), `dino_loss` = {center} and `epoch` (the next epoch). No code in a file
 is executed.
 Source: facebookresearch/dino@7c446df main_dino.py; facebookresearch/vissl.
 """
@@ -22,7 +22,7 @@ from tetravit.weights.fileformat import BadFile
 
 PROJECTION = re.compile(r"head\.(mlp\.(\d+\.)?\w+|last_layer\.[\w.]+)")
 NETWORKS = ("teacher", "student")
-# How newer versions of torch name the two parts of a weight norm.
+# Names of the two weight-norm tensors in newer versions of torch.
 PARTS = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
 
 
@@ -36,7 +36,7 @@ class Network:
 
 @dataclass(frozen=True)
 class FullCheckpoint:
-    """Both networks of a run, the centre (1, K), and the next epoch to run where the file says it."""
+    """Both networks of a run, the centre (1, K), and the next epoch if the file has it."""
 
     teacher: Network
     student: Network
@@ -70,7 +70,7 @@ def read_full(path: str | Path) -> FullCheckpoint:
 
 
 def network(state: Mapping[str, Any]) -> Network:
-    """A state dict of the authors' wrapper -> its two parts; prefixes are removed at the beginning only."""
+    """A state dict of the authors' wrapper -> backbone and head; prefixes are removed at the start of names only."""
     backbone: dict[str, Tensor] = {}
     head: dict[str, Tensor] = {}
     for key, value in state.items():
@@ -93,10 +93,10 @@ def write_full(
     """Write the state of a task `dino` as the authors' full checkpoint, without an optimizer.
 
     Args:
-        state: of the task: model.*, head.*, teacher.*, teacher_head.*, center.
-        names: from our names of the backbone to the authors'.
-        epoch: the next one to run.
-        batch_norm: whether the network has BatchNorm: then the teacher's names begin with `module.` too.
+        state: state dict of the task: model.*, head.*, teacher.*, teacher_head.*, center.
+        names: map from our backbone names to the authors'.
+        epoch: the next epoch.
+        batch_norm: whether the network has BatchNorm: then the teacher's names start with `module.` too.
     """
     saved: dict[str, Any] = {"epoch": epoch, "dino_loss": {"center": state["center"].clone()}}
     for name, model, head in (("student", "model.", "head."), ("teacher", "teacher.", "teacher_head.")):
@@ -110,7 +110,7 @@ def write_full(
 
 
 def without_projection(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """A state dict without the tensors of a projection head, and the names of those."""
+    """A state dict without projection-head tensors, and the names of those tensors."""
     if not any("last_layer." in name for name in tensors):
         return dict(tensors), ()
     names = tuple(
@@ -120,10 +120,10 @@ def without_projection(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor]
 
 
 def from_vissl(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    """VISSL's checkpoint under the authors' entries; every other value as it is.
+    """VISSL's checkpoint with the entries of the authors' checkpoint; other values unchanged.
 
-    The student is `classy_state_dict.base_model.model`, its parts `trunk` and `heads`; the teacher lies in `loss`
-    with the prefix `momentum_teacher.`, its head is `heads.0.*` with the last layer `prototypes0`.
+    The student is `classy_state_dict.base_model.model` with the parts `trunk` and `heads`; the teacher is in `loss`
+    with the prefix `momentum_teacher.`; its head is `heads.0.*` with `prototypes0` as last layer.
     """
     inside = value.get("classy_state_dict")
     if not isinstance(inside, Mapping):

@@ -1,7 +1,7 @@
-"""A recipe for the loop of another library: its task, batches, optimizer, schedules, average and scores.
+"""A recipe for the training loop of another library: task, batches, optimizer, schedules, EMA and scores.
 
-A step is the same function of the recipe and of its number as in `tetravit.train`, so the losses of one process are
-equal to the bit. The other library repeats steps, moves tensors between processes and writes checkpoints.
+A step is the same function of the recipe and the step number as in `tetravit.train`, so losses on one process are
+bitwise equal. The other library runs the loop, moves tensors between processes and writes checkpoints.
 """
 
 from collections.abc import Iterator, Sequence
@@ -40,7 +40,7 @@ def read_recipe(source: str | Path | Recipe, overrides: dict[str, Any]) -> Recip
     """A recipe by name, file, TOML text (of several lines) or as an object, with overrides as in `tetravit.train`.
 
     Raises:
-        ValueError: in one line, for anything in it that is unknown or not possible.
+        ValueError: in one line, for an unknown or impossible setting.
     """
     changes = as_overrides(overrides)
     if isinstance(source, Recipe):
@@ -52,32 +52,32 @@ def read_recipe(source: str | Path | Recipe, overrides: dict[str, Any]) -> Recip
 
 @dataclass
 class Micro:
-    """One micro-batch of a step. index: which of `step`, all those of this rank."""
+    """One micro-batch. index: number of the step; `step`: all micro-batches of this rank in that step."""
 
     batch: Batch
     index: int
     step: Sequence[Batch]
 
     def to(self, device: torch.device, memory_format: torch.memory_format | None) -> "Micro":
-        """The same with its images on `device`; the targets of the others stay where they are."""
+        """The same with its images on `device`; targets of the other micro-batches stay on their device."""
         return Micro(self.batch.to(device, memory_format), self.index, self.step)
 
 
 class RecipeRun:
-    """The objects of a recipe, and what surrounds a step.
+    """The objects built from a recipe, and the functions around a step.
 
     Args:
-        recipe: what to run; its sections `[run]` strategy, saving and logging are the other library's.
+        recipe: its `[run]` keys for strategy, saving and logging are ignored: the other library does these.
 
-    `begin` comes first, once the processes are known.
+    Call `begin` first, after the process group exists.
 
     Raises:
-        ValueError: for anything in the recipe that is not possible.
+        ValueError: for an impossible setting of the recipe.
     """
 
     def __init__(self, recipe: Recipe) -> None:
         self.objects = build(recipe, World())
-        self.objects.ema = None  # made by `begin`, where the weights are
+        self.objects.ema = None  # created by `begin`, on the device of the weights
         self.recipe, self.task = self.objects.recipe, self.objects.task
         self.world = World()
         self.loader: TrainLoader = self.objects.loader
@@ -88,7 +88,7 @@ class RecipeRun:
 
     @property
     def accumulate(self) -> int:
-        """Micro-batches of a step."""
+        """Micro-batches of one step."""
         return self.recipe.run.accumulate
 
     @property
@@ -103,7 +103,7 @@ class RecipeRun:
         """Take this process's share of the data; the process group exists where there are several.
 
         Raises:
-            ValueError: if the batch does not divide.
+            ValueError: if the batch size is not divisible by the number of processes.
         """
         control = dist.new_group(backend="gloo") if size > 1 else None
         self.world = World(device, rank, size, control)
@@ -118,7 +118,7 @@ class RecipeRun:
             self.task.model.compile()
 
     def begin(self) -> None:
-        """Begin the average of the weights, which are on their device now; and copies of buffers, for bad steps."""
+        """Start the EMA of the weights on their device, and copies of buffers to restore after bad steps."""
         settings, self._guard = self.recipe.optim, Guard(self.task, self.world.device, lag=0)
         if settings.ema and self.ema is None:
             self.ema = Ema(self.task.model, settings.ema, settings.ema_warmup)
@@ -128,7 +128,7 @@ class RecipeRun:
 
     @contextmanager
     def around(self, micro: Micro, step: int) -> Iterator[None]:
-        """Around the forward and backward pass of a micro-batch: random numbers, and losses over a whole step."""
+        """Context of a micro-batch's forward and backward pass: its random state, and loss scaling over a step."""
         seed, world = self.recipe.run.seed, self.world
         if micro.index == 0 and self._guard is not None:
             self._guard.before(step)
@@ -142,18 +142,18 @@ class RecipeRun:
             yield
 
     def optimizer(self) -> Optimizer:
-        """The optimizer of the recipe over the parameters that train."""
+        """The optimizer of the recipe over the trainable parameters."""
         return optim.build(self.task, self.recipe.optim)
 
     def schedule(self, optimizer: Optimizer) -> "RecipeSchedule":
-        """Sets the learning rate and the other scheduled settings; `step()` after every step of the optimizer."""
+        """Sets the learning rate and the other scheduled settings; call `step()` after each optimizer step."""
         return RecipeSchedule(optimizer, self)
 
     def before_update(self, optimizer: Optimizer, step: int, loss: Tensor, names: Sequence[str]) -> Tensor:
-        """Clip, and stop before a value that is not finite reaches the weights; returns the norm.
+        """Clip gradients, and raise before a non-finite value reaches the weights; returns the norm.
 
         Raises:
-            NotFinite: on every rank, where the loss or the gradient of one is not finite.
+            NotFinite: on every rank, if the loss or a gradient on any rank is not finite.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -170,14 +170,14 @@ class RecipeRun:
         return norm
 
     def after_update(self, step: int) -> None:
-        """Update the average of the weights and what the task keeps beside them."""
+        """Update the EMA of the weights and the other state of the task."""
         if self.ema is not None:
             self.ema.update(step)
         good = torch.ones((), dtype=torch.bool, device=self.task.device)
         self.task.after_update(self.progress(step), good)
 
     def scores(self) -> dict[str, float]:
-        """The scores of the recipe's protocol over all ranks; those of the averaged weights begin with "ema_"."""
+        """Scores of the recipe's protocol over all ranks; those of the EMA weights are prefixed with "ema_"."""
         if self.loaders is None:
             return {}
         values: dict[str, float] = {}
@@ -197,7 +197,7 @@ class RecipeRun:
         """Write a weights file that `tetravit.load` reads; on rank 0.
 
         Raises:
-            ValueError: for averaged weights of a recipe without them.
+            ValueError: for EMA weights of a recipe without an EMA.
         """
         if weights not in ("raw", "ema"):
             raise ValueError(f"weights is 'raw' or 'ema'; got {weights!r}.")
@@ -219,14 +219,14 @@ class RecipeSchedule(LRScheduler):
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float | Tensor]:
-        """The learning rate of each group at step `last_epoch`; sets the other settings."""
+        """The learning rate of each group at step `last_epoch`; also sets the other scheduled settings."""
         step = self.last_epoch
         others = {name: value(step) for name, value in self._others.items()}
         optim.set_values(self.optimizer, self._rate(step), others)
         return [group["lr"] for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of steps; all else follows from the recipe."""
+        """The number of steps; the remaining state follows from the recipe."""
         return {"last_epoch": self.last_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What is to be done: the units of a folder or of shards, and where their results go. No torch."""
+"""The plan of a bulk job: units of a folder or of shards, and where their results go. Imports no torch."""
 
 import json
 import os
@@ -11,14 +11,14 @@ from tetravit.files import read_json, replace_file, write_json
 
 PLAN, FILES = "plan.json", "files.txt"
 VERSION = 1
-UNIT = 1000  # files of a unit
+UNIT = 1000  # files per unit
 
 Verb = Literal["embed", "predict"]
 
 
 @dataclass(frozen=True)
 class Unit:
-    """Images that are done together. part: of shards; "": of files. first, count: the images it has."""
+    """Images that are processed together. part: the shard; "": files. first, count: range of images."""
 
     name: str
     part: str
@@ -28,9 +28,9 @@ class Unit:
 
 @dataclass(frozen=True)
 class Plan:
-    """The work on one set of images.
+    """One bulk job.
 
-    folder: of the results. data: of the images. options: of the predictor. batch: images per call of the model.
+    folder: for the results. data: the images. options: of the predictor. batch: images per call of the model.
     """
 
     verb: Verb
@@ -43,14 +43,14 @@ class Plan:
     accept_license: bool = False
 
     def file(self, unit: Unit) -> Path:
-        """Where the results of a unit go; it is there when they are complete."""
+        """Result file of a unit; it exists once the unit is complete."""
         return self.folder / f"{unit.name}.parquet"
 
     def unfinished(self, only: str | None = None) -> list[Unit]:
-        """Units without a result. only: "I/N", every N-th from the I-th on, counted from 0.
+        """Units without a result. only: "I/N", every N-th unit from the I-th, counted from 0.
 
         Raises:
-            ValueError: if `only` is another text.
+            ValueError: if `only` is malformed.
         """
         units: Sequence[Unit] = self.units
         if only is not None:
@@ -61,7 +61,7 @@ class Plan:
         return [unit for unit in units if not self.file(unit).exists()]
 
     def names(self, unit: Unit) -> list[str]:
-        """The files of a unit, relative to the data."""
+        """Files of a unit, relative to the data folder."""
         lines = (self.folder / FILES).read_text(encoding="utf-8", errors="surrogateescape").split("\n")
         return [json.loads(line) for line in lines[unit.first : unit.first + unit.count]]
 
@@ -77,10 +77,10 @@ def make_plan(
     options: dict[str, Any] | None = None,
     accept_license: bool = False,
 ) -> Plan:
-    """The plan of a call, written into the folder of the results; of a call that was begun, the one it wrote.
+    """The plan of a job, written into the result folder; a job that was started before keeps its plan.
 
     Raises:
-        ValueError: if there is no image, or the folder holds the results of another call.
+        ValueError: if there are no images, or the folder holds the results of another job.
     """
     from tetravit.data.config import absolute
     from tetravit.data.storage import is_local
@@ -102,7 +102,7 @@ def make_plan(
     if kept and {name: kept.get(name) for name in wanted} != wanted:
         other = next(name for name in wanted if kept.get(name) != wanted[name])
         raise ValueError(
-            f"{str(folder)!r} holds the results of another call: its {other} is {kept.get(other)!r}, not"
+            f"{str(folder)!r} holds the results of another job: its {other} is {kept.get(other)!r}, not"
             f" {wanted[other]!r}. Take another folder."
         )
     if not kept:
@@ -116,7 +116,7 @@ def make_plan(
 
 
 def _of_shards(data: str) -> list[Unit]:
-    """A unit for each shard; none where there are no shards."""
+    """One unit per shard; none without shards."""
     from tetravit.data.shards.index import find_meta, read_meta
     from tetravit.data.storage import is_local
 

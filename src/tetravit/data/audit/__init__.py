@@ -1,4 +1,4 @@
-"""`tetravit data check`: what is wrong with the files of a data set, before anything is trained on them."""
+"""`tetravit data check`: find faults in the files of a data set before training."""
 
 from tetravit.data.audit.check import Audit, check_data
 from tetravit.data.audit.findings import KINDS, Finding

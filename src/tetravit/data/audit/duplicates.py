@@ -1,20 +1,20 @@
-"""Images that are there twice: the same bytes, or nearly the same picture."""
+"""Duplicate images: identical bytes, or nearly identical pictures."""
 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-NEAR = 3  # bits of 64 that near duplicates may differ in
-TINT = 12  # of 255: mean difference of their 4 x 4 colours at most
-BLOCKS = 4  # of 16 bits: two hashes that differ in at most 3 bits agree in one of 4 blocks
-CROWD = 64  # images of equal block that are compared with each other; of more, each with the next ones
+NEAR = 3  # maximum Hamming distance of 64-bit hashes of near duplicates
+TINT = 12  # maximum mean difference of their 4 x 4 colours, of 255
+BLOCKS = 4  # 16 bits each: hashes at distance 3 or less agree in at least one block
+CROWD = 64  # largest set with an equal block in which all pairs are compared; in a larger one, near neighbours only
 
 
 ONES = np.array([bin(i).count("1") for i in range(256)], dtype=np.uint8)
 
 
 def exact(hashes: Sequence[str]) -> Iterator[list[int]]:
-    """Groups of positions with the same hash, two or more each, in the order of their first."""
+    """Groups of positions with equal hashes, two or more each, ordered by first position."""
     groups: dict[str, list[int]] = {}
     for i, value in enumerate(hashes):
         groups.setdefault(value, []).append(i)
@@ -46,5 +46,5 @@ def near(looks: np.ndarray, tints: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _bits(values: np.ndarray) -> np.ndarray:
-    """How many bits are set in each of (N,) uint64."""
+    """Number of set bits of each of (N,) uint64."""
     return np.asarray(ONES[np.ascontiguousarray(values).view(np.uint8).reshape(-1, 8)].sum(axis=1))

@@ -1,4 +1,4 @@
-"""Data sets by name, one per file. To add one: see CONTRIBUTING.md, "A data set"."""
+"""Data sets by name, one per file. How to add one: ARCHITECTURE.md, "Where do I add ...?"."""
 
 from tetravit.data.datasets.base import Dataset, kind_of
 from tetravit.registry import discover

@@ -1,7 +1,7 @@
 """Stanford Cars (Krause et al. 2013), read by torchvision from the authors' files.
 
-ROOT/stanford_cars holds `cars_train`, `cars_test`, `devkit` and `cars_test_annos_withlabels.mat`. 8,144 images
-train, the 8,041 of the test part validate.
+ROOT/stanford_cars contains `cars_train`, `cars_test`, `devkit` and `cars_test_annos_withlabels.mat`. The 8,144
+training images are "train", the 8,041 test images "val".
 """
 
 import numpy as np
@@ -17,11 +17,11 @@ class Cars(Dataset):
     """Images of 196 makes of cars.
 
     Args:
-        root: the folder that holds `stanford_cars`.
+        root: the folder that contains `stanford_cars`.
         split: "train" or "val".
 
     Raises:
-        ValueError: if files are missing, or scipy, which reads them, is not installed.
+        ValueError: if files are missing, or scipy (needed to read the labels) is not installed.
     """
 
     needs_root = True

@@ -1,12 +1,11 @@
-"""1,797 handwritten digits, 8 x 8 pixels, inside the package: real images without a download.
+"""1,797 handwritten digits, 8 x 8 pixels, included in the package: real images without a download.
 
 The test part of "Optical Recognition of Handwritten Digits" (E. Alpaydin, C. Kaynak, 1998, UCI Machine
 Learning Repository, archive.ics.uci.edu/dataset/80, CC BY 4.0), in the order in which scikit-learn ships it. Values
-0..16 are stored as value * 255 / 16. The scans come in one sheet of 45 per row, their labels in a text
-file.
+0..16 are stored as value * 255 / 16. The scans are one PNG sheet with 45 per row; labels are in a text file.
 
-Of the scans of one class, in order, the third of every five is held out: 1,438 to train, 359 to validate.
-Both parts hold digits of the same 13 writers, so the score measures new scans, not new writers.
+Of the scans of a class, in order, the third of every five is in "val": 1,438 train, 359 val. Both splits contain
+digits of the same 13 writers, so the score measures new scans, not new writers.
 """
 
 from importlib.resources import files

@@ -1,7 +1,7 @@
 """iNaturalist 2018 and 2019 (Van Horn et al. 2018): 8,142 and 1,010 species, as the competitions published them.
 
-ROOT holds `train2018.json`, `val2018.json` and `train_val2018/...`, or the same of 2019. torchvision reads the
-image folders without the competition's split; the split is read here, from the annotation files.
+ROOT contains `train2018.json`, `val2018.json` and `train_val2018/...`, or the same for 2019. torchvision ignores the
+competition's split; here it is read from the annotation files.
 """
 
 import json
@@ -17,15 +17,15 @@ from tetravit.structures import Sample
 
 
 class INaturalist(Dataset):
-    """Images of species; classes in the order of their numbers in the training annotations.
+    """Images of species; classes in the order of the category ids of the training annotations.
 
     Args:
-        root: the folder that holds the annotations and the images.
+        root: the folder that contains the annotations and the images.
         split: "train" or "val".
         fraction: keep the first share of each class, in (0, 1]; the validation part is always whole.
 
     Raises:
-        ValueError: if the annotations are missing, cannot be read, or name other species to train than to validate.
+        ValueError: if annotations are missing or unreadable, or train and val have different species.
     """
 
     year: ClassVar[int]

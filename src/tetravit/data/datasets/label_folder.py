@@ -1,11 +1,12 @@
-"""Your own images and label maps, in folders.
+"""Semantic segmentation data in folders: images and label maps.
 
-ROOT/classes.txt                    a class per line, in the order of their numbers; or labelmap.txt, class_dict.csv
+ROOT/classes.txt one class per line, in label order; or labelmap.txt, class_dict.csv
 ROOT/images/{train,val}/**/NAME.jpg
-ROOT/labels/{train,val}/**/NAME.png a number per pixel; 255: no class
+ROOT/labels/{train,val}/**/NAME.png one label per pixel; 255 is ignored
 
-The parts may also be ROOT/{train,val}/images and .../labels, the label maps be called masks or annotations, and each
-NAME_mask.png. Where the list of classes has a colour for each (NAME R G B), label maps may be pictures of them.
+The splits may also be ROOT/{train,val}/images and .../labels. The folder of label maps may be called masks or
+annotations, a label map NAME_mask.png. If the class list gives a colour per class (NAME R G B), label maps may be
+colour-coded.
 """
 
 import os
@@ -25,22 +26,22 @@ LABELS = ("labels", "masks", "annotations", "label", "mask", "labelmaps", "segme
 
 
 class LabelFolder(LabelMaps):
-    """A folder of your own: images, label maps and the names of their classes.
+    """A folder with images, label maps and a list of class names.
 
     Args:
-        root: the folder, see above.
+        root: the folder; its layout is at the top of this file.
         split: "train", "val" or "test".
-        first: the number that the first class has in the files; smaller ones are no class.
-        values: the numbers of the classes in the files, in their order ([0, 255]); None: they count from `first`.
-        colours: of the classes, where label maps are pictures: {name: [R, G, B]}, or a list in their order; None: as
-            the list of classes has them.
-        label_names: what the label map of an image is called ("{name}_mask.png"); None: as the image, or with one
-            addition that is the same for all.
-        orientation: whether label maps of images with an EXIF rotation fit the "upright" or the "stored" pixels.
-        parts: where the images of the parts lie; their label maps lie beside them, under the other name.
+        first: label of the first class in the label maps; smaller labels are ignored.
+        values: labels of the classes in the label maps, in class order ([0, 255]); None: consecutive from `first`.
+        colours: class colours of colour-coded label maps: {name: [R, G, B]}, or a list in class order; None: those of
+            the class list.
+        label_names: name pattern of label maps ("{name}_mask.png"); None: the name of the image, or that name with
+            one suffix shared by all files.
+        orientation: whether label maps of images with an EXIF rotation match the "upright" or the "stored" pixels.
+        parts: folders of images per split; label maps lie in the matching folder of labels.
 
     Raises:
-        ValueError: if the folder lacks something, an option is out of range, or label maps do not fit the classes.
+        ValueError: if a file or folder is missing, an option is out of range, or labels do not match the classes.
     """
 
     def __init__(
@@ -91,10 +92,10 @@ class LabelFolder(LabelMaps):
 
 
 def _folders(root: Path, place: Place) -> list[tuple[Path, Path]]:
-    """The folders of images and of label maps of a part.
+    """The image folder and the label folder of a split.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if they do not exist.
     """
     if place.given:
         return [_given(Path(path), place.part) for path in place.given]
@@ -117,7 +118,7 @@ def _folders(root: Path, place: Place) -> list[tuple[Path, Path]]:
 
 
 def _given(folder: Path, part: str) -> tuple[Path, Path]:
-    """The folders that a folder holds; or itself, and the one that has the name of label maps in its path."""
+    """Subfolders of a folder; if it has none, the folder itself and its counterpart with label maps."""
     if not folder.is_dir():
         raise ValueError(f"data.{part} names {str(folder)!r}, which is no folder.")
     images, labels = _named(folder, IMAGES), _named(folder, LABELS)
@@ -133,7 +134,7 @@ def _given(folder: Path, part: str) -> tuple[Path, Path]:
 
 
 def _named(folder: Path, names: Sequence[str]) -> Path | None:
-    """The folder in `folder` with the first of some names, in any letters."""
+    """The first subfolder of `folder` whose name is one of some names, ignoring case."""
     there = {name.lower(): name for name in folders_below(folder)}
     return next((folder / there[name] for name in names if name in there), None)
 

@@ -1,4 +1,4 @@
-"""Drawn shapes, as label maps and as objects: no folder, no download. See `data.shapes`."""
+"""Drawn shapes with label maps or objects; generated, no download. See `data.shapes`."""
 
 import numpy as np
 import torch
@@ -7,21 +7,21 @@ from tetravit.data.datasets.base import Dataset, Root, Split, check_split, no_ro
 from tetravit.data.shapes import CLASSES, SEGMENTS, SMALLEST, Drawing, draw
 from tetravit.structures import Sample, Target
 
-COUNTS = {"train": 20_000, "val": 200}  # drawings, where no number is given
+COUNTS = {"train": 20_000, "val": 200}  # default number of drawings
 
 
 class Shapes(Dataset):
-    """Drawings by number, uint8 (3, size, size), drawn on access.
+    """Drawings by index, uint8 (3, size, size), drawn on access.
 
     Args:
         root: None; the set has no folder.
         split: "train" or "val".
         size: side in pixels.
-        count: how many; None: 20,000 to train, 200 to validate.
-        most: shapes in a drawing, at most.
+        count: number of drawings; None: 20,000 train, 200 val.
+        most: maximum number of shapes in a drawing.
 
     Raises:
-        ValueError: for a root, an unknown split, sides below 32 pixels, no drawing or no shape.
+        ValueError: for a root, an unknown split, a side below 32 pixels, or counts below 1.
     """
 
     set_name: str
@@ -53,9 +53,9 @@ class Shapes(Dataset):
 
 
 class ShapesSeg(Shapes):
-    """Drawings of shapes, 9 classes of pixels; no download.
+    """Drawings of shapes for segmentation, 9 classes; no download.
 
-    Labels are uint8, places in `class_names`, and 255 where an outline runs through a pixel.
+    Labels are uint8 indices into `class_names`; 255 on pixels crossed by an outline.
     """
 
     kind = "segment"
@@ -69,9 +69,9 @@ class ShapesSeg(Shapes):
 
 
 class ShapesDet(Shapes):
-    """Drawings of shapes, 8 classes of objects with boxes and masks; no download.
+    """Drawings of shapes for detection, 8 classes with boxes and masks; no download.
 
-    A box is around what is seen of its object; areas are in pixels.
+    Boxes enclose the visible part of an object; areas are in pixels.
     """
 
     kind = "detect"

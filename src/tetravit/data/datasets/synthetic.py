@@ -1,4 +1,4 @@
-"""Images made from nothing, for dry runs, benchmarks and tests: a pattern per class under noise.
+"""Synthetic images for dry runs, benchmarks and tests: one pattern per class, with noise.
 
 Image i of a split is always the same.
 """
@@ -17,9 +17,9 @@ class Synthetic(Dataset):
 
     Args:
         root: None; the set has no folder.
-        split: "train" or "val": other noise, same patterns.
-        num_classes: how many patterns.
-        size: how many images; class i % num_classes.
+        split: "train" or "val": same patterns, different noise.
+        num_classes: number of patterns.
+        size: number of images; image i has class i % num_classes.
         image_size: side in pixels.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Where the model's input lies in the original picture, and maps brought back to it.
+"""Geometry between the original picture and the model's input; maps resampled onto the picture.
 
 Shapes: (H0, W0) the original picture, (Hi, Wi) the model's input, H W the grid of a map, (Ho, Wo) a picture to draw.
 """
@@ -19,10 +19,10 @@ Enlarging = Literal["smooth", "blocks", "published"]
 
 @dataclass(frozen=True)
 class View:
-    """The way from the original picture to the model's input: resized, then cropped.
+    """The transform from the original picture to the model's input: resize, then crop.
 
-    picture: (H0, W0). resized: height and width after resizing. offset: rows and columns that the crop cuts off above
-    and to the left. sides: (Hi, Wi).
+    picture: (H0, W0). resized: height and width after resizing. offset: rows and columns cropped at the top and left.
+    sides: (Hi, Wi).
     """
 
     picture: Size
@@ -32,7 +32,7 @@ class View:
 
     @property
     def seen(self) -> tuple[float, float, float, float]:
-        """The part of the picture that the model gets: left, top, right, bottom in pixels, edges of pixels."""
+        """The part of the picture inside the model's input: left, top, right, bottom as pixel edges."""
         edges = []
         for axis in (1, 0):
             scale = self.picture[axis] / self.resized[axis]
@@ -42,15 +42,15 @@ class View:
 
     @property
     def share(self) -> float:
-        """The share of the picture's pixels that the model gets."""
+        """The share of the picture's pixels inside the model's input."""
         left, top, right, bottom = self.seen
         return (right - left) * (bottom - top) / (self.picture[0] * self.picture[1])
 
     def to_input(self, x: float, y: float) -> tuple[float, float]:
-        """A pixel of the picture -> the same place in the model's input; both counted from 0 in the first pixel.
+        """Map a pixel of the picture to the model's input; coordinates count from 0 at the first pixel.
 
         Raises:
-            ValueError: for a pixel outside of the picture, or that the crop leaves out.
+            ValueError: for a pixel outside the picture or outside the crop.
         """
         height, width = self.picture
         if not (0 <= x < width and 0 <= y < height):
@@ -60,13 +60,13 @@ class View:
         left, top, right, bottom = self.seen
         if not (left <= x + 0.5 <= right and top <= y + 0.5 <= bottom):
             raise ValueError(
-                f"The query ({x:g}, {y:g}) lies in the part of the picture that the crop leaves out: the model gets"
+                f"The query ({x:g}, {y:g}) lies in the part of the picture outside the crop: the model's input covers"
                 f" x {left:.0f} to {right:.0f}, y {top:.0f} to {bottom:.0f}."
             )
         return (self._input(x, 1), self._input(y, 0))
 
     def to_picture(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
-        """A box in the model's input -> the same in the picture; both left, top, right, bottom, edges of pixels."""
+        """Map a box from the model's input to the picture; both left, top, right, bottom as pixel edges."""
         found = []
         for value, axis in zip(box, (1, 0, 1, 0), strict=True):
             inside = min(max(value, 0.0), float(self.sides[axis]))
@@ -79,17 +79,17 @@ class View:
         return (value + 0.5) * scale - 0.5 - self.offset[axis]
 
     def paint(self, map: Map, size: Size | None = None, how: Enlarging = "smooth") -> tuple[Tensor, Tensor]:
-        """A map on the picture.
+        """Resample a map onto the picture.
 
         Args:
-            map: one with places.
+            map: a spatial map.
             size: (Ho, Wo) of the result; None: of the original picture.
             how: "smooth": bilinear between the centres of the tokens. "blocks": the value of the nearest centre.
                 "published": as the authors' scripts draw them: token i covers [stride * i, stride * (i + 1)).
 
         Returns:
-            Values (slices, Ho, Wo) or (Ho, Wo), and where they are defined (Ho, Wo) bool: not outside of the crop,
-            nor where the model cuts off a remainder.
+            Values (slices, Ho, Wo) or (Ho, Wo), and a mask (Ho, Wo) bool of where they are defined: inside the crop
+            and inside the rows and columns that the model uses.
         """
         height, width = size or self.picture
         rows, has_row = self._axis(height, 0, map, how)
@@ -103,7 +103,7 @@ class View:
     def _axis(
         self, count: int, axis: int, map: Map, how: Enlarging
     ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-        """Of `count` places along an axis: the tokens on both sides and the share of the second; and which exist."""
+        """For `count` positions along an axis: the neighbouring tokens, the weight of the second, and validity."""
         places = (torch.arange(count, dtype=torch.float64) + 0.5) / count * self.resized[axis] - 0.5
         places = places - self.offset[axis]
         tokens = map.grid[axis]
@@ -120,7 +120,7 @@ class View:
 
 
 def view_of(picture: Size, p: Preprocess) -> View:
-    """The view of a picture of (height, width) that `p` prepares."""
+    """The view of a picture of (height, width) under the preprocessing `p`."""
     size = resized(picture, p)
     sides = p.sides if p.mode == "center" else size
     offset = (round((size[0] - sides[0]) / 2.0), round((size[1] - sides[1]) / 2.0))  # as center_crop rounds
@@ -128,18 +128,18 @@ def view_of(picture: Size, p: Preprocess) -> View:
 
 
 def whole_input(sides: Size) -> View:
-    """The view of a picture that is the model's input itself."""
+    """The view of a picture that is used as the model's input unchanged."""
     return View(sides, sides, (0, 0), sides)
 
 
 def uncropped(p: Preprocess, size: int | Literal["own"], picture: Size) -> Preprocess:
-    """The preprocessing that keeps all of a picture: its short side `size` pixels, or "own": as it is."""
+    """Preprocessing without a crop: the short side `size` pixels, or "own": the size of the picture."""
     side = min(picture) if size == "own" else size
     return replace(p, mode="fit", size=side, longest=None)
 
 
 def resampled(map: Map, like: Map) -> Tensor:
-    """The values of a map (H, W) at the centres of another's grid, bilinear, clamped at the border."""
+    """A map (H, W) sampled at the centres of another grid, bilinear, clamped at the border."""
     values = map.values
     for axis in (0, 1):
         at = (torch.arange(like.grid[axis]) * like.stride + like.centre - map.centre) / map.stride

@@ -1,4 +1,4 @@
-"""Images by name, or as Python objects."""
+"""Input images: by path or pattern, or as Python objects."""
 
 import glob
 import sys
@@ -19,13 +19,13 @@ LISTS = (".txt", ".lst")  # files of paths, one per line
 
 
 def gathered(images: Any) -> tuple[list[Source], bool]:
-    """Images as sources, and whether there is only one because only one was given.
+    """Images as sources, and whether a single image (not a list) was given.
 
     Args:
         images: a path, a pattern, a video, a Pillow image, an array, a tensor, or a list of them.
 
     Raises:
-        ValueError: for a place where there is nothing, or an object that is no image.
+        ValueError: if nothing exists at a path, or an object is not an image.
     """
     several = isinstance(images, (list, tuple)) or getattr(images, "ndim", 3) == 4
     sources: list[Source] = []
@@ -42,7 +42,7 @@ def _bytes(image: Tensor) -> Tensor:
 
 
 def _holds_several(images: Any) -> bool:
-    """Whether a name is that of a folder, a pattern, a list or a video."""
+    """Whether a name is a folder, a pattern, a list or a video."""
     if not isinstance(images, (str, Path)):
         return False
     path = Path(images)
@@ -50,14 +50,14 @@ def _holds_several(images: Any) -> bool:
 
 
 def find_images(places: Sequence[str | Path]) -> list[Path]:
-    """Files, folders (searched to the bottom), shell patterns and lists -> files, in order, each once.
+    """Files, folders (recursive), shell patterns and lists -> files, in order, without duplicates.
 
-    A file that is named counts whatever its ending, a video too; in a folder those count that end like an image. A
-    list is a .txt or .lst file with a path per line, relative to its own folder or to the working folder; "-" is a
-    list on standard input.
+    A file given by name is used whatever its extension, videos included; in folders, files with an image extension
+    are used. A list is a .txt or .lst file with one path per line, relative to its own folder or to the working
+    folder; "-" is a list on standard input.
 
     Raises:
-        ValueError: for a place where there is nothing.
+        ValueError: if nothing exists at a path.
     """
     paths: list[Path] = []
     for place in places:
@@ -90,7 +90,7 @@ def _listed(text: str, name: str, folder: Path) -> list[Path]:
     """The files of a list.
 
     Raises:
-        ValueError: for a line that is no file, or a list without one.
+        ValueError: for a line that is not a file, or an empty list.
     """
     files = []
     for number, line in enumerate(text.splitlines(), start=1):

@@ -39,7 +39,7 @@ def times() -> Times | None:
             user, nice, system, _, _, interrupt, soft, *rest = map(int, fields)
             busy += (
                 user + nice + system + interrupt + soft + sum(rest[:1])
-            ) / tick  # rest: stolen by other guests
+            ) / tick  # rest: steal time
     used = os.times()
     return Times(time.monotonic(), busy, used.user + used.system)
 
@@ -73,7 +73,7 @@ class Load:
 
 
 def free_threads(threads: int, others: float) -> int:
-    """How many of `threads` have a core of their own while others keep `others` cores busy; at least one."""
+    """How many of `threads` have a core to themselves while other processes use `others` cores; at least one."""
     return max(1, min(threads, round(len(cores()) - others)))
 
 

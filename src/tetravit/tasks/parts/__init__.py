@@ -1,1 +1,1 @@
-"""Pieces that several tasks share."""
+"""Functions shared by several tasks."""

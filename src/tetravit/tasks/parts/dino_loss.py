@@ -1,4 +1,4 @@
-"""The loss of DINO: each view of an image is to be assigned to the prototypes that the teacher chose for another.
+"""The DINO loss: cross-entropy between the teacher's output for one view and the student's for another.
 
 Rows are view-major: all images of view 0, then of view 1, and so on; views 0 and 1 are the global ones.
 
@@ -9,19 +9,19 @@ Source: facebookresearch/dino@7c446df main_dino.py.
 import torch
 from torch import Tensor
 
-GLOBALS = 2  # views of the teacher
+GLOBALS = 2  # global views, seen by the teacher
 
 
 def dino_loss(
     student: Tensor, teacher: Tensor, center: Tensor, *, teacher_temp: float, student_temp: float = 0.1
 ) -> Tensor:
-    """Cross-entropy between the teacher's and the student's assignments, over all pairs of different views.
+    """Cross-entropy between teacher and student assignments, over all pairs of different views.
 
     Args:
         student: logits (V B, K) of all views.
         teacher: logits (2 B, K) of the two global views; they get no gradient.
         center: (1, K), subtracted from the teacher's logits.
-        teacher_temp, student_temp: divisors of the logits in front of the softmax.
+        teacher_temp, student_temp: softmax temperatures.
 
     Raises:
         ValueError: if the rows are not those of two global and at least two views.
@@ -39,21 +39,21 @@ def dino_loss(
 
 @torch.no_grad()
 def assignments(teacher: Tensor, center: Tensor, temp: float) -> Tensor:
-    """The teacher's logits (2 B, K) -> its soft assignments (2, B, K), in float32."""
+    """Teacher logits (2 B, K) -> softmax targets (2, B, K), in float32."""
     return ((teacher.float() - center) / temp).softmax(dim=-1).unflatten(0, (GLOBALS, -1))
 
 
 def views_loss(views: Tensor, targets: Tensor, *, first: int, total: int, student_temp: float) -> Tensor:
-    """The share of some student views in the loss.
+    """The contribution of some student views to the loss.
 
     Args:
         views: logits (n, B, K) of views `first`, `first + 1`, ... of `total`.
-        targets: the teacher's assignments (2, B, K).
+        targets: teacher assignments (2, B, K).
     """
     pairs = GLOBALS * total - GLOBALS
     loss = views.new_zeros((), dtype=torch.float32)
     for v, logits in enumerate(views, first):
-        # A global view is compared with the other global view alone, a local one with both.
+        # A global view is compared with the other global view only, a local one with both.
         target = targets[1 - v] if v < GLOBALS else targets.sum(0)
         loss = loss - (target * (logits.float() / student_temp).log_softmax(dim=-1)).sum(-1).mean()
     return loss / pairs
