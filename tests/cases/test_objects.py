@@ -528,6 +528,6 @@ def test_a_validation_part_without_objects_is_said(tmp_path, caplog):
     file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
     dataset = read(tmp_path, "coco", "val")
     assert caplog.messages == [
-        f"{tmp_path / 'val2017'}: none of the 3 images has an object: false alarms alone are scored."
+        f"{tmp_path / 'val2017'}: none of the 3 images has an object: only false positives are scored."
     ]
     assert dataset.info.counts.tolist() == [0, 0]

@@ -1,1 +1,1 @@
-"""Images from disk to batches."""
+"""Data: from images on disk to batches."""

@@ -1,4 +1,4 @@
-"""`"crop(224) | flip | randaugment(2, 9) | erase(0.25)"` -> one callable."""
+"""Parse an augmentation such as `"crop(224) | flip | randaugment(2, 9) | erase(0.25)"` into one callable."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ Patch = tuple[int, int, Tensor]
 
 
 class Augment:
-    """Transforms one after the other: a uint8 image (C, Hi, Wi) -> a normalized float one."""
+    """A chain of transforms: uint8 image (C, Hi, Wi) -> normalized float image."""
 
     def __init__(self, text: str, steps: list[Transform]) -> None:
         self.text = text
@@ -31,33 +31,33 @@ class Augment:
 
     @property
     def normalize(self) -> Normalize:
-        """The step that makes pixels floats."""
+        """The step that normalizes."""
         return next(step for step in self.steps if isinstance(step, Normalize))
 
     @property
     def on_pixels(self) -> "Augment":
-        """The steps in front of `normalize`: uint8 images, for `finished`."""
+        """The steps before `normalize`: a uint8 image, as input of `finished`."""
         steps = self.steps[: self.steps.index(self.normalize)]
         return Augment(self.text, steps)
 
     @property
     def erases(self) -> bool:
-        """Whether a step follows on `normalize`."""
+        """Whether any step follows `normalize`."""
         return self.steps[-1] is not self.normalize
 
     @property
     def can_finish_later(self) -> bool:
-        """Whether all that follows on `normalize` is `erase`, so that a batch can be finished on its device."""
+        """Whether `erase` is the only step after `normalize`, so that a batch can be finished on its device."""
         return all(isinstance(step, Erase) for step in self.steps[self.steps.index(self.normalize) + 1 :])
 
     def finished(self, drawn: Sequence[Sequence[Patch]]) -> Finish:
-        """The finish of a batch. drawn: of each image the rectangles of `patches`."""
+        """Normalize and erase a batch. drawn: the rectangles from `patches`, per image."""
         normalize = self.normalize
         patches = [(row, *patch) for row, some in enumerate(drawn) for patch in some]
         return Finish(normalize.mean, normalize.std, patches)
 
     def patches(self, image: Tensor) -> list[Patch]:
-        """What the steps after `normalize` erase of an image, drawn as they draw it: top, left, values (C, h, w)."""
+        """The rectangles that `erase` fills in an image, with the same random draws: top, left, values (C, h, w)."""
         drawn = []
         for step in self.steps[self.steps.index(self.normalize) + 1 :]:
             box = step.make_params([image])["box"]
@@ -77,16 +77,16 @@ def parse(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
 ) -> Augment:
-    """Read an augmentation.
+    """Parse an augmentation.
 
-    `normalize` need not be written: it is put before the first step that works on normalized values
-    (`erase`), or at the end.
+    `normalize` may be omitted: it is inserted before the first step that works on normalized values (`erase`), or at
+    the end.
 
     Args:
         text: names of `TRANSFORMS` with literal arguments, joined by |.
-        size: side in pixels, or (height, width), for the steps that take one and are written without (`crop`);
+        size: side in pixels, or (height, width), for steps that need a size and are written without one (`crop`);
             None: it must be written.
-        mean, std: per channel, for `normalize` where it is written without; None: ImageNet's.
+        mean, std: per channel, for a `normalize` without arguments; None: ImageNet's.
 
     Raises:
         ValueError: for an unknown name, arguments a step does not take, or a text that cannot be parsed.

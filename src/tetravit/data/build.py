@@ -1,4 +1,4 @@
-"""A section [data] -> a data set."""
+"""Build a data set from the section [data]."""
 
 import inspect
 import os
@@ -17,14 +17,14 @@ from tetravit.registry import pick, suggestion
 
 
 def build_dataset(config: DataConfig, split: Part, *, class_names: Sequence[str] = ()) -> Dataset:
-    """One part of the data set that a config names.
+    """Build one split of the configured data set.
 
-    class_names: the classes of a model, in whose order those of the set are numbered; the set may lack some. None:
-    the set's own.
+    class_names: classes of a model; labels follow their order, and the set may lack some. None: the set's own
+    classes.
 
     Raises:
-        ValueError: for an unknown name or option, a root without the images it should hold, or classes that are not
-        the model's.
+        ValueError: for an unknown name or option, a root without the expected images, or classes that the model does
+            not have.
     """
     row = pick(DATASETS, config.name, "data set")
     known = inspect.signature(row).parameters
@@ -60,7 +60,7 @@ def build_dataset(config: DataConfig, split: Part, *, class_names: Sequence[str]
 
 
 def for_head(config: DataConfig, has_masks: bool) -> DataConfig:
-    """The section with masks skipped where the head predicts none: they cost time, and objects that have none."""
+    """The section with masks skipped if the head predicts none: masks cost time, and some objects have none."""
     row = DATASETS.get(config.name)
     if (
         has_masks
@@ -73,16 +73,16 @@ def for_head(config: DataConfig, has_masks: bool) -> DataConfig:
 
 
 def as_trained(config: DataConfig, head: str | None) -> DataConfig:
-    """The section as a model with the head `head` reads it; None: the usual head of a task. See `for_head`."""
+    """The section adapted to the head `head`; None: the default head of a task. See `for_head`."""
     row = HEADS.get(head or "")
     return for_head(config, has_masks=row is None or row.kind != "detect" or row.has_masks)
 
 
 def as_classes(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
-    """The set with its classes numbered as in `class_names`; as it is where there are none.
+    """The set with labels in the order of `class_names`; unchanged if that is empty.
 
     Raises:
-        ValueError: if the set has classes that are not among them.
+        ValueError: if the set has a class outside `class_names`.
     """
     own = imagenet.readable(map(str, dataset.class_names))
     wanted = imagenet.readable(class_names)
@@ -92,7 +92,7 @@ def as_classes(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
 
 
 def resolve_workers(workers: int | Literal["auto"], dataset: Dataset) -> int:
-    """`auto`: none for a set in memory; else this rank's cores, one kept back."""
+    """`auto`: 0 for a set in memory; else the cores of this rank minus one."""
     if workers != "auto":
         return workers
     if dataset.info.in_memory:

@@ -1,4 +1,4 @@
-"""Reads `crop(224) | flip | erase(p=0.2)`: names with literal arguments, joined by bars; nothing is run."""
+"""Parse `crop(224) | flip | erase(p=0.2)`: names with literal arguments, separated by bars; no code is run."""
 
 import ast
 import inspect
@@ -11,7 +11,7 @@ from tetravit.registry import pick
 
 @dataclass(frozen=True)
 class Call:
-    """One name with its arguments; `text` is how it was written."""
+    """One name with its arguments; `text` is the source text."""
 
     name: str
     args: tuple[Any, ...]
@@ -19,10 +19,10 @@ class Call:
     text: str
 
     def build(self, menu: Mapping[str, Any], kind: str, **defaults: Any) -> Any:
-        """Call the row of that name; of `defaults`, those it takes and the text does not give are added.
+        """Call the row of that name; `defaults` fill in arguments that the row accepts and the text omits.
 
         Raises:
-            ValueError: for an unknown name (`kind` says of what) or arguments that the row does not take.
+            ValueError: for an unknown name (`kind` names the menu) or arguments that the row does not accept.
         """
         row = pick(menu, self.name, kind)
         signature = inspect.signature(row)

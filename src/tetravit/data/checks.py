@@ -1,4 +1,4 @@
-"""The labels that occur in label maps, compared with the classes of their set."""
+"""Compare the labels in label maps with the classes of their data set."""
 
 from collections.abc import Sequence
 
@@ -6,16 +6,16 @@ import numpy as np
 
 from tetravit.data.files import some
 
-IGNORE = 255  # label of pixels that carry no class
-MOSTLY = 0.5  # share of the pixels above which being ignored is worth a line
+IGNORE = 255  # label of ignored pixels
+MOSTLY = 0.5  # share of ignored pixels above which a line is printed
 NUMBERS = 1 << 16
 
 
 class LabelCounts:
-    """How many pixels have each label, in some label maps of a set of `num_classes`.
+    """Pixel counts per label, over some label maps of a set with `num_classes`.
 
-    pixels: (65536,) by label. stored: the numbers in the files. first: the image in which a label that is no class
-    was seen first.
+    pixels: (65536,) by label. stored: the raw values in the files. first: for each label outside the classes, the
+    first image with it.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -26,7 +26,7 @@ class LabelCounts:
         self.first: dict[int, str] = {}
 
     def add(self, labels: np.ndarray, stored: np.ndarray, name: str) -> None:
-        """One label map (H, W), with the numbers of its file (H, W), of the image `name`."""
+        """Add one label map (H, W), with the raw values of its file (H, W), of the image `name`."""
         counted = np.bincount(labels.ravel().astype(np.int64).clip(0, NUMBERS - 1), minlength=NUMBERS)
         self.pixels += counted
         self.stored |= set(np.unique(stored).tolist())
@@ -45,13 +45,13 @@ class LabelCounts:
         )
 
     def findings(self, class_names: Sequence[str], *, refuse: bool = False) -> list[str]:
-        """Mismatches, one line each: labels that are no class, most pixels ignored, one class alone.
+        """Mismatches, one line each: labels outside the classes, mostly ignored pixels, only one class.
 
-        refuse: whether label maps that cannot be trained on are an error.
+        refuse: whether label maps unfit for training are an error.
 
         Raises:
-            ValueError: in one line with its cure, for masks of 0 and 255, for classes that count from 1, and for
-                numbers that are no class where most pixels have them or one class alone is left.
+            ValueError: in one line with its cure, for masks of 0 and 255, for labels that start at 1, and for labels
+                outside the classes on most pixels or with only one class left.
         """
         lines: list[str] = []
         if not self.maps:

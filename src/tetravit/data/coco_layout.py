@@ -1,4 +1,4 @@
-"""Where files of COCO's JSON and their images lie: the layouts of COCO, Roboflow, CVAT, Label Studio and others."""
+"""Locate COCO JSON files and their images: layouts of COCO, Roboflow, CVAT, Label Studio and others."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 from tetravit.data.lookup import Lookup
 from tetravit.data.parts import NAMES, Part, Place
 
-# The annotation file of a part below the root, the usual ones first; {} is a name of the part.
+# Annotation files of a split, relative to the root, most common first; {} is a name of the split.
 FILES = (
     "annotations/instances_{}2017.json",
     "annotations/instances_{}2014.json",
@@ -25,7 +25,7 @@ FILES = (
     "instances_{}.json",
     "annotations/image_info_{}.json",
 )
-# The file of a set without parts.
+# The file of a set without splits.
 WHOLE = (
     "annotations/instances_default.json",
     "_annotations.coco.json",
@@ -35,25 +35,25 @@ WHOLE = (
     "labels.json",
     "annotations/annotations.json",
 )
-HEAD, FEW = 1 << 20, 8  # characters of a file that are searched for names of images, and how many of them
+HEAD, FEW = 1 << 20, 8  # bytes searched for image names, and number of names used
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file of annotations, and the folder of its images."""
+    """An annotation file and the folder of its images."""
 
     file: Path
     images: Path
 
 
 def sources(root: Path, place: Place, annotations: str | None, images: str | None) -> list[Source]:
-    """The files of a part.
+    """The files of a split.
 
     Args:
-        annotations, images: where they lie below the root, with {split} for the name of the part; None: as usual.
+        annotations, images: paths relative to the root, with {split} for the name of the split; None: the usual ones.
 
     Raises:
-        ValueError: if there are none; it says where they were looked for.
+        ValueError: if there are none; the message names the expected paths.
     """
     if place.given:
         files = [_given(Path(path), place.part) for path in place.given]
@@ -63,7 +63,7 @@ def sources(root: Path, place: Place, annotations: str | None, images: str | Non
 
 
 def _given(path: Path, part: Part) -> Path:
-    """The file that a path names, or the one inside a folder."""
+    """The file at a path, or the single file inside a folder."""
     if path.is_file():
         return path
     if not path.is_dir():
@@ -109,7 +109,7 @@ def _annotations(root: Path, place: Place, template: str | None) -> Path:
 
 
 def _images(root: Path, file: Path, part: Part, template: str | None) -> Path:
-    """The folder that holds the images of a file: the first with the most of its first images."""
+    """The image folder of an annotation file: the one that contains most of its first images."""
     if template is not None:
         tried = [root / template.replace("{split}", name) for name in NAMES[part]]
     else:
@@ -122,7 +122,7 @@ def _images(root: Path, file: Path, part: Part, template: str | None) -> Path:
     if len(folders) == 1:
         return folders[0]
     names = _first_images(file)
-    # Where a folder has the part's name, nothing is looked up among the files of other parts.
+    # If a folder is named after the split, the other splits' files are not searched.
     named = [folder for folder in folders if _has_name(os.path.relpath(folder, root), part)] or folders
     for count, places in ((_there, folders), (_held, named)):
         hits = [count(folder, names) for folder in places]
@@ -154,21 +154,21 @@ def _has_name(path: str, part: Part) -> bool:
 
 
 def _there(folder: Path, names: Sequence[str]) -> int:
-    """How many of some files a folder has."""
+    """Number of the given files in a folder."""
     return sum((folder / name.replace("\\", "/").lstrip("/")).is_file() for name in names)
 
 
 def _held(folder: Path, names: Sequence[str]) -> int:
-    """How many of some files can be looked up in a folder."""
+    """Number of the given files that a lookup resolves in a folder."""
     lookup, count = Lookup(folder), 0
     for name in names:
-        with suppress(ValueError):  # it fits several files
+        with suppress(ValueError):  # the name is ambiguous
             count += lookup.find(name) is not None
     return count
 
 
 def _first_images(file: Path) -> list[str]:
-    """The names of some images in a file, as near its head as they stand."""
+    """Names of the first images in a file, read from its start only."""
     with file.open(encoding="utf-8-sig", errors="replace") as stream:
         while text := stream.read(HEAD):
             file_names = re.findall(r'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")', text)[:FEW]

@@ -1,4 +1,4 @@
-"""COCO's JSON as other tools write it: equivalent spellings of a value are read alike."""
+"""Parse COCO JSON written by various tools: equivalent spellings of a value are treated alike."""
 
 import json
 import math
@@ -15,8 +15,8 @@ Id = int | str
 
 
 def number_of(value: Any) -> Id | None:
-    """An id: a whole number of 64 bits, however it is written (1, 1.0, "1", "001"), else text; None: neither."""
-    if type(value) is int and -(2**63) <= value < 2**63:  # most of them
+    """An id: a 64-bit integer in any spelling (1, 1.0, "1", "001"), else text; None: neither."""
+    if type(value) is int and -(2**63) <= value < 2**63:  # the common case
         return value
     if isinstance(value, bool):
         return None
@@ -36,9 +36,9 @@ def number_of(value: Any) -> Id | None:
 
 
 def class_list(categories: Mapping[Id, Mapping[str, Any]], used: Container[object]) -> list[str]:
-    """The names of categories in the order of their ids, without those that only group others.
+    """Category names in the order of their ids, without supercategories.
 
-    Such a one has no object, and others name it as their `supercategory`.
+    A supercategory has no objects and is named by other categories as their `supercategory`.
     """
     groups = {
         row.get("supercategory")
@@ -54,10 +54,10 @@ def class_list(categories: Mapping[Id, Mapping[str, Any]], used: Container[objec
 
 
 def parts_of(file: Path, parts: Sequence[str], *, masks: bool = True) -> dict[str, list[Any]]:
-    """What a file of COCO's JSON holds, with a list under each name of `parts`.
+    """The content of a COCO JSON file, with a list under each name of `parts`.
 
     Raises:
-        ValueError: in one line, if it is missing or is not COCO's JSON.
+        ValueError: in one line, if it is missing or not COCO JSON.
     """
     text = read_text(file)
     try:
@@ -71,10 +71,10 @@ def parts_of(file: Path, parts: Sequence[str], *, masks: bool = True) -> dict[st
 
 
 def categories_of(file: Path) -> tuple[list[Any], bytes]:
-    """The categories of a file, and its bytes; objects are not parsed, which takes seconds where there are many.
+    """The categories of a file, and its bytes; objects are not parsed, which takes seconds for large files.
 
     Raises:
-        ValueError: in one line, if the file cannot be read, or holds no list of categories.
+        ValueError: in one line, if the file cannot be read, or has no list of categories.
     """
     try:
         content = file.read_bytes()
@@ -92,7 +92,7 @@ def categories_of(file: Path) -> tuple[list[Any], bytes]:
 
 
 class Used(Container[object]):
-    """Which categories a file of annotations uses, searched for one by one."""
+    """Ids of the categories used in an annotation file, by text search for each."""
 
     def __init__(self, content: bytes) -> None:
         self.content = content
@@ -103,7 +103,7 @@ class Used(Container[object]):
 
 
 def _packed(table: dict[str, Any]) -> dict[str, Any]:
-    """Polygons as arrays, as soon as they are read: a tenth of the memory."""
+    """Convert polygons to arrays while parsing: a tenth of the memory."""
     given = table.get("segmentation")
     if isinstance(given, list) and given:
         if all(isinstance(value, int | float) for value in given):
@@ -116,13 +116,13 @@ def _packed(table: dict[str, Any]) -> dict[str, Any]:
 
 
 def _bare(table: dict[str, Any]) -> dict[str, Any]:
-    """Without masks, which are not needed."""
+    """Drop masks while parsing, if they are not needed."""
     table.pop("segmentation", None)
     return table
 
 
 def _are_points(values: Any) -> bool:
-    """Whether a list is one of three points or more, x and y each."""
+    """Whether a list is a polygon: three points or more, as x, y pairs."""
     return (
         isinstance(values, list)
         and len(values) > 2
@@ -133,7 +133,7 @@ def _are_points(values: Any) -> bool:
 
 
 def _numbers(values: Any) -> "array[float]":
-    """Numbers as an array; an empty one where something else is among them."""
+    """An array of numbers; an empty one if any element is not a number."""
     if _are_points(values):
         values = [value for point in values for value in point]
     try:
@@ -143,7 +143,7 @@ def _numbers(values: Any) -> "array[float]":
 
 
 def by_id(rows: list[Any], kind: str, file: str, *, repeated: Any = None) -> dict[Id, Mapping[str, Any]]:
-    """Rows by their ids; a row that is there twice counts once."""
+    """Rows by id; repeated rows count once."""
     table: dict[Id, Mapping[str, Any]] = {}
     for row in rows:
         number = number_of(row.get("id")) if isinstance(row, dict) else None
@@ -172,7 +172,7 @@ def name_of(row: Mapping[str, Any], number: Id) -> str:
 
 
 def size_of(row: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Height and width in whole pixels; None: the row has none, or none that can be."""
+    """Height and width in whole pixels; None: missing or invalid."""
     sides = [number_of(row.get(key)) for key in ("height", "width")]
     if all(isinstance(side, int) and 0 < side <= LARGEST for side in sides):
         return sides[0], sides[1]  # type: ignore[return-value]
@@ -180,7 +180,7 @@ def size_of(row: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def crowd_of(value: Any) -> bool | None:
-    """An `iscrowd`, however it is written; None: it is neither 0 nor 1."""
+    """`iscrowd` in any spelling; None: neither 0 nor 1."""
     if value is None or value is False or value is True:
         return bool(value)
     number = number_of(value)
@@ -188,7 +188,7 @@ def crowd_of(value: Any) -> bool | None:
 
 
 def box_of(given: Any, polygons: Sequence[Any]) -> tuple[float, float, float, float] | None:
-    """x1 y1 x2 y2; where none is given, around the polygons."""
+    """The box as x1 y1 x2 y2; if missing, the bounding box of the polygons."""
     if given in (None, []) and polygons:
         x, y = ([v for p in polygons for v in p[k::2]] for k in (0, 1))
         return min(x), min(y), max(x), max(y)
@@ -200,7 +200,7 @@ def box_of(given: Any, polygons: Sequence[Any]) -> tuple[float, float, float, fl
 
 
 def area_of(value: Any) -> float | None:
-    """An area as given; None: it is no finite number from 0 up."""
+    """The area; None: not a finite number of at least 0."""
     try:
         area = float(value)
     except (TypeError, ValueError, OverflowError):

@@ -1,9 +1,9 @@
-"""Lists of classes, and the colours that stand for them in colour-coded label maps.
+"""Class lists, and class colours of colour-coded label maps.
 
 classes.txt             NAME per line, with or without its colour: NAME R G B, R G B NAME, NAME #RRGGBB
-labelmap.txt            NAME:R,G,B:PARTS:ACTIONS, as CVAT writes it
-class_dict.csv          NAME,R,G,B below a line of titles
-label_colors.txt        R G B NAME, as CamVid has it
+labelmap.txt NAME:R,G,B:PARTS:ACTIONS (CVAT)
+class_dict.csv NAME,R,G,B below a header line
+label_colors.txt R G B NAME (CamVid)
 """
 
 import re
@@ -26,7 +26,7 @@ LINES = (
 
 @dataclass(frozen=True)
 class ClassTable:
-    """names: one per class. colours: one per class; None: they have none. file: where they stand."""
+    """names: one per class. colours: one per class; None: no colours. file: the source."""
 
     names: tuple[str, ...]
     colours: tuple[Colour, ...] | None
@@ -34,7 +34,7 @@ class ClassTable:
 
 
 def class_table(root: Path) -> ClassTable | None:
-    """The classes that a file in `root` lists; None: there is none.
+    """The class list in `root`; None: there is none.
 
     Raises:
         ValueError: in one line, if the file cannot be read.
@@ -44,10 +44,10 @@ def class_table(root: Path) -> ClassTable | None:
 
 
 def read_classes(file: Path) -> ClassTable:
-    """The classes of a file, with their colours where every line has one.
+    """The classes in a file, with colours if every line has one.
 
     Raises:
-        ValueError: if the file cannot be read, or two classes have one colour.
+        ValueError: if the file cannot be read, or two classes have the same colour.
     """
     lines = [line.strip() for line in read_text(file).splitlines()]
     if file.suffix.lower() == ".csv":
@@ -67,10 +67,10 @@ def read_classes(file: Path) -> ClassTable:
 
 
 def check_colours(colours: Sequence[Sequence[int]], names: Sequence[str], where: str) -> tuple[Colour, ...]:
-    """Colours, one per class.
+    """Class colours, validated.
 
     Raises:
-        ValueError: if one is no colour, two classes share one, or there are more or fewer than classes.
+        ValueError: for an invalid colour, a colour of two classes, or a number of colours other than that of classes.
     """
     checked: dict[Colour, str] = {}
     if len(colours) != len(names):
@@ -90,7 +90,7 @@ def check_colours(colours: Sequence[Sequence[int]], names: Sequence[str], where:
 def given_colours(
     value: Mapping[str, Sequence[int]] | Sequence[Sequence[int]], names: Sequence[str]
 ) -> tuple[Colour, ...]:
-    """The option `colours`: a colour per class, by name or in order.
+    """The option `colours`: one colour per class, by name or in order.
 
     Raises:
         ValueError: as `check_colours`, or if a class is missing.
@@ -104,7 +104,7 @@ def given_colours(
 
 
 def labels_of_colours(pixels: np.ndarray, colours: Sequence[Colour], unknown: int) -> np.ndarray:
-    """Pixels (H, W, 3) -> the class of each, uint8 (H, W); `unknown` where no class has the colour."""
+    """Pixels (H, W, 3) -> class indices, uint8 (H, W); `unknown` for other colours."""
     codes = (pixels[..., 0].astype(np.int32) << 16) | (pixels[..., 1].astype(np.int32) << 8) | pixels[..., 2]
     known = np.array([red << 16 | green << 8 | blue for red, green, blue in colours])
     order = np.argsort(known)

@@ -17,7 +17,7 @@ from tetravit.structures import Preprocess, usual_colours
 
 Paths = str | tuple[str, ...]
 Side = Annotated[int, Field(ge=1)]
-PLACE = "a path or several, relative to the root; unset: the usual place."
+PLACE = "one or more paths, relative to the root; unset: the usual place."
 
 
 class DataConfig(BaseModel):
@@ -29,90 +29,90 @@ class DataConfig(BaseModel):
     root: str | None = Field(
         None, description="Folder of the data set, or a URL of a storage; stored as an absolute path."
     )
-    train: Paths | None = Field(None, description=f"Where the training images lie: {PLACE}")
-    val: Paths | None = Field(None, description=f"Where the validation images lie: {PLACE}")
-    test: Paths | None = Field(None, description=f"Where the test images lie: {PLACE}")
+    train: Paths | None = Field(None, description=f"Location of the training images: {PLACE}")
+    val: Paths | None = Field(None, description=f"Location of the validation images: {PLACE}")
+    test: Paths | None = Field(None, description=f"Location of the test images: {PLACE}")
     split: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Share of the training images that validates, where there is no part that does.",
+        description="Share of the training images used for validation, if the set has no validation split.",
     )
     split_by: str = Field(
         "",
-        description="What stays in one part when a set is divided: nothing, folder, or a regular expression whose"
-        " first group in the name of an image is the key.",
+        description="Group key when a set is divided; a group stays in one split: nothing, folder, or a regular"
+        " expression whose first group in the image name is the key.",
     )
-    split_seed: int = Field(0, description="Seed of the division.")
+    split_seed: int = Field(0, description="Seed of data.split.")
     image_size: Side | tuple[Side, Side] = Field(
-        224, description="Side of the images that the model gets, in pixels, or [height, width]."
+        224, description="Side of the model's input in pixels, or [height, width]."
     )
     channels: int | None = Field(
         None,
         ge=1,
-        description="Of the images: 3 RGB, 1 gray, else the bands of a file; unset: as the model takes.",
+        description="Image channels: 3 RGB, 1 gray, else the bands of a file; unset: those of the model.",
     )
     mean: tuple[float, ...] | None = Field(
         None,
         min_length=1,
-        description="Mean per channel, of values in 0..1, or one for all; unset: ImageNet's.",
+        description="Mean per channel of values in 0..1, or one for all channels; unset: ImageNet's.",
     )
     std: tuple[float, ...] | None = Field(
-        None, min_length=1, description="Standard deviation per channel, or one for all; unset: ImageNet's."
+        None, min_length=1, description="Standard deviation per channel, or one for all channels; unset: ImageNet's."
     )
-    batch_size: int = Field(ge=1, description="Images of a step, over all processes and accumulated parts.")
+    batch_size: int = Field(ge=1, description="Images per step, over all processes and accumulated micro-batches.")
     val_batch_size: int | None = Field(
-        None, ge=1, description="Images of a batch to evaluate, per process; unset: as batch_size."
+        None, ge=1, description="Images per batch in evaluation, per process; unset: batch_size."
     )
-    repeats: int = Field(1, ge=1, description="Augmented copies of each drawn image in a batch.")
+    repeats: int = Field(1, ge=1, description="Repeated augmentation: copies of each sampled image in a batch.")
     group: int = Field(
         1,
         ge=1,
-        description="Dense tasks: landscape and portrait images are batched apart, in groups of this size.",
+        description="Dense tasks: landscape and portrait images are batched separately, in groups of this size.",
     )
     shuffle: str = Field(
         "full",
-        description="Order of the training images: full mixes all; shards(N) mixes the images of N shards at a time;"
-        " table: as full, in the order of runs before this key.",
+        description="Order of the training images: full shuffles all; shards(N) shuffles the images of N shards at a"
+        " time; table: full, in the order used by runs before this key existed.",
     )
     balance: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="How evenly classes are drawn: 0 as they are, 1 each as often, 0.5 by the square root of their"
-        " numbers of images.",
+        description="Class-balanced sampling: 0 natural frequencies, 1 all classes equally often, 0.5 by the square"
+        " root of the image counts.",
     )
     bucket: int = Field(
         1, ge=1, description="Dense tasks: the sides of a padded batch are multiples of this many pixels."
     )
     augment: str = Field("crop | flip", description="Augmentations of the training images, joined by |.")
-    mix: str = Field("", description="How images of a batch are mixed: mixup(0.8), cutmix(1.0), joined by |.")
+    mix: str = Field("", description="Mixing of the images of a batch: mixup(0.8), cutmix(1.0), joined by |.")
     workers: int | Literal["auto"] = Field(
-        "auto", description="Processes that load images, per process; 0: none."
+        "auto", description="Data loader workers per process; 0: load in the training process."
     )
     crop: float = Field(
         0.875,
         gt=0,
         le=1,
-        description="Evaluation, mode center: share of the resized image that the crop keeps.",
+        description="Evaluation, mode center: crop as a share of the resized image.",
     )
     interpolation: Literal["bicubic", "bilinear"] = Field(
-        "bicubic", description="Evaluation: how images are resized."
+        "bicubic", description="Evaluation: interpolation of the resize."
     )
     mode: Literal["center", "squash", "fit"] = Field(
         "center",
-        description="Evaluation: center keeps the ratio and crops; squash resizes both sides; fit keeps the ratio and"
-        " all of the image.",
+        description="Evaluation: center resizes with the aspect ratio and crops; squash resizes both sides; fit keeps"
+        " the aspect ratio and the whole image.",
     )
     short: Side | None = Field(
         None,
-        description="Evaluation: image_size of its own; in mode fit, pixels of the short side; unset: image_size.",
+        description="Evaluation: replaces image_size; in mode fit, the short side in pixels; unset: image_size.",
     )
     longest: int | None = Field(
-        None, ge=1, description="Evaluation, mode fit: pixels of the long side at most; unset: no limit."
+        None, ge=1, description="Evaluation, mode fit: maximum of the long side in pixels; unset: no limit."
     )
     on_bad: OnBad = Field(
-        "error", description="Unreadable images: error ends the run, skip takes the next image instead."
+        "error", description="Unreadable images: error ends the run, skip uses the next image instead."
     )
     bad_limit: float = Field(
         0.001, ge=0, le=1, description="Share of unreadable images above which skip ends the run."
@@ -166,7 +166,7 @@ class DataConfig(BaseModel):
 
     @model_validator(mode="after")
     def _images(self) -> Self:
-        """Raises: ValueError for sizes, channels and colours that do not go together."""
+        """Raises: ValueError for inconsistent sizes, channels and colour settings."""
         if self.mode == "fit" and not isinstance(self.image_size, int) and self.short is None:
             raise ValueError(
                 "data.mode=fit keeps the ratio of an image: give data.short, one number; got"
@@ -183,10 +183,11 @@ class DataConfig(BaseModel):
 
     @property
     def normalization(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """Mean and deviation per channel: of `mean` and `std`, of `normalize` in `augment`, or the usual ones.
+        """Mean and standard deviation per channel: from `mean` and `std`, from `normalize` in `augment`, or the
+        defaults.
 
         Raises:
-            ValueError: if they differ, or have not one value per channel.
+            ValueError: if these differ, or do not have one value per channel.
         """
         augment = self._augmentation(self.augment)
         channels = self.channels or 3
@@ -212,7 +213,7 @@ class DataConfig(BaseModel):
 
     @property
     def _colours(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """`mean` and `std`, one value per channel; a single value is that of all channels."""
+        """`mean` and `std` with one value per channel; a single value applies to all channels."""
         channels = self.channels or 3
         result = []
         for name, given, usual in zip(
@@ -231,10 +232,10 @@ class DataConfig(BaseModel):
         return parse(text, size=self.image_size, mean=mean, std=std)
 
     def augmentation(self, text: str | None = None) -> Augment:
-        """The transform of training images that `augment`, or another text, describes for these images.
+        """The training transform for `augment`, or for another text.
 
         Raises:
-            ValueError: if the text says another mean or deviation than the section does.
+            ValueError: if the text sets another mean or standard deviation than the section.
         """
         augment = self._augmentation(self.augment if text is None else text)
         if augment.normalize.values != self.normalization:
@@ -243,18 +244,18 @@ class DataConfig(BaseModel):
 
     @property
     def sides(self) -> tuple[int, int]:
-        """Height and width of the images that the model gets."""
+        """Height and width of the model's input."""
         return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
 
     @property
     def parts(self) -> Parts:
-        """Where the parts of the set lie."""
+        """Locations of the splits of the set."""
         given = {part: _listed(getattr(self, part)) for part in PARTS}
         return Parts(root=self.root, split=self.split, by=self.split_by, seed=self.split_seed, **given)
 
     @property
     def preprocess(self) -> Preprocess:
-        """How images are prepared for evaluation, and by users of the trained weights."""
+        """Preprocessing for evaluation and for users of the trained weights."""
         mean, std = self.normalization
         return Preprocess(
             mean=mean,
@@ -267,9 +268,9 @@ class DataConfig(BaseModel):
         )
 
     def canvas(self, images: int) -> tuple[int, int]:
-        """The largest height and width, or width and height, of a part of a batch that holds `images` images.
+        """The largest height and width (or width and height) of a part of a batch with `images` images.
 
-        Where images keep their ratio, high ones beside wide ones are filled up to a square.
+        If images keep their aspect ratio, portrait and landscape images in one batch are padded to a square.
         """
         given = [step.limits for step in self._augmentation(self.augment).steps if step.limits]
         if not given:
@@ -279,7 +280,7 @@ class DataConfig(BaseModel):
 
 
 def absolute(path: str) -> str:
-    """A local path with `~` and the current folder filled in; a URL as it is."""
+    """A local path with `~` expanded, made absolute; a URL unchanged."""
     return os.path.abspath(os.path.expanduser(path)) if is_local(path) else path
 
 
@@ -288,6 +289,6 @@ def _listed(paths: Paths | None) -> tuple[str, ...]:
 
 
 def _as_text(value: Any) -> Any:
-    """A folder called 2024 is read as a number by TOML; a path of Python is text too."""
+    """Convert to text: TOML parses a folder called 2024 as a number, and Python may pass a Path."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return str(value) if number or isinstance(value, os.PathLike) else value

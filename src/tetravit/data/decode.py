@@ -1,12 +1,12 @@
-"""A file of any common image format -> RGB pixels, upright, 8 bits; or one line that says why not.
+"""Decode any common image format to upright RGB pixels of 8 bits, or raise an error of one line.
 
-The fastest decoder that is installed decodes common JPEGs (`jpeg.py`), to Pillow's pixels; Pillow decodes everything
-else and is the fallback for what the other refuses. torchvision's PNG decoder is not used: damaged files crash the
-process (seen in 0.29), and it is no faster.
+Common JPEGs are decoded by the fastest installed decoder (`jpeg.py`) that gives Pillow's pixels; Pillow decodes
+everything else and is the fallback. torchvision's PNG decoder is not used: it crashes on damaged files (seen in
+0.29), and is no faster.
 
 Choices: transparency is composited over white; CMYK is converted without its colour profile, and profiles are
-ignored, as in the training of every published model; of several pages or frames the first is taken; 16 bits are
-scaled, not cut; float pixels are read as 0..1, or as 0..255 where they exceed 1.
+ignored, as in the training of every published model; of several pages or frames the first is used; 16-bit values are
+scaled, not clipped; float pixels are in 0..1, or in 0..255 if they exceed 1.
 
 Shapes: H, W pixels of the upright image.
 """
@@ -30,7 +30,7 @@ from tetravit.data.files import HAS_HEIF
 from tetravit.data.storage import StorageError, storage_of, with_tries
 from tetravit.data.upright import turned_map
 
-MAX_PIXELS = 200_000_000  # the largest phone cameras stay below
+MAX_PIXELS = 200_000_000  # more than the largest phone cameras
 _FORMATS = (
     "JPEG",
     "MPO",
@@ -49,7 +49,7 @@ _UINT16_STEP = 257  # 65535 / 255
 
 
 class BadImage(ValueError):
-    """An image that cannot be read: `name` says which, `cause` why."""
+    """An unreadable image: its `name` and the `cause`."""
 
     def __init__(self, name: str, cause: str) -> None:
         super().__init__(name, cause)
@@ -61,7 +61,7 @@ class BadImage(ValueError):
 
 
 class TooManyPixels(BadImage):
-    """An image whose header announces more pixels than are decoded."""
+    """An image whose header declares more pixels than the limit."""
 
 
 def decode(
@@ -71,18 +71,19 @@ def decode(
     layout: Literal["contiguous", "decoded"] = "contiguous",
     channels: int = 3,
 ) -> Tensor:
-    """Read an image as uint8 (channels, H, W), turned upright as its EXIF data says.
+    """Decode an image to uint8 (channels, H, W), upright by its EXIF orientation.
 
     Args:
         source: path of a file, or its bytes.
-        name: of the image in messages; None: the path.
-        channels: 3: RGB; 1: gray; else the bands of the file: those of its pixels, its pages where each is gray, or
-            the channels of a NumPy array (.npy), uint8 (channels, H, W) or (H, W, channels).
-        layout: `contiguous` in memory, or as `decoded`: pixel by pixel, which crops and resizes faster.
+        name: used in messages; None: the path.
+        channels: 3: RGB; 1: gray; else the bands of the file: of its pixels, of its pages if each is gray, or the
+            channels of a NumPy array (.npy), uint8 (channels, H, W) or (H, W, channels).
+        layout: `contiguous` (channels first in memory), or as `decoded` (channels last), which crops and resizes
+            faster.
 
     Raises:
-        BadImage: if the file cannot be read, holds no image, breaks off, has more than `MAX_PIXELS` (seen in its
-            header, before any pixel is decoded), or has not so many bands.
+        BadImage: if the file cannot be read, is not an image, is truncated, exceeds `MAX_PIXELS` (checked in its
+            header, before decoding), or has another number of bands.
     """
     data = source if isinstance(source, bytes) else file_bytes(source, name)
     name = name or ("(bytes)" if isinstance(source, bytes) else os.fspath(source))
@@ -96,8 +97,8 @@ def file_bytes(file: str | os.PathLike[str], name: str | None = None) -> bytes:
     """The bytes of a file. name: used in messages; None: its path.
 
     Raises:
-        BadImage: if there is no such file, it may not be read, or is empty.
-        StorageError: if a disk, a server or a network does not deliver it, after several tries.
+        BadImage: if the file does not exist, may not be read, or is empty.
+        StorageError: if the storage fails after several attempts.
     """
     path = os.fspath(file)
     name = name or path
@@ -114,10 +115,10 @@ def file_bytes(file: str | os.PathLike[str], name: str | None = None) -> bytes:
 
 @contextmanager
 def opened(data: bytes, name: str) -> Iterator[Image.Image]:
-    """Pillow's image of the bytes of a file; its pixels are decoded on access.
+    """Context with Pillow's image of the bytes of a file; pixels are decoded on access.
 
     Raises:
-        BadImage: for whatever goes wrong, inside the block too.
+        BadImage: for any error, including those inside the block.
     """
     try:
         with warnings.catch_warnings():
@@ -136,10 +137,10 @@ def opened(data: bytes, name: str) -> Iterator[Image.Image]:
 
 
 def orientation(data: bytes, name: str) -> int:
-    """How the pixels of an image are stored, as EXIF counts: 1 upright, 2 to 8 mirrored or turned.
+    """EXIF orientation of an image: 1 upright, 2 to 8 mirrored or rotated.
 
     Raises:
-        BadImage: if the data is no image.
+        BadImage: if the data is not an image.
     """
     head = data[: _jpeg_header(data).end] if data.startswith(b"\xff\xd8\xff") else data
     if not any(mark in head for mark in _MARKS) and data[:2] not in (b"II", b"MM"):
@@ -165,8 +166,8 @@ def _decode(data: bytes, name: str) -> Tensor:
 
 
 class _JpegHeader(NamedTuple):
-    """What precedes the pixels of a JPEG. end: bytes of it. frame: whether it names a size. is_plain: 8 bits, gray or
-    of three channels."""
+    """Header of a JPEG. end: its length in bytes. frame: whether it has a frame header. is_plain: 8 bits, one or
+    three channels."""
 
     end: int
     frame: bool = False
@@ -176,11 +177,11 @@ class _JpegHeader(NamedTuple):
 
 
 def _jpeg_header(data: bytes) -> _JpegHeader:
-    found, i = _JpegHeader(len(data)), 2
+    header, i = _JpegHeader(len(data)), 2
     while i + 4 <= len(data) and data[i] == 0xFF:
         marker = data[i + 1]
         if marker == 0xDA:  # start of scan
-            return found._replace(end=i)
+            return header._replace(end=i)
         if marker == 0xFF:  # padding
             i += 1
             continue
@@ -191,9 +192,9 @@ def _jpeg_header(data: bytes) -> _JpegHeader:
             0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and i + 10 <= len(data)
         ):  # start of frame
             height, width = (int.from_bytes(data[j : j + 2], "big") for j in (i + 5, i + 7))
-            found = _JpegHeader(len(data), True, height, width, data[i + 4] == 8 and data[i + 9] in (1, 3))
+            header = _JpegHeader(len(data), True, height, width, data[i + 4] == 8 and data[i + 9] in (1, 3))
         i += 2 + int.from_bytes(data[i + 2 : i + 4], "big")
-    return found
+    return header
 
 
 def _with_pillow(data: bytes, name: str) -> Tensor:
@@ -204,7 +205,7 @@ def _with_pillow(data: bytes, name: str) -> Tensor:
 
 
 def _with_bands(data: bytes, name: str, channels: int) -> Tensor:
-    """Gray, or the bands of a file: uint8 (channels, H, W)."""
+    """Gray, or the bands of a file, as uint8 (channels, H, W)."""
     if channels == 1:
         return to_channels(_decode(data, name), 1, name)
     if data.startswith(b"\x93NUMPY"):
@@ -219,7 +220,7 @@ def _with_bands(data: bytes, name: str, channels: int) -> Tensor:
 
 
 def _page(image: Image.Image, page: int) -> np.ndarray:
-    """One page as it is stored, upright: uint8 (H, W, bands)."""
+    """One page, upright: uint8 (H, W, bands)."""
     image.seek(page)
     image.load()
     array = np.asarray(ImageOps.exif_transpose(image))
@@ -228,7 +229,7 @@ def _page(image: Image.Image, page: int) -> np.ndarray:
 
 
 def _array(data: bytes, name: str, channels: int) -> Tensor:
-    """A NumPy file; nothing in it is run."""
+    """Load a NumPy file; pickles are refused."""
     try:
         array = np.load(io.BytesIO(data), allow_pickle=False)
         array = array if array.dtype == np.uint8 else _scaled(array)
@@ -241,7 +242,7 @@ def _array(data: bytes, name: str, channels: int) -> Tensor:
 
 
 def to_channels(image: Tensor, channels: int, name: str) -> Tensor:
-    """RGB (3, H, W) -> gray (1, H, W), by ITU-R 601 as Pillow weighs it; gray -> RGB; others as they are.
+    """RGB (3, H, W) -> gray (1, H, W) with Pillow's ITU-R 601 weights; gray -> RGB; otherwise unchanged.
 
     Raises:
         BadImage: if it has another number of channels.
@@ -259,7 +260,7 @@ def to_channels(image: Tensor, channels: int, name: str) -> Tensor:
 
 @cache
 def _formats() -> list[str]:
-    """Those of `_FORMATS` that this build of Pillow decodes."""
+    """The formats of `_FORMATS` that the installed Pillow can decode."""
     Image.init()
     if HAS_HEIF:
         importlib.import_module("pillow_heif").register_heif_opener()
@@ -289,13 +290,13 @@ def _scaled(values: np.ndarray) -> np.ndarray:
     """Grey values of 16 or 32 bits, or floats -> uint8.
 
     Raises:
-        ValueError: if they lie outside the range that their type is read as.
+        ValueError: if they lie outside the range of their type.
     """
     low, high = float(values.min()), float(values.max())
     if values.dtype.kind == "f":
         limit, scale = (1.0, 255.0) if high <= 1 else (255.0, 1.0)
     else:
         limit, scale = 65535.0, 1 / _UINT16_STEP
-    if not (low >= 0 and high <= limit):  # NaN fails too
+    if not (low >= 0 and high <= limit):  # false for NaN
         raise ValueError(f"its values run from {low:g} to {high:g}; 0 to {limit:g} can be read")
     return np.rint(values.astype(np.float32) * scale).astype(np.uint8)

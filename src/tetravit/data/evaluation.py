@@ -1,4 +1,4 @@
-"""Evaluation batches: each image once, in the order of the data set."""
+"""Evaluation batches: every image once, in the order of the data set."""
 
 from collections.abc import Iterator, Sequence
 
@@ -27,14 +27,14 @@ def make_eval_loader(
     images: int | None = None,
     pin_memory: bool = False,
 ) -> "EvalLoader":
-    """One rank's share of the evaluation batches that a config describes; `preprocess` replaces the config's.
+    """Evaluation batches of one rank for a config; `preprocess` overrides that of the config.
 
-    class_names: the classes of a model, in whose order those of the set are numbered; empty: the set's own.
-    scales: how large images are made from the originals, as factors on the limits of the preprocessing; the first
-    are a batch's images, the others its `views`. images: so many of the set, evenly spaced; None: all.
+    class_names: classes of a model; labels follow their order. Empty: the set's own. scales: image sizes for
+    multi-scale evaluation, as factors on the limits of the preprocessing; the first gives a batch's images, the
+    others its `views`. images: number of images, evenly spaced over the set; None: all.
 
     Raises:
-        ValueError: for anything in the config that is not available.
+        ValueError: for a setting that is not available.
     """
     dataset = build_dataset(config, split, class_names=class_names)
     if images is not None and images < len(dataset):
@@ -55,11 +55,11 @@ def make_eval_loader(
 
 
 class EvalLoader:
-    """This rank's images, each once, in order: positions rank, rank + world_size, ...
+    """The images of this rank, each once, in order: positions rank, rank + world_size, ...
 
-    Unreadable images are errors, or are left out and listed in `bad`. The arguments are those of
-    `TrainLoader`; `batch_size` is this rank's own, and the last batch may be smaller. more: transforms of the same
-    images, whose results are the `views` of a batch.
+    Unreadable images are errors, or are skipped and listed in `bad`. The arguments are those of `TrainLoader`;
+    `batch_size` is that of this rank, and the last batch may be smaller. more: further transforms of the same images,
+    which give the `views` of a batch.
     """
 
     def __init__(

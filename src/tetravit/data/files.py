@@ -1,4 +1,4 @@
-"""Image files: which endings can be read, and which files lie below a folder. One place for all verbs."""
+"""Image files: supported extensions, and listing the files below a folder. Shared by all verbs."""
 
 import importlib.util
 import os
@@ -11,7 +11,7 @@ from tetravit.data.storage import storage_of
 
 # fmt: off
 HEIF = frozenset((".heic", ".heif", ".hif"))
-HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None  # a package that adds them to Pillow
+HAS_HEIF = importlib.util.find_spec("pillow_heif") is not None  # adds HEIC to Pillow
 ENDINGS = frozenset((
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff",
     ".ppm", ".pgm", ".pbm", ".jp2", ".tga", ".avif", ".mpo",
@@ -19,20 +19,20 @@ ENDINGS = frozenset((
 UNREADABLE = frozenset((
     ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef",
     ".psd", ".svg", ".eps", ".jxl", ".exr", ".hdr", ".dcm", ".nii", ".npy", ".mp4", ".mov", ".avi", ".mkv",
-)) | (frozenset() if HAS_HEIF else HEIF)  # images, and films, that need a conversion first
+)) | (frozenset() if HAS_HEIF else HEIF)  # images and videos that need a conversion first
 JUNK_FOLDERS = frozenset(("@eadir", "__macosx", "lost+found", "$recycle.bin", "#recycle"))
 JUNK_FILES = frozenset(("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"))
 # fmt: on
 
 
 CODECS = {"AVIF": "avif", "WEBP": "webp", "JPEG2000": "jpg_2000"}
-OPTIONAL = {".avif": "AVIF", ".webp": "WEBP", ".jp2": "JPEG2000"}  # what some builds of Pillow lack
+OPTIONAL = {".avif": "AVIF", ".webp": "WEBP", ".jp2": "JPEG2000"}  # missing in some builds of Pillow
 
 
 @cache
 def lacking() -> frozenset[str]:
-    """Endings of `ENDINGS` that the installed Pillow has no decoder for."""
-    from PIL import Image, features  # loads only where files are listed
+    """Extensions of `ENDINGS` that the installed Pillow cannot decode."""
+    from PIL import Image, features  # slow import, needed only for listing
 
     Image.init()
     return frozenset(
@@ -43,23 +43,23 @@ def lacking() -> frozenset[str]:
 
 
 def ending(name: str) -> str:
-    """The ending of a file's name, in small letters, with its dot; empty where it has none."""
+    """The extension of a file name, lower case, with its dot; empty if there is none."""
     return os.path.splitext(name)[1].lower()
 
 
 def same_name(name: str) -> str:
-    """A name in the composed form of Unicode: macOS and Linux write accents differently, and mean one class."""
+    """A name in composed Unicode form (NFC): macOS and Linux encode accents differently."""
     return unicodedata.normalize("NFC", name)
 
 
 def is_image(name: str, channels: int = 3) -> bool:
-    """Whether a file of this name is read as an image; arrays are images of other than one or three channels."""
+    """Whether the extension is that of an image; arrays are images with channels other than 1 or 3."""
     known = ending(name) in ENDINGS - lacking() or (channels not in (1, 3) and ending(name) == ".npy")
     return known and not name.startswith(".")
 
 
 def is_junk_folder(name: str) -> bool:
-    """Whether a folder is one of a system's own: hidden, of thumbnails, of things thrown away."""
+    """Whether a folder belongs to the operating system: hidden, thumbnails, trash."""
     return name.startswith(".") or name.lower() in JUNK_FOLDERS
 
 
@@ -70,11 +70,11 @@ def images_below(
     channels: int = 3,
     times: dict[str, int] | None = None,
 ) -> list[str]:
-    """Sorted paths, relative to `folder` and with `/`, of the images at any depth below it.
+    """Sorted paths of the images at any depth below `folder`, relative to it, with `/`.
 
-    Hidden files, folders of a system's own, and links that lead back up are skipped. problems: where other files
-    are counted, by the kind of their ending. channels: of the images. times: filled with every local folder and its
-    time in nanoseconds before it was listed.
+    Hidden files, system folders and links to a parent folder are skipped. problems: counts other files, by extension.
+    channels: of the images. times: receives every local folder with its modification time in nanoseconds, read before
+    it was listed.
 
     Raises:
         OSError: if a folder cannot be listed.
@@ -103,7 +103,7 @@ def images_below(
 
 
 def check_folder(path: str | os.PathLike[str]) -> None:
-    """Raises: ValueError if there is no such folder."""
+    """Raises: ValueError if the folder does not exist."""
     if not os.path.isdir(path):
         text = repr(os.fspath(path))
         raise ValueError(
@@ -112,13 +112,13 @@ def check_folder(path: str | os.PathLike[str]) -> None:
 
 
 def check_target(path: str | os.PathLike[str]) -> None:
-    """Raises: ValueError if what is to be a new folder is a file."""
+    """Raises: ValueError if the path of an output folder is a file."""
     if os.path.exists(path) and not os.path.isdir(path):
         raise ValueError(f"--to takes a folder; {os.fspath(path)!r} is a file.")
 
 
 def count_other(problems: Problems, name: str, where: str) -> None:
-    """Count a file that is not read as an image, unless it is a system's own."""
+    """Count a file that is not an image, unless it belongs to the operating system."""
     if name.lower() in JUNK_FILES:
         return
     kind = ending(name)
@@ -133,7 +133,7 @@ def count_other(problems: Problems, name: str, where: str) -> None:
 
 
 def some(names: Iterable[str], limit: int = 5) -> str:
-    """The first of some names, quoted, and how many more there are."""
+    """The first names, quoted, and the number of the others."""
     names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(map(repr, names[:limit])) + more

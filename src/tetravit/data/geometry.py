@@ -1,7 +1,7 @@
-"""Resize, cut, fill up and mirror an image together with the boxes, masks and label maps that belong to it.
+"""Resize, crop, pad and flip an image together with its boxes, masks and label maps.
 
-The arithmetic is torchvision's, to the bit, written again because importing torchvision loads torch's compiler, which
-takes longer than everything else that a run does before its first step.
+The arithmetic is bitwise that of torchvision, reimplemented because importing torchvision loads torch's compiler,
+which takes longer than all other work of a run before its first step.
 
 Shapes: C channels, M objects, (Hi, Wi) pixels. Sizes are (height, width).
 Source: torchvision 0.29, transforms.v2.functional.
@@ -23,7 +23,7 @@ Size = tuple[int, int]
 @final
 @dataclass(frozen=True)
 class Boxes:
-    """Boxes (M, 4), each x1, y1, x2, y2 in pixels, of an image of `size`."""
+    """Boxes (M, 4), x1, y1, x2, y2 in pixels, of an image of `size`."""
 
     values: Tensor
     size: Size
@@ -32,7 +32,7 @@ class Boxes:
 @final
 @dataclass(frozen=True)
 class Masks:
-    """Masks (M, Hi, Wi) of objects, or a label map (Hi, Wi)."""
+    """Object masks (M, Hi, Wi), or a label map (Hi, Wi)."""
 
     values: Tensor
 
@@ -41,7 +41,7 @@ Thing = TypeVar("Thing", Tensor, Boxes, Masks)
 
 
 def size_of(thing: Tensor | Boxes | Masks) -> Size:
-    """(height, width) of an image (C, Hi, Wi), or of the image that boxes and masks belong to."""
+    """(height, width) of an image (C, Hi, Wi), or of the image of boxes or masks."""
     if isinstance(thing, Boxes):
         return thing.size
     values = thing.values if isinstance(thing, Masks) else thing
@@ -50,7 +50,7 @@ def size_of(thing: Tensor | Boxes | Masks) -> Size:
 
 
 def flip(thing: Thing) -> Thing:
-    """Swap left and right."""
+    """Horizontal flip."""
     if isinstance(thing, Boxes):
         x1, y1, x2, y2 = thing.values.unbind(1)
         width = thing.size[1]
@@ -61,7 +61,7 @@ def flip(thing: Thing) -> Thing:
 
 
 def crop(thing: Thing, top: int, left: int, height: int, width: int) -> Thing:
-    """The part of `height` x `width` pixels below and right of (top, left), which lies inside the image."""
+    """Crop `height` x `width` pixels at (top, left); the crop lies inside the image."""
     if isinstance(thing, Boxes):
         return _moved(thing, -left, -top, (height, width))
     rows, columns = slice(top, top + height), slice(left, left + width)
@@ -71,7 +71,7 @@ def crop(thing: Thing, top: int, left: int, height: int, width: int) -> Thing:
 
 
 def resize(thing: Thing, size: Size, interpolation: Interpolation = "bilinear", *, antialias: bool) -> Thing:
-    """To `size`; masks and label maps by the nearest pixel."""
+    """Resize to `size`; masks and label maps with nearest-neighbour sampling."""
     if size_of(thing) == size:
         return thing
     if isinstance(thing, Boxes):
@@ -86,12 +86,12 @@ def resize(thing: Thing, size: Size, interpolation: Interpolation = "bilinear", 
 def resized_crop(
     thing: Thing, top: int, left: int, height: int, width: int, size: Size, interpolation: Interpolation
 ) -> Thing:
-    """`crop`, then `resize` with smoothing."""
+    """`crop`, then `resize` with antialiasing."""
     return resize(crop(thing, top, left, height, width), size, interpolation, antialias=True)
 
 
 def pad(thing: Thing, left: int, top: int, right: int, bottom: int, fill: float = 0) -> Thing:
-    """Add so many pixels of the value `fill` on each side."""
+    """Pad each side by a number of pixels with the value `fill`."""
     if isinstance(thing, Boxes):
         height, width = thing.size
         return _moved(thing, left, top, (height + top + bottom, width + left + right))
@@ -100,11 +100,11 @@ def pad(thing: Thing, left: int, top: int, right: int, bottom: int, fill: float 
         flat = thing.values if thing.values.ndim == 3 else thing.values[None]
         padded = F.pad(flat[None], sides, value=float(fill))[0]
         return Masks(padded if thing.values.ndim == 3 else padded[0])
-    return F.pad(thing[None], sides, value=float(fill))[0]  # of four dimensions, which keep their layout
+    return F.pad(thing[None], sides, value=float(fill))[0]  # 4-D, which keeps the memory format
 
 
 def center_crop(thing: Thing, size: Size) -> Thing:
-    """The middle part of `size`; where the image is smaller, zeros are added around it."""
+    """Center crop of `size`; smaller images are zero-padded."""
     if isinstance(thing, Boxes):
         top, left = (round((old - new) / 2.0) for old, new in zip(thing.size, size, strict=True))
         return _moved(thing, -left, -top, size)
@@ -114,7 +114,7 @@ def center_crop(thing: Thing, size: Size) -> Thing:
 
 
 def _moved(boxes: Boxes, right: int, down: int, size: Size) -> Boxes:
-    """Boxes so many pixels further right and down, what lies outside an image of `size` cut off."""
+    """Boxes translated right and down by some pixels, clipped to an image of `size`."""
     height, width = size
     values = boxes.values + torch.tensor([right, down, right, down], dtype=boxes.values.dtype)
     values[:, 0::2].clamp_(min=0, max=width)
@@ -123,7 +123,7 @@ def _moved(boxes: Boxes, right: int, down: int, size: Size) -> Boxes:
 
 
 def _nearest(values: Tensor, size: Size) -> Tensor:
-    """(..., Hi, Wi) -> (..., height, width) of the same type."""
+    """(..., Hi, Wi) -> (..., height, width), same dtype."""
     if values.numel() == 0:
         return values.reshape(*values.shape[:-2], *size)
     flat = values if values.ndim == 3 else values[None]

@@ -1,8 +1,9 @@
-"""The operations of RandAugment and AutoAugment on Pillow images, and how a level, 0 to 10, becomes their argument.
+"""Image operations of RandAugment and AutoAugment on Pillow images, and the mapping from a level, 0 to 10, to
+arguments.
 
-An operation is `(image, value, resample) -> image`; a level function `(level, sign) -> value`, where sign,
-1 or -1, turns what has a direction. Names and arithmetic follow timm (data/auto_augment.py, 1.0), from
-which the published models of all four families were trained.
+An operation is `(image, value, resample) -> image`; a level function is `(level, sign) -> value`, where sign, 1 or
+-1, sets the direction. Names and arithmetic follow timm (data/auto_augment.py, 1.0), which trained the published
+models of all four families.
 """
 
 from collections.abc import Callable
@@ -16,13 +17,13 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from tetravit.data.shifting import shifted_columns, shifted_rows
 
 MAX_LEVEL = 10.0
-FILL = (124, 116, 104)  # the mean colour of ImageNet, for pixels from outside the image
+FILL = (124, 116, 104)  # the mean colour of ImageNet, fill value outside the image
 Operation = Callable[[Image.Image, float, Image.Resampling], Image.Image]
 Level = Callable[[float, int], float]
 
 
 def apply(name: str, image: Image.Image, level: float, sign: int, resample: Image.Resampling) -> Image.Image:
-    """Operation `name` at `level`, in 0..10."""
+    """Apply operation `name` at `level`, in 0..10."""
     operation, value = OPERATIONS[name]
     return operation(image, value(level, sign), resample)
 
@@ -43,7 +44,7 @@ def _along(
     shifts: Callable[..., np.ndarray],
     shifted: Callable[..., np.ndarray],
 ) -> Image.Image:
-    """An affine map that moves pixels along one axis: bicubic ones by `shifted`, in less time."""
+    """An affine map that shifts pixels along one axis; bicubic interpolation uses the faster `shifted`."""
     if resample != Image.Resampling.BICUBIC:
         return _affine(image, value, resample, matrix)
     return Image.fromarray(shifted(np.asarray(image), shifts(value, *image.size), FILL))
@@ -92,7 +93,7 @@ def _invert(image: Image.Image, value: float, resample: Image.Resampling) -> Ima
 
 
 def _posterize(image: Image.Image, value: float, resample: Image.Resampling) -> Image.Image:
-    mask = 256 - 2 ** (8 - min(8, int(value)))  # no bit kept: black, which Pillow's own no longer allows
+    mask = 256 - 2 ** (8 - min(8, int(value)))  # 0 bits gives black, which Pillow's posterize rejects
     return image.point([i & mask for i in range(256)] * 3)
 
 
@@ -163,10 +164,11 @@ OPERATIONS: dict[str, tuple[Operation, Level]] = {
 
 
 class ColorJitter:
-    """Brightness, contrast and saturation by factors from 1 - x to 1 + x, hue turned by up to `hue`, in random order.
+    """Jitter brightness, contrast and saturation by factors from 1 - x to 1 + x and hue by up to `hue`, in random
+    order.
 
     hue: a share of the full circle, 0..0.5. Randomness comes from torch's global generator.
-    Source: torchvision 0.29, transforms.v2.ColorJitter, to the bit and draw by draw.
+    Source: torchvision 0.29, transforms.v2.ColorJitter, bitwise equal with the same random draws.
     """
 
     def __init__(self, brightness: float, contrast: float, saturation: float, hue: float) -> None:
@@ -189,9 +191,9 @@ def _enhanced(kind: str) -> Callable[[Image.Image, float], Image.Image]:
 
 
 def _turned(image: Image.Image, turn: float) -> Image.Image:
-    """The hue turned by a share of the circle."""
+    """Shift the hue by a share of the circle."""
     h, s, v = image.convert("HSV").split()
-    hues = np.array(h, dtype=np.uint8) + np.int32(turn * 255).astype(np.uint8)  # past the end it starts again
+    hues = np.array(h, dtype=np.uint8) + np.int32(turn * 255).astype(np.uint8)  # wraps around
     return Image.merge("HSV", (Image.fromarray(hues), s, v)).convert(image.mode)
 
 
@@ -201,10 +203,10 @@ def blur(image: Image.Image, radius: float) -> Image.Image:
 
 
 def gray(image: Image.Image) -> Image.Image:
-    """Grayscale, in three equal channels."""
+    """Grayscale with three equal channels."""
     return image.convert("L").convert("RGB")
 
 
 def clip_level(level: float) -> float:
-    """A drawn level, held within 0..10."""
+    """A sampled level, clamped to 0..10."""
     return max(0.0, min(level, MAX_LEVEL))

@@ -1,9 +1,8 @@
-"""The fastest decoder of common JPEGs that is installed and gives Pillow's pixels.
+"""Select the fastest installed JPEG decoder whose pixels equal Pillow's.
 
-In this order: simplejpeg (extra `fast`), torchcodec (which needs no FFmpeg for images), and torchvision's, which is
-deprecated in favour of torchcodec. Pillow is the arbiter: a decoder whose pixels of a few small images differ
-from Pillow's by more than `BOUND` levels is not used, and Pillow decodes whatever a decoder refuses.
-TETRAVIT_DECODER names one decoder, or pillow.
+Order of preference: simplejpeg (extra `fast`), torchcodec (needs no FFmpeg for images), then torchvision's, which is
+deprecated in favour of torchcodec. Pillow is the reference: a decoder that differs by more than `BOUND` levels on a
+few small images is not used, and Pillow decodes what a decoder rejects. TETRAVIT_DECODER sets one decoder, or pillow.
 """
 
 import importlib
@@ -27,15 +26,15 @@ SAVED: tuple[dict[str, int | bool], ...] = (
     {"quality": 95, "subsampling": 0},
     {"quality": 75, "subsampling": 2},
     {"quality": 85, "subsampling": 1, "progressive": True},
-)  # how the images for the comparison are written
+)  # encoder settings of the comparison images
 
 
 @dataclass(frozen=True)
 class Decoder:
     """A JPEG decoder.
 
-    pixels: bytes -> RGB uint8 (3, H, W); ValueError or RuntimeError where it refuses. turns: the result is upright,
-    by EXIF; else it is as stored.
+    pixels: bytes -> RGB uint8 (3, H, W); ValueError or RuntimeError for unsupported data. turns: the decoder applies
+    the EXIF orientation; else pixels are as stored.
     """
 
     name: str
@@ -43,7 +42,7 @@ class Decoder:
     turns: bool
 
     def decode(self, data: bytes) -> Tensor | None:
-        """The pixels; None: it refuses the data."""
+        """The pixels; None: unsupported data."""
         try:
             return self.pixels(data)
         except (ValueError, RuntimeError):
@@ -63,17 +62,17 @@ def _simplejpeg() -> Decoder:
 def _torchcodec() -> Decoder:
     try:
         decode = importlib.import_module("torchcodec.decoders").decode_jpeg  # from 0.17 on
-    except (AttributeError, OSError, RuntimeError) as error:  # libraries of another torch
+    except (AttributeError, OSError, RuntimeError) as error:  # built for another torch
         raise ImportError(str(error)) from None
     return Decoder("torchcodec", lambda data: decode(_bytes(data)), turns=True)
 
 
 def _torchvision() -> Decoder:
     def pixels(data: bytes) -> Tensor:
-        found = decode_jpeg(_bytes(data))
-        if found is None:
-            raise ImportError("this torchvision has no decoder of JPEG")
-        return found
+        rgb = decode_jpeg(_bytes(data))
+        if rgb is None:
+            raise ImportError("this torchvision has no JPEG decoder")
+        return rgb
 
     return Decoder("torchvision", pixels, turns=True)
 
@@ -86,10 +85,10 @@ DECODERS: dict[str, Callable[[], Decoder]] = {
 
 
 def decoder() -> Decoder | None:
-    """The decoder in use; None: Pillow.
+    """The selected decoder; None: Pillow.
 
     Raises:
-        ValueError: if TETRAVIT_DECODER names none, or one that is not installed.
+        ValueError: if TETRAVIT_DECODER is unknown, or its decoder is not installed.
     """
     return _chosen(os.environ.get("TETRAVIT_DECODER", ""))
 
@@ -121,7 +120,7 @@ def _chosen(wanted: str) -> Decoder | None:
 
 
 def largest_difference(candidate: Decoder) -> int:
-    """The largest difference in levels between the pixels of a decoder and Pillow's, over a few small images."""
+    """The largest pixel difference from Pillow, in levels, over a few small images."""
     differences = []
     y, x = np.mgrid[:45, :67].astype(np.float64)
     waves = [np.sin(x / 3 + y / 7) + np.cos(x * y / 90), np.sin(x / 11), np.cos(y / 2) * np.sin(x / 5)]

@@ -1,4 +1,4 @@
-"""Which label map belongs to which image: the same name, or one pattern for all."""
+"""Match label maps to images: by equal names, or by one pattern for all."""
 
 import os
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ LABELS = (
     ".pgm",
     ".ppm",
     ".webp",
-)  # endings of label maps, the usual first
+)  # extensions of label maps, most common first
 LOSSY = (".jpg", ".jpeg")
 
 Pair = tuple[Path, Path]  # image, label map
@@ -32,16 +32,16 @@ def pairs_of(
     problems: Problems | None = None,
     needed: str = "",
 ) -> list[Pair]:
-    """Every image below a folder with its label map below another, in order.
+    """Every image below a folder, in order, with its label map below another folder.
 
     Args:
-        label_names: what label maps are called, with {name} for the image's name without its ending
-            ("{name}_mask.png"); None: as the image, or with one and the same addition before or behind the name.
-        problems: where images that cannot be read are counted.
-        needed: a path that images must hold in their folder's name; "": all.
+        label_names: name pattern of label maps, with {name} for the image name without extension ("{name}_mask.png");
+            None: the name of the image, or that name with one prefix or suffix shared by all files.
+        problems: counts images that cannot be read.
+        needed: substring required in the folder path of an image; "": none.
 
     Raises:
-        ValueError: if a folder is missing or empty, or an image lacks its label map.
+        ValueError: if a folder is missing or empty, or an image has no label map.
     """
     for folder in (images, labels):
         if not folder.is_dir():
@@ -76,7 +76,7 @@ def pairs_of(
 
 
 def check_pairs(pairs: Sequence[Pair]) -> None:
-    """Raises: ValueError if an image lacks its label map, or shares it with another."""
+    """Raises: ValueError if an image has no label map, or shares it with another."""
     lacking = [label for _, label in pairs if not label.is_file()]
     if lacking:
         raise ValueError(
@@ -93,7 +93,7 @@ def check_pairs(pairs: Sequence[Pair]) -> None:
 
 
 def folders_below(folder: Path) -> list[str]:
-    """The names of the folders in a folder, in order; none where it is not there."""
+    """Names of the subfolders of a folder, sorted; empty if the folder does not exist."""
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
@@ -101,7 +101,7 @@ def folders_below(folder: Path) -> list[str]:
 
 
 def _label_of(name: str, lookup: Lookup) -> str | None:
-    """The label map called as an image, in the same folder, whatever its ending."""
+    """The label map with the image's name in the same folder, with any extension."""
     stem = os.path.splitext(name)[0]
     for suffix in LABELS:
         for label in (f"{stem}{suffix}", f"{stem}{suffix.upper()}"):
@@ -117,7 +117,7 @@ def _named(name: str, pattern: str) -> str:
 
 
 def _pattern(images: Sequence[str], maps: Sequence[str]) -> str | None:
-    """The one pattern that names a label map for every image; None: there is none, or there are several."""
+    """The pattern that gives every image a label map; None: none fits, or several do."""
     known = set(maps)
     folder, _, last = images[0].rpartition("/")
     stem = os.path.splitext(last)[0]

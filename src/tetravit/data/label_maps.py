@@ -1,4 +1,4 @@
-"""Images beside label maps: what every data set of files shares.
+"""Pairs of images and label maps: base of the file-based segmentation sets.
 
 Shapes: Hi Wi the upright image in pixels.
 """
@@ -43,35 +43,34 @@ __all__ = [
     "read_labels",
 ]
 LOG = logging.getLogger("tetravit.data")
-IGNORE = 255  # label of pixels that carry no class
-UNKNOWN = 254  # label of numbers that a table does not list
-VOID = (224, 224, 192)  # around the objects of Pascal VOC
-SAMPLE = 24  # label maps that are read at the start
-TURNED = 1000  # images whose heads are read at the start
+IGNORE = 255  # label of ignored pixels
+UNKNOWN = 254  # label of values that a table does not list
+VOID = (224, 224, 192)  # border colour around objects in Pascal VOC
+SAMPLE = 24  # label maps read at construction
+TURNED = 1000  # image headers read at construction
 
 
 class LabelMaps(Dataset):
-    """Pairs of files as samples; targets are label maps (Hi, Wi), uint8 where the file has 8 bits, else int32.
+    """Image and label map files as samples; targets are label maps (Hi, Wi), uint8 for 8-bit files, else int32.
 
-    Images are turned upright as their EXIF data says. A label map of the upright image's size, which is not that of
-    the stored one, belongs to the upright image; for other turned images `orientation` says what it is of.
+    Images are rotated upright by their EXIF orientation. A label map whose size fits only the upright image belongs
+    to the upright pixels; otherwise `orientation` decides.
 
     Args:
         pairs: image and label map of each sample.
-        class_names: in the order of the labels.
-        root: what file names are given relative to in messages.
-        convert: the numbers in a file -> labels; None: they are labels.
-        colours: of the classes, in label maps whose pixels are colours; None: pixels are numbers.
-        orientation: whether label maps of rotated images fit the "upright" or the "stored" pixels; None:
-            such images are refused where the size does not decide.
-        split: "train" refuses label maps that cannot be trained on.
-        problems: what was left out so far.
+        class_names: in label order.
+        root: base path for file names in messages.
+        convert: raw values -> labels; None: they are labels.
+        colours: of the classes, for colour-coded label maps; None: pixels are labels.
+        orientation: whether label maps of rotated images fit the "upright" or the "stored" pixels; None: such images
+            are an error if their size is ambiguous.
+        split: for "train", label maps unfit for training are an error.
+        problems: counts of files left out so far.
 
-    Some label maps are read at once, evenly over the set, and their numbers compared with the classes.
+    Some label maps, evenly spaced over the set, are read at construction and compared with the classes.
 
     Raises:
-        ValueError: if an image lacks its label map, or shares it with another; or if label maps do not fit the
-            classes.
+        ValueError: if an image has no label map, shares it with another, or label maps do not match the classes.
     """
 
     kind = "segment"
@@ -99,7 +98,7 @@ class LabelMaps(Dataset):
         self._check_turned()
         self.label_counts = self._sampled()
         self.notes = self.label_counts.findings(self.class_names, refuse=split == "train")
-        if split != "train":  # a run says those of training in its plan
+        if split != "train":  # the plan of a run shows those of the training split
             for line in (*self.problems.lines(), *self.notes):
                 LOG.warning("%s: %s.", root, line)
 
@@ -127,11 +126,11 @@ class LabelMaps(Dataset):
         return str(self.pairs[index][0])
 
     def _labels(self, index: int) -> Tensor:
-        """A label map as it is stored."""
+        """A label map as stored."""
         return read_labels(self.pairs[index][1], self.colours)
 
     def _sample(self, name: str, data: bytes, labels: Tensor, label_file: str, shown: str) -> Sample:
-        """An image and its label map, upright and of one size. The names are for messages."""
+        """An image and its label map, upright and of equal size. The names are for messages."""
         image = decode(data, name=name)
         size, have = (image.shape[1], image.shape[2]), (labels.shape[0], labels.shape[1])
         turn = orientation(data, name)
@@ -154,7 +153,8 @@ class LabelMaps(Dataset):
         return file.relative_to(self.root).as_posix() if file.is_relative_to(self.root) else str(file)
 
     def _check_turned(self) -> None:
-        """Raises: ValueError if images are turned, and neither an option nor their label maps say how."""
+        """Raises: ValueError if images are rotated and neither an option nor the label map sizes decide the
+        orientation."""
         if self.orientation is not None:
             return
         pairs = self.pairs[:: max(1, -(-len(self.pairs) // TURNED))]
@@ -172,10 +172,10 @@ class LabelMaps(Dataset):
             raise turned_error(image, int(read[first, 2]), len(unclear), len(pairs), "label maps")
 
     def _sampled(self) -> LabelCounts:
-        """The numbers of some label maps. Damaged ones are skipped, unless all are.
+        """Raw values of some label maps. Damaged files are skipped, unless all are damaged.
 
         Raises:
-            BadImage: if none can be read.
+            BadImage: if all are damaged.
         """
         counts, errors = LabelCounts(self.num_classes), []
         for index in range(0, len(self), max(1, -(-len(self) // SAMPLE))):
@@ -192,14 +192,14 @@ class LabelMaps(Dataset):
 
 
 def read_labels(file: Path | bytes, colours: Sequence[Colour] | None = None, name: str = "") -> Tensor:
-    """A label map of a file or of its bytes, numbers as stored (Hi, Wi): uint8, or int32 above 8 bits.
+    """Decode a label map from a file or its bytes, values as stored (Hi, Wi): uint8, or int32 above 8 bits.
 
-    Of a picture with a palette the indices are the labels, not the colours; three equal channels are one number.
+    In palette images the indices are the labels, not the colours; three equal channels count as one.
 
-    colours: one per class, whose places are the labels of a picture of these colours.
+    colours: one per class; the label of a pixel is the index of its colour.
 
     Raises:
-        BadImage: if the file cannot be read, or holds colours that no class has.
+        BadImage: if the file cannot be read, or contains a colour of no class.
     """
     name = name or str(file)
     with opened(file if isinstance(file, bytes) else file_bytes(file), name) as picture:
@@ -253,7 +253,7 @@ def _painted(pixels: np.ndarray, colours: Sequence[Colour], name: str) -> np.nda
 
 
 class Shifted:
-    """Numbers in a file -> labels, where classes count from `first`; what is below it, and 255, becomes `IGNORE`."""
+    """Raw values -> labels, for classes that start at `first`; smaller values and 255 become `IGNORE`."""
 
     def __init__(self, first: int) -> None:
         self.first = first
@@ -264,14 +264,14 @@ class Shifted:
             table[: self.first] = IGNORE
             table[IGNORE] = IGNORE
             return table.to(torch.uint8)[labels.long()]
-        shifted = torch.where(labels > IGNORE, labels, labels - self.first)  # none of them becomes `IGNORE`
+        shifted = torch.where(labels > IGNORE, labels, labels - self.first)  # values above 255 never become `IGNORE`
         return shifted.masked_fill((shifted < 0) | (labels == IGNORE), IGNORE)
 
 
 class Listed:
-    """Numbers in a file -> labels, where each class has a number of its own; 255 is no class unless it is listed.
+    """Raw values -> labels, for classes with arbitrary values; 255 is ignored unless it is listed.
 
-    values: the numbers of the classes, in their order.
+    values: raw values of the classes, in class order.
     """
 
     def __init__(self, values: Sequence[int]) -> None:

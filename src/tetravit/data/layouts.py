@@ -1,8 +1,8 @@
-"""Drawings of shapes as files, in the layouts that real data sets have: one set of images, three times described.
+"""Write drawings of shapes as files in the layouts of real data sets: the same images in three layouts.
 
-DIR/folders/{train,val}/CLASS/000000.jpg                          a class per image: its largest shape
-DIR/coco/{train2017,val2017}/000000000139.jpg                     objects, in annotations/instances_*.json
-DIR/ade20k/{images,annotations}/{training,validation}/*.jpg|png   a label per pixel; 0: none, classes from 1
+DIR/folders/{train,val}/CLASS/000000.jpg classification: class of the largest shape
+DIR/coco/{train2017,val2017}/000000000139.jpg detection, with annotations/instances_*.json
+DIR/ade20k/{images,annotations}/{training,validation}/*.jpg|png segmentation; 0: ignored, classes from 1
 """
 
 import io
@@ -17,24 +17,24 @@ from PIL import Image
 from tetravit.data.shapes import CLASSES, IGNORE, SEGMENTS, Drawing, draw
 
 FOLDERS = ("folders", "coco", "ade20k")
-CATEGORIES = (1, 2, 3, 5, 8, 9, 13, 21)  # ids of `CLASSES` in the COCO layout: with gaps, as there
-FIRST_ID, ID_STEP = 139, 146  # of images in the COCO layout: no run of numbers either
+CATEGORIES = (1, 2, 3, 5, 8, 9, 13, 21)  # ids of `CLASSES` in the COCO layout: with gaps, as in COCO
+FIRST_ID, ID_STEP = 139, 146  # image ids in the COCO layout, also with gaps
 
 Point = tuple[int, int]  # x, y of a corner of a pixel
 
 
 def write_shapes(folder: Path, *, train: int, val: int, size: int = 128, seed: int = 0) -> Iterator[str]:
-    """Write a set of drawings in all three layouts; yields the name of each drawing that is done.
+    """Write a set of drawings in all three layouts; yields the name of each finished drawing.
 
     Args:
-        folder: where to; made if it is not there.
-        train, val: drawings of each part.
+        folder: output folder; created if missing.
+        train, val: number of drawings per split.
         size: side in pixels.
-        seed: other drawings.
+        seed: of the drawings.
 
     Raises:
-        ValueError: if such a set is there already, or a number is out of range.
-        OSError: where a file cannot be written.
+        ValueError: if such a set already exists, or a number is out of range.
+        OSError: if a file cannot be written.
     """
     taken = [name for name in FOLDERS if (folder / name).exists()]
     if taken:
@@ -92,7 +92,7 @@ def _write_label_map(folder: Path, split: str, index: int, drawn: Drawing, jpeg:
 
 
 def _annotations(drawn: Drawing, image_id: int, first: int) -> list[dict[str, Any]]:
-    """The objects of a drawing as COCO has them; ids go on from `first`."""
+    """COCO annotations of the objects of a drawing; ids start at `first`."""
     annotations = []
     for i, shape in enumerate(drawn.shapes):
         x1, y1, x2, y2 = shape.box
@@ -111,7 +111,7 @@ def _annotations(drawn: Drawing, image_id: int, first: int) -> list[dict[str, An
 
 
 def segmentation(mask: np.ndarray) -> Any:
-    """A mask bool (H, W) as COCO writes it: polygons along the pixels, or run lengths where it has a hole."""
+    """COCO segmentation of a mask bool (H, W): polygons along pixel edges, or run lengths if it has a hole."""
     loops = outlines(mask)
     if any(_area(loop) < 0 for loop in loops):
         flat = mask.flatten(order="F")
@@ -122,7 +122,7 @@ def segmentation(mask: np.ndarray) -> Any:
 
 
 def outlines(mask: np.ndarray) -> list[list[Point]]:
-    """The edges of a mask bool (H, W) as closed loops of corners; around a hole the other way round."""
+    """Edges of a mask bool (H, W) as closed loops of corners; loops around holes run in the opposite direction."""
     padded = np.pad(mask, 1).astype(np.int8)
     after: dict[Point, list[Point]] = {}  # from a corner along an edge, the mask on the right hand
     down, right = np.diff(padded, axis=0)[:, 1:-1], np.diff(padded, axis=1)[1:-1]
@@ -139,7 +139,7 @@ def outlines(mask: np.ndarray) -> list[list[Point]]:
 
 
 def _loop(after: dict[Point, list[Point]]) -> list[Point]:
-    """Take one closed loop out of `after`: its corners alone. Where two loops touch, it turns right."""
+    """Remove one closed loop from `after`, reduced to its corners. Where two loops touch, it turns right."""
     start = here = next(iter(after))
     step: Point | None = None
     corners: list[Point] = []
@@ -158,7 +158,7 @@ def _loop(after: dict[Point, list[Point]]) -> list[Point]:
 
 
 def _area(loop: list[Point]) -> float:
-    """Of a loop of corners; below 0 where it runs around a hole."""
+    """Signed area of a loop of corners; negative for a loop around a hole."""
     return sum(a[0] * b[1] - b[0] * a[1] for a, b in zip(loop, [*loop[1:], loop[0]], strict=True)) / 2
 
 

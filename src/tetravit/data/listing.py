@@ -1,8 +1,8 @@
-"""Listings of folders that are kept: a second start, and the other processes of a machine, need not list them again.
+"""Cached folder listings: a second start, and other processes on the machine, skip the listing.
 
-A listing holds as long as each of its folders has the time that it had; the time of a folder changes when a name
-in it comes or goes. Folders that changed in the last seconds before they were listed are not kept: they may have
-changed in the same tick of the clock again.
+A cached listing is valid while the modification time of each folder is unchanged; it changes when a name is added or
+removed. Folders modified within the last seconds before listing are not cached: they may change again within one
+clock tick.
 
 CACHE/KEY/paths.bin, ends.npy, labels.npy, places.npy, listing.json; mapped into memory, shared by processes.
 """
@@ -23,13 +23,13 @@ from tetravit.data.problems import Problems
 from tetravit.files import exclusive
 
 VERSION = 1
-WORTH = 10_000  # images from which on a listing is kept
-SETTLED_NS = 2 * 10**9  # how old the time of a folder is when it is listed
+WORTH = 10_000  # minimum number of images for caching
+SETTLED_NS = 2 * 10**9  # minimum age of a folder's modification time
 CACHE = Path(os.environ.get("TETRAVIT_HOME") or Path.home() / ".cache" / "tetravit").expanduser() / "listings"
 
 
 class Listing(NamedTuple):
-    """Paths end to end (bytes,) uint8, where each ends (N,), its class (N,), where each root's images end."""
+    """Concatenated paths (bytes,) uint8, end of each path (N,), class of each (N,), end of each root's images."""
 
     paths: np.ndarray
     ends: np.ndarray
@@ -37,18 +37,18 @@ class Listing(NamedTuple):
     places: np.ndarray
 
 
-Times = dict[str, int]  # folder: its time in nanoseconds
+Times = dict[str, int]  # folder: its modification time in nanoseconds
 
 
-def kept_listing(what: Any, problems: Problems, scan: Callable[[Times, Problems], Listing]) -> Listing:
-    """The listing that `scan` makes, or that it made before. One process scans, the others wait and load it.
+def kept_listing(inputs: Any, problems: Problems, scan: Callable[[Times, Problems], Listing]) -> Listing:
+    """The cached listing, or the result of `scan`. One process scans; the others wait and load its result.
 
     Args:
-        what: JSON-ready; what the listing depends on beside the folders.
-        problems: what the scan leaves out is added.
-        scan: lists; it fills in the folders it listed, with their times before that.
+        inputs: JSON-ready; what the listing depends on besides the folders.
+        problems: receives the files left out by the scan.
+        scan: lists the folders, and fills in their modification times, read before listing.
     """
-    key = hashlib.sha256(json.dumps([VERSION, what], sort_keys=True).encode(errors="replace")).hexdigest()[
+    key = hashlib.sha256(json.dumps([VERSION, inputs], sort_keys=True).encode(errors="replace")).hexdigest()[
         :24
     ]
     folder = CACHE / key
@@ -58,7 +58,7 @@ def kept_listing(what: Any, problems: Problems, scan: Callable[[Times, Problems]
     try:
         CACHE.mkdir(parents=True, exist_ok=True)
         lock = os.open(CACHE / f"{key}.lock", os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError:  # no place for it
+    except OSError:  # no space for the cache
         return scan({}, problems)
     try:
         with exclusive(lock):

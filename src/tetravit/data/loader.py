@@ -1,8 +1,7 @@
-"""Samples in an order that depends on the seed alone.
+"""Training batches in an order that depends on the seed only.
 
-Sample k of epoch e, its place in the order and its augmentation, is a function of (seed, e, k). So the
-batches are the same for any number of workers, for any number of ranks (their union), and from whichever
-step one starts: to resume, nothing needs to be restored but the step.
+Position and augmentation of sample k of epoch e are functions of (seed, e, k). Batches are therefore the same for any
+number of workers, any number of ranks (as a union), and any starting step: resuming needs only the step number.
 """
 
 import itertools
@@ -30,15 +29,15 @@ def make_train_loader(
     dataset: Dataset | None = None,
     finish_later: bool = False,
 ) -> "TrainLoader":
-    """The training batches that a config describes; `dataset`: its training set, where that is built already.
+    """Training batches for a config; `dataset`: its training set, if already built.
 
-    views: the augmentations of all views of an image, in place of the config's; the first makes the images of a
-    batch, the others its `views`. None: one view, the config's.
-    finish_later: workers send uint8 images, which `Batch.to` normalizes and erases on its device, to the same values;
-    where the augmentations allow it.
+    views: augmentations of all views of an image, replacing that of the config; the first gives the images of a
+    batch, the others its `views`. None: one view, from the config.
+    finish_later: workers send uint8 images, and `Batch.to` normalizes and erases on the device with equal results;
+    only if the augmentations allow it.
 
     Raises:
-        ValueError: for anything in the config that is not available.
+        ValueError: for a setting that is not available.
     """
     if dataset is None:
         dataset = build_dataset(config, "train")
@@ -86,13 +85,13 @@ def make_augmented_loader(
     seed: int,
     **ranks: Any,
 ) -> "TrainLoader":
-    """Batches of the training set for a classifier of frozen features: augmented as `text` says, nothing mixed.
+    """Training batches for a classifier on frozen features: augmented by `text`, without mixing.
 
-    A set that is smaller than a batch is one batch. preprocess: of the model, for the size and the colours.
-    class_names: of the model, as in `make_eval_loader`. ranks: `rank`, `world_size`, `pin_memory` of `TrainLoader`.
+    A set smaller than a batch is one batch. preprocess: of the model, for size and normalization. class_names: of the
+    model, as in `make_eval_loader`. ranks: `rank`, `world_size`, `pin_memory` of `TrainLoader`.
 
     Raises:
-        ValueError: for anything in the config or the text that is not available.
+        ValueError: for a setting that is not available.
     """
     changes = {"image_size": preprocess.size, "mean": preprocess.mean, "std": preprocess.std, "augment": text}
     plain = {"mix": None, "balance": 0.0, "repeats": 1, "group": 1, "bucket": 1}
@@ -103,45 +102,44 @@ def make_augmented_loader(
 
 
 def image_bytes(config: DataConfig, images: int, finish: Finishing = "image") -> int:
-    """About the size of an image as a worker sends it, in a batch of `images`."""
+    """Approximate bytes per image sent by a worker, in a batch of `images`."""
     height, width = config.canvas(images)
     return (1 if finish == "device" else 4) * (config.channels or 3) * height * width
 
 
 class TrainLoader:
-    """Training batches of one rank, from any step on, without end.
+    """Endless training batches of one rank, from any step.
 
     Args:
         dataset: the images.
         transform: image uint8 (C, Hi, Wi) -> float tensor; draws from torch's global generator only.
-        more: transforms of the same decoded image, whose results are the `views` of a batch, in order. View v of a
-            sample depends on (seed, epoch, position, v) alone: more views do not change the others.
-        batch_size: images of one optimisation step, over all ranks and accumulated micro-batches.
+        more: further transforms of the same decoded image; their results are the `views` of a batch, in order. View v
+            of a sample depends on (seed, epoch, position, v) only: adding views does not change the others.
+        batch_size: images per optimizer step, over all ranks and accumulated micro-batches.
         accumulate: micro-batches per step.
-        repeats: views of each drawn image, side by side in the order; an epoch draws as many samples as the
-            set has images, of a 1 / repeats part of them (repeated augmentation, Hoffer et al. 2020).
-        group: images per group of one orientation, all wider than high or none, so that little
-            of a batch is padding; `wide` of the set has the orientations. Ranks get whole groups where their number
-            divides the groups of a micro-batch.
+        repeats: repeated augmentation (Hoffer et al. 2020): augmented copies of each sampled image, adjacent in the
+            order; an epoch has as many samples as the set has images, from a 1 / repeats part of them.
+        group: images per group of one orientation, all landscape or none, to reduce padding; the set's `wide` gives
+            the orientations. Ranks get whole groups if their number divides the groups of a micro-batch.
         bucket: the sides of a padded batch are multiples of this, in pixels.
-        seed: of the order and of the augmentations.
-        rank, world_size: this rank's share of every micro-batch: positions rank, rank + world_size, ...
-        workers: processes that prepare batches; 0: this one.
-        balance: how evenly classes are drawn: 0 as they are, each image once per epoch; 1 all classes equally often;
-            between them by the power of their numbers of images. Above 0, images are drawn with replacement.
+        seed: of order and augmentations.
+        rank, world_size: this rank gets positions rank, rank + world_size, ... of every micro-batch.
+        workers: processes that prepare batches; 0: the calling process.
+        balance: class-balanced sampling: 0 natural frequencies, each image once per epoch; 1 all classes equally
+            often; between them by a power of the image counts. Above 0, images are sampled with replacement.
         shuffle: "full", "shards(N)" or "table"; see `Order`.
-        image_bytes: about the size of a prepared image, with its views; 0: not known.
+        image_bytes: approximate bytes of a prepared image with its views; 0: unknown.
         finish: where images are normalized and erased; see `PrepareTrain`.
-        mix: the text of mixup and cutmix, which need an even number of images.
-        on_bad: for an unreadable image, raise its `BadImage`, or take the next image in the order.
-        bad_limit: share of the images above which "skip" raises; a single one is always skipped.
-        pin_memory: batches in page-locked memory.
+        mix: specification of mixup and cutmix, which need an even number of images.
+        on_bad: for an unreadable image, raise `BadImage` or use the next image in the order.
+        bad_limit: share of unreadable images above which "skip" raises; a single one is always skipped.
+        pin_memory: put batches in page-locked memory.
 
     `bad` maps the names of skipped images to the causes.
 
     Raises:
-        ValueError: if the batch does not divide, the set is smaller than a batch, or `mix` meets an odd
-        number.
+        ValueError: if the batch size is not divisible, the set is smaller than a batch, or `mix` gets an odd number
+        of images.
     """
 
     def __init__(
@@ -237,10 +235,10 @@ class TrainLoader:
         return self._bad.causes
 
     def batches(self, start: int = 0) -> Iterator[list[Batch]]:
-        """The micro-batches of step `start`, of the next, and so on for ever, across epochs.
+        """Micro-batches from step `start` on, endless, across epochs.
 
         Raises:
-            BadImage: for an unreadable image, if such are errors.
+            BadImage: for an unreadable image, with on_bad "error".
             ValueError: if more images are unreadable than allowed, or those of a batch differ in size.
         """
         self.close()
@@ -250,7 +248,7 @@ class TrainLoader:
             yield [self._bad.check(next(stream)) for _ in range(self.accumulate)]
 
     def close(self) -> None:
-        """Stop the workers; iterators handed out before end."""
+        """Stop the workers; existing iterators end."""
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()

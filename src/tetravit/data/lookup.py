@@ -1,8 +1,7 @@
-"""Files looked up by the names that annotations give them.
+"""Look up files by the names in annotations.
 
-A name may come from another computer: with backslashes, in other letters, with another ending or none, as a URL with
-escapes, in another form of Unicode, or with more or fewer folders in front. It is looked up among the files that are
-there, and nothing outside the folder is ever found.
+A name may come from another computer: with backslashes, other case, another extension or none, URL escapes, another
+Unicode form, or more or fewer parent folders. Only files inside the folder are matched.
 """
 
 import os
@@ -14,15 +13,15 @@ from urllib.parse import unquote
 
 from tetravit.data.files import ENDINGS, UNREADABLE, is_junk_folder
 
-KNOWN = ENDINGS | UNREADABLE | {".xml", ".txt"}  # what is an ending; ".0001" and ". 5" belong to the name
+KNOWN = ENDINGS | UNREADABLE | {".xml", ".txt"}  # known extensions; ".0001" and ". 5" are part of the name
 
 
 class Lookup:
-    """The files below a folder, at any depth, looked up by the names in annotations.
+    """Index of the files below a folder, at any depth, for lookup by annotated names.
 
     Args:
-        folder: where to look.
-        endings: of the files that are meant where a name has another ending, or none.
+        folder: the folder to index.
+        endings: extensions accepted for a name with another extension, or none.
 
     Raises:
         OSError: if the folder cannot be listed.
@@ -32,15 +31,15 @@ class Lookup:
         self.folder, self.endings = folder, frozenset(endings)
         self.names = sorted(files_below(folder))
         self.exact = frozenset(self.names)
-        self._whole: dict[str, list[str]] | None = None  # by path, in one form
-        self._last: dict[str, list[str]] = {}  # by the last part of the path
-        self._stems: dict[str, list[str]] = {}  # by the last part without its ending, of `endings`
+        self._whole: dict[str, list[str]] | None = None  # by normalized path
+        self._last: dict[str, list[str]] = {}  # by file name
+        self._stems: dict[str, list[str]] = {}  # by file name without extension, for `endings`
 
     def find(self, name: str) -> str | None:
-        """The path of a file relative to the folder, with `/`; None: there is none of this name.
+        """The path of a file relative to the folder, with `/`; None: no match.
 
         Raises:
-            ValueError: if the name fits several files.
+            ValueError: if several files match.
         """
         if name in self.exact:
             return name
@@ -77,7 +76,7 @@ class Lookup:
 
 
 def files_below(folder: Path) -> list[str]:
-    """Paths, relative to a folder and with `/`, of all files below it but hidden ones.
+    """Paths of all non-hidden files below a folder, relative to it, with `/`.
 
     Raises:
         OSError: if the folder cannot be listed.
@@ -86,7 +85,7 @@ def files_below(folder: Path) -> list[str]:
 
     def walk(place: str, prefix: str, above: frozenset[str]) -> None:
         here = os.path.realpath(place)
-        if here in above:  # a link that leads back up
+        if here in above:  # a link to a parent folder
             return
         with os.scandir(place) as entries:
             for entry in entries:
@@ -104,7 +103,7 @@ def check_name(name: Any, where: str) -> str:
     """A file name from annotations, as text.
 
     Raises:
-        ValueError: for what is no name of a file.
+        ValueError: if it is not a file name.
     """
     if not isinstance(name, str) or not name.strip() or "\0" in name or not _encodes(name):
         raise ValueError(f"{where}: file_name is the name of an image below the image folder; got {name!r}.")
@@ -120,7 +119,7 @@ def _encodes(name: str) -> bool:
 
 
 def _readings(name: str) -> list[str]:
-    """What a name may mean, the plainest first: as it is; without the escapes of a URL; the path of a URL."""
+    """Readings of a name, most literal first: as it is; URL-decoded; the path of a URL."""
     readings = [_folded(name)]
     if "%" in name:
         readings.append(_folded(unquote(name)))
@@ -132,7 +131,7 @@ def _readings(name: str) -> list[str]:
 
 
 def _folded(name: str) -> str:
-    """A path in one form: small letters, composed characters, `/` between its parts, none of them `.`."""
+    """A normalized path: lower case, composed Unicode, `/` separators, no `.` parts."""
     parts = unicodedata.normalize("NFC", name.strip()).casefold().replace("\\", "/").split("/")
     return "/".join(part for part in parts if part not in ("", "."))
 
@@ -143,7 +142,7 @@ def _stem(last: str) -> str:
 
 
 def _same_end(file: str, name: str) -> bool:
-    """Whether the folders in front of one path end as those of the other, which may have fewer of them."""
+    """Whether the shorter of two folder paths is a suffix of the other."""
     ours, theirs = file.split("/")[:-1], [part for part in name.split("/")[:-1] if part != ".."]
     fewer = min(len(ours), len(theirs))
     return not fewer or ours[-fewer:] == theirs[-fewer:]

@@ -1,7 +1,7 @@
-"""COCO's mask formats: polygons and run lengths (see `rle.py`) as masks, and masks pasted into images as RLE.
+"""COCO's mask formats: polygons and run lengths (see `rle.py`) as masks, and predicted masks as RLE of the image.
 
 Shapes: (Hi, Wi) image in pixels.
-Source: the formats of the COCO API (cocodataset/cocoapi, common/maskApi.c), which the results equal bit for bit.
+Source: the formats of the COCO API (cocodataset/cocoapi, common/maskApi.c); results are bitwise equal.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from torch import Tensor
 from tetravit.boxes.pasting import THRESHOLD, paste, reach
 from tetravit.rle import encode_rle, mask_counts
 
-FINER = 5  # polygons are rasterized on a grid this many times finer than the pixels
+FINER = 5  # subpixels per pixel when rasterizing polygons
 
 
 def polygon_mask(polygons: Iterable[np.ndarray], height: int, width: int) -> np.ndarray:
@@ -23,7 +23,7 @@ def polygon_mask(polygons: Iterable[np.ndarray], height: int, width: int) -> np.
         if not len(columns):
             continue
         first, last = int(columns.min()), int(columns.max()) + 1
-        # Each crossing switches between inside and outside; one below the last row switches at the next column's top.
+        # Each crossing toggles inside and outside; one below the last row toggles at the top of the next column.
         total = (last - first) * height
         at = np.sort((columns - first) * height + rows)
         mask[first:last] |= _runs(np.diff(at, prepend=0, append=total)).reshape(-1, height)
@@ -31,7 +31,7 @@ def polygon_mask(polygons: Iterable[np.ndarray], height: int, width: int) -> np.
 
 
 def _crossings(points: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where the outline through `points` (n, 2) crosses the middle of columns: column and first row below."""
+    """Crossings of the outline through `points` (n, 2) with column centres: column and first row below."""
     fine = np.trunc(FINER * points + 0.5).astype(np.int64)
     start, end = fine, np.roll(fine, -1, axis=0)
     steps = np.abs(end - start)
@@ -41,7 +41,7 @@ def _crossings(points: np.ndarray, height: int, width: int) -> tuple[np.ndarray,
     flat = steps[:, 0] >= steps[:, 1]
     long = np.where(flat, 0, 1)
     each = np.arange(len(fine))
-    # An edge is rasterized in the direction of its growing long coordinate, whatever the order of its ends.
+    # An edge is rasterized in the direction in which its long coordinate grows, whatever the order of its ends.
     back = start[each, long] > end[each, long]
     low, high = np.where(back[:, None], end, start), np.where(back[:, None], start, end)
     slope = (high[each, 1 - long] - low[each, 1 - long]) / np.maximum(length, 1)
@@ -58,16 +58,16 @@ def _crossings(points: np.ndarray, height: int, width: int) -> tuple[np.ndarray,
 
 
 def counts_mask(counts: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Run lengths, which add up to Hi * Wi, -> bool (Hi, Wi)."""
+    """Run lengths with the sum Hi * Wi -> bool (Hi, Wi)."""
     return np.ascontiguousarray(_runs(counts).reshape(width, height).T)
 
 
 def inside_columns(counts: np.ndarray, height: int) -> tuple[int, np.ndarray]:
-    """Run lengths -> the first column with a pixel inside, and bool (Hi, w) from there to the last one.
+    """Run lengths -> the first column of the mask, and bool (Hi, w) from there to its last column.
 
-    The cost of a small mask in a large image grows with the mask's columns, not with the image.
+    The cost depends on the columns of the mask, not on the size of the image.
     """
-    ends = np.cumsum(counts)[1::2]  # of the runs inside
+    ends = np.cumsum(counts)[1::2]  # ends of foreground runs
     if not len(ends):
         return 0, np.zeros((height, 0), dtype=bool)
     first, last = int(counts[0]) // height, -(-int(ends[-1]) // height)
@@ -84,7 +84,7 @@ def _runs(counts: np.ndarray) -> np.ndarray:
 def encode_pasted_masks(probabilities: Tensor, boxes: Tensor, size: tuple[int, int]) -> list[bytes]:
     """Mask probabilities (M, h, w) in boxes (M, 4) -> COCO RLE in an image of `size` (Hi, Wi), one mask at a time.
 
-    Equals pasting, thresholding and encoding all masks, without holding one at the image's size.
+    Equals pasting, thresholding and encoding all masks, without a full-size mask per object.
     """
     windows = reach(boxes, size)
     return [

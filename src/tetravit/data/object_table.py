@@ -1,8 +1,8 @@
-"""The objects of many images in a few arrays, so that a million of them need no Python objects.
+"""Annotations of many images in a few arrays: a million objects without Python objects.
 
 Boxes, labels, polygons and run lengths are concatenated; workers share their memory.
 
-Shapes: N images, M objects of an image.
+Shapes: N images, M objects.
 """
 
 import math
@@ -17,22 +17,22 @@ from tetravit.data.masks import counts_mask, polygon_mask
 from tetravit.data.problems import Problems
 from tetravit.rle import decode_rle, encode_rle
 
-EXACT = 100  # coordinates with two decimals are kept as whole hundredths
-FROM_SIDES = -1.0  # the area of an object whose annotation has none: that of its box
-OUTSIDE = 4  # polygons, walked pixel by pixel, may reach so many of the longer side beyond their image
-LARGEST = 100_000  # pixels of a side: the runs of larger masks overflow COCO's RLE
+EXACT = 100  # coordinates with two decimals are stored as integer hundredths
+FROM_SIDES = -1.0  # marks objects without an annotated area, for which the box area is used
+OUTSIDE = 4  # how far polygons may extend beyond their image, in longer sides
+LARGEST = 100_000  # pixels per side; the runs of larger masks overflow COCO's RLE
 
 
 class ObjectTable:
-    """An append-only builder: call `image` and `add`, then `close`, before anything is read from it.
+    """An append-only builder: call `image` and `add`, then `close` before reading.
 
-    Objects may come in any order of their images.
+    Objects may be added in any order of their images.
 
     Args:
-        shares: whether boxes and polygons are shares of their image, not pixels.
+        shares: whether boxes and polygons are normalized to 0..1, not in pixels.
 
-    After `close`: ids (N,) as in the annotations; sizes (N, 2) height and width as the annotations have them, 0 where
-    they have none; boxes (M, 4), labels, areas and crowds (M,). Names are relative to a folder.
+    After `close`: ids (N,) as annotated; sizes (N, 2) annotated height and width, 0 if missing; boxes (M, 4), labels,
+    areas and crowds (M,). Names are relative to a folder.
     """
 
     def __init__(self, *, shares: bool = False) -> None:
@@ -43,11 +43,11 @@ class ObjectTable:
         self._image, self._label, self._crowd = array("q"), array("i"), bytearray()
         self._box, self._area = array("d"), array("d")
         self._values: Any = array("d")  # coordinates of all polygons
-        self._parts, self._values_end = array("q"), array("q")  # polygons so far; coordinates so far
+        self._parts, self._values_end = array("q"), array("q")  # cumulative counts of polygons and of coordinates
         self._codes, self._codes_end = bytearray(), array("q")
 
     def image(self, name: str, image_id: int, height: int = 0, width: int = 0) -> int:
-        """A new image; its row."""
+        """Add an image; returns its row."""
         self._text += os.fsencode(name)
         self._ends.append(len(self._text))
         self._ids.append(image_id)
@@ -65,7 +65,7 @@ class ObjectTable:
         polygons: Sequence[Sequence[float]] = (),
         code: bytes = b"",
     ) -> None:
-        """An object of image `row`: box x1 y1 x2 y2, its mask as polygons or as compressed COCO RLE."""
+        """Add an object of image `row`: box x1 y1 x2 y2, its mask as polygons or as compressed COCO RLE."""
         self._image.append(row)
         self._box.extend(box)
         self._label.append(label)
@@ -79,7 +79,7 @@ class ObjectTable:
         self._codes_end.append(len(self._codes))
 
     def close(self) -> "ObjectTable":
-        """Sort by image, and release the buffers of the builder."""
+        """Sort by image, and free the buffers of the builder."""
         image = np.frombuffer(self._image, dtype=np.int64) if self._image else np.empty(0, np.int64)
         self.order = np.argsort(image, kind="stable")
         self.starts = np.searchsorted(image[self.order], np.arange(len(self._ids) + 1))
@@ -118,24 +118,24 @@ class ObjectTable:
         return os.fsdecode(bytes(self._text[start : self._name_ends[row]]))
 
     def objects(self, row: int) -> np.ndarray:
-        """The numbers of an image's objects, in the order they came."""
+        """Indices of an image's objects, in insertion order."""
         return self.order[self.starts[row] : self.starts[row + 1]]
 
     @property
     def images(self) -> np.ndarray:
-        """The row of each object's image (M,)."""
+        """The image row of each object (M,)."""
         rows = np.empty(len(self.boxes), dtype=np.int64)
         rows[self.order] = np.repeat(np.arange(len(self)), np.diff(self.starts))
         return rows
 
     @property
     def masked(self) -> np.ndarray:
-        """Which objects have a mask, bool (M,)."""
+        """Whether each object has a mask, bool (M,)."""
         parts, codes = (np.diff(ends, prepend=0) > 0 for ends in (self._parts_end, self._code_ends))
         return parts | codes
 
     def segmentation(self, k: int, height: int, width: int) -> Any:
-        """The mask of object `k` as COCO writes it, polygons or run lengths; None: it has none."""
+        """The mask of object `k` in COCO's format, polygons or run lengths; None: no mask."""
         codes = self._codes[self._code_ends[k - 1] if k else 0 : self._code_ends[k]]
         if codes:
             return {"size": [height, width], "counts": bytes(codes).decode("ascii")}
@@ -143,7 +143,7 @@ class ObjectTable:
         return polygons and [polygon.tolist() for polygon in polygons]
 
     def _polygons(self, k: int, height: int, width: int) -> list[np.ndarray] | None:
-        """The outlines of object `k` in pixels; None: it has none."""
+        """Polygons of object `k` in pixels; None: none."""
         first, last = (int(self._parts_end[k - 1]) if k else 0), int(self._parts_end[k])
         if first == last:
             return None
@@ -156,7 +156,7 @@ class ObjectTable:
         return np.split(values, ends[:-1] - begin)
 
     def mask(self, row: int, k: int, height: int, width: int) -> np.ndarray | None:
-        """The mask of object `k` of image `row`, bool (Hi, Wi); None: it has none."""
+        """The mask of object `k` of image `row`, bool (Hi, Wi); None: no mask."""
         codes = self._codes[self._code_ends[k - 1] if k else 0 : self._code_ends[k]]
         if codes:
             return counts_mask(decode_rle(bytes(codes)), height, width)
@@ -165,7 +165,7 @@ class ObjectTable:
 
 
 def check_box(box: Any) -> str | None:
-    """The fault of a box x1 y1 x2 y2, as a cause to count; None: it is valid."""
+    """The fault of a box x1 y1 x2 y2, as a cause for `Problems`; None: it is valid."""
     if not np.isfinite(box).all():
         return "boxes with sides that are NaN or infinite, left out"
     if box[2] <= box[0] or box[3] <= box[1]:
@@ -174,7 +174,7 @@ def check_box(box: Any) -> str | None:
 
 
 def check_polygon(polygon: Sequence[float], longest: float) -> str | None:
-    """The fault of a polygon x1 y1 x2 y2 ... in an image of that longer side, as a cause to count; None: valid."""
+    """The fault of a polygon x1 y1 x2 y2 ... in an image with that longer side, for `Problems`; None: valid."""
     if len(polygon) < 6 or len(polygon) % 2 or not math.isfinite(sum(polygon)):
         return "polygons of fewer than three points, or without numbers, left out"
     if min(polygon) < -OUTSIDE * longest or max(polygon) > (1 + OUTSIDE) * longest:
@@ -183,12 +183,12 @@ def check_polygon(polygon: Sequence[float], longest: float) -> str | None:
 
 
 def runs(segmentation: dict[str, Any], height: int, width: int, *, turned: bool = False) -> bytes:
-    """The checked run lengths of an annotation, given as counts or RLE text, -> compressed COCO RLE.
+    """Run lengths of an annotation, given as counts or RLE text, checked -> compressed COCO RLE.
 
-    turned: whether the image may be a turned one, whose sides are swapped.
+    turned: accept swapped sides, because the image may be rotated.
 
     Raises:
-        ValueError: if they are not for an image of this size, or are invalid.
+        ValueError: if their size is not that of the image, or they are invalid.
     """
     if segmentation.get("size") not in ([height, width], *([[width, height]] if turned else ())):
         raise ValueError("of another size")

@@ -1,6 +1,6 @@
-"""Images with objects, as a table describes them: which images train, and what a target holds.
+"""Detection sets backed by an object table: which images are used for training, and their targets.
 
-What cannot be used is left out and counted.
+Unusable annotations are left out and counted.
 
 Shapes: N images, M objects of an image.
 """
@@ -36,9 +36,9 @@ from tetravit.data.upright import (
 from tetravit.structures import Sample, Target
 
 LOG = logging.getLogger("tetravit.data")
-SHORTEST = 32  # pixels: training images with shorter sides are left out, as in the papers' releases
+SHORTEST = 32  # pixels: minimum side of training images, as in the papers' releases
 
-SAMPLE = 1000  # images whose heads are read at the start, to see whether any is turned
+SAMPLE = 1000  # image headers read at construction, to detect rotated images
 
 WITHOUT_MASK = "objects without a mask, left out; data.options.masks=skip keeps them"
 CROWDS = "crowds or difficult objects, evaluated but not trained on"
@@ -50,24 +50,24 @@ Missing = Literal["error", "skip"]
 
 
 class ObjectSet(Dataset):
-    """Images with objects, as a table describes them. What the layouts build on.
+    """Images with objects, described by a table. Base of the detection layouts.
 
     Args:
-        folder: what the names in the table are relative to.
-        table: closed.
+        folder: base path of the names in the table.
+        table: after `close`.
         class_names: one per label.
-        split: images to train on are chosen as in the papers' releases: sides of 32 pixels or more, at least one
-            object that is no crowd (unless `empty` is "keep"), objects of a pixel or more.
-        masks: "read" them, or "skip" them to save time. Where they are read, an object without one is left out,
-            unless no object of the set has one: then targets have no masks.
-        orientation: which pixels the annotations of images with an EXIF rotation fit, "upright" or "stored"; None:
-            such images are refused, unless their annotated size decides.
+        split: "train" selects images as the papers' releases do: sides of 32 pixels or more, at least one non-crowd
+            object (unless `empty` is "keep"), objects of a pixel or more.
+        masks: "read", or "skip" to save time. With "read", an object without a mask is left out, unless no object of
+            the set has one: then targets have no masks.
+        orientation: whether annotations of images with an EXIF rotation fit the "upright" or the "stored" pixels;
+            None: such images are an error, unless their annotated size decides.
 
-    `problems` says what was left out.
+    `problems` counts what was left out.
 
     Raises:
         ValueError: if nothing is left, with every cause; or if images are rotated and neither an option nor a size
-            decides which pixels their annotations fit.
+            decides the orientation of their annotations.
     """
 
     kind = "detect"
@@ -108,9 +108,9 @@ class ObjectSet(Dataset):
             )
         self.rows = kept
         self.counts = np.bincount(table.labels[~table.crowds], minlength=self.num_classes)
-        lines = self.problems.lines() if split != "train" else []  # a run says those of training in its plan
+        lines = self.problems.lines() if split != "train" else []  # a training run shows them in its plan
         if split != "train" and not self.counts.any():
-            lines.append(f"none of the {len(table):,} images has an object: false alarms alone are scored")
+            lines.append(f"none of the {len(table):,} images has an object: only false positives are scored")
         for line in lines:
             LOG.warning("%s: %s.", folder, line)
 
@@ -135,7 +135,7 @@ class ObjectSet(Dataset):
         return self.table.name(int(self.rows[index]))
 
     def _strata(self) -> np.ndarray:
-        """(N,) the rarest class of each image; `num_classes` where it has no object."""
+        """(N,) the rarest class of each image; `num_classes` if it has no object."""
         table = self.table
         by_count = np.argsort(np.argsort(self.counts, kind="stable"), kind="stable")  # 0: the rarest
         ranks = np.full(len(table), self.num_classes, dtype=np.int64)
@@ -145,7 +145,7 @@ class ObjectSet(Dataset):
 
     @property
     def wide(self) -> np.ndarray | None:
-        """Which images are wider than high; None: their sizes are not known before they are read."""
+        """Whether each image is wider than high; None: unknown before the images are read."""
         sizes = self._sizes[self.rows]
         return None if (sizes == 0).any() else sizes[:, 1] > sizes[:, 0]
 
@@ -163,12 +163,12 @@ class ObjectSet(Dataset):
         return os.path.join(self.folder, self.table.name(int(self.rows[index])))
 
     def stored_size(self, row: int) -> tuple[int, int]:
-        """Height and width of the stored pixels of an image, from the head of its file."""
+        """Height and width of the stored pixels of an image, from its header."""
         height, width, turn = self._heads(np.array([row]))[0].tolist()
         return stored_size(turn, height, width)
 
     def _image(self, row: int) -> tuple[str, bytes]:
-        """What to call an image in a message, and the bytes of its file."""
+        """The name of an image in messages, and the bytes of its file."""
         path = os.path.join(self.folder, self.table.name(row))
         return path, file_bytes(path)
 
@@ -177,10 +177,10 @@ class ObjectSet(Dataset):
         return headers(self.folder, [self.table.name(int(row)) for row in rows])
 
     def target(self, index: int, size: tuple[int, int], turn: int = 1) -> Target:
-        """The objects of an upright image of `size` (height, width), which EXIF turned as `turn` says."""
+        """The objects of an upright image of `size` (height, width) with the EXIF orientation `turn`."""
         table, row = self.table, int(self.rows[index])
         turn = turn if self.orientation == "stored" else 1
-        stored = stored_size(turn, *size)  # of the pixels that the annotations are of
+        stored = stored_size(turn, *size)  # size of the annotated pixels
         which = table.objects(row)
         if self._bare is not None:
             which = which[~self._bare[which]]
@@ -212,10 +212,10 @@ class ObjectSet(Dataset):
         )
 
     def _known_sizes(self) -> tuple[np.ndarray, np.ndarray]:
-        """(N, 2) sizes of the upright images, 0 where not known; (N,) their orientations, 0 where not looked up.
+        """(N, 2) sizes of the upright images, 0 if unknown; (N,) their orientations, 0 if not read.
 
-        The heads of files are read where annotations have no sizes and those are needed (to train: for the order of
-        images, and to leave out small ones), where annotations may be of turned images, and of a sample otherwise.
+        Headers are read if annotations have no sizes and training needs them (to order images and exclude small
+        ones), for images that may be rotated, and otherwise for a sample.
         """
         table = self.table
         sizes, turns = table.sizes.copy(), np.zeros(len(table), dtype=np.int32)
@@ -232,7 +232,7 @@ class ObjectSet(Dataset):
         return sizes, turns
 
     def _check_turned(self, turns: np.ndarray) -> None:
-        """Raises: ValueError if images are turned, and nothing says which pixels their annotations are of."""
+        """Raises: ValueError if images are rotated, and nothing decides the orientation of their annotations."""
         if self.orientation is not None:
             return
         turned = turns > 1
@@ -240,13 +240,13 @@ class ObjectSet(Dataset):
         decided = (turns >= QUARTER) & (given == upright).all(axis=1) & (upright[:, 0] != upright[:, 1])
         held = np.zeros(len(turns), bool)
         held[self.table.images] = True
-        unclear = np.flatnonzero(turned & ~decided & held)  # an image without objects is the same either way
+        unclear = np.flatnonzero(turned & ~decided & held)  # orientation is irrelevant without objects
         if len(unclear):
             row = int(unclear[0])
             raise turned_error(self.table.name(row), int(turns[row]), len(unclear), int((turns > 0).sum()))
 
     def _check_size(self, path: str, size: tuple[int, int], turn: int, given: tuple[int, ...]) -> None:
-        """Raises: BadImage if the annotations of an image are not for its size, or for which pixels is not known."""
+        """Raises: BadImage if annotations have another size than the image, or their orientation is ambiguous."""
         stored = stored_size(turn, *size)
         fitting = {None: (size,), "upright": (size, stored), "stored": (stored,)}[self.orientation]
         if turn != 1 and self.orientation is None and (given != size or turn < QUARTER or size == stored):
@@ -258,7 +258,7 @@ class ObjectSet(Dataset):
             )
 
     def _trained_on(self, empty: Empty) -> np.ndarray:
-        """The rows of the images that train; the others are counted, with the causes of their objects."""
+        """The rows of the training images; the others are counted, by cause."""
         table, sizes = self.table, self._sizes
         large = (sizes == 0).any(axis=1) | (sizes.min(axis=1, initial=LARGEST) >= SHORTEST)
         crowds, tiny = table.crowds, ~self._a_pixel_or_more()
@@ -272,24 +272,24 @@ class ObjectSet(Dataset):
         return np.flatnonzero(large & wanted)
 
     def _count(self, rows: np.ndarray, cause: str) -> None:
-        """Add the images that `rows` (N,) marks to the problems."""
+        """Add the images selected by `rows` (N,) to the problems."""
         for row in np.flatnonzero(rows):
             self.problems.add(cause, self.table.name(int(row)))
 
     def _count_objects(self, objects: np.ndarray, cause: str) -> None:
-        """Add the objects that `objects` (M,) marks to the problems, each with the name of its image."""
+        """Add the objects selected by `objects` (M,) to the problems, each with its image name."""
         images = self.table.images
         for k in np.flatnonzero(objects):
             self.problems.add(cause, self.table.name(int(images[k])))
 
     def _a_pixel_or_more(self) -> np.ndarray:
-        """Which objects (M,) have a pixel or more inside their image, as far as its size is known."""
+        """Whether each object (M,) covers a pixel or more of its image, if its size is known."""
         boxes = self.table.boxes
         sizes = self._sizes[self.table.images][:, ::-1].astype(np.float64)
         known = (sizes > 0).all(axis=1)
         if self.table.shares:
             boxes = boxes * np.tile(np.where(known[:, None], sizes, 1), 2)
-        if self.orientation == "stored":  # a turn may swap the sides
+        if self.orientation == "stored":  # a rotation may swap the sides
             sizes = np.maximum(sizes, sizes[:, ::-1])
         limits = np.where(known[:, None], np.tile(sizes, 2), np.inf)
         clipped = np.minimum(boxes.clip(0), limits)
@@ -298,12 +298,12 @@ class ObjectSet(Dataset):
 
 
 def place_root(place: Place) -> str | None:
-    """The folder of a set whose root is not given: that of the first path that the recipe names."""
+    """The folder of a set without a root: that of the first path in the recipe."""
     return os.path.dirname(place.given[0]) if place.given else None
 
 
 def check_options(**given: Any) -> None:
-    """Raises: ValueError if an option of sets of objects has a value that it does not take."""
+    """Raises: ValueError if an option of a detection set has an invalid value."""
     known = {"empty": ("drop", "keep"), "masks": ("read", "skip"), "missing": ("error", "skip")}
     for name, value in given.items():
         if name == "orientation":
@@ -321,15 +321,15 @@ def find_images(
     missing: Missing = "error",
     needed: Callable[[int], bool] = lambda _: True,
 ) -> list[str | None]:
-    """The files of the images that annotations name, relative to the folder of `lookup`; None: left out.
+    """The files of annotated images, relative to the folder of `lookup`; None: left out.
 
     Args:
-        listed_in: what names them, for messages.
-        missing: whether images that are not there are an error, or left out and counted.
-        needed: whether the image at a position is used at all; one that is not may be missing.
+        listed_in: name of the annotation source, for messages.
+        missing: whether missing images are an error, or left out and counted.
+        needed: whether the image at a position is used; unused ones may be missing.
 
     Raises:
-        ValueError: if files are missing or cannot be read, or two names mean one file.
+        ValueError: if files are missing or cannot be read, or two names resolve to one file.
     """
     files = [lookup.find(name) for name in names]
     lost = [name for i, name in enumerate(names) if files[i] is None and needed(i)]
@@ -358,6 +358,6 @@ def find_images(
 
 
 def unknown_classes(labels: Collection[str], cure: str) -> str:
-    """The cause to count for objects whose classes the set does not list."""
+    """The cause, for `Problems`, of objects whose class is not in the set."""
     first = ", ".join(list(labels)[:5]) + (f" and {len(labels) - 5} more" if len(labels) > 5 else "")
     return f"objects of unknown classes ({first}), left out; {cure}"

@@ -1,4 +1,4 @@
-"""Free tables of a recipe: what goes to the constructor of a data set, a model or a head."""
+"""Free tables of a recipe: constructor arguments of a data set, a model or a head."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -7,7 +7,7 @@ from pydantic import AfterValidator
 
 
 def _written(value: Any) -> Any:
-    """Raises: ValueError for what TOML cannot hold: nothing at all."""
+    """Raises: ValueError for None, which TOML cannot represent."""
     inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
     for part in inner:
         if part is None:

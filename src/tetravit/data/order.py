@@ -1,4 +1,4 @@
-"""The order of training images: which image stands at which position of which epoch, from the seed alone."""
+"""The order of training images: the image at each position of each epoch, from the seed only."""
 
 import hashlib
 import re
@@ -11,19 +11,18 @@ from tetravit.data.permutation import Permutation
 
 
 class Order:
-    """Which image stands at position k of epoch e.
+    """The image at position k of epoch e.
 
-    wide: which images are wider than high; None: that does not matter. group: how many images of one kind then
-    stand together: those at the same place of the `group` equal parts of every `micro` positions, so that ranks,
-    which take every so-manyth position, get whole groups. A kind whose number does not divide ends in a mixed group.
-    weights: (size,) how often an image is drawn, in proportion, independently for every position; None: each image is
-    drawn once per epoch.
-    shuffle: "full": a keyed permutation, which is computed place by place; "shards(N)": the same of the shards, and
-    of the images of each N shards in turn; "table": a permutation drawn once per epoch, as runs had it before.
-    Groups and weights always take a table. shards: images of each shard, in order; None: there are none.
+    wide: whether each image is wider than high; None: ignored. group: size of groups of one orientation: the images
+    at the same place of the `group` equal parts of every `micro` positions, so that ranks, which take every n-th
+    position, get whole groups. If the number of images of an orientation is not divisible, the last group is mixed.
+    weights: (size,) sampling weights, drawn independently for every position; None: each image once per epoch.
+    shuffle: "full": a keyed permutation, computed position by position; "shards(N)": a permutation of the shards, and
+    of the images of each N consecutive shards; "table": a permutation drawn once per epoch, as in older runs. Groups
+    and weights always use a table. shards: number of images of each shard, in order; None: no shards.
 
     Raises:
-        ValueError: if `shuffle` is none of these, or there are no shards.
+        ValueError: for an unknown `shuffle`, or "shards(N)" without shards.
     """
 
     def __init__(
@@ -56,7 +55,7 @@ class Order:
         self._places: Permutation | _ShardPlaces | None = None
 
     def image(self, epoch: int, position: int, shift: int = 0) -> int:
-        """Number of the image; `shift` > 0: of the image drawn that many places later."""
+        """Index of the image; `shift` > 0: of the image that many positions later."""
         place = (position // self.repeats + shift) % self.size
         if self._keyed:
             if epoch != self._epoch or self._places is None:
@@ -73,7 +72,7 @@ class Order:
         return Permutation(self.size, mixed_seed(self.seed, epoch, -2))
 
     def _drawn(self, generator: torch.Generator) -> np.ndarray:
-        """The images of an epoch in order."""
+        """The images of an epoch, in order."""
         if self._shares is not None:
             drawn = torch.rand(self.size, dtype=torch.float64, generator=generator).numpy()
             places = np.searchsorted(self._shares, drawn * self._shares[-1], side="right")
@@ -93,16 +92,16 @@ class Order:
 
 
 class _ShardPlaces:
-    """Which image stands at a place, where the images of `window` shards at a time are mixed.
+    """The image at a position, with the images of `window` shards at a time shuffled.
 
-    shards: (S,) images of each shard.
+    shards: (S,) number of images per shard.
     """
 
     def __init__(self, shards: np.ndarray, window: int, seed: int, epoch: int) -> None:
         order = Permutation(len(shards), mixed_seed(seed, epoch, -3))
         self.drawn = np.array([order(i) for i in range(len(shards))], dtype=np.int64)
-        self.first = np.cumsum(shards) - shards  # image of each shard in the set
-        self.ends = np.cumsum(shards[self.drawn])  # places up to each drawn shard
+        self.first = np.cumsum(shards) - shards  # index of the first image of each shard
+        self.ends = np.cumsum(shards[self.drawn])  # end position of each drawn shard
         self.window, self.seed, self.epoch = window, seed, epoch
         self._turn = -1
         self._inside = Permutation(1, 0)
@@ -120,10 +119,10 @@ class _ShardPlaces:
 
 
 def parse_shuffle(text: str) -> int:
-    """How many shards at a time are mixed; 0: all images are.
+    """Number of shards shuffled together; 0: all images.
 
     Raises:
-        ValueError: for a text that is none of the ways to shuffle.
+        ValueError: for an unknown text.
     """
     match = re.fullmatch(r"shards\((\d+)\)", text)
     if match and int(match[1]):
@@ -134,7 +133,7 @@ def parse_shuffle(text: str) -> int:
 
 
 def balancing(classes: np.ndarray, balance: float) -> np.ndarray:
-    """How often each image (N,) is drawn: in proportion to the images of its class to the power -balance."""
+    """Sampling weight of each image (N,): the number of images of its class to the power -balance."""
     counts = np.bincount(classes)
     weights: np.ndarray = counts[classes].astype(np.float64) ** -balance
     return weights

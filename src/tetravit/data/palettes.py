@@ -1,4 +1,4 @@
-"""What classes of pixels are called, and the colours they are drawn in."""
+"""Class names and colours for segmentation maps."""
 
 import colorsys
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ VOC = (
         "tvmonitor",
     ),
 )
-NOTHING = ("background", "ground")  # drawn in grey
-GOLDEN = 0.618034  # of the circle of hues, from one class to the next: neighbours differ, and none repeats
+NOTHING = ("background", "ground")  # classes drawn in grey
+GOLDEN = 0.618034  # hue step between classes, as a share of the circle: neighbours differ, none repeats
 
 
 @cache
 def ade20k() -> tuple[tuple[str, ...], tuple[Colour, ...]]:
-    """The 150 classes of the scene parsing benchmark, in order, and the colours that are usual for them."""
+    """The 150 classes of ADE20K's scene parsing benchmark, in order, and their customary colours."""
     names, colours = [], []
     for line in Path(__file__).with_name("ade20k.txt").read_text().splitlines():
         red, green, blue, name = line.split(" ", 3)
@@ -39,7 +39,7 @@ def ade20k() -> tuple[tuple[str, ...], tuple[Colour, ...]]:
 
 @cache
 def cityscapes() -> tuple[tuple[str, ...], tuple[Colour, ...]]:
-    """The 19 classes that are evaluated, in the order of their training numbers, and their colours."""
+    """The 19 evaluated classes of Cityscapes, in the order of their train ids, and their colours."""
     from torchvision.datasets import Cityscapes
 
     rows = [c for c in Cityscapes.classes if 0 <= c.train_id < 255]
@@ -48,7 +48,7 @@ def cityscapes() -> tuple[tuple[str, ...], tuple[Colour, ...]]:
 
 
 def voc_colour(index: int) -> Colour:
-    """Of class `index` in Pascal VOC: the bits of the number, dealt out to red, green and blue from the top."""
+    """Colour of class `index` in Pascal VOC: its bits distributed over red, green and blue from the top."""
     rgb = [0, 0, 0]
     for place in range(8):
         for channel in range(3):
@@ -57,7 +57,7 @@ def voc_colour(index: int) -> Colour:
 
 
 def palette(class_names: Sequence[str]) -> tuple[Colour, ...]:
-    """A colour per class: the usual ones of a set that has these classes, else hues far apart."""
+    """One colour per class: the customary ones of a known set, else well-separated hues."""
     names = tuple(class_names)
     if names == VOC:
         return tuple(voc_colour(i) for i in range(len(names)))

@@ -1,8 +1,8 @@
-"""Where the parts of a data set lie, and how a set without parts is divided.
+"""Locations of the splits of a data set, and dividing a set without splits.
 
-A part is "train", "val" or "test". It lies where the recipe says (`data.train`, `data.val`, `data.test`: a folder or
-a file, or several), else in the usual folder of its layout: train, val, test, or a common other name of these.
-`data.split = 0.1` makes the validation part of a tenth of the images to train on.
+A split is "train", "val" or "test". Its location is set by the recipe (`data.train`, `data.val`, `data.test`: one or
+more folders or files), or is the usual folder of the layout: train, val, test, or a common synonym. `data.split =
+0.1` uses a tenth of the training images for validation.
 """
 
 import hashlib
@@ -28,10 +28,10 @@ NAMES: dict[Part, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where the images of a part lie.
+    """Location of the images of a split.
 
-    part: whose usual folder is meant. given: absolute paths that the recipe names instead; empty: none.
-    whole: whether a root without folders of parts is this part, because the set is to be divided.
+    part: the split, for its usual folder. given: absolute paths from the recipe; empty: none. whole: whether a root
+    without split folders counts as this split, because the set is to be divided.
     """
 
     part: Part
@@ -41,10 +41,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Parts:
-    """What section [data] says of the parts of a set.
+    """Settings of section [data] for the splits of a set.
 
-    train, val, test: paths, absolute or relative to the root. split: share of the training images that validates; 0:
-    none. by: what stays together when a set is divided, see `divided`. seed: which images validate.
+    train, val, test: paths, absolute or relative to the root. split: share of the training images used for
+    validation; 0: none. by: group key when a set is divided, see `divided`. seed: of the division.
     """
 
     root: str | None = None
@@ -56,12 +56,12 @@ class Parts:
     seed: int = 0
 
     def place(self, part: Part) -> Place:
-        """Where a part lies; that of a divided set's validation part is where all its images lie."""
+        """Location of a split; for the validation split of a divided set, that of all its images."""
         lies = "train" if part == "val" and self.divides(part) else part
         return Place(lies, tuple(map(self._absolute, getattr(self, lies))), self.divides(part))
 
     def divides(self, part: Part) -> bool:
-        """Whether the part is a share of the training images."""
+        """Whether the split is a share of the training images."""
         return self.split > 0 and part != "test" and not self.val
 
     def _absolute(self, path: str) -> str:
@@ -72,9 +72,9 @@ class Parts:
 
 
 def find_part(folder: str, part: Part) -> str | None:
-    """The folder of a part inside `folder`, by any of its names; None: there is none.
+    """The folder of a split inside `folder`, by any of its names; None: there is none.
 
-    A name as in `NAMES` counts before one in other letters ("Train").
+    A name in `NAMES` takes precedence over the same name in another case ("Train").
 
     Raises:
         OSError: if the folder cannot be listed.
@@ -89,10 +89,10 @@ def find_part(folder: str, part: Part) -> str | None:
 
 
 def part_folder(folder: str, part: Part, layout: str) -> str:
-    """The folder of a part inside `folder`.
+    """The folder of a split inside `folder`.
 
     Raises:
-        ValueError: if there is none; it says what is there, and which option takes it.
+        ValueError: if there is none; the message lists the existing folders and the option that sets it.
     """
     if not storage_of(folder).exists(folder):
         raise ValueError(f"There is no folder {folder!r}.")
@@ -110,20 +110,20 @@ def part_folder(folder: str, part: Part, layout: str) -> str:
 def divided(
     names: Sequence[str], strata: np.ndarray | None, *, share: float, by: str = "", seed: int = 0
 ) -> np.ndarray:
-    """Which images (N,) of a set are held out: about `share` of each stratum, in whole groups.
+    """Select validation images (N,) of a set: about `share` of each stratum, in whole groups.
 
-    The choice depends on the names, the seed and the strata: not on the order of the images, nor on where they lie.
+    The choice depends on the names, the seed and the strata, not on the order or location of the images.
 
     Args:
         names: of the images, relative to the set.
-        strata: (N,) int, usually the class of each image: each is divided for itself; None: all are one.
-        share: above 0 and below 1. A stratum of two groups or more has at least one in either part.
-        by: what stays together, so that near twins do not end up in both parts: "" each image for itself; "folder"
-            the images of a folder; else a regular expression, whose first group in the name is the key.
-        seed: another seed holds out others.
+        strata: (N,) int, usually the class of each image; each stratum is divided separately; None: one stratum.
+        share: above 0 and below 1. A stratum with two groups or more has at least one in each split.
+        by: group key, so that near duplicates stay in one split: "" each image by itself; "folder" the images of a
+            folder; else a regular expression whose first group in the name is the key.
+        seed: of the selection.
 
     Raises:
-        ValueError: if `by` is no regular expression, matches no name, or nothing can be held out.
+        ValueError: if `by` is not a regular expression or matches no name, or no image can be selected.
     """
     keys = _keys(names, by)
     kinds = np.zeros(len(names), dtype=np.int64) if strata is None else strata
@@ -140,7 +140,7 @@ def divided(
         )
         total = sum(len(members[key]) for key in groups)
         taken = 0
-        for key in groups[:-1]:  # one group stays
+        for key in groups[:-1]:  # at least one group stays in training
             size = len(members[key])
             if not taken or taken + size / 2 <= share * total:
                 held[members[key]] = True
@@ -173,7 +173,7 @@ def _keys(names: Sequence[str], by: str) -> list[str]:
 
 
 def class_notes(counts: np.ndarray | None, names: Sequence[str], part: str) -> list[str]:
-    """What is said of classes that a part lacks. counts: (classes,) how often each occurs; None: not known."""
+    """Messages about classes missing from a split. counts: (classes,) occurrences per class; None: unknown."""
     absent = [] if counts is None else [names[int(i)] for i in np.flatnonzero(counts == 0)]
     if not absent:
         return []

@@ -1,4 +1,4 @@
-"""A permutation without a table: the number at any place is computed from a key."""
+"""A permutation without a table: each element is computed from a key."""
 
 from math import isqrt
 
@@ -7,10 +7,10 @@ MASK = (1 << 64) - 1
 
 
 class Permutation:
-    """A permutation of 0 .. size - 1 that depends on `key` alone; 64 bits of memory for any size.
+    """A permutation of 0 .. size - 1 determined by `key`; 64 bits of memory for any size.
 
-    A Feistel network over pairs (a, b), a, b < side, side the smallest whole number whose square is `size` or more;
-    what falls on `size` or above is permuted again (cycle walking), which is rare for large sizes.
+    A Feistel network over pairs (a, b), a, b < side, where side is the smallest integer with side ** 2 >= size;
+    results of `size` or above are permuted again (cycle walking), which is rare for large sizes.
 
     Source: Black and Rogaway, Ciphers with Arbitrary Finite Domains, CT-RSA 2002.
     """
@@ -21,7 +21,7 @@ class Permutation:
         self.keys = tuple(_mixed(key * ROUNDS + i + 1) for i in range(ROUNDS))
 
     def __call__(self, place: int) -> int:
-        """The number at a place."""
+        """The element at a position."""
         if not 0 <= place < self.size:
             raise IndexError(place)
         side = self.side
@@ -35,7 +35,7 @@ class Permutation:
 
 
 def _mixed(x: int) -> int:
-    """A well-mixed function of 64 bits (splitmix64, Steele et al. 2014)."""
+    """A 64-bit mixing function (splitmix64, Steele et al. 2014)."""
     x = (x + 0x9E3779B97F4A7C15) & MASK
     x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
     x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK

@@ -1,6 +1,6 @@
-"""The work of a loader's worker: decode, transform and collate the batch of a job.
+"""Work of a data loader worker: decode, transform and collate the batch of a job.
 
-A batch depends on the seed and the step of its job alone, not on earlier jobs.
+A batch depends only on the seed and the step of its job, not on earlier jobs.
 """
 
 import logging
@@ -29,7 +29,7 @@ MAX_TRIES = 100  # unreadable images in a row after which the loader gives up
 
 @dataclass
 class Result:
-    """A batch, or the reason why there is none; and the images that were skipped."""
+    """A batch or an error, and the images that were skipped."""
 
     batch: Batch | None
     bad: list[BadImage]
@@ -40,7 +40,7 @@ class Result:
 
 
 class BadCount:
-    """Collects unreadable images; raises when there are too many."""
+    """Collects unreadable images; raises if there are too many."""
 
     def __init__(self, on_bad: OnBad, limit: float, total: int) -> None:
         self.on_bad = on_bad
@@ -65,7 +65,7 @@ class BadCount:
 
 
 class Reader:
-    """Reads samples as images of so many channels, and holds what transforms them."""
+    """Reads samples with a number of image channels, and holds their transforms."""
 
     def __init__(self, dataset: Dataset, transform: Transform, on_bad: OnBad, channels: int = 3) -> None:
         self.dataset = dataset
@@ -74,7 +74,7 @@ class Reader:
         self.on_bad = on_bad
 
     def try_read(self, index: int, bad: list[BadImage]) -> Sample | None:
-        """The sample as the data set has it; None, and a new entry in `bad`, where it may be skipped."""
+        """The raw sample; None, and a new entry in `bad`, if it is unreadable and may be skipped."""
         try:
             sample = self.dataset[index]
             sample.image = to_channels(sample.image, self.channels, sample.name)
@@ -89,9 +89,9 @@ class Reader:
 class PrepareTrain:
     """(step, micro-batch) -> this rank's share of it.
 
-    more: transforms of the same images, whose results are the `views` of the batch.
-    finish: where images are normalized and erased: each "image" by its transforms; the "batch" as a whole, to the
-    same values in less time; or on the "device", by `Batch.to`. For the last two the transforms are `Augment`s.
+    more: further transforms of the same images, which give the `views` of the batch. finish: where images are
+    normalized and erased: per "image" by its transforms; per "batch", with equal values in less time; or on the
+    "device", by `Batch.to`. For the last two the transforms are `Augment`s.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class PrepareTrain:
             if self.finish == "batch":
                 _finish(batch)
             return Result(batch, bad)
-        except (ValueError, StorageError) as error:  # BadImage too: carried to the parent as it is
+        except (ValueError, StorageError) as error:  # includes BadImage; re-raised in the parent
             return Result(None, bad, error)
 
     def _read(self, epoch: int, k: int, bad: list[BadImage]) -> tuple[Sample, int]:
@@ -159,7 +159,7 @@ class PrepareTrain:
 
 
 def _finish(batch: Batch) -> None:
-    """Normalize and erase here what `Batch.to` would on the device."""
+    """Normalize and erase in the worker, as `Batch.to` does on the device."""
     for part in (batch, *batch.views):
         assert part.finish is not None
         out = to_send(part.images.shape, torch.float32)
@@ -167,7 +167,7 @@ def _finish(batch: Batch) -> None:
 
 
 class _Now:
-    """Images of a batch, transformed to the end."""
+    """Fully transformed images of a batch."""
 
     def __init__(self, transform: Transform) -> None:
         self.transform = transform
@@ -184,7 +184,7 @@ class _Now:
 
 
 class _Later(_Now):
-    """Images of a batch that stay uint8; what is left to do is collected for all of them."""
+    """uint8 images of a batch; their remaining steps are collected for the whole batch."""
 
     def __init__(self, augment: Any) -> None:
         super().__init__(augment.on_pixels)
@@ -207,9 +207,9 @@ class _Later(_Now):
 
 
 class PrepareEval:
-    """Indices -> a batch of those that can be read.
+    """Indices -> a batch of the readable ones.
 
-    more: transforms of the same images, whose results are the `views` of the batch.
+    more: further transforms of the same images, which give the `views` of the batch.
     """
 
     def __init__(self, reader: Reader, more: Sequence[Transform] = ()) -> None:
@@ -238,9 +238,9 @@ class PrepareEval:
 
 
 def transformed(sample: Sample, transform: Transform) -> Sample:
-    """The sample after `transform`; label map, boxes and masks follow the image.
+    """Apply `transform` to the image and, geometrically, to its label map, boxes and masks.
 
-    Objects of which nothing is left go.
+    Objects cropped away entirely are removed.
     """
     target = sample.target
     if isinstance(target, Tensor) and target.ndim == 2:  # (Hi, Wi)
@@ -257,14 +257,14 @@ def transformed(sample: Sample, transform: Transform) -> Sample:
 
 
 def _objects(target: Target, kept: Tensor) -> Target:
-    """Those objects of a target that `kept` (M,) marks."""
+    """The objects of a target selected by `kept` (M,)."""
     parts = {name: getattr(target, name) for name in ("boxes", "labels", "masks", "crowd", "area")}
     return replace(target, **{name: part[kept] for name, part in parts.items() if part is not None})
 
 
 @contextmanager
 def _own_randomness() -> Iterator[Callable[[int], Any]]:
-    """Hand out `seed(n)` for torch's global generator; afterwards the generator is as it was."""
+    """Yield a function that seeds torch's global generator by `seed(n)`; its state is restored afterwards."""
     state = torch.get_rng_state()
     try:
         yield torch.default_generator.manual_seed

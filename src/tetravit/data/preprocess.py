@@ -1,4 +1,4 @@
-"""Pictures -> the tensor some weights were trained for: one way for evaluation, prediction and users."""
+"""Preprocess pictures for a model: one function for evaluation, prediction and users."""
 
 import math
 import os
@@ -17,17 +17,17 @@ from tetravit.structures import Preprocess
 
 
 def eval_transform(p: Preprocess) -> Callable[[Tensor], Tensor]:
-    """The transform that `p` describes: uint8, or float in [0, 1], (C, Hi, Wi) -> float (C, height, width).
+    """The transform described by `p`: uint8, or float in [0, 1], (C, Hi, Wi) -> float (C, height, width).
 
-    The result has the sides `p.size`, unless `p.mode` is `fit`.
+    The output size is `p.size`, unless `p.mode` is `fit`.
     """
     return _EvalTransform(p)
 
 
 def scaled(p: Preprocess, scale: float) -> Preprocess:
-    """The preprocessing that makes a picture `scale` times as large as `p` does, from the original.
+    """The preprocessing `p` with output sizes multiplied by `scale`, from the original picture.
 
-    Source: mmsegmentation 0.30.0, MultiScaleFlipAug with img_ratios: limits are cut to whole pixels.
+    Source: mmsegmentation 0.30.0, MultiScaleFlipAug with img_ratios: limits are truncated to whole pixels.
     """
     longest = None if p.longest is None else max(1, int(p.longest * scale))
     height, width = (max(1, int(side * scale)) for side in p.sides)
@@ -35,17 +35,17 @@ def scaled(p: Preprocess, scale: float) -> Preprocess:
 
 
 def preprocess(image: str | os.PathLike[str] | Image.Image | np.ndarray | Tensor, p: Preprocess) -> Tensor:
-    """Any picture -> float (C, height, width), of as many channels as `p` has means.
+    """Preprocess any picture -> float (C, height, width), with as many channels as `p` has means.
 
     Args:
-        image: a path; a Pillow image; an array (Hi, Wi, C) or (Hi, Wi), a tensor (C, Hi, Wi) or (1, Hi,
-            Wi), each uint8 or float in [0, 1]. Gray pictures become RGB, and RGB ones gray, as `p` needs them.
-        p: what the weights expect.
+        image: a path; a Pillow image; an array (Hi, Wi, C) or (Hi, Wi), a tensor (C, Hi, Wi) or (1, Hi, Wi), each
+            uint8 or float in [0, 1]. Gray pictures become RGB, and RGB pictures gray, as `p` requires.
+        p: preprocessing of the weights.
 
     Raises:
         BadImage: for a file that cannot be read.
         ValueError: for an array or tensor of another shape or type.
-    """
+    ValueError: for an array or tensor of unsupported shape or dtype.
     return eval_transform(p)(pixels(image, p.channels))
 
 
@@ -57,7 +57,7 @@ class _EvalTransform:
     def __call__(self, image: Tensor) -> Tensor:
         p = self.p
         size = resized((image.shape[-2], image.shape[-1]), p)
-        # The dense models were trained and measured with OpenCV's bilinear resizing, which does not smooth.
+        # The dense models were trained and measured with OpenCV's bilinear resizing, which does not antialias.
         image = resize(image, size, p.interpolation, antialias=p.mode != "fit")
         if image.is_floating_point():
             image = image.clamp(0, 1)  # cubic interpolation overshoots
@@ -67,7 +67,7 @@ class _EvalTransform:
 
 
 def resized(size: tuple[int, int], p: Preprocess) -> tuple[int, int]:
-    """(height, width) of a picture of a (height, width) after resizing, before the centre crop of mode `center`."""
+    """(height, width) of a picture after resizing, before the centre crop of mode `center`."""
     if p.mode == "fit":
         return fitted(size, min(p.sides), p.longest)
     if p.mode == "squash":
@@ -82,7 +82,7 @@ def resized(size: tuple[int, int], p: Preprocess) -> tuple[int, int]:
 
 
 def covering(size: tuple[int, int], sides: tuple[int, int], crop: float) -> tuple[int, int]:
-    """(height, width) after scaling, so that a centre crop of `sides` keeps the share `crop` of one side, at most."""
+    """(height, width) after scaling, such that a centre crop of `sides` covers at most the share `crop` of a side."""
     wanted = [math.floor(side / crop) for side in sides]
     scale = max(want / side for want, side in zip(wanted, size, strict=True))
     height, width = (max(want, round(side * scale)) for want, side in zip(wanted, size, strict=True))
@@ -90,7 +90,7 @@ def covering(size: tuple[int, int], sides: tuple[int, int], crop: float) -> tupl
 
 
 def pixels(image: Any, channels: int = 3) -> Tensor:
-    """Any picture -> uint8, or float in [0, 1], (channels, Hi, Wi)."""
+    """Decode any picture -> uint8, or float in [0, 1], (channels, Hi, Wi)."""
     if isinstance(image, (str, os.PathLike)):
         return decode(image, layout="decoded", channels=channels)
     if isinstance(image, Image.Image):

@@ -1,11 +1,11 @@
-"""What a data set leaves out, counted by cause."""
+"""Counts of what a data set leaves out, by cause."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass
 class Problems:
-    """Counts images and objects that were left out, by cause, with the first case of each."""
+    """Counts of images and objects left out, by cause, with the first case of each."""
 
     counts: dict[str, int] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)
@@ -20,5 +20,5 @@ class Problems:
             self.first.setdefault(cause, other.first[cause])
 
     def lines(self) -> list[str]:
-        """One line per cause, in the order of their first case."""
+        """One line per cause, in order of first occurrence."""
         return [f"{count:,} {cause}; the first: {self.first[cause]}" for cause, count in self.counts.items()]

@@ -1,4 +1,4 @@
-"""A function of many arguments in several processes, which end with their parent."""
+"""Map a function over many arguments in several processes, which end with their parent."""
 
 import os
 import sys
@@ -13,9 +13,9 @@ Result = TypeVar("Result")
 
 
 def process_pool(workers: int, *, spawn: bool = False) -> ProcessPoolExecutor:
-    """Processes with one thread each; those of a parent that was killed end by themselves.
+    """A pool of single-threaded processes that also end if the parent is killed.
 
-    spawn: fresh processes, which GPUs need, not copies of this one.
+    spawn: start fresh processes, as GPUs require, instead of forks.
     """
     method = "fork" if sys.platform.startswith("linux") and not spawn else "spawn"
     return ProcessPoolExecutor(
@@ -29,9 +29,9 @@ def in_parallel(
     workers: int = 0,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> list[Result]:
-    """The results of all jobs, in order; those that are begun finish when one fails.
+    """The results of all jobs, in order; if one fails, the started ones finish.
 
-    workers: processes; 0: one per core. progress: called with the jobs that are done and their number.
+    workers: processes; 0: one per core. progress: called with the number of finished jobs and the total.
     """
     workers = min(workers or os.cpu_count() or 1, len(jobs))
     results: dict[int, Result] = {}

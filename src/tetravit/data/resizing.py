@@ -1,4 +1,4 @@
-"""Resizing and normalizing a picture: what evaluation and prediction do, without torchvision, which loads slowly.
+"""Resize and normalize a picture for evaluation and prediction, without the slow import of torchvision.
 
 Shapes: C channels, (Hi, Wi) pixels.
 """
@@ -15,16 +15,16 @@ Interpolation = Literal["bicubic", "bilinear"]
 
 
 def resize(image: Tensor, size: tuple[int, int], interpolation: Interpolation, *, antialias: bool) -> Tensor:
-    """uint8 or float (C, Hi, Wi) -> (C, height, width) of the same type; as it is where it has that size.
+    """uint8 or float (C, Hi, Wi) -> (C, height, width) of the same dtype; unchanged if it has that size.
 
-    Source: torchvision 0.29 transforms.v2.functional.resize, to the bit.
+    Source: torchvision 0.29 transforms.v2.functional.resize, bitwise equal.
     """
     if tuple(image.shape[-2:]) == size:
         return image
     kind, batch = image.dtype, image[None]
     native = kind == torch.float32 or (kind == torch.uint8 and _takes_bytes(interpolation, image.device))
     whole = batch.is_contiguous(memory_format=torch.channels_last) and image.numel() != batch.stride(0)
-    if whole or (kind == torch.uint8 and native and _by_pixels(image)):  # the result keeps the layout
+    if whole or (kind == torch.uint8 and native and _by_pixels(image)):  # keeps the memory format
         channels, height, width = image.shape
         row = max(image.stride(1), channels * width)
         batch = image.as_strided((1, channels, height, width), (row * height, 1, row, channels))
@@ -37,14 +37,14 @@ def resize(image: Tensor, size: tuple[int, int], interpolation: Interpolation, *
 
 
 def _by_pixels(image: Tensor) -> bool:
-    """Whether (C, Hi, Wi) lies pixel by pixel, as a part of a decoded image does."""
+    """Whether (C, Hi, Wi) is channels-last in memory, as a crop of a decoded image is."""
     channels, _, width = image.shape
     a, row, b = image.stride()
     return channels > 1 and a == 1 and b == channels and row >= channels * width
 
 
 def _takes_bytes(interpolation: Interpolation, device: torch.device) -> bool:
-    """Whether torch resizes uint8 as it is."""
+    """Whether torch resizes uint8 without conversion to float."""
     if device.type != "cpu":
         return False
     fast = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
@@ -52,7 +52,7 @@ def _takes_bytes(interpolation: Interpolation, device: torch.device) -> bool:
 
 
 def center_crop(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """The middle (C, height, width) of an image that is as large or larger; a smaller one is filled up with zeros."""
+    """The center crop (C, height, width) of an image; smaller images are zero-padded."""
     (height, width), (rows, columns) = size, image.shape[-2:]
     if rows < height or columns < width:
         left, top = max(0, (width - columns) // 2), max(0, (height - rows) // 2)
@@ -72,12 +72,12 @@ def normalized(image: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
 
 def per_channel(values: Sequence[float]) -> Tensor:
-    """(C, 1, 1) float32."""
+    """Values as (C, 1, 1) float32."""
     return torch.tensor(values).view(-1, 1, 1)
 
 
 def fitted(size: tuple[int, int], short: int, longest: int | None = None) -> tuple[int, int]:
-    """(height, width) after scaling, so that the short side is `short` pixels and the long one at most `longest`.
+    """(height, width) after scaling the short side to `short` pixels, with the long side at most `longest`.
 
     Source: mmcv 1.x, rescale_size: sides are rounded half up.
     """

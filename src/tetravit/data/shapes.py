@@ -1,8 +1,7 @@
-"""Drawings of shapes on textured ground: an image, its objects and its label map, from three numbers.
+"""Drawings of shapes on textured ground: an image, its objects and its label map, generated from indices.
 
-A drawing is a function of (seed, split, index, size). It stands in for photographs where there are none: to
-train something visible within minutes, and to try every layout that a data set may have. The hue of a shape hints
-at its class and often misleads; its outline decides.
+A drawing is a function of (seed, split, index, size). Drawings replace photographs for training within minutes and
+for testing every layout of data sets. The hue of a shape is a weak cue of its class; its outline determines it.
 
 Shapes: H W the drawing in pixels; (u, v) the plane of one shape, whose radius is 1.
 """
@@ -14,11 +13,11 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-IGNORE = 255  # label of pixels that an outline runs through
+IGNORE = 255  # label of pixels crossed by an outline
 SMALLEST = 32  # pixels: side of a drawing
 HUE_SPREAD = 0.16  # of the full circle; neighbouring classes are 1 / 8 apart
-MOST_HIDDEN = 0.5  # share of a shape that later ones may cover
-PLACES = 12  # attempts to find a place that covers no shape too much
+MOST_HIDDEN = 0.5  # maximum occluded share of a shape
+PLACES = 12  # attempts to place a shape
 
 Array = np.ndarray
 Window = tuple[slice, slice]  # rows, columns
@@ -54,12 +53,12 @@ def _triangle(u: Array, v: Array) -> Array:
 
 
 def _star(u: Array, v: Array) -> Array:
-    """Five half-planes; a point of the star lies in at least four."""
+    """A pentagram as five half-planes; a point inside lies in at least four."""
     return np.partition(np.cos(0.4 * np.pi) - _along(u, v, 5), 1, axis=0)[1]
 
 
 def _along(u: Array, v: Array, n: int) -> Array:
-    """How far a point reaches in each of `n` even directions, (n, ...)."""
+    """Projections of a point on `n` evenly spaced directions, (n, ...)."""
     angles = 2 * np.pi * np.arange(n) / n
     return np.stack([u * np.cos(a) + v * np.sin(a) for a in angles])
 
@@ -80,10 +79,9 @@ SEGMENTS = ("ground", *CLASSES)  # of pixels
 
 @dataclass(frozen=True)
 class Shape:
-    """One object. label: its place in `CLASSES`.
+    """One object. label: index into `CLASSES`.
 
-    mask: bool (H, W), what is seen of it. box: around the mask, x1 y1 x2 y2 in pixels. hidden: the share of it that
-    others cover.
+    mask: bool (H, W), the visible part. box: around the mask, x1 y1 x2 y2 in pixels. hidden: the occluded share.
     """
 
     label: int
@@ -94,7 +92,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Drawing:
-    """image: uint8 (H, W, 3). shapes: the lowest first. labels: uint8 (H, W), places in `SEGMENTS`, or `IGNORE`."""
+    """image: uint8 (H, W, 3). shapes: back to front. labels: uint8 (H, W), indices into `SEGMENTS`, or `IGNORE`."""
 
     image: Array
     shapes: tuple[Shape, ...]
@@ -104,17 +102,17 @@ class Drawing:
 def draw(
     index: int, *, split: Literal["train", "val"] = "train", size: int = 128, seed: int = 0, most: int = 5
 ) -> Drawing:
-    """Drawing number `index` of a split.
+    """Drawing `index` of a split.
 
     Args:
-        index: from 0, without end.
-        split: other drawings.
+        index: 0 or more, unbounded.
+        split: selects the random sequence.
         size: side in pixels.
-        seed: other drawings.
-        most: shapes in it, at most.
+        seed: selects the random sequence.
+        most: maximum number of shapes.
 
     Raises:
-        ValueError: for a size below 32 pixels, or no shape.
+        ValueError: for a size below 32 pixels, or `most` below 1.
     """
     if size < SMALLEST or most < 1:
         raise ValueError(
@@ -124,7 +122,7 @@ def draw(
     image = _ground(rng, size)
     labels = np.zeros((size, size), np.uint8)
     names: list[int] = []
-    whole: list[int] = []  # pixels of each, before others cover it
+    whole: list[int] = []  # area of each before occlusion
     seen: list[Array] = []
     for _ in range(1 + int(rng.integers(most))):
         label = int(rng.integers(len(CLASSES)))
@@ -152,7 +150,7 @@ def draw(
 def _placed(
     rng: np.random.Generator, name: str, size: int, whole: list[int], seen: list[Array]
 ) -> tuple[Window, Array] | None:
-    """A place where a shape hides no other too much, and how far it covers each pixel there; None: no such."""
+    """A position where a shape does not occlude others too much, and its coverage per pixel; None: not found."""
     for _ in range(PLACES):
         radius = size * (0.12 + 0.16 * rng.random())
         cx, cy = size * (0.1 + 0.8 * rng.random(2))
@@ -172,14 +170,14 @@ def _placed(
 
 
 def _ground(rng: np.random.Generator, size: int) -> Array:
-    """Clouds of pale colours with a weave, float (H, W, 3)."""
+    """Background texture: pale clouds with a weave, float (H, W, 3)."""
     cells = (90 + 130 * rng.random((6, 6, 3))).astype(np.uint8)
     clouds = np.asarray(Image.fromarray(cells).resize((size, size), Image.Resampling.BICUBIC), np.float32)
     return 0.6 * clouds + 55 + _stripes(rng, size, (slice(0, size),) * 2, 18)[..., None]
 
 
 def _filling(rng: np.random.Generator, label: int, size: int, window: Window) -> Array:
-    """A strong colour, sometimes striped, float (H, W, 3) of a window."""
+    """Fill of a shape: a saturated colour, sometimes striped, float (H, W, 3) of a window."""
     hue = label / len(CLASSES) + HUE_SPREAD * (rng.random() + rng.random() - 1)
     rgb = [np.clip(abs((hue * 6 + shift) % 6 - 3) - 1, 0, 1) for shift in (0.0, 4.0, 2.0)]
     light, strength = 70 + 150 * rng.random(), 0.55 + 0.4 * rng.random()
@@ -188,7 +186,7 @@ def _filling(rng: np.random.Generator, label: int, size: int, window: Window) ->
 
 
 def _stripes(rng: np.random.Generator, size: int, window: Window, height: float) -> Array:
-    """A wave in a random direction, (H, W) of a window."""
+    """A sine wave in a random direction, (H, W) of a window."""
     turn, waves = 2 * np.pi * rng.random(), 4 + 12 * rng.random()
     y, x = _grid(window)
     wave: Array = height * np.sin(2 * np.pi * waves / size * (x * np.cos(turn) + y * np.sin(turn)))
@@ -196,7 +194,7 @@ def _stripes(rng: np.random.Generator, size: int, window: Window, height: float)
 
 
 def _grid(window: Window) -> tuple[Array, Array]:
-    """The middles of the pixels of a window: y (H, 1), x (1, W)."""
+    """Pixel centres of a window: y (H, 1), x (1, W)."""
     rows, columns = window
     return (
         np.arange(rows.start, rows.stop)[:, None] + 0.5,

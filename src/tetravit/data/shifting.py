@@ -1,8 +1,8 @@
-"""Rows or columns of a picture, each moved by its own distance: what shear and translation are.
+"""Shift each row or column of a picture by its own distance: shear and translation.
 
-Source: Pillow 13, Geometry.c, `affine_transform` with `bicubic_filter32RGB` (a = -1, the result cut to a whole
-level), to the bit. Where one coordinate alone changes, four of the sixteen samples have a weight: two thirds of
-the time.
+Source: Pillow 13, Geometry.c, `affine_transform` with `bicubic_filter32RGB` (a = -1, results truncated to integers),
+bitwise equal. If only one coordinate changes, four of the sixteen samples have a weight, which takes a third less
+time.
 
 Shapes: L lines of N pixels (rows or columns).
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 
 class _Places(NamedTuple):
-    """Where the pixels of the result lie on their lines."""
+    """Source positions of the output pixels along their lines."""
 
     samples: np.ndarray  # (L, N + 3) int64: of each new pixel four samples in a row, held inside of the line
     part: np.ndarray  # (L or 1, N) float64: how far behind the second of its four it lies
@@ -24,12 +24,12 @@ class _Places(NamedTuple):
 
 
 def shifted_rows(pixels: np.ndarray, shifts: np.ndarray, fill: tuple[int, int, int]) -> np.ndarray:
-    """Row y shows at x what was at x + shifts[y]; the pixels of Pillow's affine transform, bicubic.
+    """Output row y at x is the input at x + shifts[y]; pixels of Pillow's bicubic affine transform.
 
     Args:
         pixels: (H, W, 3) uint8.
         shifts: (H,) float64, in pixels.
-        fill: for what lies outside of the picture.
+        fill: colour outside the picture.
     """
     height, width = pixels.shape[:2]
     places = _places(shifts, width)
@@ -41,7 +41,7 @@ def shifted_rows(pixels: np.ndarray, shifts: np.ndarray, fill: tuple[int, int, i
 
 
 def shifted_columns(pixels: np.ndarray, shifts: np.ndarray, fill: tuple[int, int, int]) -> np.ndarray:
-    """Column x shows at y what was at y + shifts[x]; see `shifted_rows`."""
+    """Output column x at y is the input at y + shifts[x]; see `shifted_rows`."""
     height, width = pixels.shape[:2]
     places = _places(shifts, height)
     rows = np.ascontiguousarray(places.samples.T) * width
@@ -55,7 +55,7 @@ def shifted_columns(pixels: np.ndarray, shifts: np.ndarray, fill: tuple[int, int
 def _places(shifts: np.ndarray, size: int) -> _Places:
     whole = np.floor(shifts)
     samples = np.arange(-1, size + 2) + whole.astype(np.int64)[:, None]
-    lines = slice(1 if (shifts == shifts[0]).all() else None)  # one stands for all that move alike
+    lines = slice(1 if (shifts == shifts[0]).all() else None)  # equal shifts share one line
     centres = (np.arange(size) + 0.5) + shifts[lines, None]
     part = (centres - 0.5) - (np.arange(size) + whole[lines, None])
     return _Places(samples.clip(0, size - 1), part, (centres < 0) | (centres >= size))

@@ -1,4 +1,4 @@
-"""How fast a recipe's training images are read: by the number of workers, and which stage takes the time."""
+"""Loading speed of a recipe's training images: by number of workers and by stage."""
 
 import os
 import time
@@ -17,12 +17,12 @@ from tetravit.data.decode import file_bytes
 from tetravit.data.loader import TrainLoader, make_train_loader
 from tetravit.data.prepare import transformed
 
-SAMPLE = 64  # images that the stages are timed on
+SAMPLE = 64  # images for timing the stages
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Images per second with some workers."""
+    """Images per second with a number of workers."""
 
     workers: int
     images_per_s: float
@@ -30,7 +30,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Stage:
-    """Milliseconds of one image in one process."""
+    """Milliseconds per image in one process."""
 
     name: str
     ms: float
@@ -48,7 +48,7 @@ def worker_counts(cores: int | None = None) -> list[int]:
 
 
 def speeds(config: DataConfig, counts: Iterable[int], seconds: float = 5.0) -> Iterable[Speed]:
-    """Images per second for each number of workers, after the first batches."""
+    """Images per second for each number of workers, after warm-up batches."""
     dataset = build_dataset(config, "train")
     for workers in counts:
         loader = make_train_loader(config.model_copy(update={"workers": workers}), seed=0, dataset=dataset)
@@ -69,7 +69,7 @@ def _speed(loader: TrainLoader, warm: int, seconds: float) -> float:
 
 
 def stages(config: DataConfig, count: int = SAMPLE) -> list[Stage]:
-    """What reading, decoding, each augmentation and collating take, one image after the other."""
+    """Time per image of reading, decoding, each augmentation and collating."""
     dataset = build_dataset(config, "train")
     augment = config.augmentation()
     spent: dict[str, float] = {}
@@ -98,7 +98,7 @@ def stages(config: DataConfig, count: int = SAMPLE) -> list[Stage]:
 
 
 def _read(dataset: Dataset, index: int) -> bool:
-    """Read the bytes of an image; whether they are a file's."""
+    """Bytes of an image, and whether they are those of a file."""
     source = getattr(dataset, "source", None)
     if source is not None:
         source.read(index)

@@ -13,15 +13,15 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-PREFETCH, LEAST = 4, 2  # results each worker prepares ahead: at most, and where memory is short
-AHEAD_BYTES = 4 << 30  # of all results that are prepared ahead by the workers of a process
+PREFETCH, LEAST = 4, 2  # prefetched results per worker: maximum, and minimum if memory is short
+AHEAD_BYTES = 4 << 30  # total size of prefetched results per process
 SHARED_MEMORY = "/dev/shm"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
-KEPT_BYTES = 32 << 20  # the largest threshold that glibc takes
+KEPT_BYTES = 32 << 20  # the largest threshold of glibc
 
 
 class Pinnable(Protocol):
-    """What can be put into page-locked memory."""
+    """An object that can be moved to page-locked memory."""
 
     def pin_memory(self) -> Self: ...
 
@@ -33,11 +33,11 @@ class Stream(Generic[Result]):
     """Results of `prepare` for each job, in order.
 
     Args:
-        prepare: job -> result; with workers it runs in other processes.
-        jobs: may be endless.
-        workers: processes; 0: none, each result is prepared on demand.
+        prepare: job -> result; with workers it runs in worker processes.
+        jobs: may be infinite.
+        workers: processes; 0: none, each result is computed on demand.
         pin_memory: results in page-locked memory.
-        result_bytes: about the size of a result; 0: not known.
+        result_bytes: approximate size of a result; 0: unknown.
 
     Raises:
         ValueError: if the shared memory of the system is too small for the workers.
@@ -68,7 +68,7 @@ class Stream(Generic[Result]):
                 collate_fn=_unchanged,
                 worker_init_fn=_start_worker,
                 pin_memory=pin_memory,
-                generator=torch.Generator(),  # the global one stays untouched
+                generator=torch.Generator(),  # leaves the global generator unchanged
             )
             before = set(multiprocessing.active_children())
             self._results = iter(loader)
@@ -84,7 +84,7 @@ class Stream(Generic[Result]):
         return next(self._results)
 
     def close(self) -> None:
-        """Stop the workers; those that hang in a read are killed."""
+        """Stop the workers; kill those blocked in a read."""
         self._results = None
         for process in self._processes:
             if process.is_alive():
@@ -96,10 +96,10 @@ class Stream(Generic[Result]):
 
 
 def prefetch(workers: int, result_bytes: int) -> int:
-    """Results that each worker prepares ahead, so that all of them fit into memory that processes share.
+    """Prefetched results per worker, such that all fit into shared memory.
 
     Raises:
-        ValueError: if not even `LEAST` of each worker do.
+        ValueError: if `LEAST` per worker do not fit.
     """
     if not result_bytes:
         return PREFETCH
@@ -119,7 +119,7 @@ def prefetch(workers: int, result_bytes: int) -> int:
 
 
 def fitting(workers: int, result_bytes: int) -> int:
-    """As many of `workers` as shared memory holds the results of; 1 where it holds none."""
+    """At most `workers`, reduced to the number whose results fit into shared memory; at least 1."""
     room = _shared_bytes()
     if room is None or not result_bytes:
         return workers
@@ -127,7 +127,7 @@ def fitting(workers: int, result_bytes: int) -> int:
 
 
 def _shared_bytes() -> int | None:
-    """Free bytes of the memory that processes share through files; None: this system has none, or no limit."""
+    """Free bytes of file-backed shared memory; None: not present, or unlimited."""
     try:
         status = os.statvfs(SHARED_MEMORY)
     except (OSError, AttributeError):
@@ -164,10 +164,10 @@ def _start_worker(_worker: int) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let this process reuse the memory of images that are done.
+    """Let this process reuse the memory of processed images.
 
-    By default glibc returns it to the system after each, and to take it anew costs more than to crop and flip an
-    image. Without effect under another C library.
+    By default glibc returns it to the system after each image, and allocating it again costs more than crop and flip.
+    No effect under other C libraries.
     """
     with suppress(OSError, AttributeError, TypeError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""Some images of a data set, and a data set with other class numbers."""
+"""Subsets of a data set, and a data set with remapped classes."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,11 +12,11 @@ from tetravit.data.datasets.base import Dataset, DatasetInfo
 from tetravit.data.files import same_name, some
 from tetravit.structures import Sample, Target
 
-IGNORE = 255  # label of pixels that carry no class
+IGNORE = 255  # label of ignored pixels
 
 
 class Subset(Dataset):
-    """The images of a set at some positions, in their order."""
+    """The images of a set at some indices, in that order."""
 
     def __init__(self, dataset: Dataset, positions: np.ndarray) -> None:
         self.dataset, self.positions = dataset, positions
@@ -54,15 +54,15 @@ class Subset(Dataset):
 
 
 class Renumbered(Dataset):
-    """A data set with its classes renumbered as in `class_names`, a longer list or another order.
+    """A data set with labels remapped to `class_names`, a longer or reordered list.
 
     Args:
         dataset: the set.
         class_names: the classes of the result.
-        own: the names of the set's classes as `class_names` has them; None: as they are.
+        own: class names of the set, spelled as in `class_names`; None: unchanged.
 
     Raises:
-        ValueError: if the set has classes that `class_names` lacks.
+        ValueError: if the set has classes that are not in `class_names`.
     """
 
     def __init__(

@@ -10,7 +10,7 @@ UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 def read_text(file: Path, *, errors: Literal["strict", "replace"] = "strict") -> str:
     """The text of a file, without its byte order mark.
 
-    errors: "strict" refuses bytes that are no text, "replace" replaces them by U+FFFD.
+    errors: "strict" raises for undecodable bytes, "replace" replaces them by U+FFFD.
 
     Raises:
         ValueError: in one line, if the file cannot be read or decoded.
@@ -29,19 +29,19 @@ def read_text(file: Path, *, errors: Literal["strict", "replace"] = "strict") ->
 
 
 def read_lines(file: Path) -> list[str]:
-    """The lines of a text file that are not empty, without the space around them."""
+    """The non-empty lines of a text file, stripped."""
     return [line.strip() for line in read_text(file).splitlines() if line.strip()]
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """A mapping of YAML, in which every scalar stays the text it is written as: "no" is a name, not False.
+    """A YAML mapping in which every scalar stays a string: "no" is a name, not False.
 
     Raises:
-        ValueError: in one line, if the file cannot be read, is not YAML, is no mapping, or gives a key twice.
+        ValueError: in one line, if the file cannot be read, is not YAML, is not a mapping, or repeats a key.
     """
     import yaml
 
-    class Loader(yaml.BaseLoader):  # constructs texts, lists and mappings alone
+    class Loader(yaml.BaseLoader):  # constructs only strings, lists and mappings
         def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
             seen: set[str] = set()
             for key, _ in node.value:

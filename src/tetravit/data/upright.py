@@ -1,9 +1,9 @@
 """EXIF orientation: photographs that a camera stored rotated or mirrored.
 
-Images are rotated upright wherever they are read: to train, evaluate and predict. Whether annotations fit the
-upright or the stored pixels depends on the tool that made them: an option states it, and annotations of stored
-pixels are rotated with their image. Orientations are EXIF's: 1 upright, 2 to 4 mirrored or upside down, 5 to 8 a
-quarter turn, which swaps height and width.
+Images are rotated upright in training, evaluation and prediction. Whether annotations fit the upright or the stored
+pixels depends on the annotation tool: an option states it, and annotations of stored pixels are rotated with their
+image. Orientations are EXIF's: 1 upright, 2 to 4 mirrored or upside down, 5 to 8 a quarter turn, which swaps height
+and width.
 
 Shapes: H, W of the stored pixels.
 """
@@ -26,20 +26,20 @@ CURE = "data.options.orientation=upright or =stored says which"
 
 
 def check_orientation(value: str | None) -> None:
-    """Raises: ValueError for what is no orientation of annotations."""
+    """Raises: ValueError for an unknown orientation of annotations."""
     if value is not None and value not in ORIENTATIONS:
         raise ValueError(f"orientation takes one of {', '.join(ORIENTATIONS)}; got {value!r}.")
 
 
 def header(file: str | os.PathLike[str] | BinaryIO) -> tuple[int, int, int]:
-    """Height and width of the upright image, and its orientation, from the head of a file; 0: unreadable."""
+    """Height and width of the upright image, and its orientation, from the header of a file; 0: unreadable."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(file) as image:
                 width, height = image.size
                 turn = image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # its error is reported when the image is decoded
+    except Exception:  # the error is reported when the image is decoded
         return 0, 0, 0
     turn = turn if isinstance(turn, int) and 1 <= turn <= 8 else 1
     return (width, height, turn) if turn >= QUARTER else (height, width, turn)
@@ -57,7 +57,7 @@ def headers(folder: str | os.PathLike[str], names: Sequence[str]) -> np.ndarray:
 
 
 def turned_points(points: np.ndarray, turn: int, height: int, width: int) -> np.ndarray:
-    """Points (..., 2), x and y in stored pixels of an image (H, W) -> in those of the upright one."""
+    """Points (..., 2), x and y in stored pixels of an image (H, W) -> in upright pixels."""
     x, y = points[..., 0], points[..., 1]
     if turn in (2, 3, 7, 8):
         x = width - x
@@ -73,7 +73,7 @@ def turned_boxes(boxes: np.ndarray, turn: int, height: int, width: int) -> np.nd
 
 
 def turned_map(pixels: np.ndarray, turn: int) -> np.ndarray:
-    """Stored pixels (H, W) or (H, W, C) -> the upright ones."""
+    """Stored pixels (H, W) or (H, W, C) -> upright pixels."""
     if turn in (2, 3, 7, 8):
         pixels = pixels[:, ::-1]
     if turn in (3, 4, 6, 7):
@@ -82,12 +82,12 @@ def turned_map(pixels: np.ndarray, turn: int) -> np.ndarray:
 
 
 def stored_size(turn: int, height: int, width: int) -> tuple[int, int]:
-    """Height and width of the upright image -> of the stored one."""
+    """Height and width of the upright image -> those of the stored image."""
     return (width, height) if turn >= QUARTER else (height, width)
 
 
 def ambiguous(turn: int) -> str:
-    """Why annotations of a rotated image are refused without an option."""
+    """Error message: annotations of a rotated image need an option."""
     return (
         f"EXIF orientation {turn} turns it, and its annotations may be of the stored or of the upright pixels;"
         f" {CURE}"
@@ -95,10 +95,10 @@ def ambiguous(turn: int) -> str:
 
 
 def turned_error(
-    name: str | Path, turn: int, count: int, total: int, what: str = "annotations"
+    name: str | Path, turn: int, count: int, total: int, noun: str = "annotations"
 ) -> ValueError:
-    """The refusal of a set with rotated images."""
+    """Error message: a set with rotated images needs an option."""
     return ValueError(
         f"{count} of {total} images are turned by EXIF (the first: {str(name)!r}, orientation {turn}), and their"
-        f" {what} may be of the stored or of the upright pixels; {CURE}."
+        f" {noun} may be of the stored or of the upright pixels; {CURE}."
     )

@@ -1,4 +1,4 @@
-"""What data.yaml or classes.txt says of a YOLO set, and where the images of its parts lie."""
+"""Contents of data.yaml or classes.txt of a YOLO set, and the image lists of its splits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,9 +19,9 @@ IMAGES = ENDINGS | UNREADABLE
 
 @dataclass(frozen=True)
 class Description:
-    """A set as its files describe it.
+    """A set as described by its files.
 
-    folder: its root. places: of the parts, as data.yaml names them. kpt_shape: (keypoints, numbers each) of a line.
+    folder: its root. places: paths of the splits in data.yaml. kpt_shape: (keypoints, values per keypoint).
     """
 
     folder: Path
@@ -33,10 +33,10 @@ class Description:
 
 
 def describe(root: Path) -> Description:
-    """Class names from classes.txt or data.yaml, and what else data.yaml says.
+    """Class names from classes.txt or data.yaml, and the other entries of data.yaml.
 
     Raises:
-        ValueError: if there is no class name, a number has none, or the file cannot be read.
+        ValueError: if there are no class names, an index has none, or the file cannot be read.
     """
     folder = root.parent if root.suffix.lower() in (".yaml", ".yml") and root.is_file() else root
     if not folder.is_dir():
@@ -70,10 +70,10 @@ def describe(root: Path) -> Description:
 
 
 def image_files(described: Description, place: Place) -> list[Path]:
-    """The images of a part, in order.
+    """The images of a split, in order.
 
     Raises:
-        ValueError: if there are none; it says where they were looked for.
+        ValueError: if there are none; the message names the expected paths.
     """
     part, folder = place.part, described.folder
     if place.given:
@@ -107,7 +107,7 @@ def _usual(folder: Path, place: Place, described: Description) -> list[Path]:
 
 
 def _resolved(described: Description, text: str) -> Path | None:
-    """A path of data.yaml: below its `path`, beside the file, or, as Roboflow writes it, with `../` too many."""
+    """A path of data.yaml: relative to its `path`, beside the file, or, as in Roboflow's files, with extra `../`."""
     text = text.replace("\\", "/")
     bare = text
     while bare.startswith(("../", "./")):
@@ -128,7 +128,7 @@ def _there(path: Path, whose: str) -> Path:
 
 
 def _images(path: Path) -> list[Path]:
-    """The images below a folder, or those that a text file lists."""
+    """The images below a folder, or those listed in a text file."""
     if path.is_file() and ending(path.name) in IMAGES:
         return [path]
     if path.is_file():
@@ -178,10 +178,10 @@ def _paths(content: dict[str, Any], part: Part) -> tuple[str, ...]:
 
 
 def _names(content: dict[str, Any], file: str) -> tuple[str, ...]:
-    """The class names: a list, or a mapping of numbers that count from 0 to names.
+    """The class names: a list, or a mapping from indices that start at 0 to names.
 
     Raises:
-        ValueError: if a number has no name, or `nc` counts other classes.
+        ValueError: if an index has no name, or `nc` is another number of classes.
     """
     given = content.get("names")
     names: list[str] = []

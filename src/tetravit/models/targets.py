@@ -81,7 +81,7 @@ def _check(target: Any, where: str, canvas: tuple[int, ...], own: tuple[int, ...
 
 
 def _check_boxes(targets: Sequence[Target], batch: Batch, sizes: Sequence[tuple[int, ...]]) -> None:
-    """sizes: height and width of each image without its padding. One comparison for the batch: one GPU synchronisation."""
+    """sizes: height and width of each image without its padding. One GPU synchronisation per batch."""
     boxes = torch.cat([target.boxes for target in targets])  # (all M, 4)
     if not len(boxes):
         return

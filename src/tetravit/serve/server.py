@@ -27,7 +27,7 @@ def bound(host: str, port: int) -> socket.socket:
     if not 0 <= port <= 65535:
         raise ValueError(f"port is 0 to 65535, 0 for any that is free; got {port}.")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sends small responses at once (TCP_NODELAY) only for a socket with an explicit protocol; otherwise each waits 40 ms.
+    # asyncio sets TCP_NODELAY only for a socket with an explicit protocol; otherwise small responses wait 40 ms.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         if os.name == "posix":
@@ -148,7 +148,7 @@ def _run(app: Any, place: socket.socket, limits: Limits, say: Callable[[str], No
 
     def end(number: int, frame: Any) -> None:
         if app.service.draining:  # the second signal: abort everything, other threads included
-            with suppress(OSError, RuntimeError):  # RuntimeError: the signal arrived while the first message was printed
+            with suppress(OSError, RuntimeError):  # RuntimeError: signal during the first message
                 say(f"Ended at once; {app.service.in_flight} requests were not finished.")
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)

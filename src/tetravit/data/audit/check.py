@@ -1,7 +1,7 @@
-"""The check of a data set: files in parallel, then what needs all of them. It reads, and never writes to the data.
+"""Check of a data set: files in parallel, then comparisons between files. The data is only read.
 
-What is known of each file is appended to `records.jsonl` in the folder of the report: a check that was cut goes on
-where it stopped, and files that changed since are read again.
+One record per file is appended to `records.jsonl` in the report folder: an interrupted check continues where it
+stopped, and files that changed since are read again.
 """
 
 import json
@@ -27,8 +27,8 @@ from tetravit.data.shards.index import find_meta
 from tetravit.files import write_json
 
 RECORDS = "records.jsonl"
-CHUNK = 32  # files that a process gets at a time
-UNIT = 256  # images of shards
+CHUNK = 32  # files per job
+UNIT = 256  # images of shards per job
 ANNOTATIONS = frozenset(
     (
         ".txt",
@@ -45,14 +45,14 @@ ANNOTATIONS = frozenset(
         ".index",
         ".targets",
     )
-)  # endings that belong to a data set beside its images
+)  # extensions of annotation files
 
-Job = tuple[str, str | None, Maps | None]  # path; of a label map: its image, and how it is read
+Job = tuple[str, str | None, Maps | None]  # path; for a label map also its image, and how to decode it
 
 
 @dataclass(frozen=True)
 class Audit:
-    """What a check found. files: images and label maps that were read; reused: of them, from an earlier check."""
+    """Result of a check. files: number of images and label maps; reused: those taken from an earlier check."""
 
     root: str
     layout: Layout
@@ -62,7 +62,7 @@ class Audit:
 
     @property
     def errors(self) -> int:
-        """Findings that lose data or spoil a score."""
+        """Number of findings that lose data or distort a score."""
         return sum(finding.level == "error" for finding in self.findings)
 
     def row(self) -> dict[str, Any]:
@@ -86,17 +86,17 @@ def check_data(
     workers: int = 0,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Audit:
-    """Read every file of a data set, and write `check.json` and `check.html` about it.
+    """Check every file of a data set, and write `check.json` and `check.html`.
 
     Args:
         root: the folder of the data set.
-        to: the folder of the report, outside of the root; made where it is not there.
-        name: the data set of the menu; None: by the names in the folder.
+        to: the folder of the report, outside the root; created if missing.
+        name: the data set in the menu; None: detected from the names in the folder.
         workers: processes; 0: one per core.
-        progress: called with the files that are done and their number.
+        progress: called with the number of finished files and the total.
 
     Raises:
-        ValueError: if there is no such folder, or the report would lie inside it.
+        ValueError: if the folder does not exist, or contains the report folder.
     """
     from tetravit.data.audit.page import write_page
 
@@ -129,13 +129,13 @@ def check_data(
 
 
 def shard_counts(root: Path) -> dict[str, int]:
-    """Images of each part of shards; none without an index, which is a finding of the loader."""
+    """Images of each split of shards; none without an index, which the loader reports."""
     meta = find_meta(str(root))
     return {} if meta is None else {part: meta.count(part) for part in meta.parts}
 
 
 def _files(root: str, findings: Findings) -> Iterator[str]:
-    """Image files below a root, sorted; folders named like images and files of other kinds are findings."""
+    """Image files below a root, sorted; folders with an image extension and unknown files become findings."""
     stack = [""]
     while stack:
         prefix = stack.pop()
@@ -157,12 +157,12 @@ def _files(root: str, findings: Findings) -> Iterator[str]:
 
 
 def _belongs(name: str) -> bool:
-    """Whether a file that is no image may lie in a data set: annotations, hidden files, those of a system."""
+    """Whether a non-image file is expected in a data set: annotations, hidden files, files of the system."""
     return name.startswith(".") or name.lower() in JUNK_FILES or ending(name) in ANNOTATIONS
 
 
 def _leads_up(root: str, path: str) -> bool:
-    """Whether a folder is a link to a folder above it."""
+    """Whether a folder is a link to one of its parent folders."""
     here = os.path.realpath(os.path.join(root, path))
     above = os.path.realpath(os.path.dirname(os.path.join(root, path)))
     return os.path.islink(os.path.join(root, path)) and (above + os.sep).startswith(
@@ -173,7 +173,7 @@ def _leads_up(root: str, path: str) -> bool:
 def _read_all(
     root: str, jobs: list[Job], file: Path, workers: int, progress: Callable[[int, int], object]
 ) -> tuple[list[Record], int]:
-    """The records of all files in order, and how many of them are of an earlier check."""
+    """The records of all files in order, and the number reused from an earlier check."""
     known = _known(file)
     records: dict[str, Record] = {}
     for path, image, _ in jobs:
@@ -184,7 +184,7 @@ def _read_all(
     todo = [job for job in jobs if job[0] not in records]
     progress(reused, len(jobs))
     with file.open("a", encoding="utf-8", errors="surrogateescape") as stream:
-        stream.write("\n" if stream.tell() else "")  # the last line may have been cut
+        stream.write("\n" if stream.tell() else "")  # the last line may be incomplete
         for some in _parallel(root, todo, workers):
             for record in some:
                 records[record["path"]] = record
@@ -195,7 +195,7 @@ def _read_all(
 
 
 def _known(file: Path) -> dict[str, Record]:
-    """Records of earlier checks, the last of each file; an incomplete line is skipped."""
+    """Records of earlier checks, the last one per file; an incomplete line is skipped."""
     known: dict[str, Record] = {}
     if file.exists():
         with file.open(encoding="utf-8", errors="surrogateescape") as stream:
@@ -215,7 +215,7 @@ def _is_of(record: Record, root: str) -> bool:
 
 
 def _parallel(root: str, jobs: list[Job], workers: int) -> Iterator[list[Record]]:
-    """Records of the jobs, a chunk at a time, in no order. A file that ends its process is read alone, and named."""
+    """Records of the jobs, unordered. If a file crashes its process, the chunk is repeated file by file."""
     chunks = [jobs[i : i + CHUNK] for i in range(0, len(jobs), CHUNK)]
     suspects: list[list[Job]] = []
     while chunks:
@@ -240,7 +240,7 @@ def _parallel(root: str, jobs: list[Job], workers: int) -> Iterator[list[Record]
 
 
 def _alone(root: str, job: Job) -> Record:
-    """The record of one file, read in a process of its own."""
+    """The record of one file, read in a separate process."""
     pool = process_pool(1)
     try:
         return pool.submit(_chunk, root, [job]).result()[0]
@@ -264,7 +264,7 @@ def _chunk(root: str, jobs: list[Job]) -> list[Record]:
 
 
 def _add_records(records: list[Record], layout: Layout, findings: Findings) -> None:
-    """The findings of files, of their labels, and of files that are there twice."""
+    """Add the findings of files, of their labels, and of duplicates."""
     images = []
     for record in records:
         for name, detail in record["findings"]:

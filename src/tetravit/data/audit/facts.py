@@ -1,6 +1,6 @@
-"""One file -> what is known of it: whether it decodes, what is unusual, and two fingerprints.
+"""Facts about one file: whether it decodes, unusual properties, and two fingerprints.
 
-A record is a small JSON object, so that a check that was cut goes on where it stopped.
+A record is a small JSON object, so that an interrupted check can continue.
 """
 
 import hashlib
@@ -22,9 +22,9 @@ from tetravit.data.palettes import Colour
 from tetravit.data.shards.source import ShardSource
 from tetravit.data.storage import StorageError
 
-TINY, HUGE = 32, 25_000_000  # pixels: of a side; of an image
-SIDE, KEPT = 32, 8  # of the picture that a perceptual hash is made of; of its low frequencies
-FLAT = 2.0  # mean square of the low frequencies below which an image has no pattern to compare
+TINY, HUGE = 32, 25_000_000  # pixels: minimum side; maximum per image
+SIDE, KEPT = 32, 8  # side of the picture behind a perceptual hash; side of its block of low frequencies
+FLAT = 2.0  # mean square of the low frequencies below which an image is too flat for a hash
 FORMATS = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".jpe": "JPEG", ".jfif": "JPEG", ".mpo": "JPEG", ".png": "PNG",
     ".webp": "WEBP", ".gif": "GIF", ".bmp": "BMP", ".tif": "TIFF", ".tiff": "TIFF", ".ppm": "PPM", ".pgm": "PPM",
@@ -36,22 +36,22 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Maps:
-    """How label maps are read: see `LabelMaps`."""
+    """How to decode label maps: see `LabelMaps`."""
 
     convert: Callable[[torch.Tensor], torch.Tensor] | None = None
     colours: Sequence[Colour] | None = None
 
 
 def facts(root: str, path: str, maps: Maps | None = None, image: str | None = None) -> Record:
-    """What is known of a file below `root`.
+    """The record of a file below `root`.
 
-    A record has `path`, `size` and `time` of the file, `findings`: pairs of a finding and a detail, and of an image
-    `hash` of its bytes, `look`: the perceptual hash, and `tint`: 4 x 4 mean colours. Of a label map it has `labels`:
-    how many pixels have each label.
+    A record has `path`, `size` and `time` of the file, and `findings`: pairs of finding and detail. For an image it
+    also has `hash` of its bytes, `look`: the perceptual hash, and `tint`: 4 x 4 mean colours; for a label map
+    `labels`: pixels per label.
 
     Args:
-        maps: the file is a label map, read in this way; None: an image.
-        image: the image of a label map, whose size it must have.
+        maps: decoding of a label map; None: the file is an image.
+        image: the image of a label map; both must have the same size.
     """
     file = os.path.join(root, path)
     status = os.stat(file)
@@ -68,7 +68,7 @@ def facts(root: str, path: str, maps: Maps | None = None, image: str | None = No
 
 
 def shard_facts(job: tuple[str, str, int, int]) -> list[Record]:
-    """What is known of some images of shards: (folder, part, first, count). Paths are PART/SHARD/MEMBER."""
+    """Records of some images in shards: (folder, split, first, count). Paths are SPLIT/SHARD/MEMBER."""
     folder, part, first, count = job
     source, records = ShardSource(folder, part), []
     for index in range(first, first + count):
@@ -131,7 +131,7 @@ def _map_facts(record: Record, root: str, file: str, maps: Maps, image: str | No
             with opened(file_bytes(os.path.join(root, image), image), image) as picture:
                 have = picture.size
         except BadImage:
-            return  # it is counted as an image
+            return  # it is counted with the images
         if have not in ((width, height), (height, width)):
             record["findings"].append(
                 ["size", f"{width} x {height}, its image {image} {have[0]} x {have[1]}"]
@@ -139,9 +139,9 @@ def _map_facts(record: Record, root: str, file: str, maps: Maps, image: str | No
 
 
 def fingerprint(pixels: torch.Tensor) -> tuple[str, str]:
-    """uint8 (3, H, W) -> perceptual hash (64 bits) and 4 x 4 mean colours, in hexadecimal; "" of a flat image.
+    """uint8 (3, H, W) -> perceptual hash (64 bits) and 4 x 4 mean colours, in hexadecimal; "" for a flat image.
 
-    The hash has the signs of the 8 x 8 lowest frequencies of the gray image of 32 x 32, each against their median.
+    The hash is the sign of the 8 x 8 lowest DCT frequencies of the 32 x 32 gray image, relative to their median.
     """
     small = F.interpolate(pixels[None].float(), (SIDE, SIDE), mode="area")[0]
     gray = small.mean(dim=0).double().numpy()
@@ -166,7 +166,7 @@ DCT = _dct()
 
 
 def _bits(picture: Image.Image, data: bytes) -> int:
-    """Bits per channel, as the header says."""
+    """Bits per channel, from the header."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return data[24]
     tags = getattr(picture, "tag_v2", None)

@@ -1,13 +1,13 @@
-"""What a check of data can find, with counts and places."""
+"""The findings of a data check, with counts and places."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Level = Literal["error", "note"]
-PLACES = 20  # of a finding that are kept
+PLACES = 20  # kept per finding
 
-# name of a finding: its level, and what it means. An error loses data or spoils a score.
+# name of a finding: its level and title. An error loses data or distorts a score.
 KINDS: dict[str, tuple[Level, str]] = {
     "unreadable": ("error", "images that cannot be read"),
     "truncated": ("error", "images that break off"),
@@ -36,7 +36,7 @@ KINDS: dict[str, tuple[Level, str]] = {
 
 @dataclass
 class Finding:
-    """One kind of finding. places: the first ones: a path, and what there is to say of it."""
+    """One kind of finding. places: the first ones: a path and a detail."""
 
     name: str
     count: int = 0
@@ -56,7 +56,7 @@ class Finding:
             self.places.append((place, detail))
 
     def line(self) -> str:
-        """The finding with its first place, as one line."""
+        """The finding and its first place, in one line."""
         place, detail = self.places[0]
         return f"{self.count:,} {self.title}; the first: {place}{f' ({detail})' if detail else ''}"
 

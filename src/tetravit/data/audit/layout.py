@@ -1,4 +1,4 @@
-"""What the loader makes of a folder: which data set it is, which parts it has, and what is left out of them."""
+"""How the loader reads a folder: which data set and splits it has, and what is left out."""
 
 import os
 from collections.abc import Iterator
@@ -18,8 +18,8 @@ from tetravit.data.parts import NAMES, PARTS, Part
 class Layout:
     """The data set in a folder.
 
-    name: of the menu of data sets. counts: images of each part. class_names: of its classes. maps: label maps by
-    path below the root: their image and how they are read.
+    name: in the menu of data sets. counts: images per split. class_names: the classes. maps: label maps by path below
+    the root: their image and decoding.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Layout:
 
 
 def guess(root: Path) -> str:
-    """The data set whose layout a folder has, by the names in it."""
+    """The data set in the menu whose layout matches the names in a folder."""
     names = {entry.name.lower() for entry in os.scandir(root)}
     below = {name.lower() for name in _below(root)}
     if any(name.endswith(".index") for name in names) or any(name.endswith(".tar") for name in names):
@@ -63,13 +63,13 @@ def _part_named(name: str) -> Part | None:
 
 
 def part_of(path: str) -> Part | None:
-    """The part that a path below the root is of, by the names of its folders; None: they do not say."""
+    """The split of a path below the root, from the names of its folders; None: unknown."""
     parts = (_part_named(name) for name in path.split("/")[:-1])
     return next((part for part in parts if part is not None), None)
 
 
 def read_layout(root: Path, name: str, findings: Findings) -> Layout:
-    """The data set as the loader reads it; what it leaves out is added to the findings."""
+    """The data set as loaded; images that are left out are added to the findings."""
     layout = Layout(name)
     config = DataConfig.model_validate({"name": name, "root": str(root), "batch_size": 1})
     has = parts_in(root)
@@ -93,7 +93,7 @@ def read_layout(root: Path, name: str, findings: Findings) -> Layout:
 
 
 def parts_in(root: Path) -> set[Part]:
-    """The parts that a folder has, by the names of its folders and files."""
+    """The splits in a folder, from the names of its folders and files."""
     has = {part_of(f"{path.relative_to(root).as_posix()}/x") for path in _folders(root)}
     has |= {part for part in PARTS for file in root.glob("annotations/*.json") if part in file.stem.lower()}
     has |= {_part_named(file.name.partition(".")[0].partition("-")[0]) for file in root.glob("*.*")}
@@ -101,10 +101,10 @@ def parts_in(root: Path) -> set[Part]:
 
 
 def _read_part(dataset: Dataset, part: Part, root: Path, findings: Findings) -> None:
-    """What the loader leaves out of a part, and which classes it lacks."""
+    """Add what the loader leaves out of a split, and missing classes."""
     problems = getattr(dataset, "problems", None)
     for cause, count in getattr(problems, "counts", {}).items():
-        if not cause.startswith("files left out"):  # they are findings of the files
+        if not cause.startswith("files left out"):  # already findings of the files
             findings.add("labels", f"{part}: {problems.first[cause]}", cause, count)  # type: ignore[union-attr]
     info = dataset.info
     if info.counts is not None and not isinstance(dataset, LabelMaps):

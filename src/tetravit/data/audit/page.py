@@ -1,4 +1,4 @@
-"""check.html: the findings of a check of data on one page, with thumbnails of their first places."""
+"""check.html: the findings of a data check on one page, with thumbnails of their first places."""
 
 import base64
 import html
@@ -15,7 +15,7 @@ from tetravit.files import replace_file
 if TYPE_CHECKING:
     from tetravit.data.audit.check import Audit
 
-SIDE, SHOWN = 96, 12  # pixels of a thumbnail; thumbnails of a finding
+SIDE, SHOWN = 96, 12  # thumbnail side in pixels; thumbnails per finding
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:60rem;padding:0 1rem;color:#222}
 h2{font-size:1.05rem;margin:2rem 0 .3rem}.error{color:#a11}.note{color:#555}
 figure{display:inline-block;width:8.5rem;margin:.3rem;vertical-align:top;font-size:.72rem;overflow-wrap:anywhere}
@@ -24,7 +24,7 @@ img,.none{width:96px;height:96px;object-fit:contain;background:#eee;display:bloc
 
 
 def write_page(audit: "Audit", file: Path) -> None:
-    """Write the page; it needs no other file and no network."""
+    """Write the page, self-contained."""
     counts = ", ".join(f"{count:,} in {part}" for part, count in audit.layout.counts.items()) or "none"
     parts = [
         f"<h1>{html.escape(audit.root)}</h1>",
@@ -49,7 +49,7 @@ def write_page(audit: "Audit", file: Path) -> None:
 
 
 def _thumbnail(file: str) -> str | None:
-    """A small picture of an image as a data URL; None: it cannot be read."""
+    """A thumbnail of an image as a data URL; None: it cannot be read."""
     if not os.path.isfile(file):
         return None
     try:

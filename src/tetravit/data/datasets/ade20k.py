@@ -1,8 +1,8 @@
-"""ADE20K as released for scene parsing (Zhou et al. 2017): 20,210 images to train, 2,000 to validate, 150 classes.
+"""ADE20K as released for scene parsing (Zhou et al. 2017): 20,210 training and 2,000 validation images, 150 classes.
 
-ROOT, or ROOT/ADEChallengeData2016, holds images/ and annotations/, each with training/ and validation/. In the
-files 0 is no class and classes count from 1. Where ROOT/objectInfo150.txt lists others than the 150 released classes,
-these are the classes: that is how sets of one's own come in this layout.
+ROOT, or ROOT/ADEChallengeData2016, contains images/ and annotations/, each with training/ and validation/. In the
+files 0 is ignored and classes start at 1. If ROOT/objectInfo150.txt lists other classes than the 150 released ones,
+those are used: custom sets can have this layout.
 """
 
 import os
@@ -21,15 +21,15 @@ ARCHIVE = "ADEChallengeData2016"
 
 
 class ADE20K(LabelMaps):
-    """ADE20K: photographs of scenes, 150 classes of pixels.
+    """ADE20K: scene parsing, 150 classes.
 
-    Labels are uint8, 0 to 149, and 255 for pixels without a class.
+    Labels are uint8, 0 to 149, and 255 for ignored pixels.
 
     Args:
-        root: the folder, see above.
+        root: the folder; its layout is at the top of this file.
         split: "train", "val" or "test".
         orientation: whether label maps of images with an EXIF rotation fit the "upright" or the "stored" pixels.
-        parts: where the images lie; their label maps lie in the folder of the same name in annotations/.
+        parts: folders of images; label maps lie in the folder of the same name in annotations/.
 
     Raises:
         ValueError: if folders or label maps are missing.
@@ -61,9 +61,9 @@ class ADE20K(LabelMaps):
 
 
 def _classes(file: Path) -> tuple[str, ...]:
-    """The released 150, or those of a file that lists others: a row each, the name in the last column.
+    """The released 150 classes, or those in a file: one row each, the name in the last column.
 
-    A file with most of the released names in their places is the released one, however it spells the rest.
+    A file that agrees with most of the released names is taken as the released one, despite other spellings.
     """
     names, _ = ade20k()
     if not file.is_file():

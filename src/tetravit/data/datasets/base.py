@@ -1,4 +1,4 @@
-"""What every data set offers."""
+"""The interface of a data set."""
 
 import os
 from collections.abc import Sequence
@@ -18,23 +18,23 @@ Root = str | os.PathLike[str] | None
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What is known of a data set before any image is read.
+    """Metadata of a data set, available before any image is read.
 
-    kind: what belongs to an image: a class, a label map, objects, or nothing.
-    count: images of the set; 0: not known. channels: of its images.
-    needs_root: whether it lies in a folder of the user's.
-    in_memory: whether decoding is free, so that worker processes only add overhead.
+    kind: type of the targets: a class, a label map, objects, or none.
+    count: number of images; 0: unknown. channels: of the images.
+    needs_root: whether it needs a folder from the user.
+    in_memory: whether decoding is free, so that workers only add overhead.
     problems: what was left out, one line per cause.
-    wide: (N,) bool, which images are wider than high; None: not known before they are read.
-    labels: (N,) int, the class of each image; None: not a set of one class per image, or not known.
-    counts: (num_classes,) int, how many images, or objects, each class has; None: not counted.
-    most_objects: in one image; 0: not a set of objects.
-    masks: whether objects have masks; True too where nothing is known.
-    shards: images of each shard, in the order of the images; None: the set has no shards.
-    strata: (N,) int, in whose proportions a set is divided; None: there are none.
-    classes: which of the 1000 classes of ImageNet these are; None: the set's classes are the model's own.
-    multi_label: whether a target is (K,) float, 1 for each class of an image and 0 for the others.
-    several: whether a target is a tuple of classes, each of them correct.
+    wide: (N,) bool, whether each image is wider than high; None: unknown before images are read.
+    labels: (N,) int, the class of each image; None: not single-label classification, or unknown.
+    counts: (num_classes,) int, images or objects per class; None: not counted.
+    most_objects: maximum number of objects in an image; 0: not a detection set.
+    masks: whether objects have masks; also True if unknown.
+    shards: images per shard, in image order; None: no shards.
+    strata: (N,) int, strata that dividing the set preserves; None: none.
+    classes: indices into the 1000 classes of ImageNet; None: the classes of the set are those of the model.
+    multi_label: targets are (K,) float, 1 for each class of an image, else 0.
+    several: targets are tuples of classes, each of them correct.
     """
 
     kind: DataKind
@@ -58,20 +58,20 @@ class DatasetInfo:
 
 
 class Dataset:
-    """Images by number. A subclass is built as `DATASETS[name](root, split, **options)`.
+    """A map-style data set. A subclass is built as `DATASETS[name](root, split, **options)`.
 
-    One whose parts may lie elsewhere than in their usual folders takes `parts: Parts | None` too, and reads the part
-    from `parts.place(split)`; None stands for `Parts(root)`. `split` then says how images are chosen: all of them
-    are validated and tested on, while a set to train on may leave some out.
+    A subclass with configurable locations also takes `parts: Parts | None` and reads the split from
+    `parts.place(split)`; None means `Parts(root)`. `split` then controls the selection of images: a training set may
+    leave images out, validation and test sets use all.
 
-    A subclass sets `num_classes` and `class_names`, and defines `__len__` and `__getitem__`. What its name alone
-    says stands in class attributes; what depends on the files is added in `info`.
+    A subclass sets `num_classes` and `class_names`, and defines `__len__` and `__getitem__`. Facts that are fixed for
+    the class are class attributes; facts from the files are added in `info`.
     """
 
     kind: ClassVar[DataKind] = "classify"
     needs_root: ClassVar[bool] = False
     in_memory: ClassVar[bool] = False
-    channels: int = 3  # of the images; sets of files decode this many
+    channels: int = 3  # of the images; file-based sets decode this many
 
     num_classes: int
     class_names: Sequence[str]
@@ -79,7 +79,7 @@ class Dataset:
 
     @property
     def info(self) -> DatasetInfo:
-        """What is known of this set; a subclass with more facts replaces fields."""
+        """Metadata of this set; subclasses replace further fields."""
         labels = self.labels
         counts = None if labels is None else np.bincount(labels, minlength=self.num_classes)
         return DatasetInfo(
@@ -96,14 +96,14 @@ class Dataset:
         )
 
     def key(self, index: int) -> str:
-        """What an image is called relative to its set, without reading it: a set is divided by it."""
+        """A stable name of an image, relative to its set and without reading it; used to divide sets."""
         return str(index)
 
     def path(self, index: int) -> str:
         """The path of an image's file.
 
         Raises:
-            ValueError: if the images of the set are no files.
+            ValueError: if the images of the set are not files.
         """
         raise ValueError(f"The images of {type(self).__name__} are no files of their own.")
 
@@ -116,28 +116,28 @@ class Dataset:
 
 
 def kind_of(dataset: Any) -> DataKind:
-    """What a row of the menu, a class derived from `Dataset`, holds beside its images."""
+    """Attributes of a row of the menu, a subclass of `Dataset`."""
     kind: DataKind = dataset.kind
     return kind
 
 
 def check_split(split: str, known: Sequence[Split] = ("train", "val")) -> None:
-    """Raises: ValueError if `split` is no part that a set has."""
+    """Raises: ValueError if `split` is unknown."""
     if split not in known:
         raise ValueError(f"split takes one of {', '.join(known)}; got {split!r}.")
 
 
 def no_root(name: str, root: Root) -> None:
-    """Raises: ValueError if a folder is given to a set that has none."""
+    """Raises: ValueError if a folder is given to a set that needs none."""
     if root is not None:
         raise ValueError(f"The data set {name!r} needs no root; got {str(root)!r}.")
 
 
 def local_root(name: str, root: Root) -> Path:
-    """The folder of a set whose files are read by their local paths.
+    """The folder of a set that reads local files.
 
     Raises:
-        ValueError: if there is none, or it lies elsewhere.
+        ValueError: if it is missing or not local.
     """
     if root is None:
         raise ValueError(f"The data set {name!r} needs its root.")
@@ -147,7 +147,7 @@ def local_root(name: str, root: Root) -> Path:
 
 
 def keep_fraction(labels: np.ndarray, fraction: float) -> np.ndarray:
-    """Positions of the first `fraction` of each class, at least one image each, in order (ConViT's subsets).
+    """Indices of the first `fraction` of each class, at least one image each, in order (ConViT's subsets).
 
     Raises:
         ValueError: if `fraction` is not in (0, 1].

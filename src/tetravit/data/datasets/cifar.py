@@ -1,7 +1,7 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 32 x 32 pixels, read by torchvision from the authors' archives.
 
-ROOT holds `cifar-10-batches-py` or `cifar-100-python` as unpacked; torchvision compares their checksums before
-anything is read. The test part serves as validation.
+ROOT contains `cifar-10-batches-py` or `cifar-100-python` as unpacked; torchvision verifies their checksums first. The
+test images are "val".
 """
 
 from typing import ClassVar, Literal
@@ -12,16 +12,16 @@ import torch
 from tetravit.data.datasets.base import Dataset, Root, Split, check_split, keep_fraction, local_root
 from tetravit.structures import Sample
 
-SOURCES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}  # in torchvision
+SOURCES = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}  # class names in torchvision
 
 
 class Cifar(Dataset):
     """Images (3, 32, 32), all in memory.
 
     Args:
-        root: the folder that holds the unpacked archive.
+        root: the folder that contains the unpacked archive.
         split: "train" or "val".
-        fraction: keep the first share of each class, in (0, 1]; the validation part is always whole.
+        fraction: keep the first share of each class, in (0, 1]; does not apply to "val".
 
     Raises:
         ValueError: if the archive is missing or damaged.
@@ -32,7 +32,7 @@ class Cifar(Dataset):
     needs_root = True
 
     def __init__(self, root: Root, split: Split, *, fraction: float = 1.0) -> None:
-        from torchvision import datasets  # loads slowly
+        from torchvision import datasets  # slow import
 
         check_split(split)
         root = local_root(self.name, root)

@@ -1,6 +1,6 @@
-"""Cityscapes (Cordts et al. 2016), fine annotations: 2,975 images to train, 500 to validate, 19 classes.
+"""Cityscapes (Cordts et al. 2016), fine annotations: 2,975 training and 500 validation images, 19 classes.
 
-ROOT holds leftImg8bit/ and gtFine/ as released; torchvision finds the files.
+ROOT contains leftImg8bit/ and gtFine/ as released; torchvision lists the files.
 """
 
 from pathlib import Path
@@ -16,12 +16,12 @@ from tetravit.data.upright import Orientation
 
 
 class Cityscapes(LabelMaps):
-    """Cityscapes: streets, 19 classes of pixels.
+    """Cityscapes: street scenes, 19 classes.
 
-    Labels are uint8, 0 to 18 as the benchmark counts in training, and 255 for what it leaves out.
+    Labels are uint8, train ids 0 to 18, and 255 for ignored pixels.
 
     Args:
-        root: the folder, see above.
+        root: the folder; its layout is at the top of this file.
         split: "train", "val" or "test".
         orientation: whether label maps of images with an EXIF rotation fit the "upright" or the "stored" pixels.
 
@@ -30,7 +30,7 @@ class Cityscapes(LabelMaps):
     """
 
     def __init__(self, root: Root, split: Split, *, orientation: Orientation | None = None) -> None:
-        from torchvision import datasets  # loads slowly
+        from torchvision import datasets  # slow import
 
         check_split(split, PARTS)
         root = local_root("cityscapes", root)
@@ -49,7 +49,7 @@ class Cityscapes(LabelMaps):
 
 
 def _to_training(ids: Tensor) -> Tensor:
-    """The numbers of the files -> those of training."""
+    """Label ids of the files -> train ids."""
     from torchvision import datasets
 
     table = torch.full((256,), UNKNOWN, dtype=torch.uint8)

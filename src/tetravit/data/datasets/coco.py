@@ -1,12 +1,12 @@
-"""COCO 2017 as released, and any other set whose annotations are COCO's JSON.
+"""COCO 2017 as released, and any other set annotated in COCO JSON.
 
-ROOT holds `annotations/instances_{train,val}2017.json`, `train2017/...` and `val2017/...`. The layouts of Roboflow
-(`train/_annotations.coco.json`, `valid/...`), CVAT and Label Studio are found too; `data.train`, `data.val` and
-`data.test` name other files. Labels count the categories of the training part in the order of their ids, gaps closed;
-those of other parts are matched by name. Crowds are kept apart: not trained on, evaluated as COCO does.
+ROOT contains `annotations/instances_{train,val}2017.json`, `train2017/...` and `val2017/...`. The layouts of Roboflow
+(`train/_annotations.coco.json`, `valid/...`), CVAT and Label Studio are detected too; `data.train`, `data.val` and
+`data.test` set other files. Labels number the categories of the training split by increasing id, without gaps;
+categories of other splits are matched by name. Crowds are not trained on, and evaluated as COCO does.
 
-Values that mean the same are read alike: ids as numbers or text, one flat polygon, an `iscrowd` of null, an area of 0
-(that of the box). Where an image has no size, its file has one.
+Equivalent spellings are treated alike: ids as numbers or text, one flat polygon, an `iscrowd` of null, an area of 0
+(replaced by that of the box). A missing image size is read from the file.
 """
 
 import os
@@ -48,7 +48,7 @@ from tetravit.data.upright import Orientation, headers
 
 LISTS = ("images", "annotations", "categories")
 
-BEYOND = 0.1  # of a side: a box that reaches further out of its image is worth a line
+BEYOND = 0.1  # share of a side by which a box may extend beyond its image without a message
 REACHING = (
     "boxes that reach more than a tenth of a side beyond their image, cut at its edge; COCO's boxes are x, y, width,"
     " height, not x1 y1 x2 y2"
@@ -60,22 +60,22 @@ SHARES = (
 
 
 class Coco(ObjectSet):
-    """Images with objects from COCO's JSON.
+    """Images with objects from COCO JSON.
 
     Args:
-        root: the folder that holds annotations and images.
+        root: the folder that contains annotations and images.
         split: "train", "val" or "test".
-        annotations, images: the file and the folder of a part, below the root; {split} stands for its name (train;
-            val, valid or validation; test). None: where one of the usual layouts has them.
-        empty: what happens to training images without an object: "drop" or "keep".
-        masks: "read" them, or "skip" them to save time.
-        missing: images that are not there are an "error", or "skip" leaves them out.
+        annotations, images: annotation file and image folder of a split, relative to the root; {split} stands for its
+            name (train; val, valid or validation; test). None: those of the usual layouts.
+        empty: "drop" or "keep" training images without objects.
+        masks: "read", or "skip" to save time.
+        missing: missing images are an "error", or "skip" leaves them out.
         orientation: whether annotations of images with an EXIF rotation fit the "upright" or the "stored" pixels.
-        parts: where the parts lie.
+        parts: locations of the splits.
 
     Raises:
-        ValueError: in one line, if a file is missing or cannot be read, an id means two things, or nothing is left.
-            What can be left out is, and `problems` counts it.
+        ValueError: in one line, if a file is missing or cannot be read, an id is ambiguous, or nothing is left. Other
+            faults are left out and counted in `problems`.
     """
 
     def __init__(
@@ -112,13 +112,13 @@ class Coco(ObjectSet):
 
 
 class Reader:
-    """Reads files of COCO's JSON into one table.
+    """Reads COCO JSON files into one table.
 
     Args:
-        root: what names of images are relative to where there are several files.
-        classes: the names of the labels; None: the categories of the files.
+        root: base path of image names if there are several files.
+        classes: names of the labels; None: the categories of the files.
         masks, missing, orientation: see `Coco`.
-        unused_may_lack: whether images without annotations need no file.
+        unused_may_lack: images without annotations may be missing.
     """
 
     def __init__(
@@ -140,10 +140,10 @@ class Reader:
         self.contents.append((source, parts_of(source.file, LISTS, masks=self.masks == "read")))
 
     def close(self) -> tuple[ObjectTable, list[str]]:
-        """The objects of all files, and the names of their classes.
+        """The objects of all files, and their class names.
 
         Raises:
-            ValueError: if they contradict themselves or each other.
+            ValueError: if files are inconsistent.
         """
         listed = [
             (by_id(content["categories"], "category", source.file.name), content["annotations"])
@@ -239,10 +239,10 @@ class Reader:
     def _add(
         self, annotation: Mapping[str, Any], row: int, label: int, size: tuple[int, int], where: str
     ) -> None:
-        """One annotation, or a count of why it is left out."""
+        """Add one annotation, or count why it is left out."""
         problems = self.table.problems
         turned = self.orientation is not None
-        sides = (max(size), max(size)) if turned else size  # they may be those of the stored pixels
+        sides = (max(size), max(size)) if turned else size  # may refer to the stored pixels
         crowd = crowd_of(annotation.get("iscrowd"))
         if crowd is None:
             problems.add("annotations whose iscrowd is neither 0 nor 1, left out", where)
@@ -272,7 +272,7 @@ class Reader:
         self.table.add(row, box, label, area=area or FROM_SIDES, crowd=crowd, polygons=polygons, code=code)
 
     def _mask(self, given: Any, size: tuple[int, int], where: str) -> tuple[list[Any], bytes]:
-        """Polygons and run lengths of a mask; a fault in it is counted, and costs the mask alone."""
+        """Polygons and run lengths of a mask; a fault is counted and drops only the mask."""
         problems = self.table.problems
         if isinstance(given, list) and len(given) == 1 and isinstance(given[0], dict):
             given = given[0]
@@ -296,10 +296,10 @@ class Reader:
 
 
 def read(file: Path, images: Path | None = None) -> tuple[ObjectTable, list[str]]:
-    """COCO's JSON, with its images in a folder (that of the file) -> its objects, and the names of its categories.
+    """The objects and category names of a COCO JSON file with its images in the same folder.
 
     Raises:
-        ValueError: in one line, if it is missing, cannot be read, or contradicts itself.
+        ValueError: in one line, if it is missing, cannot be read, or is inconsistent.
     """
     reader = Reader(file.parent)
     reader.read(Source(file, images or file.parent))
@@ -307,10 +307,10 @@ def read(file: Path, images: Path | None = None) -> tuple[ObjectTable, list[str]
 
 
 def numbers(file: Path) -> tuple[dict[str, int], dict[str, int]]:
-    """The ids that COCO's JSON gives images, by file name, and categories, by name. It may lack annotations.
+    """Ids in a COCO JSON file: of images by file name, of categories by name. Annotations are optional.
 
     Raises:
-        ValueError: in one line, if it is missing, cannot be read, a name is given twice, or an id is no number.
+        ValueError: in one line, if it is missing, cannot be read, repeats a name, or has an id that is not a number.
     """
     content = parts_of(file, ("images", "categories"))
     tables: list[dict[str, int]] = []
@@ -332,7 +332,7 @@ def numbers(file: Path) -> tuple[dict[str, int], dict[str, int]]:
 def _training_classes(
     root: Path, parts: Parts, annotations: str | None, images: str | None, own: Sequence[Source]
 ) -> list[str] | None:
-    """The classes of the training part; None: it is not there, or is this one."""
+    """The classes of the training split; None: it does not exist, or is this split."""
     try:
         files = sources(root, parts.place("train"), annotations, images)
     except ValueError:
@@ -348,7 +348,7 @@ def _training_classes(
 
 
 def _relative(file: Path, root: Path) -> str:
-    """The path below a root; as it is where it lies elsewhere."""
+    """The path relative to a root; unchanged if it lies elsewhere."""
     return file.relative_to(root).as_posix() if file.is_relative_to(root) else str(file)
 
 

@@ -1,7 +1,7 @@
 """Oxford 102 Flowers (Nilsback and Zisserman 2008), read by torchvision from the authors' files.
 
-ROOT/flowers-102 holds `jpg`, `imagelabels.mat` and `setid.mat`. As in transfer results, the authors' training
-and validation parts train together (2,040 images) and the test part (6,149) validates.
+ROOT/flowers-102 contains `jpg`, `imagelabels.mat` and `setid.mat`. As in published transfer results, the authors'
+training and validation images together are "train" (2,040), the test images "val" (6,149).
 """
 
 import numpy as np
@@ -17,18 +17,18 @@ class Flowers(Dataset):
     """Images of 102 kinds of flowers.
 
     Args:
-        root: the folder that holds `flowers-102`.
+        root: the folder that contains `flowers-102`.
         split: "train" or "val".
 
     Raises:
-        ValueError: if the files are missing or damaged, or scipy, which reads them, is not installed.
+        ValueError: if the files are missing or damaged, or scipy (needed to read them) is not installed.
     """
 
     num_classes = 102
     needs_root = True
 
     def __init__(self, root: Root, split: Split) -> None:
-        from torchvision.datasets import Flowers102  # loads slowly
+        from torchvision.datasets import Flowers102  # slow import
 
         check_split(split)
         root = local_root("flowers", root)

@@ -1,7 +1,7 @@
-"""Data sets of the package `datasets` (extra `hf`): a folder that `save_to_disk` wrote, or Parquet, read in place.
+"""Data sets of the package `datasets` (extra `hf`): a folder from `save_to_disk`, or Parquet files, read in place.
 
-ROOT is such a folder, with a part each (`DatasetDict`) or with one; or it holds `train*.parquet`, `val*.parquet`.
-Rows are read at any place from memory-mapped Arrow files. Nothing is fetched from a hub.
+ROOT is such a folder, with several splits (`DatasetDict`) or one; or it contains `train*.parquet`, `val*.parquet`.
+Rows are read by index from memory-mapped Arrow files. Nothing is downloaded.
 """
 
 import importlib
@@ -21,16 +21,16 @@ LABELS = ("label", "labels", "fine_label", "class", "cls", "target", "category")
 
 
 class HuggingFace(Dataset):
-    """Images with a class each.
+    """Images with one class each.
 
     Args:
         root: the folder.
-        split: "train", "val" or "test"; parts are also found as "validation", "valid" and "dev".
+        split: "train", "val" or "test"; the synonyms "validation", "valid" and "dev" are recognised.
         channels: of the images.
-        image, label: names of the columns; "": the usual ones.
+        image, label: column names; "": the usual ones.
 
     Raises:
-        ValueError: if there is no such folder, part or column, or the package is not installed.
+        ValueError: if the folder, split or column does not exist, or the package is not installed.
     """
 
     needs_root = True
@@ -88,7 +88,7 @@ def _package() -> Any:
 
 
 def _part(folder: str, split: Split) -> Any:
-    """The rows of a part."""
+    """The rows of a split."""
     package = _package()
     if not os.path.isdir(folder):
         raise ValueError(f"There is no folder {folder!r}.")

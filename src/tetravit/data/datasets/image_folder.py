@@ -1,7 +1,7 @@
 """Images sorted into folders: ROOT/train/CLASS/... and ROOT/val/CLASS/..., the layout of ImageNet.
 
-Class numbers follow the sorted names of the class folders of train and val together. Images may lie deeper inside a
-class folder. All paths are stored in one byte string, so that a million images need no Python objects and workers
+Class indices follow the sorted names of the class folders of train and val together. Images may lie in subfolders of
+a class folder. All paths are stored in one byte string, so that a million images need no Python objects and workers
 share the memory.
 """
 
@@ -26,18 +26,18 @@ LAYOUT = "ROOT/train/CLASS/IMAGE and ROOT/val/CLASS/IMAGE"
 
 
 class ImageFolder(Dataset):
-    """Labelled images of one part.
+    """Labelled images of one split.
 
     Args:
-        root: the folder that holds the parts.
+        root: the folder that contains the splits.
         split: "train", "val" or "test".
-        parts: where the parts lie, each a folder of class folders or several of them; None: below the root.
-        channels: of the images; of other than one or three, arrays (.npy) are images too.
-        fraction: keep the first share of each class (by sorted path), in (0, 1]; only training images are left out.
-        names: a text file of lines `FOLDER DISPLAY NAME`; None: the names of the folders.
+        parts: locations of the splits, each one or more folders of class folders; None: below the root.
+        channels: of the images; other than 1 or 3, arrays (.npy) count as images too.
+        fraction: keep the first share of each class (by sorted path), in (0, 1]; applies to training images only.
+        names: a text file of lines `FOLDER DISPLAY NAME`; None: the folder names.
 
     Raises:
-        ValueError: if a folder is missing or holds no image, or there are fewer than two classes.
+        ValueError: if a folder is missing or contains no image, or there are fewer than two classes.
     """
 
     needs_root = True
@@ -108,7 +108,7 @@ class ImageFolder(Dataset):
 
 
 class ImageNet(ImageFolder):
-    """ImageNet-1k: an image folder of exactly 1,000 classes, whose folders are named by WordNet numbers."""
+    """ImageNet-1k: an image folder of exactly 1,000 classes, named by WordNet ids."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class ImageNet(ImageFolder):
 
 
 def class_folders(folder: str) -> list[str]:
-    """Sorted names of the class folders in a folder; those of the operating system are skipped.
+    """Sorted names of the class folders in a folder; system folders are skipped.
 
     Raises:
         ValueError: if the folder is missing or cannot be listed.
@@ -151,7 +151,7 @@ def class_folders(folder: str) -> list[str]:
 
 
 def _folders(root: str | None, parts: Parts, part: Part) -> tuple[str, ...]:
-    """The folders of class folders that make up a part."""
+    """The folders of class folders of a split."""
     place = parts.place(part)
     if place.given:
         return place.given
@@ -163,18 +163,18 @@ def _folders(root: str | None, parts: Parts, part: Part) -> tuple[str, ...]:
 
 
 def _all_folders(root: str | None, parts: Parts, part: Part) -> list[str]:
-    """The folders whose class folders are the classes: of the part, and of train and val where they are there."""
+    """The folders whose subfolders define the classes: those of the split, and of train and val if they exist."""
     folders = list(_folders(root, parts, part))
     for other in ("train", "val"):
         try:
             folders += _folders(root, parts, other)
-        except ValueError:  # the other part is not there
+        except ValueError:  # the other split does not exist
             continue
     return list(dict.fromkeys(folders))
 
 
 def _listed(roots: Sequence[str], names: list[str], problems: Problems, channels: int) -> Listing:
-    """The images below the roots, listed now, or as they were listed before while no folder has changed."""
+    """The images below the roots, listed now, or cached while no folder has changed."""
     if not all(map(is_local, roots)):
         return _scan(roots, names, problems, channels)
     places = [os.path.abspath(root) for root in roots]
@@ -192,10 +192,10 @@ def _scan(
     channels: int,
     times: dict[str, int] | None = None,
 ) -> Listing:
-    """The images below the roots. times: filled with the folders and their times.
+    """List the images below the roots. times: receives the folders and their modification times.
 
     Raises:
-        ValueError: if a folder cannot be listed, or a class has files and none of them can be read.
+        ValueError: if a folder cannot be listed, or no file of a class can be read.
     """
     paths, ends, labels, places = bytearray(), list[int](), list[int](), list[int]()
     numbers = {name: i for i, name in enumerate(names)}

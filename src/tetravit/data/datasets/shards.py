@@ -1,7 +1,7 @@
-"""Tar shards in the layout of WebDataset, read at any place: `tetravit data pack` and `tetravit data index`.
+"""Tar shards in the layout of WebDataset, with random access: `tetravit data pack` and `tetravit data index`.
 
-`data.name = "shards"` is enough: where data.root holds shards, the row of their kind is taken. Shards of a storage
-(https://..., s3://...) are read by ranges, or whole shards are kept in `cache`, a folder of a local disk.
+`data.name = "shards"` is enough: the variant for the kind of shards in data.root is selected. Shards of a remote
+storage (https://..., s3://...) are read by ranges, or cached as whole shards in `cache`, a local folder.
 """
 
 import io
@@ -30,7 +30,7 @@ GB = 10**9
 
 
 def open_shards(root: Root, split: Split, kind: DataKind, cache: str, cache_gb: float) -> ShardSource:
-    """The shards of a part.
+    """The shards of a split.
 
     Raises:
         ValueError: if there are none, or they are of another kind.
@@ -51,17 +51,17 @@ def open_shards(root: Root, split: Split, kind: DataKind, cache: str, cache_gb: 
 
 
 class Shards(Dataset):
-    """Images with a class each.
+    """Images with one class each.
 
     Args:
-        root: the folder of shards.json, local or of a storage.
+        root: the folder of shards.json, local or remote.
         split: "train", "val" or "test".
         channels: of the images.
-        cache: a local folder for whole shards of a storage; "": they are read by ranges.
-        cache_gb: room of the cache, in GB.
+        cache: a local folder for whole shards of a remote storage; "": read ranges.
+        cache_gb: maximum size of the cache, in GB.
 
     Raises:
-        ValueError: if there are no shards, not this part, or shards of another kind.
+        ValueError: if there are no shards, the split is missing, or the shards are of another kind.
     """
 
     needs_root = True
@@ -98,7 +98,7 @@ class Shards(Dataset):
 
 
 class UnlabelledShards(Shards):
-    """Images alone; see `Shards`."""
+    """Images without labels; see `Shards`."""
 
     kind = "unlabelled"
 
@@ -108,7 +108,7 @@ class UnlabelledShards(Shards):
 
 
 class LabelMapShards(LabelMaps):
-    """Images beside label maps, KEY.seg.png: a number per pixel, classes from 0; 255: no class.
+    """Images with label maps, KEY.seg.png: classes from 0; 255: ignored.
 
     Args:
         root, split, cache, cache_gb: see `Shards`.
@@ -130,7 +130,7 @@ class LabelMapShards(LabelMaps):
         self.class_names, self.problems = self.source.meta.class_names, Problems()
         self.num_classes = len(self.class_names) or IGNORE
         self.label_counts = self._sampled()
-        if not self.class_names:  # shards of others without classes.txt
+        if not self.class_names:  # foreign shards without classes.txt
             largest = int(np.flatnonzero(self.label_counts.pixels[:IGNORE]).max(initial=0))
             self.class_names = tuple(map(str, range(largest + 1)))
             self.num_classes = self.label_counts.num_classes = len(self.class_names)
@@ -161,7 +161,7 @@ class LabelMapShards(LabelMaps):
 
 
 class ObjectShards(ObjectSet):
-    """Images with objects, as COCO's JSON beside the shards has them.
+    """Images with objects, annotated by COCO JSON beside the shards.
 
     Args:
         root, split, cache, cache_gb: see `Shards`.
@@ -191,7 +191,7 @@ class ObjectShards(ObjectSet):
 
     @property
     def info(self) -> DatasetInfo:
-        """Images that do not train are left out of their shards."""
+        """Images not used for training are skipped when reading shards."""
         ends = np.searchsorted(self.rows, np.cumsum(self.source.counts))
         return replace(super().info, shards=tuple(np.diff(ends, prepend=0).tolist()))
 
@@ -202,7 +202,7 @@ class ObjectShards(ObjectSet):
         return self.source.read(row)
 
     def _heads(self, rows: np.ndarray) -> np.ndarray:
-        """Of a storage nothing is read at the start: images that EXIF turns are refused when they are read."""
+        """Nothing is read from a remote storage at the start: EXIF-rotated images raise when they are read."""
         if not is_local(self.source.folder):
             return np.zeros((len(rows), 3), dtype=np.int32)
         heads = [header(io.BytesIO(self.source.read(int(row))[1])) for row in rows]

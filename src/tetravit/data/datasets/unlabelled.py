@@ -1,4 +1,4 @@
-"""Images without labels, at any depth: ROOT/train/... where there is such a folder, else ROOT/...."""
+"""Images without labels, at any depth: ROOT/train/... if that folder exists, else ROOT/...."""
 
 import os
 from dataclasses import replace
@@ -15,17 +15,17 @@ LAYOUT = "ROOT/train/IMAGE and ROOT/val/IMAGE, or ROOT/IMAGE to train on"
 
 
 class Unlabelled(Dataset):
-    """Images alone, in the order of their paths; targets are None.
+    """Unlabelled images, in the order of their paths; targets are None.
 
     Args:
         root: the folder.
-        split: "train", "val" or "test", a folder below the root; without a folder to train on, all images train.
-        parts: where the parts lie, each a folder or several; None: below the root.
+        split: "train", "val" or "test", a folder below the root; without a train folder, all images are "train".
+        parts: locations of the splits, each one or more folders; None: below the root.
 
-        channels: of the images; of other than one or three, arrays (.npy) are images too.
+        channels: of the images; other than 1 or 3, arrays (.npy) count as images too.
 
     Raises:
-        ValueError: if there is no folder, or no image below it.
+        ValueError: if the folder does not exist, or contains no image.
     """
 
     kind = "unlabelled"
@@ -43,7 +43,7 @@ class Unlabelled(Dataset):
             alone = there and place.part == "train" and find_part(root, "train") is None
             folders = (root if alone else part_folder(root, place.part, LAYOUT),)
         self.channels, self.problems = channels, Problems()
-        self.files: list[tuple[str, str]] = []  # folder, path below it
+        self.files: list[tuple[str, str]] = []  # folder, relative path
         for folder in folders:
             if not storage_of(folder).exists(folder):
                 raise ValueError(f"There is no folder {folder!r}.")

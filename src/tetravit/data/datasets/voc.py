@@ -1,7 +1,7 @@
-"""Pascal VOC, segmentation (Everingham et al.): 1,464 images to train, 1,449 to validate in 2012, 21 classes.
+"""Pascal VOC segmentation (Everingham et al.): 1,464 training and 1,449 validation images in 2012, 21 classes.
 
-ROOT holds VOCdevkit/VOC2012 as released: lists of names in ImageSets/Segmentation, a NAME per line, images in
-JPEGImages and label maps in SegmentationClass. A label map may also be a picture in Pascal VOC's colours.
+ROOT contains VOCdevkit/VOC2012 as released: image names in ImageSets/Segmentation, one per line, images in JPEGImages
+and label maps in SegmentationClass. Label maps may also use Pascal VOC's colours.
 """
 
 from pathlib import Path
@@ -16,18 +16,18 @@ from tetravit.data.upright import Orientation
 
 
 class VOCSegmentation(LabelMaps):
-    """Pascal VOC: photographs, 21 classes of pixels.
+    """Pascal VOC semantic segmentation, 21 classes.
 
-    Labels are uint8, 0 (background) to 20, and 255 around objects.
+    Labels are uint8, 0 (background) to 20, and 255 at object borders.
 
     Args:
-        root: the folder, see above.
+        root: the folder; its layout is at the top of this file.
         split: "train", "val" or "test".
         year: of the release, "2007" to "2012".
         orientation: whether label maps of images with an EXIF rotation fit the "upright" or the "stored" pixels.
 
     Raises:
-        ValueError: if the files are missing, or there was no such release.
+        ValueError: if the files are missing, or the year is unknown.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class VOCSegmentation(LabelMaps):
 
 
 def _files(names: list[str], folder: Path, usual: str) -> list[Path]:
-    """The file of each name, whatever its ending; the usual one where there is none."""
+    """The file of each name, with any extension; with the usual one if it does not exist."""
     lookup = Lookup(folder)
     return [folder / (lookup.find(f"{name}{usual}") or f"{name}{usual}") for name in names]
 

@@ -1,10 +1,10 @@
-"""Pascal VOC: objects as XML files, one per image, and whatever is laid out like it.
+"""Pascal VOC detection and sets in its layout: objects in XML files, one per image.
 
-ROOT holds `JPEGImages/NAME.jpg`, `Annotations/NAME.xml` and `ImageSets/Main/{train,val}.txt`, a NAME per line; or
-folders `{train,valid}/` with images and XML side by side. Boxes count pixels from 1, and include the last. Difficult
-objects are kept apart, as COCO's crowds are. Images are looked up by their NAME, whatever their ending; where the XML
-has no size, the image has one. The classes are Pascal VOC's, those of `labelmap.txt` or `classes.txt` in ROOT, or
-those of the option.
+ROOT contains `JPEGImages/NAME.jpg`, `Annotations/NAME.xml` and `ImageSets/Main/{train,val}.txt`, one NAME per line;
+or folders `{train,valid}/` with images and XML side by side. Box coordinates are 1-based and inclusive. Difficult
+objects are ignored as COCO's crowds are. Images are looked up by NAME, with any extension; a size missing in the XML
+is read from the image. The classes are Pascal VOC's, those of `labelmap.txt` or `classes.txt` in ROOT, or those of
+the option.
 """
 
 import math
@@ -32,23 +32,22 @@ from tetravit.data.parts import NAMES, PARTS, Parts, Place, find_part
 from tetravit.data.text import read_lines
 from tetravit.data.upright import Orientation, headers
 
-BACKGROUND = ("background", "__background__", "_background_")  # no class of objects
+BACKGROUND = ("background", "__background__", "_background_")  # not object classes
 YES = ("1", "true", "yes")
 
 
 class VocDet(ObjectSet):
-    """Images with boxes from Pascal VOC's XML.
+    """Images with boxes from Pascal VOC XML.
 
     Args:
-        root: the folder that holds images, annotations and lists.
+        root: the folder that contains images, annotations and lists.
         split: "train", "val" or "test".
-        classes: names in the order of the labels; None: those of labelmap.txt or classes.txt, else the 20 of Pascal
-            VOC.
-        train, val: the lists of these parts, in ImageSets/Main ("trainval").
-        empty: what happens to training images without an object: "drop" or "keep".
-        missing: images that are not there are an "error", or "skip" leaves them out.
+        classes: names in label order; None: those of labelmap.txt or classes.txt, else the 20 of Pascal VOC.
+        train, val: list names of these splits, in ImageSets/Main ("trainval").
+        empty: "drop" or "keep" training images without objects.
+        missing: missing images are an "error", or "skip" leaves them out.
         orientation: whether boxes of images with an EXIF rotation fit the "upright" or the "stored" pixels.
-        parts: where the parts lie: lists, or folders of XML files.
+        parts: locations of the splits: lists, or folders of XML files.
 
     Raises:
         ValueError: in one line, if a list is missing or an annotation cannot be read.
@@ -116,7 +115,7 @@ def _class_names(root: Path) -> tuple[str, ...]:
 
 
 def _listed(root: Path, place: Place, name: str, table: ObjectTable) -> tuple[list[str], Path, Path]:
-    """The names of a part, the folder of its images, and that of its XML files."""
+    """The image names of a split, the folder of its images, and that of its XML files."""
     images, xml = root / "JPEGImages", root / "Annotations"
     lists = root / "ImageSets" / "Main"
     if place.given:
@@ -141,7 +140,7 @@ def _listed(root: Path, place: Place, name: str, table: ObjectTable) -> tuple[li
 
 
 def _beside(folder: Path, root: Path) -> tuple[list[str], Path, Path]:
-    """A folder of XML files with their images in it, or in a folder beside it."""
+    """A folder of XML files and their images, in it or in a folder beside it."""
     xml = folder / "Annotations" if (folder / "Annotations").is_dir() else folder
     for images in (
         folder / "JPEGImages",
@@ -159,7 +158,7 @@ def _stems(xml: Path) -> list[str]:
 
 
 def _names(file: Path, table: ObjectTable) -> list[str]:
-    """The names that a list holds, one per line, spaces and all; a per-class list has 1, 0 or -1 behind them.
+    """The names in a list, one per line, with spaces; per-class lists have 1, 0 or -1 after them.
 
     Raises:
         ValueError: if the list cannot be read, or is empty.
@@ -189,10 +188,10 @@ def _names(file: Path, table: ObjectTable) -> list[str]:
 
 
 def _trees(names: Sequence[str], folder: Path, part: str) -> list[ElementTree.Element]:
-    """The XML of each name.
+    """The parsed XML of each name.
 
     Raises:
-        ValueError: if one is missing, or cannot be read.
+        ValueError: if a file is missing, or cannot be parsed.
     """
     if not folder.is_dir():
         raise ValueError(f"There is no folder {str(folder)!r}.")
@@ -215,14 +214,14 @@ def _trees(names: Sequence[str], folder: Path, part: str) -> list[ElementTree.El
 
 
 def _image_name(name: str, tree: ElementTree.Element, lookup: Lookup) -> str:
-    """The file of a name, with the ending that the XML gives, else any; else the file that the XML names."""
+    """The image of a name, with the extension given in the XML, else any; else the file named in the XML."""
     given = (tree.findtext("filename") or "").strip()
     suffix = Path(given.replace("\\", "/")).suffix or ".jpg"
     return f"{name}{suffix}" if lookup.find(f"{name}{suffix}") is not None or not given else given
 
 
 def _size(tree: ElementTree.Element) -> tuple[int, int] | None:
-    """Height and width; None: the XML has none."""
+    """Height and width; None: not in the XML."""
     width, height = (_number(tree, f"size/{side}") for side in ("width", "height"))
     known = 1 <= width <= LARGEST and 1 <= height <= LARGEST
     return (int(height), int(width)) if known else None
@@ -237,7 +236,7 @@ def _add(
     labels: dict[str, int],
     turned: bool,
 ) -> list[tuple[str, str]]:
-    """The objects of one image; where those of unknown classes stand, and their classes."""
+    """Add the objects of one image; returns places and names of unknown classes."""
     strange = []
     for i, entry in enumerate(tree.iter("object"), start=1):
         where = f"{file}, object {i}"
@@ -263,7 +262,7 @@ def _add(
 
 
 def _number(tree: ElementTree.Element, path: str) -> float:
-    """A number in the text of an element; NaN where there is none."""
+    """The number in the text of an element; NaN if it is missing."""
     try:
         return float(tree.findtext(path) or "nan")
     except ValueError:

@@ -1,10 +1,10 @@
-"""YOLO: objects as lines of text, one file per image.
+"""YOLO: objects in text files, one per image.
 
-ROOT holds `images/{train,val}/NAME.jpg`, `labels/{train,val}/NAME.txt` (or `{train,valid}/images`, `.../labels`, as
-Roboflow writes them) and the class names, one per line in `classes.txt`, or as `names:` in `data.yaml`, whose `path`,
-`train`, `val` and `test` say where the parts are. A line is `CLASS X Y WIDTH HEIGHT`, the centre and the sides of a
-box as shares of the image, or `CLASS X1 Y1 X2 Y2 X3 Y3 ...`, a polygon in shares; with `kpt_shape: [K, D]` in
-data.yaml a box is followed by K keypoints, which are not read. An image without a file has no object.
+ROOT contains `images/{train,val}/NAME.jpg`, `labels/{train,val}/NAME.txt` (or Roboflow's `{train,valid}/images`,
+`.../labels`) and the class names: one per line in `classes.txt`, or `names:` in `data.yaml`, whose `path`, `train`,
+`val` and `test` give the splits. A line is `CLASS X Y WIDTH HEIGHT`, centre and sides of a box normalized to 0..1, or
+`CLASS X1 Y1 X2 Y2 X3 Y3 ...`, a normalized polygon; with `kpt_shape: [K, D]` in data.yaml, a box is followed by K
+keypoints, which are ignored. An image without a label file has no objects.
 """
 
 import math
@@ -32,27 +32,28 @@ from tetravit.data.text import read_text
 from tetravit.data.upright import Orientation
 from tetravit.data.yolo_layout import NAMES, describe, image_files
 
-PIXELS = 2.0  # shares of an image stay below: larger numbers are pixels
-COMPARED = 10_000  # lines that are compared with keypoints
-VISIBLE = (0.0, 1.0, 2.0)  # the third number of a keypoint: not labelled, hidden, visible
+PIXELS = 2.0  # normalized values are below; larger values are pixels
+COMPARED = 10_000  # lines tested for keypoints
+VISIBLE = (0.0, 1.0, 2.0)  # visibility of a keypoint: not labelled, occluded, visible
 
 
 class Yolo(ObjectSet):
-    """Images with objects from YOLO's text files.
+    """Images with objects from YOLO text files.
 
     Args:
-        root: the folder that holds images, labels and class names; or its data.yaml.
+        root: the folder that contains images, labels and class names; or its data.yaml.
         split: "train", "val" or "test".
-        empty: what happens to training images without an object: "drop" or "keep".
+        empty: "drop" or "keep" training images without objects.
         masks: "read" polygons as masks, or "skip" them.
-        kpt_shape: (keypoints, numbers each) of the lines; None: as data.yaml says; (0, 0): there are none, and lines
-            with more numbers than a box has are polygons.
+        kpt_shape: (keypoints, values per keypoint) of the lines; None: that of data.yaml; (0, 0): no keypoints, and
+            longer lines are polygons.
         orientation: whether labels of images with an EXIF rotation fit the "upright" or the "stored" pixels.
-        parts: where the parts lie: folders of images, or lists of images in .txt files.
+        parts: locations of the splits: folders of images, or .txt lists of images.
 
     Raises:
-        ValueError: in one line, if a folder is missing, the class names are or have gaps, or lines may be keypoints
-            or polygons. `problems` counts what is left out, and which images and label files are alone.
+        ValueError: in one line, if a folder is missing, class names are missing or have gaps, or lines may be
+            keypoints or polygons. `problems` counts what is left out, and images and label files without a
+            counterpart.
     """
 
     def __init__(
@@ -106,14 +107,14 @@ class Yolo(ObjectSet):
 
 
 class Labels:
-    """The label files of images: `labels` in the place of the last `images` in a path, else beside the image."""
+    """The label files of images: the last `images` in a path is replaced by `labels`, else beside the image."""
 
     def __init__(self) -> None:
         self._lookups: dict[Path, Lookup] = {}
         self._used: set[str] = set()
 
     def of(self, image: Path) -> Path | None:
-        """The label file of an image; None: it has none."""
+        """The label file of an image; None: there is none."""
         folder = label_folder(image.parent)
         if folder not in self._lookups:
             if not folder.is_dir():
@@ -124,7 +125,7 @@ class Labels:
         if name not in lookup.exact:
             try:
                 name = lookup.find(f"{image.stem}.txt")
-            except ValueError:  # in several other folders
+            except ValueError:  # in several other folders: ambiguous
                 name = None
             if name is None or "/" in name:
                 return None
@@ -132,7 +133,7 @@ class Labels:
         return folder / name
 
     def alone(self) -> list[str]:
-        """The label files that no image took, relative to their folder."""
+        """Label files without an image, relative to their folder."""
         return [
             name
             for folder, lookup in sorted(self._lookups.items())
@@ -145,7 +146,7 @@ class Labels:
 
 
 def label_folder(images: Path) -> Path:
-    """The folder of the labels of a folder of images."""
+    """The label folder of an image folder."""
     parts = list(images.parts)
     for i in range(len(parts) - 1, -1, -1):
         if parts[i].lower() == "images":
@@ -154,7 +155,7 @@ def label_folder(images: Path) -> Path:
 
 
 class _Rows:
-    """Reads the lines of label files into a table."""
+    """Parses label files into a table."""
 
     def __init__(
         self, table: ObjectTable, names: Sequence[str], keypoints: tuple[int, int] | None, masks: Masks
@@ -162,13 +163,13 @@ class _Rows:
         self.table, self.names, self.keypoints, self.masks = table, names, keypoints, masks
         self.strange: dict[str, None] = {}
         self.pending: list[str] = []
-        self.longer: list[list[float]] = []  # lines with more numbers than a box, while all may be keypoints
+        self.longer: list[list[float]] = []  # lines longer than a box, while all may be keypoints
         self.first_longer = ""
         self.boxes = self.longer_lines = 0
-        self.alike = True  # whether all of them have one length
+        self.alike = True  # whether all longer lines have one length
 
     def read(self, row: int, file: Path) -> None:
-        """The objects of one file."""
+        """Add the objects of one file."""
         problems = self.table.problems
         for i, line in enumerate(read_text(file, errors="replace").splitlines(), start=1):
             if not line.strip():
@@ -189,7 +190,7 @@ class _Rows:
             self._add(row, int(first), values, kind == "polygon", where)
 
     def _kind(self, values: list[float], where: str) -> str:
-        """ "box" or "polygon"; "": the line is neither, and counted."""
+        """ "box" or "polygon"; "": neither, and counted."""
         if len(values) == 4:
             self.boxes += 1
             return "box"
@@ -237,10 +238,10 @@ class _Rows:
         self.table.add(row, box, label, polygons=polygons)
 
     def close(self) -> None:
-        """Count the faults that only all lines together show.
+        """Count faults that show only over all lines.
 
         Raises:
-            ValueError: if the lines may be boxes with keypoints as well as polygons.
+            ValueError: if the lines may be boxes with keypoints or polygons.
         """
         cause = unknown_classes(self.strange, f"names has 0 to {len(self.names) - 1}: {some(self.names)}")
         for where in self.pending:
@@ -257,7 +258,7 @@ class _Rows:
 
 
 def numbers_of(line: str) -> list[float] | None:
-    """The numbers of a line, between spaces, commas or semicolons; a comma may be decimal. None: it has others."""
+    """The numbers of a line, separated by spaces, commas or semicolons; a comma may be decimal. None: not numeric."""
     words = line.replace(";", " ").split()
     if len(words) > 4 and all(
         re.fullmatch(r"[-+]?\d+,\d+", word) or word in ("0", "1") for word in words[1:]
@@ -272,10 +273,10 @@ def numbers_of(line: str) -> list[float] | None:
 
 
 def keypoint_shape(rows: Sequence[Sequence[float]]) -> tuple[int, int] | None:
-    """(keypoints, numbers each) that lines behind their class may have; None: they are polygons.
+    """(keypoints, values per keypoint) that lines may have; None: they are polygons.
 
-    They have one length; a box in the image comes first, and the points lie in it; or each has a visibility of 0, 1
-    or 2 behind it.
+    Keypoint lines have one length; the box lies in the image and contains the points, or every point has a visibility
+    of 0, 1 or 2.
     """
     if not rows or len({len(row) for row in rows}) != 1:
         return None

@@ -1,4 +1,4 @@
-"""Whole shards of a remote storage on a local disk: bounded, complete or absent, shared by processes."""
+"""Cache of whole remote shards on a local disk: bounded, atomic, shared by processes."""
 
 import errno
 import hashlib
@@ -13,19 +13,19 @@ from tetravit.data.storage import WrongBytes, storage_of, with_tries
 from tetravit.files import exclusive, try_lock
 
 LOG = logging.getLogger("tetravit.data")
-PIECE = 8 << 20  # bytes of a range
+PIECE = 8 << 20  # bytes per range request
 
 
 class ShardCache:
-    """Files in a folder, the least recently used of which go where there is no room.
+    """Files in a folder, with least-recently-used eviction.
 
-    One process fetches a shard while the others wait for it; a shard appears under its name when all of its bytes
-    are there and have their SHA-256. Where the disk is full, or a shard larger than the limit, `fetch` gives
-    None, and its images are read by ranges.
+    One process fetches a shard while the others wait; a shard gets its name once it is complete and its SHA-256 is
+    verified. If the disk is full, or a shard exceeds the limit, `fetch` returns None, and its images are read by
+    ranges.
 
     Args:
-        folder: made where it is not there.
-        limit: bytes of all shards together.
+        folder: created if missing.
+        limit: total bytes of all shards.
     """
 
     def __init__(self, folder: str | os.PathLike[str], limit: int) -> None:
@@ -43,7 +43,7 @@ class ShardCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with _locked(self.folder / f".{name}.lock"):
-                if _touched(file, size):  # fetched while this process waited
+                if _touched(file, size):  # another process fetched it
                     return str(file)
                 return str(file) if self._fetched(url, size, sha256, file) else None
         except OSError as error:
@@ -73,7 +73,7 @@ class ShardCache:
         return True
 
     def _reserve(self, file: int, size: int) -> None:
-        """Make room for a file, and take it: other processes count it from now on."""
+        """Make room for a file, and reserve it against other processes."""
         with _locked(self.folder / ".lock"):
             self._shrink(self.limit - size)
             for _ in range(3):
@@ -92,7 +92,7 @@ class ShardCache:
             os.posix_fallocate(file, 0, size)
 
     def _files(self) -> list[tuple[float, int, Path]]:
-        """Time of the last use, size and path of every shard; parts whose process is gone are removed."""
+        """Last use, size and path of every shard; leftovers of dead processes are removed."""
         files = []
         for file in self.folder.iterdir():
             if file.name.startswith("."):
@@ -109,20 +109,20 @@ class ShardCache:
         return sum(size for _, size, _ in self._files())
 
     def _shrink(self, limit: int) -> bool:
-        """Remove shards, the least recently used first, until the others have `limit` bytes; whether any went."""
+        """Remove least recently used shards until the others have `limit` bytes; returns whether any was removed."""
         files, removed = self._files(), False
         total = sum(size for _, size, _ in files)
         for _, size, file in files:
             if total <= max(0, limit):
                 break
             if not file.name.endswith(".part"):
-                file.unlink(missing_ok=True)  # who has it open reads on
+                file.unlink(missing_ok=True)  # open readers are unaffected
                 total, removed = total - size, True
         return removed
 
 
 def _copy(url: str, size: int, sha256: str, file: int) -> None:
-    """All bytes of a shard into an open file."""
+    """Download all bytes of a shard into an open file."""
     storage, digest = storage_of(url), hashlib.sha256()
     for offset in range(0, size, PIECE):
         want = min(PIECE, size - offset)
@@ -136,7 +136,7 @@ def _copy(url: str, size: int, sha256: str, file: int) -> None:
 
 
 def _touched(file: Path, size: int) -> bool:
-    """Whether a shard is there; its time becomes now."""
+    """Whether a shard exists; updates its time of last use."""
     try:
         if file.stat().st_size != size:
             return False
@@ -157,7 +157,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _is_free(path: Path) -> bool:
-    """Whether no process holds a lock; one of this process counts as held, it is of another open file."""
+    """Whether no process holds a lock; a lock of this process, through another file object, counts as held."""
     file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         return try_lock(file)

@@ -1,4 +1,4 @@
-"""The index of shards: a table in a file, and what is said of all of them in shards.json."""
+"""The index of shards: a binary table per split, and the metadata in shards.json."""
 
 import json
 import os
@@ -13,19 +13,19 @@ from tetravit.structures import DataKind
 
 META = "shards.json"
 VERSION = 1
-# One image: number of its shard, bytes, where they begin, class (-1: none), CRC-32 of the bytes.
+# One image: index of its shard, size in bytes, offset, class (-1: none), CRC-32 of the bytes.
 ROW = np.dtype([("shard", "<u4"), ("size", "<u4"), ("offset", "<u8"), ("label", "<i4"), ("crc", "<u4")])
 NAMES = {
     "classify": "shards",
     "detect": "shards_detect",
     "segment": "shards_segment",
     "unlabelled": "shards_unlabelled",
-}  # kind of data: the data set that reads it
+}  # kind of data: its data set in the menu
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A tar file. name: relative to the folder of shards.json, or a whole path. size: in bytes."""
+    """A tar file. name: relative to the folder of shards.json, or absolute. size: in bytes."""
 
     name: str
     size: int
@@ -35,7 +35,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Meta:
-    """What shards.json says. parts: the shards of each part, in the order of their numbers in the index."""
+    """The content of shards.json. parts: shards per split, in the order of their indices."""
 
     kind: DataKind
     class_names: tuple[str, ...]
@@ -58,7 +58,7 @@ def read_meta(folder: str) -> Meta:
     """The shards in a folder.
 
     Raises:
-        ValueError: if there is no shards.json, or it does not read.
+        ValueError: if there is no shards.json, or it is invalid.
         OSError: if it cannot be read.
     """
     storage = storage_of(folder)
@@ -78,7 +78,7 @@ def read_meta(folder: str) -> Meta:
 
 
 def find_meta(folder: str | None) -> Meta | None:
-    """The shards in a local folder; None where there are none."""
+    """The shards in a local folder; None: no shards."""
     if folder is None or not is_local(folder) or not os.path.isfile(os.path.join(folder, META)):
         return None
     return read_meta(folder)

@@ -1,4 +1,4 @@
-"""COCO's JSON of shards -> a table of objects, whose row is that of the index."""
+"""COCO JSON of shards -> an object table with rows in the order of the index."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from tetravit.data.upright import Orientation
 
 
 class _Names(Lookup):
-    """Every name is there: the index has it."""
+    """Every file exists: the index lists it."""
 
     def __init__(self, source: Source) -> None:
         self.folder = source.images
@@ -28,7 +28,7 @@ class _Reader(Reader):
 def read_objects(
     source: Source, class_names: Sequence[str], masks: Masks, orientation: Orientation | None
 ) -> tuple[ObjectTable, list[str]]:
-    """The objects of all images in the order of the index, and the names of their classes."""
+    """The objects of all images in index order, and their class names."""
     reader = _Reader(source.images, class_names, masks, orientation=orientation)
     reader.read(source)
     return reader.close()

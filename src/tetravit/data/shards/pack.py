@@ -1,4 +1,4 @@
-"""A data set of files -> tar shards: in parallel, each written whole, with the same bytes every time."""
+"""Pack a file-based data set into tar shards: in parallel, atomically and reproducibly."""
 
 import hashlib
 import io
@@ -30,13 +30,13 @@ from tetravit.files import atomic, read_json, try_lock, write_json
 
 PLAN = ".pack.json"
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-END = b"\0" * (2 * BLOCK)  # of a tar file
+END = b"\0" * (2 * BLOCK)  # end marker of a tar file
 
 ShardOrder = Literal["mixed", "sorted"]
 
 
 class Item(NamedTuple):
-    """An image as it goes into a shard. label: text of KEY.cls, or of KEY.json; maps: its label map."""
+    """An image to pack. label: text of KEY.cls or KEY.json; maps: its label map."""
 
     key: str
     path: str
@@ -46,10 +46,10 @@ class Item(NamedTuple):
 
 
 def parse_size(text: str) -> int:
-    """Bytes of "256MB", "1GiB", "500000".
+    """Parse "256MB", "1GiB", "500000" into bytes.
 
     Raises:
-        ValueError: for another text, or less than 64 KB.
+        ValueError: for an invalid text, or less than 64 KB.
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]i?B)?\s*", text, re.I)
     size = int(float(match[1]) * UNITS[(match[2] or "").upper()]) if match else 0
@@ -69,19 +69,19 @@ def pack(
     workers: int = 0,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Meta:
-    """Write the images of a data set, their labels and an index as tar shards; continues a call that was cut.
+    """Write the images of a data set, their labels and an index as tar shards; continues an interrupted call.
 
     Args:
-        root: of the data set; it is only read. to: folder of the shards, outside of it.
-        name: the data set of the menu; None: by the names in the folder. options: of its constructor.
-        shard_size: bytes of a shard, about.
-        order: "mixed": images to train on are mixed over the shards; "sorted": all are in the order of their paths.
+        root: of the data set, read only. to: folder of the shards, outside the root.
+        name: the data set in the menu; None: detected from the names in the folder. options: of its constructor.
+        shard_size: approximate bytes per shard.
+        order: "mixed": training images are shuffled over the shards; "sorted": all in the order of their paths.
         workers: processes; 0: one per core.
-        progress: called with the shards that are done and their number.
+        progress: called with the number of finished shards and the total.
 
     Raises:
-        ValueError: if the set has no files, several classes an image, or the folder holds other shards.
-        OSError: as the system raises it; what was written is whole.
+        ValueError: if the set has no files, images have several classes, or the folder contains other shards.
+        OSError: from the system; files written so far are complete.
     """
     base, out = Path(root).absolute(), Path(to).absolute()
     check_folder(root)
@@ -110,10 +110,10 @@ def pack(
 
 
 def _sets(base: Path, name: str, options: dict[str, Any]) -> dict[Part, Dataset]:
-    """The parts that are there.
+    """The existing splits.
 
     Raises:
-        ValueError: if one does not read, or its images cannot be packed.
+        ValueError: if one cannot be read, or its images cannot be packed.
     """
     sets: dict[Part, Dataset] = {}
     there = parts_in(base)
@@ -140,7 +140,7 @@ def _sets(base: Path, name: str, options: dict[str, Any]) -> dict[Part, Dataset]
 
 
 class Plan:
-    """Which images of a part go into which shard."""
+    """Assign the images of a split to shards."""
 
     def __init__(
         self, part: Part, dataset: Dataset, folder: Path, shard_size: int, order: ShardOrder
@@ -175,7 +175,7 @@ class Plan:
         return self.dataset.table.name(row) if isinstance(self.dataset, ObjectSet) else self.dataset.key(row)
 
     def _repeats(self) -> set[str]:
-        """Keys that several images have: the ending alone, or a dot, distinguishes their names."""
+        """Keys shared by several images, whose names differ only in extension or dots."""
         seen, twice = set[int](), set[int]()
         for row in range(len(self.rows)):
             value = hash(key_of(self.name(row)))
@@ -205,7 +205,7 @@ class Plan:
 
 
 class Jobs(Sequence[tuple[str, list[Item]]]):
-    """What each process writes: the path of a shard, and its images; listed when it is its turn."""
+    """Work of a writer process: the path and images of each shard, listed on demand."""
 
     def __init__(self, plans: dict[Part, Plan]) -> None:
         self.plans = plans
@@ -222,7 +222,7 @@ class Jobs(Sequence[tuple[str, list[Item]]]):
 
 
 def _write_shard(job: tuple[str, list[Item]]) -> None:
-    """Write a shard that is not there, and keep what it holds for the index."""
+    """Write a missing shard, and store its rows for the index."""
     path, items = job
     if items:
         with atomic(path) as file:
@@ -238,7 +238,7 @@ def _write_shard(job: tuple[str, list[Item]]) -> None:
 
 
 def _label_map(path: str, convert: Any, colours: Any) -> bytes:
-    """The labels of a label map, numbers of classes from 0, as a PNG of 8 or 16 bits."""
+    """The labels of a label map, class indices from 0, as a PNG of 8 or 16 bits."""
     labels = read_labels(Path(path), colours)
     labels = labels if convert is None else convert(labels)
     array = labels.numpy()
@@ -248,7 +248,7 @@ def _label_map(path: str, convert: Any, colours: Any) -> bytes:
 
 
 def _objects(dataset: ObjectSet, row: int) -> dict[str, Any]:
-    """An image's objects, as COCO has them but with names of classes."""
+    """An image's objects in COCO's form, with class names instead of ids."""
     table = dataset.table
     height, width = map(int, table.sizes[row])
     if not height or not width or table.shares:

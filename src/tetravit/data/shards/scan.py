@@ -1,4 +1,4 @@
-"""Shards -> their index: which members are images, and what belongs to them."""
+"""Build the index of existing shards: find images and the labels that belong to them."""
 
 import hashlib
 import io
@@ -22,7 +22,7 @@ from tetravit.data.upright import header, stored_size
 from tetravit.files import atomic, replace_file, write_json
 from tetravit.structures import DataKind
 
-MAPS = ("seg.png", "mask.png", "seg", "mask", "labels.png")  # endings of label maps
+MAPS = ("seg.png", "mask.png", "seg", "mask", "labels.png")  # extensions of label maps
 LABELS = ("cls", "cls.txt", "label", "label.txt", "index", "id", "txt")
 Scan = dict[str, Any]
 
@@ -36,16 +36,17 @@ def index_shards(
 ) -> Meta:
     """Write the index of the tar files in a folder: DIR/train-000000.tar, DIR/train/0.tar, ...
 
-    Where no name says a part, all of them train. Classes are in `KEY.cls` (a number, or a name), in `KEY.json` under
-    "label", or the folders of the keys; objects are in `KEY.json` under "annotations", label maps are `KEY.seg.png`
-    or `KEY.mask.png`. What is known of a shard is kept in `.NAME.rows`: a cut call goes on with the next.
+    If no name contains a split, all shards are "train". Classes are in `KEY.cls` (an index or a name), in `KEY.json`
+    under "label", or the folders of the keys; objects are in `KEY.json` under "annotations"; label maps are
+    `KEY.seg.png` or `KEY.mask.png`. The scan of each shard is stored in `.NAME.rows`: an interrupted call continues
+    with the next shard.
 
     Args:
-        class_names: in the order of the numbers; empty: as classes.txt in the folder has them, else shards.json that
-            is there, else the names or numbers themselves.
+        class_names: in class order; empty: those of classes.txt in the folder, else of an existing shards.json, else
+            the labels themselves.
 
     Raises:
-        ValueError: if there is no tar file, one does not read, or images are of several kinds.
+        ValueError: if there is no tar file, one is damaged, or images are of several kinds.
     """
     root = Path(folder)
     check_folder(folder)
@@ -93,7 +94,7 @@ def index_shards(
 
 
 def part_of_shard(name: str) -> str:
-    """The part that the name of a shard, or of its folder, has as one of its words; train where none does."""
+    """The split named in a shard or its folder, as one of its words; "train" if there is none."""
     for text in reversed(name.lower().split("/")):
         words = {word.rstrip("0123456789") for word in re.split(r"[\W_]+", text)}
         for part in PARTS:
@@ -103,13 +104,13 @@ def part_of_shard(name: str) -> str:
 
 
 def rows_file(shard: str) -> Path:
-    """Where the scan of a shard is kept until the index is written."""
+    """Where the scan of a shard is stored until the index is written."""
     folder, name = os.path.split(shard)
     return Path(folder, f".{name}.rows")
 
 
 def scan_shard(path: str) -> Scan:
-    """What a shard holds: rows of its images, rows of their label maps, kind, classes as written, annotations."""
+    """The content of a shard: rows of its images and of their label maps, kind, raw classes, annotations."""
     kept = rows_file(path)
     status = os.stat(path)
     mark = f"{status.st_size} {status.st_mtime_ns}"
@@ -130,7 +131,7 @@ def scan_shard(path: str) -> Scan:
         text=np.array(json.dumps({k: scan[k] for k in ("kind", "labels", "annotations", "sha256", "size")})),
         mark=np.array(mark),
     )
-    with suppress(OSError):  # in a folder that is read only the scan is not kept
+    with suppress(OSError):  # a read-only folder: the scan is not stored
         replace_file(kept, buffer.getvalue())
     return scan
 
@@ -186,7 +187,7 @@ def _scan(path: str) -> Scan:
 
 
 def _label(file: Any, key: str, group: dict[str, Member]) -> tuple[str, str, Any]:
-    """Kind of an image, its class as written, its annotations."""
+    """Kind of an image, its raw class, its annotations."""
 
     def text(member: Member) -> str:
         file.seek(member.offset)
@@ -211,10 +212,10 @@ def _label(file: Any, key: str, group: dict[str, Member]) -> tuple[str, str, Any
 
 
 def _class_names(labels: Sequence[str], given: Sequence[str], kind: str, folder: str) -> list[str]:
-    """The classes in the order of their numbers.
+    """The classes in index order.
 
     Raises:
-        ValueError: if labels are not among those that are given.
+        ValueError: if labels are not among the given classes.
     """
     if kind != "classify":
         return list(given)
@@ -235,7 +236,7 @@ def _class_names(labels: Sequence[str], given: Sequence[str], kind: str, folder:
 def _write_part(
     root: Path, part: str, shards: list[str], scans: dict[str, Scan], kind: str, names: list[str]
 ) -> tuple[Shard, ...]:
-    """Write the files of a part."""
+    """Write the index files of a split."""
     numbers = {name: i for i, name in enumerate(names)}
     with atomic(root / f"{part}.index") as file:
         for number, name in enumerate(shards):
@@ -257,7 +258,7 @@ def _write_part(
 
 
 def _add_categories(parts: Iterable[list[Any]], names: list[str]) -> None:
-    """Add the classes that annotations name, or number from 1, to those that are given."""
+    """Append classes that annotations name, or number from 1, to the given ones."""
     used = {
         a.get("category", a.get("category_id"))
         for part in parts
@@ -270,7 +271,7 @@ def _add_categories(parts: Iterable[list[Any]], names: list[str]) -> None:
 
 
 def _coco(annotated: list[Any], names: Sequence[str]) -> dict[str, Any]:
-    """Annotations by image -> COCO's JSON; a file is SHARD/MEMBER."""
+    """Annotations by image -> COCO JSON; a file is SHARD/MEMBER."""
     numbers = {name: i + 1 for i, name in enumerate(names)}
     ids = [table.get("image_id") for _, table in annotated]
     own = all(isinstance(i, int) for i in ids) and len(set(ids)) == len(ids)

@@ -1,4 +1,4 @@
-"""Images of one part of a set of shards, by number."""
+"""Images of one split of a set of shards, by index."""
 
 import hashlib
 import os
@@ -13,24 +13,24 @@ from tetravit.data.shards.tar import BLOCK, LONG, name_before
 from tetravit.data.storage import StorageError, WrongBytes, cause_of, is_local, storage_of, with_tries
 from tetravit.files import replace_file
 
-OPEN = 64  # files a process keeps open
+OPEN = 64  # maximum number of open files per process
 INDEXES = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tetravit" / "indexes"
 
 
 class ShardSource:
-    """Random access to the images of a part, and to their label maps.
+    """Random access to the images of a split, and to their label maps.
 
-    The index is mapped into memory: all processes of a machine share it. Bytes are compared with their CRC-32. A copy
-    in another process opens its files again.
+    The index is mapped into memory and shared by all processes of a machine. Bytes are verified by CRC-32. A pickled
+    copy opens its own files.
 
     Args:
-        folder: that of shards.json, local or of a storage.
+        folder: that of shards.json, local or remote.
         part: "train", "val" or "test".
-        cache: keeps whole shards of a storage on a local disk; None: their images are read by ranges.
+        cache: keeps whole remote shards on a local disk; None: images are read by ranges.
 
     Raises:
-        ValueError: if the folder has no index, or not this part.
-        StorageError: if the index cannot be read after several tries.
+        ValueError: if the folder has no index, or lacks the split.
+        StorageError: if the index cannot be read after several attempts.
     """
 
     def __init__(self, folder: str, part: str, *, cache: ShardCache | None = None) -> None:
@@ -68,7 +68,7 @@ class ShardSource:
         """Name and bytes of an image.
 
         Raises:
-            StorageError: if its shard cannot be read, or has other bytes, after several tries.
+            StorageError: if its shard cannot be read, or its bytes are wrong, after several attempts.
         """
         row = self.rows[index]
         offset, size = int(row["offset"]), int(row["size"])
@@ -83,7 +83,7 @@ class ShardSource:
         return self._checked(row, int(row["offset"]), int(row["size"]), skip=0)
 
     def name(self, index: int) -> str:
-        """What an image is called in its shard; its bytes are not read."""
+        """The name of an image in its shard, without reading its bytes."""
         row = self.rows[index]
         offset, shard = int(row["offset"]), int(row["shard"])
         start = max(0, offset - LONG)
@@ -91,7 +91,7 @@ class ShardSource:
         return name_before(blocks) or str(index)
 
     def label_files(self) -> Path:
-        """COCO's JSON of a part of objects."""
+        """The COCO JSON of a detection split."""
         return Path(self._local(f"{self.part}.json", 0))
 
     def _checked(self, row: Any, offset: int, size: int, skip: int) -> bytes:
@@ -108,7 +108,7 @@ class ShardSource:
             return with_tries(self._path(shard), read)
         except StorageError:
             raise
-        except OSError as error:  # it is not there, or may not be read
+        except OSError as error:  # missing or not readable
             raise StorageError(f"Cannot read {self._path(shard)} ({cause_of(error)}).") from error
 
     def _range(self, shard: int, offset: int, size: int) -> bytes:
@@ -130,7 +130,7 @@ class ShardSource:
         return name if os.path.isabs(name) else storage_of(self.folder).join(self.folder, name)
 
     def _file(self, shard: int, path: str) -> int:
-        """An open file; the least recently used one is closed."""
+        """An open file; beyond the limit, the least recently used one is closed."""
         if shard in self._files:
             self._files.move_to_end(shard)
             return self._files[shard]
@@ -145,7 +145,7 @@ class ShardSource:
             os.close(file)
 
     def _local(self, name: str, count: int) -> str:
-        """The local path of a file of the index; one of a storage is fetched once."""
+        """The local path of an index file; a remote one is fetched once."""
         storage = storage_of(self.folder)
         path = storage.join(self.folder, name)
         if is_local(self.folder):

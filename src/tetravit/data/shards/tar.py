@@ -1,4 +1,4 @@
-"""Tar files: members are written without times and owners, scanned, and named by the bytes in front of them."""
+"""Tar files: write members without times and owners, scan them, and read the name before a member's bytes."""
 
 import hashlib
 import os
@@ -11,11 +11,11 @@ from typing import BinaryIO, NamedTuple
 
 BLOCK = 512
 PAX = re.compile(rb"\d+ path=([^\n]*)\n")
-LONG = 9 * BLOCK  # in front of a member, where a long name may stand
+LONG = 9 * BLOCK  # header blocks before a member that may contain a long name
 
 
 class Member(NamedTuple):
-    """A file in a tar: its name, where its bytes begin, how many, and their CRC-32."""
+    """A file in a tar: its name, offset and size of its bytes, and their CRC-32."""
 
     name: str
     offset: int
@@ -24,14 +24,14 @@ class Member(NamedTuple):
 
 
 def split_name(name: str) -> tuple[str, str]:
-    """A member's name -> its key and its ending, as WebDataset splits them: at the first dot of the last part."""
+    """A member's name -> key and extension, split as WebDataset does: at the first dot of the file name."""
     folder, slash, base = name.rpartition("/")
     key, _, ending = base.partition(".")
     return f"{folder}{slash}{key}", ending.lower()
 
 
 def key_of(path: str) -> str:
-    """A key for an image: its path without the ending; dots, which end a key, are replaced. Long ones are cut."""
+    """A key for an image: its path without extension, dots replaced (a dot ends a key), long ones shortened."""
     folder, slash, base = path.rpartition("/")
     key = f"{folder}{slash}{base.rpartition('.')[0].replace('.', '_') or base.replace('.', '_')}".lstrip("/")
     with suppress(ValueError):
@@ -41,7 +41,7 @@ def key_of(path: str) -> str:
 
 
 def header(name: str, size: int) -> bytes:
-    """The block in front of a file.
+    """The header block of a file.
 
     Raises:
         ValueError: if the name is too long for one block.
@@ -52,7 +52,7 @@ def header(name: str, size: int) -> bytes:
 
 
 def padded(size: int) -> int:
-    """Bytes of a file in whole blocks."""
+    """Bytes of a file padded to whole blocks."""
     return -(-size // BLOCK) * BLOCK
 
 
@@ -67,7 +67,7 @@ def members(path: str) -> Iterator[Member]:
     """The files in a tar, in order.
 
     Raises:
-        ValueError: if it is compressed, no tar, or breaks off.
+        ValueError: if it is compressed, not a tar file, or truncated.
     """
     with open(path, "rb") as file:
         head = file.read(4)
@@ -95,7 +95,7 @@ def members(path: str) -> Iterator[Member]:
 
 
 def name_before(blocks: bytes) -> str | None:
-    """The name of the member whose bytes follow `blocks`, whole blocks; None: it stands further in front."""
+    """The name of the member whose bytes follow the header `blocks`; None: its header starts earlier."""
     own = blocks[-BLOCK:]
     info = tarfile.TarInfo.frombuf(own, "utf-8", "surrogateescape")
     for count in range(1, len(blocks) // BLOCK - 1):

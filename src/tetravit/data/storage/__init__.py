@@ -1,4 +1,4 @@
-"""Where files lie: a menu by scheme, one per file. A path without a scheme is a local one."""
+"""Storages by URL scheme, one per file. A path without a scheme is local."""
 
 import re
 
@@ -6,7 +6,7 @@ from tetravit.data.storage.base import Entry, Stat, Storage, StorageError, Wrong
 from tetravit.registry import discover, suggestion
 
 STORAGE = discover(__name__, "STORAGE")  # {"file": LocalStorage, ...}
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # two letters or more: C:\ is a drive
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # at least two letters: C:\ is a drive
 
 
 def scheme_of(path: str) -> str:
@@ -21,10 +21,10 @@ def is_local(path: str) -> bool:
 
 
 def storage_of(path: str) -> Storage:
-    """The storage that holds `path`.
+    """The storage of `path`.
 
     Raises:
-        ValueError: if no entry of the menu has its scheme.
+        ValueError: for an unknown scheme.
     """
     scheme = scheme_of(path)
     if scheme not in STORAGE:

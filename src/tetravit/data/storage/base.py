@@ -1,7 +1,7 @@
-"""What a storage offers: folders are listed, files are read, by their full paths.
+"""The interface of a storage: list folders and read files, by full path.
 
-Paths are texts as users write them, scheme included: "/images/train/1.jpg", "s3://bucket/train/1.jpg". A storage
-holds no open connection between calls, or opens it again after it is pickled: workers receive a copy.
+Paths are strings as users write them, with scheme: "/images/train/1.jpg", "s3://bucket/train/1.jpg". A storage has no
+open connection between calls, or reopens it after unpickling: workers receive a copy.
 """
 
 import errno
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, TypeVar
 
 LOG = logging.getLogger("tetravit.data")
-# What a path means, which no further try changes. Anything else may be a fault of a disk, a server or a network.
+# Permanent errors of a path, not retried. Any other error may be a transient fault of disk, server or network.
 FINAL = frozenset(
     (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 )
@@ -24,16 +24,16 @@ Result = TypeVar("Result")
 
 
 class StorageError(OSError):
-    """A file that a disk, a server or a network does not deliver: no fault of the data, so nothing skips it."""
+    """A file that disk, server or network failed to deliver: not a fault of the data, so it is never skipped."""
 
 
 class WrongBytes(OSError):
-    """Bytes that are not those of the index."""
+    """Bytes with a wrong checksum."""
 
 
 @dataclass(frozen=True)
 class Tries:
-    """How often a read is tried. seconds: limit of one try. pause: before the second try, doubled for each next."""
+    """Retry policy. seconds: timeout of one attempt. pause: before the second attempt, doubled for each next one."""
 
     count: int = 5
     seconds: float = 60.0
@@ -47,11 +47,11 @@ TRIES = Tries(
 
 
 def with_tries(name: str, read: Callable[[], Result], tries: Tries | None = None) -> Result:
-    """What `read` returns; after faults it is called again.
+    """The result of `read`, which is retried after faults.
 
     Raises:
-        StorageError: if every try fails: `Cannot read NAME after 5 tries (timed out).`
-        OSError: as `read` raises it, where the path is wrong or may not be read.
+        StorageError: if every attempt fails: `Cannot read NAME after 5 tries (timed out).`
+        OSError: from `read`, if the path is wrong or not readable.
     """
     tries = tries or TRIES
     for number in range(1, tries.count + 1):
@@ -70,7 +70,7 @@ def with_tries(name: str, read: Callable[[], Result], tries: Tries | None = None
 
 
 def cause_of(error: Exception) -> str:
-    """Why a read failed, in few words."""
+    """The cause of a failed read, in a few words."""
     if isinstance(error, TimeoutError):
         return "timed out"
     if isinstance(error, http.client.HTTPException):
@@ -87,7 +87,7 @@ class Entry(NamedTuple):
 
 
 class Stat(NamedTuple):
-    """What is known of a file without reading it. size: in bytes. modified: seconds since 1970; 0: not known."""
+    """Metadata of a file, without reading it. size: in bytes. modified: seconds since 1970; 0: unknown."""
 
     size: int
     modified: float
@@ -98,7 +98,7 @@ class Storage(ABC):
     """Files under paths of one scheme.
 
     Raises:
-        OSError: from every method, as `open` raises it: FileNotFoundError, PermissionError, ...
+        OSError: from every method, with the classes of `open`: FileNotFoundError, PermissionError, ...
     """
 
     @abstractmethod
@@ -111,7 +111,7 @@ class Storage(ABC):
 
     @abstractmethod
     def stat(self, path: str) -> Stat:
-        """Size and time of a file, or that it is a folder."""
+        """Size and time of a file, or the fact that it is a folder."""
 
     def read(self, file: str) -> bytes:
         """All bytes of a file."""
@@ -119,16 +119,16 @@ class Storage(ABC):
             return stream.read()
 
     def read_range(self, file: str, offset: int, size: int) -> bytes:
-        """`size` bytes of a file from `offset` on; fewer where it ends before."""
+        """`size` bytes of a file from `offset`; fewer at its end."""
         with self.open(file) as stream:
             stream.seek(offset)
             return stream.read(size)
 
     def exists(self, path: str) -> bool:
-        """Whether a file or a folder has this path.
+        """Whether a file or a folder exists at this path.
 
         Raises:
-            ValueError: if that cannot be known: no permission, or a server that does not respond.
+            ValueError: if unknown: no permission, or the server does not respond.
         """
         try:
             self.stat(path)
@@ -144,5 +144,5 @@ class Storage(ABC):
         return True
 
     def join(self, folder: str, *names: str) -> str:
-        """The path of a name below a folder."""
+        """The path of a name inside a folder."""
         return "/".join((folder.rstrip("/"), *names))

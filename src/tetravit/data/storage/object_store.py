@@ -1,8 +1,8 @@
 """Buckets of S3, Google Cloud and Azure, through obstore (extra `remote`): s3://bucket/x, gs://bucket/x, az://box/x.
 
-Credentials, regions and endpoints are those of the environment, as obstore reads it: AWS_ACCESS_KEY_ID,
+Credentials, regions and endpoints come from environment variables, as in obstore: AWS_ACCESS_KEY_ID,
 AWS_ENDPOINT_URL, GOOGLE_APPLICATION_CREDENTIALS, GOOGLE_BASE_URL, AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ENDPOINT,
-... ALLOW_HTTP=true lets an endpoint be one without TLS.
+... ALLOW_HTTP=true allows an endpoint without TLS.
 """
 
 import importlib
@@ -16,12 +16,12 @@ from urllib.parse import urlsplit
 from tetravit.data.storage.base import TRIES, Entry, Stat, Storage
 
 Result = TypeVar("Result")
-METADATA = "169.254.169.254"  # where machines of a cloud get their credentials
-_stores: dict[tuple[int, str], Any] = {}  # of this process, by bucket
+METADATA = "169.254.169.254"  # metadata server for credentials on cloud machines
+_stores: dict[tuple[int, str], Any] = {}  # per process and bucket
 
 
 class ObjectStore(Storage):
-    """Objects in buckets. A folder is what the names before a `/` have in common."""
+    """Objects in buckets. A folder is a common prefix that ends with `/`."""
 
     def list(self, folder: str) -> list[Entry]:
         store, prefix = _store(folder)
@@ -52,7 +52,7 @@ class ObjectStore(Storage):
             row = _called(lambda: _obstore().head(store, name), path)
             return Stat(int(row["size"]), row["last_modified"].timestamp(), False)
         except FileNotFoundError:
-            self.list(path)  # it may be a folder
+            self.list(path)  # raises if it is not a folder
             return Stat(0, 0.0, True)
 
 
@@ -66,7 +66,7 @@ def _obstore() -> Any:
 
 
 def _store(path: str) -> tuple[Any, str]:
-    """The store of a bucket, made once per process, and the path inside it."""
+    """The store of a bucket, created once per process, and the path inside it."""
     parts = urlsplit(path)
     key = (os.getpid(), f"{parts.scheme}://{parts.netloc}")
     if key not in _stores:
@@ -82,7 +82,7 @@ def _store(path: str) -> tuple[Any, str]:
 
 
 def _called(function: Callable[[], Result], path: str) -> Result:
-    """What a function of obstore returns; its errors as those of the system."""
+    """The result of an obstore call; its errors are converted to OSError."""
     try:
         return function()
     except FileNotFoundError:
@@ -98,7 +98,7 @@ def _called(function: Callable[[], Result], path: str) -> Result:
             raise PermissionError(13, "Permission denied", path) from None
         if "timed out" in text or "timeout" in text.lower():
             raise TimeoutError from error
-        if METADATA in text:  # the last place that obstore tries
+        if METADATA in text:  # tried last by obstore
             raise OSError(
                 "no credentials in the environment, and this is no machine of that cloud"
             ) from error

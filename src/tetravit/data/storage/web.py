@@ -1,4 +1,4 @@
-"""Files of a web server, by ranges, with the standard library alone. Folders of a web server have no listing."""
+"""Files of a web server, by range requests, with the standard library only. Web servers list no folders."""
 
 import http.client
 import io
@@ -13,13 +13,13 @@ from tetravit.data.storage.base import TRIES, Entry, Stat, Storage
 
 REDIRECTS = 5
 PIECE = 1 << 18
-_open = threading.local()  # connections of this thread: {(process, scheme, host): connection}
+_open = threading.local()  # connections per thread: {(process, scheme, host): connection}
 
 
 class WebStorage(Storage):
-    """Files under http:// and https://. A server without ranges sends whole files, of which the part is taken.
+    """Files under http:// and https://. If a server ignores ranges, the part is cut from the whole file.
 
-    Each try has a limit of time, TETRAVIT_READ_SECONDS; proxies are those of the environment.
+    Each attempt has a timeout, TETRAVIT_READ_SECONDS; proxies are taken from the environment.
     """
 
     def list(self, folder: str) -> list[Entry]:
@@ -42,7 +42,7 @@ class WebStorage(Storage):
 
 
 def _get(url: str, headers: dict[str, str]) -> tuple[int, bytes]:
-    """Status and body, whole."""
+    """Status and complete body."""
     deadline = time.monotonic() + TRIES.seconds
     try:
         response = _request("GET", url, headers, deadline)
@@ -53,10 +53,10 @@ def _get(url: str, headers: dict[str, str]) -> tuple[int, bytes]:
                 raise TimeoutError
         if response.length:
             raise http.client.IncompleteRead(b"", response.length)
-        response.close()  # the connection stays, for the next request
+        response.close()  # keeps the connection for the next request
         return response.status, b"".join(pieces)
     except BaseException:
-        _forget()  # the rest of this response must not be read as the next one
+        _forget()  # otherwise the rest of this response would be read as the next one
         raise
 
 
@@ -89,7 +89,7 @@ def _request(method: str, url: str, headers: dict[str, str], deadline: float) ->
 
 
 def _connection(scheme: str, host: str) -> tuple[http.client.HTTPConnection, str]:
-    """An open connection of this thread, and what goes in front of a path."""
+    """An open connection of this thread, and the prefix of the request target."""
     table = vars(_open).setdefault("table", {})
     key = (os.getpid(), scheme, host)
     if key not in table:

@@ -1,4 +1,4 @@
-"""Augmentations by name, one per file. To add one: see CONTRIBUTING.md, "An augmentation"."""
+"""Augmentations by name, one per file. How to add one: ARCHITECTURE.md, "Where do I add ...?"."""
 
 from tetravit.data.transforms.base import Transform
 from tetravit.registry import discover

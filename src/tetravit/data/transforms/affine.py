@@ -1,4 +1,4 @@
-"""Turn, shift, scale and shear in one interpolation; made for small images such as scanned characters."""
+"""Random rotation, translation, scale and shear in one interpolation; for small images such as scanned characters."""
 
 import math
 from functools import cache
@@ -15,11 +15,11 @@ class Affine(ImageTransform):
     """A random affine map about the centre. Pixels from outside the image are black.
 
     Args:
-        degrees: turn by up to this much either way.
-        shift: move by up to this share of the side, both ways.
-        scale: magnify by a factor from this range, (from, to), drawn evenly in its logarithm.
-        shear: slant by up to this many degrees either way.
-        size: side of the result, or (height, width), sampled straight from the original; None: the image's own.
+        degrees: maximum rotation in either direction.
+        shift: maximum translation as a share of the side, on both axes.
+        scale: range of the scale factor, (from, to), log-uniform.
+        shear: maximum shear in degrees, in either direction.
+        size: side of the result, or (height, width), sampled directly from the original; None: the image's own.
 
     Raises:
         ValueError: for a number outside its range.
@@ -71,7 +71,7 @@ def _grid(
     scale: float,
     shear: float,
 ) -> Tensor:
-    """Where each pixel of the result is read, (1, *size, 2), in the -1..1 frame of the original."""
+    """The sampling grid, (1, *size, 2), in the -1..1 frame of the original."""
     cos, sin, aspect = math.cos(angle) / scale, math.sin(angle) / scale, height / width
     matrix = torch.tensor(
         [
@@ -79,7 +79,7 @@ def _grid(
             [
                 (shear * cos - sin) * aspect,
                 shear * sin + cos,
-            ],  # a turn keeps angles in pixels, not in the frame
+            ],  # a rotation preserves angles in pixels, not in the normalized frame
             [-shift[0], -shift[1]],
         ]
     )
@@ -94,7 +94,7 @@ def _frame(size: tuple[int, int]) -> Tensor:
 
 
 class Rotate(Affine):
-    """Turn by up to `degrees` either way."""
+    """Random rotation by up to `degrees` in either direction."""
 
     name = "rotate"
 
@@ -103,7 +103,7 @@ class Rotate(Affine):
 
 
 class Shift(Affine):
-    """Move by up to `shift` of the side, in both directions."""
+    """Random translation by up to `shift` of the side, on both axes."""
 
     name = "shift"
 

@@ -39,7 +39,7 @@ POLICY = (  # (operation, probability, level) twice
 
 
 class AutoAugment(PillowTransform):
-    """One of 25 pairs of operations, evenly drawn; each operation with its own probability."""
+    """One of 25 pairs of operations, chosen uniformly; each operation is applied with its own probability."""
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         pair = POLICY[randint(len(POLICY))]

@@ -1,4 +1,4 @@
-"""Shared by the augmentations: a fast path for a single image, conversion to Pillow, checks of arguments.
+"""Base classes of the augmentations: a fast path for single images, conversion to Pillow, argument checks.
 
 An image is uint8 RGB (3, Hi, Wi) until `normalize` makes it float. All randomness comes from torch's global
 generator.
@@ -20,21 +20,21 @@ INTERPOLATIONS = ("bicubic", "bilinear")
 
 
 class Transform:
-    """A change of an image and of what belongs to it: `Boxes`, `Masks`.
+    """A transform of an image and of its `Boxes` and `Masks`.
 
-    `make_params` draws, `transform` changes each of the inputs in the same way. limits: the most pixels of the short
-    and of the long side of what comes out; None: not known beforehand.
+    `make_params` samples parameters, `transform` applies them to each input. limits: maximum of the short and of the
+    long side of the output, in pixels; None: unknown.
     """
 
     limits: tuple[int, int] | None = None
-    colours: ClassVar[bool] = False  # True: works on gray or RGB images only
+    colours: ClassVar[bool] = False  # True: for gray or RGB images only
 
     normalized: ClassVar[bool] = (
-        False  # True: works on the normalized float image, so `normalize` comes before it
+        False  # True: takes the normalized float image, after `normalize`
     )
 
     def __call__(self, *inputs: Any) -> Any:
-        """The image, alone or with boxes and masks (None: without), changed; as many results as inputs."""
+        """Transform the image alone, or with boxes and masks (None: without); as many results as inputs."""
         given = [x for x in inputs if x is not None]
         self.check_inputs(given)
         params = self.make_params(given)
@@ -42,19 +42,19 @@ class Transform:
         return changed if len(inputs) > 1 else changed[0]
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
-        """Raises: ValueError for inputs that it cannot change."""
+        """Raises: ValueError for unsupported inputs."""
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """What is drawn, for all inputs; the first is the image."""
+        """Sample parameters for all inputs; the first is the image."""
         return {}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """One of the inputs, changed as `params` say."""
+        """Transform one input with `params`."""
         raise NotImplementedError
 
 
 class ImageTransform(Transform):
-    """A transform of pixels that boxes and masks cannot follow."""
+    """A transform of pixels without a counterpart for boxes and masks."""
 
     def check_inputs(self, flat_inputs: list[Any]) -> None:
         if any(isinstance(x, Boxes | Masks) for x in flat_inputs):
@@ -62,7 +62,7 @@ class ImageTransform(Transform):
 
 
 class PillowTransform(ImageTransform):
-    """A transform carried out by Pillow, as in the papers' code: give `pillow`. Gray images are made RGB for it."""
+    """A transform implemented with Pillow, as in the papers' code, in `pillow`. Gray images are converted to RGB."""
 
     colours = True
 
@@ -77,18 +77,18 @@ class PillowTransform(ImageTransform):
 
 
 def to_pillow(image: Tensor) -> Image.Image:
-    """uint8 (3, Hi, Wi) -> Pillow; no copy where the tensor lies pixel by pixel."""
+    """uint8 (3, Hi, Wi) -> Pillow; no copy for a channels-last tensor."""
     return Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
 
 
 def from_pillow(image: Image.Image) -> Tensor:
-    """Pillow RGB or gray -> uint8 (C, Hi, Wi), pixel by pixel in memory."""
+    """Pillow RGB or gray -> uint8 (C, Hi, Wi), channels-last in memory."""
     array = torch.from_numpy(np.array(image))
     return array[None] if array.ndim == 2 else array.permute(2, 0, 1)
 
 
 def uniform(low: float, high: float) -> float:
-    """A number between `low` and `high`."""
+    """A uniform sample between `low` and `high`."""
     return low + (high - low) * float(torch.rand(()))
 
 
@@ -108,14 +108,14 @@ def randint(high: int) -> int:
 
 
 def check_probability(name: str, p: Any) -> float:
-    """Raises: ValueError if `p` is no number from 0 to 1."""
+    """Raises: ValueError if `p` is not a number from 0 to 1."""
     if not _is_number(p) or not 0 <= p <= 1:
         raise ValueError(f"{name} takes a probability from 0 to 1; got {p!r}.")
     return float(p)
 
 
 def check_size(name: str, size: Any) -> int:
-    """Raises: ValueError if `size` is no whole number of pixels."""
+    """Raises: ValueError if `size` is not a positive integer."""
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         raise ValueError(f"{name} takes a size in pixels from 1 up; got {size!r}.")
     return size
@@ -134,20 +134,20 @@ def check_sides(name: str, size: Any) -> tuple[int, int]:
     return (check_size(name, size),) * 2
 
 
-def check_range(name: str, what: str, value: Any, low: float, high: float) -> tuple[float, float]:
-    """Raises: ValueError if `value` is no pair (from, to) within `low`..`high`."""
+def check_range(name: str, quantity: str, value: Any, low: float, high: float) -> tuple[float, float]:
+    """Raises: ValueError if `value` is not a pair (from, to) within `low`..`high`."""
     pair = isinstance(value, (tuple, list)) and len(value) == 2 and all(map(_is_number, value))
     if not pair or not low <= value[0] <= value[1] <= high:
         limits = f"{low:g} to {high:g}" if math.isfinite(high) else f"{low:g} up"
-        raise ValueError(f"{name} takes {what} as (from, to), {limits}; got {value!r}.")
+        raise ValueError(f"{name} takes {quantity} as (from, to), {limits}; got {value!r}.")
     return float(value[0]), float(value[1])
 
 
-def check_number(name: str, what: str, value: Any, low: float, high: float = math.inf) -> float:
-    """Raises: ValueError if `value` is no number within `low`..`high`."""
+def check_number(name: str, quantity: str, value: Any, low: float, high: float = math.inf) -> float:
+    """Raises: ValueError if `value` is not a number within `low`..`high`."""
     if not _is_number(value) or not low <= value <= high:
         limits = f"{low:g} to {high:g}" if math.isfinite(high) else f"{low:g} up"
-        raise ValueError(f"{name} takes {what}, {limits}; got {value!r}.")
+        raise ValueError(f"{name} takes {quantity}, {limits}; got {value!r}.")
     return float(value)
 
 
@@ -160,7 +160,7 @@ def check_interpolation(name: str, value: Any) -> str:
 
 
 def draw_interpolation(name: str) -> Interpolation:
-    """The mode called `name`; for "random" one of the two."""
+    """The interpolation called `name`; for "random" one of the two."""
     if name == "random":
         name = ("bilinear", "bicubic")[randint(2)]
     return cast(Interpolation, name)

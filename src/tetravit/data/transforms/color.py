@@ -1,4 +1,4 @@
-"""Brightness, contrast, saturation and hue, each drawn, in random order: torchvision's colour jitter, on Pillow."""
+"""Colour jitter of torchvision on Pillow images: brightness, contrast, saturation and hue, in random order."""
 
 from typing import Any
 
@@ -9,13 +9,13 @@ from tetravit.data.transforms.base import PillowTransform, check_number
 
 
 class Color(PillowTransform):
-    """Scale each quality by a factor drawn from 1 - x to 1 + x, and turn the hue by up to `hue`.
+    """Scale each property by a factor from 1 - x to 1 + x, and shift the hue by up to `hue`.
 
     Args:
-        brightness: x of brightness; alone, of contrast and saturation too.
+        brightness: x of brightness; default for contrast and saturation.
         contrast: x of contrast; None: as brightness.
         saturation: x of saturation; None: as brightness.
-        hue: largest turn, as a share of the full circle, 0..0.5.
+        hue: maximum shift, as a share of the full circle, 0..0.5.
 
     Raises:
         ValueError: for a number outside its range.

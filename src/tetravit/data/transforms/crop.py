@@ -1,4 +1,4 @@
-"""Cut and resize: random crops to train, resizing and centre crops to evaluate."""
+"""Crop and resize: random crops for training, resizing and centre crops for evaluation."""
 
 import math
 from typing import Any
@@ -19,16 +19,16 @@ ATTEMPTS = 10
 
 
 class RandomResizedCrop(Transform):
-    """A random part of the image, resized to `size` (Szegedy et al. 2014, as in timm).
+    """A random resized crop (Szegedy et al. 2014, as in timm).
 
     Args:
         size: side of the result, or (height, width).
-        scale: share of the area that is kept, (from, to).
-        ratio: width / height of the part, (from, to); drawn evenly in its logarithm.
+        scale: area of the crop as a share of the image, (from, to).
+        ratio: width / height of the crop, (from, to), log-uniform.
         interpolation: "bicubic", "bilinear" or "random" (either, per image).
 
     Raises:
-        ValueError: for a size below 1, a range that is none, an unknown interpolation.
+        ValueError: for a size below 1, an invalid range, or an unknown interpolation.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class RandomResizedCrop(Transform):
             w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
             if 0 < w <= width and 0 < h <= height:
                 return randint(height - h + 1), randint(width - w + 1), h, w
-        # nothing fits: the largest part in the middle whose ratio is allowed
+        # no sample fits: the largest centre crop with an allowed ratio
         ratio = min(max(width / height, self.ratio[0]), self.ratio[1])
         w, h = min(width, max(1, round(height * ratio))), min(height, max(1, round(width / ratio)))
         return (height - h) // 2, (width - w) // 2, h, w
@@ -72,7 +72,7 @@ class RandomResizedCrop(Transform):
 
 
 class PadCrop(Transform):
-    """Pad all sides by `pad` zeros and cut a random part of `size`: the crop of small images."""
+    """Pad all sides by `pad` zeros and take a random crop of `size`: for small images."""
 
     def __init__(self, size: int | tuple[int, int], pad: int = 4) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class PadCrop(Transform):
 
 
 class Resize(Transform):
-    """Resize to `size`, whatever the shape was; keep="ratio": the short side to `size`, one number."""
+    """Resize to `size` without regard to the aspect ratio; keep="ratio": the short side to `size`, one number."""
 
     def __init__(
         self, size: int | tuple[int, int], interpolation: str = "bicubic", keep: str = "square"
@@ -117,7 +117,7 @@ class Resize(Transform):
 
 
 class CenterCrop(Transform):
-    """Cut `size` from the middle; where the image is smaller, zeros are added around it."""
+    """Centre crop of `size`; smaller images are zero-padded."""
 
     def __init__(self, size: int | tuple[int, int]) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ def _written(size: tuple[int, int]) -> str:
 
 
 def covered(size: tuple[int, int], short: int) -> tuple[int, int]:
-    """(height, width) whose short side is `short` pixels; the fraction of the long one is cut off."""
+    """(height, width) with a short side of `short` pixels; the long side is truncated to an integer."""
     height, width = size
     if width <= height:
         return int(short * height / width), short

@@ -19,12 +19,12 @@ ATTEMPTS = 10
 
 
 class Erase(ImageTransform):
-    """With probability `p` fill one rectangle of the normalized image with normal noise.
+    """With probability `p`, fill one rectangle of the normalized image with Gaussian noise.
 
     Args:
         p: probability.
-        area: share of the image, (from, to).
-        ratio: smallest height / width; the largest is its inverse.
+        area: of the rectangle, as a share of the image, (from, to).
+        ratio: minimum height / width; the maximum is its inverse.
     """
 
     normalized = True

@@ -1,4 +1,4 @@
-"""Mirror the image."""
+"""Horizontal flip."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from tetravit.data.transforms.base import Transform, chance, check_probability
 
 
 class Flip(Transform):
-    """Swap left and right with probability `p`."""
+    """Horizontal flip with probability `p`."""
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Augmentations of images with label maps: random resizing, cropping, padding, colour distortion.
+"""Augmentations of images with label maps: random resizing, cropping, padding, photometric distortion.
 
 Source: mmsegmentation 0.30.0: Resize with ratio_range, RandomCrop, PhotoMetricDistortion, Pad.
 """
@@ -24,21 +24,21 @@ from tetravit.data.transforms.base import (
     uniform,
 )
 
-IGNORE = 255  # label of pixels that carry no class
+IGNORE = 255  # label of ignored pixels
 TRIES = 10
-HSV = 256  # steps of each of Pillow's hue, saturation and value
+HSV = 256  # levels of Pillow's hue, saturation and value
 
 
 class Rescale(Transform):
-    """Resize to a random multiple of a size, keeping the ratio: bilinear, without smoothing; labels by the nearest.
+    """Resize to a random multiple of a size, keeping the ratio: bilinear without antialiasing; labels nearest.
 
     Args:
-        short: the short side is at most this, times the drawn factor, in pixels.
-        longest: the same of the long side.
+        short: maximum of the short side in pixels, times the sampled factor.
+        longest: the same for the long side.
         ratio: the factor, (from, to).
 
     Raises:
-        ValueError: for a size below 1, or a range that is none.
+        ValueError: for a size below 1, or an invalid range.
     """
 
     def __init__(
@@ -60,11 +60,12 @@ class Rescale(Transform):
 
 
 class Cut(Transform):
-    """Cut a random part of at most `size` pixels.
+    """Random crop of at most `size` pixels.
 
     Args:
-        size: side in pixels, or (height, width); of a smaller image all is kept.
-        most: a part is drawn again, up to ten times, while one class has this share of its labelled pixels or more.
+        size: side in pixels, or (height, width); smaller images are kept whole.
+        most: the crop is sampled again, up to ten times, while one class has this share of the labelled pixels or
+            more.
 
     Raises:
         ValueError: for a size below 1, or a share outside 0..1.
@@ -90,7 +91,7 @@ class Cut(Transform):
         return randint(height - h + 1), randint(width - w + 1), h, w
 
     def _mixed(self, labels: Tensor, box: tuple[int, int, int, int]) -> bool:
-        """Whether a part shows two classes or more, none of them with too large a share."""
+        """Whether a crop shows two classes or more, none of them above the maximum share."""
         top, left, h, w = box
         part = labels[top : top + h, left : left + w].flatten()
         counts = torch.bincount(part[(part >= 0) & (part != IGNORE)])
@@ -101,7 +102,7 @@ class Cut(Transform):
 
 
 class Fill(Transform):
-    """Fill a normalized image up to `size` with zeros right and below, its label map with 255."""
+    """Pad a normalized image up to `size` with zeros on the right and bottom, its label map with 255."""
 
     normalized = True
 
@@ -120,15 +121,15 @@ class Fill(Transform):
 
 
 class Distort(Transform):
-    """Shift brightness, contrast, saturation and hue, each every second time (Liu et al. 2016, arXiv:1512.02325).
+    """Photometric distortion: brightness, contrast, saturation and hue, each with probability 0.5 (arXiv:1512.02325).
 
-    Contrast comes before saturation and hue, or after them.
+    Contrast is applied before saturation and hue, or after them.
 
     Args:
-        brightness: largest shift, in grey levels of 255.
+        brightness: maximum shift, in gray levels of 255.
         contrast: factor, (from, to).
         saturation: factor, (from, to).
-        hue: largest turn, in degrees / 2, as OpenCV counts.
+        hue: maximum shift, in degrees / 2, as in OpenCV.
 
     Raises:
         ValueError: for a number outside its range.
@@ -150,7 +151,7 @@ class Distort(Transform):
         self.hue = int(check_number("distort", "hue", hue, 0, 90))
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """A factor of 1 and a shift of 0 leave alone."""
+        """Sample the parameters; a factor of 1 and a shift of 0 are the identity."""
         return {
             "brightness": uniform(-self.brightness, self.brightness) if chance(0.5) else 0.0,
             "late": chance(0.5),
@@ -160,7 +161,7 @@ class Distort(Transform):
         }
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        if type(inpt) is not Tensor:  # label maps, boxes and masks have no colours
+        if type(inpt) is not Tensor:  # label maps, boxes and masks are unchanged
             return inpt
         image = _levels(to_pillow(inpt.expand(3, -1, -1)), 1.0, params["brightness"])
         if not params["late"]:
@@ -176,7 +177,7 @@ def _is_label_map(thing: Any) -> bool:
 
 
 def _levels(image: Image.Image, factor: float, shift: float) -> Image.Image:
-    """Every value times `factor` plus `shift`, held in 0..255, its fraction cut off."""
+    """Every value times `factor` plus `shift`, clamped to 0..255 and truncated."""
     if factor == 1.0 and shift == 0.0:
         return image
     table = [int(min(max(i * factor + shift, 0.0), 255.0)) for i in range(256)]
@@ -184,7 +185,7 @@ def _levels(image: Image.Image, factor: float, shift: float) -> Image.Image:
 
 
 def _hsv(image: Image.Image, saturation: float, hue: int) -> Image.Image:
-    """Saturation times a factor, and hue turned by so many 180ths of the circle."""
+    """Saturation times a factor, and hue shifted by a number of 180ths of the circle."""
     if saturation == 1.0 and not hue:
         return image
     turn = round(hue * HSV / 180)

@@ -1,8 +1,8 @@
 """Mixup (Zhang et al. 2017, arXiv:1710.09412) and CutMix (Yun et al. 2019, arXiv:1905.04899) of whole batches.
 
-The partner of image i is image i + B / 2, counted around; one draw serves the batch, as in timm's batch mode, which
-all four papers trained with. Where ranks take the images of a batch in turn, partners are on the same rank, and the
-pairs are the same for any number of ranks. Runs where the batch is, so after the copy to the device.
+The partner of image i is image i + B / 2, modulo B; one sample of the mixing ratio serves the batch, as in timm's
+batch mode, which trained the models of all four papers. With images interleaved over ranks, partners are on the same
+rank, and the pairs are the same for any number of ranks. Runs on the device of the batch.
 
 Shapes: B images, K classes.
 """
@@ -22,7 +22,7 @@ Mix = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class MixUp:
-    """Blend images and labels; the share of the first is drawn from Beta(alpha, alpha)."""
+    """Blend images and labels; the weight of the first is sampled from Beta(alpha, alpha)."""
 
     alpha: float
 
@@ -35,10 +35,10 @@ class MixUp:
 
 @dataclass(frozen=True)
 class CutMix:
-    """Paste a box of the partner, and weight the labels by the pasted area.
+    """Paste a box from the partner, and weight the labels by the pasted area.
 
-    The share of the first image is drawn from Beta(alpha, alpha); the centre of the box anywhere. What the
-    border cuts off the box is given back to the first image's share.
+    The area of the first image is sampled from Beta(alpha, alpha), the centre of the box uniformly. Area that the
+    border cuts off the box counts for the first image.
     """
 
     alpha: float
@@ -56,13 +56,13 @@ class CutMix:
 
 
 def _span(length: int, part: int, rng: np.random.Generator) -> tuple[int, int]:
-    """A random piece of a line, clipped at its ends."""
+    """A random interval, clipped at the ends of the line."""
     centre = int(rng.integers(length))
     return max(0, centre - part // 2), min(length, centre + (part + 1) // 2)
 
 
 def partners(values: Tensor) -> Tensor:
-    """For each image of a batch (B, ...) what belongs to its partner."""
+    """The partners of a batch (B, ...)."""
     return values.roll(len(values) // 2, 0)
 
 
@@ -70,16 +70,16 @@ MIXES = {"mixup": MixUp, "cutmix": CutMix}
 
 
 def parse_mix(text: str, num_classes: int, label_smoothing: float = 0.0) -> Mix:
-    """Read "mixup(0.8) | cutmix(1.0)".
+    """Parse "mixup(0.8) | cutmix(1.0)".
 
     Args:
-        text: one or both, joined by |; of several, each batch takes one, evenly drawn. Empty: labels only.
+        text: one or both, joined by |; with both, each batch uses one, chosen uniformly. Empty: labels only.
         num_classes: K.
-        label_smoothing: share of every label that is spread over all classes, in [0, 1).
+        label_smoothing: share of every label distributed over all classes, in [0, 1).
 
     Returns:
-        A function of images (B, C, Hi, Wi), labels int64 (B,) and a CPU generator that alone decides the
-        draw; it gives new images and soft targets float32 (B, K). It raises ValueError for an odd B.
+        A function of images (B, C, Hi, Wi), labels int64 (B,) and a CPU generator, its only source of randomness; it
+        returns new images and soft targets float32 (B, K). It raises ValueError for an odd B.
 
     Raises:
         ValueError: for an unknown name, an alpha below 0.001, or a text that cannot be parsed.

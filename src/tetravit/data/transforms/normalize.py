@@ -26,7 +26,7 @@ class Normalize(Transform):
         self.std = per_channel(std)
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        if type(inpt) is not Tensor:  # boxes and masks have no colours
+        if type(inpt) is not Tensor:  # boxes and masks are unchanged
             return inpt
         return normalized(inpt, self.mean, self.std)
 

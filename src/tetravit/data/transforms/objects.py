@@ -1,6 +1,6 @@
-"""Augmentations of images with objects: resized within limits, or to one of several sizes and sometimes cropped.
+"""Augmentations of images with objects: resize within limits, multi-scale resize and crop.
 
-Sizes are pixels. Boxes and masks follow the image; objects that a cut leaves nothing of go (`data.prepare`).
+Sizes are pixels. Boxes and masks follow the image; objects cropped away entirely are removed (`data.prepare`).
 
 Source: mmdetection 2.28.2: Resize, RandomCrop with absolute_range, AutoAugment of the configurations with 36 epochs.
 """
@@ -16,7 +16,8 @@ SHORT = tuple(range(480, 801, 32))
 
 
 class Fit(Transform):
-    """Resize so that the short side is at most `short` and the long one at most `longest`: bilinear, not smoothed.
+    """Resize so that the short side is at most `short` and the long side at most `longest`: bilinear, not
+    antialiased.
 
     Raises:
         ValueError: for a size below 1.
@@ -37,17 +38,17 @@ class Fit(Transform):
 
 
 class MultiScale(Transform):
-    """Resize to a random size; with probability `p` resize, cut a random part out, and resize that to a random size.
+    """Resize to a random size; with probability `p` first resize, take a random crop, and resize that.
 
     Args:
-        short: what the short side may be in the end.
-        longest: the most of the long side.
-        before: what the short side may be before the cut.
-        cut: sides of the part, (from, to), each drawn alone; at most those of the image.
-        p: of the cut.
+        short: candidate short sides of the result.
+        longest: maximum of the long side.
+        before: candidate short sides before the crop.
+        cut: sides of the crop, (from, to), each sampled independently; at most those of the image.
+        p: probability of the crop.
 
     Raises:
-        ValueError: for sizes below 1, none, or a probability that is none.
+        ValueError: for sizes below 1, an empty list, or an invalid probability.
     """
 
     def __init__(

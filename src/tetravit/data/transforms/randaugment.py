@@ -26,14 +26,13 @@ assert set(CHOICES) <= set(OPERATIONS)
 
 
 class RandAugment(PillowTransform):
-    """A few of 15 operations, drawn with replacement, each carried out with probability `p`.
+    """`n` of 15 operations, sampled with replacement, each applied with probability `p`.
 
     Args:
-        n: how many are drawn.
-        m: level, 0..10: 0 changes little, 10 most.
-        std: spread of the normal distribution around `m` from which each level is drawn, then held within
-            0..10.
-        p: probability of each drawn operation.
+        n: number of sampled operations.
+        m: level, 0..10: 0 weakest, 10 strongest.
+        std: standard deviation of the level around `m`, clamped to 0..10.
+        p: probability of applying each sampled operation.
 
     Raises:
         ValueError: for a number outside its range.

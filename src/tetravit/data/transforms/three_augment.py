@@ -1,4 +1,4 @@
-"""3-Augment (Touvron et al. 2022, DeiT III, arXiv:2204.07118): gray, solarized or blurred, evenly drawn.
+"""3-Augment (Touvron et al. 2022, DeiT III, arXiv:2204.07118): grayscale, solarize or blur, chosen uniformly.
 
 The paper's full stack is `crop | flip | three_augment | color(0.3)`.
 """
@@ -12,7 +12,7 @@ from tetravit.data.transforms.base import PillowTransform, randint, uniform
 
 
 class ThreeAugment(PillowTransform):
-    """One of the three, always; the blur's radius is drawn from 0.1 to 2 pixels."""
+    """Always one of the three; the blur radius is uniform from 0.1 to 2 pixels."""
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         return {"choice": ("gray", "solarize", "blur")[randint(3)], "radius": uniform(0.1, 2.0)}

@@ -1,7 +1,7 @@
-"""Augmentations of self-supervised training: colours jittered, grey, blurred, solarised, each with a probability.
+"""Augmentations of self-supervised training: colour jitter, grayscale, blur, solarize, each with a probability.
 
 The arithmetic is Pillow's, as in the code of DINO (facebookresearch/dino@7c446df): its Gaussian blur is an
-approximation by three box blurs. Images that do not have three channels keep their colours.
+approximation by three box blurs. Colour operations skip images that do not have three channels.
 """
 
 from collections.abc import Sequence
@@ -25,16 +25,16 @@ from tetravit.data.transforms.base import (
     uniform,
 )
 
-HALF = 128  # from this value on, solarising inverts
+HALF = 128  # threshold of solarize
 
 
 class Jitter(ImageTransform):
-    """With probability `p`, brightness, contrast, saturation and hue in random order: torchvision's colour jitter.
+    """With probability `p`, torchvision's colour jitter: brightness, contrast, saturation and hue in random order.
 
     Args:
         p: probability.
-        brightness, contrast, saturation: each factor is drawn from 1 - x to 1 + x.
-        hue: largest turn, as a share of the full circle, 0..0.5.
+        brightness, contrast, saturation: each factor is uniform from 1 - x to 1 + x.
+        hue: maximum shift, as a share of the full circle, 0..0.5.
 
     Raises:
         ValueError: for a number outside its range.
@@ -67,7 +67,7 @@ class Jitter(ImageTransform):
 
 
 class Gray(ImageTransform):
-    """With probability `p`, grayscale, in three equal channels."""
+    """With probability `p`, grayscale with three equal channels."""
 
     def __init__(self, p: float = 0.2) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Gray(ImageTransform):
 
 
 class Blur(ImageTransform):
-    """With probability `p`, Pillow's Gaussian blur, its radius drawn from `radius`, in pixels.
+    """With probability `p`, Pillow's Gaussian blur with a radius sampled from `radius`, in pixels.
 
     Raises:
         ValueError: for a number outside its range.
@@ -109,7 +109,7 @@ class Blur(ImageTransform):
 
 
 class Solarize(ImageTransform):
-    """With probability `p`, values from 128 up are inverted."""
+    """With probability `p`, solarize: values from 128 up are inverted."""
 
     def __init__(self, p: float = 0.2) -> None:
         super().__init__()
@@ -125,12 +125,12 @@ class Solarize(ImageTransform):
 
 
 class Elastic(ImageTransform):
-    """A smooth random displacement of the pixels; for small images such as scanned characters.
+    """A smooth random displacement field; for small images such as scanned characters.
 
     Args:
-        amount: deviation of the displacement, as a share of half the side.
+        amount: standard deviation of the displacement, as a share of half the side.
         points: control points per side, between which displacements are interpolated.
-        stroke: largest share of the widest (or narrowest) stroke of three pixels that is mixed in.
+        stroke: maximum blend with a dilated (or eroded) image, 3 x 3 pixels.
 
     Raises:
         ValueError: for a number outside its range.
