@@ -1,4 +1,4 @@
-"""XCiT, ConViT, GC ViT and Twins: every size, every task, any image size."""
+"""XCiT, ConViT, GC ViT and Twins in PyTorch: all sizes and tasks, at any image size."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -62,7 +62,7 @@ __all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, imported when it is first used: `import tetravit` alone does not load torch."""
+    """Import a public name on first use: `import tetravit` does not import torch."""
     if name == "__version__":
         from importlib.metadata import version
 

@@ -1,4 +1,4 @@
-"""Train, evaluate, predict and explain from Python, a notebook say: what the verbs of the command line do."""
+"""Train, evaluate, predict and explain from Python, for example in a notebook: the verbs of the command line."""
 
 import warnings
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from tetravit.runs import train as run
 from tetravit.runs.evaluate import Result, Split
 from tetravit.runs.evaluate import evaluate as score
 
-EXPORTED = (".onnx", ".pt2", ".xml")  # endings of files that `export` writes
+EXPORTED = (".onnx", ".pt2", ".xml")  # extensions of exported files
 
 if TYPE_CHECKING:
     from tetravit.predictors.parts.predictions import Prediction, Predictions
@@ -36,12 +36,12 @@ def train(
     """Run a recipe, or continue a run.
 
     Args:
-        recipe: a name from `tetravit list recipes`, a TOML file, or a `Recipe`; None with `resume`: that of
-            the run.
+        recipe: a name from `tetravit list recipes`, a TOML file, or a `Recipe`; None with `resume`: the recipe of
+            that run.
         run_dir: the folder of the run; None: a new folder below `runs`.
         resume: the folder of a run to continue.
-        dry_run: check everything and print the plan, train nothing.
-        log: trackers to feed: "tensorboard", "wandb", "mlflow".
+        dry_run: check everything and print the plan, without training.
+        log: experiment trackers: "tensorboard", "wandb", "mlflow".
         overrides: changes to the recipe: epochs=5, optim={"lr": 1e-3}, **{"data.root": "images"}.
 
     Returns:
@@ -49,7 +49,7 @@ def train(
 
     Raises:
         ValueError: in one line, for anything in the recipe that is unknown or not possible.
-    """
+    ValueError: in one line, for an unknown or impossible setting of the recipe.
     changes = as_overrides(overrides)
     chosen = recipe if isinstance(recipe, Recipe) else None
     if isinstance(recipe, str | Path):
@@ -69,11 +69,11 @@ def evaluate(
     accept_license: bool = False,
     **overrides: Any,
 ) -> Result:
-    """Score weights on the data of their own run, or on other data.
+    """Score weights on their own data set, or on other data.
 
     Args:
         weights: a weights file, a run folder, NAME.TAG of published weights.
-        split: which part of the data.
+        split: split of the data set.
         device: auto, cpu, cuda, cuda:N or mps.
         accept_license: accept a licence that forbids commercial use; once per licence.
         overrides: changes to the recipe of the weights: data={"root": "images"}.
@@ -90,20 +90,20 @@ def predict(
     """Predict images.
 
     Args:
-        model: a model as `load` gives it, or what `load` takes; a file that `export` wrote.
-        images: a file, a Pillow image, an array (Hi, Wi, 3) or a tensor (3, Hi, Wi), or a list of them; a folder, a
-            shell pattern.
+        model: a model from `load`, or a source for `load`; an exported file.
+        images: a file, a Pillow image, an array (Hi, Wi, 3) or a tensor (3, Hi, Wi), or a list of them; a folder, or
+            a shell pattern.
         accept_license: accept a licence that forbids commercial use; once per licence.
-        trust: run an exported file that can hold code, of torch and AOTInductor (.pt2).
-        options: those of `tetravit predict` for such a model (`topk`, `threshold`, `window`, ...), `batch_size` and
+        trust: allow an exported file that can hold code (.pt2 of torch and AOTInductor).
+        options: options of `tetravit predict` for such a model (`topk`, `threshold`, `window`, ...), `batch_size` and
             `device`.
 
     Returns:
-        A prediction for a single image, a list of them for everything else. `.draw()` gives a Pillow image,
-        `.to_dict()` plain data; a notebook shows the picture.
+        A prediction for a single image, otherwise a list of predictions. `.draw()` returns a Pillow image,
+        `.to_dict()` plain data; a notebook displays the picture.
 
     Raises:
-        ValueError: for weights or a single image that cannot be read, an unknown option or a value out of range.
+        ValueError: for unreadable weights or a single unreadable image, an unknown option or a value out of range.
     """
     if isinstance(model, str | Path) and Path(model).suffix in EXPORTED and Path(model).is_file():
         from tetravit.exports import load_program
@@ -126,29 +126,29 @@ def explain(
     accept_license: bool = False,
     **options: Any,
 ) -> Explanation:
-    """What a model attends to, or what a score depends on, as maps.
+    """Attention or attribution maps of a model.
 
     Args:
-        model: a model as `load` gives it, or what `load` takes. An optimised model is explained by its plain one.
-        image: a file, a Pillow image, an array (Hi, Wi, 3) or a tensor (3, Hi, Wi); None for methods of weights
-            alone.
+        model: a model from `load`, or a source for `load`. For an optimised model the plain model is explained.
+        image: a file, a Pillow image, an array (Hi, Wi, 3) or a tensor (3, Hi, Wi); None for methods that use only
+            weights.
         method: of `tetravit.explainers.EXPLAIN`: "class-attention", "rollout", "gradcam", ...
-        layer: a module of the backbone, or its number among the method's layers; None: the method's choice.
+        layer: a module of the backbone, or its index among the method's layers; None: the method's default.
         head: one head of the maps; None: all.
-        query: x, y of a pixel of the picture, whose attention is shown.
-        class_: a class by number or name; None: the predicted one.
-        size: the short side in pixels at which the whole picture is given to the model, or "own" for its own size;
-            None: resized and cropped as the weights were trained.
+        query: x, y of the pixel whose attention is shown.
+        class_: a class by index or name; None: the predicted one.
+        size: resize the short side to this many pixels without a crop, or "own" for the picture's size; None: the
+            preprocessing of the weights, with its crop.
         accept_license: accept a licence that forbids commercial use; once per licence.
-        options: those of the method.
+        options: of the method.
 
     Returns:
-        `.maps` are records, `.draw()` gives a Pillow image, `.on_picture()` an array, `.to_dict()` plain data;
+        `.maps` are records, `.draw()` returns a Pillow image, `.on_picture()` an array, `.to_dict()` plain data;
         `.save(folder)` writes the raw values.
 
     Raises:
-        ValueError: in one line, for a method without meaning for the model, a layer, head, class or option that does
-            not exist, a query outside of the picture.
+        ValueError: in one line, for a method that does not apply to the model, an unknown layer, head, class or
+            option, or a query outside the picture.
     """
     loaded = load(model, accept_license=accept_license) if isinstance(model, str | Path) else model
     explanation = explain_with(

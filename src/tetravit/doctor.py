@@ -1,6 +1,6 @@
-"""What is installed and whether it fits together: versions, devices, extras, caches.
+"""Check the installation: versions, devices, extras, caches.
 
-PyTorch is examined in a process of its own, so that a broken installation is a line in the table.
+PyTorch is imported in a subprocess, so that a broken installation becomes a line in the table.
 """
 
 import json
@@ -39,7 +39,7 @@ APART = 15
 
 @dataclass(frozen=True)
 class Line:
-    """One row of the table. cure: a command or sentence; empty where nothing is wrong."""
+    """One row of the table. cure: a command or sentence; empty if there is no problem."""
 
     item: str
     value: str
@@ -48,7 +48,7 @@ class Line:
 
 
 def examine() -> list[Line]:
-    """Examine this installation; the lines with a `problem` are what is wrong."""
+    """Check this installation; lines with a `problem` need attention."""
     facts = run_probe()
     lines = [
         Line("tetravit", _version("tetravit")),
@@ -64,7 +64,7 @@ def examine() -> list[Line]:
 
 
 def run_probe() -> dict[str, Any]:
-    """Facts about torch and torchvision from a process of its own; `error` where it fails."""
+    """Facts about torch and torchvision from a subprocess; `error` if it fails."""
     try:
         done = subprocess.run(
             [sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=SECONDS, check=False
@@ -92,7 +92,7 @@ def torch_line(facts: dict[str, Any]) -> Line:
 
 
 def torchvision_line(torch: str, torchvision: str, facts: dict[str, Any]) -> Line:
-    """Whether torchvision is the release that belongs to this torch, and its operators work."""
+    """Whether torchvision is the release for this torch, and its operators work."""
     match, partner = re.match(r"2\.(\d+)", torch), re.match(r"0\.(\d+)", torchvision)
     problem = ""
     wanted = f"0.{int(match[1]) + APART}" if match else ""
@@ -107,7 +107,7 @@ def torchvision_line(torch: str, torchvision: str, facts: dict[str, Any]) -> Lin
 
 
 def device_line(facts: dict[str, Any]) -> Line:
-    """The accelerators that torch can use, or why there is none."""
+    """The accelerators available to torch, or why there is none."""
     if facts["devices"]:
         bf16 = ", bf16" if facts["bf16"] else ""
         return Line("device", f"{', '.join(facts['devices'])}{bf16}")
@@ -122,13 +122,13 @@ def device_line(facts: dict[str, Any]) -> Line:
 
 
 def threads_line(threads: int) -> Line:
-    """Threads of torch, and what limits them."""
+    """Threads of torch, and the limit on them."""
     limit = os.environ.get("OMP_NUM_THREADS")
     return Line("threads", f"{threads}" + (f" (OMP_NUM_THREADS={limit})" if limit else ""))
 
 
 def extra_lines() -> list[Line]:
-    """The optional parts of this package: which are installed, and how to install the others."""
+    """The extras of this package: installed versions, or how to install them."""
     lines = []
     for extra, packages in sorted(extras().items()):
         missing = [name for name in packages if _version(name) == MISSING]
@@ -140,7 +140,7 @@ def extra_lines() -> list[Line]:
 
 
 def extras() -> dict[str, list[str]]:
-    """The extras for users by name, with the packages of each."""
+    """Extras for users, with the packages of each."""
     table: dict[str, list[str]] = {}
     for text in requires("tetravit") or []:
         name = re.match(r"[\w.-]+", text)
@@ -151,7 +151,7 @@ def extras() -> dict[str, list[str]]:
 
 
 def cache_lines() -> list[Line]:
-    """The folders where this package keeps files, with their sizes."""
+    """The cache folders of this package, with their sizes."""
     from tetravit.weights.store import home
 
     folder = home()

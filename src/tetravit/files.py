@@ -1,4 +1,4 @@
-"""Files that appear whole and on disk, or not at all; a lock that a dead process does not keep."""
+"""Atomic file writes, and a lock that is released when its process dies."""
 
 import hashlib
 import json
@@ -12,13 +12,13 @@ from typing import Any, BinaryIO
 
 try:
     import fcntl
-except ImportError:  # Windows: two processes may write the same file one after the other; each write is whole
+except ImportError:  # Windows: no lock: concurrent writes follow each other, each is atomic
     fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
 def atomic(path: str | Path) -> Iterator[BinaryIO]:
-    """Write a file beside `path` and put it in its place, on disk, when the block ends without an error."""
+    """Write a temporary file beside `path`, flush it to disk and rename it, if the block ends without an error."""
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -35,18 +35,18 @@ def atomic(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a whole file in place of another, or leave the other one whole."""
+    """Replace a file atomically."""
     with atomic(path) as file:
         file.write(data)
 
 
 def write_json(path: Path, table: Mapping[str, Any]) -> None:
-    """Write a small JSON file, whole or not at all."""
+    """Write a small JSON file atomically."""
     replace_file(path, json.dumps(table, indent=1).encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a small JSON file; {} where there is none, or it is damaged."""
+    """The object in a small JSON file; {} if it is missing or damaged."""
     try:
         table = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -55,9 +55,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_file(path: Path, data: bytes) -> dict[str, Any]:
-    """Write a file in place and flush it to the disk; returns its size in `bytes` and its `sha256`.
+    """Write a file in place and flush it to disk; returns its size in `bytes` and its `sha256`.
 
-    For files inside a folder that is renamed once it is complete; elsewhere use `replace_file`.
+    For files in a folder that is renamed once it is complete; elsewhere use `replace_file`.
     """
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o644)
     try:
@@ -71,7 +71,7 @@ def write_file(path: Path, data: bytes) -> dict[str, Any]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush the names inside a folder to the disk, so that a rename survives a power cut; nothing on Windows."""
+    """Flush a folder's entries to disk, so that a rename survives a power failure; no effect on Windows."""
     if sys.platform == "win32":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -83,10 +83,9 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def exclusive(file: int, on_wait: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """One process at a time holds the lock of an open file; the system frees the lock of a process that dies.
+    """An exclusive lock on an open file; the system releases it when the process dies.
 
-    Where the system or the file system has no locks, nothing is locked. on_wait: called once if
-    another process holds the lock.
+    No effect if the system or the file system has no locks. on_wait: called once if another process holds the lock.
     """
     if fcntl is not None:
         with suppress(OSError):
@@ -99,9 +98,9 @@ def exclusive(file: int, on_wait: Callable[[], object] = lambda: None) -> Iterat
 
 
 def try_lock(file: int) -> bool:
-    """Take the lock of an open file unless another process holds it; returns whether this one may go on.
+    """Take the lock of an open file unless another process holds it; returns whether it was taken.
 
-    The lock ends when the file is closed. Where the system has no locks, it is always free.
+    The lock is released when the file is closed. On systems without locks it is always free.
     """
     if fcntl is None:
         return True
@@ -113,10 +112,10 @@ def try_lock(file: int) -> bool:
 
 
 def check_room(folder: Path, needed_mib: float) -> None:
-    """Refuse a folder that cannot be written, or whose disk lacks the room, before any work is done.
+    """Check that a folder is writable and its disk has enough space, before any work is done.
 
     Raises:
-        ValueError: naming the folder and the reason.
+        ValueError: with the folder and the cause.
     """
     probe = folder / ".probe"
     made = [p for p in (folder, *folder.parents) if not p.exists()]
@@ -138,10 +137,10 @@ def check_room(folder: Path, needed_mib: float) -> None:
 
 
 def _remove(probe: Path, made: list[Path]) -> None:
-    """Remove the probe and the folders made for it; the run makes them again when it starts."""
+    """Remove the probe file and the folders created for it; the run creates them again."""
     try:
         probe.unlink(missing_ok=True)
         for folder in made:
             folder.rmdir()
     except OSError:
-        return  # nothing was made, or something else moved in meanwhile
+        return  # nothing was created, or the folder is not empty

@@ -1,27 +1,27 @@
-"""Progress in a notebook: a bar of plain HTML that is replaced in place. No widgets, no scripts, no requests."""
+"""Progress bar in a notebook: plain HTML, updated in place, without widgets, scripts or requests."""
 
 import html
 import sys
 import time
 from typing import Any
 
-INTERVAL_S = 0.25  # between two updates
+INTERVAL_S = 0.25  # between updates
 
 
 def in_notebook() -> bool:
-    """Whether this process is the kernel of a notebook (Jupyter, VS Code, Colab)."""
+    """Whether this process is a notebook kernel (Jupyter, VS Code, Colab)."""
     ipython: Any = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
     return getattr(shell, "kernel", None) is not None
 
 
 class NotebookBar:
-    """A bar below the cell that runs; its last state stays.
+    """A progress bar below the running cell; its last state remains.
 
     Args:
-        total: what is to be done; None: not known yet.
-        done: of it at the start.
-        text: beside the bar.
+        total: number of items; None: not known yet.
+        done: initial count.
+        text: label of the bar.
     """
 
     def __init__(self, total: int | None = None, done: int = 0, text: str = "") -> None:
@@ -32,7 +32,7 @@ class NotebookBar:
         self._shown = time.monotonic()
 
     def update(self, done: int | None = None, text: str | None = None, total: int | None = None) -> None:
-        """Show what has changed, four times a second at most."""
+        """Update the bar, at most four times per second."""
         self.done = self.done if done is None else done
         self.text = self.text if text is None else text
         self.total = self.total if total is None else total
@@ -40,7 +40,7 @@ class NotebookBar:
             self._show()
 
     def stop(self) -> None:
-        """Show the last state."""
+        """Show the final state."""
         self._show()
 
     def _show(self) -> None:

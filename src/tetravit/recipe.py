@@ -1,4 +1,4 @@
-"""A run as typed data: read a TOML recipe, apply overrides, check every name and type, write it back."""
+"""Recipes as typed data: parse TOML, apply overrides, check every name and type, write TOML."""
 
 import inspect
 import json
@@ -52,7 +52,7 @@ Side = Annotated[int, Field(ge=32)]
 
 
 class ModelConfig(BaseModel):
-    """The `[model]` section: a model by name, and what is changed about it."""
+    """The `[model]` section: a model by name, and its options."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -62,7 +62,7 @@ class ModelConfig(BaseModel):
     )
     head: str | None = Field(
         default=None,
-        description="Head of a detector or segmenter; `tetravit list heads`; unset: its usual one.",
+        description="Head of a detector or segmenter; `tetravit list heads`; unset: the default.",
     )
     head_options: Options = Field(
         default_factory=dict, description="Other arguments of the head's constructor."
@@ -70,7 +70,7 @@ class ModelConfig(BaseModel):
     weights: str | None = Field(
         default=None,
         description="A file, a run folder, or the tag of published weights (in1k) to start from; unset: random"
-        " weights. A head for another number of classes is made anew; positions and windows are fitted to"
+        " weights. The head is initialised anew for another number of classes; positions and windows are resized to"
         " data.image_size.",
     )
     backbone_weights: str | None = Field(
@@ -79,13 +79,13 @@ class ModelConfig(BaseModel):
     )
     image_size: Side | tuple[Side, Side] | None = Field(
         default=None,
-        description="Pixels, or [height, width], that positions and windows of a detector or segmenter are set up"
-        " for; unset: the model's own.",
+        description="Image size, in pixels or [height, width], for positions and windows of a detector or segmenter;"
+        " unset: that of the model.",
     )
     freeze: Annotated[int, Field(ge=0)] | Literal["backbone"] = Field(
         default=0,
-        description="Groups of the backbone's stages(), stem first, that do not train; backbone: all of it, so that"
-        " only the head learns (a linear probe).",
+        description="Number of frozen groups of the backbone's stages(), stem first; backbone: all of them, so that"
+        " only the head trains (a linear probe).",
     )
     options: Options = Field(
         default_factory=dict, description="Other arguments of the backbone's constructor (depth, ...)."
@@ -98,10 +98,10 @@ class ModelConfig(BaseModel):
 
 
 class Recipe(BaseModel):
-    """A whole recipe: everything that determines a run.
+    """A whole recipe: every setting of a run.
 
-    notes: what `load` adapted to overrides, a line each. origins: where a key was set, by its dotted name; keys
-    that are not in it have their default.
+    notes: adaptations of other values to overrides, one line each. origins: where a key was set, by its dotted name;
+    missing keys have their default.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -110,8 +110,8 @@ class Recipe(BaseModel):
     steps: int | None = Field(default=None, ge=1, description="Length of the run in steps; or epochs.")
     scale_epochs: bool = Field(
         default=False,
-        description="Divide epochs by data.options.fraction: a run on a part of the images takes as many steps as"
-        " one on all of them.",
+        description="Divide epochs by data.options.fraction: a run on a subset has as many steps as one on all"
+        " images.",
     )
     task: SerializeAsAny[TaskConfig]
     evaluate: SerializeAsAny[ProtocolConfig] = Field(default_factory=ProtocolConfig, validate_default=True)
@@ -124,7 +124,7 @@ class Recipe(BaseModel):
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
     def __eq__(self, other: object) -> bool:
-        """Whether two recipes set the same; where it was set does not count."""
+        """Whether two recipes have equal settings, whatever their origins."""
         return isinstance(other, Recipe) and self.__dict__ == other.__dict__
 
     __hash__ = None  # type: ignore[assignment]
@@ -138,20 +138,20 @@ class Recipe(BaseModel):
         return self._origins
 
     def total_epochs(self, steps_per_epoch: int) -> int:
-        """How many epochs the run takes; the last one may end early."""
+        """Number of epochs of the run; the last one may end early."""
         if self.steps is not None:
             return -(-self.steps // steps_per_epoch)
         fraction = self.data.options.get("fraction", 1.0) if self.scale_epochs else 1.0
         return max(1, round((self.epochs or 0) / fraction))
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """How many optimisation steps the run takes."""
+        """Number of optimizer steps of the run."""
         return self.steps or self.total_epochs(steps_per_epoch) * steps_per_epoch
 
     @field_validator("task", mode="before")
     @classmethod
     def _task(cls, section: Any) -> Any:
-        """The section is read by the task that it names."""
+        """Parse the section by the task it names."""
         if isinstance(section, TaskConfig) or not isinstance(section, Mapping) or "name" not in section:
             return section
         name = section["name"]
@@ -162,9 +162,9 @@ class Recipe(BaseModel):
     @field_validator("evaluate", mode="before")
     @classmethod
     def _evaluate(cls, section: Any, info: ValidationInfo) -> Any:
-        """The section is read by the protocol that it names, or by the usual one of the task."""
+        """Parse the section by the protocol it names, or by the default protocol of the task."""
         task = info.data.get("task")
-        if task is None:  # the task is wrong, and that error is reported
+        if task is None:  # an error of the task section is reported instead
             return ProtocolConfig()
         if isinstance(section, ProtocolConfig):
             section = section.model_dump(mode="json")
@@ -216,14 +216,14 @@ def _check_length(recipe: "Recipe") -> None:
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file, apply `section.key=value` overrides, check every name and type.
+    """Load a recipe file, apply `section.key=value` overrides, check every name and type.
 
-    A `[variants.NAME]` table in the file holds what the source changes for that model only. It counts more
-    than the rest of the file and less than an override.
+    A `[variants.NAME]` table in the file contains the changes for one model. It takes precedence over the rest of the
+    file, but not over overrides.
 
     Raises:
-        ValueError: in one line, for a file that cannot be parsed, or an unknown key or name in it.
-        OSError: if there is no such file.
+        ValueError: in one line, for invalid TOML, or an unknown key or name.
+        OSError: if the file does not exist.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -233,7 +233,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def loads(text: str, overrides: Sequence[str] = (), *, name: str = "The recipe") -> Recipe:
-    """`load` from a text; `name` is used in messages.
+    """`load` from a text; `name`: for messages.
 
     Raises:
         ValueError: as `load`.
@@ -261,10 +261,10 @@ def loads(text: str, overrides: Sequence[str] = (), *, name: str = "The recipe")
 
 
 def validated(table: Mapping[str, Any]) -> Recipe:
-    """A table as read from TOML -> a recipe.
+    """A parsed TOML table -> a recipe.
 
     Raises:
-        ValueError: in one line, with the dotted path of the first thing that is wrong.
+        ValueError: in one line, with the dotted path of the first error.
     """
     try:
         return Recipe.model_validate_json(json.dumps(_with_channels(table), default=str), strict=True)
@@ -273,7 +273,7 @@ def validated(table: Mapping[str, Any]) -> Recipe:
 
 
 def _with_channels(table: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The table with data.channels as the model takes them, where model.options.in_chans says so.
+    """The table with data.channels set to model.options.in_chans, if that is given.
 
     Raises:
         ValueError: if both are given and differ.
@@ -291,12 +291,12 @@ def _with_channels(table: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def dump(recipe: Recipe) -> str:
-    """Write the recipe with every default filled in; `load` reads it back to an equal one."""
+    """The recipe as TOML with every default written out; `load` reads it back to an equal one."""
     return tomli_w.dumps(recipe.model_dump(mode="json", exclude_none=True))
 
 
 def list_recipes() -> dict[str, Path]:
-    """The recipes that come with the package, by name ("xcit/imagenet")."""
+    """The recipes of the package, by name ("xcit/imagenet")."""
     root = Path(str(files("tetravit") / "recipes"))
     return {p.relative_to(root).with_suffix("").as_posix(): p for p in sorted(root.rglob("*.toml"))}
 
@@ -305,7 +305,7 @@ def find(name_or_path: str | Path) -> Path:
     """The file of a recipe: one of `list_recipes()`, or a path.
 
     Raises:
-        ValueError: if there is neither.
+        ValueError: if neither exists.
     """
     path, known = Path(name_or_path), list_recipes()
     if str(name_or_path) in known:
@@ -318,7 +318,7 @@ def find(name_or_path: str | Path) -> Path:
 
 
 def _head_options(name: str) -> Collection[str] | None:
-    """What the constructor of a head takes beside its fixed arguments; None: there is no such head."""
+    """Constructor options of a head besides its fixed arguments; None: unknown head."""
     row = HEADS.get(name)
     return None if row is None else [p for p in inspect.signature(row).parameters if p not in FIXED]
 
@@ -328,7 +328,7 @@ def _same_model(a: str, b: str) -> bool:
 
 
 def sections() -> dict[str, list[type[BaseModel]]]:
-    """The sections of a recipe, each with the classes that may read it."""
+    """The sections of a recipe, each with its possible classes."""
     sets: dict[str, list[type[BaseModel]]] = {}
     for name, info in Recipe.model_fields.items():
         if name == "task":
@@ -354,7 +354,7 @@ def known_keys() -> list[tuple[str, Any]]:
 
 @dataclass(frozen=True)
 class Entry:
-    """One key of a recipe. origin: recipe, variant, command line or default. description: what the key means."""
+    """One key of a recipe. origin: recipe, variant, command line or default. description: of the key."""
 
     key: str
     value: Any
@@ -363,7 +363,7 @@ class Entry:
 
 
 def entries(recipe: Recipe) -> list[Entry]:
-    """Every key of a recipe, with its value, where that was set, and what it means; sections in order."""
+    """Every key of a recipe, with value, origin and description; sections in order."""
     rows: list[Entry] = []
     for name, info in type(recipe).model_fields.items():
         value = getattr(recipe, name)
@@ -378,7 +378,7 @@ def entries(recipe: Recipe) -> list[Entry]:
 
 
 def describe(key: str) -> list[tuple[str, str]]:
-    """What a dotted key, or every key of a section, means; several where tasks or protocols differ.
+    """Descriptions of a dotted key, or of every key of a section; several if tasks or protocols differ.
 
     Returns:
         Pairs of key and description; none for an unknown key.
@@ -394,7 +394,7 @@ def describe(key: str) -> list[tuple[str, str]]:
 
 
 def _origin(recipe: Recipe, path: str) -> str:
-    """Of a key, or of the keys of a table below it: the last that set one."""
+    """Origin of a key, or of the keys of a table below it: the last one that set a value."""
     order = ("default", "recipe", "variant", "command line")
     given = [o for key, o in recipe.origins.items() if key == path or key.startswith(f"{path}.")]
     return max(given, key=order.index, default="default")

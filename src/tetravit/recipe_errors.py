@@ -1,4 +1,4 @@
-"""Errors of a recipe: from pydantic's words to one line that names the key, what it takes and what it got."""
+"""Errors of a recipe: convert pydantic's errors into one line with the key, the allowed and the given value."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from tetravit.registry import SYNONYMS, suggestion
 
-Keys = Sequence[tuple[str, Any]]  # the dotted keys of a recipe, each with its type
+Keys = Sequence[tuple[str, Any]]  # dotted keys of a recipe with their types
 
 TYPES = {
     "int_type": "int",
@@ -31,7 +31,7 @@ BOUNDS = {
 
 
 def message(error: ValidationError, table: Mapping[str, Any], keys: Keys) -> str:
-    """The first error, in one line; unknown keys count before missing ones."""
+    """The first error, in one line; unknown keys take precedence over missing ones."""
     errors = error.errors(include_url=False)
     errors.sort(key=lambda e: e["type"] == "missing")
     first = errors[0]
@@ -65,7 +65,7 @@ def message(error: ValidationError, table: Mapping[str, Any], keys: Keys) -> str
 
 
 def _path(loc: Sequence[int | str]) -> str:
-    """The dotted path of an error without pydantic's marks for the members of a union."""
+    """The dotted path of an error, without pydantic's tags for members of a union."""
     parts = [str(part) for part in loc]
     marked = len(loc) > 2 and isinstance(loc[2], str) and loc[1] != "options"
     return ".".join(parts[:2] if marked else parts)
@@ -79,10 +79,10 @@ def _given(table: Mapping[str, Any], path: str) -> Any:
 
 
 def _near_key(path: str, keys: Keys) -> str:
-    """The same key of another section, or the nearest of this one."""
+    """A suggestion: the same key in another section, or the nearest key of this section."""
     known = list(dict.fromkeys(name for name, _ in keys))
     section, _, key = path.rpartition(".")
-    if path in known:  # the sections task and evaluate differ by their name
+    if path in known:  # keys of task and evaluate depend on their name
         chosen = {"task": "task.name", "evaluate": "evaluate.protocol"}.get(section, section)
         return f" Another {chosen} takes it."
     elsewhere = [name for name in known if name.rpartition(".")[2] == key]
@@ -95,7 +95,7 @@ def _near_key(path: str, keys: Keys) -> str:
 
 
 def _choices(path: str, keys: Keys) -> list[Any]:
-    """The values of a closed choice, also inside a union."""
+    """The values of a Literal, also inside a union."""
     annotations = [annotation for name, annotation in keys if name == path]
     parts = [part for a in annotations for part in (a, *get_args(a)) if get_origin(part) is Literal]
     return list(dict.fromkeys(c for part in parts for c in get_args(part)))

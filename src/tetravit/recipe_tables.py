@@ -1,6 +1,6 @@
-"""Tables of a recipe before they are checked: overrides, merging, and the length of the run.
+"""Recipe tables before validation: overrides, merging, and the length of the run.
 
-An override of epochs or steps replaces the other, and the warm-up is fitted to it.
+An override of epochs or steps replaces the other one, and the warm-up is adapted.
 """
 
 import json
@@ -13,10 +13,10 @@ Table = dict[str, Any]
 
 
 def fitted_length(table: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[Table, tuple[str, ...]]:
-    """A recipe's table fitted to a length in `changes`, and a line about each value that is fitted.
+    """Adapt a recipe's table to a length in `changes`; returns it with a line per adapted value.
 
-    Epochs replace steps and the reverse. A warm-up or cooldown that is not in `changes` itself keeps its share of
-    the run where it would no longer fit, or where its unit is no longer that of the run.
+    Epochs replace steps and vice versa. A warm-up or cooldown not set in `changes` keeps its share of the run if it
+    would no longer fit, or if its unit is not that of the run.
     """
     table, notes = dict(table), []
     given = [key for key in ("epochs", "steps") if key in changes]
@@ -59,7 +59,7 @@ def _counts(value: Any) -> bool:
 
 
 def as_overrides(table: Mapping[str, Any], above: str = "") -> list[str]:
-    """A table of changes, nested or by dotted keys -> overrides as the command line has them: section.key=value."""
+    """A table of changes, nested or with dotted keys -> command-line overrides: section.key=value."""
     changes: list[str] = []
     for key, value in table.items():
         if isinstance(value, Mapping):
@@ -71,7 +71,7 @@ def as_overrides(table: Mapping[str, Any], above: str = "") -> list[str]:
 
 
 def split(override: str) -> tuple[list[str], Any]:
-    """`section.key=value` -> keys and the value as TOML reads it, or else as a bare string."""
+    """Parse `section.key=value` into keys and a TOML value, or else a bare string."""
     path, equals, text = override.partition("=")
     keys = [key.strip() for key in path.split(".")]
     if not equals or not all(keys):
@@ -84,7 +84,7 @@ def split(override: str) -> tuple[list[str], Any]:
 
 
 def as_written(override: str, known: Iterable[tuple[str, Any]]) -> tuple[list[str], Any]:
-    """`split`, where a key that takes text gets it as it is written: 2024, 1e5 and true are names of folders too.
+    """`split`, but keys of type text get the text as written: 2024, 1e5 and true may be folder names.
 
     known: every key with its type.
     """
@@ -110,7 +110,7 @@ def put(table: Table, keys: Sequence[str], value: Any) -> None:
 
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Table:
-    """Both tables in one; where both have a value, `above` counts. Its other tables are joined."""
+    """Merge two tables; values of `above` take precedence, tables are merged recursively."""
     result = dict(below)
     for key, value in above.items():
         under = result.get(key)
@@ -120,7 +120,7 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Table:
 
 
 def without_foreign_options(table: Table, changes: Table) -> Table:
-    """A table as read, less the options of a data set or a protocol that the changes replace by another."""
+    """The table without options of a data set or a protocol that the changes replace by another."""
     old, new = _pair(table, changes, "data")
     if new.get("name", old.get("name")) != old.get("name"):
         table = {**table, "data": {key: value for key, value in old.items() if key != "options"}}
@@ -133,9 +133,9 @@ def without_foreign_options(table: Table, changes: Table) -> Table:
 def without_head_options(
     table: Table, changes: Table, takes: Callable[[str], Collection[str] | None]
 ) -> tuple[Table, tuple[str, ...]]:
-    """A table as read, less the head options that the head named in the changes does not have, and a line about them.
+    """The table without head options unknown to the head in the changes, and a line about them.
 
-    takes: the options of a head; None: there is no such head.
+    takes: options of the head; None: unknown head.
     """
     old, new = _pair(table, changes, "model")
     options, head = old.get("head_options"), new.get("head")
@@ -153,7 +153,7 @@ def without_head_options(
 
 
 def _pair(table: Table, changes: Table, section: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """A section of both tables; empty where one does not have it."""
+    """A section of both tables; empty if it is missing."""
     old, new = table.get(section), changes.get(section)
     return (old if isinstance(old, Mapping) else {}), (new if isinstance(new, Mapping) else {})
 
@@ -165,7 +165,7 @@ def model_name(table: Mapping[str, Any]) -> str | None:
 
 
 def leaves(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The dotted keys of a table that hold values; an empty table is one."""
+    """The dotted keys with values in a table; an empty table counts as a value."""
     for key, value in table.items():
         if isinstance(value, Mapping) and value:
             yield from leaves(value, f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""Menus: a folder offers names, each module in it adds rows."""
+"""Menus: each module in a folder adds rows to the folder's table."""
 
 import ast
 import difflib
@@ -18,17 +18,17 @@ Row = TypeVar("Row")
 def discover(package: str, table: str, *, only: str | None = None) -> dict[str, Any]:
     """Merge the dict named `table` of every module directly inside `package`; other modules are not imported.
 
-    only: import the modules alone whose sources have this name in quotes, which is quicker.
+    only: import only modules whose source contains this name in quotes, which is faster.
 
     Raises:
-        ValueError: if two modules offer the same name.
+        ValueError: if two modules define the same name.
     """
     menu: dict[str, Any] = {}
     source: dict[str, str] = {}
     for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
         source_text = _source(info, f"{package}.{info.name}")
         if not re.search(rf"^{table}\b", source_text, re.M):
-            continue  # no table of this name
+            continue  # the module has no such table
         if only is not None and f'"{only}"' not in source_text:
             continue
         module = importlib.import_module(f"{package}.{info.name}")
@@ -40,17 +40,17 @@ def discover(package: str, table: str, *, only: str | None = None) -> dict[str, 
 
 
 def pick(menu: Mapping[str, Row], name: str, kind: str) -> Row:
-    """The row called `name`, or an error that suggests the nearest one.
+    """The row called `name`, or an error with the nearest name.
 
     Raises:
-        ValueError: if no row has that name; `kind` says what was looked for ("model", "recipe", ...).
+        ValueError: for an unknown name; `kind` is used in the message ("model", "recipe", ...).
     """
     if name in menu:
         return menu[name]
     raise ValueError(f"Unknown {kind} {name!r}.{suggestion(name, menu)}")
 
 
-# Names of the keys of a recipe in other programs.
+# Synonyms of recipe keys in other programs.
 SYNONYMS = {
     "accumulation_steps": "run.accumulate",
     "amp": "run.precision",
@@ -84,7 +84,7 @@ SYNONYMS = {
 
 
 def suggestion(name: str, names: Iterable[str]) -> str:
-    """` Did you mean 'x'?` with the nearest of `names`, or where none is near, what there is."""
+    """` Did you mean 'x'?` with the nearest of `names`, or a list of the names."""
     names = list(names)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if near:
@@ -96,9 +96,9 @@ def suggestion(name: str, names: Iterable[str]) -> str:
 
 @dataclass(frozen=True)
 class Outline:
-    """A row of a menu as its source describes it: its docstring, or that of its module.
+    """A row of a menu parsed from its source: its docstring, or that of its module.
 
-    options: its arguments, "width: int = 256", in order; None: inherited from a class outside this package.
+    options: its arguments, "width: int = 256", in order; None: inherited from outside this package.
     """
 
     about: str
@@ -106,9 +106,9 @@ class Outline:
 
 
 def outlines(package: str, table: str) -> dict[str, Outline]:
-    """The rows of a menu, read from the sources of its modules; nothing heavy is imported.
+    """The rows of a menu, parsed from the sources of its modules without importing them.
 
-    A module whose table is no literal of classes, functions and calls of them is imported instead.
+    A module whose table is not a literal of classes, functions and calls is imported instead.
     """
     spec = importlib.util.find_spec(package)
     folders = list(spec.submodule_search_locations or ()) if spec else []
@@ -126,7 +126,7 @@ def outlines(package: str, table: str) -> dict[str, Outline]:
 
 
 def outline(row: Any) -> Outline:
-    """The same of an imported row: a class, a function, a partial of one, or an object."""
+    """The same for an imported row: a class, a function, a partial, or an object."""
     row = getattr(row, "func", row)
     if not isinstance(row, type) and not inspect.isroutine(row):
         return Outline(inspect.getdoc(type(row)) or "")
@@ -142,7 +142,7 @@ def _source(info: pkgutil.ModuleInfo, name: str) -> str:
 
 
 def _outlined(module: ast.Module, table: str) -> dict[str, Outline] | None:
-    """The rows of the literal `table`; None where it is something else, {} where there is none."""
+    """The rows of the literal `table`; None if it is not a literal, {} if it is missing."""
     things = _things(module)
     for node in module.body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
@@ -174,7 +174,7 @@ def _things(module: ast.Module) -> dict[str, ast.ClassDef | ast.FunctionDef]:
 
 
 def _constructor(thing: ast.ClassDef, module: ast.Module) -> tuple[str, ...] | None:
-    """Arguments of `__init__`, also of one that a class of this package hands down."""
+    """Arguments of `__init__`, also if inherited from a class of this package."""
     for node in thing.body:
         if isinstance(node, ast.FunctionDef) and node.name == "__init__":
             return _arguments(node)
@@ -194,7 +194,7 @@ def _constructor(thing: ast.ClassDef, module: ast.Module) -> tuple[str, ...] | N
 
 
 def _imported(module: ast.Module, name: str) -> ast.Module | None:
-    """The module of this package that `name` is imported from."""
+    """The module of this package from which `name` is imported."""
     package, _, _ = __name__.partition(".")
     for node in module.body:
         if isinstance(node, ast.ImportFrom) and name in (alias.name for alias in node.names):
@@ -206,7 +206,7 @@ def _imported(module: ast.Module, name: str) -> ast.Module | None:
 
 
 def _arguments(function: ast.FunctionDef) -> tuple[str, ...]:
-    """Arguments but `self`, in order, each with its type and default."""
+    """Arguments without `self`, in order, each with its type and default."""
     args = function.args
     plain = [*args.posonlyargs, *args.args]
     defaults: list[ast.expr | None] = [None] * (len(plain) - len(args.defaults)) + list(args.defaults)

@@ -1,9 +1,9 @@
 """COCO's run-length encoding (RLE) of masks.
 
-Run lengths (`counts`) count pixels in column-major order, background and foreground in turn, background first.
-`encode_rle` compresses them to the ASCII string of COCO files, `decode_rle` reads it back.
+Run lengths (`counts`) count pixels in column-major order, alternating background and foreground, background first.
+`encode_rle` compresses them to the ASCII string of COCO files, `decode_rle` is its inverse.
 
-Source: the formats of the COCO API (cocodataset/cocoapi, common/maskApi.c), which the results equal bit for bit.
+Source: the formats of the COCO API (cocodataset/cocoapi, common/maskApi.c), with bitwise equal results.
 """
 
 import numpy as np

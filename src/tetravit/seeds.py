@@ -1,16 +1,15 @@
-"""Stateless random numbers: those of a step are a function of the seed and of its position alone.
+"""Stateless random numbers: functions of the seed and the position only.
 
-What is drawn for a sample (stochastic depth, dropout, denoising) follows from (seed, step, place), where the place is
-its position in the batch of the whole step, over all ranks and micro-batches. So the number of processes changes no
-draw. A layer draws from the rows of the micro-batch under way:
+Random numbers of a sample (stochastic depth, dropout, denoising) follow from (seed, step, place), where place is the
+index of the sample in the batch of the whole step, over all ranks and micro-batches. They are therefore independent
+of the number of processes. A layer gets the numbers for the rows of the current micro-batch:
 
     number_layers(task)                       once: each `RowLayer` gets its slot
     with micro_batch(seed, step, ...):        around forward and backward
         u = row_uniform(slot, rows)           (rows,) in [0, 1)
 
-Numbers are hashes of integers, not the output of a generator: the order of calls does not matter, a recomputed
-forward pass draws the same ones, and a compiled one needs no generator. Outside `micro_batch` layers draw from
-torch's generator.
+Numbers are hashes of integers, not the output of a generator: the order of calls does not matter, recomputation gives
+the same numbers, and compiled code needs no generator. Outside `micro_batch` layers use torch's generator.
 """
 
 import hashlib
@@ -22,27 +21,27 @@ import torch
 from torch import Tensor, nn
 
 MASK = 0xFFFFFFFF
-GOLDEN = 0x9E3779B1  # counters times this differ in many bits
-VIEWS = 0x5BD1E995  # apart from the counters of layers
+GOLDEN = 0x9E3779B1  # spreads counters over many bits
+VIEWS = 0x5BD1E995  # separates views from the counters of layers
 
 
 def mixed(*parts: int) -> int:
-    """One 63-bit seed from several integers; near ones give unrelated seeds."""
+    """One 63-bit seed from several integers; similar inputs give unrelated seeds."""
     digest = hashlib.blake2b(",".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def seed_step(seed: int, step: int, micro: int, rank: int) -> None:
-    """Set torch's generators for one micro-batch, for layers that draw from them."""
+    """Set torch's generators for one micro-batch, for layers that use them."""
     torch.manual_seed(mixed(seed, step, micro, rank))
 
 
 @dataclass
 class Rows:
-    """The rows of a micro-batch on this rank.
+    """The rows (samples) of a micro-batch on this rank.
 
-    keys: (R,) 32-bit integers in int64, one per row. table: (S, R) in [0, 1), a number per slot and row.
-    shared: seed of what is drawn once per micro-batch; equal on all ranks.
+    keys: (R,) 32-bit integers in int64, one per row. table: (S, R) in [0, 1), a number per slot and row. shared: seed
+    of numbers shared by the micro-batch, equal on all ranks.
     """
 
     keys: Tensor | None = None
@@ -51,16 +50,16 @@ class Rows:
 
 
 class RowLayer(nn.Module):
-    """A layer that draws numbers per row. slot: which numbers of a row are its own; set by `number_layers`."""
+    """A layer with random numbers per row. slot: index of its numbers, set by `number_layers`."""
 
     slot: int = 0
 
 
-_current = Rows()  # one object for ever: compiled graphs refer to it
+_current = Rows()  # never replaced: compiled graphs refer to it
 
 
 def number_layers(module: nn.Module) -> int:
-    """Give every `RowLayer` inside `module` a slot of its own; returns how many there are."""
+    """Assign a slot to every `RowLayer` inside `module`; returns their number."""
     layers = [layer for layer in module.modules() if isinstance(layer, RowLayer)]
     for slot, layer in enumerate(layers):
         layer.slot = slot
@@ -79,9 +78,9 @@ def micro_batch(
     slots: int = 0,
     device: torch.device | str = "cpu",
 ) -> Iterator[None]:
-    """Around the forward and backward pass of a micro-batch: row j of this rank has its place in the whole batch.
+    """Context of the forward and backward pass of a micro-batch: sets the place of each row in the whole batch.
 
-    Ranks take places in turn: row j of rank r is place r + world_size * j of the micro-batch.
+    Rows are interleaved over ranks: row j of rank r is place r + world_size * j of the micro-batch.
     """
     places = torch.arange(rows, device=device) * world_size + (rank + micro * rows * world_size)
     keys = _step_keys(seed, step, places)
@@ -92,9 +91,9 @@ def micro_batch(
 
 @contextmanager
 def views(first: int, count: int) -> Iterator[None]:
-    """For a forward pass over `count` views of each row, view-major; `first`: number of the first view.
+    """Context of a forward pass over `count` views per row, view-major; `first`: index of the first view.
 
-    Each view of a row has numbers of its own; view 0 has those of the row.
+    Each view has its own numbers; view 0 has those of the row.
     """
     keys = _current.keys
     if keys is None or (first == 0 and count == 1):
@@ -109,13 +108,13 @@ def views(first: int, count: int) -> Iterator[None]:
 
 
 def current() -> Rows:
-    """The rows under way, for `using`."""
+    """The current rows, for `using`."""
     return Rows(_current.keys, _current.table, _current.shared)
 
 
 @contextmanager
 def using(rows: Rows) -> Iterator[None]:
-    """Draw for these rows: a forward pass that is computed again sees those of the first time."""
+    """Use these rows: a recomputed forward pass gets the numbers of the first one."""
     before = vars(current())
     vars(_current).update(vars(rows))
     try:
@@ -125,7 +124,7 @@ def using(rows: Rows) -> Iterator[None]:
 
 
 def row_uniform(slot: int, rows: int) -> Tensor | None:
-    """(rows,) float32 in [0, 1), the numbers of a layer; None: there are no such rows under way."""
+    """(rows,) float32 in [0, 1), the numbers of a layer; None: no matching current rows."""
     table = _current.table
     if table is None or table.shape[1] != rows or slot >= table.shape[0]:
         return None
@@ -135,8 +134,8 @@ def row_uniform(slot: int, rows: int) -> Tensor | None:
 def row_keys(rows: int, purpose: int, device: torch.device | str) -> Tensor:
     """(rows,) int64, a key per row, for `hashed_uniform`.
 
-    purpose: keeps the numbers of one use apart from those of others. Without such rows under way the keys come
-    from torch's generator.
+    purpose: separates the numbers of different uses. Without matching current rows, the keys come from torch's
+    generator.
     """
     keys = _current.keys
     if keys is None or len(keys) != rows:
@@ -153,14 +152,14 @@ def hashed_uniform(keys: Tensor, counters: Tensor | int) -> Tensor:
 
 
 def shared_generator(purpose: int) -> torch.Generator:
-    """A CPU generator for what is drawn once per micro-batch, equal on all ranks; torch's own outside a run."""
+    """A CPU generator for numbers shared by a micro-batch, equal on all ranks; torch's own outside a run."""
     if _current.shared is None:
         return torch.default_generator
     return torch.Generator().manual_seed(mixed(_current.shared, purpose))
 
 
 def _step_keys(seed: int, step: int, places: Tensor) -> Tensor:
-    """A 32-bit key for each place of a step; no two places of a step share one."""
+    """A 32-bit key for each place of a step, unique within the step."""
     high, low = divmod(mixed(seed, step) & ((1 << 62) - 1), 1 << 31)
     return _hash(_hash((places * GOLDEN & MASK) ^ low) ^ high)
 

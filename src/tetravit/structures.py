@@ -1,4 +1,4 @@
-"""Plain records shared by all layers. One file: a reader of any signature finds its records in one place."""
+"""Plain records shared by all layers, in one file."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-GRAY_MEAN, GRAY_STD = 0.449, 0.226  # the means of the three
-Kind = Literal["classify", "segment", "detect"]  # what is known of an image: a class, a label map, objects
+GRAY_MEAN, GRAY_STD = 0.449, 0.226  # averages over the three channels
+Kind = Literal["classify", "segment", "detect"]  # targets of an image: a class, a label map, objects
 DataKind = Literal[
     "classify", "segment", "detect", "unlabelled"
-]  # the same of a data set; or nothing is known
+]  # the same for a data set; or unlabelled
 
 
 @dataclass(frozen=True)
 class Preprocess:
-    """The preprocessing of some weights: from a picture to the input tensor.
+    """The preprocessing of weights: from a picture to the input tensor.
 
-    size: side of the square that the model gets, in pixels, or (height, width). crop: the share of the resized image
-    that the centre crop keeps (resize so that it covers size / crop, then crop), in (0, 1]. mode: `center` keeps the
-    aspect ratio and crops; `squash` resizes to `size`; `fit` keeps the ratio and all of the image, the short side
-    `size` pixels or less, the long side `longest` or less. mean, std: per channel, of values in [0, 1].
+    size: side of the square input in pixels, or (height, width). crop: centre crop as a share of the resized image,
+    in (0, 1]: resize to cover size / crop, then crop. mode: `center` keeps the aspect ratio and crops; `squash`
+    resizes to `size`; `fit` keeps the aspect ratio and the whole image, with a short side of at most `size` and a
+    long side of at most `longest` pixels. mean, std: per channel, of values in [0, 1].
     """
 
     size: int | tuple[int, int] = 224
@@ -42,7 +42,7 @@ class Preprocess:
 
     @property
     def sides(self) -> tuple[int, int]:
-        """Height and width of what the model gets; of mode `fit` the short side, twice."""
+        """Height and width of the input; for mode `fit` the short side, twice."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     @property
@@ -51,28 +51,28 @@ class Preprocess:
 
 
 def usual_colours(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation per channel where none are given: of ImageNet, for other than three channels their means."""
+    """Default mean and standard deviation per channel: ImageNet's; for other than three channels their averages."""
     if channels == 3:
         return IMAGENET_MEAN, IMAGENET_STD
     return (GRAY_MEAN,) * channels, (GRAY_STD,) * channels
 
 
 def for_channels(p: Preprocess, channels: int) -> Preprocess:
-    """The preprocessing for images of so many channels: as it is, or with the usual mean and deviation."""
+    """The preprocessing for a number of channels: unchanged, or with the default mean and standard deviation."""
     if p.channels == channels:
         return p
     mean, std = usual_colours(channels)
     return replace(p, mean=mean, std=std)
 
 
-# How the published models of dense tasks see a picture.
+# Preprocessing of the published dense models.
 ADE20K_INPUT = Preprocess(size=512, longest=2048, mode="fit", interpolation="bilinear")
 COCO_INPUT = Preprocess(size=800, longest=1333, mode="fit", interpolation="bilinear")
 
 
 @dataclass
 class Target:
-    """What an image of a dense task holds. M objects; all sizes in pixels of the image beside it."""
+    """Targets of an image in a dense task. M objects; sizes in pixels of the image."""
 
     boxes: Tensor  # (M, 4) float, x1 y1 x2 y2
     labels: Tensor  # (M,) int64, counted from 0
@@ -85,7 +85,7 @@ class Target:
 
 @dataclass
 class Detections:
-    """The objects of one image. Boxes in absolute pixels x1 y1 x2 y2; labels counted from 0."""
+    """The objects of one image. Boxes in absolute pixels x1 y1 x2 y2; labels from 0."""
 
     boxes: Tensor  # (M, 4) float
     scores: Tensor  # (M,) float in [0, 1]
@@ -96,7 +96,7 @@ class Detections:
     )
 
     def to_supervision(self, class_names: Sequence[str] = ()) -> Any:
-        """As `supervision.Detections`, which annotates, counts and tracks (package supervision).
+        """Convert to `supervision.Detections`, for annotation, counting and tracking (package supervision).
 
         Raises:
             ValueError: if the package is not installed.
@@ -121,14 +121,14 @@ class Detections:
         )
 
     def to_coco(self, image_id: int, category_ids: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """The rows of a COCO results file, which pycocotools, FiftyOne and CVAT read.
+        """Rows of a COCO results file, for pycocotools, FiftyOne and CVAT.
 
         Args:
             image_id: of the image.
-            category_ids: of each class; None: the classes count from 1.
+            category_ids: of each class; None: class index + 1.
 
         Returns:
-            Per object image_id, category_id, bbox (x y w h in pixels), score; with masks segmentation (RLE).
+            Per object image_id, category_id, bbox (x y w h in pixels), score; with masks also segmentation (RLE).
         """
         from tetravit.rle import encode_masks
 
@@ -150,12 +150,12 @@ class Detections:
     def to_labelme(
         self, image_path: str, size: tuple[int, int], class_names: Sequence[str] = ()
     ) -> dict[str, Any]:
-        """The content of a LabelMe file: rectangles to correct by hand.
+        """The content of a LabelMe file: editable rectangles.
 
         Args:
-            image_path: as the file names it, relative to itself.
+            image_path: the path of the image in the file.
             size: (height, width) of the image.
-            class_names: one per class; empty: numbers.
+            class_names: one per class; empty: class indices.
         """
         shapes: list[dict[str, Any]] = [
             {
@@ -183,20 +183,20 @@ class Detections:
 
 @dataclass
 class Sample:
-    """One item of a data set, before it joins a batch."""
+    """One item of a data set, before collation."""
 
     image: Tensor  # (C, Hi, Wi): uint8 from the data set, float after the transforms
     target: Any  # a class index, a label map (Hi, Wi) of integers, a Target
-    name: str  # what to call it in a message: a path, or "digits/train/17"
+    name: str  # for messages: a path, or "digits/train/17"
 
 
 @dataclass
 class Finish:
-    """What is left to do for images (B, C, Hi, Wi) of uint8: the values of `normalize`, then of `erase`.
+    """The remaining steps for uint8 images (B, C, Hi, Wi): the values of `normalize`, then of `erase`.
 
-    The results are those of the transforms, bit for bit on a CPU; workers send a quarter of the bytes.
+    Results equal those of the transforms, bitwise on a CPU; workers send a quarter of the bytes.
 
-    mean, std: (C, 1, 1). patches: row, top, left and values (C, h, w) of each rectangle that is erased.
+    mean, std: (C, 1, 1). patches: row, top, left and values (C, h, w) of each erased rectangle.
     """
 
     mean: Tensor
@@ -204,16 +204,16 @@ class Finish:
     patches: list[tuple[int, int, int, Tensor]] = field(default_factory=list)
 
     def __call__(self, images: Tensor, sizes: Tensor | None = None, out: Tensor | None = None) -> Tensor:
-        """Normalized float images on the device of `images`; what `sizes` (B, 2) leave of each is 0.
+        """Normalized float images on the device of `images`; pixels outside `sizes` (B, 2) are 0.
 
         out: (B, C, Hi, Wi) float32, filled and returned; None: a new tensor.
         """
-        import torch  # records alone need none of it
+        import torch  # imported late: records need no torch
 
         device = images.device
         mean, std = (x.to(device, non_blocking=True) for x in (self.mean, self.std))
         x = torch.empty(images.shape, device=device) if out is None else out
-        one_by_one = device.type == "cpu"  # an image fits into the cache of a core
+        one_by_one = device.type == "cpu"  # one image fits into the cache of a core
         for source, part in zip(images, x, strict=True) if one_by_one else [(images, x)]:
             part.copy_(source, non_blocking=True)
             if not images.is_floating_point():
@@ -230,14 +230,14 @@ class Finish:
 
 @dataclass
 class Batch:
-    """Images that take a step together, and what is known of them.
+    """A batch of images with their targets.
 
-    targets: (B,) int64 labels, (B, K) soft labels, (B, Hi, Wi) label maps; a list of label maps where they differ
-    in size, or of `Target`.
-    sizes: (B, 2) int64, the true (height, width) of each image where the batch is padded; None: all of it.
-    names: what to call each image in a message. indices: their positions in the data set.
-    finish: the last steps of images that are uint8 still, in place of float: `to` applies them on the device.
-    views: the same images, each prepared from the original in other ways, in order: images and sizes alone.
+    targets: (B,) int64 labels, (B, K) soft labels, (B, Hi, Wi) label maps; a list of label maps of different sizes,
+    or of `Target`.
+    sizes: (B, 2) int64, (height, width) of each image in a padded batch; None: not padded.
+    names: of the images, for messages. indices: their positions in the data set.
+    finish: the remaining steps of images that are still uint8; `to` applies them on the device.
+    views: the same images, each preprocessed from the original in other ways, in order: images and sizes only.
     """
 
     images: Tensor  # (B, C, Hi, Wi) float, normalized
@@ -252,7 +252,7 @@ class Batch:
         return len(self.images)
 
     def to(self, device: torch.device | str, memory_format: torch.memory_format | None = None) -> Self:
-        """The batch with every tensor on `device`; copies overlap with work where memory is pinned."""
+        """The batch with every tensor on `device`; copies from pinned memory are asynchronous."""
         moved = {f.name: _move(getattr(self, f.name), device) for f in fields(self)}
         if self.finish is not None:
             moved["images"], moved["finish"] = self.finish(moved["images"], self.sizes), None
@@ -262,7 +262,7 @@ class Batch:
         return replace(self, **moved)
 
     def pin_memory(self) -> Self:
-        """The batch in page-locked memory, so that the copy to a GPU can overlap."""
+        """The batch in page-locked memory, for asynchronous copies to a GPU."""
         views = [view.pin_memory() for view in self.views]
         return replace(self, images=self.images.pin_memory(), views=views)
 
@@ -274,10 +274,9 @@ AttentionKind = Literal[
 
 @dataclass(frozen=True)
 class TokenAttention:
-    """The attention of one layer among all tokens, its weights computed for some queries at a time.
+    """Global self-attention of one layer, with weights computed for a few queries at a time.
 
-    What needs no more than sums over queries takes it in place of an `AttentionMap`, whose weights of a large image
-    fill the memory.
+    For methods that need only sums over queries: an `AttentionMap` of a large image would not fit in memory.
 
     kind, layer, grid, prefix: as in `AttentionMap`; kinds "self" and "gated". heads: their number.
     rows: (start, stop) -> the weights of those queries for all keys (B, heads, stop - start, T + N).
@@ -293,29 +292,29 @@ class TokenAttention:
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """The attention weights of one layer for a batch of images, as computed: never scaled for display.
+    """The attention weights of one layer for a batch of images, not rescaled for display.
 
-    kind: what attends to what, and with it the shape of `values` (T tokens in front, N = H * W patches in rows
-        first, w window side, D channels of a head).
+    kind: type of attention, which determines the shape of `values` (T prefix tokens, N = H * W patches in row-major
+        order, w window side, D channels per head).
         "self": all tokens to all tokens (B, heads, T + N, T + N), rows for queries.
         "class": the class token to the patches (B, heads, H, W).
         "gated", "content", "position": gated positional self-attention and its two parts, patches to patches
         (B, heads, N, N); position alone does not depend on the image (1, heads, N, N).
         "window": tokens to the tokens of their window (B, windows, heads, w * w, w * w), windows row by row.
-        "global": the global queries of an image to the tokens of each window, same shape.
-        "summary": tokens to tiles of the map (B, heads, N, M), M = H * W tiles.
-        "channel": channels to channels (B, heads, D, D), no places.
+        "global": global queries of an image to the tokens of each window, same shape.
+        "summary": tokens to sub-sampled tokens (tiles of the map) (B, heads, N, M), M = H * W tiles.
+        "channel": channels to channels (B, heads, D, D), not spatial.
     layer: name of the module in the backbone, such as "blocks.11.attn".
-    grid: (H, W) of the keys; (0, 0) for channels. query_grid: of the queries, where it is another.
+    grid: (H, W) of the keys; (0, 0) for channels. query_grid: of the queries, if different.
     stride, centre: key (i, j) lies at pixel (stride * i + centre, stride * j + centre) of the model's input,
         counted from 0 in the middle of the first pixel.
-    seen: the share of the weights that lies on patches of the image; the rest lies on tokens in front or on the
-        padding of windows. The shape of `values` without its keys.
-    normalised: what `values` sum to.
-    prefix: T, tokens in front of the patches among queries and keys of kind "self".
+    seen: sum of the weights over patches of the image; the rest is on prefix tokens or the padding of windows. Shape
+        of `values` without its keys.
+    normalised: which sums of `values` are 1.
+    prefix: T, prefix tokens among queries and keys of kind "self".
     windows: (rows, columns) of windows, of kinds "window" and "global".
-    gate: the share of position of each head (heads,), of kinds "gated", "content" and "position".
-    temperature: the learned factor of each head (heads,), of kind "channel".
+    gate: gate of each head (heads,), for kinds "gated", "content" and "position".
+    temperature: learned temperature of each head (heads,), for kind "channel".
     """
 
     kind: AttentionKind
@@ -336,12 +335,12 @@ class AttentionMap:
         return "values of an image and head sum to `seen`" if self.kind == "class" else "rows sum to 1"
 
     def query(self, row: int, column: int) -> Tensor:
-        """The weights of one query for all keys (B, heads, H, W), 0 outside of its window.
+        """The weights of one query for all keys (B, heads, H, W), 0 outside its window.
 
-        row, column: of the query in its grid; of "global" queries: of a token, whose place in its window counts.
+        row, column: of the query in its grid; for "global" queries: a token, by its position in its window.
 
         Raises:
-            ValueError: for kinds without such queries, and places outside of the grid.
+            ValueError: for kinds without spatial queries, and positions outside the grid.
         """
         grid = self.query_grid or self.grid
         if self.kind in ("class", "channel"):
@@ -353,20 +352,19 @@ class AttentionMap:
             return weights.unflatten(2, self.grid)
         side = self._window_side()
         window = row // side * self.windows[1] + column // side
-        import torch  # records alone need none of it
+        import torch  # imported late: records need no torch
 
         kept = torch.zeros_like(self.values[..., 0, :])  # (B, windows, heads, w * w)
         kept[:, window] = self.values[:, window, :, row % side * side + column % side]
         return self._placed(kept)
 
     def mean_over_queries(self) -> Tensor:
-        """The mean weight of each key over all queries that have a place (B, heads, H, W).
+        """The mean weight of each key over all spatial queries (B, heads, H, W).
 
-        Windows: over the queries of the key's own window, those on padding left out. The class token's row where
-        it is the only query.
+        Windows: over the queries of the key's window without padding. The class token's row if it is the only query.
 
         Raises:
-            ValueError: for channels, which have no place.
+            ValueError: for channel attention, which is not spatial.
         """
         if self.kind == "channel":
             raise ValueError("Attention between channels has no places; use `values`.")
@@ -383,10 +381,10 @@ class AttentionMap:
         return self._placed((self.values * real).sum(dim=-2) / real.sum(dim=-2))
 
     def class_row(self) -> Tensor:
-        """The weights of the first token for the patches (B, heads, H, W), of kinds "self" and "class".
+        """The weights of the first token over the patches (B, heads, H, W), for kinds "self" and "class".
 
         Raises:
-            ValueError: where there is no class token.
+            ValueError: without a class token.
         """
         if self.kind == "class":
             return self.values
@@ -398,7 +396,7 @@ class AttentionMap:
         return math.isqrt(self.values.shape[-1])
 
     def _placed(self, keys: Tensor) -> Tensor:
-        """Keys of windows (B, windows, heads, w * w) -> the map (B, heads, H, W), padding cut off."""
+        """Keys of windows (B, windows, heads, w * w) -> the map (B, heads, H, W), without padding."""
         assert self.windows is not None
         side = self._window_side()
         x = keys.unflatten(3, (side, side)).unflatten(1, self.windows)  # (B, rows, columns, heads, w, w)

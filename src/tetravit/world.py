@@ -1,4 +1,4 @@
-"""The processes of a run: started by torchrun, SLURM or Ray, one device each; collectives over all of them."""
+"""The processes of a run, started by torchrun, SLURM or Ray, one device each; collectives over all of them."""
 
 import os
 import re
@@ -13,15 +13,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-TCPStore: Any = getattr(dist, "TCPStore", None)  # builds of torch without distributed have none
+TCPStore: Any = getattr(dist, "TCPStore", None)  # missing in builds of torch without distributed
 
 
 @dataclass(frozen=True)
 class World:
     """This process among the processes of a run.
 
-    device: where it computes. control: a gloo group for flags and plain data, so that no GPU waits for them.
-    address: host and port of a store that all ranks reach.
+    device: the device of this process. control: a gloo group for flags and plain data, to avoid GPU synchronization.
+    address: host and port of a store that all ranks can reach.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -36,7 +36,7 @@ class World:
         return self.rank == 0
 
     def any(self, *flags: bool) -> list[bool]:
-        """Per flag: whether it is set on any rank."""
+        """For each flag: whether it is set on any rank."""
         if self.size == 1:
             return list(flags)
         table = torch.tensor(flags, dtype=torch.int32)
@@ -44,7 +44,7 @@ class World:
         return [bool(flag) for flag in table.tolist()]
 
     def gather(self, value: Any) -> list[Any]:
-        """The value of every rank, in order of rank; plain data only."""
+        """The values of all ranks, in rank order; plain data only."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -62,12 +62,12 @@ class World:
         return value
 
     def set_timeout(self, seconds: float) -> None:
-        """How long collectives wait for a rank before they fail."""
+        """Timeout of collectives."""
         for group in (None, self.control) if self.size > 1 else ():
             dist.distributed_c10d._set_pg_timeout(timedelta(seconds=seconds), group)
 
     def broadcast(self, value: Any) -> Any:
-        """The value that rank 0 has, on every rank; plain data only."""
+        """The value of rank 0, on every rank; plain data only."""
         if self.size == 1:
             return value
         box = [value]
@@ -76,10 +76,10 @@ class World:
 
 
 def pick_device(wanted: str, local_rank: int = 0) -> torch.device:
-    """`auto`, `cpu`, `cuda`, `cuda:1`, `1` (that GPU), `mps` -> a device that is there.
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `1` (that GPU), `mps` -> an available device.
 
     Raises:
-        ValueError: if the machine has no such device.
+        ValueError: if the machine does not have the device.
     """
     if wanted.isdecimal():
         wanted = f"cuda:{int(wanted)}"
@@ -103,9 +103,9 @@ def pick_device(wanted: str, local_rank: int = 0) -> torch.device:
 
 
 def places() -> tuple[int, int, int]:
-    """Rank, local rank and number of processes, by the environment of torchrun, Ray or SLURM (one task a device).
+    """Rank, local rank and number of processes, from the environment of torchrun, Ray or SLURM (one task per device).
 
-    With SLURM the address of rank 0 is set from the node list, where nothing has set it.
+    With SLURM the address of rank 0 is taken from the node list, unless it is set.
     """
     environment = os.environ
     if "WORLD_SIZE" in environment:
@@ -130,9 +130,9 @@ def first_host(nodes: str) -> str:
 
 
 def _store(rank: int) -> Any:
-    """A store of its own for every start of the ranks; None: torch makes it.
+    """A new store for every start of the ranks; None: torch creates it.
 
-    torchrun keeps one store over its restarts, in which ranks would meet the addresses of dead ones.
+    torchrun keeps one store over restarts, which may contain addresses of dead ranks.
     """
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
@@ -142,7 +142,7 @@ def _store(rank: int) -> Any:
         own = TCPStore(host, 0, is_master=True, wait_for_workers=False)
         shared.set(key, str(own.port))
         return own
-    while True:  # until torchrun ends it: the port may still be that of the last start
+    while True:  # until torchrun ends it: the port may still be in use by the last start
         try:
             port, short = int(shared.get(key)), timedelta(seconds=2)
             store = TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=short)
@@ -155,7 +155,7 @@ def _store(rank: int) -> Any:
 
 @contextmanager
 def world(device: str = "auto") -> Iterator[World]:
-    """Join the processes that torchrun, SLURM or Ray started; without them, a world of one."""
+    """Join the processes started by torchrun, SLURM or Ray; without them, a world of size one."""
     rank, local_rank, size = places()
     if size == 1:
         yield World(pick_device(device))

@@ -58,5 +58,5 @@ def test_the_others_end_and_say_who_hangs(tmp_path, stopped):
     silent.kill()
     assert other.exitcode == 75, errors.read_text()
     assert time.monotonic() - start < 60 + LIMIT_S
-    line = f"Rank {stopped} ({platform.node()}) has not answered for 3 s in step 6."
+    line = f"Rank {stopped} ({platform.node()}) sent no heartbeat for 3 s in step 6."
     assert line in errors.read_text().splitlines()

@@ -1,4 +1,4 @@
-"""Image backbones, one family per file. To add one: see CONTRIBUTING.md, "A backbone family"."""
+"""Image backbones, one family per file. How to add one: ARCHITECTURE.md, "Where do I add ...?"."""
 
 from tetravit.backbones.base import Backbone
 from tetravit.registry import discover

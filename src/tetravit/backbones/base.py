@@ -9,28 +9,27 @@ from torch import Tensor, nn
 from tetravit.layers.recompute import recomputed
 from tetravit.structures import AttentionKind, AttentionMap, TokenAttention
 
-SMALLEST_IMAGE = 32  # pixels a side; below that the deepest map of a pyramid would be empty
+SMALLEST_IMAGE = 32  # minimum side in pixels; below it the deepest map of a pyramid would be empty
 
 
 class Backbone(nn.Module):
     """Images (B, in_chans, Hi, Wi) of any height and width from 32 pixels up -> maps or embeddings.
 
     Second derivatives and forward-mode differentiation need `torch.nn.attention.sdpa_kernel(SDPBackend.MATH)`:
-    PyTorch's fused attention has neither.
+    PyTorch's fused attention implements neither.
 
-    A family sets `channels`, `strides`, `embed_dim` in its constructor and writes `feature_maps`,
-    `forward_features`, `pool`, `stages`, `attention_kinds` and `_attention`. Every constructor takes `image_size`,
+    A family sets `channels`, `strides`, `embed_dim` in its constructor and implements `feature_maps`,
+    `forward_features`, `pool`, `stages`, `attention_kinds` and `_attention`. Every constructor accepts `image_size`,
     `in_chans` and `drop_path`.
 
     channels, strides: one entry per level of `feature_maps`, shallow to deep.
     embed_dim: width of the embedding.
-    num_embeddings: embeddings of an image, each with a classification head of its own; 1 but for distillation
-    tokens.
-    num_prefix: tokens in front of the patches in what `forward_features` returns.
-    map_norm: epsilon of the LayerNorm that dense heads put on every level; None where they take the maps raw.
+    num_embeddings: embeddings per image, each with its own classification head; 1, or 2 with a distillation token.
+    num_prefix: tokens before the patches in the output of `forward_features`.
+    map_norm: epsilon of the LayerNorm that dense heads apply to every level; None: no norm.
     attention_kinds: the kinds of `AttentionMap` of the family.
-    task_options: constructor options that the authors' detection and segmentation releases use instead,
-    under "detect" and "segment". dense_only: beginnings of the names of parameters that classifiers do not have.
+    task_options: constructor options of the authors' detection and segmentation releases, under "detect" and
+    "segment". dense_only: name prefixes of parameters that classifiers do not have.
     """
 
     channels: tuple[int, ...]
@@ -54,7 +53,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def forward_features(self, images: Tensor) -> Tensor:
-        """Images -> normed tokens (B, N, C) before pooling, the class token first where there is one."""
+        """Images -> normed tokens (B, N, C) before pooling, with the class token first if there is one."""
         raise NotImplementedError
 
     def pool(self, features: Tensor) -> Tensor:
@@ -67,22 +66,22 @@ class Backbone(nn.Module):
         return (height + stride - 1) // stride, (width + stride - 1) // stride
 
     def centre(self, stride: int) -> float:
-        """The pixel, counted from 0, on which the first token of a map of this stride is centred.
+        """The pixel, counted from 0, at the centre of the first token of a map of this stride.
 
-        Token i is centred on `stride * i + centre(stride)`. The middle of a patch here; 0 where 3 x 3 convolutions of
+        Token i is centred on `stride * i + centre(stride)`: the middle of a patch; 0 where 3 x 3 convolutions of
         stride 2 with padding 1 make the tokens.
         """
         return (stride - 1) / 2
 
     @property
     def cam_layer(self) -> str:
-        """The module whose output class activation maps use: the deepest where each patch reaches the embedding."""
+        """The module for class activation maps: the deepest one from which every patch reaches the embedding."""
         return "norm"
 
     def patch_features(self, images: Tensor) -> Tensor:
-        """Images -> normed features of the patches on their grid (B, embed_dim, H, W), without tokens in front.
+        """Images -> normed patch features on their grid (B, embed_dim, H, W), without prefix tokens.
 
-        One map at the stride of the last level. Local features, as self-supervised methods evaluate them.
+        One map at the stride of the last level, for evaluating local self-supervised features.
         """
         patches = self.forward_features(images)[:, self.num_prefix :]
         return patches.mT.unflatten(2, self.grid(images.shape[2], images.shape[3]))
@@ -92,11 +91,11 @@ class Backbone(nn.Module):
     ) -> list[AttentionMap]:
         """Images -> the attention weights of every layer, in order of depth, in float32.
 
-        For inspection: weights are formed in full, so use one image or few, and evaluation mode.
+        For inspection: full attention matrices are computed, so use few images, and evaluation mode.
 
         Args:
             images: (B, in_chans, Hi, Wi).
-            kinds: those wanted, which bounds time and memory; None: all that the family has.
+            kinds: requested kinds, to save time and memory; None: all kinds of the family.
 
         Raises:
             ValueError: for a kind that the family does not have.
@@ -106,7 +105,7 @@ class Backbone(nn.Module):
     def attention_layers(
         self, images: Tensor, *, kinds: Collection[AttentionKind] | None = None
     ) -> Iterator[AttentionMap]:
-        """As `attention`, one record at a time: the weights of one layer are in memory at once.
+        """As `attention`, one record at a time, so that the weights of one layer are in memory at a time.
 
         Raises:
             ValueError: for a kind that the family does not have.
@@ -119,17 +118,17 @@ class Backbone(nn.Module):
         return self._attention(images, frozenset(wanted))
 
     def token_attention(self, images: Tensor) -> Iterator[TokenAttention]:
-        """Images -> the attention among all tokens, a layer at a time in order of depth, of kinds "self" and "gated".
+        """Images -> attention among all tokens, one layer at a time in order of depth, of kinds "self" and "gated".
 
-        Its weights are computed for some queries at a time, so images may be large.
+        Weights are computed for a few queries at a time, so images may be large.
 
         Raises:
-            ValueError: for a family whose tokens do not attend to all tokens.
+            ValueError: for a family without global self-attention.
         """
         raise ValueError(f"{type(self).__name__} has no layers in which all tokens attend to all tokens.")
 
     def _attention(self, images: Tensor, kinds: frozenset[AttentionKind]) -> Iterator[AttentionMap]:
-        """The maps of these kinds, in order of depth."""
+        """The attention maps of these kinds, in order of depth."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
@@ -137,21 +136,21 @@ class Backbone(nn.Module):
         return self.pool(self.forward_features(images))
 
     def embeddings(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Images -> the `num_embeddings` embeddings (B, embed_dim) whose mean `forward` gives."""
+        """Images -> the `num_embeddings` embeddings (B, embed_dim); `forward` returns their mean."""
         return (self(images),)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that the authors' training never decays (beyond biases and norms)."""
+        """Names of parameters without weight decay in the authors' training (besides biases and norms)."""
         return set()
 
     def prepare_for_export(self, height: int, width: int) -> None:
-        """Choose the forms that are fastest for images of about this size; outputs stay the same, at any size.
+        """Select the fastest implementations for images of about this size; outputs are the same at any size.
 
-        For captured graphs, which hold for every size; eager models choose by the size of each batch.
+        For captured graphs, which hold for every size; eager models select by the size of each batch.
         """
 
     def stages(self) -> list[list[nn.Module]]:
-        """The modules in order of depth, in groups, stem first: what freezing and layer-wise decay count."""
+        """Groups of modules in order of depth, stem first: the unit of freezing and layer-wise decay."""
         raise NotImplementedError
 
     def set_grad_checkpointing(self, mode: bool = True) -> None:
@@ -159,7 +158,7 @@ class Backbone(nn.Module):
         self.checkpoint_blocks = mode
 
     def freeze(self, num_stages: int) -> None:
-        """Stop training the first `num_stages` groups of `stages()`; their norms keep their statistics.
+        """Freeze the first `num_stages` groups of `stages()`; their norms keep their statistics.
 
         Raises:
             ValueError: if there are fewer groups.
@@ -173,14 +172,14 @@ class Backbone(nn.Module):
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Self:
-        """As `nn.Module.train`, but what is frozen stays in evaluation mode."""
+        """As `nn.Module.train`, but frozen groups stay in evaluation mode."""
         super().train(mode)
         for module in self._frozen():
             module.eval()
         return self
 
     def __prepare_scriptable__(self) -> Self:
-        """Called by torch.jit.script.
+        """Hook of torch.jit.script.
 
         Raises:
             ValueError: always.
@@ -194,16 +193,16 @@ class Backbone(nn.Module):
         return [m for group in self.stages()[: self.num_frozen] for m in group] if self.num_frozen else []
 
     def run(self, block: nn.Module, *inputs: Any) -> Tensor:
-        """`block(*inputs)`, recomputed in the backward pass where checkpointing is on."""
+        """`block(*inputs)`, recomputed in the backward pass if checkpointing is enabled."""
         if self.checkpoint_blocks and self.training and torch.is_grad_enabled():
             return recomputed(block, *inputs)
         return block(*inputs)
 
     def check(self, images: Tensor) -> None:
-        """Refuse images that no backbone takes.
+        """Check the images.
 
         Raises:
-            ValueError: for another rank, channel count, integer pixels or a side below 32 pixels.
+            ValueError: for a wrong rank, channel count or integer dtype, or a side below 32 pixels.
         """
         if isinstance(images, torch.fx.Proxy):
             raise ValueError(

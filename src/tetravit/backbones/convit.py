@@ -1,9 +1,9 @@
 """ConViT: vision transformers with soft convolutional inductive biases (d'Ascoli et al. 2021, arXiv:2103.10697).
 
-Gated positional self-attention starts as a convolution, and each head learns how far to leave it.
-One file, as every family is; its options for the paper's ablations are here too.
+Gated positional self-attention is initialised as a convolution; each head learns how much to use position. One file,
+as for every family; the options of the paper's ablations are included.
 
-Shapes: B batch, H W token grid, N = H * W patches (+ 1 once the class token is there), C width, D = C // heads.
+Shapes: B batch, H W token grid, N = H * W patches (+ 1 with the class token), C width, D = C // heads.
 Source of every number: facebookresearch/convit@0a9340a convit.py and models.py.
 """
 
@@ -41,9 +41,9 @@ Gate = Literal["learned", "frozen", "psa"]
 
 
 def offsets(grid: Grid, device: torch.device | None = None, *, rows: slice = slice(None)) -> Tensor:
-    """From each patch (row) to each patch (column): dx, dy and dx^2 + dy^2 in patches (N, N, 3), float32.
+    """Offsets from each patch (row) to each patch (column): dx, dy and dx^2 + dy^2 in patches (N, N, 3), float32.
 
-    rows: the patches that it is from; all by default.
+    rows: query patches; default: all.
     """
     y, x = (torch.arange(side, device=device, dtype=torch.float32) for side in grid)
     y, x = y[:, None].expand(grid).flatten(), x[None].expand(grid).flatten()  # (N,)
@@ -52,10 +52,11 @@ def offsets(grid: Grid, device: torch.device | None = None, *, rows: slice = sli
 
 
 class PositionalAttention(nn.Module):
-    """Each head adds scores of position to scores of content, in one softmax (PSA, eq. 4): the form without a gate.
+    """Positional self-attention without a gate: content and position scores are added before one softmax (PSA, eq.
+    4).
 
-    The positional score of a head for a patch at (dx, dy) from the query: a dx + b dy + c (dx^2 + dy^2). Content is
-    divided by the square root of D, as in every attention.
+    The positional score of a head for a patch at (dx, dy) from the query: a dx + b dy + c (dx^2 + dy^2). Content
+    scores are divided by the square root of D, as usual.
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -69,20 +70,20 @@ class PositionalAttention(nn.Module):
         self.pos_proj = nn.Linear(3, num_heads)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        """Normed patches (B, N, C) -> the same, attended."""
+        """Normed patches (B, N, C) -> (B, N, C)."""
         return self.proj(self.attend(x, grid))
 
     def attend(self, x: Tensor, grid: Grid) -> Tensor:
-        """The same before the last projection."""
+        """Attention without the output projection."""
         q, k = self._queries_keys(x)
         v = self.v(x).unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, N, D)
         scores = self.scores(grid).to(q.dtype)[None]
         return F.scaled_dot_product_attention(q, k, v, attn_mask=scores).transpose(1, 2).flatten(2)
 
     def init_local(self, strength: float) -> None:
-        """Start as a convolution: head by head, attend at one of the offsets of a sqrt(heads)-wide kernel.
+        """Initialise as a convolution: each head attends to one offset of a sqrt(heads)-wide kernel.
 
-        Heads beyond the largest square keep random positions. strength: alpha, how sharply (Sec. 3, eq. 5).
+        Heads beyond the largest square keep random positions. strength: alpha, the sharpness (Sec. 3, eq. 5).
         """
         nn.init.eye_(self.v.weight)
         side = math.isqrt(self.num_heads)
@@ -94,11 +95,11 @@ class PositionalAttention(nn.Module):
             self.pos_proj.weight *= strength
 
     def attention(self, x: Tensor, grid: Grid) -> Tensor:
-        """The weights in full (B, heads, N, N), rows for queries, for normed patches (B, N, C)."""
+        """Attention weights (B, heads, N, N), rows for queries, for normed patches (B, N, C)."""
         return self.rows(x, grid, 0, x.shape[1])
 
     def rows(self, x: Tensor, grid: Grid, start: int, stop: int) -> Tensor:
-        """The weights of the queries from `start` to `stop` alone (B, heads, stop - start, N)."""
+        """Attention weights of the queries `start` to `stop` (B, heads, stop - start, N)."""
         q, k = self._queries_keys(x)
         scores = self.scores(grid, slice(start, stop))
         return (q[:, :, start:stop] @ k.mT * q.shape[-1] ** -0.5 + scores).softmax(dim=-1)
@@ -106,17 +107,17 @@ class PositionalAttention(nn.Module):
     def records(
         self, x: Tensor, grid: Grid, kinds: frozenset[AttentionKind], layer: str, stride: int
     ) -> Iterator[AttentionMap]:
-        """Records of the layer for its input, normed patches (B, N, C): kind "self", of patches alone."""
+        """Attention maps of the layer for its input, normed patches (B, N, C): kind "self", patches only."""
         if "self" in kinds:
             weights = self.attention(x, grid).float()
             yield AttentionMap("self", layer, weights, weights.sum(dim=-1), grid, stride, (stride - 1) / 2)
 
     def scores(self, grid: Grid, rows: slice = slice(None)) -> Tensor:
-        """The positional scores before the softmax (heads, N, N), rows for queries; of some `rows`.
+        """Positional scores before the softmax (heads, N, N), rows for queries; optionally of some `rows`.
 
-        Without autocast: squares of distances leave the exact range of 16 bits from 16 patches on.
+        Without autocast: from 16 patches on, squared distances are not exact in 16 bits.
         """
-        like = next(self.parameters(), torch.empty(0))  # a quantised layer has none
+        like = next(self.parameters(), torch.empty(0))  # a quantised layer has no parameters
         autocast = torch.autocast(like.device.type, enabled=False) if not like.is_meta else nullcontext()
         with autocast:
             return self.pos_proj(offsets(grid, like.device, rows=rows).to(like.dtype)).permute(2, 0, 1)
@@ -128,12 +129,11 @@ class PositionalAttention(nn.Module):
 
 
 class GatedPositionalAttention(PositionalAttention):
-    """Each head blends what patches contain with where they are (GPSA, eq. 6 and 7).
+    """Gated positional self-attention: each head blends content and position attention (GPSA, eq. 6 and 7).
 
-    The positional score of a head, a dx + b dy + c (dx^2 + dy^2), is a term in dx plus a term in dy. Its
-    softmax over the grid is therefore one over the columns times one over the rows, and the N x N positional
-    map is never formed: the values are mixed down the columns, then along the rows. The factors do not depend
-    on the image.
+    The positional score of a head, a dx + b dy + c (dx^2 + dy^2), is a term in dx plus a term in dy. Its softmax over
+    the grid is therefore the product of one over the columns and one over the rows, and the N x N positional map is
+    never computed: values are averaged along columns, then along rows. The factors do not depend on the image.
     """
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -142,17 +142,17 @@ class GatedPositionalAttention(PositionalAttention):
         self._cache = SizeCache()
 
     def attend(self, x: Tensor, grid: Grid) -> Tensor:
-        """The same before the last projection."""
+        """Attention without the output projection."""
         q, k = self._queries_keys(x)
         v = self.v(x).unflatten(2, (self.num_heads, -1))  # (B, N, heads, D)
         content = F.scaled_dot_product_attention(q, k, v.transpose(1, 2)).transpose(1, 2)  # (B, N, heads, D)
         # The authors divide the blended rows by their sums. Both softmaxes sum to 1, so the sums are 1 up to
-        # rounding: leaving that out moves no output by 1e-12 in float64 (see the tests).
+        # rounding: omitting the division changes outputs by less than 1e-12 in float64 (see the tests).
         gate = self.gating_param.sigmoid()[:, None].to(content.dtype)
         return torch.lerp(content, self._positional(v, grid), gate).flatten(2)
 
     def gates(self) -> Tensor:
-        """The share of position in each head (heads,), in (0, 1)."""
+        """Gate: weight of the positional attention in each head (heads,), in (0, 1)."""
         return self.gating_param.sigmoid()
 
     def rows(self, x: Tensor, grid: Grid, start: int, stop: int) -> Tensor:
@@ -160,12 +160,12 @@ class GatedPositionalAttention(PositionalAttention):
         return self.blend(self.content_map(x, part), self.positional_map(grid, part))
 
     def content_map(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
-        """The content part in full (B, heads, N, N), rows for queries, for normed patches; of some `rows`."""
+        """Content attention (B, heads, N, N), rows for queries, for normed patches; optionally of some `rows`."""
         q, k = self._queries_keys(x)
         return (q[:, :, rows] @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
 
     def blend(self, content: Tensor, position: Tensor) -> Tensor:
-        """Both parts weighed by the gate, (B, heads, N, N) and (heads, N, N), rows divided by their sums."""
+        """Both parts weighted by the gate, (B, heads, N, N) and (heads, N, N), rows divided by their sums."""
         gate = self.gates()[:, None, None]
         attn = (1 - gate) * content + gate * position.to(content.dtype)
         return attn / attn.sum(dim=-1, keepdim=True)
@@ -173,25 +173,25 @@ class GatedPositionalAttention(PositionalAttention):
     def records(
         self, x: Tensor, grid: Grid, kinds: frozenset[AttentionKind], layer: str, stride: int
     ) -> Iterator[AttentionMap]:
-        """Records of the layer for its input, normed patches (B, N, C)."""
+        """Attention maps of the layer for its input, normed patches (B, N, C)."""
         if not kinds & {"gated", "content", "position"}:
             return
         content, position = self.content_map(x), self.positional_map(grid)
         parts = {"gated": self.blend(content, position), "content": content, "position": position[None]}
         for kind, weights in cast(dict[AttentionKind, Tensor], parts).items():
             if kind in kinds:
-                seen = torch.ones_like(weights[..., 0], dtype=torch.float32)  # there are patches alone
+                seen = torch.ones_like(weights[..., 0], dtype=torch.float32)  # all tokens are patches
                 centre = (stride - 1) / 2
                 yield AttentionMap(
                     kind, layer, weights.float(), seen, grid, stride, centre, gate=self.gates()
                 )
 
     def positional_map(self, grid: Grid, rows: slice = slice(None)) -> Tensor:
-        """The positional part in full (heads, N, N), rows for queries; of some `rows`."""
+        """Positional attention (heads, N, N), rows for queries; optionally of some `rows`."""
         return self.scores(grid, rows).softmax(dim=-1)
 
     def _positional(self, v: Tensor, grid: Grid) -> Tensor:
-        """Values (B, N, heads, D) -> their means by position, in the same layout."""
+        """Values (B, N, heads, D) -> their averages by positional attention, in the same layout."""
         if not is_plain_module(self.pos_proj):
             return (self.positional_map(grid).to(v.dtype) @ v.transpose(1, 2)).transpose(1, 2)
         sources = (self.pos_proj.weight, self.pos_proj.bias)
@@ -199,7 +199,7 @@ class GatedPositionalAttention(PositionalAttention):
         B, _, heads, D = v.shape
         H, W = grid
         dtype = v.dtype
-        if torch.compiler.is_exporting():  # a graph for every size cannot cast tables whose strides are sizes
+        if torch.compiler.is_exporting():  # a dynamic-shape graph cannot cast tables with symbolic strides
             v = v.to(rows.dtype)
         x = v.unflatten(1, grid).permute(3, 1, 0, 4, 2).reshape(heads, H, B * D * W)
         x = torch.bmm(rows.to(v.dtype), x).view(heads, H * B * D, W)
@@ -209,13 +209,13 @@ class GatedPositionalAttention(PositionalAttention):
     def _axes(self, grid: Grid) -> tuple[Tensor, Tensor]:
         """The two factors of the positional map: over rows (heads, H, H) and over columns (heads, W, W).
 
-        In float32 or better: squares of distances leave the exact range of 16 bits from 16 patches on.
+        In float32 or better: from 16 patches on, squared distances are not exact in 16 bits.
         """
         dtype = torch.promote_types(self.pos_proj.weight.dtype, torch.float32)
         dx, dy, square = self.pos_proj.weight.to(dtype)[:, :, None, None].unbind(1)  # (heads, 1, 1)
         bias = self.pos_proj.bias.to(dtype)[
             :, None, None
-        ]  # cancels in the softmax; kept so that it has a gradient
+        ]  # cancels in the softmax; kept for its gradient
 
         def distances(side: int) -> Tensor:
             place = torch.arange(side, device=square.device, dtype=dtype)
@@ -226,7 +226,7 @@ class GatedPositionalAttention(PositionalAttention):
 
 
 class LocalBlock(nn.Module):
-    """Mix patches by attention with positions, then features; each step normed first and residual."""
+    """A transformer block: attention, then MLP, each pre-norm with a residual."""
 
     def __init__(self, dim: int, num_heads: int, *, gate: Gate, drop_path: float) -> None:
         super().__init__()
@@ -245,22 +245,23 @@ class LocalBlock(nn.Module):
 
 
 class ConViT(Backbone):
-    """Blocks of gated positional attention over the patches, then plain ones that a class token joins.
+    """Blocks of gated positional self-attention over the patches, then plain blocks with a class token.
 
-    Every level of `feature_maps` has the stride of the patches; an image side that they do not divide is
-    padded with zeros, so that a map has ceil(Hi / patch_size) rows.
+    Every level of `feature_maps` has the stride of the patches; images are zero-padded to whole patches, so that a
+    map has ceil(Hi / patch_size) rows.
 
-    num_gpsa: blocks with positional attention ("local_up_to_layer"); the class token joins after them.
-    gate: "learned"; "frozen": not trained, from 0, half position and half content (Table 3); "psa": no gate, one
-        softmax over the sum of both scores (Figure 9).
-    local_init: whether these blocks start as convolutions; False: positions and values are random (Table 3).
-    locality_strength: alpha of that start (Figure 8).
-    freeze_gpsa: whether the attention of these blocks keeps its start; norms and MLPs train (Table 3).
-    image_size: side or (height, width) of the images whose grid the position embeddings are learned for.
+    num_gpsa: blocks with positional attention ("local_up_to_layer"); the class token is added after them.
+    gate: "learned"; "frozen": fixed at 0, half position and half content (Table 3); "psa": no gate, one softmax over
+        the sum of both scores (Figure 9).
+    local_init: whether these blocks are initialised as convolutions; False: positions and values are random (Table
+        3).
+    locality_strength: alpha of that initialisation (Figure 8).
+    freeze_gpsa: whether the attention of these blocks is frozen; norms and MLPs train (Table 3).
+    image_size: side or (height, width) of the images for which the position embeddings are learned.
 
     Raises:
-        ValueError: for a width that the heads do not divide, no block left for the class token, a negative
-            `locality_strength`, an option that is none of its values.
+        ValueError: for a width not divisible by the heads, no block left for the class token, a negative
+            `locality_strength`, or an invalid option.
     """
 
     attention_kinds: tuple[AttentionKind, ...] = ("gated", "content", "position", "self", "class")
@@ -316,7 +317,8 @@ class ConViT(Backbone):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The authors' initialisation: normal of deviation 0.02, then each positional head at its offset."""
+        """The authors' initialisation: normal with standard deviation 0.02, then the offset of each positional
+        head."""
         trunc_normal_(self.pos_embed.table, std=0.02)
         trunc_normal_(self.cls_token.token, std=0.02)
         for module in self.modules():
@@ -343,7 +345,7 @@ class ConViT(Backbone):
 
     @property
     def cam_layer(self) -> str:
-        return f"blocks.{len(self.blocks) - 1}.norm1"  # of what follows, the class token alone is used
+        return f"blocks.{len(self.blocks) - 1}.norm1"  # after it, only the class token is used
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         x, grid = self._embed(images)
@@ -372,11 +374,11 @@ class ConViT(Backbone):
         if is_plain_tree(self.blocks[last], self.norm):
             return self.norm(
                 self._step(last, x, grid, num_queries=1)[:, 0]
-            )  # the last block for one token alone
+            )  # the last block for one token only
         return self.norm(self._step(last, x, grid))[:, 0]
 
     def gates(self) -> Tensor:
-        """The share of position in each head of each gated block (num_gpsa, heads), in (0, 1); empty without any."""
+        """Gate of each head of each gated block (num_gpsa, heads), in (0, 1); empty without gated blocks."""
         gates = [attn.gates() for attn in self._positional() if isinstance(attn, GatedPositionalAttention)]
         return torch.stack(gates) if gates else self.pos_embed.table.new_empty(0, 0)
 
@@ -392,7 +394,8 @@ class ConViT(Backbone):
             x = self.run(block, x, grid) if i < self.num_gpsa else self.run(block, x)
 
     def _attention(self, images: Tensor, kinds: frozenset[AttentionKind]) -> Iterator[AttentionMap]:
-        """The weights of the first blocks, gated ones with their parts; from block `num_gpsa` on the plain ones."""
+        """Attention weights of the first blocks, gated ones with their parts; from block `num_gpsa` on the plain
+        ones."""
         x, grid = self._embed(images)
         stride = self.strides[0]
         for i in range(len(self.blocks)):
@@ -408,21 +411,21 @@ class ConViT(Backbone):
             x = self._step(i, x, grid)
 
     def _embed(self, images: Tensor) -> tuple[Tensor, Grid]:
-        """Images -> patches with their positions (B, N, C), and the grid."""
+        """Images -> patches with position embeddings (B, N, C), and the grid."""
         self.check(images)
         x = self.patch_embed(images)  # (B, C, H, W)
         grid = (x.shape[2], x.shape[3])
         return x.flatten(2).mT + self.pos_embed(grid), grid
 
     def _step(self, i: int, x: Tensor, grid: Grid, num_queries: int | None = None) -> Tensor:
-        """Block `i`, before the first plain one the class token."""
+        """Run block `i`; before the first plain block, add the class token."""
         if i < self.num_gpsa:
             return self.run(self.blocks[i], x, grid)
         given = () if num_queries is None else (num_queries,)
         return self.run(self.blocks[i], self._joined(i, x), *given)
 
     def _joined(self, i: int, x: Tensor) -> Tensor:
-        """The input of plain block `i`: the class token joins at the first one."""
+        """The input of plain block `i`; the class token is added at the first one."""
         return self.cls_token(x) if i == self.num_gpsa else x
 
     def _positional(self) -> list[PositionalAttention]:

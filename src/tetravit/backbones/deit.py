@@ -1,7 +1,7 @@
 """DeiT: data-efficient image transformers (Touvron et al. 2021, arXiv:2012.12877), the baseline of comparisons.
 
-The plain vision transformer: patches, learned positions, a class token, equal blocks of attention and MLP. A
-distilled model has a second token beside it, which learns from a teacher.
+The plain vision transformer: patch embedding, learned position embeddings, class token, identical blocks. A distilled
+model also has a distillation token, trained with a teacher.
 
 Shapes: B batch, H W token grid, N = H * W patches, T = 1 class token (2 with the distillation token), C width.
 Source of every number: facebookresearch/deit@7e160fe models.py.
@@ -30,17 +30,17 @@ from tetravit.structures import AttentionKind, AttentionMap, TokenAttention
 
 
 class DeiT(Backbone):
-    """A column of equal blocks that the class token passes with the patches.
+    """Identical transformer blocks over the class token and the patches.
 
-    Every level of `feature_maps` has the stride of the patches; an image side that they do not divide is
-    padded with zeros, so that a map has ceil(Hi / patch_size) rows.
+    Every level of `feature_maps` has the stride of the patches; images are zero-padded to whole patches, so that a
+    map has ceil(Hi / patch_size) rows.
 
-    image_size: side or (height, width) of the images whose grid the position embeddings are learned for.
-    distilled: whether a distillation token stands between the class token and the patches (Sec. 4); the embedding
-    is then the mean of both.
+    image_size: side or (height, width) of the images for which the position embeddings are learned.
+    distilled: add a distillation token between the class token and the patches (Sec. 4); the embedding is the mean of
+    both tokens.
 
     Raises:
-        ValueError: for a width that the heads do not divide.
+        ValueError: for a width not divisible by the heads.
     """
 
     attention_kinds = ("self", "class")
@@ -78,7 +78,7 @@ class DeiT(Backbone):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The authors' initialisation: normal of deviation 0.02 in linear layers, PyTorch's own elsewhere."""
+        """The authors' initialisation: normal with standard deviation 0.02 in linear layers, PyTorch's elsewhere."""
         trunc_normal_(self.pos_embed.table, std=0.02)
         for token in self._tokens():
             trunc_normal_(token.token, std=0.02)
@@ -97,7 +97,7 @@ class DeiT(Backbone):
 
     @property
     def cam_layer(self) -> str:
-        return f"blocks.{len(self.blocks) - 1}.norm1"  # of what follows, the class token alone is used
+        return f"blocks.{len(self.blocks) - 1}.norm1"  # after it, only the class token is used
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         x, grid = self._embed(images)
@@ -149,7 +149,7 @@ class DeiT(Backbone):
             x = self.run(block, x)
 
     def _tokens_out(self, images: Tensor) -> Tensor:
-        """Images -> the T tokens (B, T, C) that are embeddings; the last block is computed for them alone."""
+        """Images -> the T prefix tokens (B, T, C); the last block is computed for these tokens only."""
         x, _ = self._embed(images)
         *body, last = self.blocks
         for block in body:
@@ -162,7 +162,7 @@ class DeiT(Backbone):
         return [self.cls_token] if self.dist_token is None else [self.cls_token, self.dist_token]
 
     def _embed(self, images: Tensor) -> tuple[Tensor, Grid]:
-        """Images -> the T tokens and the patches with their positions (B, T + N, C), and the grid."""
+        """Images -> prefix tokens and patches with position embeddings (B, T + N, C), and the grid."""
         self.check(images)
         x = self.patch_embed(images)  # (B, C, H, W)
         grid = (x.shape[2], x.shape[3])

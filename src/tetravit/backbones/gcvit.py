@@ -3,7 +3,7 @@
 Self-attention within windows. In every second block the queries are global: computed from the whole map, reduced to
 the size of one window, and shared by all windows of an image.
 
-One file, as every family is: block, stages, attention maps and the table of sizes follow one another.
+One file, as for every family: block, stages, attention maps and the table of sizes follow one another.
 
 Shapes: B batch, H W token grid, C width, w window side, N = w * w, nW windows per image, D = C // heads.
 """
@@ -31,7 +31,7 @@ from tetravit.structures import AttentionKind, AttentionMap
 
 STAGES = 4
 Layout = Literal["map", "windows"]
-QUERY_CONVS = (3, 2, 1, 1)  # per stage: as many as halvings lead from the stage's grid to one window at 224
+QUERY_CONVS = (3, 2, 1, 1)  # per stage: number of halvings from the stage's grid to one window at 224
 
 
 class SqueezeExcite(nn.Module):
@@ -78,9 +78,9 @@ class FusedMBConv(nn.Module):
         return torch.baddbmm(x.flatten(1, 2), near.flatten(1, 2), weight).view(x.shape)
 
     def as_convolutions(self, x: Tensor) -> Tensor:
-        """The same for a map (B, C, H, W): programs for graphs keep its layout from end to end.
+        """The same for a map (B, C, H, W), for exported graphs, which keep that layout.
 
-        Written on tokens, OpenVINO 2026.4 gives other numbers.
+        A version on tokens gives different numbers in OpenVINO 2026.4.
         """
         near = F.gelu(self.depthwise(x))
         gate = self.se.channel_weights(near.mean(dim=(2, 3)))
@@ -103,10 +103,10 @@ class Downsample(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Images (B, in_chans, Hi, Wi) -> a map (B, Hi / 4, Wi / 4, C), rounded up, by overlapping steps of 2.
+    """Stem: images (B, in_chans, Hi, Wi) -> a map (B, Hi / 4, Wi / 4, C), rounded up, by overlapping strides of 2.
 
-    The maps are largest here. On a CPU the images pass one per core, so that they stay in its cache; all at once
-    take half as long again. With hooks inside, all pass at once.
+    The maps are largest here. On a CPU the images are processed one per core, so that they stay in its cache; a whole
+    batch takes half as long again. With hooks inside, the whole batch is processed at once.
     """
 
     def __init__(self, in_chans: int, dim: int) -> None:
@@ -120,15 +120,15 @@ class PatchEmbed(nn.Module):
         return torch.cat([self.whole(part) for part in images.split(torch.get_num_threads())])
 
     def whole(self, images: Tensor) -> Tensor:
-        """The same, all images at once."""
+        """The same for the whole batch at once."""
         return self.conv_down(_convolve(self.proj, images.permute(0, 2, 3, 1).contiguous()))
 
 
 class GlobalQuery(nn.Module):
-    """A stage's map (B, H, W, C) -> the queries (B, heads, N, D) that all windows of an image share.
+    """A stage's map (B, H, W, C) -> global queries (B, heads, N, D), shared by all windows of an image.
 
-    Where the halvings do not end at one window, as at other sizes than the paper's, the map is resized to it;
-    at the size of a window bicubic resizing is the identity, bit for bit.
+    If the halvings do not end at one window, as at other sizes than the paper's, the map is resized to it; at the
+    size of a window bicubic resizing is the identity, bitwise.
     """
 
     def __init__(self, dim: int, num_heads: int, window_size: int, *, num_convs: int, num_pools: int) -> None:
@@ -146,7 +146,7 @@ class GlobalQuery(nn.Module):
 
 
 class WindowAttention(nn.Module):
-    """What both kinds of attention share: heads, a bias for every offset within the window, a projection."""
+    """Base of both kinds of attention: heads, relative position bias, output projection."""
 
     def __init__(self, dim: int, num_heads: int, window_size: int) -> None:
         super().__init__()
@@ -157,20 +157,20 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, query: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """Normed windows (B * nW, N, C), global queries (B * nW, heads, N, D) -> windows, attended.
+        """Normed windows (B * nW, N, C), global queries (B * nW, heads, N, D) -> windows.
 
-        hidden: True where a key (B * nW, N) is masked; None: none is.
+        hidden: mask, True for masked keys (B * nW, N); None: no mask.
         """
         return self.proj(self.attend(x, query, hidden))
 
     def attend(self, x: Tensor, query: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """The same before the last projection."""
+        """Attention without the output projection."""
         if torch.compiler.is_exporting():
             q, k, v = self.heads(x, query)
             mask = _masked(self.bias(q.dtype), hidden)
             mask = mask[None] if hidden is None else mask
             attended = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-            # a program must not depend on the memory layout that a kernel chooses
+            # an exported program must not depend on a kernel's memory layout
             return attended.clone(memory_format=torch.contiguous_format).transpose(1, 2).flatten(2)
         layer, parts = self.projection()
         packed = linear(layer, x).unflatten(2, (parts, self.num_heads, -1))
@@ -179,7 +179,7 @@ class WindowAttention(nn.Module):
         return biased_attention(packed, _masked(bias, hidden), given, in_place=fused)
 
     def attention_weights(self, x: Tensor, query: Tensor, hidden: Tensor | None = None) -> Tensor:
-        """Weights of each query for each token of its window (B * nW, heads, N, N)."""
+        """Attention weights of each query over the tokens of its window (B * nW, heads, N, N)."""
         q, k, _ = self.heads(x, query)
         return attention_weights(q, k, _masked(self.bias(q.dtype), hidden))
 
@@ -190,7 +190,7 @@ class WindowAttention(nn.Module):
         return projected if parts == 3 else (query, *projected)
 
     def projection(self) -> tuple[nn.Linear, int]:
-        """The projection of the windows, and its parts: 3 (q, k, v), or 2 (k, v) where queries are given."""
+        """The projection of the windows, and its number of parts: 3 (q, k, v), or 2 (k, v) with given queries."""
         raise NotImplementedError
 
 
@@ -206,7 +206,7 @@ class LocalAttention(WindowAttention):
 
 
 class GlobalAttention(WindowAttention):
-    """Attention from the global queries of an image to the tokens of each window, which give keys and values."""
+    """Global queries of an image attend to the keys and values of each window."""
 
     def __init__(self, dim: int, num_heads: int, window_size: int) -> None:
         super().__init__(dim, num_heads, window_size)
@@ -217,7 +217,7 @@ class GlobalAttention(WindowAttention):
 
 
 class Block(nn.Module):
-    """Attention within windows, then an MLP; both residual."""
+    """Window attention, then an MLP; both with residual."""
 
     gamma1: Tensor | None
     gamma2: Tensor | None
@@ -242,10 +242,10 @@ class Block(nn.Module):
             self.register_parameter(name, None if layer_scale is None else _constant(dim, layer_scale))
 
     def forward(self, x: Tensor, query: Tensor, layout: Layout) -> Tensor:
-        """A map (B, H, W, C) or its windows (B, nW, N, C) -> the same, after the block.
+        """A map (B, H, W, C) or its windows (B, nW, N, C) -> the output of the block in the same form.
 
-        Norms and linear layers take tokens (B, H * W, C): a graph compiler treats four dimensions as an image with
-        channels second, and copies.
+        Norms and linear layers take tokens (B, H * W, C): a graph compiler treats a 4-D tensor as channels-second,
+        and copies.
         """
         sides = (x.shape[1], x.shape[2])
         x = x.flatten(1, 2)
@@ -264,10 +264,10 @@ class Block(nn.Module):
         return add_mlp(x, self.mlp, self.norm2, self.drop_path, self.gamma2).unflatten(1, sides)
 
     def windows_of(self, x: Tensor, layout: Layout) -> tuple[Tensor, Grid, Tensor | None]:
-        """A normed map or its windows -> windows (B * nW, N, C), the padded grid, the keys that are masked.
+        """A normed map or its windows -> windows (B * nW, N, C), the padded grid, the mask of keys.
 
         Padding is zero after the norm: its keys and values are biases of the projection. All tokens of a window
-        attend to it, unless `mask_padding` is set: then it is True where a key (B * nW, N) is padding.
+        attend to it, unless `mask_padding` is set: then the mask (B * nW, N) is True for padding.
         """
         if layout == "windows":
             return x.flatten(0, 1), (0, 0), None
@@ -278,9 +278,9 @@ class Block(nn.Module):
         return x_windows, padded, below | right
 
     def window_weights(self, x: Tensor, query: Tensor) -> tuple[Tensor, Tensor, Grid]:
-        """The weights of the attention for a normed map (B, H, W, C), and the rows and columns of windows.
+        """Attention weights for a normed map (B, H, W, C), and the rows and columns of windows.
 
-        Weights (B, nW, heads, N, N) and the share of each row on tokens of the map (B, nW, heads, N), in float32.
+        Weights (B, nW, heads, N, N), and the sum of each row over real tokens (B, nW, heads, N), in float32.
         """
         x_windows, padded, hidden = self.windows_of(x, "map")
         weights = self.attn.attention_weights(x_windows, query, hidden).float()
@@ -292,7 +292,7 @@ class Block(nn.Module):
 
 
 class Level(nn.Module):
-    """A stage: blocks with local and global attention in turns, and the downsampling behind it, if any."""
+    """A stage: alternating local and global blocks, followed by downsampling unless it is the last."""
 
     def __init__(
         self, query: GlobalQuery, blocks: Sequence[Block], downsample: Downsample | None, window_size: int
@@ -306,8 +306,8 @@ class Level(nn.Module):
     def forward(self, x: Tensor, run: Callable[..., Tensor]) -> Tensor:
         """A stage's map (B, H, W, C) through its blocks; `run` calls a module (see `Backbone.run`).
 
-        All windows of a stage are alike, so a map that they divide is cut once and joined once. Whether they
-        do is known where the size is; a graph for any size is captured in the form that always holds.
+        All windows of a stage are alike, so a map divisible into windows is partitioned once. Divisibility is tested
+        only for known sizes; a dynamic-shape graph uses the general form.
         """
         grid, query, layout = self.begin(x, run)
         if layout == "map":
@@ -323,41 +323,40 @@ class Level(nn.Module):
         return join(x_windows.flatten(0, 1), w, padded, grid)
 
     def begin(self, x: Tensor, run: Callable[..., Tensor]) -> tuple[Grid, Tensor, Layout]:
-        """The grid of a map, the global queries of each of its windows, the layout in which blocks take it."""
+        """The grid of a map, the global queries of each window, and the layout of the block inputs."""
         w, grid = self.window_size, (x.shape[1], x.shape[2])
         num_windows = ((grid[0] + w - 1) // w) * ((grid[1] + w - 1) // w)
         query = _per_window(run(self.query, x), num_windows)
-        divided = all(isinstance(side, int) and side % w == 0 for side in grid)  # symbolic sides are no int
+        divided = all(isinstance(side, int) and side % w == 0 for side in grid)  # symbolic sides are not int
         return grid, query, "windows" if divided else "map"
 
 
 class GCViT(Backbone):
-    """Four stages at strides 4, 8, 16, 32, the width doubling from one to the next.
+    """Four stages at strides 4, 8, 16, 32, with doubling width.
 
-    Any size: a map that its windows do not divide is padded right and bottom in front of each attention, and
-    the global queries are resized to a window, as in the authors' detection release. Maps come out raw; the
+    Any size: a map not divisible into windows is zero-padded on the right and bottom before each attention, and the
+    global queries are resized to a window, as in the authors' detection release. Feature maps are not normed; the
     last one is normed for the embedding.
 
     Args:
         dim: width of the first stage.
-        depths, num_heads: of the four stages.
-        mlp_ratio: hidden width of the MLPs, as a multiple of the stage's.
-        layer_scale: start of the learned factors on both branches of a block; None: no factors.
-        image_size: what windows follow, by its shorter side: 1/32 of it, 1/16 in the third stage, rounded up.
-        window_size: sides of the windows of the four stages, in tokens, whatever the image size.
-        query_pooling: whether the third stage's queries come from its own grid ("keep") or from half of it
-            ("pool"); None: kept where its windows are larger than those of the last stage.
-        mask_padding: whether tokens of a window that is padded attend to its real tokens alone. Off in all
-            published models; self-supervised training sets it, so that padding does not distinguish crops.
+        depths, num_heads: one per stage.
+        mlp_ratio: hidden width of the MLPs, as a multiple of the stage's width.
+        layer_scale: initial value of the learned factors on both branches of a block; None: no factors.
+        image_size: determines the windows, by its shorter side: 1/32 of it, 1/16 in the third stage, rounded up.
+        window_size: window sides of the four stages in tokens, independent of the image size.
+        query_pooling: whether the third stage computes its queries on its own grid ("keep") or on half of it
+            ("pool"); None: "keep" if its windows are larger than those of the last stage.
+        mask_padding: whether real tokens of a padded window attend to real tokens only. Off in all published models;
+            self-supervised training sets it, so that padding does not distinguish crops.
         in_chans: channels of the images.
-        drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
+        drop_path: stochastic depth rate of the last block, linear from 0 at the first.
 
     Raises:
-        ValueError: for tables that do not have four entries, windows below 1 token, or a width that the heads
-            do not divide.
+        ValueError: for tables without four entries, windows below 1 token, or a width not divisible by the heads.
 
-    Source: facts of NVlabs/GCVit@8e1941f (not its code, whose licence is another). The authors' training
-    decays the bias tables too: the keyword that was to spare them is never read.
+    Source: facts of NVlabs/GCVit@8e1941f (not its code, which has another licence). The authors' training applies
+    weight decay to the bias tables too: the keyword that excludes them is never used.
     """
 
     attention_kinds = ("window", "global")
@@ -411,7 +410,7 @@ class GCViT(Backbone):
                 for kind in kinds
             ]
             query = GlobalQuery(width, heads, side, num_convs=QUERY_CONVS[i], num_pools=num_pools[i])
-            if GlobalAttention not in kinds:  # a stage of one block: nothing is learned from its queries
+            if GlobalAttention not in kinds:  # a stage of one block: its global queries are unused
                 query.requires_grad_(False)
             downsample = Downsample(width, 2 * width) if i < STAGES - 1 else None
             self.levels.append(Level(query, blocks, downsample, side))
@@ -419,9 +418,9 @@ class GCViT(Backbone):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The authors' initialisation: normal of deviation 0.02 in linear layers, PyTorch's own elsewhere."""
+        """The authors' initialisation: normal with standard deviation 0.02 in linear layers, PyTorch's elsewhere."""
         for name, module in self.named_modules():
-            if isinstance(module, nn.Linear) and not name.endswith("pointwise"):  # by nature a convolution
+            if isinstance(module, nn.Linear) and not name.endswith("pointwise"):  # a 1 x 1 convolution
                 trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
@@ -443,7 +442,7 @@ class GCViT(Backbone):
         return features.mean(dim=1)
 
     def _attention(self, images: Tensor, kinds: frozenset[AttentionKind]) -> Iterator[AttentionMap]:
-        """The weights within windows: of their own tokens in even blocks, of the global queries in odd ones."""
+        """Attention weights within windows: of local queries in even blocks, of global queries in odd ones."""
         self.check(images)
         x = self.run(self.patch_embed, images)
         for i, level in enumerate(cast(Iterable[Level], self.levels)):
@@ -474,20 +473,20 @@ class GCViT(Backbone):
 
 
 def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
-    """A convolution of a map (B, H, W, C); the permuted view is what PyTorch calls channels-last, no copy."""
+    """A convolution of a map (B, H, W, C); the permuted view is channels-last in PyTorch, without a copy."""
     return conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 def _over_tokens(norm: nn.Module, x: Tensor) -> Tensor:
-    """A norm of each token of a map (B, H, W, C)."""
+    """LayerNorm over the channels of a channels-last map (B, H, W, C)."""
     return norm(x.flatten(1, 2)).unflatten(1, (x.shape[1], x.shape[2]))
 
 
 def _per_window(query: Tensor, num_windows: int) -> Tensor:
-    """Queries (B, heads, N, D) -> the same for each window of an image (B * nW, heads, N, D).
+    """Queries (B, heads, N, D) -> repeated for each window of an image (B * nW, heads, N, D).
 
-    Nothing is copied where an image is one window, or alone. A program for every size may not compare sizes, so
-    there it is a gather.
+    No copy for one window per image, or one image. A dynamic-shape program must not compare sizes, so there it is a
+    gather.
     """
     if not isinstance(num_windows, int):
         window = torch.arange(query.shape[0] * num_windows, device=query.device)
@@ -511,7 +510,7 @@ def _windows_for(image_size: int | tuple[int, int]) -> tuple[int, ...]:
 
 
 def _check_stages(**tables: Sequence[int]) -> None:
-    """Each table has one whole number from 1 up per stage."""
+    """Raises: ValueError unless each table has one positive integer per stage."""
     for name, table in tables.items():
         if len(table) != STAGES or any(not isinstance(n, int) or n < 1 for n in table):
             raise ValueError(

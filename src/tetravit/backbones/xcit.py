@@ -1,7 +1,7 @@
 """XCiT: Cross-Covariance Image Transformers (El-Nouby et al. 2021, arXiv:2106.09681).
 
-Attention mixes channels instead of tokens, so its cost is linear in the number of patches.
-One file, as every family is; its options for the paper's ablations are here too.
+Cross-covariance attention mixes channels instead of tokens, so its cost is linear in the number of patches. One file,
+as for every family; the options of the paper's ablations are included.
 
 Shapes: B batch, H W token grid, N = H * W patches, C width, D = C // heads.
 Source of every number: facebookresearch/xcit@82f5291 xcit.py.
@@ -32,11 +32,11 @@ from tetravit.structures import AttentionKind, AttentionMap
 
 Stem = Literal["conv", "linear"]
 Temperature = Literal["learned", "fixed"]
-OUT_BLOCKS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}  # depth: the blocks whose outputs are feature maps
+OUT_BLOCKS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}  # depth: indices of the blocks whose outputs are feature maps
 
 
 class ConvStem(nn.Sequential):
-    """Images -> patches (B, C, H, W) by 3 x 3 convolutions of stride 2, the width doubling to C."""
+    """Patch embedding: images -> patches (B, C, H, W) by 3 x 3 convolutions of stride 2, the width doubling to C."""
 
     def __init__(self, in_chans: int, dim: int, patch_size: int) -> None:
         if patch_size not in (8, 16):
@@ -51,11 +51,11 @@ class ConvStem(nn.Sequential):
 
 
 class CrossCovarianceAttention(nn.Module):
-    """Each head mixes its D channels through a D x D map (Sec. 3.2).
+    """Cross-covariance attention: each head mixes its D channels by a D x D map (Sec. 3.2).
 
-    l2_norm: whether queries and keys have unit length over the tokens. temperature: "fixed": 1, not trained.
-    many: whether images have many tokens, for which the Gram form takes fewer operations; None: by their number. A
-    captured graph holds for any number, so it has the plain form unless `many` is set.
+    l2_norm: normalize queries and keys to unit length over the tokens. temperature: "fixed": 1, not trained. many:
+    use the Gram form, which has fewer operations for many tokens; None: by the number of tokens. A captured graph
+    holds for any number, so it has the plain form unless `many` is set.
     """
 
     many: bool | None = None
@@ -72,11 +72,11 @@ class CrossCovarianceAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normed patches (B, N, C) -> the same, attended."""
+        """Normed patches (B, N, C) -> (B, N, C)."""
         return self.proj(self.attend(x))
 
     def add_to(self, x: Tensor, normed: Tensor, drop_path: DropPath, gamma: Tensor) -> Tensor:
-        """x + drop_path(gamma * attention(normed)), in the form that takes fewer operations."""
+        """x + drop_path(gamma * attention(normed)), in the form with fewer operations."""
         if drop_path.active or not self._takes_gram(normed, drop_path):
             return add_linear(x, self.proj, self.attend(normed), drop_path, gamma)
         matrix, shift = gram_attention.gram_projection(
@@ -88,7 +88,7 @@ class CrossCovarianceAttention(nn.Module):
         return torch.baddbmm(x + shift, normed, matrix)
 
     def _takes_gram(self, normed: Tensor, *others: nn.Module) -> bool:
-        """Whether the Gram form is taken: as `many` says, or where it is known to be faster."""
+        """Whether to use the Gram form: as set by `many`, or if it is known to be faster."""
         if not self.l2_norm:
             return False
         if self.many is not None:
@@ -97,32 +97,31 @@ class CrossCovarianceAttention(nn.Module):
         return able and normed.shape[1] >= gram_attention.LEAST * normed.shape[2]
 
     def attend(self, x: Tensor) -> Tensor:
-        """Normed patches (B, N, C) -> the same, attended, before the last projection.
+        """Normed patches (B, N, C) -> (B, N, C), before the output projection.
 
-        Queries and keys have unit length over the tokens. In float32 the lengths divide the product of both, of
-        channels by channels: fewer passes. Sums over tokens could leave the range of 16 bits, so there they divide
-        queries and keys.
+        Queries and keys have unit length over the tokens. In float32 the lengths divide their D x D product, which
+        takes fewer passes. In 16 bits sums over tokens could overflow, so there the lengths divide queries and keys.
         """
         q, k, v = self._heads(x)
         return (v @ self._weights(q, k).mT).transpose(1, 2).flatten(2)  # (B, N, C)
 
     def attention(self, x: Tensor) -> Tensor:
-        """The weights between channels (B, heads, D, D) for normed patches (B, N, C), rows for queries."""
+        """Attention weights between channels (B, heads, D, D) for normed patches (B, N, C), rows for queries."""
         if self._takes_gram(x):
             return gram_attention.gram_weights(x, (self.qkv.weight, self.qkv.bias), self.temperature)
         q, k, _ = self._heads(x)
         return self._weights(q, k)
 
     def cosines(self, x: Tensor) -> Tensor:
-        """The cosines between channels (B, heads, D, D), before temperature and softmax, for normed patches.
+        """Cosine similarities between channels (B, heads, D, D), before temperature and softmax, for normed patches.
 
-        Without `l2_norm` the weights are not made of them.
+        Without `l2_norm` they are not used for the weights.
         """
         q, k, _ = self._heads(x)
         return F.normalize(q.float(), dim=2).mT @ F.normalize(k.float(), dim=2)
 
     def leverage(self, x: Tensor, of: Literal["queries", "keys"] = "queries") -> Tensor:
-        """How much each patch weighs in the cosines (B, heads, N), for normed patches (B, N, C); sums to 1 over N.
+        """Weight of each patch in the cosines (B, heads, N), for normed patches (B, N, C); sums to 1 over N.
 
         The mean over the channels of the squared entries, which have unit length over the patches.
         """
@@ -130,7 +129,7 @@ class CrossCovarianceAttention(nn.Module):
         return F.normalize((q if of == "queries" else k).float(), dim=2).square().mean(dim=-1)
 
     def written(self, x: Tensor) -> Tensor:
-        """The length of what each head adds to each patch (B, heads, N), for normed patches (B, N, C)."""
+        """Norm of the output of each head at each patch (B, heads, N), for normed patches (B, N, C)."""
         parts = self.attend(x).unflatten(2, (self.num_heads, -1))  # (B, N, heads, D)
         weight = self.proj.weight.unflatten(1, (self.num_heads, -1))  # (C, heads, D)
         return torch.einsum("bnhd,chd->bhnc", parts, weight).norm(dim=-1)
@@ -145,7 +144,7 @@ class CrossCovarianceAttention(nn.Module):
     def _weights(self, q: Tensor, k: Tensor) -> Tensor:
         scale = self.temperature
         if not self.l2_norm:
-            return (q.float().mT @ k.float() * scale).softmax(dim=-1).to(q.dtype)  # sums leave 16 bits
+            return (q.float().mT @ k.float() * scale).softmax(dim=-1).to(q.dtype)  # sums may overflow 16 bits
         if q.dtype.itemsize < 4:
             q, k = F.normalize(q, dim=2), F.normalize(k, dim=2)
         else:
@@ -155,7 +154,7 @@ class CrossCovarianceAttention(nn.Module):
 
 
 class LocalPatchInteraction(nn.Module):
-    """Two depthwise 3 x 3 convolutions mix neighbouring patches (Sec. 3.3)."""
+    """Local patch interaction: two depthwise 3 x 3 convolutions (Sec. 3.3)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -170,9 +169,9 @@ class LocalPatchInteraction(nn.Module):
 
 
 class Block(nn.Module):
-    """Mix channels, then neighbours, then features; each step scaled and residual (Fig. 1).
+    """A block: cross-covariance attention, local patch interaction, MLP; each scaled, with a residual (Fig. 1).
 
-    attn, local: None leaves the step out, with its norm and its factors.
+    attn, local: None omits the step, with its norm and its factors.
     """
 
     def __init__(
@@ -220,11 +219,11 @@ class Block(nn.Module):
 
 
 class ClassBlock(nn.Module):
-    """The class token attends to itself and the patches; the patches only pass the norms (Sec. 3.4).
+    """Class attention: the class token attends to itself and the patches; patches only pass the norms (Sec. 3.4).
 
-    The released weights were trained with a residual that starts after `norm2`, and with patches that are
-    added to themselves. Both are kept: other arithmetic gives other logits.
-    norm_patches: whether `norm2` also acts on the patches (all models but the nano ones).
+    The released weights were trained with a residual that starts after `norm2`, and with patches added to themselves.
+    Both are kept, because the logits depend on them.
+    norm_patches: whether `norm2` is also applied to the patches (all models but the nano ones).
     """
 
     def __init__(self, dim: int, num_heads: int, layer_scale: float, *, norm_patches: bool) -> None:
@@ -245,7 +244,7 @@ class ClassBlock(nn.Module):
         return token, 2 * patches
 
     def token(self, token: Tensor, patches: Tensor) -> Tensor:
-        """The class token alone: all that the last block has to compute for an embedding."""
+        """The class token only, which suffices in the last block."""
         return self._attend(token, self.norm1(patches))
 
     def _attend(self, token: Tensor, normed: Tensor) -> Tensor:
@@ -255,20 +254,20 @@ class ClassBlock(nn.Module):
 
 
 class XCiT(Backbone):
-    """A column of equal blocks, then two in which a class token attends to the patches.
+    """Identical blocks over the patches, then two class attention blocks.
 
-    Every level has the stride of the patches; a side that they do not divide is padded, so that a map has
-    ceil(Hi / patch_size) rows. `image_size` is accepted for the sake of the contract: nothing depends on it.
+    Every level has the stride of the patches; images are zero-padded to whole patches, so that a map has ceil(Hi /
+    patch_size) rows. `image_size` has no effect; all backbones accept it.
 
     Options of ablations (Table 4):
-    stem: "conv": 3 x 3 convolutions of stride 2; "linear": each patch through one linear map, of any patch size.
-    xca, lpi: whether blocks mix channels, and neighbouring patches; what is left out has no parameters.
-    l2_norm: whether queries and keys of cross-covariance attention have unit length; without it training is unstable.
+    stem: "conv": 3 x 3 convolutions of stride 2; "linear": linear patch embedding, of any patch size.
+    xca, lpi: whether blocks have cross-covariance attention, and local patch interaction.
+    l2_norm: normalize queries and keys of cross-covariance attention; without it training is unstable.
     temperature: of that attention: "learned", or "fixed" at 1.
 
     Raises:
-        ValueError: for a patch size that the stem does not take, a width that the heads or the stem do not divide, an
-            option that is none of its values.
+        ValueError: for a patch size that the stem does not support, a width not divisible by the heads or the stem,
+            or an invalid option.
     """
 
     attention_kinds: tuple[AttentionKind, ...] = ("channel", "class")
@@ -327,7 +326,7 @@ class XCiT(Backbone):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The authors' initialisation: normal of deviation 0.02 in linear layers, PyTorch's own elsewhere."""
+        """The authors' initialisation: normal with standard deviation 0.02 in linear layers, PyTorch's elsewhere."""
         trunc_normal_(self.cls_token, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -352,7 +351,7 @@ class XCiT(Backbone):
 
     @property
     def cam_layer(self) -> str:
-        return f"blocks.{len(self.blocks) - 1}"  # patches reach the class token through what follows
+        return f"blocks.{len(self.blocks) - 1}"  # the class attention blocks follow
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         x, grid = self._embed(images)
@@ -379,7 +378,7 @@ class XCiT(Backbone):
         return self.norm(torch.cat((token, patches), dim=1))[:, 0]
 
     def _attention(self, images: Tensor, kinds: frozenset[AttentionKind]) -> Iterator[AttentionMap]:
-        """XCA between channels in each block; then the class token's attention in both class blocks."""
+        """Cross-covariance attention between channels in each block; then class attention in both class blocks."""
         patches, grid = self._embed(images)
         for i, block in enumerate(cast(Iterable[Block], self.blocks)):
             if "channel" in kinds and block.attn is not None:
@@ -400,9 +399,9 @@ class XCiT(Backbone):
             token, patches = last(token, patches)
 
     def _embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Images -> patches with their positions (B, N, C), and the grid."""
+        """Images -> patches with position encodings (B, N, C), and the grid."""
         self.check(images)
-        if not is_transformed():  # vmap has no copy of that layout
+        if not is_transformed():  # vmap does not support a copy in that memory format
             images = images.contiguous(memory_format=torch.channels_last)
         x = self.patch_embed(images)  # (B, C, H, W)
         grid = (x.shape[2], x.shape[3])

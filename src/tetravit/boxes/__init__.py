@@ -1,1 +1,1 @@
-"""Shared parts of detectors: anchors, box coding, matching, sampling, suppression, pooling and pasting."""
+"""Shared components of detectors: anchors, box coding, matching, sampling, NMS, RoI pooling and mask pasting."""

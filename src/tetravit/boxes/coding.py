@@ -1,4 +1,4 @@
-"""Boxes as offsets from reference boxes, and back.
+"""Encode boxes as offsets from reference boxes, and decode them.
 
 Source: R-CNN (arXiv:1311.2524, app. C) with the clamp of mmdet 2.28.2 DeltaXYWHBBoxCoder.
 """
@@ -9,21 +9,20 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LARGEST_STEP = math.log(1000 / 16)  # a box grows or shrinks at most 62.5-fold: exp stays finite
+LARGEST_STEP = math.log(1000 / 16)  # limits the scale factor to 62.5, so that exp stays finite
 
 
 @dataclass(frozen=True)
 class BoxCoder:
-    """Offsets (dx, dy, dw, dh): the shift of the centre in sides of the reference, the log ratio
-    of the sides.
+    """Offsets (dx, dy, dw, dh): shift of the centre in units of the reference sides, and log ratio of the sides.
 
-    stds: what each offset is divided by, so that targets have about unit spread.
+    stds: divisors of the offsets, so that targets have about unit variance.
     """
 
     stds: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
 
     def encode(self, boxes: Tensor, targets: Tensor) -> Tensor:
-        """Reference boxes (..., 4) and the boxes they should become -> offsets (..., 4)."""
+        """Reference boxes (..., 4) and target boxes -> offsets (..., 4)."""
         px, py, pw, ph = _centre(boxes)
         gx, gy, gw, gh = _centre(targets)
         deltas = torch.stack(((gx - px) / pw, (gy - py) / ph, (gw / pw).log(), (gh / ph).log()), dim=-1)
@@ -40,7 +39,7 @@ class BoxCoder:
 
 
 def clip(boxes: Tensor, sizes: Tensor) -> Tensor:
-    """Boxes (B, ..., 4) cut to images of `sizes` (B, 2), height and width."""
+    """Boxes (B, ..., 4) clipped to images of `sizes` (B, 2), height and width."""
     limits = sizes.flip(-1).to(boxes.dtype).repeat(1, 2)  # (B, 4): width height width height
     limits = limits.reshape(-1, *(1,) * (boxes.ndim - 2), 4)
     return torch.minimum(boxes.clamp(min=0), limits)
@@ -65,6 +64,6 @@ def relative(boxes: Tensor, size: Tensor) -> Tensor:
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
-    """The logit of shares (clamped to 0..1), finite: numerator and denominator are at least `eps`."""
+    """The logit of values clamped to 0..1, finite: numerator and denominator are at least `eps`."""
     x = x.clamp(0, 1)
     return (x.clamp(min=eps) / (1 - x).clamp(min=eps)).log()

@@ -1,7 +1,8 @@
-"""Contrastive denoising: noisy copies of the objects as extra queries in training (DINO, arXiv:2203.03605, 3.3).
+"""Contrastive denoising: noised copies of the objects as extra queries in training (DINO, arXiv:2203.03605, 3.3).
 
-A group holds every object twice: a positive copy to be reconstructed, a negative one with more noise to be rejected.
-A group attends to itself and to the matching queries, not to other groups; matching queries attend to no group.
+A group contains every object twice: a positive query to be reconstructed, and a negative one with more noise to be
+rejected. Queries of a group attend to their group and to the matching queries, not to other groups; matching queries
+attend to no group.
 
 Shapes: B images, M objects of an image, M* the most of an image, G groups, pad = 2 * M* * G, C width.
 Source: IDEA-Research/DINO@faa8520 models/dino/dn_components.py.
@@ -16,12 +17,12 @@ from torch import Tensor, nn
 from tetravit.boxes.coding import corners, inverse_sigmoid
 from tetravit.seeds import hashed_uniform
 
-NUMBERS = 10  # per copy: flip, label, four signs, four parts
-MANY = 100  # copies of the objects from which they are shared out among the objects of an image
+NUMBERS = 10  # random numbers per query: flip, label, four signs, four magnitudes
+MANY = 100  # num_denoising from which it is divided by the number of objects
 
 
 class Draws(NamedTuple):
-    """The random numbers of the noise; n = 2 * G * (objects of the batch). None: drawn where they are needed."""
+    """Random numbers of the noise; n = 2 * G * (objects of the batch). None: drawn on demand."""
 
     flip: Tensor | None = None  # (n,) in 0..1: a label changes below label_noise / 2
     label: Tensor | None = None  # (number of flips,) integers: the new labels, in the order of the flips
@@ -32,14 +33,14 @@ class Draws(NamedTuple):
     def of_images(
         cls, keys: Tensor, labels: Sequence[Tensor], *, groups: int, num_classes: int, label_noise: float
     ) -> "Draws":
-        """Numbers of every image from its own key, whatever else is in the batch.
+        """Random numbers of every image from its key, independent of the rest of the batch.
 
         Args:
             keys: (B,) int64 of `seeds.row_keys`.
             labels: per image (M,).
-            groups: as `num_groups` says.
-            num_classes: new labels are below it.
-            label_noise: twice the share of labels that are drawn anew.
+            groups: from `num_groups`.
+            num_classes: random labels are below it.
+            label_noise: twice the probability of a random label.
         """
         copies = 2 * groups
         parts = [
@@ -55,9 +56,9 @@ class Draws(NamedTuple):
 
 
 class DenoisingQueries(NamedTuple):
-    """Denoising queries, placed before the matching ones.
+    """Denoising queries, placed before the matching queries.
 
-    Slots of images with fewer objects than the most have a zero content and a zero logit box, and are not blocked.
+    Unused slots of images with fewer objects have zero content and zero box logits, and are not masked.
     """
 
     content: Tensor  # (B, pad, C)
@@ -78,19 +79,19 @@ def denoising_queries(
     box_noise: float = 1.0,
     most: int | None = None,
 ) -> DenoisingQueries:
-    """Noisy copies of the objects of a batch.
+    """Build the denoising queries of a batch.
 
     Args:
         labels: per image (M,) int64.
         boxes: per image (M, 4), cx cy w h in 0..1.
-        embedding: one row of C values per class, and one more; or its weight.
+        embedding: one row of C values per class, and one extra row; or its weight.
         draws: the random numbers; None: drawn here.
         num_queries: matching queries.
-        num_denoising: positive copies of the objects of an image, shared out among them; below 50 twice as many
-            groups, whatever the number of objects.
-        label_noise: twice the share of labels that are drawn anew.
-        box_noise: how far a side moves at most, in half sides; negatives from once to twice as far.
-        most: objects of an image that groups have room for; None: as many as the fullest image here holds.
+        num_denoising: positive queries per image, divided by the number of objects; below 50 twice as many groups,
+            whatever the number of objects.
+        label_noise: twice the probability of a random label.
+        box_noise: maximum shift of a side, in half sides; negatives from once to twice as far.
+        most: number of object slots per group; None: the maximum over the images of the batch.
     """
     weight = embedding.weight if isinstance(embedding, nn.Embedding) else embedding
     draws = draws or Draws()
@@ -102,7 +103,7 @@ def denoising_queries(
     content = weight.new_zeros(batch, pad, weight.shape[1])
     slots = weight.new_zeros(batch, pad, 4, dtype=torch.float32)
     if total:
-        copies = 2 * groups  # positives and negatives in turn
+        copies = 2 * groups  # alternating positives and negatives
         label = _flipped(torch.cat(list(labels)).repeat(copies), draws, label_noise, len(weight) - 1)
         box = torch.cat(list(boxes)).float().repeat(copies, 1)
         negative = torch.arange(copies, device=box.device).remainder(2).repeat_interleave(total)[:, None]
@@ -117,7 +118,7 @@ def denoising_queries(
 
 
 def num_groups(most: int, num_denoising: int) -> int:
-    """How many groups of copies a batch gets whose fullest image holds `most` objects."""
+    """Number of groups of a batch with at most `most` objects per image."""
     copies = 2 * num_denoising
     if not most:
         return 1
@@ -125,7 +126,7 @@ def num_groups(most: int, num_denoising: int) -> int:
 
 
 def positives(count: int, most: int, groups: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
-    """Which denoising queries of an image restore which of its `count` objects: (queries, objects)."""
+    """Pairs of denoising query and reconstructed object, for an image with `count` objects: (queries, objects)."""
     objects = torch.arange(count, device=device)
     queries = torch.arange(groups, device=device)[:, None] * (2 * most) + objects
     return queries.flatten(), objects.repeat(groups)
@@ -143,7 +144,7 @@ def _flipped(labels: Tensor, draws: Draws, noise: float, num_classes: int) -> Te
 
 
 def _moved(boxes: Tensor, draws: Draws, noise: float, negative: Tensor) -> Tensor:
-    """Boxes (n, 4), cx cy w h, whose sides moved on their own, cut to the image."""
+    """Boxes (n, 4), cx cy w h, with independently shifted sides, clipped to the image."""
     if noise <= 0:
         return boxes
     sign = torch.randint(2, boxes.shape, device=boxes.device) if draws.sign is None else draws.sign
@@ -156,7 +157,7 @@ def _moved(boxes: Tensor, draws: Draws, noise: float, negative: Tensor) -> Tenso
 
 
 def _mask(pad: int, groups: int, num_queries: int, device: torch.device) -> Tensor:
-    """(pad + num_queries, the same) bool, True: blocked."""
+    """Attention mask (pad + num_queries, the same) bool, True: masked."""
     member = torch.full((pad + num_queries,), -1, device=device)  # -1: a matching query
     member[:pad] = torch.arange(groups, device=device).repeat_interleave(pad // groups)
     return (member[None, :] >= 0) & (member[None, :] != member[:, None])

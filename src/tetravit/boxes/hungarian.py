@@ -1,4 +1,4 @@
-"""One query for every object, at the least total cost (DETR, arXiv:2005.12872; Deformable DETR, arXiv:2010.04159).
+"""Hungarian matching of queries to objects (DETR, arXiv:2005.12872; Deformable DETR, arXiv:2010.04159).
 
 Shapes: B images, Q queries, K classes, M objects of an image.
 Source: IDEA-Research/DINO@faa8520 models/dino/matcher.py (HungarianMatcher), util/box_ops.py.
@@ -12,14 +12,14 @@ from torch import Tensor
 from tetravit.boxes.coding import corners
 
 CLASS_COST, BOX_COST, GIOU_COST = 2.0, 5.0, 2.0
-ALPHA, GAMMA = 0.25, 2.0  # of the focal loss that the cost of a class stands for
+ALPHA, GAMMA = 0.25, 2.0  # of the focal loss behind the class cost
 NO_SCIPY = "Matching queries to objects needs scipy: pip install scipy, or tetravit with its extra coco."
 
 
 def match(
     logits: Tensor, boxes: Tensor, labels: Sequence[Tensor], truth: Sequence[Tensor]
 ) -> list[tuple[Tensor, Tensor]]:
-    """The cheapest one-to-one assignment of objects to queries, image by image.
+    """The minimum-cost one-to-one assignment of objects to queries, per image.
 
     Args:
         logits: (B, Q, K).
@@ -39,7 +39,7 @@ def match(
         raise ValueError(NO_SCIPY) from error
     with torch.no_grad():
         costs = [cost(*image) for image in zip(logits, boxes, labels, truth, strict=True)]
-        flat = torch.cat([c.flatten() for c in costs]).cpu().numpy() if costs else None  # one copy from a GPU
+        flat = torch.cat([c.flatten() for c in costs]).cpu().numpy() if costs else None  # one transfer from a GPU
     matches, start = [], 0
     for c in costs:
         assert flat is not None
@@ -52,7 +52,7 @@ def match(
 
 
 def cost(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor) -> Tensor:
-    """The cost of each pair of a query and an object: (Q, K), (Q, 4), (M,), (M, 4) -> (Q, M), finite."""
+    """Cost of each pair of query and object: (Q, K), (Q, 4), (M,), (M, 4) -> (Q, M), finite."""
     p = logits.float()[:, labels].sigmoid()  # (Q, M): the classes that are there
     boxes, truth = boxes.float(), truth.float()
     present = ALPHA * (1 - p) ** GAMMA * -(p + 1e-8).log()
@@ -66,7 +66,7 @@ def cost(logits: Tensor, boxes: Tensor, labels: Tensor, truth: Tensor) -> Tensor
 
 
 def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Generalized overlap (arXiv:1902.09630) of boxes (..., 4), broadcast, -> (...); defined without area too."""
+    """Generalized IoU (arXiv:1902.09630) of boxes (..., 4), broadcast, -> (...); defined for zero area too."""
     overlap, union = _overlap(a, b)
     low, high = torch.minimum(a[..., :2], b[..., :2]), torch.maximum(a[..., 2:], b[..., 2:])
     hull = (high - low).clamp(min=0).prod(dim=-1)

@@ -1,4 +1,4 @@
-"""Losses that detection heads share: sums over candidates, which the head divides by its own count.
+"""Losses of detection heads: sums over candidates; the head divides by its own count.
 
 Everything is computed in float32, whatever the precision of the predictions.
 """
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 def focal(logits: Tensor, labels: Tensor) -> Tensor:
     """Focal loss (arXiv:1708.02002) of logits (N, K) for labels (N,); K means background. A sum."""
-    from torchvision.ops import sigmoid_focal_loss  # loads slowly, and only training needs it
+    from torchvision.ops import sigmoid_focal_loss  # slow import, needed in training only
 
     hot = F.one_hot(labels, logits.shape[1] + 1)[:, :-1].float()
     return sigmoid_focal_loss(logits.float(), hot, alpha=0.25, gamma=2.0, reduction="sum")
@@ -26,7 +26,7 @@ def smooth_l1(predicted: Tensor, targets: Tensor, beta: float) -> Tensor:
 
 
 def giou(boxes: Tensor, targets: Tensor) -> Tensor:
-    """1 - generalized overlap (arXiv:1902.09630) of boxes (N, 4). A sum."""
+    """1 - generalized IoU (arXiv:1902.09630) of boxes (N, 4). A sum."""
     from torchvision.ops import generalized_box_iou_loss
 
     return generalized_box_iou_loss(boxes.float(), targets.float(), reduction="sum")

@@ -15,11 +15,11 @@ IGNORED = -2
 
 @dataclass(frozen=True)
 class Matcher:
-    """By IoU: from `positive` up the best ground truth, below `negative` background, between them ignored.
+    """By IoU: at least `positive` the best ground truth, below `negative` background, between them ignored.
 
-    least: a ground truth also gets its own best candidates (all that tie) where their overlap is at least
-    this and above 0, even if those candidates overlap another ground truth more; None: off. Where two ground truths
-    claim one candidate, it is assigned to the later one.
+    least: also assign to each ground truth its best candidates (all ties) if their IoU is at least this and above 0,
+    even if those candidates overlap another ground truth more; None: off. If two ground truths have the same best
+    candidate, it is assigned to the later one.
     """
 
     positive: float
@@ -27,8 +27,9 @@ class Matcher:
     least: float | None = None
 
     def __call__(self, truths: Tensor, boxes: Tensor) -> Tensor:
-        """Truths (M, 4) and candidates (N, 4) -> per candidate a row of `truths`, BACKGROUND or IGNORED."""
-        from torchvision.ops import box_iou  # loads slowly, and only training needs it
+        """Ground truths (M, 4) and candidates (N, 4) -> per candidate an index into `truths`, BACKGROUND or
+        IGNORED."""
+        from torchvision.ops import box_iou  # slow import, needed in training only
 
         matches = torch.full((len(boxes),), IGNORED, device=boxes.device)
         if not len(truths) or not len(boxes):

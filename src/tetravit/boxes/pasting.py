@@ -1,4 +1,4 @@
-"""Mask pasting: a mask in the frame of its box -> a mask of the image.
+"""Mask pasting: resample a mask from its box to the image.
 
 Source: Mask R-CNN, arXiv:1703.06870; sampled at pixel centres as in mmdet 2.28.2 FCNMaskHead.
 """
@@ -12,7 +12,7 @@ THRESHOLD = 0.5
 
 
 def paste_masks(probabilities: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """Mask probabilities (M, h, w) in boxes (M, 4) -> bool masks (M, Hi, Wi) of an image of that `size`."""
+    """Mask probabilities (M, h, w) in boxes (M, 4) -> bool masks (M, Hi, Wi) of an image of `size`."""
     masks = torch.zeros((len(boxes), *size), dtype=torch.bool, device=boxes.device)
     for mask, probability, box, (x1, y1, x2, y2) in zip(
         masks, probabilities, boxes, reach(boxes, size), strict=True
@@ -23,7 +23,7 @@ def paste_masks(probabilities: Tensor, boxes: Tensor, size: tuple[int, int]) -> 
 
 
 def reach(boxes: Tensor, size: tuple[int, int]) -> list[tuple[int, int, int, int]]:
-    """The pixels (x1, y1, x2, y2) that each box (M, 4) can colour in an image of `size` (Hi, Wi)."""
+    """Pixel windows (x1, y1, x2, y2) that each box (M, 4) can affect in an image of `size` (Hi, Wi)."""
     height, width = size
     return [
         (
@@ -37,7 +37,7 @@ def reach(boxes: Tensor, size: tuple[int, int]) -> list[tuple[int, int, int, int
 
 
 def paste(probability: Tensor, box: Tensor, window: tuple[int, int, int, int]) -> Tensor:
-    """One mask (h, w) of probabilities in `box` (4,) -> the probability of every pixel of `window`, float32."""
+    """Mask probabilities (h, w) in `box` (4,) -> the probability of every pixel of `window`, float32."""
     x1, y1, x2, y2 = window
     probability, box = probability.float(), box.float()
     rows = _weights(y1, y2, box[1], box[3], probability.shape[0])
@@ -47,7 +47,7 @@ def paste(probability: Tensor, box: Tensor, window: tuple[int, int, int, int]) -
 
 
 def _weights(start: int, stop: int, low: Tensor, high: Tensor, cells: int) -> Tensor:
-    """How much each pixel of an axis takes of each cell (n, cells): linear between centres, none beyond."""
+    """Interpolation weights of pixels and cells along an axis (n, cells): linear between centres, zero outside."""
     pixels = torch.arange(start, max(start, stop), device=low.device, dtype=low.dtype) + 0.5
     position = (pixels - low) / (high - low).clamp(min=1e-6) * cells - 0.5
     centres = torch.arange(cells, device=low.device, dtype=low.dtype)

@@ -1,6 +1,6 @@
 """RoI pooling of feature maps, and of masks as targets.
 
-Shapes: R regions (image index, x1, y1, x2, y2); sizes in pixels of the canvas.
+Shapes: R regions (image index, x1, y1, x2, y2); sizes in pixels of the padded batch.
 """
 
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from tetravit.kernels.vision import roi_align
 
-FINEST_SIDE = 56  # pixels: regions with smaller (geometric mean) sides than twice this read the finest level
+FINEST_SIDE = 56  # pixels: regions with a (geometric mean) side below twice this are pooled from the finest level
 
 
 def region_levels(boxes: Tensor, num_levels: int) -> Tensor:
-    """Which level each box (..., 4) is read from: the finest for small ones, one coarser per doubled side.
+    """The level for each box (..., 4): the finest for small boxes, one coarser per doubled side.
 
     Source: Feature Pyramid Networks, arXiv:1612.03144, eq. 1, as in mmdet 2.28.2 SingleRoIExtractor.
     """
@@ -23,10 +23,10 @@ def region_levels(boxes: Tensor, num_levels: int) -> Tensor:
 
 
 def pool_regions(maps: Sequence[Tensor], strides: Sequence[int], regions: Tensor, size: int) -> Tensor:
-    """Maps (B, C, H, W) and regions (R, 5) -> features (R, C, size, size), each region from its own level.
+    """Maps (B, C, H, W) and regions (R, 5) -> features (R, C, size, size), each region pooled from its own level.
 
-    In an exported graph, where no shape may depend on the data, every level pools all regions, those of other levels
-    without area; what they give is replaced by 0, and the levels are summed.
+    In an exported graph, where shapes must not depend on data, every level pools all regions (with zero area for
+    those of other levels); these results are replaced by 0, and the levels are summed.
     """
     level = region_levels(regions[:, 1:], len(maps))
     if not torch.compiler.is_exporting():
@@ -35,7 +35,7 @@ def pool_regions(maps: Sequence[Tensor], strides: Sequence[int], regions: Tensor
     for i, (x, stride) in enumerate(zip(maps, strides, strict=True)):
         area = (level == i)[:, None].expand(-1, 4)
         here = regions * torch.cat((torch.ones_like(level)[:, None], area), dim=1)
-        # A region without area gives 0 in PyTorch and ONNX Runtime, and NaN in OpenVINO.
+        # A zero-area region gives 0 in PyTorch and ONNX Runtime, and NaN in OpenVINO.
         pooled.append(torch.where((level == i)[:, None, None, None], _pool(x, here, size, stride), 0))
     return torch.stack(pooled).sum(dim=0)
 
@@ -43,7 +43,7 @@ def pool_regions(maps: Sequence[Tensor], strides: Sequence[int], regions: Tensor
 def _pool_each(
     maps: Sequence[Tensor], strides: Sequence[int], regions: Tensor, size: int, level: Tensor
 ) -> Tensor:
-    """Every level pools its own regions only; levels without one take part with an empty result."""
+    """Every level pools its own regions only; levels without regions contribute an empty result."""
     rows = [(level == i).nonzero().flatten() for i in range(len(maps))]
     pooled = [
         _pool(x, regions[row], size, stride) for x, row, stride in zip(maps, rows, strides, strict=True)
@@ -52,7 +52,7 @@ def _pool_each(
 
 
 def _pool(x: Tensor, regions: Tensor, size: int, stride: int) -> Tensor:
-    """In float32 for every type of map: 16 bits cannot represent a fraction of a pixel near position 1000."""
+    """In float32 for every dtype: 16 bits cannot represent a fraction of a pixel near position 1000."""
     pooled = roi_align(x.float(), regions.float(), size, 1 / stride)
     return pooled.to(x.dtype)
 

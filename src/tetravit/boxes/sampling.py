@@ -1,4 +1,4 @@
-"""A random share of the matched candidates takes part in a loss.
+"""Random sampling of matched candidates for a loss.
 
 Source: mmdet 2.28.2 RandomSampler.
 """
@@ -15,7 +15,7 @@ from tetravit.seeds import current, hashed_uniform, row_keys
 
 @dataclass(frozen=True)
 class Sampler:
-    """At most `num` candidates, at most `fraction` of them positive; negatives fill what positives leave."""
+    """At most `num` candidates, at most `fraction` of them positive; negatives fill the rest."""
 
     num: int
     fraction: float
@@ -23,7 +23,7 @@ class Sampler:
     def __call__(self, matches: Tensor, key: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Matches (N,) -> indices of the sampled positives and negatives, each ascending.
 
-        key: scalar int64 of `sampling_keys`; None: torch's generator draws.
+        key: scalar int64 from `sampling_keys`; None: use torch's generator.
         """
         positive = _choose((matches >= 0).nonzero().flatten(), int(self.num * self.fraction), key)
         negative = _choose((matches == BACKGROUND).nonzero().flatten(), self.num - len(positive), key)
@@ -31,7 +31,7 @@ class Sampler:
 
 
 def sampling_keys(images: int, purpose: int, device: torch.device | str) -> Sequence[Tensor | None]:
-    """A key per image for `Sampler`, from its place in the batch of the whole step; None each outside a run.
+    """A key per image for `Sampler`, from its index in the batch of the whole step; None outside a run.
 
     purpose: as in `seeds.row_keys`.
     """
@@ -47,7 +47,7 @@ def _choose(indices: Tensor, num: int, key: Tensor | None) -> Tensor:
         return indices
     if key is None:
         chosen = torch.randperm(count, device=indices.device)[:num]
-    else:  # by the place among the candidates: padding of the batch moves none of them
+    else:  # by candidate index: independent of the padding of the batch
         u = hashed_uniform(key, torch.arange(count, device=indices.device))
         chosen = u.topk(num, largest=False, sorted=False).indices
     return indices[chosen].sort().values

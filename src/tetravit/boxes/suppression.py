@@ -1,9 +1,9 @@
-"""Selection of boxes: the highest scores, and non-maximum suppression.
+"""Selection of boxes: top scores, and non-maximum suppression.
 
-In an exported graph no shape depends on the data: tensors are padded to a fixed size. An eager run pads only to the
-longest row of a batch, and suppresses with torchvision.
+In an exported graph shapes must not depend on data: tensors are padded to a fixed size. In eager mode tensors are
+padded to the longest row of a batch, and torchvision's NMS is used.
 
-Shapes: B images, G independent groups (the levels of an image, say), K candidates, P selected boxes.
+Shapes: B images, G independent groups (for example the levels of an image), K candidates, P selected boxes.
 """
 
 from typing import NamedTuple
@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from tetravit.kernels.vision import nms
 
-PAD_SCORE = -1.0  # the score of a row that is padding
-GRAPH_CANDIDATES = 1000  # how many of an image compete class by class in an exported graph
+PAD_SCORE = -1.0  # score of padding rows
+GRAPH_CANDIDATES = 1000  # candidates per image for class-wise NMS in an exported graph
 
 
 class SelectedBoxes(NamedTuple):
@@ -28,9 +28,9 @@ class SelectedBoxes(NamedTuple):
 
 
 def best(scores: Tensor, num: int) -> tuple[Tensor, Tensor]:
-    """The highest `num` scores (..., N) of each row and their positions, best first.
+    """The top `num` scores (..., N) of each row and their indices, best first.
 
-    Scores are at least 0, or PAD_SCORE. Where there are fewer than `num`, PAD_SCORE follows.
+    Scores are at least 0, or PAD_SCORE. Rows with fewer than `num` scores are filled with PAD_SCORE.
     """
     values, index = F.pad(scores, (0, num), value=PAD_SCORE).topk(num)
     return values, index.clamp(max=scores.shape[-1] - 1)
@@ -44,10 +44,10 @@ def rows(table: Tensor, index: Tensor) -> Tensor:
 def select(
     boxes: Tensor, scores: Tensor, labels: Tensor, *, threshold: float, num: int, class_agnostic: bool = False
 ) -> SelectedBoxes:
-    """Non-maximum suppression among candidates (B, K), best first, PAD_SCORE where there is none.
+    """Non-maximum suppression among candidates (B, K), best first, PAD_SCORE for padding.
 
-    threshold: the largest intersection over union of two selected boxes of a class; with `class_agnostic`, of any
-    two. num: the most boxes per image.
+    threshold: maximum IoU of two selected boxes of a class; with `class_agnostic`, of any two. num: maximum number of
+    boxes per image.
     """
     kept = survivors(boxes, scores > PAD_SCORE, threshold, None if class_agnostic else labels)
     values, index = best(torch.where(kept, scores, PAD_SCORE), num)
@@ -58,17 +58,17 @@ def select(
 
 
 def used(valid: Tensor) -> int:
-    """How many columns of `valid` (B, P), padding last, an eager run needs: those with a valid row, at least 1."""
+    """Number of columns of `valid` (B, P), padding last, needed in eager mode: those with a valid row, at least 1."""
     if torch.compiler.is_exporting():
         return valid.shape[1]
     return max(1, int(valid.sum(dim=1).max()))
 
 
 def contenders(scores: Tensor) -> int:
-    """How many candidates (B, N) of an image take part in suppression: all real ones, in a graph a fixed number.
+    """Number of candidates (B, N) per image for suppression: all valid ones; in a graph a fixed number.
 
-    A graph selects the same boxes as long as they are among its best GRAPH_CANDIDATES: a candidate suppresses
-    only those with lower scores.
+    A graph selects the same boxes if they are among its best GRAPH_CANDIDATES: a candidate suppresses only those with
+    lower scores.
     """
     if torch.compiler.is_exporting():
         return GRAPH_CANDIDATES
@@ -76,12 +76,12 @@ def contenders(scores: Tensor) -> int:
 
 
 def survivors(boxes: Tensor, valid: Tensor, threshold: float, labels: Tensor | None = None) -> Tensor:
-    """Which candidates no better survivor (of their label) overlaps by more than `threshold`.
+    """Mask of candidates that no better survivor (of the same label) overlaps by more than `threshold`.
 
     Args:
         boxes: (G, K, 4), best first.
-        valid: (G, K) bool; the others neither survive nor suppress.
-        threshold: the largest intersection over union that two survivors may have.
+        valid: (G, K) bool; invalid candidates neither survive nor suppress.
+        threshold: maximum IoU of two survivors.
         labels: (G, K) int64; None: all candidates of a group compete.
 
     Returns:
@@ -91,7 +91,7 @@ def survivors(boxes: Tensor, valid: Tensor, threshold: float, labels: Tensor | N
         return fixed_point(rivals(boxes, threshold, labels), valid)
     kept = torch.zeros_like(valid)
     order = torch.arange(boxes.shape[1], 0, -1, device=boxes.device, dtype=torch.float64)
-    spread = boxes.double()  # an offset per label keeps labels apart: exact in float64
+    spread = boxes.double()  # an offset per label separates the labels; exact in float64
     if labels is not None and boxes.numel():
         spread = spread + (labels * (spread.max() - spread.min() + 1))[..., None]
     for g in range(len(boxes)):
@@ -116,8 +116,8 @@ def fixed_point(rivals: Tensor, valid: Tensor) -> Tensor:
     """Greedy suppression as a loop for a graph: `rivals` (G, K, K), `valid` (G, K) -> bool (G, K).
 
     A candidate survives unless a survivor suppresses it. Iteration starts from all valid candidates. Each round
-    decides at least the best undecided candidate for good, so it converges to the greedy result. Chains of
-    overlaps are short: a handful of rounds is usual.
+    finally decides at least the best undecided candidate, so it converges to the greedy result. Chains of overlaps
+    are short: a few rounds are usual.
     """
     weights = rivals.float()
 

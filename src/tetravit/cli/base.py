@@ -1,4 +1,4 @@
-"""Shared by the verbs: printing, the menus, completion in the shell.
+"""Shared by the verbs: printing, menus, shell completion.
 
 Nothing here imports torch.
 """
@@ -18,8 +18,8 @@ from tetravit.registry import Outline, outlines, pick
 
 Model = TypeVar("Model")
 
-RULE = "\u2500"  # a line of boxes
-WIDE = 240  # columns of a table that goes into a pipe or a file: nothing is cut
+RULE = "\u2500"  # box-drawing line
+WIDE = 240  # table width in a pipe or a file, wide enough to avoid truncation
 PACKAGE = Path(__file__).parents[1]
 WEIGHTS = (
     ".safetensors",
@@ -28,23 +28,23 @@ WEIGHTS = (
     ".ckpt",
     ".bin",
     ".npz",
-)  # endings of weights, not of exported files
+)  # extensions of weights, not of exported files
 
-MENUS = {  # kind: package, tables of its rows, what they are
-    "heads": ("tetravit.heads", "HEADS", "what turns feature maps into classes, objects or label maps"),
+MENUS = {  # kind: package, table, description
+    "heads": ("tetravit.heads", "HEADS", "heads of classifiers, detectors and segmenters: model.head"),
     "datasets": ("tetravit.data.datasets", "DATASETS", "layouts of images on disk: data.name"),
     "transforms": ("tetravit.data.transforms", "TRANSFORMS", "augmentations: data.augment"),
     "tasks": ("tetravit.tasks", "TASKS", "training methods: task.name"),
     "optimizers": ("tetravit.engine.optimizers", "OPTIMIZERS", "optim.name"),
-    "schedules": ("tetravit.engine.schedules", "SCHEDULES", "learning rate over the steps: optim.schedule"),
-    "protocols": ("tetravit.protocols", "PROTOCOLS", "ways to score a model: evaluate.protocol"),
+    "schedules": ("tetravit.engine.schedules", "SCHEDULES", "learning rate schedules: optim.schedule"),
+    "protocols": ("tetravit.protocols", "PROTOCOLS", "evaluation protocols: evaluate.protocol"),
     "methods": (
         "tetravit.explainers",
         "EXPLAIN",
-        "maps of what a model attends to: tetravit explain --method",
+        "attention and attribution maps: tetravit explain --method",
     ),
     "studies": ("tetravit.studies", "STUDIES", "tables and figures of the papers: tetravit study"),
-    "runtimes": ("tetravit.runtimes", "BACKENDS", "ways to run a model: tetravit.optimize"),
+    "runtimes": ("tetravit.runtimes", "BACKENDS", "inference backends: tetravit.optimize"),
     "exports": (
         "tetravit.exports",
         "TARGETS FOLDERS",
@@ -54,15 +54,15 @@ MENUS = {  # kind: package, tables of its rows, what they are
 KINDS = {
     "models": "backbones with published sizes",
     "weights": "published checkpoints, with figures and licences",
-    "recipes": "procedures: tetravit train RECIPE",
+    "recipes": "training recipes: tetravit train RECIPE",
     **{kind: about for kind, (_, _, about) in MENUS.items()},
 }
 
 
 class Group(NamedTuple):
-    """Several verbs behind one word: `tetravit weights fetch`.
+    """Several verbs in one group: `tetravit weights fetch`.
 
-    verbs: a function that gives them, where it imports what the help of all verbs need not wait for.
+    verbs: or a function that returns them, if that needs slow imports that the top-level help avoids.
     """
 
     help: str
@@ -83,7 +83,7 @@ Trust = Annotated[
 
 
 def print_rows(rows: Iterable[Mapping[str, Any]]) -> None:
-    """One JSON object per line, in ASCII: names of files may have bytes that are no text."""
+    """One JSON object per line, in ASCII: file names may have bytes that are not valid text."""
     for row in rows:
         print(json.dumps(row), flush=True)
 
@@ -95,9 +95,9 @@ def print_table(
     title: str | None = None,
     right: Sequence[str] = (),
 ) -> None:
-    """A table on standard output; the columns named in `right` hold numbers and align right."""
+    """A table on standard output; the columns in `right` are numeric and align right."""
     texts = [["-" if cell is None else str(cell) for cell in row] for row in rows]
-    texts = [[*row, *[""] * (len(columns) - len(row))] for row in texts]  # rows may end early
+    texts = [[*row, *[""] * (len(columns) - len(row))] for row in texts]  # short rows
     plain = None if sys.stdout.isatty() else _plain_table(columns, texts, title, right)
     if plain is not None:
         print(plain)
@@ -118,7 +118,7 @@ def print_table(
 def _plain_table(
     columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None, right: Sequence[str]
 ) -> str | None:
-    """The lines that rich prints, without rich, which loads slowly; None where it has to wrap or measure."""
+    """The lines that rich would print, without its slow import; None if they need wrapping or width measurement."""
     widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
     total = sum(widths) + 3 * len(widths) - 1
     everything = "".join([title or "", *columns, *(text for row in rows for text in row)])
@@ -140,7 +140,7 @@ def say(text: str) -> None:
 
 
 def weights_row(checkpoint: Any) -> dict[str, Any]:
-    """A published checkpoint, JSON-ready; its figures in percent."""
+    """A published checkpoint, JSON-ready; scores in percent."""
     return {
         "name": checkpoint.name,
         "task": checkpoint.task,
@@ -154,13 +154,13 @@ def weights_row(checkpoint: Any) -> dict[str, Any]:
 
 
 def figures(published: Mapping[str, float]) -> str:
-    """Published figures in words: "44.5 box ap, 40.3 mask ap"."""
+    """Published scores in words: "44.5 box ap, 40.3 mask ap"."""
     return ", ".join(f"{value:.1f} {name.replace('_', ' ')}" for name, value in published.items())
 
 
 @contextmanager
 def progress_bar(unit: str) -> Iterator[Callable[[int, int], object]]:
-    """Show a bar on standard error, on a terminal only. Yields a function of what is done and of the total."""
+    """Show a progress bar on standard error, on a terminal only. Yields a function of done and total."""
     if not sys.stderr.isatty():
         yield lambda done, total: None
         return
@@ -175,7 +175,7 @@ def progress_bar(unit: str) -> Iterator[Callable[[int, int], object]]:
 
 @contextmanager
 def progress(unit: str) -> Iterator[Callable[[int], object]]:
-    """Show a count on standard error while something runs, on a terminal only. Yields a function that adds to it."""
+    """Show a counter on standard error, on a terminal only. Yields a function that adds to it."""
     if not sys.stderr.isatty():
         yield lambda count: None
         return
@@ -189,7 +189,7 @@ def progress(unit: str) -> Iterator[Callable[[int], object]]:
 
 
 def recipe_files() -> dict[str, Path]:
-    """Recipes that come with the package: "digits", "xcit/imagenet", ... -> file."""
+    """Recipes of the package: "digits", "xcit/imagenet", ... -> file."""
     folder = PACKAGE / "recipes"
     return {
         file.relative_to(folder).with_suffix("").as_posix(): file for file in sorted(folder.rglob("*.toml"))
@@ -197,12 +197,12 @@ def recipe_files() -> dict[str, Path]:
 
 
 def complete_kinds(incomplete: str) -> list[str]:
-    """Kinds of names that begin with what is typed, for the shell."""
+    """Shell completion of kinds."""
     return [kind for kind in KINDS if kind.startswith(incomplete)]
 
 
 def is_exported(name: str) -> bool:
-    """Whether an argument names a file that `tetravit export` writes; its package loads for unknown endings alone."""
+    """Whether an argument is an exported file; the package is imported only for unknown extensions."""
     path = Path(name)
     if path.suffix in WEIGHTS or not path.is_file():
         return False
@@ -212,7 +212,7 @@ def is_exported(name: str) -> bool:
 
 
 def menu(kind: str) -> dict[str, Outline]:
-    """The rows of a menu as their sources describe them."""
+    """The rows of a menu, parsed from their source files."""
     package, tables, _ = MENUS[kind]
     return {name: row for table in tables.split() for name, row in outlines(package, table).items()}
 
@@ -226,23 +226,23 @@ def model_table() -> dict[str, dict[str, Any]]:
 
 
 def check_recipe(name: str) -> None:
-    """Raises: ValueError if there is no recipe of that name; a path ending in .toml is not looked up."""
+    """Raises: ValueError for an unknown recipe name; a path ending in .toml is not checked."""
     if not name.endswith(".toml"):
         pick(recipe_files(), name, "recipe")
 
 
 def complete_models(incomplete: str) -> list[str]:
-    """Model names that begin with what is typed, for the shell."""
+    """Shell completion of model names."""
     return [name for name in model_table() if name.startswith(incomplete)]
 
 
 def complete_recipes(incomplete: str) -> list[str]:
-    """Names of recipes that begin with what is typed, for the shell."""
+    """Shell completion of recipe names."""
     return [name for name in recipe_files() if name.startswith(incomplete)]
 
 
 def optimized(model: Model) -> Model:
-    """The model in its fastest form on this machine; standard error names it."""
+    """The model on its fastest backend, which is printed on standard error."""
     from tetravit.runtimes import optimize
 
     fast: Any = optimize(model)  # type: ignore[type-var]
@@ -251,14 +251,14 @@ def optimized(model: Model) -> Model:
 
 
 def way_of(fast: Any) -> str:
-    """Backend, threads and parts of an optimised model."""
+    """Backend, threads and parallel parts of an optimised model."""
     return str(fast.optimized.way)
 
 
 def with_options(verb: Callable[..., None], declared: Mapping[str, tuple[Any, str]]) -> Callable[..., None]:
-    """`verb` with more options in its signature, in place of its `**values`.
+    """`verb` with more options in its signature, replacing its `**values`.
 
-    declared: by name, an option as `tetravit.predictors.base.Option` has them, and its help.
+    declared: by name, an option as in `tetravit.predictors.base.Option`, and its help.
     """
 
     @functools.wraps(verb)

@@ -1,4 +1,4 @@
-"""`tetravit benchmark`: measure models on this machine, alone or against other ways of running them."""
+"""`tetravit benchmark`: measure models on this machine, alone or against other implementations."""
 
 import json
 from collections.abc import Sequence
@@ -51,11 +51,11 @@ def benchmark(
 ) -> None:
     """Measure speed, memory and the share of this machine's peak."""
     sizes, batches = _sizes(size), _batches(batch)
-    for file, what in ((picture, "the picture"), (into, "the rows")):
+    for file, content in ((picture, "the picture"), (into, "the rows")):
         if file is not None and not file.parent.is_dir():
-            raise ValueError(f"There is no folder {str(file.parent)!r} for {what}.")
+            raise ValueError(f"There is no folder {str(file.parent)!r} for {content}.")
         if file is not None and file.is_dir():
-            raise ValueError(f"{file} is a folder, not a file for {what}.")
+            raise ValueError(f"{file} is a folder, not a file for {content}.")
     from tetravit.models import resolve
     from tetravit.world import pick_device
 
@@ -129,7 +129,7 @@ def _contest(
 
 
 def _append(into: Path | None, rows: Sequence[Any]) -> None:
-    """Add measured rows to a file, if there is one to add to."""
+    """Append measured rows to a file, if one is given."""
     if into is not None:
         with into.open("a") as file:
             file.writelines(json.dumps(asdict(row)) + "\n" for row in rows)

@@ -1,4 +1,4 @@
-"""`tetravit cache`: the programs of --optimize that are kept on this machine."""
+"""`tetravit cache`: the programs that --optimize stores on this machine."""
 
 import datetime
 from typing import Annotated, Any
@@ -11,11 +11,11 @@ from tetravit.cli.base import Group, print_rows, print_table, say
 def list_(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
-    """List the kept programs, the last used first, with their sizes."""
+    """List the stored programs, most recently used first, with their sizes."""
     from tetravit.runtimes.parts import kept
 
-    found = kept.entries()
-    rows = [_row(entry) for entry in found]
+    entries = kept.entries()
+    rows = [_row(entry) for entry in entries]
     if as_json:
         print_rows(rows)
         return
@@ -23,13 +23,13 @@ def list_(
         columns = ["model", "image", "runs with", "MB", "last used"]
         cells = ([*list(row.values())[:3], f"{row['bytes'] / 1e6:,.0f}", row["used"]] for row in rows)
         print_table(columns, cells, right=["MB"])
-    size = sum(entry.size for entry in found)
-    programs = "1 program" if len(found) == 1 else f"{len(found)} programs"
+    size = sum(entry.size for entry in entries)
+    programs = "1 program" if len(entries) == 1 else f"{len(entries)} programs"
     say(f"{programs}, {size / 1e6:,.0f} of at most {kept.limit() / 1e6:,.0f} MB, in {kept.folder()}.")
 
 
 def clear() -> None:
-    """Remove the kept programs; the next --optimize of a model builds them again."""
+    """Remove the stored programs; the next --optimize of a model builds them again."""
     from tetravit.runtimes.parts import kept
 
     count, size = kept.clear()

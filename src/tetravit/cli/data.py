@@ -1,4 +1,4 @@
-"""`tetravit data`: data sets are drawn, checked, packed and timed."""
+"""`tetravit data`: draw, check, pack and time data sets."""
 
 import tomllib
 from pathlib import Path
@@ -14,13 +14,13 @@ SETS = ("shapes",)
 
 def make(
     name: Annotated[str, typer.Argument(help="What to make: shapes.")],
-    to: Annotated[Path, typer.Option(metavar="DIR", help="Where to; made if it is not there.")],
-    train: Annotated[int, typer.Option(metavar="N", min=1, help="Images to train on.")] = 1000,
-    val: Annotated[int, typer.Option(metavar="N", min=1, help="Images to validate on.")] = 100,
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Output folder; created if missing.")],
+    train: Annotated[int, typer.Option(metavar="N", min=1, help="Training images.")] = 1000,
+    val: Annotated[int, typer.Option(metavar="N", min=1, help="Validation images.")] = 100,
     size: Annotated[int, typer.Option(metavar="PX", help="Side of an image.")] = 128,
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Other images.")] = 0,
 ) -> None:
-    """Draw a set of images and write it in the layouts of classification, COCO and ADE20K."""
+    """Draw a set of images and write it in the layouts of ImageFolder, COCO and ADE20K."""
     pick(dict.fromkeys(SETS), name, "drawn data set")
     from tetravit.data.layouts import write_shapes
 
@@ -34,19 +34,19 @@ def check(
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="The folder of a data set; it is only read.")],
     to: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder of the report, outside of ROOT; unset: check-NAME here."),
+        typer.Option(metavar="DIR", help="Folder of the report, outside ROOT; unset: ./check-NAME."),
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="`tetravit list datasets`; unset: by the names in ROOT.")
+        str | None, typer.Option(help="`tetravit list datasets`; unset: detected from ROOT.")
     ] = None,
     workers: Annotated[int, typer.Option(metavar="N", min=0, help="Processes; 0: one per core.")] = 0,
-    strict: Annotated[bool, typer.Option("--strict", help="Notes too lead to exit code 1.")] = False,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 1 for notes too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as one line of JSON.")] = False,
 ) -> None:
-    """Read every file of a data set: broken and unusual images, duplicates, leaks, labels that do not fit.
+    """Check every file of a data set: damaged and unusual images, duplicates, leaks, wrong labels.
 
-    Writes check.json and check.html with thumbnails. The same command continues a check that was cut. The exit code
-    is 0, or 1 where data is lost or a score is spoilt.
+    Writes check.json and check.html with thumbnails. The same command continues an interrupted check. Exit code 0, or
+    1 for findings that lose data or distort a score.
     """
     from tetravit.data.audit import check_data
     from tetravit.data.datasets import DATASETS
@@ -70,25 +70,25 @@ def check(
 
 def pack(
     root: Annotated[Path, typer.Argument(metavar="ROOT", help="The folder of a data set; it is only read.")],
-    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the shards, outside of ROOT.")],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the shards, outside ROOT.")],
     shard_size: Annotated[
-        str, typer.Option(metavar="SIZE", help="Of a shard, about: 256MB, 1GiB.")
+        str, typer.Option(metavar="SIZE", help="Approximate size of a shard: 256MB, 1GiB.")
     ] = "256MB",
     name: Annotated[
-        str | None, typer.Option(help="`tetravit list datasets`; unset: by the names in ROOT.")
+        str | None, typer.Option(help="`tetravit list datasets`; unset: detected from ROOT.")
     ] = None,
     order: Annotated[
-        str, typer.Option(help="mixed: training images are mixed over the shards; sorted: as their paths.")
+        str, typer.Option(help="mixed: shuffle training images over the shards; sorted: in the order of paths.")
     ] = "mixed",
     options: Annotated[
         list[str] | None,
-        typer.Option("--option", metavar="KEY=VALUE", help="Of the data set, as data.options."),
+        typer.Option("--option", metavar="KEY=VALUE", help="Option of the data set, as data.options."),
     ] = None,
     workers: Annotated[int, typer.Option(metavar="N", min=0, help="Processes; 0: one per core.")] = 0,
 ) -> None:
-    """Write a data set as tar shards with an index: classes, objects, label maps, or images alone.
+    """Write a data set as tar shards with an index: with classes, objects, label maps, or unlabelled.
 
-    The same call writes the same bytes, and continues one that was cut.
+    The same command writes the same bytes, and continues an interrupted call.
     """
     from tetravit.data.datasets import DATASETS
     from tetravit.data.shards.pack import pack as write
@@ -118,7 +118,7 @@ def index(
     ],
     workers: Annotated[int, typer.Option(metavar="N", min=0, help="Processes; 0: one per core.")] = 0,
 ) -> None:
-    """Write the index of tar shards that are there: each is read once, and a call that was cut continues."""
+    """Write the index of existing tar shards: each is read once; an interrupted call continues."""
     from tetravit.data.shards.scan import index_shards
 
     with progress_bar("shards") as bar:
@@ -131,17 +131,17 @@ def bench(
     changes: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[SECTION.KEY=VALUE]...", help="What to change about the recipe: data.root=DIR"
+            metavar="[SECTION.KEY=VALUE]...", help="Changes to the recipe: data.root=DIR"
         ),
     ] = None,
     workers: Annotated[
         str,
         typer.Option(metavar="N,N,...", help="Numbers of workers; unset: 0, 1, 2, 4, ... up to the cores."),
     ] = "",
-    seconds: Annotated[float, typer.Option(min=0.1, help="For each number of workers.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Seconds per number of workers.")] = 5.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
-    """Time how fast the training images of a recipe are read: by the number of workers, and stage by stage."""
+    """Time the loading of a recipe's training images: by number of workers, and by stage."""
     check_recipe(recipe)
     import torch
 
@@ -199,7 +199,7 @@ def _counts(meta: Any) -> str:
 
 
 def _option(text: str) -> tuple[str, Any]:
-    """KEY=VALUE, the value as TOML where it reads as such.
+    """Parse KEY=VALUE, the value as TOML if valid, else as text.
 
     Raises:
         ValueError: if there is no `=`.

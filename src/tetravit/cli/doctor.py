@@ -1,4 +1,4 @@
-"""`tetravit doctor`: what is installed, and whether it fits together."""
+"""`tetravit doctor`: check the installation."""
 
 from dataclasses import asdict
 from typing import Annotated
@@ -11,7 +11,7 @@ from tetravit.cli.base import print_rows, print_table, say
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
-    """Versions, devices, threads, extras and caches; exit code 1 where something is wrong."""
+    """Print versions, devices, threads, extras and caches; exit code 1 if a problem is detected."""
     from tetravit.doctor import examine
 
     lines = examine()

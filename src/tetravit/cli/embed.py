@@ -1,4 +1,4 @@
-"""`tetravit embed`: the features of images, in a file."""
+"""`tetravit embed`: write the features of images to a file."""
 
 import csv
 import importlib.util
@@ -45,9 +45,9 @@ def embed(
     only: Only = None,
     dry_run: DryRun = False,
 ) -> None:
-    """Write the embedding of every image to a file; with --data those of many images to a folder.
+    """Write the embedding of every image to a file; with --data, embeddings of many images to a folder.
 
-    A unit is written whole; the same command continues where one was cut.
+    Units are written atomically; the same command continues an interrupted one.
     """
     if data is not None:
         if images or out is not None:

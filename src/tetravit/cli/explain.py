@@ -1,6 +1,6 @@
-"""`tetravit explain`: what a model attends to and what its scores depend on, drawn over pictures.
+"""`tetravit explain`: attention and attribution maps, drawn over pictures.
 
-The options below are those of every method; a method declares its own, and they are added to the signature.
+The options below apply to every method; methods declare further ones, which are added to the signature.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ def explain(
         typer.Argument(metavar="[IMAGE...]", help="Image files, folders, quoted patterns, lists (.txt)."),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Without it: lists the methods that the model has.")
+        str | None, typer.Option(metavar="NAME", help="Without it: list the methods that apply to the model.")
     ] = None,
     layer: Annotated[
         str | None,
@@ -40,7 +40,7 @@ def explain(
     ] = None,
     head: Annotated[int | None, typer.Option(metavar="N", help="One head, from 0. Default: all.")] = None,
     query: Annotated[
-        str | None, typer.Option(metavar="X,Y", help="The pixel of the picture whose attention is shown.")
+        str | None, typer.Option(metavar="X,Y", help="Query: the pixel whose attention is shown.")
     ] = None,
     class_: Annotated[
         str | None,
@@ -48,7 +48,7 @@ def explain(
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option(metavar="S|own", help="All of the picture, its short side S pixels, or as it is."),
+        typer.Option(metavar="S|own", help="Do not crop: resize the short side to S pixels, or keep the size."),
     ] = None,
     draw: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a PNG per picture.")] = None,
     save_maps: Annotated[
@@ -59,40 +59,40 @@ def explain(
         str | None,
         typer.Option(
             metavar="SCALE",
-            help="Of pictures row (one range for all heads), map (each its own) or log; of a video clip or frame.",
+            help="Colour range: row (all heads), map (each head) or log; for a video clip or frame.",
         ),
     ] = None,
-    blocks: Annotated[bool, typer.Option(help="Each token as a block around its centre.")] = False,
-    mean: Annotated[bool, typer.Option("--mean", help="Draw the mean over the heads alone.")] = False,
+    blocks: Annotated[bool, typer.Option(help="Draw each token as a block around its centre.")] = False,
+    mean: Annotated[bool, typer.Option("--mean", help="Draw only the mean over the heads.")] = False,
     as_published: Annotated[
         bool,
         typer.Option(
             "--as-published",
-            help="Draw as the authors' scripts: the model's input, blocks, each map from its min to its max.",
+            help="Draw as in the authors' scripts: model input, blocks, min-max range per map.",
         ),
     ] = False,
     check: Annotated[
         bool,
         typer.Option(
-            "--check", help="Deletion, insertion, another head: figures, and curves beside the picture."
+            "--check", help="Sanity checks: deletion and insertion scores and curves, and a randomised head."
         ),
     ] = False,
     box: Annotated[
         list[str] | None,
-        typer.Option(metavar="X1,Y1,X2,Y2", help="For --check: where the object is; may be repeated."),
+        typer.Option(metavar="X1,Y1,X2,Y2", help="For --check: box of the object; may be repeated."),
     ] = None,
     mask: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="For --check: a picture that is not 0 on the object.")
+        Path | None, typer.Option(metavar="FILE", help="For --check: a mask image, nonzero on the object.")
     ] = None,
     into: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Of a video: .mp4, .gif, or a folder for frames.")
+        Path | None, typer.Option(metavar="FILE", help="Output of a video: .mp4, .gif, or a folder of frames.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     accept_license: AcceptLicense = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per picture.")] = False,
     **given: Any,
 ) -> None:
-    """Show what a model attends to and what its scores depend on, as maps over pictures."""
+    """Draw attention and attribution maps of a model over pictures."""
     from tetravit.models import load
     from tetravit.world import pick_device
 
@@ -194,7 +194,7 @@ def explain(
 
 
 def _rows(explanation: Explanation) -> list[list[object]]:
-    """A row for each slice of each map."""
+    """One row for each slice of each map."""
     rows: list[list[object]] = []
     for one in explanation.maps:
         if one.axes == ("layer", "head"):
@@ -212,7 +212,7 @@ def _rows(explanation: Explanation) -> list[list[object]]:
 
 
 def _print_heads(one: Any) -> None:
-    """A table with a row for each layer and a column for each head."""
+    """A table with one row per layer and one column per head."""
     names = one.details.get("layers") or range(len(one.values))
     heads = [str(i) for i in range(one.grid[1])]
     lines = [
@@ -266,7 +266,7 @@ def _list_methods(model: Any, as_json: bool) -> None:
 
 
 def _check_exported(weights: str) -> None:
-    """Raises: ValueError for a file that `tetravit export` wrote."""
+    """Raises: ValueError for an exported file."""
     suffix = Path(weights).suffix.lower()
     if suffix in (".onnx", ".pt2", ".xml"):
         raise ValueError(
@@ -300,10 +300,10 @@ def _point(text: str | None) -> tuple[float, float] | None:
 
 
 def _parsed(given: dict[str, Any]) -> dict[str, Any]:
-    """Values of the methods' options that were given, parsed.
+    """Parsed values of the given method options.
 
     Raises:
-        ValueError: if a text does not parse.
+        ValueError: if a value cannot be parsed.
     """
     values = {}
     for name, value in given.items():
@@ -318,7 +318,7 @@ def _parsed(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _declared() -> dict[str, tuple[Option, str]]:
-    """Every option of a method, with its help and the methods that have it."""
+    """Every method option, with its help and the methods that accept it."""
     users: dict[str, list[str]] = {}
     options: dict[str, Option] = {}
     for name, row in EXPLAIN.items():

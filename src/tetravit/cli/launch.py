@@ -19,7 +19,7 @@ def launch(
         ),
     ],
 ) -> None:
-    """Train on several processes: a signal saves the run and ends with 75, a lost process starts it again."""
+    """Train on several processes: a signal saves the run and exits with 75; a lost process is restarted."""
     if "train" not in arguments:
         raise ValueError(
             "launch takes options of torchrun and then train: tetravit launch --nproc-per-node 2 train digits."
@@ -34,10 +34,10 @@ def launch(
 
 
 def check_arguments(arguments: list[str]) -> None:
-    """Load the recipe once, so that a mistake in it is one line and starts no process.
+    """Load the recipe once, so that an error in it is reported in one line before any process starts.
 
     Raises:
-        ValueError: if there is no such recipe, or a change of it is not possible.
+        ValueError: for an unknown recipe, or an invalid change of it.
     """
     given, skip = list[str](), False
     for text in arguments:
@@ -51,7 +51,7 @@ def check_arguments(arguments: list[str]) -> None:
         load(find(given[0]), given[1:])
 
 
-# Options are torchrun's or the verb's, none is of this command.
+# Options are torchrun's or the verb's; this command has none.
 launch.context_settings = {"ignore_unknown_options": True, "allow_interspersed_args": False}  # type: ignore[attr-defined]
 
 VERBS = {"launch": launch}

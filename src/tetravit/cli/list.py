@@ -1,4 +1,4 @@
-"""`tetravit list`: the menus."""
+"""`tetravit list`: print the menus."""
 
 import fnmatch
 from dataclasses import asdict
@@ -39,12 +39,12 @@ def list_(
         bool,
         typer.Option(
             "--commercial-ok",
-            help="Of weights, and of models with published ones: those whose licence allows commercial use.",
+            help="Only weights, and models with weights, whose licence allows commercial use.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line.")] = False,
 ) -> None:
-    """List models, weights, recipes and everything else that has a name."""
+    """List models, weights, recipes and the other menus."""
     if kind is None:
         rows = [{"name": name, "about": about} for name, about in KINDS.items()]
         if as_json:
@@ -86,7 +86,7 @@ def rows_of(kind: str) -> list[dict[str, Any]]:
 
 
 def model_row(name: str) -> dict[str, Any]:
-    """A model in numbers, and its published accuracy."""
+    """A model's sizes and its published accuracy."""
     row = model_table().get(name) or _counted(name)
     return {
         "name": name,
@@ -101,7 +101,7 @@ def model_row(name: str) -> dict[str, Any]:
 
 
 def _counted(name: str) -> dict[str, Any]:
-    """The same row of a model that is not in the table yet."""
+    """The same row for a model that is not in the stored table."""
     from tetravit.benchmark.flops import count, description
 
     counts = count(name)
@@ -109,10 +109,10 @@ def _counted(name: str) -> dict[str, Any]:
 
 
 def published(name: str, image_size: int) -> dict[str, Any]:
-    """Top-1 in percent at that size as the authors report it, where, the licence of those weights, and whether it
-    allows commercial use.
+    """Published top-1 in percent at that size, with its source, the licence of the weights, and whether it allows
+    commercial use.
 
-    Of several checkpoints the one trained on ImageNet-1k alone counts; None where none is published.
+    Of several checkpoints, the one trained on ImageNet-1k only; None if none is published.
     """
     rows = [
         c

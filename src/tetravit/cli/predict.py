@@ -1,6 +1,6 @@
 """`tetravit predict`: classes, objects or label maps of images.
 
-The options below are those of every model; a predictor declares its own, and they are added to the signature.
+The options below apply to every model; predictors declare further ones, which are added to the signature.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -48,7 +48,7 @@ def predict(
         ),
     ],
     model: Annotated[
-        str | None, typer.Option(metavar="WEIGHTS", help="The weights; then every argument is an image.")
+        str | None, typer.Option(metavar="WEIGHTS", help="The model; then every argument is an image.")
     ] = None,
     batch: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="Images per call of the model.")
@@ -59,7 +59,7 @@ def predict(
         typer.Option(metavar="DIR", help="Write each image, or video, with its predictions drawn into it."),
     ] = None,
     webcam: Annotated[
-        int | None, typer.Option(metavar="N", help="Frames of camera N, until Ctrl-C (extra `video`).")
+        int | None, typer.Option(metavar="N", help="Predict on frames of camera N, until Ctrl-C (extra `video`).")
     ] = None,
     optimized: Annotated[
         bool,
@@ -185,14 +185,14 @@ def predict(
 
 
 def _program(file: str, trust: bool) -> Any:
-    """An exported file in the place of a model."""
+    """An exported file in place of a model."""
     from tetravit.exports import load_program
 
     return load_program(file, trust=trust)
 
 
 def _what_is_missing(name: str) -> str:
-    """The message for a single argument: weights without images, or an image without weights."""
+    """The error for a single argument: weights without images, or an image without weights."""
     from tetravit.data.files import is_image
 
     if is_image(Path(name).name):
@@ -204,7 +204,7 @@ def _what_is_missing(name: str) -> str:
 
 
 def _until_interrupted(predictions: "Iterator[Prediction]") -> "Iterator[Prediction]":
-    """Ctrl-C ends the predictions; finished ones are written."""
+    """End the predictions on Ctrl-C; finished ones are written."""
     try:
         yield from predictions
     except KeyboardInterrupt:
@@ -212,10 +212,10 @@ def _until_interrupted(predictions: "Iterator[Prediction]") -> "Iterator[Predict
 
 
 def _writers(row: Predictor, model: Any, files: Sequence[Path], values: dict[str, Any]) -> list[Writer]:
-    """The writers whose option was given.
+    """The writers selected by options.
 
     Raises:
-        ValueError: for an option of a writer whose own was not given.
+        ValueError: for an option that requires another one.
     """
     writers = []
     for output in row.outputs:
@@ -230,10 +230,10 @@ def _writers(row: Predictor, model: Any, files: Sequence[Path], values: dict[str
 
 
 def _parsed(given: dict[str, Any]) -> dict[str, Any]:
-    """Values of the options that were given, parsed.
+    """Parsed values of the given options.
 
     Raises:
-        ValueError: if a text does not parse.
+        ValueError: if a value cannot be parsed.
     """
     readers = {name: option.read for name, (option, _) in _declared().items()}
     values = {}
@@ -248,7 +248,7 @@ def _parsed(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _declared() -> dict[str, tuple[Option, str]]:
-    """Every option of a predictor, with its help text per kind of model."""
+    """Every predictor option, with its help per kind of model."""
     helps: dict[str, dict[str, list[str]]] = {}
     options: dict[str, Option] = {}
     for row in PREDICTORS.values():

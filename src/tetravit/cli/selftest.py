@@ -1,4 +1,4 @@
-"""`tetravit selftest`: promises of this package, checked on your own machine."""
+"""`tetravit selftest`: test guarantees of this package on your machine."""
 
 import shutil
 from pathlib import Path
@@ -11,12 +11,12 @@ from tetravit.cli.base import Group, say
 
 def resume(
     folder: Annotated[
-        Path, typer.Option("--dir", metavar="DIR", help="A new folder, on the disk that your runs go to.")
+        Path, typer.Option("--dir", metavar="DIR", help="A new folder, on the disk used for runs.")
     ] = Path("tetravit-selftest"),
-    kills: Annotated[int, typer.Option(min=1, help="How often the run is killed.")] = 10,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the folder behind.")] = False,
+    kills: Annotated[int, typer.Option(min=1, help="Number of kills.")] = 10,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the folder.")] = False,
 ) -> None:
-    """Kill a small run again and again, continue it, and compare its end with that of an undisturbed one."""
+    """Kill and resume a small run repeatedly, and compare its result with that of an uninterrupted run."""
     if folder.exists():
         raise ValueError(f"{folder} exists already; --dir takes a new folder.")
     from tetravit.runs.storm import storm

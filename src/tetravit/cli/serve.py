@@ -1,4 +1,4 @@
-"""`tetravit serve` and `tetravit explore`: models over HTTP, and a page to try them on."""
+"""`tetravit serve` and `tetravit explore`: models over HTTP, with a page to explore them."""
 
 from typing import Annotated, Any
 
@@ -12,34 +12,34 @@ Weights = Annotated[
         metavar="WEIGHTS...", help="Run folders, weights files or published names; the first is the default."
     ),
 ]
-Host = Annotated[str, typer.Option(help="Address to serve at; 0.0.0.0: every address of this machine.")]
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all addresses of this machine.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
 Optimize = Annotated[
-    bool, typer.Option("--optimize", help="First find the fastest way to run each model here.")
+    bool, typer.Option("--optimize", help="First find the fastest backend for each model.")
 ]
 
 
 def serve(
     weights: Weights,
-    port: Annotated[int, typer.Option(help="0: any that is free.")] = 8000,
+    port: Annotated[int, typer.Option(help="Port; 0: any free port.")] = 8000,
     host: Host = "127.0.0.1",
     optimize: Optimize = False,
     max_batch: Annotated[int, typer.Option(metavar="N", help="Images per call of a model.")] = 8,
     wait_ms: Annotated[
-        float, typer.Option(metavar="MS", help="Wait so long for images that are being read to fill a batch.")
+        float, typer.Option(metavar="MS", help="Maximum wait for further images to fill a batch.")
     ] = 3,
     exact: Annotated[
         bool,
         typer.Option(
             "--exact/--no-exact",
-            help="Run a batch as one call only where it gives the bits of single images, or always.",
+            help="Batch only if outputs are bitwise those of single images, or always.",
         ),
     ] = True,
-    queue: Annotated[int, typer.Option(metavar="N", help="Requests at once; more get 503.")] = 64,
-    deadline_s: Annotated[float, typer.Option(metavar="S", help="Longest time of a request.")] = 30,
+    queue: Annotated[int, typer.Option(metavar="N", help="Maximum number of open requests; more get 503.")] = 64,
+    deadline_s: Annotated[float, typer.Option(metavar="S", help="Timeout of a request.")] = 30,
     max_body_mib: Annotated[float, typer.Option(metavar="MIB", help="Largest body.")] = 20,
     max_megapixels: Annotated[
-        float, typer.Option(metavar="MP", help="Largest image, in million pixels.")
+        float, typer.Option(metavar="MP", help="Maximum image size, in million pixels.")
     ] = 50,
     device: Device = "auto",
     browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser.")] = False,
@@ -68,13 +68,13 @@ def serve(
 
 def explore(
     weights: Weights,
-    port: Annotated[int, typer.Option(help="0: any that is free.")] = 0,
+    port: Annotated[int, typer.Option(help="Port; 0: any free port.")] = 0,
     host: Host = "127.0.0.1",
     optimize: Optimize = False,
     device: Device = "auto",
     accept_license: AcceptLicense = False,
 ) -> None:
-    """Open a page that shows what models predict of your pictures (extra `serve`)."""
+    """Open a page that shows the predictions of models on your pictures (extra `serve`)."""
     _serve(
         weights,
         limits={},

@@ -1,4 +1,4 @@
-"""`tetravit show`: everything about one name."""
+"""`tetravit show`: details of one name."""
 
 import dataclasses
 import itertools
@@ -25,7 +25,7 @@ from tetravit.cli.base import (
 from tetravit.recipe_tables import leaves, merged
 from tetravit.registry import SYNONYMS, Outline, discover, outline, outlines, suggestion
 
-# Sections of a recipe. A name that begins with one of them is a key.
+# Sections of a recipe; a name of the form SECTION.X is a key.
 KEYS = PACKAGE / "recipes" / "keys.json"  # `python -m tetravit.cli.show` writes it
 OWNERS = {"task": ("tetravit.tasks", "TASKS"), "evaluate": ("tetravit.protocols", "PROTOCOLS")}
 SECTIONS = ("task", "evaluate", "model", "data", "optim", "run")
@@ -40,11 +40,11 @@ def show(
         ),
     ],
     size: Annotated[
-        int | None, typer.Option(metavar="PX", help="Image side to count at; the paper's by default.")
+        int | None, typer.Option(metavar="PX", help="Image side for the counts; default: the paper's.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON objects.")] = False,
 ) -> None:
-    """Show everything about one name: a model, weights, a recipe, a key of recipes, ..."""
+    """Show the details of one name: a model, weights, a recipe, a key of recipes, ..."""
     if name in recipe_files():
         _show_recipe(name, as_json)
         return
@@ -52,7 +52,7 @@ def show(
         rows = menu(kind)
         if name in rows:
             row = rows[name]
-            if row.options is None:  # inherited from outside this package
+            if row.options is None:  # inherits a constructor from outside this package
                 package, tables, _ = MENUS[kind]
                 row = next(outline(d[name]) for t in tables.split() if name in (d := discover(package, t)))
             _show_row(kind.removesuffix("s"), name, row, as_json)
@@ -73,7 +73,7 @@ def model_facts(name: str, size: int | None = None) -> dict[str, Any]:
     """A model in full: counts, pyramid, options, paper, checkpoints.
 
     Raises:
-        ValueError: if there is no such model.
+        ValueError: for an unknown model.
     """
     table = model_table()
     aliases = {alias: model for model, row in table.items() for alias in row["aliases"]}
@@ -185,7 +185,7 @@ def _show_weights(row: Any, as_json: bool) -> None:
 
 
 def _show_recipe(name: str, as_json: bool) -> None:
-    """The comment at the top of a recipe, and every key with value, origin and description."""
+    """The header comment of a recipe, and every key with value, origin and description."""
     text = recipe_files()[name].read_text(encoding="utf-8")
     head = itertools.takewhile(lambda line: line.startswith("#"), text.splitlines())
     about = "\n".join(line.removeprefix("#").strip() for line in head)
@@ -202,13 +202,13 @@ def _show_recipe(name: str, as_json: bool) -> None:
 
 
 def _recipe_rows(name: str) -> list[dict[str, str]]:
-    """Every key of a recipe: its value, where that was set, and what the key means."""
+    """Every key of a recipe: value, origin and description."""
     keys = _stored_keys()
     return recipe_rows(name) if keys is None else _rows_of_file(name, keys)
 
 
 def _rows_of_file(name: str, keys: dict[str, Any]) -> list[dict[str, str]]:
-    """The same from the recipe's file and the stored table of keys."""
+    """The same from the recipe file and the stored table of keys, without torch."""
     table = tomllib.loads(recipe_files()[name].read_text(encoding="utf-8"))
     variants = table.pop("variants", {})
     origins = dict.fromkeys(leaves(table), "recipe")
@@ -235,14 +235,14 @@ def _rows_of_file(name: str, keys: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _stored_keys() -> dict[str, Any] | None:
-    """The table of keys; None where a task or a protocol was added that is not in it."""
+    """The stored table of keys; None if a task or protocol was added that is not in it."""
     keys: dict[str, Any] = json.loads(KEYS.read_text(encoding="utf-8"))
     named = {section: sorted(outlines(*menu)) for section, menu in OWNERS.items()}
     return keys if keys["owners"] == named else None
 
 
 def described_keys() -> dict[str, Any]:
-    """The table of keys, from the classes that read a recipe."""
+    """The table of keys, from the classes of the recipe sections."""
     from tetravit.protocols import PROTOCOLS
     from tetravit.recipe import Recipe, sections
     from tetravit.tasks import TASKS
@@ -279,7 +279,7 @@ def to_json(value: Any) -> Any:
 
 
 def recipe_rows(name: str) -> list[dict[str, str]]:
-    """The same from the recipe as a run reads it, which loads torch."""
+    """The same from the parsed recipe, which imports torch."""
     from tetravit.recipe import entries, find, load
 
     rows = entries(load(find(name)))
@@ -290,7 +290,7 @@ def recipe_rows(name: str) -> list[dict[str, str]]:
 
 
 def _show_keys(name: str, as_json: bool) -> None:
-    """A section of recipes, or one key: type, default and meaning."""
+    """A section of recipes, or one key: type, default and description."""
     section, _, key = name.partition(".")
     rows = _rows(section)
     if key and name not in rows:
@@ -310,7 +310,7 @@ def _rows(section: str) -> dict[str, dict[str, str]]:
 
 
 def live_rows(section: str) -> dict[str, dict[str, str]]:
-    """Every key of a section by its dotted name; keys that one task or protocol reads name it."""
+    """Every key of a section by its dotted name; keys of a single task or protocol name their owners."""
     from tetravit.recipe import Recipe
 
     shared: Any = Recipe.model_fields[section].annotation
@@ -337,7 +337,7 @@ def live_rows(section: str) -> dict[str, dict[str, str]]:
 
 
 def _text(value: Any) -> str:
-    """A value in TOML; unset: a dash."""
+    """A value in TOML; a dash for unset."""
     return (
         "-" if value is None else value or '""' if isinstance(value, str) else json.dumps(value, default=str)
     )

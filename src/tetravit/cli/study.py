@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def command(name: str, study: "Study") -> Callable[..., None]:
-    """The function of `tetravit study NAME`: the study's own options, and those that all studies share."""
+    """The function of `tetravit study NAME`: the study's own options, and those shared by all studies."""
 
     def run(
         *,
@@ -29,7 +29,7 @@ def command(name: str, study: "Study") -> Callable[..., None]:
             Path | None,
             typer.Option(
                 metavar="FILE",
-                help="Write the rows there as JSON lines; those of other studies stay, finished ones are kept.",
+                help="Write the rows as JSON lines; finished rows and those of other studies are kept.",
             ),
         ] = None,
         draw: Annotated[
@@ -87,7 +87,7 @@ def command(name: str, study: "Study") -> Callable[..., None]:
 
 
 def plan(study: "Study", options: Mapping[str, Any], device: str) -> list[str]:
-    """What a study measures, where the expected figures are from, what it costs, needs and lacks."""
+    """What a study measures, the source of the expected figures, its cost, requirements and missing inputs."""
     lines = [study.question]
     if study.source:
         lines.append(f"Source: {study.source}.")
@@ -113,7 +113,7 @@ def plan(study: "Study", options: Mapping[str, Any], device: str) -> list[str]:
 
 
 def _cost(flops: float, device: str) -> str:
-    """Operations as time of this machine and of a card that trains models."""
+    """Operations converted to time on this machine and on an H100."""
     from tetravit.benchmark.speed import product_flops
     from tetravit.studies.base import H100_FLOPS, UTILIZATION
     from tetravit.world import pick_device
@@ -127,7 +127,7 @@ def _cost(flops: float, device: str) -> str:
 
 
 def spoken(seconds: float) -> str:
-    """A length of time in its largest unit: "3 days"."""
+    """A duration in its largest unit: "3 days"."""
     for unit, length in (("years", 31_557_600), ("days", 86_400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds / length:,.0f} {unit}"
@@ -135,7 +135,7 @@ def spoken(seconds: float) -> str:
 
 
 def _lines(file: Path | None) -> list[dict[str, Any]]:
-    """The rows of a file of JSON lines, without one that was cut while it was written."""
+    """The rows of a JSON lines file, without an incomplete last row."""
     if file is None or not file.is_file():
         return []
     rows = []
@@ -153,18 +153,18 @@ def _kept(name: str, file: Path | None) -> dict[str, dict[str, Any]]:
 def _append(file: Path, row: Mapping[str, Any]) -> None:
     with file.open("a+b") as stream:
         if stream.tell() and file.read_bytes()[-1:] != b"\n":
-            stream.write(b"\n")  # the last line was cut
+            stream.write(b"\n")  # ends an incomplete last line
         stream.write(json.dumps(row).encode() + b"\n")
 
 
 def _replace(file: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Put the rows of a study in place of those in the file; rows of other studies stay."""
+    """Replace the rows of a study in the file; rows of other studies are kept."""
     others = [row for row in _lines(file) if row.get("study") != name]
     replace_file(file, "".join(json.dumps(row) + "\n" for row in (*others, *rows)).encode())
 
 
 def _facts(device: str) -> dict[str, Any]:
-    """The machine, the versions and the command of a row."""
+    """Machine, versions and command of a row."""
     import torch
 
     from tetravit.benchmark.speed import device_name
@@ -180,7 +180,7 @@ def _facts(device: str) -> dict[str, Any]:
 
 
 def commands() -> dict[str, Callable[..., None]]:
-    """A verb for each study."""
+    """One verb per study."""
     from tetravit.studies import STUDIES
 
     return {name: command(name, study) for name, study in STUDIES.items()}

@@ -1,4 +1,4 @@
-"""`tetravit train`: run a recipe, or go on with a run."""
+"""`tetravit train`: run a recipe, or continue a run."""
 
 from pathlib import Path
 from typing import Annotated
@@ -20,21 +20,21 @@ def train(
         typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Changes to the recipe: optim.lr=1e-3"),
     ] = None,
     resume: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Continue the run in this folder, to the same bits.")
+        Path | None, typer.Option(metavar="RUN", help="Continue the run in this folder, bitwise identically.")
     ] = None,
     into: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Where to leave the run; a new folder in runs by default."),
+        typer.Option(metavar="DIR", help="Folder of the run; default: a new folder in runs."),
     ] = None,
     log: Annotated[
         str,
-        typer.Option(metavar="NAMES", help="Trackers to feed, with commas: tensorboard,wandb,mlflow."),
+        typer.Option(metavar="NAMES", help="Experiment trackers, comma-separated: tensorboard,wandb,mlflow."),
     ] = "",
     go_on: Annotated[
         bool,
         typer.Option(
             "--continue",
-            help="With --into DIR: start the run, or continue it where it stands. For schedulers and restarts.",
+            help="With --into DIR: start the run, or continue it. For schedulers and restarts.",
         ),
     ] = False,
     slurm: Annotated[
@@ -46,10 +46,10 @@ def train(
         ),
     ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict", help="With --resume: stop at a damaged checkpoint, take no older one.")
+        bool, typer.Option("--strict", help="With --resume: never fall back to an older checkpoint.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything, print the whole recipe, train nothing.")
+        bool, typer.Option("--dry-run", help="Check everything and print the whole recipe, without training.")
     ] = False,
 ) -> None:
     """Train a recipe, or continue a run."""
@@ -67,7 +67,7 @@ def train(
         )
 
     if recipe is not None:
-        check_recipe(recipe)  # before torch is loaded
+        check_recipe(recipe)  # before the import of torch
     from tetravit.engine.signals import Interrupted, Signals, leave_code
     from tetravit.recipe import dump, find, load
     from tetravit.runs import train as run
@@ -94,7 +94,7 @@ def train(
         return
     if dry_run and chosen is not None:
         print(dump(chosen), end="")
-    # SIGINT stays Python's until there is something to save.
+    # SIGINT keeps Python's handler until there is something to save.
     with Signals(("SIGTERM", "SIGUSR1"), ignore_after=True):
         try:
             run(

@@ -1,4 +1,4 @@
-"""`tetravit weights`: published weights on this machine. `tetravit convert`: from one layout to another."""
+"""`tetravit weights`: manage published weights. `tetravit convert`: convert between layouts."""
 
 import fnmatch
 from pathlib import Path
@@ -152,13 +152,13 @@ def convert(
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="Default: NAME.TAG.safetensors here.")
     ] = None,
     to: Annotated[
-        str, typer.Option(metavar="LAYOUT", help="Whose tensor names to write: ours, official or timm.")
+        str, typer.Option(metavar="LAYOUT", help="Layout of the tensor names: ours, official or timm.")
     ] = "ours",
     allow: Allow = None,
     entry: Entry = None,
     accept_license: AcceptLicense = False,
 ) -> None:
-    """Write weights of any layout in our format, or in the authors' or timm's; report on every tensor."""
+    """Convert weights of any layout to our format, or to the authors' or timm's; report on every tensor."""
     target = out or Path(f"{as_}.safetensors" if to == "ours" else f"{as_}.{to}.pth")
     print(_convert(file, as_, target, allow or (), entry, accept_license, to))
 
@@ -172,7 +172,7 @@ def _convert(
     accept_license: bool,
     to: str = "ours",
 ) -> Path:
-    """Read `source` as the weights called `name`, report, write `target`."""
+    """Read `source` as the weights `name`, report, write `target`."""
     import torch
 
     from tetravit.models import create_model, resolve
@@ -182,7 +182,7 @@ def _convert(
     from tetravit.weights.read import load_into
     from tetravit.weights.store import check_license, imported
 
-    imported(name)  # checks that it is NAME.TAG
+    imported(name)  # checks the form NAME.TAG
     model_name = resolve(name.split(".")[0])
     resolved = work.find(source, accept_license=accept_license)
     row = CHECKPOINTS.get(name)

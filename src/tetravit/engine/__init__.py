@@ -1,1 +1,1 @@
-"""The training loop, optimizers, averages, checkpoints, strategies and logs. Independent of any task."""
+"""Training loop, optimizers, EMA, checkpoints, strategies and logs. Independent of the task."""

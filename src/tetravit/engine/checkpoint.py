@@ -1,11 +1,11 @@
-"""Crash-safe checkpoints: one folder per kept step, complete or absent after a kill at any instant.
+"""Crash-safe checkpoints: one folder per kept step, complete or absent after a kill at any time.
 
     RUN/checkpoints/step_002000/
         model.safetensors  ema.safetensors  optimizer.safetensors  state.json
         MANIFEST.json      step, run, and the size and sha256 of every other file; written last
 
-A folder is written under a temporary name, every file flushed to the disk, then renamed. Older ones are removed only
-after that. Nothing is pickled.
+A folder is written under a temporary name, every file is flushed to disk, then the folder is renamed. Older
+checkpoints are removed only after that. Nothing is pickled.
 """
 
 import errno
@@ -27,7 +27,7 @@ from tetravit.world import World
 
 FORMAT = 1
 MANIFEST = "MANIFEST.json"
-FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk or a quota: it may have room again
+FULL = (errno.ENOSPC, errno.EDQUOT)  # disk or quota full: may be temporary
 
 
 class BadCheckpoint(ValueError):
@@ -43,18 +43,18 @@ class Checkpoint:
     state: dict[str, Any]
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """One of its files (`model`, `ema`, `optimizer`), on the CPU."""
+        """The tensors of one file (`model`, `ema`, `optimizer`), on the CPU."""
         return safetensors.torch.load_file(self.path / f"{name}.safetensors")
 
 
 @dataclass(frozen=True)
 class Sent(Checkpoint):
-    """A checkpoint that rank 0 reads for all ranks, whose disks do not have it."""
+    """A checkpoint that rank 0 reads for all ranks, for disks that are not shared."""
 
     world: World
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """As of a checkpoint; called on all ranks together."""
+        """As `Checkpoint.tensors`; called on all ranks together."""
         tensors: dict[str, Tensor] = self.world.broadcast(
             super().tensors(name) if self.world.is_main else None
         )
@@ -62,7 +62,7 @@ class Sent(Checkpoint):
 
 
 class Copied(dict[str, Tensor]):
-    """Copies of tensors on the CPU, each with memory of its own."""
+    """Copies of tensors on the CPU, without shared memory."""
 
     def __init__(self, group: Mapping[str, Tensor]) -> None:
         super().__init__(
@@ -71,9 +71,9 @@ class Copied(dict[str, Tensor]):
 
 
 class Checkpoints:
-    """The checkpoints of one run. failures: reasons of the last saves in a row that failed but for a full disk.
+    """The checkpoints of one run. failures: causes of consecutive failed saves, other than a full disk.
 
-    keep: number of newest checkpoints kept, at least 2, as the last may be incomplete.
+    keep: number of newest checkpoints to keep, at least 2, because the last may be incomplete.
     say: receives warnings, as one line of text.
     """
 
@@ -99,17 +99,17 @@ class Checkpoints:
             shutil.rmtree(rest, ignore_errors=True)
 
     def steps(self) -> list[int]:
-        """The steps that have a folder, oldest first."""
+        """The steps with a checkpoint folder, oldest first."""
         names = [re.fullmatch(r"step_(\d+)", p.name) for p in self.folder.glob("step_*")]
         return sorted(int(name[1]) for name in names if name)
 
     def save(
         self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
     ) -> Path | None:
-        """Write the checkpoint of `step` (steps done); None if there was no room and the run continues.
+        """Write the checkpoint of `step` (steps done); None if the disk is full and the run continues.
 
         Raises:
-            OSError: if it could not be written and `on_full` is `stop`. The older checkpoints are whole.
+            OSError: if it could not be written and `on_full` is `stop`. Older checkpoints are intact.
         """
         final = self.folder / f"step_{step:06d}"
         temporary = self.folder / f".writing_{final.name}"
@@ -131,10 +131,10 @@ class Checkpoints:
         return final
 
     def latest(self, *, on_corrupt: Literal["previous", "stop"] = "previous") -> Checkpoint | None:
-        """The newest checkpoint that is complete and unchanged; None if there is none at all.
+        """The newest complete and unchanged checkpoint; None if there is none.
 
         Raises:
-            BadCheckpoint: if none is whole, or if the newest is not and `on_corrupt` is `stop`.
+            BadCheckpoint: if all are damaged, or if the newest is and `on_corrupt` is `stop`.
         """
         faults: list[str] = []
         steps = self.steps()
@@ -180,7 +180,8 @@ class Checkpoints:
         shutil.rmtree(self.folder / f".old_{final.name}", ignore_errors=True)
 
     def _prune(self) -> None:
-        """Remove all but the newest `keep`; renamed first, so that no half-removed folder counts as complete."""
+        """Remove all but the newest `keep`; renamed first, so that a partly removed folder never counts as
+        complete."""
         for step in self.steps()[: -self.keep]:
             trash = self.folder / f".old_{_name(step)}"
             try:
@@ -191,10 +192,10 @@ class Checkpoints:
 
 
 def read(folder: Path, *, run_id: str | None = None) -> Checkpoint:
-    """A checkpoint, after checking every byte of it against its manifest.
+    """A checkpoint, with every byte verified against its manifest.
 
     Raises:
-        BadCheckpoint: naming the file that is missing, cut, changed, or from elsewhere.
+        BadCheckpoint: names the file that is missing, truncated, changed, or of another checkpoint.
     """
     where = folder.name
     try:
@@ -225,7 +226,7 @@ def read(folder: Path, *, run_id: str | None = None) -> Checkpoint:
 
 
 def size_mib(*groups: Mapping[str, Tensor]) -> float:
-    """Size of tensors on the disk, in bytes."""
+    """Size of tensors on disk, in bytes."""
     return sum(t.numel() * t.element_size() for group in groups for t in group.values()) / 2**20
 
 
@@ -242,7 +243,7 @@ def _signed(body: dict[str, Any]) -> bytes:
 
 
 def _verified(raw: bytes, where: str) -> dict[str, Any]:
-    """The manifest, if its bytes are exactly those that were written."""
+    """The manifest, if its bytes are unchanged."""
     try:
         manifest: dict[str, Any] = json.loads(raw)
         manifest.pop("sha256")

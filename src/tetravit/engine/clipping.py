@@ -1,4 +1,4 @@
-"""Clipping of gradients: by their norm over all parameters, or each parameter's on its own."""
+"""Gradient clipping: by the global norm, or per parameter."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -17,15 +17,15 @@ def clipped(
     clip_by: ClipBy = "global",
     joint: Sequence[Sequence[Tensor]] = (),
 ) -> Tensor:
-    """Clip the gradients in place and return their global norm of before.
+    """Clip the gradients in place; returns their global norm before clipping.
 
     Args:
-        parameters: those that train.
-        gradients: of `parameters`, where there are some.
-        clip: the largest norm; 0 leaves gradients as they are.
-        clip_by: `global`: one norm over all parameters; `each`: every parameter has its own norm and factor
-            min(1, clip / (norm + 1e-6)), as in the code of DINO (arXiv:2104.14294).
-        joint: lists of parameters that share one norm and one factor where `clip_by` is `each`.
+        parameters: the trainable parameters.
+        gradients: of `parameters`, where not None.
+        clip: maximum norm; 0: no clipping.
+        clip_by: `global`: one norm over all parameters; `each`: every parameter has its own norm and factor min(1,
+            clip / (norm + 1e-6)), as in the code of DINO (arXiv:2104.14294).
+        joint: lists of parameters that share one norm and factor if `clip_by` is `each`.
     """
     if clip_by == "global" or clip <= 0:
         norm = nn.utils.get_total_norm(gradients)

@@ -10,9 +10,9 @@ import torch
 
 @contextmanager
 def kernels(kind: Literal["repeatable", "fastest"], *, compiled: bool = False) -> Iterator[None]:
-    """Use deterministic kernels inside the context where `kind` is `repeatable`; restore the settings afterwards.
+    """Use deterministic kernels inside the context if `kind` is `repeatable`; restore the settings afterwards.
 
-    compiled: torch's compiler makes deterministic kernels too; the setting for it loads the compiler.
+    compiled: also set torch's compiler to deterministic kernels, which imports the compiler.
     """
     if kind == "fastest":
         yield

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class Ema:
     """An exponential moving average of parameters and float buffers; integer buffers are copied.
 
-    decay: share of the old average that a step keeps. warmup: bound it by (1 + step) / (10 + step), so that the
-    first steps, far from the end of training, soon weigh little.
+    decay: weight of the old average in an update. warmup: bound it by (1 + step) / (10 + step), so that the early
+    weights decay quickly.
     """
 
     def __init__(self, model: nn.Module, decay: float, warmup: bool = True) -> None:
@@ -22,14 +22,14 @@ class Ema:
         self._others = [name for name in self._live if name not in set(self._floats)]
 
     def at(self, step: int) -> float:
-        """The decay after optimisation step `step`, counted from 0."""
+        """The decay after optimizer step `step`, counted from 0."""
         return min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
 
     @torch.no_grad()
     def update(self, step: int, good: Tensor | None = None) -> None:
-        """Update the average with the model after optimisation step `step`.
+        """Update the average with the model after optimizer step `step`.
 
-        good: scalar bool on the device; False leaves the average as it is. None: the step is known to be good.
+        good: scalar bool on the device; False leaves the average unchanged. None: the step is known to be good.
         """
         kept = [self._kept[name] for name in self._floats]
         live = [self._live[name].detach() for name in self._floats]
@@ -45,7 +45,8 @@ class Ema:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Swap the average into the model inside the context, and its own values back afterwards, without a copy."""
+        """Swap the average into the model inside the context, and the model's values back afterwards, without a
+        copy."""
         self._swap()
         try:
             yield
@@ -53,12 +54,12 @@ class Ema:
             self._swap()
 
     def state(self) -> dict[str, Tensor]:
-        """The average under the model's own names."""
+        """The average, by the parameter names of the model."""
         return dict(self._kept)
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over an average that `state` gave."""
+        """Load an average from `state`."""
         for name, value in self._kept.items():
             value.copy_(state[name])
 

@@ -1,4 +1,4 @@
-"""Batches on the device of a rank. On a GPU the next one is copied and finished beside the work under way."""
+"""Batches on the device of a rank. On a GPU, the copy of the next batch overlaps with computation."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -14,13 +14,13 @@ from tetravit.structures import Batch, Target
 class Feed:
     """The micro-batches of every step.
 
-    On a GPU one micro-batch is ahead: its copy, normalizing and erasing run on a stream of their own while the stream
-    of the model computes. Elsewhere a batch is moved when it is needed.
+    On a GPU one micro-batch is prefetched: its copy, normalization and erasing run on a separate stream, in parallel
+    with the stream of the model. On other devices a batch is moved on demand.
 
     Args:
-        batches: of each step its micro-batches, on the CPU.
-        device: where to.
-        memory_format: of the images there; None: as they are.
+        batches: micro-batches of each step, on the CPU.
+        device: destination.
+        memory_format: of the images on the device; None: unchanged.
     """
 
     def __init__(
@@ -31,9 +31,9 @@ class Feed:
     ) -> None:
         self._batches, self._device, self._format = batches, device, memory_format
         self._stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._step: list[Batch] | None = None  # fetched ahead
-        self._error: Exception | None = None  # met while fetching ahead; raised where the step begins
-        self._source: Batch | None = None  # whose copy is under way
+        self._step: list[Batch] | None = None  # prefetched
+        self._error: Exception | None = None  # raised while prefetching; re-raised at the start of its step
+        self._source: Batch | None = None  # batch being copied
         self._copy: Batch | None = None
 
     def __next__(self) -> list[Batch]:
@@ -45,7 +45,7 @@ class Feed:
         return next(self._batches) if step is None else step
 
     def fetch(self) -> None:
-        """Start to copy the first micro-batch of the next step; call it once the work of this step is queued."""
+        """Start to copy the first micro-batch of the next step; call it after queueing the work of this step."""
         if self._stream is None:
             return
         try:
@@ -56,14 +56,14 @@ class Feed:
             self.copy_ahead(self._step[:1])
 
     def copy_ahead(self, batches: Sequence[Batch]) -> None:
-        """Start to copy the first of `batches`, if there is one."""
+        """Start to copy the first of `batches`, if any."""
         if self._stream is None or not batches:
             return
         with self._beside():
             self._source, self._copy = batches[0], batches[0].to(self._device, self._format)
 
     def on_device(self, batch: Batch) -> Batch:
-        """The micro-batch on the device; its copy, where that has begun."""
+        """The micro-batch on the device; the prefetched copy, if there is one."""
         copy, source = self._copy, self._source
         self._copy = self._source = None
         if copy is None or source is not batch:
@@ -75,7 +75,7 @@ class Feed:
         return torch.cuda.stream(self._stream)
 
     def _join(self, copy: Batch) -> None:
-        """Let the stream of the model wait for the copy, and keep its memory until that stream is done with it."""
+        """Make the model's stream wait for the copy, and keep the memory until that stream has used it."""
         current = torch.cuda.current_stream(self._device)
         current.wait_stream(self._stream)
         for tensor in _tensors(copy):

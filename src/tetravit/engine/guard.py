@@ -9,33 +9,34 @@ from torch.optim import Optimizer
 
 
 class NotFinite(ValueError):
-    """The loss or the gradient of a step is NaN or infinite; the weights are unchanged by it.
+    """The loss or the gradient of a step is NaN or infinite; the weights are unchanged.
 
-    step: counted from 0. names: of the images of the step, on all ranks with the fault.
+    step: counted from 0. names: images of the step, from all ranks with the fault.
     """
 
-    def __init__(self, step: int, what: str, names: Sequence[str], *, text: str = "") -> None:
-        self.step, self.what, self.names = step, what, list(names)
+    def __init__(self, step: int, quantity: str, names: Sequence[str], *, text: str = "") -> None:
+        self.step, self.quantity, self.names = step, quantity, list(names)
         shown = ", ".join(self.names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         super().__init__(
             text
-            or f"The {what} of step {step} is not finite; the weights are as they were before it. Images: {shown}."
+            or f"The {quantity} of step {step} is not finite; the weights are as they were before it."
+            f" Images: {shown}."
         )
 
 
 def takes_found_inf(optimizer: Optimizer) -> bool:
-    """Whether an optimizer skips a step marked on the device (`found_inf`), as torch's fused ones do."""
+    """Whether an optimizer skips a step marked on the device (`found_inf`), as torch's fused optimizers do."""
     return bool(optimizer.defaults.get("fused"))
 
 
 class Guard:
     """Marks bad steps on the device, and reports them to the host `lag` steps later.
 
-    On a CPU the host checks at once. On a GPU it checks step t while step t + 1 is running, so that the
-    queue of kernels never empties; in between, the fused optimizers do not change the weights because the mark
-    is handed to them as `found_inf`, and it stays set for every later step. Tasks get it as `good`, for what they
-    update besides the weights. Buffers that a forward pass writes (BatchNorm statistics) are restored from a copy.
-    Averaged weights may have been updated by then, but are not saved.
+    On a CPU the host checks immediately. On a GPU it checks step t while step t + 1 is running, so that the kernel
+    queue never empties; in between, fused optimizers do not change the weights, because the mark is passed as
+    `found_inf` and stays set for all later steps. Tasks receive it as `good`, for state other than weights. Buffers
+    written in a forward pass (BatchNorm statistics) are restored from a copy. The EMA may be updated meanwhile, but
+    is not saved.
     """
 
     def __init__(self, model: nn.Module, device: torch.device, lag: int | None = None) -> None:
@@ -65,11 +66,11 @@ class Guard:
         """Check a step between its backward pass and the optimizer.
 
         Returns:
-            Scalars on the device: `good`, bool, whether loss and gradients are finite, here and in every step
-            before; and 1.0 where fp16 gradients overflowed, else 0.0.
+            Scalars on the device: `good`, bool, whether loss and gradients are finite in this and every earlier step;
+            and 1.0 if fp16 gradients overflowed, else 0.0.
 
-        excuse: whether the loss scale can still shrink: then an overflow of the gradients is no error,
-        and the step is skipped.
+        excuse: whether the loss scale can still shrink: then an overflow of the gradients is not an error, and the
+        step is skipped.
         """
         bad_loss, bad_norm = ~loss.isfinite(), ~norm.isfinite()
         self.mark = torch.maximum(self.mark, (bad_loss | (bad_norm & ~excuse)).float())
@@ -86,9 +87,9 @@ class Guard:
         return bad == 0, overflow
 
     def bad_step(self, *, all_steps: bool = False) -> tuple[int, str, Sequence[str]] | None:
-        """The first bad step whose mark has arrived: its number, the faulty value, its images.
+        """The first reported bad step: its number, the non-finite quantity, its images.
 
-        all_steps: wait for every step, also the one just queued (before anything is saved or evaluated).
+        all_steps: wait for every step, including the last queued one (before saving or evaluating).
         """
         while len(self._pending) > (0 if all_steps else self.lag):
             step, seen, event, names = self._pending.pop(0)
@@ -100,6 +101,6 @@ class Guard:
 
     @torch.no_grad()
     def restore(self, step: int) -> None:
-        """Restore the buffers of before `step`."""
+        """Restore the buffers from before `step`."""
         if self._buffers:
             torch._foreach_copy_(self._buffers, self._copies[step % len(self._copies)])

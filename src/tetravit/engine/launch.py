@@ -1,7 +1,7 @@
-"""torchrun, and around it what a scheduler needs: signals reach the ranks once, and the exit code says what happened.
+"""torchrun with the exit codes of a run: signals reach each rank once, and the exit code states the outcome.
 
-torchrun alone passes on neither: it leaves ranks behind that train on when a signal ends it, starts ranks again that
-were asked to stop, and leaves with 1 where a run was saved and can continue.
+torchrun alone provides neither: on a signal it leaves ranks running, it restarts ranks that were requested to stop,
+and it exits with 1 if a run was saved and can continue.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ PR_SET_PDEATHSIG = 1  # Linux
 
 
 def _text(file: Path) -> str:
-    """The text of a small file; "" where there is none."""
+    """The text of a small file; "" if it does not exist."""
     try:
         return file.read_text()
     except OSError:
@@ -30,10 +30,10 @@ def _text(file: Path) -> str:
 
 
 def launch(options: Sequence[str], command: Sequence[str]) -> int:
-    """Run `tetravit COMMAND` on the processes that torchrun starts; returns the exit code.
+    """Run `tetravit COMMAND` in the processes started by torchrun; returns the exit code.
 
     options: of torchrun. A signal (SIGTERM, SIGINT, SIGUSR1) to this process makes all ranks finish their step, save
-    and leave; the code is then 75, which schedulers read as "try again". After a mistake of the user it is 2.
+    and exit; the code is then 75, which schedulers treat as "try again". After a user error it is 2.
     """
     with tempfile.TemporaryDirectory(prefix="tetravit_") as folder:
 
@@ -46,7 +46,7 @@ def launch(options: Sequence[str], command: Sequence[str]) -> int:
         before = {number: signal.signal(number, stop) for number in numbers}
 
         def apart() -> None:
-            """In the child: torchrun itself ends by the death of this process, and by no other signal."""
+            """In the child: torchrun ends when this process dies, and ignores other signals."""
             for number in numbers:
                 signal.signal(number, signal.SIG_IGN)
             with contextlib.suppress(OSError, AttributeError):
@@ -63,8 +63,8 @@ def launch(options: Sequence[str], command: Sequence[str]) -> int:
             code = child.wait()
             saved = Path(folder, "saved").exists()
             if code and not saved and (text := _text(Path(folder, "mistake"))):
-                code = int(text)  # torchrun's own is 1, on which schedulers would try again
+                code = int(text)  # torchrun would exit with 1, and schedulers would retry
         finally:
-            for number, handler in before.items():  # what comes now changes nothing any more
+            for number, handler in before.items():  # later signals have no effect
                 signal.signal(number, signal.SIG_IGN if Path(folder, "stop").exists() else handler)
     return Interrupted.exit_code if saved else code

@@ -1,4 +1,4 @@
-"""One run per folder: a lock file with its holder, which a dead process does not keep."""
+"""One run per folder: a lock file that expires with its holder."""
 
 import json
 import os
@@ -14,10 +14,10 @@ from typing import Any, Self
 
 from tetravit.files import exclusive
 
-SILENT_S = 300.0  # a holder on another machine that was silent for so long is taken for dead
-BEAT_S = 10.0  # between signs of life
-MISSED = 3  # signs of life that a live holder may be late by
-# Jobs that are started again under the same id: an earlier start of it has ended.
+SILENT_S = 300.0  # silence after which a holder on another machine counts as dead
+BEAT_S = 10.0  # between heartbeats
+MISSED = 3  # missed heartbeats tolerated
+# Job ids that survive a restart of the job: an earlier holder with the same id has ended.
 JOBS = ("SLURM_JOB_ID", "TETRAVIT_JOB_ID")
 ENDED = (
     "COMPLETED",
@@ -32,12 +32,13 @@ ENDED = (
 
 
 class Lock:
-    """`RUN/lock.json`: pid, host, start and job of the process that trains there.
+    """`RUN/lock.json`: pid, host, start and job of the process that trains in the folder.
 
-    While it is entered, the time of the file is renewed every 10 s. A holder on this host counts while its process
-    lives. One on another host counts until its file was silent for 300 s, or its SLURM job ended, or is this one.
+    Inside the context, the file's modification time is renewed every 10 s. A holder on this host is valid while its
+    process lives. One on another host is valid until its file is 300 s old, its SLURM job has ended, or its job is
+    this one.
 
-    say: where a line about waiting goes.
+    say: receives a line while waiting.
 
     Raises:
         ValueError: on entering, if another live run holds the folder.
@@ -63,13 +64,13 @@ class Lock:
             self._beats.join()
 
     def release(self) -> None:
-        """Free the folder; a folder that is gone or read-only is no error."""
+        """Release the folder; a missing or read-only folder is not an error."""
         self._left.set()
         with suppress(OSError):
             self.path.unlink(missing_ok=True)
 
     def beat(self) -> None:
-        """A sign of life."""
+        """Renew the modification time: a heartbeat."""
         with suppress(OSError):  # a full or vanished disk is reported by the next save
             os.utime(self.path)
 
@@ -98,7 +99,7 @@ class Lock:
             return True
 
     def _wait(self) -> None:
-        """Until a silent holder elsewhere is taken for dead, has released the lock, or gives a sign of life."""
+        """Wait until a silent holder elsewhere counts as dead, releases the lock, or renews it."""
         holder, silence = self._holder(), self._silence()
         if holder is None:
             return
@@ -111,7 +112,7 @@ class Lock:
             holder = self._holder()
 
     def _silence(self) -> float:
-        """Seconds since the holder's last sign of life, by the clock of the file system."""
+        """Seconds since the holder's last heartbeat, by the clock of the file system."""
         try:
             probe = self.path.with_name(f".clock_{socket.gethostname()}_{os.getpid()}")
             probe.touch()
@@ -122,7 +123,7 @@ class Lock:
             return SILENT_S
 
     def _holder(self) -> dict[str, Any] | None:
-        """The holder of the lock; None if it is dead or the file is gone."""
+        """The holder of the lock; None if it is dead or the file is missing."""
         try:
             text = self.path.read_text()
         except FileNotFoundError:
@@ -132,7 +133,7 @@ class Lock:
             pid, host, started = holder["pid"], holder["host"], holder["started"]
         except (ValueError, KeyError, TypeError):
             return None  # an incomplete lock: its writer was killed
-        if host != socket.gethostname() or sys.platform == "win32":  # its process cannot be checked from here
+        if host != socket.gethostname() or sys.platform == "win32":  # a process on another host cannot be checked
             job = holder.get("job")
             if job is not None and (job == _job() or _job_ended(job)):
                 return None
@@ -142,8 +143,8 @@ class Lock:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Only one process at a time reads the lock and takes it."""
-    if sys.platform == "win32":  # a folder has no file number there
+    """A critical section: one process at a time reads and takes the lock."""
+    if sys.platform == "win32":  # folders cannot be opened
         yield
         return
     file = os.open(folder, os.O_RDONLY)
@@ -155,12 +156,12 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def _job() -> str | None:
-    """The job of a scheduler that this process is part of; it keeps its id when it is started again."""
+    """The scheduler job of this process; its id is the same after a restart."""
     return next((os.environ[name] for name in JOBS if os.environ.get(name)), None)
 
 
 def _job_ended(job: str) -> bool:
-    """Whether SLURM says so; False where there is no SLURM, or it has no such job."""
+    """Whether the job has ended according to SLURM; False without SLURM, or for an unknown job."""
     try:
         command = ["squeue", "--noheader", "--jobs", job, "--states", "all", "--format", "%T"]
         states = subprocess.run(
@@ -182,7 +183,7 @@ def _alive(pid: int) -> bool:
 
 
 def _started(pid: int) -> str:
-    """When a process started, in ticks since boot, so that a reused pid is not mistaken; "" where unknown."""
+    """Start time of a process in ticks since boot, to detect reused pids; "" if unknown."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
     except (OSError, IndexError):

@@ -1,4 +1,4 @@
-"""Logging of a run: reporters that receive its events, and running means."""
+"""Logging of a run: reporters for its events, and running means."""
 
 import json
 import os
@@ -15,14 +15,14 @@ from torch import Tensor
 from tetravit.notebook import NotebookBar, in_notebook
 
 Record = dict[str, Any]
-PARTS = 5  # of a loss, on the terminal
+PARTS = 5  # loss components shown on the terminal
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The plan of a run: (label, text) lines, and the numbers that a progress bar needs.
+    """The plan of a run: (label, text) lines, and the numbers for a progress bar.
 
-    step_seconds: of a step, measured on a part of one; 0: not known.
+    step_seconds: duration of a step, estimated by profiling; 0: unknown.
     """
 
     lines: Sequence[tuple[str, str]]
@@ -45,10 +45,10 @@ class Summary:
 
 
 class Reporter:
-    """Receives the events of a run. Every method may be left out; an error in one never stops the run.
+    """Receives the events of a run. Every method is optional; an error in one never stops the run.
 
-    A record is a flat dict: "step" (steps done), "epoch", then numbers by name. Its "timing" entry holds what
-    differs between two runs of the same recipe: "images_per_s", "seconds", "left_s".
+    A record is a flat dict: "step" (steps done), "epoch", then numbers by name. Its "timing" entry contains the
+    values that differ between two runs of the same recipe: "images_per_s", "seconds", "left_s".
     """
 
     name = ""
@@ -75,7 +75,7 @@ class Reporter:
         """After the last step."""
 
     def stop(self) -> None:
-        """The run ends without a summary: release the terminal, close files."""
+        """The run ends without a summary: restore the terminal, close files."""
 
     def mark(self) -> Any:
         """The position in the log, saved with a checkpoint; None for a reporter without a file."""
@@ -143,8 +143,8 @@ class Reporters(Reporter):
 
 
 class JsonLines(Reporter):
-    """`metrics.jsonl`: one object per record, byte-identical between runs of a recipe; `timing.jsonl`
-    beside it holds the timings, which differ."""
+    """`metrics.jsonl`: one object per record, byte-identical between runs of a recipe; `timing.jsonl` beside it
+    contains the timings, which differ."""
 
     name = "jsonl"
 
@@ -180,7 +180,7 @@ class JsonLines(Reporter):
 
 
 class TerminalBar:
-    """A live bar on a terminal, below the lines that are printed."""
+    """A progress bar on a terminal, below the printed lines."""
 
     def __init__(self, stream: TextIO, total: int, done: int) -> None:
         from rich.console import Console as Terminal
@@ -207,7 +207,7 @@ class TerminalBar:
 
 
 class Console(Reporter):
-    """The terminal: a live bar with loss, accuracy, images/s and time left; plain lines where there is none.
+    """The terminal: a progress bar with loss, accuracy, images/s and time left; plain lines if it is not a terminal.
 
     In a notebook the bar is below the cell.
     """
@@ -217,8 +217,8 @@ class Console(Reporter):
         self._bar: TerminalBar | NotebookBar | None = None
         self._total = 0
         self._text = ""  # of the last record
-        self._from: tuple[float, int] | None = None  # time and step since which the pace is measured
-        self._pace_s = 0.0  # of a step
+        self._from: tuple[float, int] | None = None  # start time and step of the pace measurement
+        self._pace_s = 0.0  # per step
 
     def start(self, plan: Plan) -> None:
         width = max((len(label) for label, _ in plan.lines), default=0)
@@ -255,7 +255,7 @@ class Console(Reporter):
         self._bar.update(done, text)
 
     def evaluating(self) -> None:
-        self._from = None  # the time of an evaluation is not that of a step
+        self._from = None  # exclude the evaluation from the pace
         if self._bar is not None:
             self._bar.update(text="evaluating")
 
@@ -284,7 +284,7 @@ class Console(Reporter):
 
 
 class Meter:
-    """Running means of the values that steps return, summed on the device; reading them synchronizes."""
+    """Running means of the values of steps, summed on the device; reading them synchronizes."""
 
     def __init__(self, device: torch.device) -> None:
         self._dtype = torch.float32 if device.type == "mps" else torch.float64
@@ -315,7 +315,7 @@ class Meter:
 
 
 def pooled(states: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The meters of several ranks as one."""
+    """The meters of several ranks, combined."""
     names = dict.fromkeys(name for state in states for name in state["sums"])
     sums = {name: sum(state["sums"].get(name, 0.0) for state in states) for name in names}
     return {"sums": sums, "count": sum(state["count"] for state in states)}
@@ -333,7 +333,7 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """Since the run began, time before a resume included."""
+        """Seconds since the start of the run, including the time before a resume."""
         return self._before_s + time.perf_counter() - self._start
 
     def look(self, steps_left: int, steps: int) -> dict[str, float]:
@@ -350,7 +350,7 @@ class Clock:
 
 
 def _flushed(path: Path) -> int:
-    """The size of a file once its content is on the disk."""
+    """The size of a file once its content is on disk."""
     if not path.exists():
         return 0
     with path.open("rb+") as file:
@@ -359,7 +359,7 @@ def _flushed(path: Path) -> int:
 
 
 def _shown(record: Record) -> Record:
-    """The values of a step that the terminal shows: for a detector, the learning rate and the losses."""
+    """The values of a step shown on the terminal: for a detector, the learning rate and the losses."""
     if not any(name.startswith("loss_") for name in record):
         return record
     parts = [name for name in record if name.startswith("loss_")][:PARTS]
@@ -367,7 +367,7 @@ def _shown(record: Record) -> Record:
 
 
 def _shown_scores(record: Record) -> Record:
-    """The values of an evaluation that the terminal shows: for a detector, AP and AP50, of averaged weights too."""
+    """The values of an evaluation shown on the terminal: for a detector, AP and AP50, also of the EMA weights."""
     if "box_ap" not in record:
         return record
     names = ("box_ap", "box_ap50", "mask_ap", "mask_ap50")

@@ -1,10 +1,10 @@
-"""The loop: how steps are repeated, whatever the task. Read `fit` from top to bottom; it is the manual.
+"""The training loop, for any task. Read `fit` from top to bottom.
 
-A step is a function of the recipe and of its number. Its images come from `loader.batches(start)`, its
-randomness from (seed, step, place of a sample in the batch), its learning rate from `rate(step)`. So a run that was
-cut anywhere continues to the same bits: a checkpoint holds tensors, the step, and the partial means of the log.
+A step is a function of the recipe and its number. Its images come from `loader.batches(start)`, its randomness from
+(seed, step, index of a sample in the batch), its learning rate from `rate(step)`. An interrupted run therefore
+continues bitwise identically: a checkpoint contains tensors, the step, and the partial means of the log.
 
-One file, as everything that a step and the pause between two steps do is read in one place.
+One file, so that a step and the work between two steps can be read in one place.
 """
 
 import operator
@@ -43,7 +43,7 @@ from tetravit.world import World
 
 
 class Loader(Protocol):
-    """Gives the batches of a run: step `start`, `start + 1`, ... without end, each in micro-batches."""
+    """Yields the batches of a run: step `start`, `start + 1`, ... without end, each as micro-batches."""
 
     @property
     def steps_per_epoch(self) -> int: ...
@@ -55,14 +55,13 @@ class Loader(Protocol):
 class Job:
     """The inputs of `fit`.
 
-    rate: learning rate of a step, counted from 0. schedules: other settings of the optimizer as functions of the
-    step. loaders: what `protocol` scores on; None: no evaluation. clip: largest norm of the gradient, of all
-    (`global`) or of each parameter; 0: gradients stay as they are.
-    on_best: called at a new best score, while the model holds the weights that reached it. on_hang: called before
-    this rank ends because another one hangs. on_alarm: called with the
-    steps done and the line of a task whose log shows that the run has failed.
-    how_to_continue: the command that continues an interrupted run. seed_at: seed of a step, for its random
-    numbers; None: `config.seed`. facts: plain data that every checkpoint also holds.
+    rate: learning rate of a step, counted from 0. schedules: other optimizer settings as functions of the step.
+    loaders: data for `protocol`; None: no evaluation. clip: maximum gradient norm, of all parameters (`global`) or of
+    each; 0: no clipping. on_best: called at a new best score, while the model has the weights with that score.
+    on_hang: called before this rank ends because another one hangs. on_alarm: called with the number of steps and the
+    message of a task that has collapsed.
+    how_to_continue: the command that continues an interrupted run. seed_at: random seed of a step; None:
+    `config.seed`. facts: plain data stored in every checkpoint.
     """
 
     task: Task
@@ -91,11 +90,11 @@ class Job:
 
 @dataclass
 class RunState:
-    """The position of a run between two steps. All of it is in a checkpoint.
+    """The state of the run between two steps. All of it is in a checkpoint.
 
-    done: steps taken. evaluated: after how many steps the last evaluation was. metric: the score that selects
-    the best weights, once there is one. best_loss: the validation loss of the best weights, where the protocol
-    has one; checkpoints of earlier versions lack it.
+    done: number of completed steps. evaluated: the value of `done` at the last evaluation. metric: the score that
+    selects the best weights, once there is one. best_loss: the validation loss of the best weights, if the protocol
+    has one; missing in checkpoints of earlier versions.
     """
 
     done: int = 0
@@ -113,9 +112,9 @@ def fit(job: Job) -> RunState:
     Raises:
         Interrupted: after a signal, once the step is finished and saved.
         Collapsed: if the task reports a collapse and `config.on_collapse` is `stop`.
-        NotFinite: if a loss or gradient is NaN or infinite; the weights are as before that step.
+        NotFinite: if a loss or gradient is NaN or infinite; the weights are those before that step.
         OSError: if a checkpoint cannot be written and `config.on_full` is `stop`.
-        FolderLost: if three checkpoints in a row cannot be written, and not because the disk is full.
+        FolderLost: if three checkpoints in a row cannot be written for a reason other than a full disk.
     """
     config, world, task = job.config, job.world, job.task
     device, total = world.device, job.total_steps
@@ -133,7 +132,7 @@ def fit(job: Job) -> RunState:
     task = wrapped.task or task
     parameters = [p for group in job.optimizer.param_groups for p in group["params"]]
     joint = [list(group) for group in task.joint_clip()]
-    gated = takes_found_inf(job.optimizer)  # it skips bad steps on the device
+    gated = takes_found_inf(job.optimizer)  # skips bad steps on the device
     guard = Guard(task, device) if gated else Guard(task, device, lag=0)
     clock, waits = Clock(state.seconds), Waits(device)
     saved_at, saved_step, logged_step = time.monotonic(), state.done, state.done
@@ -159,7 +158,7 @@ def fit(job: Job) -> RunState:
         def stop() -> None:
             save()
             saver.wait()
-            world.any(False)  # no rank leaves before the checkpoint is whole: schedulers end the others then
+            world.any(False)  # no rank exits before the checkpoint is complete: schedulers would end the others
             raise Interrupted(
                 f"Stopped by {signals.received or 'another rank'} after step {state.done} of {total}; "
                 f"continue with: {job.how_to_continue}"
@@ -259,22 +258,22 @@ class _StoppedInside(Exception):
 
 
 def _check(job: Job, guard: Guard, *flags: bool, all_steps: bool = False) -> list[bool]:
-    """Combine `flags` over the ranks; stop the run if any of them reports a bad step."""
+    """Combine `flags` over the ranks; raise if any rank reports a bad step."""
     fault = guard.bad_step(all_steps=all_steps)
     bad, *agreed = job.world.any(fault is not None, *flags)
     if bad:
         faults = [f for f in job.world.gather(fault) if f is not None]
-        step, what = faults[0][0], "loss" if any(f[1] == "loss" for f in faults) else "gradient"
+        step, quantity = faults[0][0], "loss" if any(f[1] == "loss" for f in faults) else "gradient"
         guard.restore(step)
         job.optimizer.zero_grad(set_to_none=True)
-        raise NotFinite(step, what, [name for f in faults if f[1] == what for name in f[2]])
+        raise NotFinite(step, quantity, [name for f in faults if f[1] == quantity for name in f[2]])
     return agreed
 
 
 def _log(
     job: Job, state: RunState, meter: Meter, clock: Clock, waits: Waits, *, norm_of: int, steps: int
 ) -> None:
-    """Report the means since the last line, over all ranks, and what each rank spent."""
+    """Report the means since the last line, over all ranks, and the time of each rank."""
     windows, ranks = zip(*job.world.gather((meter.take(), waits.take(steps))), strict=True)
     window = pooled(list(windows))
     means = {name: total / window["count"] for name, total in window["sums"].items()}
@@ -306,7 +305,7 @@ def _save_due(job: Job, done: int) -> bool:
 
 
 def _evaluation_due(job: Job, state: RunState) -> bool:
-    """Also after a resume, where the checkpoint was written before the evaluation of its step."""
+    """Evaluate if it is due; also after a resume from a checkpoint written before the evaluation of its step."""
     done, config = state.done, job.config
     every = config.evaluate_steps or config.evaluate_epochs * job.loader.steps_per_epoch
     wanted = done == job.total_steps or (every > 0 and done > 0 and done % every == 0)
@@ -314,9 +313,9 @@ def _evaluation_due(job: Job, state: RunState) -> bool:
 
 
 def _evaluate(job: Job, state: RunState, precision: Precision, signals: Signals) -> None:
-    """Score the weights, and the averaged ones, by the protocol of the run; keep the best.
+    """Score the weights, and the EMA weights, by the protocol of the run; keep the best.
 
-    Of a tie the later is the best if its loss is lower.
+    On a tie, the later weights are the best if their loss is lower.
     """
     task, protocol, loaders = job.task, job.protocol, job.loaders
     assert protocol is not None
@@ -355,7 +354,8 @@ def _evaluating(task: Task) -> Iterator[None]:
 
 
 class _Stoppable:
-    """A loader that ends at the first signal. Alone only: several ranks finish the evaluation together."""
+    """A loader that ends at the first signal, on a single process only: several ranks finish the evaluation
+    together."""
 
     def __init__(self, loader: Any, signals: Signals) -> None:
         self._loader, self._signals = loader, signals
@@ -393,7 +393,7 @@ def _stoppable(loaders: Loaders, signals: Signals, world: World) -> Loaders:
 def primary(
     task: Task, protocol: TaskProtocol, scores: Mapping[str, float]
 ) -> tuple[str | None, float | None, Callable[[float, float], bool]]:
-    """The score that selects weights: its name, its value, and whether a value of it is better than another."""
+    """The score that selects weights: name, value, and whether another value is better."""
     if task.primary_metric:
         higher = task.best_is == "higher"
         return task.primary_metric, scores.get(task.primary_metric), operator.gt if higher else operator.lt
@@ -402,7 +402,7 @@ def primary(
 
 
 def _save(job: Job, saver: Saver, state: RunState, scale: LossScale, meter: Meter, wrapped: Wrapped) -> None:
-    """Write a checkpoint; rank 0 writes, the others send it their partial means. An error ends all ranks."""
+    """Write a checkpoint; rank 0 writes, the others send their partial means. An error ends all ranks."""
     windows = job.world.gather(meter.state())
     wrapped.sync()
     packed = optim.pack(job.optimizer, wrapped.task or job.task)
@@ -444,7 +444,7 @@ def _write(
 
 @contextmanager
 def _finished(saver: Saver) -> Iterator[None]:
-    """On the way out, wait for what is being written; an error under way says more than one of that."""
+    """On exit, wait for pending writes; an exception in flight takes precedence over a write error."""
     try:
         yield
     except BaseException:
@@ -455,7 +455,7 @@ def _finished(saver: Saver) -> Iterator[None]:
 
 
 def _restore(job: Job, scale: LossScale, meter: Meter) -> RunState:
-    """Restore a checkpoint: weights, optimizer, average, the position, the log."""
+    """Restore a checkpoint: weights, optimizer, EMA, state, log position."""
     checkpoint = job.resume
     if job.world.is_main:
         # Also without a checkpoint: a run that was killed before its first one has written some lines.

@@ -1,4 +1,4 @@
-"""Builds the optimizer of a model: parameter groups, weight decay, learning rates and schedules."""
+"""Build the optimizer of a model: parameter groups, weight decay, learning rates and schedules."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -28,47 +28,46 @@ class OptimConfig(BaseModel):
 
     name: str = Field(default="adamw", description="The optimizer; `tetravit list optimizers`.")
     options: Options = Field(
-        default_factory=dict, description="Options of the optimizer that have no key here."
+        default_factory=dict, description="Further options of the optimizer."
     )
     lr: float = Field(default=5e-4, gt=0, description="Peak learning rate for lr_batch images per step.")
     lr_batch: int = Field(
         default=512,
         ge=0,
-        description="Batch size that lr is meant for; the rate is scaled with the batch. 0: lr is used as it is.",
+        description="Batch size for which lr is given; the learning rate is scaled with the batch. 0: no scaling.",
     )
-    weight_decay: float = Field(default=0.05, ge=0, description="Weight decay of the parameters that decay.")
+    weight_decay: float = Field(default=0.05, ge=0, description="Weight decay; see decay.")
     decay: Literal["matrices", "authors", "all"] = Field(
         default="matrices",
-        description="Parameters with weight decay. matrices: weights of linear layers and convolutions alone."
+        description="Parameters with weight decay. matrices: only weights of linear layers and convolutions."
         " authors: also position tables, bias tables, temperatures and other parameters of two dimensions or more,"
         " except those in the model's no_weight_decay(), as in the DeiT code. all: everything except no_decay.",
-    )
     no_decay: tuple[str, ...] = Field(
-        default=(), description='With decay "all": parts of parameter names that do not decay ("norm1.").'
+        default=(), description='With decay "all": substrings of parameter names without weight decay ("norm1.").'
     )
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Decays of AdamW's two averages.")
     eps: float = Field(default=1e-8, gt=0, description="Epsilon in AdamW's denominator.")
     momentum: float = Field(default=0.9, ge=0, lt=1, description="Of SGD.")
     rates: dict[str, float] = Field(
         default_factory=dict,
-        description="Factors on the learning rate by module: {backbone = 0.1}; the longest name that fits counts.",
+        description="Factors on the learning rate by module: {backbone = 0.1}; the longest matching name applies.",
     )
     schedule: str = Field(
         default="cosine",
-        description="Course of the learning rate after the warm-up: cosine or linear down to min_lr; poly, down to"
+        description="Schedule of the learning rate after the warm-up: cosine or linear down to min_lr; poly, down to"
         " min_lr as (1 - step / steps) ** power; steps, times gamma after each epoch in milestones; constant.",
     )
     schedule_options: Options = Field(
-        default_factory=dict, description="Options of the schedule that have no key here."
+        default_factory=dict, description="Further options of the schedule."
     )
     schedules: dict[str, str] = Field(
         default_factory=dict,
-        description="Other settings that change over the run, from one value to another along a schedule:"
+        description="Schedules of other settings, from a first to a last value:"
         ' {weight_decay = "cosine(0.04, 0.4)"}.',
     )
     power: float = Field(default=1.0, gt=0, description="Exponent of the schedule poly.")
     milestones: tuple[int, ...] = Field(
-        default=(), description="Epochs after which the schedule steps falls."
+        default=(), description="Epochs after which the schedule steps drops."
     )
     gamma: float = Field(
         default=0.1, gt=0, le=1, description="Factor of the schedule steps at each milestone."
@@ -85,8 +84,8 @@ class OptimConfig(BaseModel):
     min_lr: float = Field(
         default=1e-5, ge=0, description="Learning rate at the end of the schedule; not scaled with the batch."
     )
-    cooldown_epochs: int = Field(default=0, ge=0, description="Epochs at the end that run at min_lr.")
-    clip: float = Field(default=0.0, ge=0, description="Largest norm of the gradient; 0: no clipping.")
+    cooldown_epochs: int = Field(default=0, ge=0, description="Epochs at the end with min_lr.")
+    clip: float = Field(default=0.0, ge=0, description="Maximum gradient norm; 0: no clipping.")
     clip_by: ClipBy = Field(
         default="global",
         description="global: one norm over all parameters; each: every parameter is clipped by its own norm.",
@@ -95,20 +94,20 @@ class OptimConfig(BaseModel):
         default=1.0,
         gt=0,
         le=1,
-        description="The learning rate of each group of the backbone's stages() is this times that of the next.",
+        description="Layer-wise decay: ratio of the learning rates of consecutive groups of the backbone's stages().",
     )
     faithful: bool = Field(
         default=False,
-        description="Train as the release named in `release` does, where its code differs from its description:"
-        ' decay = "authors", and Nesterov momentum in sgd. deit (XCiT and Twins too): the rate moves once per'
-        " epoch, the first two epochs run at warmup_lr, no cooldown; convit: as deit, and what no_weight_decay()"
-        " names decays too; gcvit: the cosine counts the warm-up.",
+        description="Repeat the released code named in `release` where it differs from the paper:"
+        ' decay = "authors", and Nesterov momentum in sgd. deit (also XCiT and Twins): the learning rate changes'
+        " once per epoch, the first two epochs run at warmup_lr, no cooldown; convit: as deit, with weight decay"
+        " also on the parameters in no_weight_decay(); gcvit: the cosine includes the warm-up.",
     )
     release: Literal["deit", "convit", "gcvit"] = Field(
-        default="deit", description="The release that faithful follows."
+        default="deit", description="The released code that faithful repeats."
     )
     ema: float = Field(
-        default=0.0, ge=0, lt=1, description="EMA decay of the averaged weights; 0: no average."
+        default=0.0, ge=0, lt=1, description="EMA decay of the weights; 0: no EMA."
     )
     ema_warmup: bool = Field(
         default=True, description="Bound the EMA decay by (1 + step) / (10 + step) in the first steps."
@@ -154,11 +153,11 @@ class OptimConfig(BaseModel):
     ) -> Callable[[int], float]:
         """The learning rate as a function of the step, counted from 0; `total` steps, None: all of `epochs`.
 
-        Where `min_lr` or `warmup_lr` is above the peak, the peak is used instead.
+        If `min_lr` or `warmup_lr` is above the peak, the peak is used instead.
         """
         peak = self.peak(batch_size)
         faithful = self.faithful and self.schedule == "cosine"
-        bounded = peak if not faithful else float("inf")  # the releases do not bound them
+        bounded = peak if not faithful else float("inf")  # not bounded in the released code
         span = Span(
             total=epochs * steps_per_epoch if total is None else total,
             per_epoch=steps_per_epoch,
@@ -189,7 +188,7 @@ class OptimConfig(BaseModel):
 
 
 def _ends(key: str, text: str) -> tuple[str, float, float]:
-    """`cosine(0.04, 0.4)` -> the schedule, the first and the last value of a setting."""
+    """Parse `cosine(0.04, 0.4)` into the schedule, the first and the last value of a setting."""
     known = ("weight_decay", "momentum", "eps", "beta1", "beta2")
     if key not in known:
         raise ValueError(f"optim.schedules has no setting {key!r}.{suggestion(key, known)}")
@@ -202,9 +201,9 @@ def _ends(key: str, text: str) -> tuple[str, float, float]:
 
 
 def build(model: nn.Module, config: OptimConfig) -> Optimizer:
-    """The optimizer of every parameter of `model` that trains; its rates are set by `set_values` before each step.
+    """The optimizer of all trainable parameters of `model`; `set_values` sets its learning rates before each step.
 
-    A task may group its parameters itself, in `parameter_groups`.
+    A task may define its own `parameter_groups`.
     """
     own = model.parameter_groups(config) if hasattr(model, "parameter_groups") else None  # type: ignore[operator]
     grouped = groups(model, config) if own is None else own
@@ -214,7 +213,7 @@ def build(model: nn.Module, config: OptimConfig) -> Optimizer:
 
 
 def groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """Parameters in groups that share `weight_decay` and `scale`, the factor on the learning rate."""
+    """Parameter groups with equal `weight_decay` and `scale`, the factor on the learning rate."""
     scales = _scales(model, config.layer_decay)
     rates = _rates(model, config.rates)
     undecayed = _undecayed(model, config)
@@ -230,7 +229,7 @@ def groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
 def set_values(optimizer: Optimizer, lr: float, values: Mapping[str, float] | None = None) -> None:
     """Set the learning rate of every group, times its `scale`, and other settings by name.
 
-    A weight decay of 0 stays 0. beta1, beta2: of `betas`.
+    A weight decay of 0 stays 0. beta1, beta2: elements of `betas`.
 
     Raises:
         ValueError: for a setting that the optimizer does not have.
@@ -249,7 +248,7 @@ def set_values(optimizer: Optimizer, lr: float, values: Mapping[str, float] | No
 
 
 def pack(optimizer: Optimizer, model: nn.Module) -> State:
-    """The state of the optimizer, as tensors named by parameter ("backbone.norm.weight/exp_avg")."""
+    """The optimizer state, as tensors named by parameter ("backbone.norm.weight/exp_avg")."""
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     return {
         f"{names[parameter]}/{key}": value
@@ -260,7 +259,7 @@ def pack(optimizer: Optimizer, model: nn.Module) -> State:
 
 
 def unpack(optimizer: Optimizer, model: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Restore the state from `pack`; every tensor keeps the device and memory layout of its parameter."""
+    """Restore the state from `pack`; each tensor gets the device and memory format of its parameter."""
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
     for key, value in state.items():
@@ -272,7 +271,7 @@ def unpack(optimizer: Optimizer, model: nn.Module, state: Mapping[str, Tensor]) 
 
 
 def _undecayed(model: nn.Module, config: OptimConfig) -> set[str]:
-    """Names of the parameters that weight decay leaves alone."""
+    """Names of the parameters without weight decay."""
     decay = "authors" if config.faithful else config.decay
     protects = not (config.faithful and config.release == "convit")
     named = {
@@ -291,7 +290,7 @@ def _undecayed(model: nn.Module, config: OptimConfig) -> set[str]:
 
 
 def _scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
-    """The factor on the learning rate of each parameter of a backbone; 1 for the parameters after it."""
+    """Layer-wise learning rate factor of each parameter of a backbone; 1 for parameters outside it."""
     if layer_decay == 1.0:
         return {}
     backbones = {
@@ -308,12 +307,12 @@ def _scales(model: nn.Module, layer_decay: float) -> dict[str, float]:
 
 
 def _rates(model: nn.Module, rates: Mapping[str, float]) -> dict[str, float]:
-    """The factor in `optim.rates` of each parameter; the longest module name that fits counts.
+    """The factor in `optim.rates` of each parameter; the longest matching module name applies.
 
-    Names count from the model; those of other modules of a task from the task.
+    Names are relative to the model; those of other modules of a task are relative to the task.
 
     Raises:
-        ValueError: for a module that no parameter is part of.
+        ValueError: for a module without parameters.
     """
     factors: dict[str, float] = {}
     names = [name for name, _ in model.named_parameters()]
@@ -326,6 +325,6 @@ def _rates(model: nn.Module, rates: Mapping[str, float]) -> dict[str, float]:
 
 
 def _modules(names: Iterable[str]) -> set[str]:
-    """The names of the modules, two levels deep, that parameters are part of."""
+    """Names of the modules with parameters, up to two levels deep."""
     parts = [name.removeprefix("model.").split(".")[:-1] for name in names]
     return {".".join(p[:depth]) for p in parts for depth in (1, 2) if len(p) >= depth}

@@ -1,4 +1,4 @@
-"""Number formats of a training step: autocast, and the loss scale that fp16 needs."""
+"""Precision of a training step: autocast, and the loss scale of fp16."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -17,7 +17,7 @@ def chosen(precision: Precision, device: torch.device) -> Precision:
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """The context in which forward passes run."""
+    """The context for forward passes."""
     if precision in ("float32", "auto"):
         return nullcontext()
     return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)
@@ -26,7 +26,7 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 class LossScale:
     """Dynamic loss scaling for fp16: halved on overflow, doubled after `patience` steps without one.
 
-    The scale stays on the device, without a synchronization. With `active=False` it is always 1.
+    The scale stays on the device, without a synchronization. With `active=False` it is 1.
     """
 
     def __init__(self, device: torch.device, *, active: bool, patience: int = 2000) -> None:
@@ -52,12 +52,12 @@ class LossScale:
 
     @property
     def excuse(self) -> Tensor:
-        """Whether non-finite gradients may be due to the scale."""
+        """Whether the scale can cause non-finite gradients."""
         return self._scale > 1.0
 
     @torch.no_grad()
     def update(self, overflow: Tensor) -> None:
-        """`overflow`: 1 where this step's gradients were not finite and the step is skipped, else 0."""
+        """Update the scale. `overflow`: 1 if the gradients were not finite and the step is skipped, else 0."""
         if not self.active:
             return
         self._good = torch.where(overflow > 0, 0.0, self._good + 1)

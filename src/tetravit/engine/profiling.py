@@ -1,4 +1,4 @@
-"""Time and memory of a step, profiled before training. The state of the run does not change."""
+"""Profile time and memory of a step before training. The state of the run does not change."""
 
 import time
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ from tetravit.engine.precision import Precision, autocast
 from tetravit.tasks import Task
 from tetravit.tasks.base import Progress
 
-LONG_S = 5.0  # a step that takes longer is not repeated
-IMAGES = {"cpu": 4}  # images of a profile by device; elsewhere 32
+LONG_S = 5.0  # longer steps are not repeated
+IMAGES = {"cpu": 4}  # images per profile, by device; others 32
 
 
 @dataclass(frozen=True)
 class Profile:
     """Time and memory of a forward and backward pass over `images` images.
 
-    seconds: of the pass. kept_mib: what the forward pass keeps for the backward pass. fixed_mib: weights,
-    gradients, the optimizer's state and the averaged weights, whatever the batch.
+    seconds: duration of the pass. kept_mib: activations kept for the backward pass. fixed_mib: weights, gradients,
+    optimizer state and EMA weights, independent of the batch.
     """
 
     images: int
@@ -30,11 +30,11 @@ class Profile:
     fixed_mib: float
 
     def step_seconds(self, images: int) -> float:
-        """Of a step over `images` images on this device."""
+        """Duration of a step over `images` images on this device, in seconds."""
         return self.seconds * images / self.images
 
     def memory_mib(self, images: int) -> float:
-        """At the peak of a step whose largest part holds `images` images."""
+        """Peak memory of a step whose largest micro-batch has `images` images, in MiB."""
         return self.fixed_mib + self.kept_mib * images / self.images
 
 
@@ -48,9 +48,9 @@ def profile_step(
     settings: OptimConfig,
     memory_format: torch.memory_format | None = None,
 ) -> Profile | None:
-    """Run a step, or a part of it with fewer than `images` images, on random images; None where a task has none.
+    """Profile a step, with at most `images` random images; None if the task has no profile.
 
-    Afterwards weights, running statistics and random numbers are as before.
+    Weights, running statistics and random states are restored afterwards.
     """
     count = min(images, IMAGES.get(device.type, 32))
     held = {name: value.clone() for name, value in task.named_buffers()}
@@ -62,7 +62,7 @@ def profile_step(
             batch = task.example(count, size)
             if batch is None:
                 return None
-            count = len(batch)  # a task may need more images than requested
+            count = len(batch)  # a task may require more images than requested
             batch = batch.to(device, memory_format)
             kept: dict[tuple[torch.device, int], int] = {}
             ours = {p.untyped_storage().data_ptr() for p in task.parameters()}
@@ -78,13 +78,13 @@ def profile_step(
                 with autocast(precision, device):
                     loss = task.step(batch, Progress(0, 1, 1))["loss"]
                 loss.backward()
-                loss.item()  # waits for a GPU
+                loss.item()  # synchronizes
                 return time.perf_counter() - start
 
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 seconds = run()
             if seconds < LONG_S:
-                seconds = run()  # without the hooks, and not the first
+                seconds = run()  # without hooks, after a warm-up
     finally:
         task.zero_grad(set_to_none=True)
         task.train(training)
@@ -95,7 +95,7 @@ def profile_step(
 
 
 def fixed_mib(task: Task, settings: OptimConfig) -> float:
-    """Weights, gradients, the optimizer's state, the averaged weights, and the weights of a teacher."""
+    """MiB of weights, gradients, optimizer state, EMA weights, and the weights of a teacher."""
 
     def mib(tensors: list[Tensor]) -> float:
         return sum(t.numel() * t.element_size() for t in tensors) / 2**20

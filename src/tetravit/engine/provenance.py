@@ -1,4 +1,4 @@
-"""The facts of run.json about machine and sources, and the link to the newest run."""
+"""Machine and source facts of run.json, and the link to the newest run."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ import torch
 
 
 def point_latest(folder: Path) -> None:
-    """`runs/latest` leads to the newest run; where links cannot be made, it is left out."""
+    """Link `runs/latest` to the newest run; skipped where links are not supported."""
     link, new = folder.parent / "latest", folder.parent / f".latest_{os.getpid()}"
     with suppress(OSError):
         if link.exists() and not link.is_symlink():
@@ -21,7 +21,7 @@ def point_latest(folder: Path) -> None:
 
 
 def commit() -> dict[str, Any]:
-    """Commit and state of the source tree; None where the package was installed from elsewhere."""
+    """Commit and state of the source tree; None if the package was not installed from a git checkout."""
 
     def git(*words: str) -> str:
         here = Path(__file__).parent

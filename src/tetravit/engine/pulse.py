@@ -1,7 +1,7 @@
-"""Ranks that hang are named: every rank gives signs of life, and the others end when those of one stay away.
+"""Detect hanging ranks: every rank sends heartbeats; if those of one stop, the others report it and end.
 
-A rank that is stopped, swapped out or cut off would make all others wait in a collective for half an hour. Threads
-send the signs of life, through a store of their own: a long step is no silence.
+A rank that is stopped, swapped out or disconnected would make all others wait in a collective for half an hour.
+Heartbeats are sent by threads, through a separate store: a long step does not interrupt them.
 """
 
 import os
@@ -17,22 +17,22 @@ from typing import Any, Self
 from tetravit.engine.signals import Interrupted
 from tetravit.world import TCPStore, World
 
-WATCHERS = 2  # ranks that watch all others, so that one of them may hang
-PARTS = 12  # signs of life within the limit
+WATCHERS = 2  # ranks that monitor all others; two, because one may hang itself
+PARTS = 12  # heartbeats per limit
 
 
 class Pulse:
-    """While it is entered: a rank that is silent for `limit_s` ends the others with code 75 and a line.
+    """A context in which a rank without heartbeats for `limit_s` makes the others exit with code 75 and a message.
 
-    limit_s: 0: nothing is watched. on_end: called on the other ranks before they end. The step of the line is the
-    last argument of `at`.
+    limit_s: 0: no monitoring. on_end: called on the other ranks before they end. The step in the message is the last
+    argument of `at`.
     """
 
     def __init__(self, world: World, limit_s: float, on_end: Callable[[], object] = lambda: None) -> None:
         self.world, self.limit_s, self.on_end = world, limit_s, on_end
         self.step = 0
         self._left = threading.Event()
-        self._heard = time.monotonic()  # when the store last replied
+        self._heard = time.monotonic()  # time of the store's last response
         self._store: Any = None
         self._hosts: list[str] = []
         self._threads: list[threading.Thread] = []
@@ -61,11 +61,11 @@ class Pulse:
             thread.join(timeout=self.limit_s / PARTS + 1)
 
     def at(self, step: int) -> None:
-        """The main thread is in `step`, counted from 1."""
+        """Set the step of the main thread, counted from 1."""
         self.step = step
 
     def _beat(self) -> None:
-        """Give signs of life; on the first ranks, watch those of all others."""
+        """Send heartbeats; on the first ranks, also monitor those of all others."""
         every, rank = self.limit_s / PARTS, self.world.rank
         others = [r for r in range(self.world.size) if r != rank] if rank < WATCHERS else []
         seen = dict.fromkeys(others, (-1, time.monotonic()))
@@ -75,7 +75,7 @@ class Pulse:
                 now = time.monotonic()
                 if (
                     now - last > self.limit_s / 2
-                ):  # this process was stopped itself: nobody was heard meanwhile
+                ):  # this process itself was suspended: heartbeats in that time are unknown
                     seen = {other: (count, now) for other, (count, _) in seen.items()}
                 last = now
                 self._store.add(f"pulse/{rank}", 1)
@@ -91,11 +91,12 @@ class Pulse:
                 if hung:
                     self._end(int(self._store.get("pulse/name")))
             self._store.add(f"left/{rank}", 1)
-        except RuntimeError:  # the rank that holds the store has ended: the next collective says so
+        except RuntimeError:  # the store's rank has ended: the next collective fails
             self._left.set()
 
     def _watch_store(self) -> None:
-        """The store is in the process of rank 0, or of torchrun beside it: no reply is its silence."""
+        """The store is in the process of rank 0, or of torchrun beside it: no response means that this process is
+        silent."""
         every, last = self.limit_s / PARTS, time.monotonic()
         while not self._left.wait(every):
             now = time.monotonic()
@@ -109,7 +110,8 @@ class Pulse:
         if self._left.is_set() or rank == self.world.rank:
             return
         if self.world.rank == (1 if rank == 0 else 0):
-            line = f"Rank {rank} ({self._hosts[rank]}) has not answered for {self.limit_s:.0f} s in step {self.step}."
+            line = f"Rank {rank} ({self._hosts[rank]}) sent no heartbeat for {self.limit_s:.0f} s in step"
+            line += f" {self.step}."
             print(line, file=sys.stderr, flush=True)
         self.on_end()
         os._exit(Interrupted.exit_code)

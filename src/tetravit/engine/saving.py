@@ -1,4 +1,4 @@
-"""Checkpoints that do not stop training: written by a thread from a copy, each finished before the next begins."""
+"""Checkpoints in the background: a thread writes a copy; each write finishes before the next starts."""
 
 import copy
 import threading
@@ -9,13 +9,13 @@ from torch import Tensor
 
 from tetravit.engine.checkpoint import Checkpoints, Copied
 
-LOST = 3  # saves in a row that failed for another reason than a full disk: the folder is gone
+LOST = 3  # consecutive failed saves, other than for a full disk, after which the folder counts as lost
 
 
 class FolderLost(Exception):
-    """The folder of a run takes no checkpoints any more.
+    """The run folder is no longer writable.
 
-    step: of the last state. reason: of the system. tensors, facts: that state, for a checkpoint elsewhere.
+    step: of the last state. reason: error of the system. tensors, facts: that state, for a checkpoint elsewhere.
     """
 
     def __init__(
@@ -26,9 +26,9 @@ class FolderLost(Exception):
 
 
 class Saver:
-    """Saves the checkpoints of a run on rank 0; on other ranks, and without a folder, it does nothing.
+    """Saves the checkpoints of a run on rank 0; no effect on other ranks, or without a folder.
 
-    background: whether training goes on meanwhile. After a failed save the next one is waited for.
+    background: whether training continues meanwhile. After a failed save, the next one is synchronous.
     """
 
     def __init__(self, checkpoints: Checkpoints | None, *, background: bool = True) -> None:
@@ -39,15 +39,15 @@ class Saver:
 
     @property
     def active(self) -> bool:
-        """Whether there is a folder to save into."""
+        """Whether there is a folder for checkpoints."""
         return self._checkpoints is not None
 
     def save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], facts: Mapping[str, Any]) -> None:
-        """Copy everything, and write the checkpoint of `step`.
+        """Copy all tensors, and write the checkpoint of `step`.
 
         Raises:
-            OSError: if this one, where it is waited for, or the one before cannot be written and `on_full` is `stop`.
-            FolderLost: if it is the third in a row.
+            OSError: if this save (if synchronous) or the previous one failed and `on_full` is `stop`.
+            FolderLost: at the third consecutive failure.
         """
         checkpoints = self._checkpoints
         if checkpoints is None:
@@ -73,7 +73,7 @@ class Saver:
                 raise FolderLost(step, checkpoints.failures[-1], copies, facts)
 
     def wait(self) -> None:
-        """Until nothing is being written; passes on the lines and the error of it."""
+        """Wait for the pending write; forwards its messages and its error."""
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.join()

@@ -1,7 +1,7 @@
-"""Learning rates as pure functions of the step, without state.
+"""Learning rate schedules as pure functions of the step.
 
-`warmup_cosine` is what recipes of classifiers run, `poly` and `staircase` those of dense tasks. `deit_epochs` and
-`gcvit_steps` are the schedules of the authors' releases with their peculiarities, for runs that repeat them.
+`warmup_cosine` is for recipes of classifiers, `poly` and `staircase` for those of dense tasks. `deit_epochs` and
+`gcvit_steps` are the schedules of the authors' code with their peculiarities, for faithful runs.
 """
 
 import math
@@ -11,18 +11,18 @@ from collections.abc import Sequence
 def warmup_cosine(
     step: int, *, total: int, warmup: int, peak: float, start: float = 0.0, floor: float = 0.0
 ) -> float:
-    """The rate of optimisation step `step`, counted from 0.
+    """The learning rate of optimizer step `step`, counted from 0.
 
-    A line from `start` to `peak` over the first `warmup` steps, then half a cosine from `peak` to `floor`, which
-    the last of the `total` steps comes one step short of. Where `floor` or `start` lies above `peak` (a fine-tuning
-    run with a small rate), `peak` is used instead, so that the rate never rises above the peak.
+    Linear from `start` to `peak` over the first `warmup` steps, then half a cosine from `peak` to `floor`; the last
+    of the `total` steps is one step short of `floor`. If `floor` or `start` is above `peak` (fine-tuning with a small
+    learning rate), `peak` is used instead, so that the learning rate never exceeds the peak.
     """
     ends = {"start": min(start, peak), "floor": min(floor, peak)}
     return cosine(step, total=total, warmup=warmup, peak=peak, **ends)
 
 
 def cosine(step: int, *, total: int, warmup: int, peak: float, start: float, floor: float) -> float:
-    """The value at step `step`: a line from `start` to `peak` over `warmup` steps, half a cosine to `floor`.
+    """The value at step `step`: linear from `start` to `peak` over `warmup` steps, then half a cosine to `floor`.
 
     The last of the `total` steps is one step short of `floor`, which may be above `peak`.
     """
@@ -35,9 +35,9 @@ def cosine(step: int, *, total: int, warmup: int, peak: float, start: float, flo
 def poly(
     step: int, *, total: int, warmup: int, peak: float, start: float, floor: float, power: float
 ) -> float:
-    """The rate of step `step`: from `peak` to `floor` as (1 - step / total) ** power.
+    """The learning rate of step `step`: from `peak` to `floor` as (1 - step / total) ** power.
 
-    A warm-up multiplies it, with start / peak at first and 1 after `warmup` steps. Source: mmcv 1.x.
+    The warm-up is a factor on it, from start / peak to 1 after `warmup` steps. Source: mmcv 1.x.
     """
     floor = min(floor, peak)
     rate = floor + (peak - floor) * max(0.0, 1.0 - step / total) ** power
@@ -47,12 +47,12 @@ def poly(
 def staircase(
     step: int, *, falls: Sequence[int], gamma: float, warmup: int, peak: float, start: float
 ) -> float:
-    """The rate of step `step`: `peak`, times `gamma` from each step in `falls` on; the warm-up of `poly`."""
+    """The learning rate of step `step`: `peak`, times `gamma` from each step in `falls` on; warm-up as in `poly`."""
     return peak * gamma ** sum(step >= fall for fall in falls) * _warmed(step, warmup, start / peak)
 
 
 def _warmed(step: int, warmup: int, ratio: float) -> float:
-    """The factor of a warm-up: a line from `ratio` to 1."""
+    """The warm-up factor: linear from `ratio` to 1."""
     ratio = min(ratio, 1.0)
     return ratio + (1.0 - ratio) * step / warmup if step < warmup else 1.0
 
@@ -60,11 +60,11 @@ def _warmed(step: int, warmup: int, ratio: float) -> float:
 def deit_epochs(
     step: int, *, per_epoch: int, epochs: int, warmup: int, peak: float, start: float, floor: float
 ) -> float:
-    """The rate of step `step` as the DeiT code sets it, from which XCiT, ConViT and Twins come.
+    """The learning rate of step `step` in the DeiT code, also used for XCiT, ConViT and Twins.
 
-    It moves once per epoch, after it, by the number of the epoch that ended: epoch e runs at the rate meant for
-    e - 1, so that epochs 0 and 1 both run at `start`. The cosine spans all `epochs` and begins at its point
-    `warmup`, below the peak; its last point is never reached.
+    It changes once per epoch, after the epoch, by the index of the finished epoch: epoch e has the learning rate of e
+    - 1, so that epochs 0 and 1 both run at `start`. The cosine spans all `epochs` and is entered at `warmup`, below
+    the peak; its last point is never reached.
     """
     return _from_zero(max(0, step // per_epoch - 1), epochs, warmup, peak, start, floor)
 
@@ -72,16 +72,16 @@ def deit_epochs(
 def gcvit_steps(
     step: int, *, total: int, cooldown: int, warmup: int, peak: float, start: float, floor: float
 ) -> float:
-    """The rate of step `step` as the GC ViT release sets it.
+    """The learning rate of step `step` in the GC ViT release.
 
-    It moves every step. The cosine spans the warm-up too, so it begins below the peak, and has reached `floor`
-    when the last `cooldown` of the `total` steps begin.
+    It changes every step. The cosine includes the warm-up, so it is entered below the peak, and reaches `floor` when
+    the last `cooldown` of the `total` steps start.
     """
     return _from_zero(step, total - cooldown, warmup, peak, start, floor)
 
 
 def _from_zero(t: int, span: int, warmup: int, peak: float, start: float, floor: float) -> float:
-    """A line over the first `warmup` points; then a cosine that counts them; from `span` on `floor`."""
+    """Linear over the first `warmup` points; then a cosine that includes them; from `span` on `floor`."""
     if t < warmup:
         return start + (peak - start) * t / warmup
     if t >= span:
@@ -92,9 +92,9 @@ def _from_zero(t: int, span: int, warmup: int, peak: float, start: float, floor:
 def dino_table(step: int, *, total: int, warmup: int, peak: float, floor: float) -> float:
     """The value at step `step` in the tables of the DINO code (arXiv:2104.14294).
 
-    A line from 0 to `peak` over the first `warmup` steps, both ends included: the last of them is at `peak`, and so
-    is the first step of the half cosine that follows, whose last step is one short of `floor`. `floor` may be above
-    `peak`, as in the tables of the weight decay and of the teacher's momentum, which have no warm-up.
+    Linear from 0 to `peak` over the first `warmup` steps, both ends included: the last of them is at `peak`, and so
+    is the first step of the following half cosine, whose last step is one short of `floor`. `floor` may be above
+    `peak`, as for the weight decay and the teacher's momentum, which have no warm-up.
     Source: facebookresearch/dino@7c446df utils.py.
     """
     if step < warmup:

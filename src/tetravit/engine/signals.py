@@ -1,7 +1,7 @@
-"""A request to stop: finish the step, save, leave with a line that says how to go on.
+"""Stop requests: finish the step, save, exit with a line that names the command to continue.
 
-It comes as a signal to this process, as a file of `engine.launch`, or by the death of the process that started the
-ranks. Requests may come in any number: the first counts.
+A request is a signal to this process, a file of `engine.launch`, or the death of the parent process. The first of
+several counts.
 """
 
 import os
@@ -14,27 +14,27 @@ from typing import ClassVar, Self
 
 STOPPING = ("SIGTERM", "SIGINT", "SIGUSR1")
 LAUNCHED = (
-    "TETRAVIT_LAUNCHED"  # folder of the launcher: it writes `stop` there, ranks that have saved write `saved`
+    "TETRAVIT_LAUNCHED"  # folder of the launcher: it writes `stop`, ranks that have saved write `saved`
 )
 
 
 class Interrupted(Exception):
     """A run was stopped by a signal after saving; the text names the command that continues it.
 
-    Programs that end because of it exit with code 75, which schedulers read as "try again".
+    Programs that end because of it exit with code 75, which schedulers treat as "try again".
     """
 
     exit_code = 75
 
 
 class Signals:
-    """Notes requests to stop while it is entered. A second SIGINT ends the process at once.
+    """Records stop requests inside its context. A second SIGINT ends the process at once.
 
-    Inside another one it begins with the request that the outer one has noted. Outside the main thread Python cannot
-    handle signals: there it notes none.
+    A nested context starts with the request of the outer one. Python can handle signals only in the main thread: in
+    other threads none are recorded.
 
-    names: the signals. ignore_after: once there was a request, signals are ignored from here to the end of the
-    process, so that a storm of them changes neither what is left behind nor the exit code.
+    names: the signals. ignore_after: after the first request, ignore signals until the process ends, so that repeated
+    signals change neither the saved files nor the exit code.
     """
 
     _open: ClassVar[list["Signals"]] = []
@@ -64,7 +64,7 @@ class Signals:
 
     @property
     def received(self) -> str | None:
-        """What asked this process to stop; None: nothing has. Cheap enough for every step."""
+        """The source of the stop request; None: no request. Cheap enough for every step."""
         if self._received is None:
             self._received = _from_launcher(self._parent)
         return self._received
@@ -78,16 +78,16 @@ class Signals:
 
 
 def leave_code() -> int:
-    """The exit code after `Interrupted`; `engine.launch` is informed in another way, and leaves with 75."""
+    """The exit code after `Interrupted`; `engine.launch` is notified by a file, and exits with 75."""
     folder = os.environ.get(LAUNCHED)
     if folder is None:
         return Interrupted.exit_code
     Path(folder, "saved").touch()
-    return 0  # any other code would make torchrun start the ranks again
+    return 0  # any other code would make torchrun restart the ranks
 
 
 def mistake_code(code: int) -> int:
-    """The exit code `code` after a mistake of the user, of which `engine.launch` is informed too."""
+    """The exit code `code` after a user error; `engine.launch` is notified too."""
     folder = os.environ.get(LAUNCHED)
     if folder is not None:
         with suppress(OSError):

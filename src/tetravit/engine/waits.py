@@ -1,4 +1,4 @@
-"""What each rank spends on a step: all of its time, the time without images, and memory. Stragglers show in it."""
+"""Time per step of each rank, its share of waiting for images, and memory: to find stragglers."""
 
 import sys
 import time
@@ -7,7 +7,7 @@ import torch
 
 
 class Waits:
-    """Entered while a rank waits for images."""
+    """A context around waiting for images."""
 
     def __init__(self, device: torch.device) -> None:
         self._device, self._start = device, time.perf_counter()
@@ -20,7 +20,7 @@ class Waits:
         self._waiting += time.perf_counter() - self._began
 
     def take(self, steps: int) -> dict[str, float]:
-        """Per step since the last call: seconds in all, and of them those without images; the memory in MiB."""
+        """Per step since the last call: total seconds, and seconds waiting for images; memory in MiB."""
         now, steps = time.perf_counter(), max(steps, 1)
         whole, data = (now - self._start) / steps, self._waiting / steps
         self._start, self._waiting = now, 0.0
@@ -32,7 +32,7 @@ class Waits:
 
 
 def memory_mib(device: torch.device) -> float:
-    """The most memory so far: on a GPU of tensors, else of this process; 0 where the system does not say."""
+    """Peak memory: of tensors on a GPU, else of this process; 0 if the system does not report it."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     try:

@@ -1,4 +1,4 @@
-"""The contract of a head. A head turns feature maps, or an embedding, into predictions, and trains on targets.
+"""The contract of a head: feature maps or an embedding -> predictions, with a training loss.
 
 Shapes: B images, C channels, K classes, P detections, (Hi, Wi) an image in pixels, h w the grid of the logits.
 """
@@ -15,17 +15,17 @@ Gather = Callable[[Any], list[Any]]  # plain data of this rank -> those of all r
 
 
 class Head(nn.Module):
-    """Predictions of one kind, with their loss and their decoding.
+    """Predictions of one kind, with loss and decoding.
 
-    A head of a file in this folder is built by name: with `head(embed_dim, num_classes, **options)` where `kind` is
-    "classify", else with `head(channels, strides, num_classes=num_classes, **options)` for the four maps at strides
-    4, 8, 16, 32. `options` are the keyword arguments of its constructor.
+    Heads are built by name: `head(embed_dim, num_classes, **options)` if `kind` is "classify", else `head(channels,
+    strides, num_classes=num_classes, **options)` for four maps at strides 4, 8, 16, 32. `options` are keyword
+    arguments of its constructor.
 
-    kind: what it predicts. has_masks: a detection head with `mask_probabilities`. first_map: how many of the maps,
-    from the finest, are not used. fresh: shell patterns of its tensors, relative to the head, whose shape depends
-    on the number of classes: they start fresh when that changes. optional: patterns of tensors that a head built
-    with other options has, and weights may hold in excess. fixed_options: those of `options_in` that weights of
-    another value cannot be loaded into.
+    kind: type of predictions. has_masks: a detection head with `mask_probabilities`. first_map: number of maps, from
+    the finest, that are not used. fresh: shell patterns of tensors, relative to the head, whose shape depends on the
+    number of classes: they are initialised anew when it changes. optional: patterns of tensors that exist only with
+    certain options; weights may contain them without need. fixed_options: those of `options_in` that must match the
+    weights.
     """
 
     kind: ClassVar[Kind]
@@ -37,24 +37,24 @@ class Head(nn.Module):
     num_classes: int
 
     def forward(self, maps: Any, sizes: Any = None, targets: Any = None) -> Any:
-        """The outputs that `loss` and `decode` take.
+        """Compute the outputs for `loss` and `decode`.
 
         Args:
             maps: four maps (B, C, H, W), fine to coarse; for a classifier the embedding (B, C).
-            sizes: (B, 2) int64, height and width of each image without its padding; None: not known.
-            targets: in training what `loss` takes, else None.
+            sizes: (B, 2) int64, height and width of each image without its padding; None: unknown.
+            targets: in training the targets of `loss`, else None.
 
         Returns:
-            Whatever the head's own `loss` and `decode` take. Without `targets` a classifier's are logits (B, K), a
-            segmenter's logits (B, K, h, w).
+            Outputs for the head's own `loss` and `decode`. Without `targets`: logits (B, K) of a classifier, logits
+            (B, K, h, w) of a segmenter.
         """
         raise NotImplementedError
 
     def loss(self, outputs: Any, targets: Any, sizes: Any) -> dict[str, Tensor]:
-        """The weighted losses, scalars whose sum is minimised.
+        """Weighted losses, scalars; training minimises their sum.
 
         Args:
-            outputs: of `forward`.
+            outputs: from `forward`.
             targets: "classify": labels (B,) int64 or soft labels (B, K). "segment": label maps (B, Hi, Wi) of
                 integers, 255 for none. "detect": a `Target` per image, boxes in pixels of the batch.
             sizes: (B, 2) int64, height and width of each image without its padding.
@@ -62,14 +62,13 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def decode(self, outputs: Any, *args: Any, **options: Any) -> Any:
-        """Predictions in pixels.
+        """Decode predictions, in pixels.
 
         Args:
-            outputs: of `forward`.
+            outputs: from `forward`.
             args: "detect": sizes (B, 2) int64, height and width of each image without its padding. "segment":
                 height and width of each label map, then those of the model's input.
-            options: "detect": `max_detections` and, where overlapping boxes are suppressed, `class_agnostic`; None:
-                the head's own.
+            options: "detect": `max_detections` and, for heads with NMS, `class_agnostic`; None: the head's own.
 
         Returns:
             "classify": probabilities (B, K). "segment": label maps int64, one per image. "detect":
@@ -78,50 +77,50 @@ class Head(nn.Module):
         raise NotImplementedError
 
     def mask_probabilities(self, outputs: Any, boxes: Tensor, labels: Tensor) -> Tensor:
-        """The masks of boxes (B, P, 4) with labels (B, P): probabilities (B, P, 28, 28), each in its box's frame."""
+        """Masks of boxes (B, P, 4) with labels (B, P): probabilities (B, P, 28, 28), each relative to its box."""
         raise NotImplementedError
 
     def steps(
         self, outputs: Any, sizes: Tensor, max_detections: int | None = None
     ) -> tuple[Tensor, Tensor] | None:
-        """Of a head that refines boxes step by step: the queries (B, P) of what `decode` selects, and their boxes
-        (S, B, P, 4) in pixels, from the first ones to the last. None: it does not.
+        """For a head with iterative box refinement: the queries (B, P) selected by `decode`, and their boxes
+        (S, B, P, 4) in pixels after each step. None: other heads.
         """
         return None
 
     def whole_step(self, targets: Sequence[Sequence[Any]], gather: Gather) -> AbstractContextManager[None]:
-        """Around each micro-batch of a training step, for a head whose loss depends on the other ones.
+        """Context of a micro-batch in a training step, for heads whose loss depends on the other micro-batches.
 
-        targets: of every micro-batch of this rank. gather: plain data of this rank -> those of all, which call it
-        together.
+        targets: of every micro-batch of this rank. gather: a collective: plain data of this rank -> those of all
+        ranks.
         """
         return nullcontext()
 
     def set_grad_checkpointing(self, mode: bool = True) -> None:
-        """Recompute what takes most memory in the backward pass; without effect where that is little."""
+        """Recompute memory-intensive parts in the backward pass; no effect if they are small."""
 
     @classmethod
     def classes_in(cls, state: Mapping[str, Tensor]) -> int | None:
-        """The number of classes in a state dict, names relative to the head; None: it holds no such scores."""
+        """The number of classes in a state dict, names relative to the head; None: no class scores."""
         return None
 
     @classmethod
     def options_in(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Options of the constructor that a state dict implies, names relative to the head."""
+        """Constructor options that a state dict implies, names relative to the head."""
         return {}
 
 
 class DetectionHead(Head):
-    """A head that finds objects.
+    """A detection head.
 
-    max_detections: the most per image. class_agnostic: whether an object suppresses overlapping ones of every class,
-    or of its own alone.
+    max_detections: per image. class_agnostic: whether NMS suppresses overlapping boxes of all classes, or of the same
+    class only.
     """
 
     kind = "detect"
     max_detections: int = 100
     class_agnostic: bool = False
-    _gather: Gather | None = None  # of the step under way
+    _gather: Gather | None = None  # of the current step
 
     @contextmanager
     def whole_step(self, targets: Sequence[Sequence[Any]], gather: Gather) -> Iterator[None]:
@@ -132,10 +131,10 @@ class DetectionHead(Head):
             self._gather = None
 
     def rank_means(self, *counts: int) -> list[float]:
-        """Each count of a micro-batch as its mean over the ranks, which call this together; outside a step as it is.
+        """Each count of a micro-batch averaged over the ranks (a collective); unchanged outside a step.
 
-        A sum divided by such a mean is the share of this rank in a loss per candidate: the mean of the shares is the
-        loss of all images, however many ranks they are spread over.
+        A sum divided by such a mean is this rank's share of a per-candidate loss: the mean over ranks is the loss of
+        all images, independent of the number of ranks.
         """
         if self._gather is None:
             return list(counts)
@@ -143,7 +142,7 @@ class DetectionHead(Head):
         return [sum(column) / len(ranks) for column in zip(*ranks, strict=True)]
 
     def limits(self, max_detections: int | None, class_agnostic: bool | None) -> tuple[int, bool]:
-        """The arguments of `decode`, None replaced by the head's own.
+        """The arguments of `decode`, with None replaced by the head's own.
 
         Raises:
             ValueError: if `max_detections` is below 1.
@@ -155,5 +154,5 @@ class DetectionHead(Head):
 
 
 def count_rows(state: Mapping[str, Tensor], names: Sequence[str]) -> int | None:
-    """Rows of the first tensor of `names` that is in a state dict; None: none is."""
+    """Number of rows of the first tensor of `names` in a state dict; None: no such tensor."""
     return next((len(state[name]) for name in names if name in state), None)

@@ -1,4 +1,4 @@
-"""Cascade Mask R-CNN: three stages, each over better boxes (Cai and Vasconcelos 2018, arXiv:1712.00726).
+"""Cascade Mask R-CNN: three RoI stages with increasing IoU thresholds (Cai and Vasconcelos 2018, arXiv:1712.00726).
 
 Source of every number: GC ViT's configuration for mmdet 2.19.
 """
@@ -19,7 +19,7 @@ STAGES = (
 class Cascade(TwoStage):
     """Three stages with convolutional box branches, losses on decoded boxes, and a mask branch per stage.
 
-    Class scores and masks are means over the stages, boxes those of the last. Options as in `TwoStage`.
+    Class scores and masks are averaged over the stages; boxes are those of the last. Options as in `TwoStage`.
     """
 
     def __init__(

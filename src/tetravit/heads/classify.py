@@ -1,4 +1,4 @@
-"""Embedding -> logits: one linear layer, as in every one of the four papers.
+"""Linear classifier on the embedding, as in all four papers.
 
 Shapes: B images, C embed_dim, K classes.
 """
@@ -44,7 +44,7 @@ class LinearHead(Head, nn.Linear):
 
 
 class Embedding(nn.Identity):
-    """No head: the embedding is the output."""
+    """No head: the output is the embedding."""
 
     def forward(self, embedding: Tensor) -> Tensor:
         return embedding

@@ -1,4 +1,4 @@
-"""DINO-DETR: a set of objects from queries, without anchors and without suppression of overlaps.
+"""DINO-DETR: set prediction from queries, without anchors and NMS.
 
 Zhang et al. 2023, DINO: DETR with Improved DeNoising Anchor Boxes (arXiv:2203.03605). The tokens that score highest
 give the boxes of the queries, their contents are learned; a decoder refines the boxes layer by layer. Each object is
@@ -40,7 +40,7 @@ GROUPS = 32  # of the norms of the input projections, where a group has two chan
 
 
 class Proposals(NamedTuple):
-    """The selected tokens, best first: what the decoder starts from."""
+    """The selected tokens, best first: initial queries of the decoder."""
 
     index: Tensor  # type: ignore[assignment] # (B, Q) int64: levels one after another, row by row
     logits: Tensor  # (B, Q, K)
@@ -48,7 +48,7 @@ class Proposals(NamedTuple):
 
 
 class Denoising(NamedTuple):
-    """The predictions for the noisy copies."""
+    """Predictions of the denoising queries."""
 
     logits: Tensor  # (layers, B, pad, K)
     boxes: Tensor  # (layers, B, pad, 4)

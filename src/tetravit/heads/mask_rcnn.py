@@ -1,6 +1,6 @@
 """Mask R-CNN: region proposals, then class, box and mask of each (He et al. 2017, arXiv:1703.06870).
 
-Source of every number: the configurations of XCiT, Twins and GC ViT for mmdet 2.x, which agree.
+Source of every number: the identical configurations of XCiT, Twins and GC ViT for mmdet 2.x.
 """
 
 from collections.abc import Sequence

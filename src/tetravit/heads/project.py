@@ -15,13 +15,13 @@ from torch.nn import functional as F
 
 from tetravit.layers.init import trunc_normal_
 
-EPS = 1e-12  # of the L2 normalisation, which is computed in float32
+EPS = 1e-12  # epsilon of the L2 normalisation, computed in float32
 
 
 class PrototypeLayer(nn.Module):
-    """A linear layer D -> K without bias, weight-normalised by rows.
+    """A weight-normalised linear layer D -> K without bias.
 
-    weight_g (K, 1) lengths, weight_v (K, D) directions. `normed` keeps the lengths at 1: they get no gradient.
+    weight_g (K, 1) norms, weight_v (K, D) directions. `normed`: norms are fixed at 1, without gradient.
     """
 
     def __init__(self, bottleneck: int, prototypes: int, *, last: Literal["normed", "free"]) -> None:
@@ -36,7 +36,7 @@ class PrototypeLayer(nn.Module):
 
 
 class ProjectionHead(nn.Module):
-    """Embeddings (R, C) -> logits (R, K), before any temperature.
+    """Embeddings (R, C) -> logits (R, K), without temperature.
 
     Args:
         dim: C.
@@ -44,8 +44,8 @@ class ProjectionHead(nn.Module):
         hidden: width between the layers of the MLP.
         bottleneck: D, width after the MLP.
         layers: linear layers of the MLP, at least 1.
-        norm: `batch` puts a BatchNorm after each of them but the last.
-        last: `normed` keeps the lengths of the last layer's rows at 1, `free` trains them.
+        norm: `batch`: BatchNorm after each linear layer but the last.
+        last: `normed`: the last layer has unit-norm rows; `free`: the norms are trained.
 
     Raises:
         ValueError: for a number below 1, or an unknown `norm` or `last`.
@@ -84,7 +84,7 @@ class ProjectionHead(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The authors' initialisation of the MLP: normal of deviation 0.02, biases 0."""
+        """The authors' initialisation of the MLP: normal with standard deviation 0.02, zero biases."""
         for module in self.mlp.modules():
             if isinstance(module, nn.Linear):
                 trunc_normal_(module.weight, std=0.02)

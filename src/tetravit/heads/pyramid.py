@@ -1,7 +1,7 @@
-"""Any backbone -> four maps at strides 4, 8, 16, 32, as the authors' detection and segmentation releases make them.
+"""Adapter: feature maps of any backbone -> four maps at strides 4, 8, 16, 32, as in the authors' dense releases.
 
-A column (XCiT, ConViT, DeiT: every level at the stride of the patches) is resampled by transposed convolutions
-and pooling. A pyramid (GC ViT, Twins) passes, each level normed where the authors do so.
+Maps of single-stride backbones (XCiT, ConViT, DeiT) are resampled by transposed convolutions and pooling. Maps of
+pyramids (GC ViT, Twins) pass unchanged, with a norm per level where the authors use one.
 
 Source: facebookresearch/xcit@82f5291 detection/backbone/xcit.py (fpn1 to fpn4); NVlabs/GCVit detection (norm0 to
 norm3); Meituan-AutoML/Twins@c1ff671 detection/gvt.py (norm_list).
@@ -18,12 +18,12 @@ STRIDES = (4, 8, 16, 32)
 
 
 class Pyramid(nn.Module):
-    """Maps as a backbone gives them -> one per stride of (4, 8, 16, 32), with the same channels.
+    """Backbone maps -> one map per stride of (4, 8, 16, 32), with the same channels.
 
     map_norm: epsilon of a LayerNorm over the channels of each level; None: none.
 
     Raises:
-        ValueError: if there are not four levels, or their strides cannot be resampled.
+        ValueError: unless there are four levels with strides that can be resampled.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class MapNorm(nn.LayerNorm):
 
 
 class Pool(nn.Module):
-    """Max pooling with window and step `size`."""
+    """Max pooling with kernel and stride `size`."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Pool(nn.Module):
 
 
 def _resample(channels: int, stride: int, target: int) -> nn.Module:
-    """From `stride` to `target`: a transposed convolution per doubling, norm and GELU between two, or pooling."""
+    """From `stride` to `target`: a transposed convolution per doubling, with norm and GELU in between, or pooling."""
     if stride == target:
         return nn.Identity()
     if stride < target:

@@ -1,4 +1,4 @@
-"""RetinaNet: classes and boxes straight from every anchor, with the focal loss (Lin et al. 2017, arXiv:1708.02002).
+"""RetinaNet: one-stage detection with the focal loss (Lin et al. 2017, arXiv:1708.02002).
 
 Shapes: A anchors per cell, K classes, N anchors of a level.
 Source of every number: Twins' configuration for mmdet 2.8.
@@ -27,12 +27,12 @@ ANCHORS = SCALES_PER_OCTAVE * len(ASPECT_RATIOS)  # per cell
 
 
 class RetinaNet(DetectionHead):
-    """Levels at strides 8 to 128; two towers of four convolutions, shared by the levels.
+    """Levels at strides 8 to 128; two towers of four convolutions, shared over levels.
 
-    The finest map (stride 4) is not used. score_threshold: detections below are dropped. overlap: the largest
-    intersection over union of two detections of a class, with `class_agnostic` of any two. max_detections: per
-    image. num_candidates: per level, before suppression. anchor_scale: sides of the smallest square anchors, in
-    strides of their level. width: channels of the pyramid.
+    The finest map (stride 4) is not used. score_threshold: minimum score of detections. overlap: NMS IoU threshold
+    per class, with `class_agnostic` over all classes. max_detections: per image. num_candidates: per level, before
+    NMS. anchor_scale: sides of the smallest square anchors, in strides of their level. width: channels of the
+    pyramid.
     """
 
     first_map = 1
@@ -69,7 +69,7 @@ class RetinaNet(DetectionHead):
             start_small(conv)
         nn.init.constant_(
             cast(Tensor, self.score.bias), -math.log(99)
-        )  # every class starts with probability 0.01
+        )  # initial probability of every class: 0.01
 
     def forward(self, maps: Sequence[Tensor], sizes: Any = None, targets: Any = None) -> Dense:
         """Maps at strides 4, 8, 16, 32 -> the pyramid, and logits and offsets of every anchor."""
@@ -86,7 +86,7 @@ class RetinaNet(DetectionHead):
         max_detections: int | None = None,
         class_agnostic: bool | None = None,
     ) -> SelectedBoxes:
-        """Boxes in pixels of the batch; `sizes` (B, 2) are the images' height and width."""
+        """Boxes in pixels of the batch; `sizes` (B, 2): height and width of the images."""
         most, class_agnostic = self.limits(max_detections, class_agnostic)
         boxes, scores, labels = [], [], []
         for anchors, logits, deltas in zip(self.grid(dense.logits), dense.logits, dense.deltas, strict=True):
@@ -121,9 +121,9 @@ class RetinaNet(DetectionHead):
         return {"loss_class": score / count, "loss_box": box / count}
 
     def _candidates(self, anchors: Tensor, logits: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The best pairs of anchor and class of a level: boxes (B, n, 4), scores (B, n), labels (B, n).
+        """Top pairs of anchor and class of a level: boxes (B, n, 4), scores (B, n), labels (B, n).
 
-        The best n pairs belong to the n anchors with the best single classes: only those are sorted.
+        The top n pairs belong to the n anchors with the highest maximum over classes: only those are sorted.
         """
         _, index = best(logits.amax(dim=2).float().sigmoid(), self.num_candidates)
         scores = rows(logits, index).float().sigmoid()  # (B, n, K)

@@ -1,4 +1,4 @@
-"""Semantic FPN: a feature pyramid, summed at its finest level, and a class for every pixel.
+"""Semantic FPN: a feature pyramid summed at its finest level, with per-pixel classification.
 
 Kirillov et al. 2019, arXiv:1901.02446, Sec. 3. Source: mmsegmentation 0.30.0 FPNHead, with batch norm.
 """
@@ -15,10 +15,10 @@ PYRAMID_WIDTH = 256
 
 
 class SemanticFPN(PixelHead):
-    """Upsample every level to the finest in steps of x2, and sum.
+    """Upsample every level to the finest in steps of 2, and sum.
 
-    width: channels of the sum. pyramid_width: channels of the pyramid; None: that of the maps where all have
-    the same, as in XCiT's configurations, else 256, as in those of Twins. Other options as in `PixelHead`.
+    width: channels of the sum. pyramid_width: channels of the pyramid; None: those of the maps if all are equal, as
+    in XCiT's configurations, else 256, as in Twins'. Other options as in `PixelHead`.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class SemanticFPN(PixelHead):
 
 
 def _to_finest(channels: int, width: int, factor: int) -> nn.Sequential:
-    """A convolution and a doubling per factor of 2; at the finest level a convolution alone."""
+    """A convolution and an upsampling per factor of 2; at the finest level only a convolution."""
     steps: list[nn.Module] = [ConvNorm(channels, width, 3)]
     while factor > 1:
         steps.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))

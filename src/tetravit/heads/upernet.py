@@ -1,4 +1,4 @@
-"""UPerNet: pyramid pooling on the coarsest map, a top-down pyramid, and the fusion of all levels.
+"""UPerNet: pyramid pooling on the coarsest map, a top-down pyramid, and fusion of all levels.
 
 Xiao et al. 2018, arXiv:1807.10221. Source: mmsegmentation 0.30.0 UPerHead.
 """
@@ -13,9 +13,9 @@ from tetravit.heads.parts.pixels import Average, PixelHead
 
 
 class UPerNet(PixelHead):
-    """Pyramid pooling on the coarsest map, added level by level to the finer ones.
+    """Pyramid pooling on the coarsest map, and an FPN with fused levels.
 
-    width: channels of every level. bins: sides of the grids over which the coarsest map is averaged.
+    width: channels of every level. bins: output sizes of the pyramid pooling.
     Other options as in `PixelHead`; the published models were trained with `auxiliary=0.4`.
     """
 
@@ -52,7 +52,7 @@ class UPerNet(PixelHead):
         return self.fuse(torch.cat([resize(x, size) for x in (*smoothed, levels[-1])], dim=1))
 
     def _pool(self, x: Tensor) -> Tensor:
-        """The coarsest map beside its means over regions -> (B, width, H, W)."""
+        """The coarsest map concatenated with its pooled means -> (B, width, H, W)."""
         means = [pool(pool_to(x, n)) for pool, n in zip(self.pools, self.bins, strict=True)]
         return self.bottleneck(torch.cat([x, *(resize(m, x.shape[2:]) for m in means)], dim=1))
 

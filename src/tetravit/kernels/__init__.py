@@ -1,1 +1,1 @@
-"""Fast forms of operations, each beside its plain reference."""
+"""Fast implementations of operations, each with its plain reference."""

@@ -1,7 +1,7 @@
-"""Attention with an added bias per head and pair of tokens: the plain form, and the fast ones.
+"""Attention with an additive bias per head and pair of tokens: plain and fast implementations.
 
-Shapes: B windows, N tokens in each, D = C // heads. packed: what one projection gives, (B, N, parts, heads, D):
-queries, keys and values, or keys and values alone where the queries (B, heads, N, D) come from elsewhere.
+Shapes: B windows, N tokens in each, D = C // heads. packed: output of one projection, (B, N, parts, heads, D):
+queries, keys and values, or only keys and values with separate queries (B, heads, N, D).
 """
 
 from typing import Any
@@ -12,14 +12,14 @@ from torch.nn import functional as F
 
 
 def split(packed: Tensor, query: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """Packed projections, and queries from elsewhere if any -> q, k, v, each (B, heads, N, D)."""
+    """Packed projections, and separate queries if any -> q, k, v, each (B, heads, N, D)."""
     parts = packed.permute(2, 0, 3, 1, 4).unbind()
     q, k, v = parts if query is None else (query, *parts)
     return q, k, v
 
 
 def attention_weights(q: Tensor, k: Tensor, bias: Tensor) -> Tensor:
-    """softmax(q k^T / sqrt(D) + bias) for a bias (heads, N, N) or (B, heads, N, N): the plain form."""
+    """softmax(q k^T / sqrt(D) + bias) for a bias (heads, N, N) or (B, heads, N, N): the plain implementation."""
     return torch.add(bias, q @ k.mT, alpha=q.shape[-1] ** -0.5).softmax(dim=-1)
 
 
@@ -28,8 +28,8 @@ def biased_attention(
 ) -> Tensor:
     """softmax(q k^T / sqrt(D) + bias) v for a bias (heads, N, N) or (B, heads, N, N) -> (B, N, C).
 
-    in_place: whether to take the form for training in float32 on a CPU, with one bias for all windows. The fused
-    kernel of PyTorch has no gradient for its mask there and falls back to a path slower than the plain one.
+    in_place: use the implementation for float32 training on a CPU, with one bias for all windows. PyTorch's fused
+    kernel has no gradient for its mask there, and falls back to a path slower than the plain one.
     """
     if in_place:
         attended: Tensor = _InPlaceAttention.apply(packed, bias, query)
@@ -56,7 +56,7 @@ class _InPlaceAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         packed, bias, query, attn = ctx.saved_tensors
-        if torch.is_grad_enabled():  # gradients of gradients: those of the plain form
+        if torch.is_grad_enabled():  # double backward: through the plain form
             inputs = {i: t for i, t in enumerate((packed, bias, query)) if ctx.needs_input_grad[i]}
             q, k, v = split(packed, query)
             y = attention_weights(q, k, bias) @ v

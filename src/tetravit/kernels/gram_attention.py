@@ -1,13 +1,13 @@
 """Cross-covariance attention of many tokens, from the Gram matrix of its input.
 
-Queries, keys and values are linear in the tokens x, and the attention map mixes channels. So the products of
-queries and keys follow from G = x^T x without either, and values and the last projection are one matrix per image:
+Queries, keys and values are linear in the tokens x, and attention mixes channels. The products of queries and keys
+therefore follow from G = x^T x, and values and output projection are one matrix per image:
 
-    q^T k = Wq G Wk^T (+ what the biases add),    proj(attn(v)) = x M + c,    M = sum over heads Wv^T A^T Wp^T.
+    q^T k = Wq G Wk^T (+ bias terms),    proj(attn(v)) = x M + c,    M = sum over heads Wv^T A^T Wp^T.
 
-That takes 2 N C^2 + 3 C^3 multiply-adds where the plain form takes 4 N C^2 + 2 N C D: fewer from N = 1.5 C on, half
-as many for large images. Squares of channels pass through G, so its entries must be exact to about twice as many
-digits as the result: float32 or more.
+This takes 2 N C^2 + 3 C^3 multiply-adds, the plain form 4 N C^2 + 2 N C D: fewer from N = 1.5 C on, half as many for
+large images. G contains squared features, so its entries need about twice as many digits as the result: float32 or
+more.
 
 Shapes: B batch, N tokens, C width, D = C // heads.
 """
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-LEAST = 1.5  # tokens per channel from which this form takes fewer operations, and was faster on processors
+LEAST = 1.5  # tokens per channel from which this form has fewer operations, and was faster on CPUs
 
 
 def plain_cross_covariance(
@@ -34,16 +34,16 @@ def plain_cross_covariance(
 def gram_cross_covariance(
     x: Tensor, qkv: tuple[Tensor, Tensor], temperature: Tensor, proj: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """Attention between channels with its last projection.
+    """Cross-covariance attention with its output projection.
 
     Args:
         x: normed tokens (B, N, C).
         qkv: weight (3 C, C) and bias (3 C,) of queries, keys and values.
         temperature: (heads, 1, 1).
-        proj: weight (C, C) and bias (C,) of the last projection.
+        proj: weight (C, C) and bias (C,) of the output projection.
 
     Returns:
-        Tokens, attended and projected (B, N, C).
+        Projected tokens (B, N, C).
     """
     matrix, shift = gram_projection(x, qkv, temperature, proj)
     return torch.baddbmm(shift, x, matrix)
@@ -52,11 +52,11 @@ def gram_cross_covariance(
 def gram_projection(
     x: Tensor, qkv: tuple[Tensor, Tensor], temperature: Tensor, proj: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """The matrix M (B, C, C) and the row c (B, 1, C) for which x M + c is the output; arguments as above."""
+    """The matrix M (B, C, C) and the row c (B, 1, C) of the output x M + c; arguments as above."""
     attn = gram_weights(x, qkv, temperature)  # (B, heads, D, D)
     heads, C = temperature.shape[0], x.shape[2]
     wv, bv = qkv[0][2 * C :], qkv[1][2 * C :]
-    # Values, attention and projection in one matrix.
+    # Values, attention and output projection in one matrix.
     wp = proj[0].view(C, heads, C // heads).permute(1, 2, 0)  # (heads, D, C)
     from_values = attn.mT @ wp  # (B, heads, D, C): from values to the output
     matrix = wv.mT @ from_values.flatten(1, 2)  # (B, C, C)

@@ -1,10 +1,10 @@
-"""A linear layer in one pass with what follows it: bias, GELU, residual.
+"""A linear layer fused with bias, GELU and residual.
 
-PyTorch's addmm writes the bias over the whole output before it multiplies; GELU and residual are passes of their
-own. On a CPU oneDNN does all of it while a tile of the product is in the cache. The plain form is taken where PyTorch
-was built without oneDNN, under a dispatch mode, on processors without AVX-512 (with AVX2 oneDNN's GELU takes longer
-than the passes that it spares, and its products longer than those of MKL), and where gradients are recorded: ReLUs of
-the heads turn other rounding into other gradients, a thousand times as far from the published ones.
+PyTorch's addmm first writes the bias over the whole output; GELU and residual are separate passes. On a CPU, oneDNN
+does all of it while a tile of the product is in the cache. The plain form is used if PyTorch was built without
+oneDNN, under a dispatch mode, on processors without AVX-512 (with AVX2 oneDNN's GELU takes longer than the passes it
+saves, and its products longer than MKL's), and while gradients are recorded: ReLUs of the heads amplify the different
+rounding into gradients a thousand times farther from the published ones.
 
 Shapes: T tokens, C width, F output width.
 """
@@ -34,12 +34,12 @@ def fused_linear(
 
     Args:
         x: tokens (T, C).
-        weight: (F, C), of the same type as the tokens.
+        weight: (F, C), of the dtype of the tokens.
         bias: (F,); None: 0.
         residual: added to the output (T, F); None: 0.
         gelu: whether to apply the exact GELU before the residual.
     """
-    both = gelu and residual is not None  # which oneDNN does not do in one pass
+    both = gelu and residual is not None  # not fused by oneDNN
     if both or torch._C._len_torch_dispatch_stack() > 0:  # a FLOP counter has no formula for fused products
         return plain_linear(x, weight, bias, residual, gelu=gelu)
     if not torch.is_grad_enabled() and _for_onednn(x, weight, bias):
@@ -55,7 +55,7 @@ def fused_linear(
 
 
 def _for_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether oneDNN has the form: for plain float32 tensors that are not empty. It ignores strides of a bias."""
+    """Whether oneDNN supports the inputs: plain, non-empty float32 tensors. It ignores strides of a bias."""
     return (
         (bias is None or bias.is_contiguous())
         and x.device.type == "cpu"
@@ -71,5 +71,5 @@ def _for_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
 
 @cache
 def _fuses_faster() -> bool:
-    """Whether this PyTorch has the fused form, and this processor gains by it."""
+    """Whether this PyTorch has the fused operation, and it is faster on this processor."""
     return hasattr(torch.ops.mkldnn, "_linear_pointwise") and "512" in torch.backends.cpu.get_cpu_capability()

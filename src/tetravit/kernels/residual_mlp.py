@@ -1,9 +1,9 @@
-"""A residual MLP behind a norm, y = x + keep * mlp(norm(x)), by parts of tokens, its backward pass included.
+"""A residual pre-norm MLP, y = x + keep * mlp(norm(x)), in chunks of tokens, with its own backward pass.
 
-The hidden features of all tokens at once are the largest tensor of most models. On a CPU, allocating,
-filling and freeing such memory costs as much as arithmetic: here parts of tokens pass from the norm to the residual
-while they are in the cache, and the last product adds to the residual. Kept for the backward pass are
-the hidden features in front of the activation; norm and activation are computed once more.
+The hidden features of all tokens are the largest tensor of most models. On a CPU, allocating, filling and freeing
+such memory costs as much as arithmetic: here chunks of tokens pass from the norm to the residual while they are in
+the cache, and the last product accumulates into the residual. The hidden features before the activation are kept for
+the backward pass; norm and activation are recomputed.
 
 Shapes: T tokens, C width, F hidden width.
 """
@@ -36,14 +36,14 @@ def plain_residual_mlp(x: Tensor, keep: Tensor | None, weights: MlpWeights, eps:
 
 
 def residual_mlp(x: Tensor, keep: Tensor | None, weights: MlpWeights, eps: float, part: int) -> Tensor:
-    """Tokens (T, C) -> the same after the MLP, `part` tokens at a time.
+    """Tokens (T, C) -> tokens after the MLP, `part` tokens at a time.
 
     Args:
         x: tokens (T, C).
         keep: factor of the branch of each token (T, 1); None: 1.
-        weights: of the same type as the tokens.
+        weights: of the dtype of the tokens.
         eps: of the norm.
-        part: tokens that pass together.
+        part: tokens per chunk.
     """
     if torch.is_grad_enabled():
         return _ResidualMlp.apply(x, keep, *weights, eps, part)
@@ -57,7 +57,7 @@ def residual_mlp(x: Tensor, keep: Tensor | None, weights: MlpWeights, eps: float
 
 
 def _evaluate(x: Tensor, keep: Tensor | None, weights: MlpWeights, eps: float) -> Tensor:
-    """The output for one part of the tokens: two products, each with what follows it."""
+    """The output for one chunk: two fused products."""
     normed = F.layer_norm(x, x.shape[1:], weights.norm, weights.norm_bias, eps)
     active = fused_linear(normed, weights.w1, weights.b1, gelu=True)
     if keep is None:
@@ -97,7 +97,7 @@ class _ResidualMlp(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, keep, hidden, *parameters = ctx.saved_tensors
-        if torch.is_grad_enabled():  # gradients of gradients: those of the plain form
+        if torch.is_grad_enabled():  # double backward: through the plain form
             y = plain_residual_mlp(x, keep, MlpWeights(*parameters), ctx.eps)
             inputs = {i: t for i, t in enumerate((x, None, *parameters)) if ctx.needs_input_grad[i]}
             wanted = torch.autograd.grad(y, tuple(inputs.values()), grad, create_graph=True)
@@ -109,7 +109,7 @@ class _ResidualMlp(torch.autograd.Function):
         for i in range(0, len(x), ctx.part):
             tokens = slice(i, i + ctx.part)
             g = grad[tokens] if keep is None else grad[tokens] * keep[tokens]
-            ones = g.new_ones(len(g))  # sums over tokens as products: half the time
+            ones = g.new_ones(len(g))  # sums over tokens as matrix products take half the time
             d_b2.addmv_(g.mT, ones)
             d_w2.addmm_(g.mT, F.gelu(hidden[tokens]))
             d_hidden = torch.ops.aten.gelu_backward(g @ w2, hidden[tokens])

@@ -1,7 +1,7 @@
-"""torchvision's compiled operators without its Python, which loads longer than all else that a prediction needs.
+"""torchvision's compiled operators without its slow Python import.
 
-Its Python is loaded where it is needed all the same: for gradients, under autocast, and where the libraries are not
-where this version of torchvision has them.
+The Python package is imported where needed: for gradients, under autocast, and if the libraries are not at the paths
+of this version of torchvision.
 
 Shapes: N boxes, R regions, (H, W) pixels.
 """
@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-RGB = 3  # torchvision's number of the mode
+RGB = 3  # torchvision's image mode RGB
 
 
 @cache
 def _loaded(*names: str) -> bool:
-    """Load one of the libraries `names` of torchvision; False: there is none that loads."""
+    """Load one of the libraries `names` of torchvision; False if none can be loaded."""
     spec = importlib.util.find_spec("torchvision")
     folders = list(spec.submodule_search_locations or ()) if spec else []
     for name in names:
@@ -35,7 +35,7 @@ def _loaded(*names: str) -> bool:
 
 
 def _bare() -> bool:
-    """Whether the operators alone do: torchvision is not loaded, and neither gradients nor autocast are wanted."""
+    """Whether to use the operators alone: torchvision is not imported, without gradients and autocast."""
     if "torchvision" in sys.modules or torch.is_grad_enabled() or torch.is_autocast_enabled():
         return False
     plain = not torch.are_deterministic_algorithms_enabled() and not torch.compiler.is_compiling()
@@ -43,7 +43,7 @@ def _bare() -> bool:
 
 
 def nms(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
-    """The rows of `boxes` (N, 4) that survive, best first. See `torchvision.ops.nms`."""
+    """The rows of `boxes` (N, 4) kept by NMS, best first. See `torchvision.ops.nms`."""
     if _bare():
         kept: Tensor = torch.ops.torchvision.nms(boxes, scores, threshold)
         return kept
@@ -63,10 +63,10 @@ def roi_align(x: Tensor, regions: Tensor, size: int, scale: float) -> Tensor:
 
 
 def decode_jpeg(data: Tensor) -> Tensor | None:
-    """Bytes (n,) uint8 of a JPEG -> RGB (3, H, W) uint8, turned upright; None: torchvision decodes none.
+    """Bytes (n,) uint8 of a JPEG -> upright RGB (3, H, W) uint8; None: no JPEG decoder in torchvision.
 
     Raises:
-        RuntimeError: if the data does not decode.
+        RuntimeError: if the data cannot be decoded.
     """
     if not _loaded("image_stable", "image"):
         return None

@@ -1,1 +1,1 @@
-"""Pieces that two families share; a piece used once stays in its family's file."""
+"""Layers shared by several families; a layer used once is in its family's file."""

@@ -1,8 +1,8 @@
-"""Batch norm whose statistics keep their precision on channels-last maps.
+"""Batch norm with precise statistics for channels-last maps.
 
 On a CPU PyTorch sums each channel of a channels-last float32 map in float32 (contiguous maps in float64). That loses
-a digit of mean and variance, which deep gradients need. Here PyTorch's kernel treats each column of a map as channels
-of its own, and their statistics are merged in float64.
+a digit of mean and variance, which gradients of deep models need. Here PyTorch's kernel treats each column of a map
+as separate channels, and the statistics are merged in float64.
 
 Shapes: B batch, C channels, H W map.
 """
@@ -35,7 +35,7 @@ class BatchNorm(nn.BatchNorm2d):
         return _Normed.apply(x, self.weight, self.bias, mean, var, self.eps)
 
     def _by_columns(self, x: Tensor) -> bool:
-        """Whether PyTorch's kernel would lose precision, in eager mode with the usual options."""
+        """Whether PyTorch's kernel would lose precision; eager mode and default options only."""
         if not self.training or is_capturing() or is_transformed():
             return False
         if not self.affine or not self.track_running_stats or self.momentum is None:
@@ -56,7 +56,7 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Normed(torch.autograd.Function):
-    """A map normed by its own statistics, which are given; PyTorch's gradients."""
+    """A map normalized by its own given statistics, with PyTorch's gradients."""
 
     @staticmethod
     def forward(

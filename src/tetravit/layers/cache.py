@@ -1,4 +1,4 @@
-"""What depends on the image size and on parameters, but not on the image, is computed once per size in evaluation."""
+"""Cache tensors that depend on the image size and on parameters, but not on the image, in evaluation."""
 
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NamedTuple, Self, TypeVar
@@ -13,15 +13,15 @@ BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # bytes of an element: 
 
 
 class SizeCache:
-    """Keeps the last few results of a computation that depends on a size and on small parameters alone.
+    """Keeps the last results of a computation that depends only on a size and on small parameters.
 
-    A result is valid while its sources have the values that it was computed from. The values themselves are
-    compared, to the bit: no write escapes that, in whatever way it was made (`.data`, fused optimizers, views).
-    Comparing takes a few microseconds on a CPU, against tens to hundreds for the results. On other devices it would
-    wait for the device, so nothing is kept there; nor while gradients are recorded, while a graph is captured, or
-    in transforms of torch.func. Copies and pickles of a model start with an empty cache.
+    A result is valid while its source tensors have the values it was computed from. The values are compared bitwise,
+    which detects every write, whatever its kind (`.data`, fused optimizers, views). The comparison takes a few
+    microseconds on a CPU, against tens to hundreds for the results. On other devices it would synchronize, so nothing
+    is cached there; nor while gradients are recorded, a graph is captured, or in transforms of torch.func. Copies and
+    pickles of a model start with an empty cache.
 
-    entries: results kept. limit_mib: larger results are not kept.
+    entries: number of results. limit_mib: maximum size of a result.
     """
 
     def __init__(self, entries: int = 8, limit_mib: int = 64) -> None:
@@ -29,7 +29,7 @@ class SizeCache:
         self._kept: dict[Hashable, _Entry] = {}
 
     def get(self, key: Hashable, sources: Iterable[Tensor], compute: Callable[[], Value]) -> Value:
-        """`compute()`, or its earlier result for the same `key` and equal values of `sources`."""
+        """`compute()`, or its cached result for the same `key` and equal values of `sources`."""
         sources = tuple(sources)
         if (
             torch.is_grad_enabled()
@@ -46,7 +46,7 @@ class SizeCache:
             if _mib(value) > self.limit_mib:
                 return value
             entry = _Entry(tuple(s.detach().clone() for s in sources), value)
-        self._kept[key] = entry  # at the end: the last one used
+        self._kept[key] = entry  # moved to the end: most recently used
         while len(self._kept) > self.entries:
             self._kept.pop(next(iter(self._kept)), None)
         return entry.value

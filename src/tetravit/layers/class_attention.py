@@ -1,4 +1,4 @@
-"""Attention of a class token to the patches (CaiT, Touvron et al. 2021, arXiv:2103.17239; used by XCiT).
+"""Class attention (CaiT, Touvron et al. 2021, arXiv:2103.17239; used by XCiT).
 
 Shapes: B batch, N patches, C width, D = C // heads.
 """
@@ -11,7 +11,7 @@ from tetravit.layers.heads import to_heads
 
 
 class ClassAttention(nn.Module):
-    """The class token is the only query: one per image and head."""
+    """Attention with the class token as the only query."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
         super().__init__()
@@ -23,13 +23,13 @@ class ClassAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, token: Tensor, patches: Tensor) -> Tensor:
-        """Normed class token (B, 1, C) and patches (B, N, C) -> the token, attended (B, 1, C)."""
+        """Normed class token (B, 1, C) and patches (B, N, C) -> the updated token (B, 1, C)."""
         q, k, v = self._heads(token, patches)
         x = F.scaled_dot_product_attention(q, k, v)  # (B, heads, 1, D)
         return self.proj(x.transpose(1, 2).flatten(2))
 
     def attention(self, token: Tensor, patches: Tensor) -> Tensor:
-        """The weights of the token for itself and the patches (B, heads, 1 + N)."""
+        """Attention weights of the class token over itself and the patches (B, heads, 1 + N)."""
         q, k, _ = self._heads(token, patches)
         return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1).squeeze(2)
 

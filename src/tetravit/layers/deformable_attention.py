@@ -1,14 +1,15 @@
 """Multi-scale deformable attention (Zhu et al. 2021, arXiv:2010.04159) in plain PyTorch.
 
-Every query samples a few points of every level instead of all tokens: offsets from its reference point and the
-weights of the points are linear functions of the query.
+Every query samples a few points per level instead of all tokens: offsets from its reference point, and the attention
+weights of the points, are linear functions of the query.
 
 Two exact forms of the sampling:
 
 * `sample_by_grid`: `grid_sample` per level. Graphs (export, compile) and GPUs use it.
 * `sample_by_rows`: the four neighbours of a point are rows of one table, summed by `embedding_bag`. On a CPU it takes
-  a sixth of the time of `grid_sample`, and the backward pass under half (800 x 1088 pixels, 4 levels). Gradients of
-  the table are sorted by row and summed by `embedding_bag`, those of the shares are products of a sparse pattern.
+  a sixth of the time of `grid_sample`, and less than half in the backward pass (800 x 1088 pixels, 4 levels).
+  Gradients of the table are sorted by row and summed by `embedding_bag`; those of the weights are a sampled
+  dense-dense product.
 
 Shapes: B batch, Q queries, N tokens of all levels, C width, H heads, L levels, P points per head and level,
 D = C // H.
@@ -26,15 +27,15 @@ from torch.nn import functional as F
 
 Shapes = Sequence[tuple[int, int]]  # (height, width) of every level
 
-PART = 2**17  # points at a time, which stay in the cache of a core
-GRADIENT_PART = 2**18  # points at a time in the backward pass
+PART = 2**17  # points per chunk, to fit the cache of a core
+GRADIENT_PART = 2**18  # points per chunk in the backward pass
 
 
 class DeformableAttention(nn.Module):
     """Attention of queries to sampled points of several feature maps.
 
     Raises:
-        ValueError: if the heads do not divide the width.
+        ValueError: if the width is not divisible by the heads.
     """
 
     def __init__(self, dim: int, *, levels: int, heads: int, points: int) -> None:
@@ -49,7 +50,7 @@ class DeformableAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Offsets of head h start on a ray of angle 2 pi h / H, 1 to P pixels away; all points weigh the same."""
+        """Initial offsets of head h lie on a ray of angle 2 pi h / H, 1 to P pixels away, with equal weights."""
         for layer in (self.sampling_offsets, self.attention_weights):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -74,7 +75,7 @@ class DeformableAttention(nn.Module):
             reference: (B, Q, L, 2), x y in 0..1 of each map; or (B, Q, L, 4), boxes cx cy w h.
             value: (B, N, C), the tokens of all levels, one level after another, row by row.
             shapes: (height, width) of every level.
-            padding: (B, N) bool, True where a token is padding: its value counts as 0; None: no padding.
+            padding: (B, N) bool, True for padding tokens, whose values count as 0; None: no padding.
 
         Returns:
             (B, Q, C).
@@ -90,26 +91,26 @@ class DeformableAttention(nn.Module):
         return self.output_proj(sample(_wide(value), points, weights, shapes).to(query.dtype))
 
     def point_weights(self, query: Tensor) -> Tensor:
-        """The weights of the sampling points (B, Q, H, L, P); those of a head sum to 1."""
+        """Attention weights of the sampling points (B, Q, H, L, P); they sum to 1 per head."""
         weights = self.attention_weights(query).unflatten(-1, (self.heads, -1))
         return _wide(weights).softmax(dim=-1).unflatten(-1, (self.levels, self.points))
 
     def sampling_points(self, query: Tensor, reference: Tensor, shapes: Shapes) -> Tensor:
-        """Where the queries sample: (B, Q, H, L, P, 2), x y in pixels of each level, centres at whole numbers."""
+        """Sampling points: (B, Q, H, L, P, 2), x y in pixels of each level, centres at integers."""
         sides = _sides(shapes, _wide(reference))[:, None]  # (L, 1, 2)
         offsets = _wide(self.sampling_offsets(query)).unflatten(-1, (self.heads, -1))  # (B, Q, H, L * P * 2)
-        if reference.shape[-1] == 4:  # offsets in half boxes, divided by the number of points
+        if reference.shape[-1] == 4:  # offsets in half box sides, divided by the number of points
             offsets = offsets * self._per_point(reference[..., None, 2:] * sides * (0.5 / self.points))
         points = self._per_point(reference[..., None, :2] * sides - 0.5) + offsets
         return points.unflatten(-1, (self.levels, self.points, 2))
 
     def _per_point(self, values: Tensor) -> Tensor:
-        """Values of the levels (B, Q, L, 1, 2) for every point of a head, in one long row: (B, Q, 1, L * P * 2)."""
+        """Per-level values (B, Q, L, 1, 2) repeated for every point of a head: (B, Q, 1, L * P * 2)."""
         return values.expand(-1, -1, -1, self.points, -1).flatten(2)[:, :, None]
 
 
 def sample(value: Tensor, points: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
-    """Weighted sums of bilinear samples, zeros outside the maps, in the faster form for where it runs.
+    """Weighted sums of bilinear samples, zeros outside the maps, in the faster form for the device.
 
     Args:
         value: (B, N, H, D), float32 or float64.
@@ -149,7 +150,7 @@ def sample_by_rows(value: Tensor, points: Tensor, weights: Tensor, shapes: Shape
 
 
 class _RowSampling(torch.autograd.Function):
-    """By parts of queries. Neighbours and their weights are computed again in the backward pass, never kept."""
+    """In chunks of queries. Neighbours and their weights are recomputed in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, points: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
@@ -186,7 +187,7 @@ class _RowSampling(torch.autograd.Function):
 
 
 class _Grid:
-    """Maps with a border of zeros one pixel wide, as rows of one table: a row per pixel and head."""
+    """Maps with a border of zeros one pixel wide, as rows of one table: one row per pixel and head."""
 
     def __init__(self, shapes: Shapes, like: Tensor) -> None:
         heads, levels, points = like.shape[2:5]
@@ -205,15 +206,15 @@ class _Grid:
     def neighbours(self, points: Tensor, weights: Tensor, part: slice) -> tuple[Tensor, Tensor]:
         """Points (n, H, L, P, 2), weights (n, H, L * P) -> rows of the table and their weights, (n * H, 4 * L * P).
 
-        part: which of the B * Q queries these are. Points outside are moved to the border, whose rows are 0: their
-        gradient is 0 too.
+        part: indices of the B * Q queries. Points outside are moved to the border, whose rows are 0: their gradient
+        is 0 too.
         """
         n, heads = points.shape[:2]
         points = points.reshape(n, -1).clamp(self.least, self.limit)
         corner = torch.minimum(points.detach().floor(), self.limit - 1)
         x, y = corner.view(n, -1, 2).unbind(-1)
         dx, dy = (points - corner).view(n, -1, 2).unbind(-1)
-        first = torch.addcmul(x + self.start, y, self.width)  # exact: whole numbers below 2 ** 24
+        first = torch.addcmul(x + self.start, y, self.width)  # exact: integers below 2 ** 24
         first = first.nan_to_num(nan=0.0).int().view(n, heads, -1) * heads
         first += self.head + self.image[part]
         weights = weights.reshape(n, -1)
@@ -236,7 +237,7 @@ def _bordered(value: Tensor, shapes: Shapes) -> Tensor:
 
 
 def _products(rows: Tensor, table: Tensor, g: Tensor) -> Tensor:
-    """Inner products of rows of a table with rows of `g`: (n, K) int32, (R, D), (n, D) -> (n, K)."""
+    """Inner products of table rows with rows of `g`: (n, K) int32, (R, D), (n, D) -> (n, K)."""
     if rows.is_cuda:
         return torch.bmm(table[rows.long()], g[:, :, None]).squeeze(2)
     count, width = rows.shape
@@ -250,8 +251,8 @@ def _products(rows: Tensor, table: Tensor, g: Tensor) -> Tensor:
 
 
 def _scattered(rows: Tensor, shares: Tensor, g: Tensor, size: int) -> Tensor:
-    """The sums of shares (n, K) times rows of `g` (n, D) that each of `size` rows of a table got: (size, D)."""
-    if rows.is_cuda:  # has a deterministic form there
+    """Gradient of a table with `size` rows: sums of weights (n, K) times rows of `g` (n, D): (size, D)."""
+    if rows.is_cuda:  # deterministic on CUDA
         of_rows = (shares[..., None] * g[:, None]).flatten(0, 1)
         return g.new_zeros(size, g.shape[1]).index_add_(0, rows.flatten(), of_rows)
     rows, order = rows.flatten().sort(stable=True)
@@ -261,7 +262,7 @@ def _scattered(rows: Tensor, shares: Tensor, g: Tensor, size: int) -> Tensor:
 
 
 def _inside(table: Tensor, like: Tensor, shapes: Shapes) -> Tensor:
-    """The reverse of `_bordered`: a table (rows, D) without the borders, shaped like `like` (B, N, H, D)."""
+    """The inverse of `_bordered`: a table (rows, D) without the borders, shaped like `like` (B, N, H, D)."""
     heads, width = like.shape[2:]
     parts = table.view(len(like), -1, heads, width).split([(h + 2) * (w + 2) for h, w in shapes], dim=1)
     inner = [
@@ -272,18 +273,18 @@ def _inside(table: Tensor, like: Tensor, shapes: Shapes) -> Tensor:
 
 
 def _parts(points: Tensor, size: int) -> Iterator[slice]:
-    """Parts of queries whose points (n, H, L, P, 2) are about `size`; all at a time on a GPU."""
+    """Chunks of queries with about `size` points (n, H, L, P, 2); a single chunk on a GPU."""
     count = len(points)
     step = max(1, count if points.is_cuda else size // math.prod(points.shape[1:4]))
     return (slice(start, start + step) for start in range(0, count, step))
 
 
 def _sides(shapes: Shapes, like: Tensor) -> Tensor:
-    """Width and height of every level (L, 2), of the type of `like`."""
-    one = like.new_ones(())  # times a side, which may be a symbol of a graph
+    """Width and height of every level (L, 2), in the dtype of `like`."""
+    one = like.new_ones(())  # multiplied by a side, which may be symbolic
     return torch.stack([torch.stack((one * w, one * h)) for h, w in shapes])
 
 
 def _wide(x: Tensor) -> Tensor:
-    """In float32 at least: sampling points of half precision would jump between pixels."""
+    """At least float32: in half precision, sampling points would be rounded to pixels."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -6,9 +6,9 @@ from tetravit.seeds import RowLayer, row_uniform
 
 
 class DropPath(RowLayer):
-    """Drop the branch of a sample with probability `rate`; scale the kept ones so that the mean stays.
+    """Drop the branch of a sample with probability `rate`; scale the kept ones so that the expectation is unchanged.
 
-    In a run the draw of a sample depends on its place in the batch of the whole step, not on the processes.
+    In a run the random draw of a sample depends on its index in the batch of the whole step, not on the processes.
 
     Raises:
         ValueError: if `rate` is not in [0, 1).
@@ -23,7 +23,7 @@ class DropPath(RowLayer):
         return x if mask is None else x * mask
 
     def mask(self, x: Tensor) -> Tensor | None:
-        """The factor of the branch of each sample of x (B, 1, ...); None where nothing is dropped."""
+        """The factor of the branch for each sample of x (B, 1, ...); None if stochastic depth is inactive."""
         if not self.active:
             return None
         keep = 1.0 - self.rate
@@ -35,7 +35,7 @@ class DropPath(RowLayer):
 
     @property
     def active(self) -> bool:
-        """Whether branches are dropped now."""
+        """Whether stochastic depth is active."""
         return self.training and self.rate > 0.0
 
     def extra_repr(self) -> str:
@@ -43,13 +43,13 @@ class DropPath(RowLayer):
 
 
 def linear_rates(rate: float, depth: int) -> list[float]:
-    """Stochastic depth that grows linearly from 0 at the first of `depth` blocks to `rate` at the last."""
+    """Stochastic depth rates, linear from 0 at the first of `depth` blocks to `rate` at the last."""
     checked(rate)
     return [rate * i / max(depth - 1, 1) for i in range(depth)]
 
 
 def checked(rate: float) -> float:
-    """`rate` where it is a probability below 1, else the error."""
+    """Validate `rate`: a probability below 1."""
     if not 0.0 <= rate < 1.0:
         raise ValueError(f"drop_path is a probability in [0, 1); got {rate!r}.")
     return rate

@@ -5,13 +5,13 @@ from torch import Tensor, nn
 
 from tetravit.seeds import RowLayer, hashed_uniform, row_keys, row_uniform
 
-PURPOSE = 0x64726F70  # apart from every other use of a row's key
+PURPOSE = 0x64726F70  # separates these random numbers from other uses of a row's key
 
 
 class Dropout2d(RowLayer):
     """(B, C, H, W) -> the same: channels are zero with probability `p`, the others scaled by 1 / (1 - p).
 
-    In a run the draw of a sample depends on its place in the batch of the whole step, not on the processes.
+    In a run the random draw of a sample depends on its index in the batch of the whole step, not on the processes.
 
     Raises:
         ValueError: if `p` is not in [0, 1).

@@ -1,4 +1,4 @@
-"""One product for several projections of the same tokens, cut into heads.
+"""One matrix product for several projections of the same tokens, split into heads.
 
 Shapes: B batch, N tokens, C width, D = C // heads.
 """
@@ -14,8 +14,8 @@ from tetravit.layers.residual import linear
 def to_heads(x: Tensor, layer: nn.Linear, parts: int, num_heads: int) -> tuple[Tensor, ...]:
     """Tokens (B, N, C) -> the parts of one projection, such as queries, keys and values, each (B, heads, N, D).
 
-    In an exported program each part is a product of its own, which graph runtimes pass to the attention without a
-    copy; they copy to split one product into parts.
+    In an exported program each part is a separate product, which graph runtimes pass to the attention without a copy;
+    splitting one product would copy.
     """
     if torch.compiler.is_exporting() and is_plain_module(layer):
         bias = (None,) * parts if layer.bias is None else layer.bias.chunk(parts)

@@ -1,10 +1,10 @@
-"""Initialisation of parameters, on tensors without values too."""
+"""Parameter initialisation that also works on fake tensors."""
 
 from torch import Tensor, nn
 from torch._subclasses import FakeTensor
 
 
 def trunc_normal_(tensor: Tensor, std: float) -> None:
-    """As `nn.init.trunc_normal_`, which branches on the values that it draws: FakeTensorMode has none."""
+    """As `nn.init.trunc_normal_`, but without branches on values, which FakeTensorMode does not support."""
     if not isinstance(tensor, FakeTensor):
         nn.init.trunc_normal_(tensor, std=std)

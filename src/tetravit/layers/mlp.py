@@ -1,4 +1,4 @@
-"""Two linear layers and an exact GELU."""
+"""MLP of a transformer block: two linear layers and an exact GELU."""
 
 import math
 
@@ -11,9 +11,9 @@ from tetravit.layers.drop_path import DropPath
 from tetravit.layers.plain import can_use_fused
 from tetravit.layers.residual import add_linear, linear
 
-PART = 2**20  # hidden values at a time and processor core: they stay near it, and their memory is used again
-FUSED_PART = 2**22  # the same in evaluation, where the activation is no pass of its own
-KEPT = 2**22  # hidden values that training rather keeps than computes again: up to there that is faster
+PART = 2**20  # hidden values per chunk and core, to fit its cache
+FUSED_PART = 2**22  # the same in evaluation, where the activation is fused
+KEPT = 2**22  # hidden values up to which training stores activations: faster than recomputing
 
 
 class Mlp(nn.Module):
@@ -31,7 +31,7 @@ class Mlp(nn.Module):
 def add_mlp(
     x: Tensor, mlp: nn.Module, norm: nn.LayerNorm, drop_path: DropPath, gamma: Tensor | None = None
 ) -> Tensor:
-    """x + drop_path(gamma * mlp(norm(x))) for tokens (B, ..., C), by parts of tokens where that is faster.
+    """x + drop_path(gamma * mlp(norm(x))) for tokens (B, ..., C), in chunks of tokens where that is faster.
 
     gamma: learned factors (C,); None: 1.
     """
@@ -46,11 +46,11 @@ def add_mlp(
         keep = keep.expand(*x.shape[:-1], 1).reshape(-1, 1)
     w2: Tensor = fc2.weight
     b2: Tensor = fc2.bias
-    if gamma is not None:  # a factor of the weights rather than of all tokens
+    if gamma is not None:  # scale the weights instead of all tokens
         w2, b2 = gamma[:, None] * w2, gamma * b2
     weights = MlpWeights(norm.weight, norm.bias, fc1.weight, fc1.bias, w2, b2)
     tokens = x.flatten(0, -2)
     values = PART if torch.is_grad_enabled() else FUSED_PART
     most = max(1, values // fc1.out_features) * torch.get_num_threads()
-    part = max(1, math.ceil(len(tokens) / max(1, math.ceil(len(tokens) / most))))  # all parts alike
+    part = max(1, math.ceil(len(tokens) / max(1, math.ceil(len(tokens) / most))))  # equal chunks
     return residual_mlp(tokens, keep, weights, norm.eps, part).view(x.shape)

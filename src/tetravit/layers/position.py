@@ -1,4 +1,4 @@
-"""Positions: Fourier features of the token grid, and learned grids resized."""
+"""Position encodings: Fourier features of the token grid, and resizing of learned grids."""
 
 import math
 
@@ -11,9 +11,9 @@ from tetravit.layers.plain import is_plain_module
 
 
 class FourierPosition(nn.Module):
-    """Sines of the relative row and column, brought to the model's width by one matrix product.
+    """Sinusoids of the relative row and column, projected to the model's width.
 
-    Rows and columns are measured as a share of the image, so the encoding fits any grid without resizing.
+    Rows and columns are normalized by the grid size, so the encoding fits any grid without resizing.
 
     Source: facebookresearch/xcit@82f5291 xcit.py, PositionalEncodingFourier.
     """
@@ -35,7 +35,7 @@ class FourierPosition(nn.Module):
         )
 
     def waves(self, grid: tuple[int, int]) -> Tensor:
-        """Fixed sines and cosines (1, H * W, 2 * num_frequencies), rows first; in float32 until the last step."""
+        """Fixed sinusoids (1, H * W, 2 * num_frequencies), rows first; in float32 until the last step."""
         weight, count = next(self.proj.parameters()), self.num_frequencies
         device = weight.device
         pairs = torch.arange(count // 2, device=device, dtype=torch.float32)
@@ -52,12 +52,12 @@ class FourierPosition(nn.Module):
 
 
 def resize_grid(table: Tensor, grid: tuple[int, int]) -> Tensor:
-    """A learned map (1, C, H, W) at another grid size, bicubic, in float32; the same values at its own size.
+    """A learned map (1, C, H, W) at another grid size, bicubic, in float32; unchanged at its own size.
 
     Source: the resizing of position embeddings in facebookresearch/deit, of bias tables in Swin's releases.
     """
     resized = F.interpolate(table.float(), size=grid, mode="bicubic", align_corners=False)
     if torch.compiler.is_exporting() and table.dtype != torch.float32:
-        # Cast as tokens: a graph for every size cannot order the strides of a map.
+        # Cast as tokens: a dynamic-shape graph cannot order the strides of a map.
         return resized.flatten(2).mT.contiguous().to(table.dtype).mT.unflatten(2, grid)
     return resized.to(table.dtype)

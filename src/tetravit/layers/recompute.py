@@ -1,4 +1,4 @@
-"""Activation checkpointing: a part of a model is computed again in the backward pass, and keeps little until then."""
+"""Activation checkpointing: recompute a part of a model in the backward pass."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,8 +10,8 @@ from tetravit.seeds import current, using
 
 
 def recomputed(function: Callable[..., Any], *inputs: Any) -> Any:
-    """`function(*inputs)`, computed again in the backward pass with the same random numbers."""
-    if is_capturing():  # a captured graph holds the numbers as one of its inputs
+    """`function(*inputs)`, recomputed in the backward pass with the same random numbers."""
+    if is_capturing():  # in a captured graph the random numbers are an input
         return checkpoint(function, *inputs, use_reentrant=False)
     rows = current()
 

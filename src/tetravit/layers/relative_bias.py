@@ -1,4 +1,4 @@
-"""A learned bias for attention, one per offset of two tokens in a window (Liu et al. 2021, arXiv:2103.14030).
+"""Relative position bias: one learned value per offset of two tokens in a window (Liu et al. 2021, arXiv:2103.14030).
 
 Shapes: w window side, N = w * w tokens, S = 2 * w - 1 offsets along an axis.
 """
@@ -14,10 +14,10 @@ from tetravit.layers.position import resize_grid
 
 
 class RelativeBias(nn.Module):
-    """One number per head and offset (rows first), spread over all pairs of tokens.
+    """One value per head and offset (rows first), expanded to all pairs of tokens.
 
-    Nothing but the table is kept: the spreading follows from the window side, so there is no index buffer to
-    save, to move or to lose on the meta device.
+    Only the table is stored: the indices follow from the window side, so there is no index buffer to save, to move or
+    to lose on the meta device.
 
     Raises:
         ValueError: if `window_size` is below 1.

@@ -10,7 +10,7 @@ from tetravit.layers.plain import can_use_fused
 def add_linear(
     x: Tensor, linear: nn.Linear, y: Tensor, drop_path: DropPath, gamma: Tensor | None = None
 ) -> Tensor:
-    """x + drop_path(gamma * linear(y)): the product adds to the residual, where nothing is dropped.
+    """x + drop_path(gamma * linear(y)): without drop path, the product is added to the residual in place.
 
     x: tokens (B, ..., C).
     y: input of the last linear layer of the branch (B, ..., D).
@@ -21,13 +21,13 @@ def add_linear(
         return x + drop_path(branch if gamma is None else gamma * branch)
     weight: Tensor = linear.weight
     bias: Tensor | None = linear.bias
-    if gamma is not None:  # a factor of the weights rather than of all tokens
+    if gamma is not None:  # scale the weights instead of all tokens
         weight, bias = gamma[:, None] * weight, None if bias is None else gamma * bias
     return fused_linear(y.flatten(0, -2), weight, bias, x.flatten(0, -2)).view(x.shape)
 
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:
-    """layer(x) for tokens (B, ..., C), bias included in the pass of the product."""
+    """layer(x) for tokens (B, ..., C), with the bias fused into the product."""
     if not can_use_fused(x, layer):
         return layer(x)
     y = fused_linear(x.flatten(0, -2), layer.weight, layer.bias)

@@ -1,4 +1,4 @@
-"""Pieces of the plain vision transformer (Dosovitskiy et al. 2021, arXiv:2010.11929) that ConViT and DeiT share.
+"""Layers of the plain vision transformer (Dosovitskiy et al. 2021, arXiv:2010.11929), shared by ConViT and DeiT.
 
 Shapes: B batch, H W token grid, N tokens, C width, D = C // heads.
 """
@@ -25,20 +25,20 @@ Grid = tuple[int, int]
 OUT_BLOCKS = {
     12: (3, 5, 7, 11),
     24: (7, 11, 15, 23),
-}  # depth: the blocks whose outputs are feature maps, as in XCiT
+}  # depth: indices of the blocks whose outputs are feature maps, as in XCiT
 
 
 class PatchEmbed(nn.Conv2d):
-    """Images -> patches (B, C, ceil(Hi / patch_size), ceil(Wi / patch_size)), each through one linear map.
+    """Linear patch embedding: images -> (B, C, ceil(Hi / patch_size), ceil(Wi / patch_size)).
 
-    A side that patches do not divide is continued with zeros (the mean colour of a normalized image) on the
-    right and below, so every pixel counts; a side that they divide is left as it is. The constructor is that of
-    `nn.Conv2d`, which tools rely on that build layers like a given one; `of_size` makes the usual one.
+    Images are zero-padded (the mean colour of a normalized image) on the right and bottom to whole patches, so that
+    every pixel counts. The constructor has the signature of `nn.Conv2d`: tools that replace layers rely on it;
+    `of_size` is the usual constructor.
     """
 
     @classmethod
     def of_size(cls, in_chans: int, dim: int, patch_size: int) -> Self:
-        """Patches that touch and do not overlap.
+        """Non-overlapping patches.
 
         Raises:
             ValueError: if `patch_size` is below 1.
@@ -56,15 +56,15 @@ class PatchEmbed(nn.Conv2d):
     def grid(self, image_size: int | tuple[int, int]) -> Grid:
         """Rows and columns of patches in an image of this side, or (height, width)."""
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-        # Sizes may be symbols: torch.compile cannot lower the modulo or the quotient of a negative one.
+        # Sizes may be symbolic: torch.compile cannot lower the modulo or the quotient of a negative one.
         return (height + self.stride[0] - 1) // self.stride[0], (width + self.stride[1] - 1) // self.stride[1]
 
 
 class LearnedPosition(nn.Module):
-    """One learned vector per cell of a token grid; other grids get them by bicubic interpolation.
+    """Learned position embeddings, one per cell of a token grid; resized to other grids by bicubic interpolation.
 
-    grid: the (H, W) for which the vectors are learned; there they are used as they are.
-    num_prefix: vectors in front for tokens that are not patches; they are never resized.
+    grid: the (H, W) of the learned embeddings; there they are used unchanged.
+    num_prefix: additional embeddings of prefix tokens, never resized.
 
     Source: facebookresearch/deit README, "Fine-tuning": bicubic interpolation of the position embeddings.
     """
@@ -76,16 +76,16 @@ class LearnedPosition(nn.Module):
         self._cache = SizeCache()
 
     def forward(self, grid: Grid) -> Tensor:
-        """Token grid (H, W) -> position vectors (1, num_prefix + H * W, C)."""
-        if not is_capturing() and grid == self.grid:  # a program for every size must not compare sizes
+        """Token grid (H, W) -> position embeddings (1, num_prefix + H * W, C)."""
+        if not is_capturing() and grid == self.grid:  # a dynamic-shape program must not compare sizes
             return self.table
         return self._cache.get(grid, (self.table,), lambda: self._resize(self.table, self.grid, grid))
 
     def fit(self, table: Tensor, grid: Grid | None = None) -> Tensor:
-        """A table (1, num_prefix + N, C) learned for another `grid` -> one that fits this module.
+        """Resize a table (1, num_prefix + N, C) learned for another `grid` to the grid of this module.
 
         Raises:
-            ValueError: if the table does not belong to that grid; None: to a square one.
+            ValueError: if the table does not match that grid; None: a square grid.
         """
         if grid is not None:
             if table.shape[1] != self.num_prefix + grid[0] * grid[1]:
@@ -103,7 +103,7 @@ class LearnedPosition(nn.Module):
 
     def _resize(self, table: Tensor, old: Grid, new: Grid) -> Tensor:
         prefix, cells = table[:, : self.num_prefix], table[:, self.num_prefix :]
-        cells = resize_grid(cells.mT.unflatten(2, old), new).flatten(2).mT  # by way of (1, C, H, W)
+        cells = resize_grid(cells.mT.unflatten(2, old), new).flatten(2).mT  # via (1, C, H, W)
         return torch.cat((prefix, cells), dim=1)
 
     def extra_repr(self) -> str:
@@ -111,7 +111,7 @@ class LearnedPosition(nn.Module):
 
 
 class ClassToken(nn.Module):
-    """A learned token put in front of the patches (B, N, C) -> (B, 1 + N, C)."""
+    """Prepend a learned token to the patches: (B, N, C) -> (B, 1 + N, C)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class SelfAttention(nn.Module):
     """Multi-head self-attention over all tokens.
 
     Raises:
-        ValueError: for a width that the heads do not divide.
+        ValueError: for a width not divisible by the heads.
     """
 
     def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool) -> None:
@@ -137,11 +137,11 @@ class SelfAttention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
-        """Tokens (B, N, C) -> the same, attended; only the first `num_queries` where a count is given."""
+        """Tokens (B, N, C) -> (B, N, C); with `num_queries`, outputs of the first tokens only."""
         return self.proj(self.attend(x, num_queries))
 
     def attend(self, x: Tensor, num_queries: int | None = None) -> Tensor:
-        """The same before the last projection."""
+        """Attention without the output projection."""
         if num_queries is None or not is_plain_module(self.qkv):
             q, k, v = to_heads(x, self.qkv, 3, self.num_heads)
             q = q[:, :, :num_queries]
@@ -159,7 +159,7 @@ class SelfAttention(nn.Module):
         return (q @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
 
     def rows(self, x: Tensor, start: int, stop: int) -> Tensor:
-        """The weights of the queries from `start` to `stop` alone (B, heads, stop - start, N), of tokens."""
+        """Attention weights of the queries `start` to `stop` (B, heads, stop - start, N)."""
         q, k, _ = to_heads(x, self.qkv, 3, self.num_heads)
         return (q[:, :, start:stop] @ k.mT * q.shape[-1] ** -0.5).softmax(dim=-1)
 
@@ -168,7 +168,7 @@ class SelfAttention(nn.Module):
         return to_heads(x, self.qkv, 3, self.num_heads)[2]
 
     def _heads(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, ...]:
-        """Each projection whose rows `weight` holds, (B, heads, N, D)."""
+        """The projections whose rows are in `weight`, each (B, heads, N, D)."""
         parts = F.linear(x, weight, bias).unflatten(2, (-1, self.num_heads, x.shape[2] // self.num_heads))
         return parts.permute(2, 0, 3, 1, 4).unbind()
 
@@ -183,7 +183,7 @@ def attention_records(
     stride: int,
     prefix: int,
 ) -> Iterator[AttentionMap]:
-    """Records of a layer for its input, normed tokens (B, T + N, C): all rows, and the class token's row."""
+    """Attention maps of a layer for its input, normed tokens (B, T + N, C): all rows, and the class token's row."""
     if not kinds & {"self", "class"}:
         return
     centre = (stride - 1) / 2
@@ -199,7 +199,7 @@ def attention_records(
 
 
 class Block(nn.Module):
-    """Mix tokens, then features; each step normed first and residual."""
+    """A transformer block: attention, then MLP, each pre-norm with a residual."""
 
     def __init__(self, dim: int, num_heads: int, *, qkv_bias: bool, drop_path: float) -> None:
         super().__init__()
@@ -209,7 +209,7 @@ class Block(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
-        """Tokens (B, N, C) -> the same after the block; only the first `num_queries` where a count is given."""
+        """Tokens (B, N, C) -> the output of the block; with `num_queries`, of the first tokens only."""
         normed, rows = self.norm1(x), x[:, :num_queries]
         if type(self.attn) is SelfAttention and is_plain_module(self.attn):
             x = add_linear(rows, self.attn.proj, self.attn.attend(normed, num_queries), self.drop_path)

@@ -1,11 +1,11 @@
-"""Square windows of a channel-last map of any size, and back; what does not fit is padded with zeros.
+"""Partition a channel-last map of any size into square windows, zero-padded, and back.
 
-Views and one copy do it where sizes are known. A program exported for every height and width must not compare
-sizes (whether 7 divides them, whether there is one window or more), so there both ways are a gather of tokens
-whose indices are computed inside the program. The numbers are the same.
+With known sizes this takes views and one copy. An exported dynamic-shape program must not compare sizes (divisibility
+by 7, one window or more), so there both directions are a gather of tokens with indices computed inside the program.
+The results are the same.
 
-Shapes: B batch, H W token grid, Hp Wp the same padded to whole windows, C width, w window side, nW windows
-per image, L = nW * w * w places in them.
+Shapes: B batch, H W token grid, Hp Wp the same padded to whole windows, C width, w window side, nW windows per image,
+L = nW * w * w tokens in windows.
 """
 
 import torch
@@ -16,14 +16,14 @@ Grid = tuple[int, int]
 
 
 def windows(x: Tensor, size: int) -> tuple[Tensor, Grid]:
-    """Cut a map into square windows, padding right and bottom with zeros where they do not fit.
+    """Partition a map into square windows, zero-padded on the right and bottom.
 
     Args:
         x: feature map (B, H, W, C).
         size: window side w, in tokens.
 
     Returns:
-        Windows (B * nW, w * w, C), image by image and row by row; the padded grid (Hp, Wp) that `join` needs.
+        Windows (B * nW, w * w, C), image by image and row by row; the padded grid (Hp, Wp) for `join`.
 
     Raises:
         ValueError: if `size` is below 1.
@@ -44,13 +44,13 @@ def windows(x: Tensor, size: int) -> tuple[Tensor, Grid]:
 
 
 def join(windows: Tensor, size: int, padded: Grid, grid: Grid) -> Tensor:
-    """Put windows back in their places and cut off the padding: the inverse of `windows`.
+    """Merge windows into a map and remove the padding: the inverse of `windows`.
 
     Args:
-        windows: (B * nW, w * w, C), in the order of `windows`.
+        windows: (B * nW, w * w, C), in the order returned by `windows`.
         size: window side w, in tokens.
-        padded: grid (Hp, Wp) that `windows` returned.
-        grid: grid (H, W) of the map that was cut.
+        padded: grid (Hp, Wp) returned by `windows`.
+        grid: grid (H, W) of the original map.
 
     Returns:
         Feature map (B, H, W, C).
@@ -65,24 +65,24 @@ def join(windows: Tensor, size: int, padded: Grid, grid: Grid) -> Tensor:
 
 
 def padding(windows: Tensor, size: int, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Which places of the windows lie below the map, and which to its right: two masks (B * nW, w * w).
+    """Masks of the window tokens below the map, and of those to its right: two (B * nW, w * w).
 
     Args:
-        windows: (B * nW, w * w, C), as `windows` returned them.
+        windows: (B * nW, w * w, C), as returned by `windows`.
         size: window side w, in tokens.
-        grid: grid (H, W) of the map that was cut.
+        grid: grid (H, W) of the original map.
     """
     row, column = _places(grid, size, windows.shape[0] * size**2, windows.device)
     return (row >= grid[0]).view(-1, size * size), (column >= grid[1]).view(-1, size * size)
 
 
 def _symbolic(grid: Grid) -> bool:
-    """Whether a program for every size is being exported, where sizes are symbols."""
+    """Whether a dynamic-shape program is being exported, with symbolic sizes."""
     return torch.compiler.is_exporting() and not all(type(side) is int for side in grid)
 
 
 def _places(grid: Grid, size: int, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Row and column in the padded map of the first `count` places in windows, image after image: two (count,)."""
+    """Row and column in the padded map of the first `count` window tokens, image after image: two (count,)."""
     rows, columns = _count(grid, size)
     place = torch.arange(count, device=device)
     window, inside = _remainder(place // size**2, rows * columns), place % size**2
@@ -91,12 +91,12 @@ def _places(grid: Grid, size: int, count: int, device: torch.device) -> tuple[Te
 
 
 def _remainder(x: Tensor, count: int) -> Tensor:
-    """x % count for a count that may be a symbol: ONNX has no converter for that form."""
+    """x % count for a possibly symbolic count: ONNX has no converter for that form."""
     return x - x // count * count
 
 
 def _count(grid: Grid, size: int) -> Grid:
-    """How many windows cover the map, down and across."""
+    """Number of windows along height and width."""
     return (grid[0] + size - 1) // size, (grid[1] + size - 1) // size
 
 
@@ -107,7 +107,7 @@ def _gather_windows(x: Tensor, size: int) -> Tensor:
     token = row.clamp(max=H - 1) * W + column.clamp(max=W - 1)
     inside = ((row < H) & (column < W)).to(x.dtype)
     x = x.flatten(1, 2).index_select(1, token) * inside[:, None]  # (B, L, C)
-    return x.flatten(0, 1).view(-1, size * size, C)  # flat first: a view must not compare B with B * nW
+    return x.flatten(0, 1).view(-1, size * size, C)  # flatten first: a view must not compare B with B * nW
 
 
 def _gather_map(x: Tensor, size: int, grid: Grid) -> Tensor:

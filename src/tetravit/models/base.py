@@ -1,4 +1,4 @@
-"""The base class of models: a backbone, a head, the arguments that build them again, and the expected input."""
+"""The base class of models: backbone, head, constructor arguments, and preprocessing.
 
 import fnmatch
 import os
@@ -19,17 +19,16 @@ from tetravit.weights.fileformat import Header
 from tetravit.weights.layouts import dense_maps
 from tetravit.weights.read import Names, Report, family_of
 
-GRAPHS = 32  # of one function: GC ViT's windows of 24 tokens divide four maps in up to 15 ways
+GRAPHS = 32  # compiled graphs per function: GC ViT's windows of 24 tokens divide four maps in up to 15 ways
 
 
 class Model(Portable):
     """A backbone with a head.
 
-    kind: what it predicts: "classify", "detect" or "segment". default_head, default_classes: where neither caller
-    nor weights say them. usual_input: the input of the published models of that kind.
-    name, head_name, options: the arguments that build it again. class_names: one per class, where known.
-    input: the input its weights were trained for; `preprocess` makes it. report: how every tensor was loaded from the
-    weights it was built with; None: built without weights.
+    kind: "classify", "detect" or "segment". default_head, default_classes: used if neither the caller nor the weights
+    set them. usual_input: preprocessing of the published models of that kind. name, head_name, options: constructor
+    arguments. class_names: one per class, if known. input: preprocessing of the weights, applied by `preprocess`.
+    report: report on every tensor of the loaded weights; None: built without weights.
     """
 
     kind: ClassVar[Kind]
@@ -45,7 +44,7 @@ class Model(Portable):
         super().__init__()
         self.name, self.head_name, self.options = name, head_name, dict(options or {})
         self.class_names: tuple[str, ...] = ()
-        self.thresholds: tuple[float, ...] = ()  # of the probability of each class, where images have several
+        self.thresholds: tuple[float, ...] = ()  # per-class probability thresholds of multi-label models
         self.input = self.usual_input
         self.report: Report | None = None
 
@@ -60,20 +59,20 @@ class Model(Portable):
         num_classes: int,
         fill: Callable[[Backbone], Any] | None = None,
     ) -> Self:
-        """A model with fresh weights; `fill` puts others into the backbone before the head is made.
+        """Build a model; `fill` loads weights into the backbone before the head is built.
 
         Raises:
-            ValueError: for an option or a number of classes that the model does not take.
+            ValueError: for an invalid option or number of classes.
         """
         raise NotImplementedError
 
     def set_input(self, input: Preprocess | None) -> None:
-        """Set `input` to that of the weights, for as many channels as the backbone takes; None: it stays."""
+        """Set `input` to the preprocessing of the weights, for the backbone's number of channels; None: keep it."""
         self.input = for_channels(input or self.input, self.backbone.in_chans)
 
     @classmethod
     def layouts_of(cls, family: str, head: str) -> Mapping[str, Names]:
-        """Tensor names of other programs for such a model, beside the layouts of its family."""
+        """Tensor naming of other programs for such a model, besides the layouts of its family."""
         return {}
 
     @classmethod
@@ -82,13 +81,13 @@ class Model(Portable):
         return {name: value for name, value in state.items() if not name.startswith("backbone.")}
 
     def unused(self) -> list[str]:
-        """Patterns of our names that weights of such a model may lack, because only other kinds use them."""
+        """Patterns of our names missing in weights of such a model, because only other kinds use them."""
         return []
 
     def header(self, *, recipe: str = "", licence: str = "", source: str = "") -> Header:
-        """The header of a weights file, from which `load` builds the model again.
+        """The header of a weights file, from which `load` rebuilds the model.
 
-        recipe: TOML text of the run that made the weights. licence, source: of the weights.
+        recipe: TOML text of the run that trained the weights. licence, source: of the weights.
         """
         return Header(
             model=self.name,
@@ -105,14 +104,14 @@ class Model(Portable):
         )
 
     def about_classes(self) -> str:
-        """What the numbers of the classes stand for outside this package; "": nothing."""
+        """The meaning of class indices outside this package; "": none."""
         return ""
 
     @classmethod
     def published_class_names(
         cls, resolved: convert.ResolvedWeights, layout: str, num_classes: int
     ) -> tuple[str, ...]:
-        """The names of the classes of published weights in `layout`; () where they are not known."""
+        """Class names of published weights in `layout`; () if unknown."""
         return ()
 
     def facts(self) -> dict[str, Any]:
@@ -130,27 +129,27 @@ class Model(Portable):
         return ("logits",) if self.num_classes else ("embedding",)
 
     def preprocess(self, image: Any) -> Tensor:
-        """A picture (path, Pillow image, array, tensor) -> float (3, Hi, Wi), as the weights were trained for.
+        """Preprocess a picture (path, Pillow image, array, tensor) -> float (3, Hi, Wi).
 
         A list of pictures gives a batch (B, 3, Hi, Wi).
 
         Raises:
-            ValueError: if a picture cannot be read, or is not one; if those of a list have different sizes.
+            ValueError: if a picture cannot be read or is of an unsupported type, or sizes in a list differ.
         """
-        from tetravit.data.preprocess import preprocess  # torchvision loads only where a picture is read
+        from tetravit.data.preprocess import preprocess  # imported only when a picture is read
 
         if not isinstance(image, list | tuple):
             return preprocess(image, self.input)
         images = [preprocess(one, self.input) for one in image]
         sizes = sorted({tuple(x.shape[1:]) for x in images})
         if len(sizes) != 1:
-            what = f"sizes {sizes[0]} and {sizes[1]}" if sizes else "an empty list"
-            raise ValueError(f"A batch takes images of one size after preprocessing; got {what}.")
+            given = f"sizes {sizes[0]} and {sizes[1]}" if sizes else "an empty list"
+            raise ValueError(f"A batch takes images of one size after preprocessing; got {given}.")
         return torch.stack(images)
 
     def predict(self, images: Any, **options: Any) -> Any:
         """Predict images: files, Pillow images, arrays, tensors, or a list of them; see `tetravit.predict`."""
-        import tetravit  # predictors are a higher layer
+        import tetravit  # late import: predictors are a higher layer
 
         return tetravit.predict(self, images, **options)
 
@@ -167,7 +166,7 @@ class Model(Portable):
         raise NotImplementedError
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that are never decayed, beyond biases and norms."""
+        """Names of parameters without weight decay, besides biases and norms."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
     def set_grad_checkpointing(self, mode: bool = True) -> Self:
@@ -182,7 +181,7 @@ class Model(Portable):
 
 
 class DenseModel(Model):
-    """A backbone with its adapter and a head over four maps at strides 4, 8, 16, 32."""
+    """A backbone with its adapter and a head on four maps at strides 4, 8, 16, 32."""
 
     head: Head
 
@@ -228,12 +227,12 @@ class DenseModel(Model):
         return model
 
     def reset_head(self, num_classes: int) -> None:
-        """The head for another number of classes: scores start fresh, everything else keeps its values.
+        """Replace the head for another number of classes: class scores are initialised anew, other tensors are kept.
 
-        Type and device stay as they are.
+        Dtype and device are unchanged.
 
         Raises:
-            ValueError: if such a model cannot have so many classes, or was not built by name.
+            ValueError: for an invalid number of classes, or a model that was not built by name.
         """
         self.check_classes(num_classes)
         if not self.head_name:
@@ -263,7 +262,7 @@ class DenseModel(Model):
 
     @classmethod
     def check_classes(cls, num_classes: int) -> None:
-        """Raises: ValueError if such a model cannot have so many classes."""
+        """Raises: ValueError for an invalid number of classes."""
         if num_classes < 1:
             raise ValueError(f"num_classes of a {cls.noun} is 1 or more; got {num_classes!r}.")
 
@@ -276,27 +275,26 @@ class DenseModel(Model):
         return [f"{start}*" for start in adapter.unused] if adapter else []
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
-        """Images -> the four maps at strides 4, 8, 16, 32 that the head takes."""
+        """Images -> the four maps at strides 4, 8, 16, 32, inputs of the head."""
         maps: list[Tensor] = self.pyramid(_contiguous(self.backbone.feature_maps(images)))
         return _contiguous(maps)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
-        """Compile what depends on the shape of a batch alone: backbone, adapter and the head's forward pass.
+        """Compile the parts that depend only on the shape of a batch: backbone, adapter and the head's forward pass.
 
-        The third shape at the latest makes graphs for any shape. Attention in windows takes a few of them: for sides
-        that its windows divide, and for others; so many graphs that the limit of torch's compiler is raised, which is
-        one for the whole process.
+        From the third shape on, the graphs are for dynamic shapes. Window attention needs several of them: for sides
+        divisible into windows, and for others; so torch's limit on graphs, which is global to the process, is raised.
         """
-        from torch._dynamo import config  # loads the compiler
+        from torch._dynamo import config  # imports the compiler
 
         config.recompile_limit = max(config.recompile_limit, GRAPHS)
         self.feature_maps = torch.compile(self.feature_maps, *args, **kwargs)  # type: ignore[method-assign]
         self.head.compile(*args, **kwargs)
 
     def freeze_unused(self) -> None:
-        """Freeze parameters that only classification uses, or that lead to a map the head does not use.
+        """Freeze parameters that only classification uses, or that lead to a map unused by the head.
 
-        Several processes average gradients only where every parameter that trains has one.
+        DistributedDataParallel requires a gradient for every trainable parameter.
         """
         adapter = ADAPTERS.get(family_of(self))
         unused = list(adapter.unused if adapter else ("backbone.norm.",))
@@ -308,11 +306,11 @@ class DenseModel(Model):
 
 
 def _contiguous(maps: list[Tensor]) -> list[Tensor]:
-    """Maps; in graphs in the usual layout: torch 2.15 cannot prove that another one holds at every size."""
+    """Maps; contiguous in captured graphs: torch 2.15 cannot prove another memory format for every size."""
     return [x.contiguous() for x in maps] if torch.compiler.is_exporting() else maps
 
 
 def _is_picture(thing: Any) -> bool:
-    """A path, a Pillow image, an array, or a list."""
+    """Whether it is a path, a Pillow image, an array, or a list."""
     library = type(thing).__module__.partition(".")[0]
     return isinstance(thing, str | os.PathLike | list | tuple) or library in ("PIL", "numpy")

@@ -19,19 +19,19 @@ from tetravit.weights import LAYOUTS, convert
 from tetravit.weights.fileformat import Header
 from tetravit.weights.read import Names
 
-LINEAR = "linear"  # the head of the papers; files do not name it
+LINEAR = "linear"  # the head of the papers; not named in files
 
 
 class Classifier(Model):
-    """A backbone and a head on its embedding: images (B, in_chans, Hi, Wi) -> logits (B, K).
+    """A backbone with a classifier head: images (B, in_chans, Hi, Wi) -> logits (B, K).
 
     With `num_classes=0` there is no head, and the output is the embedding (B, embed_dim). A backbone with a
-    distillation token has a second head, `head_dist`, for it; the output is then the mean of both heads' logits.
+    distillation token has a second head, `head_dist`; the output is the mean of both heads' logits.
 
-    name, options: the arguments of `create_model` that build it again. head_name: of `heads_of("classify")`.
+    name, options: arguments of `create_model`. head_name: one of `heads_of("classify")`.
 
     Raises:
-        ValueError: if `num_classes` is negative, or there is no such head.
+        ValueError: if `num_classes` is negative, or the head is unknown.
     """
 
     kind = "classify"
@@ -42,7 +42,7 @@ class Classifier(Model):
 
     @property
     def program_sides(self) -> range:
-        """From 64 pixels; from its own size where that is smaller and the coarsest map has more than one cell."""
+        """From 64 pixels; from its own size if that is smaller and the coarsest map has more than one cell."""
         own = min(SMALLEST, *self.input.sides)
         return range(max(own, 2 * self.backbone.strides[-1]), LARGEST + 1)
 
@@ -82,7 +82,7 @@ class Classifier(Model):
         return model
 
     def set_input(self, input: Preprocess | None) -> None:
-        """As in `Model`; an image size that the model was set up for is kept."""
+        """As in `Model`; a configured image size is kept."""
         super().set_input(input)
         size = self.options.get("image_size")
         if size is not None:
@@ -97,7 +97,7 @@ class Classifier(Model):
         return {name: value for name, value in state.items() if "head" in name}
 
     def reset_head(self, num_classes: int) -> None:
-        """A fresh head for another number of classes, of the backbone's type and on its device; 0 for none."""
+        """Replace the head for another number of classes, with the backbone's dtype and device; 0: no head."""
         if num_classes < 0:
             raise ValueError(f"num_classes is 0 (embeddings) or more; got {num_classes}.")
         self.num_classes = num_classes
@@ -114,7 +114,7 @@ class Classifier(Model):
         if like is not None and own is not None and (own.device, own.dtype) != (like.device, like.dtype):
             head = head.to(
                 like.device, like.dtype
-            )  # only where needed: parameters without values cannot move
+            )  # only if needed: meta parameters cannot be moved
         return head.train(self.training)
 
     @overload
@@ -126,7 +126,7 @@ class Classifier(Model):
     def forward(
         self, images: Tensor, heads: Literal["mean", "each"] = "mean"
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Images -> logits; `each`: those of the class token and of the distillation token, which has a teacher.
+        """Images -> logits; `each`: those of the class token and of the distillation token (trained with a teacher).
 
         With one head, `each` returns its logits twice.
         """
@@ -155,5 +155,5 @@ class Classifier(Model):
         return self.backbone.forward_features(images)
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
-        """Images -> the backbone's own maps, shallow to deep."""
+        """Images -> the backbone's feature maps, shallow to deep."""
         return self.backbone.feature_maps(images)

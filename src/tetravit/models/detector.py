@@ -1,4 +1,4 @@
-"""Images -> objects: boxes, classes and, with the heads that give them, masks."""
+"""Detectors: boxes, classes and, with some heads, masks."""
 
 import inspect
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ Masks = Literal["none", "pasted", "probabilities"]
 class Detector(DenseModel):
     """A backbone with its adapter and a detection head.
 
-    Call it for tensors of one shape (export), `detect` for one record per image, `loss` to train.
+    Calling it returns fixed-shape tensors (export), `detect` one record per image, `loss` the training losses.
     """
 
     kind = "detect"
@@ -45,16 +45,16 @@ class Detector(DenseModel):
         return range(160, LARGEST + 1, PADDING)  # the coarsest level then has more than one cell
 
     def forward(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
-        """Detections of a batch in tensors, best first, padding last where images have fewer than others.
+        """Detections of a batch as tensors, best first, padded to the image with most detections.
 
         Args:
             images: (B, C, Hi, Wi), sides multiples of 32.
             sizes: (B, 2) int64, the height and width of each image without its padding.
 
         Returns:
-            boxes (B, P, 4) in pixels of the batch, scores (B, P), labels (B, P) int64, valid (B, P) bool: not
-            padding; with a head that has them masks (B, P, 28, 28), probabilities in the frames of the boxes.
-            In an exported graph P is always the head's `max_detections`.
+            boxes (B, P, 4) in pixels of the batch, scores (B, P), labels (B, P) int64, valid (B, P) bool, False for
+            padding; with mask heads also masks (B, P, 28, 28), probabilities relative to the boxes. In an exported
+            graph P is the head's `max_detections`.
         """
         outputs = self.head(self.feature_maps(images), sizes)
         selected = self.head.decode(outputs, sizes)
@@ -110,23 +110,23 @@ class Detector(DenseModel):
         class_agnostic: bool | None = None,
         steps: bool = False,
     ) -> list[Detections]:
-        """Find the objects of a batch.
+        """Detect objects in a batch.
 
         Args:
             images: (B, C, Hi, Wi) normalized, each image in the upper left corner, zeros elsewhere.
-            image_sizes: height and width of each image without its padding; None: there is none.
-            output_sizes: height and width of the pictures that boxes and masks are to fit, before they were
-                resized for the model, say; None: `image_sizes`.
-            masks: "pasted": bool masks of the output size; "probabilities": (M, 28, 28) in the frames of the
-                boxes, for `boxes.pasting.paste_masks`; "none": no masks.
-            threshold: detections with lower scores are left out, beyond those the head drops.
+            image_sizes: height and width of each image without its padding; None: no padding.
+            output_sizes: height and width of the pictures for boxes and masks, for example before resizing for the
+                model; None: `image_sizes`.
+            masks: "pasted": bool masks of the output size; "probabilities": (M, 28, 28) relative to the boxes, for
+                `boxes.pasting.paste_masks`; "none": no masks.
+            threshold: minimum score, in addition to that of the head.
             max_detections: per image; None: the head's own limit.
-            class_agnostic: whether overlapping boxes of other classes are suppressed too; None: as the head does.
-            steps: also the boxes before they were refined, of heads that refine them layer by layer.
+            class_agnostic: whether NMS also suppresses overlapping boxes of other classes; None: the head's default.
+            steps: also return boxes before refinement, for heads that refine them layer by layer.
 
         Raises:
-            ValueError: for images or sizes that do not fit, masks of a head that predicts none, or an option that
-                the head does not have.
+            ValueError: for images or sizes that do not match, masks of a head without masks, or an option that the
+                head does not have.
         """
         check_images(images)
         sizes = self._sizes(images, image_sizes, "image_sizes")
@@ -167,13 +167,13 @@ class Detector(DenseModel):
         return detections
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """The head's losses, whose sum is minimised.
+        """The head's losses; training minimises their sum.
 
-        Crowds and boxes without an area count as background.
+        Crowds and zero-area boxes count as background.
 
         Raises:
-            ValueError: for images or targets that do not fit each other, a box that is inverted, not finite or
-                outside its image, or a label that the head does not have.
+            ValueError: for images and targets that do not match, a box that is inverted, not finite or outside its
+                image, or a label out of range.
         """
         check_images(batch.images)
         given = check_targets(batch, masks=self.head.has_masks)
@@ -185,7 +185,7 @@ class Detector(DenseModel):
     def whole_step(
         self, batches: Sequence[Batch], gather: Gather = lambda value: [value]
     ) -> AbstractContextManager[None]:
-        """Around `loss` of each of the micro-batches of a training step, for one that is a mean over all objects.
+        """Context for `loss` of each micro-batch of a training step, for losses averaged over all objects.
 
         batches: all micro-batches of the step on this rank. gather: a number or tuple -> those of all ranks.
         """
@@ -195,10 +195,10 @@ class Detector(DenseModel):
         )
 
     def _limits(self, **given: Any) -> dict[str, Any]:
-        """The options of the head's `decode` that are not None.
+        """The options for the head's `decode` that are not None.
 
         Raises:
-            ValueError: for one that the head does not have.
+            ValueError: for an option that the head does not have.
         """
         takes = inspect.signature(self.head.decode).parameters
         limits = {name: value for name, value in given.items() if value is not None}
@@ -234,5 +234,5 @@ class Detector(DenseModel):
 
 
 def pad(images: Tensor) -> Tensor:
-    """Images with zeros right and below, up to multiples of 32 pixels."""
+    """Zero-pad images on the right and bottom to multiples of 32 pixels."""
     return F.pad(images, (0, -images.shape[3] % PADDING, 0, -images.shape[2] % PADDING))

@@ -1,4 +1,4 @@
-"""Saving models: one self-contained file per model."""
+"""Save models: one self-contained file per model."""
 
 from pathlib import Path
 
@@ -13,34 +13,34 @@ from tetravit.weights.fileformat import save as save_file
 
 
 def describe(model: Model, *, recipe: str = "", licence: str = "", source: str = "") -> Header:
-    """The header of a file of `model`, from which `load` builds it again."""
+    """The header of a file of `model`, from which `load` rebuilds it."""
     return model.header(recipe=recipe, licence=licence, source=source)
 
 
 def save(model: Model, path: str | Path, *, recipe: str = "", licence: str = "", source: str = "") -> Header:
-    """Write `model` to one file, whole or not at all; `load(path)` gives it back.
+    """Write `model` to one file atomically; `load(path)` restores it.
 
     Args:
         model: a classifier, segmenter or detector built by name.
-        path: where to; its folder exists.
-        recipe: TOML text of the run that made the weights.
+        path: output file; its folder must exist.
+        recipe: TOML text of the run that trained the weights.
         licence, source: of the weights.
 
     Returns:
         The header, with the sha256 of every tensor.
 
     Raises:
-        ValueError: if the model is not the one that its name and options build: a head was replaced, say.
+        ValueError: if the model differs from that of its name and options, for example by a replaced head.
     """
     check_saved(model)
     return save_file(path, model.state_dict(), describe(model, recipe=recipe, licence=licence, source=source))
 
 
 def check_saved(model: Model) -> None:
-    """Compare the tensors of a model with those that its name, options and number of classes build.
+    """Compare the tensors of a model with those of a model built from its name, options and number of classes.
 
     Raises:
-        ValueError: if they differ; the first part that does is named.
+        ValueError: if they differ; names the first part that differs.
     """
     if not model.name:
         raise ValueError(
@@ -74,9 +74,9 @@ def check_saved(model: Model) -> None:
 
 
 def _check_modules(model: Model, twin: Model) -> None:
-    """Refuse a module of the same shapes with another forward pass than the one in its place in `twin`.
+    """Check that modules have the same class as in `twin`: equal shapes may hide another forward pass.
 
-    Batch norms may be of any kind: those of several GPUs share their statistics.
+    Batch norms may be of any class, such as SyncBatchNorm.
     """
     built = dict(twin.named_modules())
     for name, module in model.named_modules():

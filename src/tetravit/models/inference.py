@@ -20,10 +20,10 @@ from tetravit.models.segmenter import SMALLEST, Segmenter, enlarged
 class Inference:
     """Sliding-window and multi-scale inference of a segmenter.
 
-    window: side of a sliding window in pixels; the logits of overlapping windows are averaged. None: the whole
-    image. stride: pixels between windows; None: two thirds of the window. windows_at_once: windows per forward
-    pass. scales: factors on the size that the preprocessing resizes to, see `data.preprocess.scaled`.
-    flip: also run the horizontally mirrored image. Probabilities are averaged over scales and mirrored images.
+    window: side of a sliding window in pixels; logits of overlapping windows are averaged. None: the whole image.
+    stride: step between windows in pixels; None: two thirds of the window. windows_at_once: windows per forward pass.
+    scales: factors on the resize of the preprocessing, see `data.preprocess.scaled`. flip: also run the horizontally
+    flipped image. Probabilities are averaged over scales and flips.
 
     Raises:
         ValueError: for a number that is out of range.
@@ -62,17 +62,17 @@ def segment(
     sizes: Sequence[Sequence[int]],
     how: Inference | None = None,
 ) -> list[Tensor]:
-    """The most probable class of every pixel, (height, width) int64 for each image.
+    """The argmax class of every pixel, (height, width) int64 for each image.
 
     Args:
         model: in evaluation mode.
-        images: (B, C, Hi, Wi) normalized, without padding; sides below 32 pixels are enlarged to them. With
-            several scales a tensor for each, in their order, made from the originals.
+        images: (B, C, Hi, Wi) normalized, without padding; sides below 32 pixels are enlarged to 32. For several
+            scales one tensor each, in order, preprocessed from the originals.
         sizes: height and width of each picture.
-        how: None: each image once, at one scale.
+        how: None: one scale, without windows and flips.
 
     Raises:
-        ValueError: if there is not one tensor of images per scale.
+        ValueError: unless there is one tensor of images per scale.
     """
     how = how or Inference()
     seen = [images] if isinstance(images, Tensor) else list(images)
@@ -89,7 +89,7 @@ def segment(
 
 
 def _logits(model: Segmenter, images: Tensor, how: Inference) -> Tensor:
-    """Images -> logits (B, K, h, w): at the grid of the head, or of the pixels where windows are averaged."""
+    """Images -> logits (B, K, h, w): on the grid of the head, or per pixel if windows are averaged."""
     if how.window is None:
         return model(images)
     B, _, height, width = images.shape
@@ -110,7 +110,8 @@ def _logits(model: Segmenter, images: Tensor, how: Inference) -> Tensor:
 
 
 def _corners(size: Sequence[int], window: int, stride: int) -> Iterator[tuple[int, int]]:
-    """Upper left corners (y, x) of windows that cover an image; the last of a row or column ends at the edge."""
+    """Upper left corners (y, x) of windows that cover an image; the last of a row or column is aligned to the
+    edge."""
     rows, columns = (
         [min(i * stride, max(0, side - window)) for i in range(max(0, -(-(side - window) // stride)) + 1)]
         for side in size

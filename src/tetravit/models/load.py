@@ -1,4 +1,4 @@
-"""`load`: a trained model from a file, a run folder, a published name or the hub."""
+"""`load`: a trained model from a file, a run folder, published weights or the hub."""
 
 from pathlib import Path
 
@@ -16,16 +16,15 @@ def load(source: str | Path, *, accept_license: bool = False) -> Model:
     """A trained model, in evaluation mode, with its class names and its preprocessing.
 
     Args:
-        source: a weights file of this package; the folder of a run (its best weights, or
-            the last ones where none was scored), or one as
-            timm saves it; NAME.TAG of published weights; a repository on the hub ("hf:OWNER/NAME").
-        accept_license: agree to a licence that forbids commercial use; confirmed once per licence.
+        source: a weights file of this package; a run folder (its best weights, or the last ones if none was scored),
+            or a folder from timm; NAME.TAG of published weights; a repository on the hub ("hf:OWNER/NAME").
+        accept_license: accept a licence that forbids commercial use; confirmed once per licence.
 
     Returns:
-        A classifier, segmenter or detector, as `model.kind` says.
+        A classifier, segmenter or detector, see `model.kind`.
 
     Raises:
-        ValueError: if there is no such source, it has no header and no known model, or it is damaged.
+        ValueError: if the source does not exist, has no header and no known model, or is damaged.
     """
     path = Path(source)
     if weights_of(path).is_file():
@@ -61,7 +60,7 @@ def load(source: str | Path, *, accept_license: bool = False) -> Model:
 
 
 def weights_of(run: Path) -> Path:
-    """The weights file of a run folder: the best ones, or the last ones where none was scored."""
+    """The weights file of a run folder: the best, or the last if none was scored."""
     return run / (BEST if (run / BEST).is_file() else LAST)
 
 
@@ -69,7 +68,7 @@ def load_classifier(source: str | Path, *, accept_license: bool = False) -> Clas
     """`load`, restricted to classifiers.
 
     Raises:
-        ValueError: as `load`, and if it is another model.
+        ValueError: as `load`, and for another kind of model.
     """
     model = load(source, accept_license=accept_license)
     if not isinstance(model, Classifier):

@@ -1,4 +1,4 @@
-"""Names of models, and the backbones behind them."""
+"""Model names and their backbones."""
 
 import fnmatch
 import inspect
@@ -10,7 +10,7 @@ from tetravit.registry import pick, suggestion
 
 Size = int | tuple[int, int]
 
-# Arguments of timm's create_model, and what does the same here.
+# timm's arguments of create_model, and their equivalents here.
 TIMM = {
     "pretrained": 'weights="in1k" loads published weights',
     "features_only": "create_backbone(NAME).feature_maps(images) gives the maps",
@@ -23,10 +23,10 @@ TIMM = {
 
 
 def resolve(name: str) -> str:
-    """This package's name of a model: aliases (the authors' own names) are followed.
+    """Our name of a model; aliases (the authors' names) are resolved.
 
     Raises:
-        ValueError: if there is no such model; the nearest one is suggested.
+        ValueError: for an unknown model; the nearest name is suggested.
     """
     name = ALIASES.get(name, name)
     if name not in VARIANTS:
@@ -35,20 +35,20 @@ def resolve(name: str) -> str:
 
 
 def family(name: str) -> str:
-    """The family file a model comes from: "xcit", "convit", "gcvit", "twins", "deit"."""
+    """The family file of a model: "xcit", "convit", "gcvit", "twins", "deit"."""
     return pick(VARIANTS, resolve(name), "model").func.__module__.rsplit(".", 1)[-1]
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of all models, or of those that a shell pattern matches ("gcvit_*", "*_p8")."""
+    """Names of all models, or of those that match a shell pattern ("gcvit_*", "*_p8")."""
     return sorted(fnmatch.filter(VARIANTS, pattern))
 
 
 def build_backbone(name: str, **options: Any) -> Backbone:
-    """The backbone of that name; `options` are arguments of its constructor.
+    """The backbone by name; `options` are arguments of its constructor.
 
     Raises:
-        ValueError: unknown name or option, or a value the backbone does not take.
+        ValueError: for an unknown name or option, or an invalid value.
     """
     row = VARIANTS[resolve(name)]
     check_options(name, options, [p for p in inspect.signature(row.func).parameters if p != "self"])
@@ -60,7 +60,7 @@ def build_backbone(name: str, **options: Any) -> Backbone:
 
 
 def check_options(name: str, options: Mapping[str, Any], known: Sequence[str]) -> None:
-    """Raises: ValueError for an option that is not `known` to what is called `name`."""
+    """Raises: ValueError for an option outside `known`; `name`: the called function."""
     for option in options:
         if option not in known and option in TIMM:
             raise ValueError(f"{name} has no option {option!r}, which is timm's: {TIMM[option]}.")

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from tetravit.backbones.base import Backbone
 
-SMALLEST, LARGEST = 64, 4096  # pixels a side of a captured graph
+SMALLEST, LARGEST = 64, 4096  # range of image sides of a captured graph, in pixels
 
 
 class Portable(nn.Module):
-    """A module that can become a program: images (B, C, Hi, Wi), and maybe more, to tensors.
+    """A module that can be exported: images (B, C, Hi, Wi), and possibly other inputs, to tensors.
 
     program_inputs: names of the arguments of `forward`. accelerated: the method, images to tensors, that a runtime
     replaces.
@@ -29,16 +29,16 @@ class Portable(nn.Module):
 
     @property
     def program_sides(self) -> range:
-        """The sides in pixels that a program takes."""
+        """The allowed image sides in pixels."""
         return range(SMALLEST, LARGEST + 1)
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """The names of the tensors of `forward`, in order."""
+        """Names of the outputs of `forward`, in order."""
         raise NotImplementedError
 
     def usual_sides(self, otherwise: int) -> tuple[int, int]:
-        """The usual height and width in pixels of its images; `otherwise` where it has none."""
+        """The default height and width of its images in pixels; `otherwise` if it has none."""
         return otherwise, otherwise
 
     def other_inputs(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -46,24 +46,24 @@ class Portable(nn.Module):
         return ()
 
     def accelerated_parts(self) -> Sequence[nn.Module]:
-        """The modules that `accelerated` runs."""
+        """The modules used by `accelerated`."""
         return (self,)
 
     def facts(self) -> dict[str, Any]:
-        """Facts about the module for a file's metadata, JSON-ready."""
+        """Metadata of the module for an exported file, JSON-ready."""
         return {}
 
     def difference(self, got: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-        """The largest difference of outputs of `forward`, as a share of the largest output."""
+        """The largest difference of outputs of `forward`, relative to the largest output."""
         return max(share(g, e) for g, e in zip(got, expected, strict=True))
 
     def count_objects(self, outputs: Sequence[Tensor]) -> int | None:
-        """How many objects are in outputs of `forward`; None: not a detector."""
+        """Number of objects in outputs of `forward`; None: not a detector."""
         return None
 
 
 def check_model(model: Any, verb: str) -> None:
-    """Raises: ValueError if what `verb` was called with is no model."""
+    """Raises: ValueError if the argument of `verb` is not a model."""
     if not isinstance(model, Portable):
         cure = (
             f": tetravit.load({model!r}) reads one from a file"
@@ -76,17 +76,17 @@ def check_model(model: Any, verb: str) -> None:
 
 
 def flat(outputs: Any) -> tuple[Tensor, ...]:
-    """The outputs of `forward`, a tensor, a list or a dict, as a tuple."""
+    """The outputs of `forward` (a tensor, a list or a dict) as a tuple."""
     if isinstance(outputs, Tensor):
         return (outputs,)
     return tuple(outputs.values()) if isinstance(outputs, Mapping) else tuple(outputs)
 
 
 def apart(got: Mapping[str, Tensor], expected: Mapping[str, Tensor], image: int) -> float:
-    """The largest difference of the detections of an image; infinite where their number differs.
+    """The largest difference of the detections of an image; infinite if their number differs.
 
-    NaN is infinitely far, too. Each detection is compared with the nearest of its class: those of nearly equal
-    scores may change places.
+    NaN counts as infinite. Each detection is compared with the nearest of its class: detections with nearly equal
+    scores may change order.
     """
     mine, theirs = ({k: v[image][x["valid"][image]] for k, v in x.items()} for x in (got, expected))
     if len(mine["boxes"]) != len(theirs["boxes"]):
@@ -106,7 +106,7 @@ def apart(got: Mapping[str, Tensor], expected: Mapping[str, Tensor], image: int)
 
 
 def share(got: Tensor, expected: Tensor) -> float:
-    """The largest difference as a share of the largest value, at least 1; infinite for another shape or NaN."""
+    """The largest difference relative to the largest value, at least 1; infinite for another shape or NaN."""
     if got.shape != expected.shape:
         return math.inf
     return _number((got - expected).abs().max() / expected.abs().max().clamp(min=1))

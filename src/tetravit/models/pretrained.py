@@ -1,4 +1,4 @@
-"""Weights of a whole classifier into the backbone of another model."""
+"""Load the backbone of a classifier into another model."""
 
 import sys
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from tetravit.weights.read import Report, load_into
 
 
 class _Lone(nn.Module):
-    """A backbone under the name it has in a classifier."""
+    """A backbone with the tensor names it has in a classifier."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -23,19 +23,19 @@ class _Lone(nn.Module):
 def load_backbone(
     backbone: Backbone, name: str, source: str | Path | Mapping[str, Any], *, accept_license: bool = False
 ) -> Report:
-    """Begin with the weights of a classifier, whose head is left out.
+    """Load classifier weights into a backbone; the classifier head is dropped.
 
-    Parameters that only dense tasks use (the norms of the levels) stay as they are; those that only
-    classification uses may be missing. A report of every tensor is printed on standard error.
+    Parameters used only in dense tasks (norms of the levels) keep their values; those used only in classification may
+    be missing. A report on every tensor is printed on standard error.
 
     Args:
-        backbone: of a detector or segmenter, whatever its image size and windows.
-        name: of its model, for a tag alone.
-        source: the tag of published weights ("in1k"), a file in any known layout, a URL, a state dict.
-        accept_license: agree to a licence that forbids commercial use; confirmed once per licence.
+        backbone: of a detector or segmenter, with any image size and windows.
+        name: of its model, for a TAG only.
+        source: a tag of published weights ("in1k"), a file in any known layout, a URL, a state dict.
+        accept_license: accept a licence that forbids commercial use; confirmed once per licence.
 
     Raises:
-        ValueError: if there are no such weights, or they do not fit.
+        ValueError: if the weights do not exist or do not fit.
     """
     resolved = convert.find(source, model=name, accept_license=accept_license)
     report = load_into(_Lone(backbone), convert.state_of(resolved), allow=("head.*", *_dense_only(backbone)))
@@ -44,5 +44,5 @@ def load_backbone(
 
 
 def _dense_only(backbone: Backbone) -> tuple[str, ...]:
-    """Patterns of the parameters that the classifier of the same name does not have."""
+    """Patterns of the parameters that the corresponding classifier does not have."""
     return tuple(f"backbone.{name}*" for name in backbone.dense_only)

@@ -1,4 +1,4 @@
-"""Images -> four maps at strides 4, 8, 16, 32: the input of the heads of detectors and segmenters."""
+"""A backbone with its adapter: images -> four maps at strides 4, 8, 16, 32, for detectors and segmenters."""
 
 from collections import OrderedDict
 from typing import Any, Literal
@@ -12,9 +12,9 @@ from tetravit.models.portable import Portable
 
 
 class PyramidBackbone(Portable):
-    """A backbone with its authors' adapter. `backbone.feature_maps` gives the native maps, this the pyramid.
+    """A backbone with its authors' adapter. `backbone.feature_maps` returns the native maps, this the pyramid.
 
-    channels, strides: of the four maps. At sides that 32 divides each map has exactly Hi / stride rows.
+    channels, strides: of the four maps. For sides divisible by 32 each map has exactly Hi / stride rows.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -28,13 +28,13 @@ class PyramidBackbone(Portable):
         return self.pyramid(self.backbone.feature_maps(images))
 
     def feature_maps(self, images: Tensor) -> list[Tensor]:
-        """Alias of `forward`, the name that every backbone has."""
+        """Alias of `forward`, with the name used by all backbones."""
         return self(images)
 
     def as_pyramid(self, out_channels: int | None = 256) -> "NamedMaps":
-        """As torchvision's detectors take it: maps in an ordered dict, an FPN over them, and `out_channels`.
+        """In the form of torchvision's detectors: an ordered dict of maps, with an FPN, and `out_channels`.
 
-        out_channels: of the FPN, which adds a coarser map "pool"; None: the four maps as they are.
+        out_channels: of the FPN, which adds a coarser map "pool"; None: the four maps without an FPN.
         """
         return NamedMaps(self, out_channels)
 
@@ -43,7 +43,7 @@ class PyramidBackbone(Portable):
         return tuple(f"map_{stride}" for stride in self.strides)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that are never decayed, beyond biases and norms."""
+        """Names of parameters without weight decay, besides biases and norms."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
 
@@ -81,15 +81,15 @@ def create_backbone(
     drop_path: float | None = None,
     **options: Any,
 ) -> PyramidBackbone:
-    """Build a backbone that gives four maps at strides 4, 8, 16, 32, with the authors' adapter.
+    """Build a backbone with its authors' adapter: four maps at strides 4, 8, 16, 32.
 
     Args:
         name: one of `list_models()`, or an alias.
-        task: whose release to follow where the authors' detection and segmentation code differ.
+        task: whether to follow the authors' detection or segmentation release, where they differ.
         image_size, in_chans, drop_path, options: as in `create_model`.
 
     Raises:
-        ValueError: unknown name or option, or a value the model cannot have.
+        ValueError: for an unknown name or option, or an invalid value.
     """
     given = {"image_size": image_size, "in_chans": in_chans, "drop_path": drop_path}
     released = VARIANTS[resolve(name)].func.task_options.get(task, {})

@@ -1,4 +1,4 @@
-"""Images -> a class for every pixel."""
+"""Segmenters: a class for every pixel."""
 
 from collections.abc import Sequence
 
@@ -12,13 +12,13 @@ from tetravit.models.base import DenseModel
 from tetravit.structures import ADE20K_INPUT
 from tetravit.weights import convert
 
-SMALLEST = 32  # pixels; sides of images that every backbone takes
+SMALLEST = 32  # pixels; minimum side accepted by all backbones
 
 
 class Segmenter(DenseModel):
-    """A backbone with its adapter and a head that scores every pixel.
+    """A backbone with its adapter and a segmentation head.
 
-    Call it for logits (export), `segment` for label maps, `loss` to train.
+    Calling it returns logits (export), `segment` label maps, `loss` the training losses.
     """
 
     kind = "segment"
@@ -33,7 +33,7 @@ class Segmenter(DenseModel):
         """Checked by the head: one label is reserved for ignored pixels."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, Hi, Wi), normalized, of any size -> logits (B, K, h, w) at the grid of the finest map."""
+        """Images (B, C, Hi, Wi), normalized, of any size -> logits (B, K, h, w) on the grid of the finest map."""
         return self.head(self.feature_maps(images))
 
     @classmethod
@@ -43,7 +43,7 @@ class Segmenter(DenseModel):
         return ade20k()[0] if layout == "mmseg" else ()
 
     def probabilities(self, images: Tensor, size: Sequence[int] | None = None) -> Tensor:
-        """Images -> the share of each class in every pixel, (B, K, height, width) float32.
+        """Images -> class probabilities of every pixel, (B, K, height, width) float32.
 
         size: height and width of the pictures; None: those of the images.
         """
@@ -53,15 +53,14 @@ class Segmenter(DenseModel):
 
     @torch.no_grad()
     def segment(self, images: Tensor, sizes: Sequence[Sequence[int]] | Tensor | None = None) -> list[Tensor]:
-        """The most probable class of every pixel, (height, width) int64 for each image.
+        """The argmax class of every pixel, (height, width) int64 for each image.
 
         Args:
-            images: (B, C, Hi, Wi) normalized, without padding; sides below 32 pixels are enlarged to them.
-            sizes: height and width of each picture before it was resized for the model; None: those of the
-                images.
+            images: (B, C, Hi, Wi) normalized, without padding; sides below 32 pixels are enlarged to 32.
+            sizes: height and width of each picture before resizing for the model; None: those of the images.
 
         Raises:
-            ValueError: for sizes that do not fit the batch.
+            ValueError: for sizes that do not match the batch.
         """
         given = [tuple(images.shape[2:])] * len(images) if sizes is None else sizes
         wanted = torch.as_tensor(given)
@@ -73,14 +72,14 @@ class Segmenter(DenseModel):
         return self.head.decode(self(images), wanted.tolist(), images.shape[2:])
 
     def loss(self, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """The head's losses, whose sum is to be minimised.
+        """The head's losses; training minimises their sum.
 
         Args:
             images: (B, C, Hi, Wi), normalized.
-            labels: (B, Hi, Wi) of any integer type: 0 to K - 1, or 255 for pixels without a class.
+            labels: (B, Hi, Wi) of any integer dtype: 0 to K - 1, or 255 for ignored pixels.
 
         Raises:
-            ValueError: for labels of another size, or that the head does not have.
+            ValueError: for labels of another size, or out of range.
         """
         self._check(images, labels)
         sizes = torch.stack(
@@ -102,5 +101,5 @@ class Segmenter(DenseModel):
 
 
 def enlarged(images: Tensor) -> Tensor:
-    """Images (B, C, Hi, Wi), sides below `SMALLEST` brought up to it: bilinear."""
+    """Images (B, C, Hi, Wi) with sides of at least `SMALLEST`, enlarged bilinearly if needed."""
     return resize(images, [max(SMALLEST, side) for side in images.shape[2:]])

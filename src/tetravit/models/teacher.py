@@ -22,14 +22,14 @@ class Teacher:
 
 
 def load_teacher(source: str, weights: str = "") -> Teacher:
-    """A trained network by name.
+    """A trained teacher network by name.
 
     Args:
-        source: `torchvision:NAME`, `timm:NAME`, or whatever `load` takes: a file, the folder of a run, NAME.TAG.
-        weights: of a network of others: a file, or NAME.TAG of the catalogue.
+        source: `torchvision:NAME`, `timm:NAME`, or a source for `load`: a file, a run folder, NAME.TAG.
+        weights: of a torchvision or timm network: a file, or NAME.TAG of the catalogue.
 
     Raises:
-        ValueError: if there is no such network, it has no weights, or they do not fit.
+        ValueError: if the network is unknown, has no weights, or they do not fit.
     """
     library, colon, name = source.partition(":")
     if not colon or library not in BUILD:
@@ -51,7 +51,7 @@ def load_teacher(source: str, weights: str = "") -> Teacher:
 
 
 def _classes(state: dict[str, Tensor]) -> int:
-    """Number of classes of a classifier: the rows of its last matrix; 0: it has no such matrix."""
+    """Number of classes of a classifier: rows of its last matrix; 0: no matrix."""
     matrices = [t for name, t in state.items() if t.ndim == 2 and name.endswith("weight")]
     return len(matrices[-1]) if matrices else 0
 

@@ -1,4 +1,4 @@
-"""Objects in pictures that are far larger than a model's training images: detection in tiles, merged.
+"""Tiled detection in pictures far larger than the training images, with merging.
 
 Shapes: M objects.
 """
@@ -10,15 +10,15 @@ from torch import Tensor
 
 from tetravit.structures import Detections
 
-SAME = 0.5  # two detections of a class that overlap more are one object
-WITHIN = 0.6  # a cut detection covered by this share of another one is dropped
-EDGE = 2.0  # pixels: boxes this near to an inner edge of a tile count as cut by it
+SAME = 0.5  # IoU above which two detections of a class are the same object
+WITHIN = 0.6  # a truncated detection covered by another one to this share is dropped
+EDGE = 2.0  # pixels: boxes this near to an inner edge of a tile count as truncated
 
 View = tuple[int, int, int, int]  # x1 y1 x2 y2 in pixels of the picture
 
 
 def views(height: int, width: int, side: int, stride: int) -> Iterator[View]:
-    """All of a picture, for what is large; then tiles of `side`, the last of a row or column moved inwards."""
+    """The whole picture, for large objects, then tiles of `side`; the last of a row or column is shifted inwards."""
     yield 0, 0, width, height
     if height <= side and width <= side:
         return
@@ -35,11 +35,10 @@ def _starts(length: int, side: int, stride: int) -> list[int]:
 def merge(
     tiles: list[tuple[View, Detections]], height: int, width: int, *, class_agnostic: bool = False
 ) -> Detections:
-    """Detections of several views of a picture, boxes in its pixels, -> each object once, best first.
+    """Merge detections of several views of a picture, boxes in its pixels: each object once, best first.
 
-    Boxes cut by an inner edge of a tile rank after whole ones, and are dropped where a better box of their class
-    covers most of it; with `class_agnostic`, something better of any class. Masks, of whatever kind, follow as they
-    are.
+    Boxes truncated by an inner edge of a tile rank after complete ones, and are dropped if a better box of their
+    class covers most of them; with `class_agnostic`, of any class. Masks follow their boxes.
     """
     boxes = torch.cat([d.boxes for _, d in tiles])
     scores = torch.cat([d.scores for _, d in tiles])
@@ -56,7 +55,7 @@ def merge(
 
 
 def _cut(boxes: Tensor, view: View, height: int, width: int) -> Tensor:
-    """Which boxes (M, 4) reach an edge of their view that is no edge of the picture: bool (M,)."""
+    """Whether boxes (M, 4) touch an edge of their view inside the picture: bool (M,)."""
     x1, y1, x2, y2 = view
     inner = torch.tensor([x1 > 0, y1 > 0, x2 < width, y2 < height], device=boxes.device)
     edges = boxes.new_tensor([x1, y1, x2, y2])
@@ -64,19 +63,19 @@ def _cut(boxes: Tensor, view: View, height: int, width: int) -> Tensor:
 
 
 def _survivors(boxes: Tensor, labels: Tensor, cut: Tensor) -> Tensor:
-    """Indices of the boxes (M, 4), best first, that no better box of their class suppresses."""
-    from torchvision.ops import box_area, box_iou  # loads slowly
+    """Indices of the boxes (M, 4) kept by NMS, best first."""
+    from torchvision.ops import box_area, box_iou  # slow import
 
     device = boxes.device
     boxes, labels, cut = boxes.cpu(), labels.cpu(), cut.cpu()
     area = box_area(boxes)
     alive = torch.ones(len(boxes), dtype=torch.bool)
-    for i in range(len(boxes)):  # a row at a time: hundreds of tiles hold many thousands of boxes
+    for i in range(len(boxes)):  # row by row: hundreds of tiles have many thousands of boxes
         if alive[i]:
             rest = slice(i + 1, None)
             iou = box_iou(boxes[i : i + 1], boxes[rest])[0]
             common = iou * (area[i] + area[rest]) / (1 + iou)
-            same = (iou > SAME) | ((common > WITHIN * area[rest]) & cut[rest])  # i stands for these
+            same = (iou > SAME) | ((common > WITHIN * area[rest]) & cut[rest])  # suppressed by i
             alive[rest] &= ~(same & (labels[rest] == labels[i]))
     return alive.nonzero().flatten().to(device)
 
@@ -93,9 +92,9 @@ def find_in_tiles(
 ) -> Detections:
     """Apply `find` to every view of a picture uint8 (3, Hi, Wi), and merge the results.
 
-    find: parts of the picture -> the detections of each, in pixels of the part, masks in the frames of the boxes.
-    It takes up to `batch` tiles, all of one size, at a time. whole: the same for all of the picture, called first;
-    None: `find`. class_agnostic: see `merge`.
+    find: list of image parts -> detections of each, in pixels of the part, masks relative to their boxes. It is
+    called with up to `batch` tiles of one size. whole: the same for the whole picture, called first; None: `find`.
+    class_agnostic: see `merge`.
     """
     height, width = picture.shape[1:]
     everything, *tiles = views(height, width, side, stride)

@@ -154,7 +154,7 @@ class _Run:
             raise
         except NotFinite as error:
             if world.is_main:
-                bad = {"step": error.step, "what": error.what, "names": error.names}
+                bad = {"step": error.step, "what": error.quantity, "names": error.names}
                 replace_file(self.folder / "bad_step.json", json.dumps(bad, indent=1).encode())
             raise
         except FolderLost as lost:
@@ -203,16 +203,16 @@ class _Run:
                 if newest is None:
                     raise
                 attempt = attempts.add(newest.step, error.step, run.rollback_steps, per_epoch)
-                event = {"event": "rollback", "step": error.step, "what": error.what, "images": error.names}
+                event = {"event": "rollback", "step": error.step, "what": error.quantity, "images": error.names}
                 event |= {"checkpoint": newest.step, "attempt": attempt.number if attempt else None}
                 event |= {"until": attempt.until} if attempt else {}
                 if world.is_main:
                     log_event(self.folder, **event)
                 if attempt is None:
                     text = f"{error} Three attempts from checkpoints did not help. {CURES}"
-                    raise NotFinite(error.step, error.what, error.names, text=text) from None
+                    raise NotFinite(error.step, error.quantity, error.names, text=text) from None
                 self.events.note(
-                    f"The {error.what} of step {error.step} is not finite: back to step {newest.step}, attempt"
+                    f"The {error.quantity} of step {error.step} is not finite: back to step {newest.step}, attempt"
                     f" {attempt.number} of {MOST}."
                 )
                 job = replace(job, resume=newest)

@@ -1,4 +1,4 @@
-"""Published checkpoints: a catalogue, maps of tensor names, and safe reading of files."""
+"""Published checkpoints: catalogue, maps of tensor names, and safe readers."""
 
 from tetravit.registry import discover
 from tetravit.weights.base import Adapter, Checkpoint, KeyMap

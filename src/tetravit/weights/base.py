@@ -1,4 +1,4 @@
-"""Descriptions of published weights: their addresses, and maps from their tensor names and shapes to ours."""
+"""Descriptions of published weights: URLs, and maps from their tensor names and shapes to ours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tetravit.structures import Preprocess
 if TYPE_CHECKING:
     from torch import Tensor
 
-# What a placeholder of a template stands for.
+# Regular expression of each placeholder in a template.
 PLACEHOLDERS = {"i": r"\d+", "j": r"\d+", "k": r"\d+", "p": r"weight|bias", "rest": r".+"}
 
 Side = str | Mapping[str, int]
@@ -23,9 +23,9 @@ Side = str | Mapping[str, int]
 class Rule:
     """One line of a key map: their name, our name.
 
-    A side is a template ("blocks.{i}.attn.{rest}"), or several with the share each has of the rows of one
-    larger tensor ({"attn.q.{p}": 1, "attn.kv.{p}": 2}): the tensors of one side, put together, are those of
-    the other. kernel: the side that writes a matrix as a 1 x 1 convolution.
+    A side is a template ("blocks.{i}.attn.{rest}"), or several templates with their shares of the rows of one larger
+    tensor ({"attn.q.{p}": 1, "attn.kv.{p}": 2}): the concatenated tensors of one side equal those of the other.
+    kernel: the side that stores a matrix as a 1 x 1 convolution.
     """
 
     theirs: Side
@@ -34,11 +34,10 @@ class Rule:
 
 
 class KeyMap:
-    """Rules, tried in order, that name every tensor of a layout; usable in both directions.
+    """Rules, tried in order, that map every tensor name of a layout; usable in both directions.
 
-    dropped: patterns of entries that carry no weights (index buffers), left out on reading.
-    derived: what such entries are, as a function of their other ones, put back on writing.
-    backbone: how the names of a backbone begin in files of such heads.
+    dropped: patterns of entries without weights (index buffers), ignored on reading. derived: computes these entries
+    from the other ones, on writing. backbone: prefix of backbone names in files of such heads.
     """
 
     def __init__(
@@ -53,21 +52,21 @@ class KeyMap:
         self.dropped = tuple(re.compile(pattern) for pattern in dropped)
 
     def to_ours(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict in their layout -> the same in ours. What no rule names keeps its name."""
+        """Convert a state dict from their layout to ours. Names without a rule are kept."""
         kept = {key: value for key, value in state.items() if not any(p.fullmatch(key) for p in self.dropped)}
         return _translate(kept, [(rule.theirs, rule.ours, rule.to_ours) for rule in self.rules])
 
     def to_theirs(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict in our layout -> the same in theirs."""
+        """Convert a state dict from our layout to theirs."""
         theirs = _translate(state, [(rule.ours, rule.theirs, rule.to_theirs) for rule in self.rules])
         return {**theirs, **self.derived(theirs)}
 
 
 @dataclass(frozen=True)
 class Adapter:
-    """The names of a family's adapter from backbone to pyramid, which its authors keep in their backbone.
+    """Names of a family's adapter from backbone to pyramid, which its authors store in their backbone.
 
-    unused: beginnings of our names that dense checkpoints lack, because only classification uses them.
+    unused: prefixes of our names that dense checkpoints lack, because only classification uses them.
     """
 
     names: KeyMap
@@ -87,7 +86,7 @@ class _Compiled:
 
 
 class _Parts:
-    """The templates of one side, with the share of rows each holds."""
+    """The templates of one side, with their shares of rows."""
 
     def __init__(self, side: Side) -> None:
         self.shares = {side: 1} if isinstance(side, str) else dict(side)
@@ -97,7 +96,7 @@ class _Parts:
         return [re.compile(_pattern(template)) for template in self.shares]
 
     def match(self, key: str) -> dict[str, str] | None:
-        """The values of the placeholders where `key` is one of the parts, else None."""
+        """The values of the placeholders if `key` matches one of the parts, else None."""
         groups = next((f for p in self.patterns if (f := p.fullmatch(key))), None)
         return groups.groupdict() if groups else None
 
@@ -111,7 +110,7 @@ def _translate(
     remaining, out = dict(state), {}
     for key in state:
         if key not in remaining:
-            continue  # already taken as a part of an earlier tensor
+            continue  # already used in an earlier tensor
         for source, target, change in steps:
             values = source.match(key)
             if values is None or not all(name in remaining for name in source.names(values)):
@@ -121,7 +120,7 @@ def _translate(
             if len(whole) == 1 == len(names):
                 out[names[0]] = change(whole[0])
                 break
-            import torch  # the catalogue needs no torch
+            import torch  # imported late: the catalogue needs no torch
 
             tensor = change(torch.cat(whole) if len(whole) > 1 else whole[0])
             shares = list(target.shares.values())
@@ -155,11 +154,11 @@ def _kernel(x: Tensor, change: str) -> Tensor:
 
 @dataclass(frozen=True)
 class Source:
-    """One address of a checkpoint.
+    """One URL of a checkpoint.
 
-    layout: whose tensor names are in the file; entry: the key its weights are under, None: the file is the state
-    dict. sha256: of the file, all of it or the part that is publicly known (its beginning); "": not known, then
-    the first download is remembered and every later one compared with it.
+    layout: naming of the tensors in the file; entry: the key of the weights, None: the file is the state dict.
+    sha256: of the file, complete or the published prefix; "": unknown, then it is recorded at the first download and
+    later downloads are compared with it.
     """
 
     url: str
@@ -177,13 +176,11 @@ class Source:
 class Checkpoint:
     """A published set of weights.
 
-    model, options: what `create_model` is called with. task: what the weights do; "embed": they have no head.
-    data: what they were trained on. sources: the authors' file first, then copies of the same weights.
-    published: figures of the authors, in percent (top1, knn, linear, box_ap, mask_ap, miou, ...), from
-    `published_in`. measured: figures of others with the same weights, by `measured_by`.
-    preprocess: of the images behind these figures; None where the task has its own.
-    licence: of the file; commercial: whether it allows commercial use. The images the weights were trained on
-    have licences of their own.
+    model, options: arguments of `create_model`. task: task of the model; "embed": no head. data: training data.
+    sources: the authors' file first, then copies of the same weights. published: scores from the authors, in percent
+    (top1, knn, linear, box_ap, mask_ap, miou, ...), in `published_in`. measured: scores of the same weights measured
+    by others, `measured_by`. preprocess: preprocessing behind these scores; None if the task has its own. licence: of
+    the file; commercial: whether it allows commercial use. The training images have licences of their own.
     """
 
     model: str
@@ -213,10 +210,10 @@ def menu(*rows: Checkpoint) -> dict[str, Checkpoint]:
 
 
 def hub(repository: str) -> str:
-    """Where the Hugging Face hub serves the weights of a timm repository."""
+    """URL of the weights of a timm repository on the Hugging Face hub."""
     return f"https://huggingface.co/{repository}/resolve/main/model.safetensors"
 
 
 def drive(key: str) -> str:
-    """The page of a file on Google Drive."""
+    """Page of a file on Google Drive."""
     return f"https://drive.google.com/file/d/{key}/view"

@@ -1,4 +1,4 @@
-"""Bundles: weights in one archive for a machine without a network."""
+"""Bundles: weights in one archive, for a machine without a network."""
 
 import io
 import json
@@ -26,15 +26,15 @@ Members = dict[str, tuple[int, Callable[[], Any]]]
 def bundle(
     names: Sequence[str], out: Path, *, accept_license: bool = False, patience: Patience | None = None
 ) -> Path:
-    """Pack weights into one archive for a machine without a network; `unbundle` puts them in place there.
+    """Pack weights into one archive for a machine without a network; `unbundle` installs them there.
 
     Args:
-        names: rows of the catalogue; what is not here yet is fetched.
+        names: rows of the catalogue; missing files are downloaded.
         out: a .zip or .tar file.
         accept_license, patience: as in `fetch`.
 
     Raises:
-        ValueError: for another kind of file; else as `fetch`.
+        ValueError: for another file extension; else as `fetch`.
     """
     if out.suffix not in (".zip", ".tar"):
         raise ValueError(f"A bundle is a .zip or .tar file; got {str(out)!r}.")
@@ -65,7 +65,7 @@ def unbundle(path: Path) -> list[str]:
         Their names.
 
     Raises:
-        BadFile: if the archive is no bundle, holds files that its manifest does not list, or was changed.
+        BadFile: if the archive is not a bundle, contains files missing in its manifest, or was changed.
     """
     with _archive(path) as members:
         rows = _manifest(path, members)
@@ -99,7 +99,7 @@ def _write_tar(file: IO[bytes], manifest: bytes, files: dict[str, Path]) -> None
 
 @contextmanager
 def _archive(path: Path) -> Iterator[Members]:
-    """The members of a .zip or .tar: name -> (size, how to open it). Anything but a plain file is refused."""
+    """The members of a .zip or .tar: name -> (size, open function). Anything but a plain file is an error."""
     members: Members = {}
 
     def add(name: str, size: int, plain: bool, source: Callable[[], Any]) -> None:

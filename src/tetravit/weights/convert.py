@@ -18,14 +18,14 @@ from tetravit.weights.fileformat import BadFile, Header
 from tetravit.weights.layouts import dense_maps
 from tetravit.weights.read import Names, Report, State, config_of, family_of, load_into, read_state, rename
 
-RUN_FILES = ("best.safetensors", "last.safetensors")  # in the folder of a run, in the order they are taken
+RUN_FILES = ("best.safetensors", "last.safetensors")  # in a run folder, in order of preference
 
 
 @dataclass(frozen=True)
 class ResolvedWeights:
-    """Resolved weights: where they are, and their catalogue row, configuration and header.
+    """Resolved weights: their location, catalogue row, configuration and header.
 
-    where: a file, a folder, or the state dict itself. row, source: of the catalogue, where they are in it.
+    where: a file, a folder, or the state dict. row, source: catalogue entries, if any.
     """
 
     where: Path | Mapping[str, Any]
@@ -36,14 +36,14 @@ class ResolvedWeights:
 
     @property
     def preprocess(self) -> Preprocess | None:
-        """The preprocessing of the weights; None: not known."""
+        """The preprocessing of the weights; None: unknown."""
         if self.header:
             return self.header.preprocess
         return self.row.preprocess if self.row else hub.preprocess_of(self.config)
 
     @property
     def model(self) -> tuple[str, dict[str, Any]] | None:
-        """The name and the options (number of classes included) the model is built with; None: not known."""
+        """Name and options (number of classes included) of the model; None: unknown."""
         if self.header:
             return self.header.model, {"num_classes": self.header.num_classes, **self.header.options}
         if self.row:
@@ -56,7 +56,7 @@ class ResolvedWeights:
 
     @property
     def imagenet(self) -> bool:
-        """Whether the classes are known to be the 1000 of ImageNet-1k, in the usual order."""
+        """Whether the classes are known to be those of ImageNet-1k, in the usual order."""
         if self.row:
             return self.row.task == "classify" and "ImageNet-1k" in self.row.data
         tag = (self.config.get("pretrained_cfg") or {}).get("tag")
@@ -64,17 +64,17 @@ class ResolvedWeights:
 
 
 def find(source: Any, *, model: str = "", accept_license: bool = False) -> ResolvedWeights:
-    """Resolve `source` to weights on this machine, fetching them if needed.
+    """Resolve `source` to local weights, downloading them if needed.
 
     Args:
-        source: a state dict; resolved weights; a file or folder; NAME.TAG of the catalogue or of an import;
-            TAG alone, with `model`; a URL; a repository on the hub ("hf:OWNER/NAME").
-        model: the name of the model, for a TAG alone.
-        accept_license: agree to a licence that forbids commercial use.
+        source: a state dict; resolved weights; a file or folder; NAME.TAG of the catalogue or of an import; TAG only,
+            with `model`; a URL; a repository on the hub ("hf:OWNER/NAME").
+        model: the name of the model, for a TAG only.
+        accept_license: accept a licence that forbids commercial use.
 
     Raises:
-        ValueError: if there is no such source; the nearest name is suggested.
-        Unavailable: if it cannot be fetched.
+        ValueError: if the source does not exist; the nearest name is suggested.
+        Unavailable: if it cannot be downloaded.
     """
     if isinstance(source, ResolvedWeights):
         return source
@@ -114,7 +114,7 @@ def find(source: Any, *, model: str = "", accept_license: bool = False) -> Resol
 
 
 def state_of(resolved: ResolvedWeights, entry: str | None = None) -> State:
-    """The state dict of resolved weights; of several in a file, the one that the catalogue names."""
+    """The state dict of resolved weights; if a file has several, the one named in the catalogue."""
     state = read_state(resolved.where, entry=entry)
     expected = resolved.source.entry if resolved.source else None
     if entry is None and expected in state.others:
@@ -131,10 +131,10 @@ def load(
     layout: str | None = None,
     entry: str | None = None,
 ) -> Report:
-    """Load resolved weights into a model. Arguments and errors as `read.load_into`.
+    """Load resolved weights into a model. Arguments and errors: see `read.load_into`.
 
-    Published features have no head, published detectors and segmentors lack what only classification needs:
-    that is allowed, and reported.
+    Published features have no head, and published detectors and segmenters lack tensors used only in classification:
+    these may be missing, and are reported.
     """
     row = resolved.row
     if row and row.task == "embed":
@@ -147,7 +147,7 @@ def load(
 
 
 def num_classes(state: State) -> int:
-    """Number of classes of the linear head in a state dict; 0: it has no head."""
+    """Number of classes of the linear head in a state dict; 0: no head."""
     heads = (
         t for k, t in state.tensors.items() if k.endswith(("head.weight", "head.fc.weight")) and t.ndim == 2
     )
@@ -156,7 +156,7 @@ def num_classes(state: State) -> int:
 
 
 def header_for(resolved: ResolvedWeights, name: str, num_classes: int, **facts: Any) -> Header:
-    """The header of a converted file; `name` is the model's."""
+    """The header of a converted file; `name`: name of the model."""
     row = resolved.row
     usual = {
         "preprocess": resolved.preprocess or Preprocess(),
@@ -172,7 +172,7 @@ def write(path: Path, model: nn.Module, header: Header) -> Header:
     """Write a model's weights in our format.
 
     Raises:
-        BadFile: if a tensor of the model was never filled.
+        BadFile: if a tensor of the model has no values.
     """
     tensors = {name: value for name, value in model.state_dict().items() if isinstance(value, Tensor)}
     empty = [name for name, tensor in tensors.items() if tensor.is_meta]
@@ -185,13 +185,13 @@ def write(path: Path, model: nn.Module, header: Header) -> Header:
 def write_as(
     path: Path, model: nn.Module, layout: str, layouts: Mapping[str, Names] | None = None
 ) -> list[str]:
-    """Write a model's weights under another program's names: .safetensors, or as `torch.save` does.
+    """Write a model's weights under another program's names: .safetensors, or in the format of `torch.save`.
 
     Returns:
         The names written.
 
     Raises:
-        ValueError: if the family has no such layout.
+        ValueError: if the family does not have that layout.
     """
     state: dict[str, Tensor] = rename(model.state_dict(), family_of(model), layout, layouts)
     with atomic(path) as file:

@@ -1,4 +1,4 @@
-"""ConViT: the published weights, and how the authors' tensor names, which timm shares, become ours."""
+"""ConViT: published weights, and the map from the authors' (and timm's) tensor names to ours."""
 
 from tetravit.structures import Preprocess
 from tetravit.weights.base import Checkpoint, KeyMap, Rule, Source, hub, menu
@@ -13,7 +13,7 @@ _NAMES = KeyMap(
 
 LAYOUTS = {"convit": {"official": _NAMES, "timm": _NAMES}}
 
-# Published top-1; what timm measured with the same file: top-1 and top-5 on ImageNet, top-1 on ImageNet ReaL, V2,
+# Published top-1; measured by timm with the same file: top-1 and top-5 on ImageNet, top-1 on ImageNet ReaL, V2,
 # -A, -R and -Sketch.
 METRICS = ("top1", "top5", "real", "v2", "a", "r", "sketch")
 # fmt: off

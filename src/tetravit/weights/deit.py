@@ -1,4 +1,4 @@
-"""DeiT: the published weights, and how the authors' tensor names, which timm shares, become ours."""
+"""DeiT: published weights, and the map from the authors' (and timm's) tensor names to ours."""
 
 from typing import Any
 
@@ -19,10 +19,10 @@ LAYOUTS = {"deit": {"official": _NAMES, "timm": _NAMES}}
 
 ROOT = "https://dl.fbaipublicfiles.com/deit"
 README = "facebookresearch/deit@4da6691 README_deit.md"
-COMPARED = "arXiv:2103.10697v2 Table 1"  # as ConViT's authors compare with it
+COMPARED = "arXiv:2103.10697v2 Table 1"  # as reported by ConViT's authors
 DISTILLED = "ImageNet-1k, distilled from RegNetY-16GF"
 # fmt: off
-FILES = (  # model, tag, side in pixels, top-1, who reports it, and the beginning of the file's sha256, from its name
+FILES = (  # model, tag, side in pixels, top-1, its source, and the prefix of the file's sha256, from its name
     ("deit_tiny",            "in1k",          224, 72.2, COMPARED, "a1311bcf"),
     ("deit_small",           "in1k",          224, 79.8, COMPARED, "cd65a155"),
     ("deit_base",            "in1k",          224, 81.8, COMPARED, "b5f2ef4d"),
@@ -70,7 +70,7 @@ def _classifier(model: str, tag: str, size: int, top1: float, told_in: str, sha2
 
 CHECKPOINTS = menu(
     *(_classifier(*row) for row in FILES),
-    # The teacher of DeiT's and XCiT's distilled models. The network itself is timm's.
+    # The teacher of DeiT's and XCiT's distilled models. The network is timm's.
     _row(
         "regnety_160",
         "deit_in1k",

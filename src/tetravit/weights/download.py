@@ -1,4 +1,4 @@
-"""One file over http or https, over as many connections as it takes, stuck and lying servers included."""
+"""Download one file over http or https, with retries, robust to stalled and misbehaving servers."""
 
 import http.client
 import re
@@ -25,11 +25,11 @@ CHUNK = 1 << 20  # bytes read at a time
 
 @dataclass(frozen=True)
 class Patience:
-    """When a transfer counts as stuck, and how long to go on trying.
+    """Stall detection and retry limits.
 
-    timeout_s: silence of the server. least_bytes: what must arrive in each stall_s seconds. retries: attempts in a
-    row that bring no byte. backoff_s: pause before the first of them, doubled each time. longest_s: no pause is
-    longer, whatever the server requests.
+    timeout_s: silence of the server. least_bytes: minimum progress per stall_s seconds. retries: consecutive attempts
+    without progress. backoff_s: pause before the first retry, doubled each time. longest_s: maximum pause, whatever
+    the server requests.
     """
 
     timeout_s: float = 30.0
@@ -41,11 +41,11 @@ class Patience:
 
 
 class Unavailable(OSError):
-    """A file cannot be fetched; the text says from where and why."""
+    """A file cannot be downloaded; the text names the URL and the cause."""
 
 
 class NoNetwork(Unavailable):
-    """There is no connection to the server at all. cause: the host and what failed."""
+    """There is no connection to the server. cause: the host and the error."""
 
     def __init__(self, url: str, cause: str) -> None:
         super().__init__(
@@ -56,7 +56,7 @@ class NoNetwork(Unavailable):
 
 
 class _Again(Exception):
-    """The transfer broke off and may go on. wait_s: the pause that the server requests."""
+    """The transfer failed and may be retried. wait_s: the pause requested by the server."""
 
     def __init__(self, cause: str, wait_s: float = 0.0) -> None:
         super().__init__(cause)
@@ -64,28 +64,28 @@ class _Again(Exception):
 
 
 class _Unreached(_Again):
-    """There was no connection to the server."""
+    """No connection to the server."""
 
 
 class _Whole(Exception):
-    """What is there already is all there is."""
+    """The partial file is already complete."""
 
 
 def transfer(url: str, part: Path, *, resumable: bool, patience: Patience) -> None:
-    """Bring all of a file into `part`. What is there already, of this process or an earlier one, is kept.
+    """Download a file into `part`, continuing a partial download of this or an earlier process.
 
-    A server that is reached and then fails is tried again; one that is not reached the first time is not.
+    Failures after a first connection are retried; a failed first connection is not.
 
     Args:
         url: http or https.
-        part: the file to fill; a note beside it says whose part it is.
-        resumable: go on where it stopped even if the server does not say whether the file is the same: its hash
-            is known and will be compared.
-        patience: when to give up.
+        part: the partial file; a note beside it stores its URL.
+        resumable: continue even if the server does not confirm that the file is the same, because its hash is known
+            and will be compared.
+        patience: retry limits.
 
     Raises:
-        NoNetwork: if the server is not reached.
-        Unavailable: if the server does not deliver it.
+        NoNetwork: if there is no connection to the server.
+        Unavailable: if the download fails.
     """
     misses, reached = 0, False
     with _bar(part.name.split("_", 1)[-1].removesuffix(".part")) as show:
@@ -111,7 +111,7 @@ def transfer(url: str, part: Path, *, resumable: bool, patience: Patience) -> No
 def _request(
     url: str, part: Path, resumable: bool, patience: Patience, show: Callable[[int, int | None], None]
 ) -> None:
-    """One connection: from where `part` ends, if the server still has the same file, else from the start."""
+    """One request: from the end of `part` if the server still has the same file, else from the start."""
     notes = part.with_name(part.name + ".json")
     noted = read_json(notes)
     have = part.stat().st_size if part.is_file() and noted.get("url") == url else 0
@@ -127,7 +127,7 @@ def _request(
             match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
             if match is None or int(match[1]) != have or "Range" not in headers:
                 part.unlink(missing_ok=True)
-                raise _Again("the server sent another part than asked for")
+                raise _Again("the server sent another range than requested")
             start = have
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdecimal() else None
@@ -148,7 +148,7 @@ def _pour(
     patience: Patience,
     show: Callable[[int, int | None], None],
 ) -> None:
-    """Copy a response to a file as long as it flows fast enough."""
+    """Copy a response to a file, with stall detection."""
     since, arrived = time.monotonic(), 0
     while True:
         try:
@@ -172,20 +172,20 @@ def _pour(
 def _open(
     request: urllib.request.Request, part: Path, patience: Patience
 ) -> Iterator[http.client.HTTPResponse]:
-    """Send a request; what may be tried again raises `_Again`, what may not `Unavailable`."""
+    """Send a request; retryable errors raise `_Again`, others `Unavailable`."""
     try:
         response = _OPENER.open(request, timeout=patience.timeout_s)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416:  # nothing behind the part we have: it is whole, or of another file
+        if error.code == 416:  # no bytes after the partial file: it is complete, or of another file
             have = part.stat().st_size if part.is_file() else -1
             if error.headers and error.headers.get("Content-Range") == f"bytes */{have}":
                 raise _Whole from None
             part.unlink(missing_ok=True)
             raise _Again("the server has another file now") from None
         if error.code in (408, 425, 429) or error.code >= 500:
-            asked = error.headers.get("Retry-After", "") if error.headers else ""
-            wait = float(asked) if asked.isdecimal() else 0.0
+            retry_after = error.headers.get("Retry-After", "") if error.headers else ""
+            wait = float(retry_after) if retry_after.isdecimal() else 0.0
             raise _Again(f"HTTP {error.code}", wait) from None
         raise Unavailable(
             f"{request.full_url} cannot be fetched: HTTP {error.code} {error.reason}."
@@ -194,8 +194,8 @@ def _open(
         raise
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", error)
-        first = urlsplit(f"//{request.host}").hostname  # of the server, or of the proxy
-        if isinstance(reason, Unreached) and reason.host == first:  # else: a server that redirects is there
+        first = urlsplit(f"//{request.host}").hostname  # the server, or the proxy
+        if isinstance(reason, Unreached) and reason.host == first:  # else: the redirecting server was reached
             raise _Unreached(str(reason)) from None
         raise _Again(_cause(error)) from None
     with response:
@@ -220,21 +220,21 @@ class _Secure(http.client.HTTPSConnection):
 
 
 class _Http(urllib.request.HTTPHandler):
-    """http, with the limits of `connect`."""
+    """http, with the timeout of `connect`."""
 
     def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(_Plain, req)
 
 
 class _Https(urllib.request.HTTPSHandler):
-    """https, with the limits of `connect`."""
+    """https, with the timeout of `connect`."""
 
     def https_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
         return self.do_open(_Secure, req)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follow a server to other web addresses only, never from https to http."""
+    """Follow redirects to http(s) URLs only, never from https to http."""
 
     def http_error_302(
         self, request: urllib.request.Request, fp: Any, code: int, msg: str, headers: Message
@@ -250,7 +250,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    """Speaks http and https, through the proxies of the environment, and nothing else (no files, no ftp)."""
+    """An opener for http and https only (no files, no ftp), with the proxies of the environment."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -270,7 +270,7 @@ _OPENER = _opener()
 
 @contextmanager
 def _bar(name: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A progress bar on the error stream, where a person watches; in a notebook below the cell."""
+    """A progress bar on standard error if it is a terminal; in a notebook below the cell."""
     if not sys.stderr.isatty() and in_notebook():
         shown = NotebookBar(text=f"MiB of {name}")
         yield lambda size, total: shown.update(size >> 20, total=total and total >> 20)

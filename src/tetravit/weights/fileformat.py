@@ -1,9 +1,9 @@
-"""Our one-file format: safetensors whose header says everything that is needed to use the weights.
+"""Our one-file format: safetensors with a header that describes how to use the weights.
 
-A file is 8 bytes with the length of the header, the header (JSON), and the tensors, one after another, as
-safetensors defines it: every program that reads safetensors reads these files too. What is ours is the
-metadata: an entry "tetravit" (a `Header` as JSON) and an entry "sha256" over it. The header is written in one
-spelling only, so that any other spelling of it is a changed byte.
+A file is 8 bytes with the length of the header, the header (JSON), and the concatenated tensors, as safetensors
+defines it: every safetensors reader can read these files. Our metadata are an entry "tetravit" (a `Header` as JSON)
+and an entry "sha256" over it. The header has a canonical spelling, so that any other spelling is detected as a
+change.
 
 Tensors are not copied on reading: they are views of the mapped file, private to the process.
 """
@@ -26,7 +26,7 @@ from tetravit.files import atomic
 from tetravit.structures import Preprocess
 
 FORMAT = 1
-FRAMEWORK = "pt"  # "format" of the metadata: other programs read it as the framework of the tensors
+FRAMEWORK = "pt"  # "format" in the metadata: the framework of the tensors, for other programs
 LONGEST_HEADER = 100_000_000  # bytes; the limit of safetensors itself
 ALIGNMENT = 64  # bytes; the tensors start on a cache line
 
@@ -52,28 +52,28 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class BadFile(ValueError):
-    """A file that is not what it should be; the text names it and says how."""
+    """A damaged or foreign file; the text names it and the fault."""
 
 
 class CutOff(BadFile):
-    """A file that ends before its header says."""
+    """A truncated file: shorter than stated in its header."""
 
 
 def package_version() -> str:
     try:
         return version("tetravit")
-    except PackageNotFoundError:  # run from a source tree that was never installed
+    except PackageNotFoundError:  # run from a source tree that is not installed
         return "unknown"
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a file says about its weights.
+    """The description of the weights in a file.
 
-    model, options: the arguments of `create_model` that rebuild the module; head: the menu name of a dense
-    head, None for a classifier. recipe: the TOML text of the run that made the weights. source: where they
-    come from. thresholds: of the probability of each class, where images have several classes; else (). sha256: one
-    per tensor, over its name, type, shape and bytes; written by `save`.
+    model, options: the arguments of `create_model` that rebuild the module; head: the menu name of a dense head, None
+    for a classifier. recipe: TOML text of the run that trained the weights. source: origin of the weights.
+    thresholds: per-class probability thresholds of a multi-label model; else (). sha256: one per tensor, over its
+    name, dtype, shape and bytes; written by `save`.
     """
 
     model: str
@@ -92,18 +92,18 @@ class Header:
 
     @property
     def fingerprint(self) -> str:
-        """One sha256 over the names and contents of all tensors: equal weights, equal fingerprint."""
+        """One sha256 over the names and contents of all tensors: equal weights have equal fingerprints."""
         return fingerprint(self.sha256)
 
     def to_json(self) -> str:
         table = {"format": FORMAT, **asdict(self)}
-        if not self.thresholds:  # most files have none, and spell as before there were any
+        if not self.thresholds:  # without thresholds, the spelling of earlier versions is kept
             del table["thresholds"]
         return _spell(table)
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Read `to_json`; a missing field or a wrong type raises some ValueError, TypeError or KeyError."""
+        """Parse `to_json`; a missing field or a wrong type raises ValueError, TypeError or KeyError."""
         table = {"thresholds": (), **json.loads(text)}
         if table.pop("format") != FORMAT or set(table) != {f.name for f in fields(cls)}:
             raise ValueError("other fields")
@@ -122,37 +122,37 @@ class Header:
 
 
 def fingerprint(digests: Mapping[str, str]) -> str:
-    """One sha256 over the digests of named tensors, whatever their order."""
+    """One sha256 over the digests of named tensors, independent of their order."""
     return hashlib.sha256("".join(digests[name] for name in sorted(digests)).encode()).hexdigest()
 
 
 def digest(name: str, tensor: Tensor) -> str:
-    """sha256 of a tensor's name, type, shape and bytes. A large tensor is hashed without holding the GIL."""
+    """sha256 of a tensor's name, dtype, shape and bytes. Large tensors are hashed without holding the GIL."""
     hasher = hashlib.sha256(f"{name}|{NAMES[tensor.dtype]}|{list(tensor.shape)}|".encode())
     hasher.update(_bytes(tensor))
     return hasher.hexdigest()
 
 
 def digests(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """`digest` of every tensor, on all cores this process may use."""
+    """`digest` of every tensor, on all cores of this process."""
     with ThreadPoolExecutor(max_workers=min(8, len(_cores()))) as pool:
         return dict(zip(tensors, pool.map(digest, tensors, tensors.values()), strict=True))
 
 
 def save(path: str | Path, tensors: Mapping[str, Tensor], header: Header) -> Header:
-    """Write a checkpoint. The file appears whole and on disk, or not at all; an older one is replaced.
+    """Write a checkpoint atomically, replacing an older one.
 
     Args:
-        path: the file to write; its folder exists.
+        path: the file to write; its folder must exist.
         tensors: names and values, on any device.
-        header: what to say about them; `sha256` is filled in here.
+        header: description of the weights; `sha256` is filled in here.
 
     Returns:
         The header as written.
 
     Raises:
-        ValueError: for a type of tensor that the format cannot hold.
-        OSError: if the file cannot be written; what was there before is untouched.
+        ValueError: for an unsupported type of tensor.
+        OSError: if the file cannot be written; an older file is unchanged.
     """
     for name, tensor in tensors.items():
         if tensor.dtype not in NAMES or tensor.layout != torch.strided:
@@ -173,13 +173,13 @@ def save(path: str | Path, tensors: Mapping[str, Tensor], header: Header) -> Hea
 def read(
     path: str | Path, verify: bool = True, device: torch.device | str = "cpu"
 ) -> tuple[dict[str, Tensor], Header]:
-    """Read a checkpoint that `save` wrote.
+    """Read a checkpoint written by `save`.
 
     Args:
         path: the file.
-        verify: compare the sha256 of every tensor. It reads the whole file, at the speed of hashlib on each
-            core; without it the tensors are mapped in milliseconds and read from disk when they are used.
-        device: where the tensors go.
+        verify: compare the sha256 of every tensor. This reads the whole file, at the speed of hashlib per core;
+            otherwise the tensors are mapped in milliseconds and read from disk on access.
+        device: of the returned tensors.
 
     Raises:
         BadFile: if the file is truncated, changed (the tensor is named), foreign, or of another format version.
@@ -193,23 +193,23 @@ def read(
         changed = [name for name in sorted(actual) if actual[name] != header.sha256.get(name)]
         if changed or set(actual) != set(header.sha256):
             more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
-            what = f"tensor {changed[0]!r}{more}" if changed else "the list of tensors"
-            raise BadFile(f"{path}: {what} has changed since it was written (sha256).")
+            changed_part = f"tensor {changed[0]!r}{more}" if changed else "the list of tensors"
+            raise BadFile(f"{path}: {changed_part} has changed since it was written (sha256).")
     if torch.device(device).type != "cpu":
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     return tensors, header
 
 
 def read_header(path: str | Path) -> Header:
-    """What a checkpoint says about itself; its tensors are neither read nor verified. Raises as `read`."""
+    """The header of a checkpoint; its tensors are neither read nor verified. Raises as `read`."""
     return _open(Path(path))[0]
 
 
 def is_ours(path: str | Path) -> bool:
-    """Whether a file is in our format, of any version, damaged or not in its tensors.
+    """Whether a file is in our format, of any version, regardless of damage to its tensors.
 
     Raises:
-        CutOff: if it is a truncated safetensors file, ours or another's.
+        CutOff: if it is a truncated safetensors file.
     """
     try:
         return "tetravit" in read_index(path).metadata
@@ -221,7 +221,7 @@ def is_ours(path: str | Path) -> bool:
 
 @dataclass(frozen=True)
 class Index:
-    """The header of any safetensors file. tensors: name -> (type, shape, first byte, last byte + 1)."""
+    """The header of any safetensors file. tensors: name -> (dtype, shape, first byte, last byte + 1)."""
 
     metadata: dict[str, str]
     tensors: dict[str, tuple[str, list[int], int, int]]
@@ -230,10 +230,10 @@ class Index:
 
 
 def read_index(path: str | Path) -> Index:
-    """Read and check the header of a safetensors file: every tensor lies inside the file, none overlaps.
+    """Read and check the header of a safetensors file: every tensor lies inside the file, without overlaps.
 
     Raises:
-        BadFile: if it is no safetensors file, or truncated.
+        BadFile: if it is not a safetensors file, or truncated.
     """
     path = Path(path)
     foreign = BadFile(f"{path} is not a safetensors file, or its header is damaged.")
@@ -278,7 +278,7 @@ def read_index(path: str | Path) -> Index:
 
 
 def map_tensors(path: str | Path, index: Index) -> dict[str, Tensor]:
-    """The tensors of a safetensors file as views of the mapped file, copied where they are not aligned."""
+    """The tensors of a safetensors file as views of the mapped file, copied if they are not aligned."""
     whole = map_file(path, index.size)
     start = 8 + len(index.raw)
     tensors = {}
@@ -288,13 +288,13 @@ def map_tensors(path: str | Path, index: Index) -> dict[str, Tensor]:
 
 
 def map_file(path: str | Path, size: int) -> Tensor:
-    """A file as uint8 (size,), mapped: what is written to it stays in this process."""
+    """A file as uint8 (size,), mapped copy-on-write."""
     storage = torch.UntypedStorage.from_file(str(path), False, size)
     return torch.empty(0, dtype=torch.uint8).set_(storage)  # type: ignore[arg-type]
 
 
 def cast(data: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bytes (n,) as numbers (n / itemsize,), without a copy where they are aligned."""
+    """Bytes (n,) as numbers (n / itemsize,), without a copy if they are aligned."""
     if data.storage_offset() % dtype.itemsize:
         data = data.clone()
     return data.view(dtype)
@@ -325,10 +325,10 @@ def _open(path: Path) -> tuple[Header, Index]:
 def _spell_header(
     text: str, shapes: Mapping[str, tuple[str, list[int]]], framework: str | None = FRAMEWORK
 ) -> bytes:
-    """The one spelling of a file's first bytes: length and header, tensors in the given order, padded."""
+    """The canonical first bytes of a file: length and header, tensors in the given order, padded."""
     table: dict[str, Any] = {
         "__metadata__": {
-            **({"format": framework} if framework else {}),  # files of the first versions have none
+            **({"format": framework} if framework else {}),  # absent in files of the first versions
             "sha256": hashlib.sha256(text.encode()).hexdigest(),
             "tetravit": text,
         }

@@ -1,4 +1,4 @@
-"""GC ViT: the published weights, and how the authors' and timm's tensor names become ours."""
+"""GC ViT: published weights, and the maps from the authors' and timm's tensor names to ours."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ STAGES, MOST_BLOCKS, MOST_CONVS = 4, 64, 3
 
 
 def _indices(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The authors' index buffers (N, N): for each pair of tokens in a window its row of the bias table."""
+    """The authors' index buffers (N, N): the row of the bias table for each pair of tokens in a window."""
     tables = {}
     for key, table in state.items():
         if key.endswith("relative_position_bias_table"):
             window = (math.isqrt(len(table)) + 1) // 2
             name = key.replace("bias_table", "index")
-            import torch  # the catalogue needs no torch
+            import torch  # imported late: the catalogue needs no torch
 
             from tetravit.layers.relative_bias import spread
 
@@ -31,7 +31,7 @@ def _indices(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _official_conv(theirs: str, ours: str) -> list[Rule]:
-    """The tensors of one Fused-MBConv under the authors' numbers."""
+    """The tensors of one Fused-MBConv under the authors' names."""
     return [
         Rule(f"{theirs}.conv.0.weight", f"{ours}.depthwise.weight"),
         Rule(f"{theirs}.conv.2.fc.0.weight", f"{ours}.se.fc1.weight"),
@@ -41,7 +41,7 @@ def _official_conv(theirs: str, ours: str) -> list[Rule]:
 
 
 def _timm_conv(theirs: str, ours: str) -> list[Rule]:
-    """The tensors of one Fused-MBConv in timm, where each of them is a convolution."""
+    """The tensors of one Fused-MBConv in timm, where each is a convolution."""
     return [
         Rule(f"{theirs}.conv_dw.weight", f"{ours}.depthwise.weight"),
         Rule(f"{theirs}.se.fc1.weight", f"{ours}.se.fc1.weight", kernel="theirs"),
@@ -51,7 +51,7 @@ def _timm_conv(theirs: str, ours: str) -> list[Rule]:
 
 
 def _global(levels: str) -> list[Rule]:
-    """Every second block has keys and values only; both layouts call them what the others call all three."""
+    """Every second block has keys and values only; both layouts name them as the other blocks name all three."""
     return [
         Rule(f"{levels}.{{i}}.blocks.{j}.attn.qkv.{{p}}", f"backbone.levels.{{i}}.blocks.{j}.attn.kv.{{p}}")
         for j in range(1, MOST_BLOCKS, 2)
@@ -84,7 +84,7 @@ LAYOUTS = {
             Rule("stem.down.{rest}", "backbone.patch_embed.conv_down.{rest}"),
             *(
                 rule
-                for i in range(STAGES - 1)  # timm begins a stage with the step that ends the one before it
+                for i in range(STAGES - 1)  # timm: downsampling starts the next stage
                 for rule in (
                     *_timm_conv(
                         f"stages.{i + 1}.downsample.conv_block", f"backbone.levels.{i}.downsample.conv"
@@ -116,9 +116,9 @@ LAYOUTS = {
 HUB = "https://huggingface.co/nvidia/GCViT/resolve/main"
 IN1K, IN21K = "ImageNet-1k", "ImageNet-21k, then ImageNet-1k"
 
-# Model, tag, training data, published top-1, crop, image size; the middle of the file's name on the Hugging Face
-# hub, and the key of its copy on Google Drive, where they exist. The two largest squash an image into the square
-# instead of cutting it.
+# Model, tag, training data, published top-1, crop, image size; the middle of the file name on the Hugging Face hub,
+# and the key of its copy on Google Drive, where they exist. The two largest models squash an image into the square
+# instead of cropping it.
 # fmt: off
 FILES = (
     ("gcvit_xxtiny",   "in1k",       IN1K,  79.9, 1.0,   224, "1k_xxtiny",      "1apSIWQCa5VhWLJws8ugMTuyKzyayw4Eh"),

@@ -1,4 +1,4 @@
-"""Models on the Hugging Face hub: read those of timm and ours, write ours with a card."""
+"""Models on the Hugging Face hub: read timm's and ours, publish ours with a model card."""
 
 import json
 import os
@@ -26,16 +26,16 @@ FILES = ["config.json", "model.safetensors", "pytorch_model.bin"]
 
 
 def is_repository(source: str) -> bool:
-    """Whether a text names a repository: "hf:OWNER/NAME", "hf:OWNER/NAME@REVISION"."""
+    """Whether a text is a repository: "hf:OWNER/NAME", "hf:OWNER/NAME@REVISION"."""
     return source.startswith(PREFIXES)
 
 
 def fetch(source: str) -> Path:
-    """The folder with the weights of a repository, from this machine or from the hub.
+    """The local folder of a repository's weights, downloaded if needed.
 
     Raises:
-        ValueError: if the extra `hub` is not installed, or the text names no repository.
-        Unavailable: if the repository is not available.
+        ValueError: if the extra `hub` is not installed, or the text is not a repository.
+        Unavailable: if the download fails.
     """
     api = _api()
     repository, _, revision = source.split(":", 1)[1].partition("@")
@@ -53,7 +53,7 @@ def fetch(source: str) -> Path:
             cache_dir=store.home() / "hub",
             local_files_only=offline or bool(cause),
         )
-    except Exception as error:  # the hub's client raises many types of errors
+    except Exception as error:  # the client raises many types of errors
         if cause:
             raise Unavailable(
                 f"{source} is not in {store.home()}, and there is no network ({cause}). On a connected machine: "
@@ -66,16 +66,16 @@ def fetch(source: str) -> Path:
 
 
 def push(file: Path, repository: str, *, private: bool = False, token: str | None = None) -> str:
-    """Publish a weights file of ours with its card and a config that names the model.
+    """Publish a weights file of ours with a model card and a config.
 
     Args:
         file: in our format; it is verified first.
-        repository: OWNER/NAME; created where it does not exist.
+        repository: OWNER/NAME; created if it does not exist.
         private: whether a new repository is private.
-        token: None: the one the hub's client has stored.
+        token: None: the token stored by the client.
 
     Returns:
-        The address of the commit.
+        The URL of the commit.
 
     Raises:
         ValueError: if the extra `hub` is not installed.
@@ -100,7 +100,7 @@ def push(file: Path, repository: str, *, private: bool = False, token: str | Non
 
 
 def config(header: Header) -> dict[str, Any]:
-    """What `config.json` says: the model for transformers, and its input as timm has it."""
+    """Content of `config.json`: the model for transformers, and its input in timm's form."""
     p = header.preprocess
     return {
         "library_name": "tetravit",
@@ -137,12 +137,12 @@ def transformers_config(header: Header) -> dict[str, Any]:
 
 
 def processor_config(header: Header) -> dict[str, Any]:
-    """What `preprocessor_config.json` says, for transformers."""
+    """Content of `preprocessor_config.json`, for transformers."""
     return {"image_processor_type": "TetravitImageProcessor", "preprocess": asdict(header.preprocess)}
 
 
 def card(header: Header) -> str:
-    """A model card: what the weights are, where they come from, how to use them."""
+    """A model card: description, source and use of the weights."""
     licence = header.licence or "unknown"
     height, width = header.preprocess.sides
     sides = str(height) if height == width else f"{height} x {width}"
@@ -157,7 +157,7 @@ def card(header: Header) -> str:
         "Weights (sha256)": f"`{header.fingerprint}`",
         "Written by": f"tetravit {header.version}",
     }
-    row = None if header.recipe else store.row_at(header.source)  # with a recipe, they were trained further
+    row = None if header.recipe else store.row_at(header.source)  # with a recipe, the weights were trained further
     if row:
         rows["Trained on"] = row.data
         rows["Published"] = f"{_figures(row.published)} ({row.published_in})"
@@ -174,7 +174,7 @@ def card(header: Header) -> str:
 
 
 def model_of(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-    """Our name and options of the model that a timm or hub config names; None: it is none of ours."""
+    """Our name and options of the model in a timm or hub config; None: unknown model."""
     theirs = config.get("architecture", "")
     if theirs in VARIANTS or theirs in ALIASES:
         return ALIASES.get(theirs, theirs), {}
@@ -188,7 +188,7 @@ def model_of(config: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
 
 
 def preprocess_of(config: Mapping[str, Any]) -> Preprocess | None:
-    """The preprocessing in a timm or hub config; None: it says nothing of it."""
+    """The preprocessing in a timm or hub config; None: not specified."""
     published = config.get("pretrained_cfg")
     if not isinstance(published, Mapping) or "input_size" not in published:
         return None
@@ -204,7 +204,7 @@ def preprocess_of(config: Mapping[str, Any]) -> Preprocess | None:
 
 
 def header_of(folder: Path) -> Header | None:
-    """The header of the weights in a folder, where they are ours."""
+    """The header of the weights in a folder, if they are ours."""
     file = folder / "model.safetensors"
     try:
         return read_header(file)

@@ -1,4 +1,4 @@
-"""Connections to a server within a few seconds, or the reason why there is none."""
+"""Connect to a server within a few seconds, or report the cause of failure."""
 
 import errno
 import queue
@@ -14,9 +14,9 @@ NO_ROUTE = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTDO
 
 
 class Unreached(OSError):
-    """No connection to a server: its name is not resolved, there is no route, it refuses or does not react.
+    """No connection to a server: unresolved name, no route, connection refused or no response.
 
-    host: of the server, or of the proxy before it.
+    host: the server, or the proxy in front of it.
     """
 
     def __init__(self, host: str, cause: str) -> None:
@@ -25,11 +25,11 @@ class Unreached(OSError):
 
 
 def connect(address: tuple[str, int], timeout: Any = None, source_address: Any = None) -> socket.socket:
-    """`socket.create_connection` that takes `CONNECT_S` at most, name resolution included.
+    """`socket.create_connection` with a limit of `CONNECT_S`, name resolution included.
 
     Args:
         address: host and port.
-        timeout: seconds, of the socket once it is connected.
+        timeout: of the connected socket, in seconds.
         source_address: as of `socket.create_connection`.
 
     Raises:
@@ -62,7 +62,7 @@ def connect(address: tuple[str, int], timeout: Any = None, source_address: Any =
 
 
 def unreachable(url: str) -> str:
-    """Why the server of an https URL, or the proxy before it, is not reached; "": it is."""
+    """Why the server of an https URL, or its proxy, cannot be reached; "": it can."""
     parts = urlsplit(url)
     proxy = getproxies().get(parts.scheme)
     if proxy and not proxy_bypass(parts.hostname or ""):
@@ -75,7 +75,7 @@ def unreachable(url: str) -> str:
 
 
 def _resolve(host: str, port: int) -> list[Any]:
-    """`socket.getaddrinfo`, which has no limit of its own, for `CONNECT_S` at most."""
+    """`socket.getaddrinfo`, which has no timeout, limited to `CONNECT_S`."""
     results: queue.Queue[list[Any] | OSError] = queue.Queue()
 
     def resolve() -> None:

@@ -1,9 +1,8 @@
-"""Pickles read as data: an interpreter of values, containers and tensors that calls nothing.
+"""Read pickles as data: an interpreter for values, containers and tensors that calls nothing.
 
-A pickle is a program; Python's own reader imports what it names and calls it. This one never imports: a name in
-the file stays a `Global`, calls of the few names a tensor is made of are answered here, objects of other classes
-become `Inert` records. A pickle that names a function outside that list is refused, by the name.
-"""
+A pickle is a program; Python's own reader imports and calls the names in it. This one never imports: a name in the
+file becomes a `Global`, calls of the few functions that build tensors are emulated, objects of other classes become
+`Inert` records. A pickle that names any other function is rejected, with that name.
 
 import math
 import pickletools
@@ -18,7 +17,7 @@ from torch import Tensor
 from tetravit.weights.fileformat import BadFile
 
 # fmt: off
-# Modules with no business in a checkpoint. Nothing of theirs would run here: naming them is reason to stop.
+# Modules that do not belong in a checkpoint. Nothing of theirs would run here: naming them is reason to stop.
 FORBIDDEN = frozenset(
     {
         "__builtin__", "_ctypes", "_io", "_operator", "_pickle", "_posixsubprocess", "_socket", "_thread",
@@ -37,7 +36,7 @@ HARMLESS_BUILTINS = frozenset(
         "range", "set", "slice", "str", "tuple", "unicode", "xrange",
     }
 )
-# Classes and constructors that are not spelled as classes.
+# Classes and constructors in lower case.
 HARMLESS_NAMES = frozenset(
     {
         "numpy.ndarray", "numpy.dtype", "numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar",
@@ -75,14 +74,14 @@ class Refused(BadFile):
 
 @dataclass(frozen=True)
 class Global:
-    """A name in the file: "module.name". It is never looked up."""
+    """A name in the file: "module.name". It is never resolved."""
 
     name: str
 
 
 @dataclass(eq=False)
 class Inert:
-    """An object of some class, reduced to what the file says of it."""
+    """An object of some class, reduced to its data in the file."""
 
     name: str
     args: tuple[Any, ...] = ()
@@ -95,7 +94,7 @@ class Inert:
 
 @dataclass
 class Storage:
-    """Numbers (n,) that tensors are views of; None while only the structure of a file is read."""
+    """Storage (n,) behind tensors; None while only the structure of a file is read."""
 
     data: Tensor | None
     dtype: torch.dtype
@@ -104,7 +103,7 @@ class Storage:
 class Machine:
     """Runs one pickle.
 
-    persistent: resolves a persistent id, the way torch files point at their storages.
+    persistent: resolves a persistent id, which torch files use for storages.
 
     After `run`, `inert` holds the names of all classes that became records.
     """
@@ -114,11 +113,11 @@ class Machine:
         self.inert: set[str] = set()
 
     def run(self, file: IO[bytes]) -> Any:
-        """The value of the pickle that starts at the position of `file`, which is left behind its end.
+        """The value of the pickle at the position of `file`, which then is after the pickle.
 
         Raises:
-            Refused: if the pickle names something that no tensor needs.
-            BadFile: if it is damaged, or none.
+            Refused: if the pickle names something that tensors do not need.
+            BadFile: if it is damaged, or not a pickle.
         """
         self.stack: list[Any] = []
         self.marks: list[int] = []
@@ -229,14 +228,14 @@ class Machine:
         harmless = name in HARMLESS_NAMES or name.startswith(
             (*HARMLESS_PREFIXES, "builtins.", "__builtin__.")
         )
-        if not last[:1].isupper() and not harmless:  # a function, by its spelling
+        if not last[:1].isupper() and not harmless:  # lower case: a function
             raise Refused(name)
         self.inert.add(name)
         return Inert(name, args)
 
 
 def view_of(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor | None:
-    """A tensor over a storage, checked to stay inside it; None where the storage holds no numbers yet."""
+    """A tensor over a storage, with a bounds check; None if the storage is not loaded."""
     if not isinstance(storage, Storage):
         raise TypeError("a tensor without a storage")
     if storage.data is None:
@@ -256,7 +255,7 @@ def _tensor(machine: Machine, storage: Any, offset: Any, size: Any, stride: Any,
 
 
 def _tensor_of_type(machine: Machine, storage: Any, offset: int, size: Any, stride: Any, *rest: Any) -> Any:
-    """`_tensor` whose type stands in the call: (requires_grad, hooks, dtype, ...)."""
+    """`_tensor` with the dtype in the call: (requires_grad, hooks, dtype, ...)."""
     dtype = getattr(torch, rest[2].name.removeprefix("torch."), None)
     if not isinstance(dtype, torch.dtype) or not isinstance(storage, Storage):
         raise TypeError("a tensor without a type")
@@ -270,13 +269,13 @@ def _first(machine: Machine, value: Any, *rest: Any) -> Any:
 
 
 def _dict(machine: Machine, *args: Any) -> dict[Any, Any]:
-    """OrderedDict(), OrderedDict([(key, value), ...]), defaultdict(factory): the entries follow, or are given."""
+    """OrderedDict(), OrderedDict([(key, value), ...]), defaultdict(factory): the entries follow, or are arguments."""
     pairs = args[0] if args and isinstance(args[0], (list, tuple)) else ()
     return _pairs([part for key, value in pairs for part in (key, value)])
 
 
 def _object(machine: Machine, kind: Any, *args: Any) -> Any:
-    """copyreg's way of saying "an object of this class"."""
+    """copyreg's constructor call for "an object of this class"."""
     if not isinstance(kind, Global):
         raise TypeError("an object without a class")
     machine.inert.add(kind.name)
@@ -307,7 +306,7 @@ REBUILD: dict[str, Callable[..., Any]] = {
 
 
 def _add(target: Any, items: list[Any], kind: type) -> None:
-    """Put items into a container: into a dict in pairs."""
+    """Add items to a container; for a dict in pairs."""
     if isinstance(target, Inert):
         target.items += items
     elif kind is dict and isinstance(target, dict):
@@ -324,7 +323,7 @@ def _pairs(items: Iterable[Any]) -> dict[Any, Any]:
 
 
 def _key(key: Any) -> Any:
-    """A key that is hashed in constant time: tuples in tuples could share their parts exponentially often."""
+    """A key with constant hashing time: nested tuples could share their parts exponentially often."""
     parts = key if isinstance(key, tuple) else (key,)
     if any(isinstance(part, (tuple, list, dict)) for part in parts):
         raise TypeError("a nested key")

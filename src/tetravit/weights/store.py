@@ -1,8 +1,8 @@
-"""The cache of published weights: files are fetched once, complete or absent, and verified by their hashes.
+"""The cache of published weights: files are downloaded once, atomically, and verified by hash.
 
-The folder is the platform's for caches, or TETRAVIT_HOME. With TETRAVIT_OFFLINE=1 nothing is fetched. A file whose
-hash is not published is accepted on its first download; the hash is kept beside it, and a later download with
-another one is refused.
+The folder is the platform's cache folder, or TETRAVIT_HOME. With TETRAVIT_OFFLINE=1 nothing is downloaded. A file
+without a published hash is accepted at its first download; the hash is stored beside it, and a later download with
+another hash is rejected.
 """
 
 import hashlib
@@ -27,19 +27,19 @@ from tetravit.weights.fileformat import BadFile
 from tetravit.weights.layouts import KEY_MAPS
 
 READABLE = (".pth", ".pt", ".bin", ".tar", ".safetensors")
-QUICK_S = 1.0  # a mirror is still tried after sources that were not reached, if that took no longer
+QUICK_S = 1.0  # a mirror is tried after an unreachable source if that failed within this time
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A file on this machine. source: where it was fetched from; None: it was imported, in our format."""
+    """A local file. source: its origin; None: it was imported, in our format."""
 
     path: Path
     source: Source | None
 
 
 def home() -> Path:
-    """Where weights are kept: TETRAVIT_HOME, or the platform's folder for caches."""
+    """The folder of the cache: TETRAVIT_HOME, or the platform's cache folder."""
     if chosen := os.environ.get("TETRAVIT_HOME"):
         return Path(chosen).expanduser()
     if sys.platform == "win32":
@@ -50,35 +50,35 @@ def home() -> Path:
 
 
 def offline() -> bool:
-    """Whether TETRAVIT_OFFLINE forbids to fetch anything."""
+    """Whether TETRAVIT_OFFLINE forbids downloads."""
     return os.environ.get("TETRAVIT_OFFLINE", "").lower() not in ("", "0", "false", "no")
 
 
 def find(name: str) -> Checkpoint:
-    """The catalogue's row called NAME.TAG.
+    """The catalogue row NAME.TAG.
 
     Raises:
-        ValueError: if there is none; the nearest one is suggested.
+        ValueError: if there is none; the nearest name is suggested.
     """
     return pick(weights.CHECKPOINTS, name, "weights")
 
 
 def row_at(url: str) -> Checkpoint | None:
-    """The catalogue's row whose file is at that URL; None: there is none."""
+    """The catalogue row of the file at a URL; None: there is none."""
     return next((row for row in weights.CHECKPOINTS.values() if url in (s.url for s in row.sources)), None)
 
 
 def place(url: str) -> Path:
-    """The path of the file of a URL in the cache; it contains the original file name."""
+    """The path in the cache for a URL; it contains the original file name."""
     name = re.sub(r"[^\w.-]", "_", urlsplit(url).path.rsplit("/", 1)[-1])[-80:]
     return home() / "weights" / f"{hashlib.sha256(url.encode()).hexdigest()[:10]}_{name}"
 
 
 def imported(name: str) -> Path:
-    """Where an imported NAME.TAG is kept, in our format.
+    """The path of an imported NAME.TAG, in our format.
 
     Raises:
-        ValueError: if it is no name.
+        ValueError: if the name is malformed.
     """
     if not re.fullmatch(r"\w+\.\w+", name):
         raise ValueError(f"Weights are called NAME.TAG, like xcit_nano_12_p16.mine; got {name!r}.")
@@ -86,7 +86,7 @@ def imported(name: str) -> Path:
 
 
 def cached(name: str) -> Fetched | None:
-    """The file of NAME.TAG if it is on this machine: an imported one first, else any of the row's sources."""
+    """The local file of NAME.TAG: an imported one first, else any of the row's sources."""
     if imported(name).is_file():
         return Fetched(imported(name), None)
     sources = weights.CHECKPOINTS[name].sources if name in weights.CHECKPOINTS else ()
@@ -94,17 +94,17 @@ def cached(name: str) -> Fetched | None:
 
 
 def fetch(name: str, *, accept_license: bool = False, patience: Patience | None = None) -> Fetched:
-    """The file of NAME.TAG, from the cache or from the first of its sources that responds.
+    """The file of NAME.TAG, from the cache or from the first source that responds.
 
     Args:
-        name: a row of the catalogue, or weights that were imported under that name.
-        accept_license: agree to a licence that forbids commercial use; asked for once per licence.
-        patience: None: the usual one.
+        name: a row of the catalogue, or imported weights.
+        accept_license: accept a licence that forbids commercial use; required once per licence.
+        patience: None: the default.
 
     Raises:
-        ValueError: if there are no such weights, or their licence has not been accepted.
+        ValueError: if the weights are unknown, or their licence has not been accepted.
         BadFile: if the download is damaged or has another hash.
-        Unavailable: if it cannot be fetched.
+        Unavailable: if the download fails.
     """
     cached_file = cached(name)
     if cached_file and cached_file.source is None and name not in weights.CHECKPOINTS:
@@ -148,10 +148,10 @@ def fetch(name: str, *, accept_license: bool = False, patience: Patience | None 
 
 
 def check_license(row: Checkpoint, *, accept: bool = False) -> None:
-    """Stop until a licence that forbids commercial use has been accepted, once on this machine.
+    """Require the acceptance of a licence that forbids commercial use, once per machine.
 
     Raises:
-        ValueError: if it has not been.
+        ValueError: if it has not been accepted.
     """
     if row.commercial:
         return
@@ -169,20 +169,20 @@ def check_license(row: Checkpoint, *, accept: bool = False) -> None:
 
 
 def download(url: str, *, sha256: str = "", patience: Patience | None = None) -> Path:
-    """Fetch a file, or find it fetched before. It appears whole and verified, or not at all.
+    """Download a file, or use the cached one. It is complete and verified, or absent.
 
-    An interrupted transfer, of this process or an earlier one, is resumed. Processes that fetch the
-    same file take turns; a killed one leaves nothing to clean up.
+    An interrupted transfer, of this process or an earlier one, is resumed. Processes that download the same file take
+    turns; a killed process leaves nothing to clean up.
 
     Args:
         url: http or https.
-        sha256: the hash of the file, or its beginning; "": the one remembered from the first download.
-        patience: None: the usual one.
+        sha256: the hash of the file, or its prefix; "": the one recorded at the first download.
+        patience: None: the default.
 
     Raises:
-        ValueError: for another kind of URL.
+        ValueError: for another scheme of URL.
         BadFile: if the download has another hash, or is damaged.
-        Unavailable: if the server does not deliver it.
+        Unavailable: if the download fails.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise ValueError(f"Weights are fetched over http or https; got {url!r}.")
@@ -193,7 +193,7 @@ def download(url: str, *, sha256: str = "", patience: Patience | None = None) ->
         raise Unavailable(f"{url} is not in {home()}, and TETRAVIT_OFFLINE is set.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with lock(path):
-        if path.is_file():  # another process was faster
+        if path.is_file():  # another process downloaded it
             return path
         part = path.with_name(path.name + ".part")
         known = sha256 or record(path).get("sha256", "")
@@ -203,10 +203,10 @@ def download(url: str, *, sha256: str = "", patience: Patience | None = None) ->
 
 
 def verify(names: Sequence[str] = ()) -> list[tuple[Path, str]]:
-    """Compare every kept file with its hash (none named: all files).
+    """Compare every kept file with its hash (no names: all files).
 
     Returns:
-        (file, "") for each that is as it was, (file, what is wrong with it) for each that is not.
+        (file, "") for each intact file, (file, fault) for each other one.
     """
     folder = home() / "weights"
     if names:
@@ -228,7 +228,7 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """One process at a time works on `path`. The system releases the lock of a killed process."""
+    """A lock on `path` for one process at a time. The system releases the lock of a killed process."""
     folder = home() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / f"{path.name}.lock").open("a+") as file:
@@ -246,14 +246,14 @@ def lock(path: Path) -> Iterator[None]:
 
 
 def _readable(row: Checkpoint, source: Source) -> bool:
-    """Whether this package has a map for the names in the file."""
+    """Whether this package has a map for the tensor names of a source."""
     known = KEY_MAPS.get(row.head, {}) if row.head else {}
     family = row.model.split("_")[0]
     return source.layout in weights.LAYOUTS.get(family, {"official"}) or source.layout in known
 
 
 def accept(name: str, part: Path, path: Path, known: str) -> None:
-    """Move a complete, verified file to its place, and record its hash."""
+    """Move a complete, verified file to its final path, and record its hash."""
     actual = sha256_of(part)
     if known and not actual.startswith(known):
         part.unlink()
@@ -273,7 +273,7 @@ def accept(name: str, part: Path, path: Path, known: str) -> None:
 
 
 def check_whole(path: Path, name: str) -> None:
-    """Read the structure of a weights file, not its numbers: a page of HTML, or half a file, ends here.
+    """Read the structure of a weights file, without its tensors: detects HTML pages and truncated files.
 
     Raises:
         BadFile: if it is damaged.
@@ -303,5 +303,5 @@ def _record_file(path: Path) -> Path:
 
 
 def record(path: Path) -> dict[str, Any]:
-    """The record of the first download of a file; it is kept when the file is deleted."""
+    """The record of the first download of a file; it outlives the file."""
     return read_json(_record_file(path))

@@ -1,7 +1,7 @@
-"""Files of `torch.save`, of every age, without torch's reader: a zip archive, a row of pickles, a tar archive.
+"""Files from `torch.save` of every version, without torch's reader: zip archives, sequences of pickles, tar archives.
 
-Tensors of a zip archive are views of the mapped file, those of the older forms are copied where they are not
-aligned. See `pickles` for why nothing in a file is ever run.
+Tensors of a zip archive are views of the mapped file; those of older formats are copied if they are not aligned. See
+`pickles` for why no code in a file is ever run.
 """
 
 import io
@@ -21,29 +21,29 @@ from torch import Tensor
 from tetravit.weights.fileformat import BadFile, cast, map_file
 from tetravit.weights.pickles import DAMAGE, DTYPES, Global, Machine, Refused, Storage, view_of
 
-MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file that torch < 1.6 wrote
+MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of a file from torch < 1.6
 PROTOCOL = 1001
-LARGEST_PICKLE = 1 << 29  # bytes; the structure of a checkpoint, without its numbers
+LARGEST_PICKLE = 1 << 29  # bytes; the structure of a checkpoint, without its tensors
 BROKEN = (zipfile.BadZipFile, tarfile.TarError, NotImplementedError, RuntimeError, zlib.error, *DAMAGE)
 
 
 @dataclass(frozen=True)
 class Contents:
-    """The content of a file. inert: names of classes whose objects became records."""
+    """The content of a file. inert: class names of objects that became records."""
 
     value: Any
     inert: tuple[str, ...]
 
 
 def load(path: str | Path, verify: bool = True) -> Contents:
-    """Read what `torch.save` wrote. Nothing in the file is executed.
+    """Read a file from `torch.save`. No code in the file is executed.
 
     Args:
-        path: .pth, .pt, .bin, .pth.tar: the form is found from the content.
-        verify: compare the checksums of a zip archive; the older forms have none.
+        path: .pth, .pt, .bin, .pth.tar: the format is detected from the content.
+        verify: compare the checksums of a zip archive; older formats have none.
 
     Raises:
-        BadFile: if it is damaged (where a tensor is hit, it is named), refers to code, or is no such file.
+        BadFile: if it is damaged (a damaged tensor is named), refers to code, or has another format.
         OSError: if it cannot be opened.
     """
     path = Path(path)
@@ -70,7 +70,7 @@ def load(path: str | Path, verify: bool = True) -> Contents:
 
 
 def _zip(path: Path, file: IO[bytes], verify: bool) -> Contents:
-    """The form of torch >= 1.6: PREFIX/data.pkl, PREFIX/data/KEY, every record stored as it is."""
+    """torch >= 1.6: PREFIX/data.pkl, PREFIX/data/KEY, all records uncompressed."""
     archive = zipfile.ZipFile(file)
     records = {info.filename: info for info in archive.infolist()}
     main = next((name for name in records if name.endswith("/data.pkl")), None)
@@ -122,12 +122,12 @@ def _check(value: Any, used: dict[str, tuple[zipfile.ZipInfo, Tensor]]) -> None:
             if checksum != info.CRC:
                 first, last = data.data_ptr(), data.data_ptr() + len(data)
                 names = [n for n, t in named_tensors(value) if first <= t.data_ptr() < last]
-                what = f"tensor {names[0]!r}" if names else f"record {info.filename!r}"
-                raise BadFile(f"{what} has changed since it was written (CRC-32)")
+                record = f"tensor {names[0]!r}" if names else f"record {info.filename!r}"
+                raise BadFile(f"{record} has changed since it was written (CRC-32)")
 
 
 def _row(path: Path, file: IO[bytes]) -> Contents:
-    """The form of torch 0.1.10 to 1.5: magic number, protocol, system, the object, keys, then the storages."""
+    """torch 0.1.10 to 1.5: magic number, protocol, system, the object, keys, then the storages."""
     if Machine().run(file) != MAGIC:
         raise BadFile("it is a pickle, but not one of torch.save")
     if Machine().run(file) != PROTOCOL or Machine().run(file).get("little_endian") is not True:
@@ -137,7 +137,7 @@ def _row(path: Path, file: IO[bytes]) -> Contents:
     def size(key: str, dtype: torch.dtype, count: int) -> None:
         sizes[key] = dtype.itemsize
 
-    Machine(_storages(size)).run(file)  # the structure alone: what each storage holds
+    Machine(_storages(size)).run(file)  # structure only: the dtype and size of each storage
     keys = Machine().run(file)
     whole, data = map_file(path, path.stat().st_size), {}
     for key in keys:
@@ -154,7 +154,7 @@ def _row(path: Path, file: IO[bytes]) -> Contents:
 
 
 def _tar(file: IO[bytes]) -> Contents:
-    """The form before torch 0.1.10: members `storages`, `tensors` and `pickle`. Nothing is unpacked to disk."""
+    """Before torch 0.1.10: members `storages`, `tensors` and `pickle`. Nothing is unpacked to disk."""
     with tarfile.open(fileobj=file, mode="r:") as archive:
         members = {m.name: m for m in archive.getmembers() if m.isreg()}
         if not {"storages", "tensors", "pickle"} <= set(members):
@@ -191,7 +191,7 @@ def _storages(data: Callable[[str, torch.dtype, int], Tensor | None]) -> Callabl
     """Resolves the persistent ids of a file: ("storage", kind, key, device, count[, view])."""
 
     def persistent(saved: Any) -> Any:
-        if saved[0] == "module":  # a module is saved with its source code, which is left aside
+        if saved[0] == "module":  # a module is saved with its source code, which is ignored
             return saved[1]
         label, kind, key, _, count, *view = saved
         if label != "storage" or not isinstance(count, int) or count < 0:

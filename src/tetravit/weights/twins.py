@@ -1,4 +1,4 @@
-"""Twins: the published weights, and how the authors' tensor names, which timm shares, become ours."""
+"""Twins: published weights, and the map from the authors' (and timm's) tensor names to ours."""
 
 from tetravit.structures import ADE20K_INPUT, Preprocess
 from tetravit.weights.base import Adapter, Checkpoint, KeyMap, Rule, Source, drive, hub, menu
@@ -9,7 +9,7 @@ _OFFICIAL = KeyMap(
     Rule("{rest}", "backbone.{rest}"),
 )
 
-_MMPRETRAIN = KeyMap(  # open-mmlab/mmpretrain tools/model_converters/twins2mmpretrain.py, read backwards
+_MMPRETRAIN = KeyMap(  # open-mmlab/mmpretrain tools/model_converters/twins2mmpretrain.py, inverted
     Rule("backbone.patch_embeds.{i}.projection.{p}", "backbone.patch_embeds.{i}.proj.{p}"),
     Rule("backbone.stages.{i}.{j}.ffn.layers.0.0.{p}", "backbone.blocks.{i}.{j}.mlp.fc1.{p}"),
     Rule("backbone.stages.{i}.{j}.ffn.layers.1.{p}", "backbone.blocks.{i}.{j}.mlp.fc2.{p}"),
@@ -25,8 +25,8 @@ ADAPTERS = {"twins": Adapter(KeyMap(Rule("norm_list.{i}.{p}", "backbone.stage_no
 LAYOUTS = {"twins": {"official": _OFFICIAL, "timm": _OFFICIAL, "mmpretrain": _MMPRETRAIN}}
 
 MIRROR = "https://download.openmmlab.com/mmclassification/v0/twins"
-# Published top-1, what timm measured (crop 0.9); the file on Google Drive; the middle of the name of
-# mmpretrain's copy, and the beginning of its sha256.
+# Published top-1, measured by timm (crop 0.9); the file on Google Drive; the middle of the name of mmpretrain's copy,
+# and the prefix of its sha256.
 # fmt: off
 ACCURACY = {
     "twins_pcpvt_small": (81.2, 81.116, "1TWIx_8M-4y6UOKtbCgm1v-UVQ-_lYe6X", "pcpvt-small", "8xb128", "ef23c132"),
@@ -45,7 +45,7 @@ RELABELLED = {
     "twins_svt_base":    (87.63, 72.72),
     "twins_svt_large":   (87.93, 73.45),
 }
-# mIoU of UPerNet on ADE20K at one scale, and at several with flips; the file on Google Drive.
+# mIoU of UPerNet on ADE20K, single-scale and multi-scale with flips; the file on Google Drive.
 UPERNET = {
     "twins_pcpvt_small": (46.2, 47.5, "1PkkBULZZUhIkFKq_D9db1DXUIHwIPlvp"),
     "twins_pcpvt_base":  (47.1, 48.4, "16sCd0slLLz6xt3C2ma3TkS9rpMS9eezT"),

@@ -1,4 +1,4 @@
-"""XCiT: the published weights, and how the authors' and timm's tensor names become ours."""
+"""XCiT: published weights, and the maps from the authors' and timm's tensor names to ours."""
 
 from typing import Any
 
@@ -47,8 +47,8 @@ ROOT = "https://dl.fbaipublicfiles.com"
 README = "facebookresearch/xcit@82f5291 README.md"
 LICENCE = "Apache-2.0"
 
-# Published top-1 at 224 pixels, at 224 and at 384 after distillation, each followed by what timm measured with
-# the same file: top-1 and top-5 on ImageNet, top-1 on ImageNet ReaL, V2, -A, -R and -Sketch.
+# Published top-1 at 224 pixels, at 224 and at 384 after distillation, each followed by timm's measurements with the
+# same file: top-1 and top-5 on ImageNet, top-1 on ImageNet ReaL, V2, -A, -R and -Sketch.
 METRICS = ("top1", "top5", "real", "v2", "a", "r", "sketch")
 TAGS = (
     ("in1k", 224, "", "fb_in1k"),
@@ -141,7 +141,7 @@ DENSE = {
     "xcit_medium_24_p8":  (48.5, 43.7, 46.9, 48.4),
 }
 
-# k-nearest-neighbour and linear top-1 of DINO's features; the middle of the file's name at the XCiT address.
+# k-NN and linear top-1 of DINO features; the middle of the file name at the XCiT URL.
 DINO = {
     "xcit_small_12_p16":  (76.0, 77.8, "small_12_cp16"),
     "xcit_small_12_p8":   (77.1, 79.2, "small_12_cp8"),

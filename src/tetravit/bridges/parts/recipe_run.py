@@ -165,8 +165,8 @@ class RecipeRun:
             if self._guard is not None:
                 self._guard.restore(step)
             rows = self.world.gather((bad, list(names)))
-            what = "loss" if any(row[0] for row, _ in rows) else "gradient"
-            raise NotFinite(step, what, [name for row, part in rows if any(row) for name in part])
+            quantity = "loss" if any(row[0] for row, _ in rows) else "gradient"
+            raise NotFinite(step, quantity, [name for row, part in rows if any(row) for name in part])
         return norm
 
     def after_update(self, step: int) -> None:

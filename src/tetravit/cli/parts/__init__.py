@@ -1,1 +1,1 @@
-"""What several verbs share, beside `base`."""
+"""Functions shared by several verbs, besides `base`."""

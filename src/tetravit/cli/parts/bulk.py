@@ -1,4 +1,4 @@
-"""What `embed` and `predict` share where they work on many images: `--data DIR --to OUT --engine ENGINE`."""
+"""Shared by `embed` and `predict` for many images: `--data DIR --to OUT --engine ENGINE`."""
 
 import sys
 from pathlib import Path
@@ -19,14 +19,14 @@ Data = Annotated[
 To = Annotated[
     Path | None,
     typer.Option(
-        metavar="DIR", help="With --data: folder of the results, a .parquet per shard or 1000 files."
+        metavar="DIR", help="With --data: folder of the results, one .parquet per shard or per 1000 files."
     ),
 ]
 EngineName = Annotated[str, typer.Option(metavar="NAME", help=f"With --data: {', '.join(ENGINES)}.")]
 Processes = Annotated[
-    int, typer.Option(metavar="N", min=0, help="With --data: at once; 0: as the engine thinks right.")
+    int, typer.Option(metavar="N", min=0, help="With --data: parallel workers; 0: chosen by the engine.")
 ]
-Unit = Annotated[int, typer.Option(metavar="N", min=1, help="With --data: files of a unit.")]
+Unit = Annotated[int, typer.Option(metavar="N", min=1, help="With --data: files per unit.")]
 EngineOptions = Annotated[
     list[str] | None,
     typer.Option(
@@ -58,10 +58,10 @@ def run_bulk(
     accept_license: bool,
     options: dict[str, Any] | None = None,
 ) -> None:
-    """Run the units of a plan that are not finished.
+    """Run the unfinished units of a plan.
 
     Raises:
-        ValueError: for an unknown engine or option, or results of another call.
+        ValueError: for an unknown engine or option, or results of another job.
     """
     row = pick(ENGINES, engine, "engine")
     if to is None:
@@ -97,7 +97,7 @@ def _needs_pyarrow() -> None:
 
 
 def _command(only: str | None) -> tuple[str, ...]:
-    """This command line without its engine, for scripts that run it again."""
+    """This command line without its engine options, for scripts that repeat it."""
     words, kept, skip = sys.argv[1:], [sys.executable, "-m", "tetravit"], False
     for word in words:
         if skip:

@@ -1,4 +1,4 @@
-"""AdamW (arXiv:1711.05101): adaptive rates, weight decay apart from the gradient."""
+"""AdamW (arXiv:1711.05101): Adam with decoupled weight decay."""
 
 from typing import Any
 

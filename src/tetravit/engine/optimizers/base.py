@@ -14,12 +14,12 @@ Groups = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class OptimizerRow:
-    """How an optimizer is built from a recipe.
+    """Builds an optimizer from a recipe.
 
-    build: parameter groups and the `[optim]` section -> the optimizer. Options of its own are in
-    `settings.options`. The optimizer keeps its state as tensors per parameter. One whose `defaults["fused"]` is
-    true takes `found_inf` as torch's fused ones do, and skips a bad step on the device; any other waits for the
-    device in each step. slots: tensors of the size of a parameter that it keeps for each, to estimate memory.
+    build: parameter groups and the `[optim]` section -> the optimizer. Its specific options are in
+    `settings.options`. The optimizer keeps its state as tensors per parameter. If its `defaults["fused"]` is true, it
+    accepts `found_inf` as torch's fused optimizers do, and skips a bad step on the device; any other requires a
+    synchronization in each step. slots: state tensors of the size of a parameter, per parameter, to estimate memory.
     """
 
     build: Callable[[Groups, Any], Optimizer]
@@ -28,9 +28,9 @@ class OptimizerRow:
 
 @cache
 def without_compiler(kind: type[Optimizer]) -> type[Optimizer]:
-    """An optimizer of torch whose methods do not load torch's compiler, which takes longer than a first step.
+    """A torch optimizer whose methods do not import torch's compiler, which takes longer than a first step.
 
-    torch wraps them so that its compiler leaves them out of its graphs. The loop compiles models, never optimizers.
+    torch wraps them to exclude them from compiled graphs. The loop compiles models, never optimizers.
     """
     names = ("step", "add_param_group", "zero_grad", "state_dict", "load_state_dict")
     methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
@@ -39,7 +39,7 @@ def without_compiler(kind: type[Optimizer]) -> type[Optimizer]:
 
 
 def checked_options(name: str, options: Mapping[str, Any], known: Mapping[str, Any]) -> dict[str, Any]:
-    """`known` with its values replaced by those in `options`.
+    """`known` updated with `options`.
 
     Raises:
         ValueError: for an option that is not in `known`.

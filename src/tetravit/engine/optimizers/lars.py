@@ -1,4 +1,4 @@
-"""LARS (You et al. 2017, arXiv:1708.03888) as in the code of DINO: rates scaled by the norms of weights and updates.
+"""LARS (You et al. 2017, arXiv:1708.03888) as in the code of DINO: learning rates scaled by weight and update norms.
 
 Source: facebookresearch/dino@7c446df utils.py.
 """
@@ -16,10 +16,11 @@ OPTIONS = {"eta": 0.001}
 
 
 class LARS(Optimizer):
-    """Momentum SGD whose update of a matrix is scaled by eta |p| / |gradient + weight_decay p|; by 1 for a norm of 0.
+    """Momentum SGD; the update of a matrix is scaled by eta |p| / |gradient + weight_decay p|, or by 1 for a zero
+    norm.
 
-    Parameters of one dimension take plain momentum, without weight decay. Takes `found_inf` as torch's fused
-    optimizers do: where it is 1, nothing moves, and nothing waits for the device.
+    1-D parameters use plain momentum without weight decay. Accepts `found_inf` as torch's fused optimizers do: if it
+    is 1, the step is skipped without a synchronization.
     """
 
     found_inf: Tensor | None = None
@@ -32,7 +33,7 @@ class LARS(Optimizer):
         momentum: float = 0.9,
         eta: float = 0.001,
     ) -> None:
-        # fused: the loop hands over `found_inf`.
+        # fused: the loop passes `found_inf`.
         defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum, "eta": eta, "fused": True}
         super().__init__(params, defaults)
 

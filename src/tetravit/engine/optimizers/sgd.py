@@ -1,4 +1,4 @@
-"""Stochastic gradient descent with momentum; after Nesterov in `faithful` runs, as in the DeiT code."""
+"""SGD with momentum; Nesterov momentum in `faithful` runs, as in the DeiT code."""
 
 from typing import Any
 
@@ -15,8 +15,9 @@ def build(groups: Groups, settings: Any) -> torch.optim.Optimizer:
         groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov, fused=True
     )
     if settings.momentum:
-        # From zeros the first step is the same, and the fused step takes no list in which some are missing: those of
-        # parameters that get their first gradient later.
+        # Zero-initialised momentum gives the same first step. The fused step rejects lists with missing buffers,
+        # which
+        # occur for parameters that get their first gradient later.
         for group in groups:
             for parameter in group["params"]:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)

@@ -1,4 +1,4 @@
-"""Values that change over a run, as pure functions of the step; one schedule per file."""
+"""Schedules: values over a run as pure functions of the step; one per file."""
 
 from collections.abc import Callable
 

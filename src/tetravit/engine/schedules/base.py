@@ -7,12 +7,12 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Span:
-    """What a schedule is built from.
+    """Inputs of a schedule.
 
-    total: steps of the run. per_epoch: steps of an epoch. epochs: of the run. warmup: steps from `start` to
-    `peak`. cooldown: steps at the end that stay at `floor`. start, peak, floor: values; neither start nor floor
-    is above peak for a learning rate. power: of `poly`. milestones: epochs at which `steps` falls, by the factor
-    gamma. options: `optim.schedule_options`, for schedules with options of their own.
+    total: steps of the run. per_epoch: steps per epoch. epochs: of the run. warmup: steps from `start` to `peak`.
+    cooldown: steps at the end at `floor`. start, peak, floor: values; for a learning rate, neither start nor floor is
+    above peak. power: of `poly`. milestones: epochs at which `steps` multiplies by gamma. options:
+    `optim.schedule_options`, for schedules with further options.
     """
 
     total: int

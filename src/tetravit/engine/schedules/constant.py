@@ -1,4 +1,4 @@
-"""`constant`: a line from `start` to `peak`, then `peak`. `linear`: then a line to `floor`."""
+"""`constant`: linear from `start` to `peak`, then `peak`. `linear`: then linear to `floor`."""
 
 from collections.abc import Callable
 

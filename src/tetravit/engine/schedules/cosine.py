@@ -1,4 +1,4 @@
-"""`cosine`: a line from `start` to `peak`, half a cosine to `floor`, and `floor` during the cooldown."""
+"""`cosine`: linear from `start` to `peak`, half a cosine to `floor`, and `floor` during the cooldown."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""`dino`: a line from 0 to `peak` that includes both ends, then half a cosine that never reaches `floor`."""
+"""`dino`: linear from 0 to `peak`, both ends included, then half a cosine that never reaches `floor`."""
 
 from collections.abc import Callable
 from functools import partial

@@ -1,4 +1,4 @@
-"""`deit_epochs`, `gcvit_steps`: the schedules of the authors' releases, with their peculiarities."""
+"""`deit_epochs`, `gcvit_steps`: the schedules of the authors' code, with their peculiarities."""
 
 from collections.abc import Callable
 from functools import partial

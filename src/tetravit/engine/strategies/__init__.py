@@ -1,4 +1,4 @@
-"""How the processes of a run share its work; one strategy per file."""
+"""Strategies for several processes; one per file."""
 
 from tetravit.engine.strategies.base import Strategy, Wrapped
 from tetravit.registry import discover, pick
@@ -15,10 +15,10 @@ def pick_strategy(name: str, world: World) -> Strategy:
 
 
 def known_strategy(name: str) -> str:
-    """`name`, after checking that there is such a strategy.
+    """`name`, after checking that the strategy exists.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if it is unknown.
     """
     pick(STRATEGIES, name, "strategy")
     return name

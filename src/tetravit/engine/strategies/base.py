@@ -1,4 +1,4 @@
-"""The contract of a strategy: how the processes of a run share its work."""
+"""The contract of a strategy for several processes."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,12 +13,12 @@ from tetravit.world import World
 
 @dataclass(frozen=True)
 class Wrapped:
-    """A task, ready for the steps of a run.
+    """A task, prepared for training steps.
 
-    module: what a step calls in place of the task. no_sync: a context for the micro-batches of a step but the
-    last, in which gradients stay on this process. task: the one that trains; None: the task itself, and no more is
-    needed. sync: copies its weights and buffers into the task, called by all processes before the task is saved or
-    evaluated. adopt: gives the optimizer its parameters. whole: a tensor of the optimizer in full.
+    module: called in a step in place of the task. no_sync: a context for all micro-batches of a step but the last, in
+    which gradients are not reduced. task: the one that trains; None: the task itself, without the following
+    functions. sync: copies its weights and buffers into the task, called by all processes before the task is saved or
+    evaluated. adopt: replaces the parameters of the optimizer. whole: gathers a tensor of the optimizer.
     """
 
     module: nn.Module
@@ -32,19 +32,19 @@ class Wrapped:
 class Strategy:
     """One row of the menu `STRATEGIES`.
 
-    averages: whether averaged weights (optim.ema) can be kept.
+    averages: whether EMA weights (optim.ema) are supported.
 
     """
 
     averages: ClassVar[bool] = True
 
     def check(self, task: nn.Module, world: World) -> None:
-        """Refuse a task or a number of processes, before anything is written.
+        """Check the task and the number of processes, before anything is written.
 
         Raises:
-            ValueError: in one line.
+            ValueError: in one line, if they are not supported.
         """
 
     def wrap(self, task: nn.Module, world: World) -> Wrapped:
-        """Prepare `task`, which is already on its device. Parameters and their names stay as they are."""
+        """Prepare `task`, which is on its device already. Parameters and their names do not change."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Data parallel: every process holds the whole model; gradients are averaged over the processes."""
+"""Data parallel: every process has the whole model; gradients are averaged over the processes."""
 
 import inspect
 from typing import Any
@@ -12,11 +12,11 @@ from tetravit.world import World
 
 
 class Ddp(Strategy):
-    """Gradients are averaged over the ranks; BatchNorm layers share their statistics."""
+    """DistributedDataParallel; BatchNorm statistics are synchronized."""
 
     def wrap(self, task: nn.Module, world: World) -> Wrapped:
         share_norms(task, world.device)
-        # Batches are moved by the loop, so DDP gets no device list; shared norms leave no buffer to broadcast.
+        # The loop moves batches, so DDP gets no device list; synchronized norms need no broadcast of buffers.
         known = inspect.signature(DistributedDataParallel).parameters
         name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
         no_buffers: dict[str, Any] = {name: False}

@@ -1,7 +1,7 @@
-"""Sharded data parallel (FSDP2): gradients, optimizer state and working weights are divided over the processes.
+"""Sharded data parallel (FSDP2): gradients, optimizer state and weights are sharded over the processes.
 
-A copy of the task trains in shards, a block at a time. The task itself keeps whole weights, which receive those of
-the copy before they are saved or evaluated; so checkpoints and weights are those of any other strategy.
+A sharded copy of the task trains, one block gathered at a time. The task itself has the full weights, which are
+updated from the copy before saving or evaluation; checkpoints and weights files are those of any other strategy.
 """
 
 import copy
@@ -19,7 +19,7 @@ from tetravit.world import World
 
 
 class Fsdp(Strategy):
-    """Each process holds a part of every weight between the steps, and gathers a block when it is computed."""
+    """Each process has a shard of every weight between steps, and gathers a block to compute it."""
 
     averages = False
 
@@ -59,13 +59,13 @@ class Fsdp(Strategy):
 
 
 def whole(value: Tensor) -> Tensor:
-    """A sharded tensor in full, on every process; others as they are. All processes call it together."""
+    """A sharded tensor gathered on every process; others unchanged. A collective: all processes call it."""
     gather = getattr(value, "full_tensor", None)
     return value if gather is None else gather()
 
 
 def _copier(sharded: nn.Module, task: nn.Module) -> Callable[[], None]:
-    """Copies what was trained into the task, on every process."""
+    """Copies the trained weights into the task, on every process."""
 
     @torch.no_grad()
     def sync() -> None:
@@ -79,7 +79,7 @@ def _copier(sharded: nn.Module, task: nn.Module) -> Callable[[], None]:
 
 
 def _adopter(sharded: nn.Module, task: nn.Module) -> Callable[[Optimizer], None]:
-    """Gives an optimizer of the task's parameters the shards in their place, and its state in shards."""
+    """Replaces the parameters of an optimizer by the shards, and its state by sharded state."""
 
     def adopt(optimizer: Optimizer) -> None:
         from torch.distributed.tensor import distribute_tensor
@@ -89,7 +89,7 @@ def _adopter(sharded: nn.Module, task: nn.Module) -> Callable[[Optimizer], None]
         for group in optimizer.param_groups:
             group["params"] = [places[id(p)] for p in group["params"]]
             if "fused" in group:
-                group["fused"] = False  # fused kernels refuse a mark of bad steps beside shards
+                group["fused"] = False  # fused kernels do not support found_inf with shards
         optimizer.defaults["fused"] = False
         for parameter in list(optimizer.state):
             entry, shard = optimizer.state.pop(parameter), places[id(parameter)]

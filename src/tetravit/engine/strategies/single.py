@@ -9,7 +9,7 @@ from tetravit.world import World
 
 
 class Single(Strategy):
-    """Nothing is shared."""
+    """One process; no communication."""
 
     def wrap(self, task: nn.Module, world: World) -> Wrapped:
         if world.size > 1:

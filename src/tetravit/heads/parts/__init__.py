@@ -1,1 +1,1 @@
-"""Shared parts of heads: the feature pyramid, region proposals, the branches on regions."""
+"""Components of heads: feature pyramid, region proposals, RoI branches."""

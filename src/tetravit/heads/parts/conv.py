@@ -1,4 +1,4 @@
-"""Parts of heads on maps: a convolution with its norm, resizing, pooling."""
+"""Components on maps: convolution with norm, resizing, pooling."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -25,7 +25,7 @@ class ConvNorm(nn.Module):
 
 
 def score_conv(width: int, num_classes: int) -> nn.Conv2d:
-    """The 1 x 1 convolution from features to logits; at the start all classes have about the same score."""
+    """The 1 x 1 convolution from features to logits; initially all classes have about the same score."""
     conv = nn.Conv2d(width, num_classes, 1)
     nn.init.normal_(conv.weight, std=0.01)
     nn.init.zeros_(cast(Tensor, conv.bias))
@@ -33,16 +33,16 @@ def score_conv(width: int, num_classes: int) -> nn.Conv2d:
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """A map (B, C, H, W) at another (height, width), bilinear; as it is where it has that size already."""
+    """Resize a map (B, C, H, W) to (height, width), bilinear; unchanged if it has that size."""
     if not torch.compiler.is_exporting() and tuple(x.shape[2:]) == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def pool_to(x: Tensor, bins: int) -> Tensor:
-    """The means (B, C, bins, bins) over a grid of regions that cover a map (B, C, H, W) and overlap by a cell.
+    """Adaptive average pooling: means (B, C, bins, bins) over regions that cover a map (B, C, H, W).
 
-    Exported graphs get weighted sums over rows, then columns: runtimes pool adaptively only at fixed sizes.
+    Exported graphs use weighted sums over rows, then columns: runtimes support adaptive pooling only at fixed sizes.
     """
     if not torch.compiler.is_exporting():
         return F.adaptive_avg_pool2d(x, bins)
@@ -51,7 +51,7 @@ def pool_to(x: Tensor, bins: int) -> Tensor:
 
 
 def _shares(side: int, bins: int, like: Tensor) -> Tensor:
-    """The share of each cell in each mean (bins, side): bin i covers floor(i s / n) to ceil((i + 1) s / n)."""
+    """Weight of each cell in each mean (bins, side): bin i covers floor(i s / n) to ceil((i + 1) s / n)."""
     cell, i = torch.arange(side, device=like.device), torch.arange(bins, device=like.device)[:, None]
     covered = (cell >= i * side // bins) & (cell < ((i + 1) * side + bins - 1) // bins)
     shares = covered.to(like.dtype)
@@ -59,9 +59,9 @@ def _shares(side: int, bins: int, like: Tensor) -> Tensor:
 
 
 class HalvingConv(nn.Conv2d):
-    """A convolution over 3 x 3 windows, two pixels apart; on CPUs the product of windows and weights.
+    """A 3 x 3 convolution with padding 1; on CPUs as a matrix product of unfolded windows and weights.
 
-    oneDNN adds all channels of a window one after another, which loses a digit over 512 channels and more.
+    oneDNN accumulates all channels of a window sequentially, which loses a digit from 512 channels on.
     """
 
     def __init__(self, channels: int, width: int) -> None:

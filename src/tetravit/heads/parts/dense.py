@@ -1,6 +1,6 @@
-"""Predictions at every anchor: what region proposals and RetinaNet share.
+"""Predictions at every anchor, shared by region proposals and RetinaNet.
 
-Shapes: A anchors per cell, K classes, N = H * W * A anchors of a level (of all levels, where said).
+Shapes: A anchors per cell, K classes, N = H * W * A anchors of a level (or of all levels, if stated).
 """
 
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ class Dense(NamedTuple):
 
 
 def per_anchor(level: Tensor, width: int) -> Tensor:
-    """(B, A * width, H, W) -> (B, N, width), in the order of the anchors."""
+    """(B, A * width, H, W) -> (B, N, width), in anchor order."""
     return level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, width)
 
 
 def start_small(layer: nn.Conv2d | nn.Linear, std: float = 0.01) -> None:
-    """Normal weights of a small deviation, no bias: the initialisation of layers that predict."""
+    """Normal weights with a small standard deviation, zero bias: initialisation of prediction layers."""
     nn.init.normal_(layer.weight, std=std)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
@@ -46,8 +46,8 @@ def match_anchors(
 ) -> tuple[Tensor, list[Tensor]]:
     """Assign the anchors of all levels to the ground truth of each image.
 
-    Anchors of cells in the padding beyond the next multiple of 32 pixels are IGNORED, not background; so are, with
-    a `border`, those that reach as many pixels beyond the image.
+    Anchors of cells in the padding beyond the next multiple of 32 pixels are IGNORED, not background; with a
+    `border`, so are those that extend that many pixels beyond the image.
 
     Returns:
         The anchors (N, 4) and per image the matches (N,).

@@ -1,4 +1,4 @@
-"""Feature pyramid network: coarse maps are added to finer ones (Lin et al. 2017, arXiv:1612.03144)."""
+"""Feature pyramid network: a top-down pathway adds coarse maps to finer ones (Lin et al. 2017, arXiv:1612.03144)."""
 
 from collections.abc import Sequence
 from typing import Literal, cast
@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 
 class FPN(nn.Module):
-    """Maps, fine to coarse -> as many of `width` channels each, and one or two coarser ones if asked.
+    """Maps, fine to coarse -> as many with `width` channels each, plus up to two coarser ones.
 
-    extra: "none"; "pool": one, every second cell of the coarsest; "conv": two, by 3 x 3 convolutions of stride 2
-    from the last of the input maps, with nothing between them.
-    The names of its tensors are those of torchvision's FeaturePyramidNetwork.
+    extra: "none"; "pool": one, by stride-2 subsampling of the coarsest; "conv": two, by 3 x 3 convolutions of stride
+    2 from the last input map, without activation between them.
+    Its tensors have the names of torchvision's FeaturePyramidNetwork.
     Source: mmdet 2.28.2 FPN (no norm, no activation, nearest upsampling).
     """
 
@@ -27,7 +27,7 @@ class FPN(nn.Module):
         for module in self.modules():
             if isinstance(
                 module, nn.Conv2d
-            ):  # draws as torchvision does, so that a seed gives the same weights
+            ):  # same order of random numbers as torchvision, for equal weights from a seed
                 nn.init.kaiming_uniform_(module.weight, a=1)
         self.extra = extra
         if extra == "conv":

@@ -1,4 +1,4 @@
-"""Shared parts of segmentation heads: scores, the auxiliary head, cross entropy, label maps.
+"""Components of segmentation heads: class scores, auxiliary head, cross entropy, label maps.
 
 Shapes: K classes, h w the grid of the logits, Hi Wi the image in pixels.
 Source: mmsegmentation 0.30.0, BaseDecodeHead, FCNHead and cross_entropy.
@@ -16,23 +16,23 @@ from tetravit.heads.base import Head, count_rows
 from tetravit.heads.parts.conv import ConvNorm, resize, score_conv
 from tetravit.layers.dropout import Dropout2d
 
-IGNORE = 255  # label of pixels that carry no class
+IGNORE = 255  # label of ignored pixels
 AUXILIARY_LEVEL = 2  # of the four maps, the one with stride 16
 AUXILIARY_WEIGHT = 0.4  # of the published models
-BAND = 2**26  # logits resized at once for a label map: 256 MiB in float32
+BAND = 2**26  # maximum number of logits resized at once for a label map: 256 MiB in float32
 
 Average = Literal["all", "valid"]
 
 
 class SegmentationOutputs(NamedTuple):
-    """The training outputs of a segmentation head. auxiliary: logits of the auxiliary head; None: there is none."""
+    """Training outputs of a segmentation head. auxiliary: logits of the auxiliary head, or None."""
 
     logits: Tensor  # (B, K, h, w)
     auxiliary: Tensor | None  # (B, K, h / 4, w / 4)
 
 
 class FCN(nn.Module):
-    """One convolution and scores: an auxiliary head, used in training alone."""
+    """The auxiliary head: one convolution and class scores, used in training only."""
 
     def __init__(self, channels: int, num_classes: int, *, width: int, dropout: float) -> None:
         super().__init__()
@@ -46,14 +46,14 @@ class FCN(nn.Module):
 
 
 class PixelHead(Head):
-    """Maps -> logits (B, K, h, w), at the grid of the finest map. A subclass defines `features`.
+    """Maps -> logits (B, K, h, w) on the grid of the finest map. Subclasses define `features`.
 
-    dropout: rate at which channels are dropped before the scores. auxiliary: weight of the loss of an `FCN` on
-    the third map; 0: there is none. average: "all": the loss is a mean over all pixels, ignored ones too, as the
-    published models were trained; "valid": over the pixels that carry a class.
+    dropout: channel dropout rate before the class scores. auxiliary: loss weight of an `FCN` on the third map; 0:
+    none. average: "all": average the loss over all pixels, ignored ones included, as for the published models;
+    "valid": over labelled pixels.
 
     Raises:
-        ValueError: if an option has a value it cannot have.
+        ValueError: for an invalid option.
     """
 
     kind = "segment"
@@ -103,13 +103,14 @@ class PixelHead(Head):
         return logits if targets is None else SegmentationOutputs(logits, auxiliary)
 
     def auxiliary_logits(self, maps: Sequence[Tensor]) -> Tensor | None:
-        """Maps -> logits (B, K, h / 4, w / 4) of the auxiliary head; None: there is none."""
+        """Maps -> logits (B, K, h / 4, w / 4) of the auxiliary head, or None."""
         return None if self.auxiliary is None else self.auxiliary(maps[AUXILIARY_LEVEL])
 
     def loss(
         self, outputs: Tensor | SegmentationOutputs, labels: Tensor, sizes: Any = None
     ) -> dict[str, Tensor]:
-        """Cross entropy at the size of the labels (B, Hi, Wi), 0 to K - 1 or `IGNORE`; the auxiliary one weighted."""
+        """Cross entropy at the resolution of the labels (B, Hi, Wi), 0 to K - 1 or `IGNORE`; the auxiliary loss is
+        weighted."""
         logits, auxiliary = (outputs, None) if isinstance(outputs, Tensor) else outputs
         losses = {"loss_class": self._cross_entropy(logits, labels)}
         if auxiliary is not None:
@@ -119,7 +120,7 @@ class PixelHead(Head):
     def decode(
         self, logits: Tensor, sizes: Sequence[Sequence[int]], image_size: Sequence[int]
     ) -> list[Tensor]:
-        """The best class of every pixel, (height, width) int64 for each of `sizes`; see `to_picture`."""
+        """The argmax class of every pixel, (height, width) int64 for each of `sizes`; see `to_picture`."""
         return [most_probable([View(x, image_size)], size) for x, size in zip(logits, sizes, strict=True)]
 
     @classmethod
@@ -128,7 +129,7 @@ class PixelHead(Head):
 
     @classmethod
     def options_in(cls, state: Mapping[str, Tensor]) -> dict[str, Any]:
-        """The auxiliary head, with the weight of the published models."""
+        """The auxiliary head, with the weight used for the published models."""
         held = any(name.startswith("auxiliary.") for name in state)
         return {"auxiliary": AUXILIARY_WEIGHT} if held else {}
 
@@ -141,18 +142,18 @@ class PixelHead(Head):
 
 
 def to_picture(logits: Tensor, image_size: Sequence[int], size: Sequence[int]) -> Tensor:
-    """Logits (B, K, h, w) -> (B, K, height, width) float32 at the size of the picture.
+    """Logits (B, K, h, w) -> (B, K, height, width) float32 at the resolution of the picture.
 
     image_size: height and width of the model's input, to which the logits are resized first, as in the published
-    evaluation: where the grid of the logits reaches beyond the image, the result differs from one resize.
+    evaluation: if the grid of the logits extends beyond the image, the result differs from a single resize.
     """
     return resize(resize(logits.float(), image_size), size)
 
 
 class View(NamedTuple):
-    """Scores of one view of a picture. logits: (K, h, w). image_size: height and width of the model's input.
+    """Logits of one view of a picture. logits: (K, h, w). image_size: height and width of the model's input.
 
-    mirrored: the input was flipped left to right.
+    mirrored: the input was flipped horizontally.
     """
 
     logits: Tensor
@@ -163,7 +164,7 @@ class View(NamedTuple):
 def most_probable(views: Sequence[View], size: Sequence[int]) -> Tensor:
     """The class (height, width) int64 with the highest mean probability over all views of a picture.
 
-    Computed in bands of rows where all scores at once would take too much memory.
+    Computed in bands of rows to limit memory.
     """
     height = size[0]
     tallest, widest = (max(size[side], *(view.image_size[side] for view in views)) for side in (0, 1))
@@ -178,8 +179,8 @@ def most_probable(views: Sequence[View], size: Sequence[int]) -> Tensor:
 
 
 def _best(views: Sequence[View], scores: Callable[[View], Tensor]) -> Tensor:
-    """The class (rows, width) with the highest mean probability; `scores` (K, rows, width) are made view by view."""
-    if len(views) == 1:  # a softmax would not change which is the highest
+    """The class (rows, width) with the highest mean probability; `scores` (K, rows, width) are computed per view."""
+    if len(views) == 1:  # softmax does not change the argmax
         x = scores(views[0])
         return (x.flip(2) if views[0].mirrored else x).argmax(dim=0)
     total: Tensor | None = None
@@ -187,7 +188,7 @@ def _best(views: Sequence[View], scores: Callable[[View], Tensor]) -> Tensor:
         x = scores(view).softmax(dim=0)
         x = x.flip(2) if view.mirrored else x
         total = x if total is None else total.add_(x)
-        del x  # before the scores of the next view are made
+        del x  # free before computing the next view
     assert total is not None
     return total.argmax(dim=0)
 
@@ -203,12 +204,12 @@ def _band(view: View, start: int, stop: int, size: Sequence[int]) -> Tensor:
 
 
 def _places(rows: Tensor, old: int, new: int) -> Tensor:
-    """Positions of the rows of a map with `new` rows in one with `old`, in rows of the latter."""
+    """Source positions of the rows when resizing from `old` to `new` rows."""
     return ((rows + 0.5) * (old / new) - 0.5).clamp(min=0)
 
 
 def _rows(x: Tensor, y: Tensor, width: int) -> Tensor:
-    """The rows of a map (K, h, w) at places `y` -> (K, len(y), width), bilinear."""
+    """Rows of a map (K, h, w) sampled at positions `y` -> (K, len(y), width), bilinear."""
     above = y.long()
     below = (above + 1).clamp(max=x.shape[1] - 1)
     band = torch.lerp(x[:, above], x[:, below], (y - above)[:, None])

@@ -1,4 +1,4 @@
-"""Region proposals: boxes of objects of any class (Ren et al. 2015, arXiv:1506.01497).
+"""Region proposal network (Ren et al. 2015, arXiv:1506.01497).
 
 Shapes: A anchors per cell, N anchors of a level, P proposals.
 Source of every number: mmdet 2.28.2 RPNHead as the papers configure it.
@@ -19,20 +19,20 @@ from tetravit.boxes.suppression import PAD_SCORE, best, rows, survivors, used
 from tetravit.heads.parts.dense import Dense, match_anchors, per_anchor, start_small
 from tetravit.structures import Target
 
-PURPOSE = 0x72706E  # apart from every other use of a row's key
+PURPOSE = 0x72706E  # separates these random numbers from other uses of a row's key
 
 
 class ProposalNetwork(nn.Module):
     """Levels of `width` channels -> objectness and box offsets of every anchor.
 
-    scale: sides of the square anchors, in strides of their level. beta: error at which the box loss turns from
-    quadratic to linear; 0: L1. border: anchors that reach as many pixels beyond the image are ignored in training;
-    None: none is.
+    scale: sides of the square anchors, in strides of their level. beta: error at which the smooth L1 loss turns from
+    quadratic to linear; 0: L1. border: in training, ignore anchors that extend this many pixels beyond the image;
+    None: use all.
     """
 
     matcher = Matcher(positive=0.7, negative=0.3, least=0.3)
     coder = BoxCoder()
-    overlap = 0.7  # the largest between two proposals of a level
+    overlap = 0.7  # maximum IoU of two proposals of a level
 
     def __init__(
         self,
@@ -61,14 +61,14 @@ class ProposalNetwork(nn.Module):
     def propose(
         self, dense: Dense, sizes: Tensor, *, before: int, after: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The best proposals of all levels together.
+        """The best proposals over all levels.
 
         Args:
             sizes: (B, 2) height and width of each image.
             before: candidates per level; after: proposals per image.
 
         Returns:
-            Boxes (B, P, 4) and their scores (B, P), best first, and which rows are valid (B, P), padding last.
+            Boxes (B, P, 4) and their scores (B, P), best first, and the validity of rows (B, P), padding last.
         """
         boxes, scores = [], []
         for anchors, logits, deltas in zip(self.grid(dense.logits), dense.logits, dense.deltas, strict=True):
@@ -94,7 +94,7 @@ class ProposalNetwork(nn.Module):
         sizes: Tensor,
         rank_means: Callable[[int], Sequence[float]] = lambda count: [count],
     ) -> dict[str, Tensor]:
-        """Objectness and box loss of the sampled anchors, both per sampled anchor.
+        """Objectness and box loss of the sampled anchors, both divided by the number of samples.
 
         rank_means: see `DetectionHead.rank_means`.
         """

@@ -1,4 +1,4 @@
-"""Where the queries of DINO-DETR attend: the sampling points of the decoder, their weights, the boxes around them.
+"""Sampling points of DINO-DETR's queries in the decoder, with attention weights and boxes.
 
 Shapes: B images, Q queries, S layers of the decoder, H heads, L levels, P points per head and level.
 """
@@ -13,14 +13,14 @@ from tetravit.layers.deformable_attention import DeformableAttention
 
 
 class QueryPoints(NamedTuple):
-    """Of every layer of the decoder, the first one first."""
+    """One entry per decoder layer, in order."""
 
     points: Tensor  # (S, B, Q, H, L, P, 2), x y in pixels of the model's input, counted from its corner
     weights: Tensor  # (S, B, Q, H, L, P); those of a head sum to 1
 
 
 class Recorder:
-    """Records the points of calls of deformable attention while it is open, in order."""
+    """A context that records the sampling points of deformable attention, in call order."""
 
     def __init__(self, layers: Sequence[nn.Module], canvas: tuple[int, int]) -> None:
         self.layers, self.canvas = layers, canvas
@@ -35,7 +35,7 @@ class Recorder:
             handle.remove()
 
     def points(self) -> QueryPoints:
-        """Of all calls."""
+        """The records of all calls."""
         return QueryPoints(
             torch.stack([points for points, _ in self.calls]),
             torch.stack([weights for _, weights in self.calls]),
@@ -46,7 +46,7 @@ class Recorder:
     ) -> None:
         assert isinstance(layer, DeformableAttention)
         query, reference, _, shapes = given[:4]
-        pixels = layer.sampling_points(query, reference, shapes)  # of each level, centres at whole numbers
+        pixels = layer.sampling_points(query, reference, shapes)  # of each level, centres at integers
         sides = pixels.new_tensor([[w, h] for h, w in shapes])[:, None]
         height, width = self.canvas
         points = (pixels + 0.5) / sides * pixels.new_tensor([width, height])

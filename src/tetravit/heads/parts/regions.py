@@ -1,4 +1,4 @@
-"""The branches of a region: class and box, and mask.
+"""RoI branches: class and box, and mask.
 
 Shapes: R regions, K classes.
 """
@@ -12,7 +12,7 @@ from tetravit.layers.batch_norm import BatchNorm
 
 
 class BoxBranch(nn.Module):
-    """Region features (R, C, 7, 7) -> logits (R, K + 1), background last, and offsets per class (R, K, 4).
+    """Region features (R, C, 7, 7) -> logits (R, K + 1), background last, and per-class offsets (R, K, 4).
 
     num_convs: 3 x 3 convolutions with batch norm before the `num_layers` linear ones.
     """
@@ -42,7 +42,7 @@ class BoxBranch(nn.Module):
 
 
 class MaskBranch(nn.Module):
-    """Region features (R, C, 14, 14) -> mask logits of every class (R, K, 28, 28)."""
+    """Region features (R, C, 14, 14) -> mask logits per class (R, K, 28, 28)."""
 
     def __init__(self, width: int, num_classes: int, *, num_convs: int = 4) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class MaskBranch(nn.Module):
 
 
 def of_class(x: Tensor, labels: Tensor) -> Tensor:
-    """The entries of (R, K, ...) at the class of each region, `labels` (R,) -> (R, ...)."""
+    """Select the entry of (R, K, ...) for the class of each region, `labels` (R,) -> (R, ...)."""
     return x[torch.arange(x.shape[0], device=x.device), labels]
 
 

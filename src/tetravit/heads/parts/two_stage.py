@@ -25,13 +25,13 @@ from tetravit.heads.parts.proposals import ProposalNetwork
 from tetravit.heads.parts.regions import BoxBranch, MaskBranch, of_class
 from tetravit.structures import Target
 
-BOX_SIDE, MASK_SIDE = 7, 14  # cells of a pooled region
-PURPOSE = 0x726F69  # of the first stage; apart from every other use of a row's key
+BOX_SIDE, MASK_SIDE = 7, 14  # RoI pooling resolution
+PURPOSE = 0x726F69  # for the first stage; separates these random numbers from other uses of a row's key
 
 
 @dataclass(frozen=True)
 class RoIStage:
-    """One stage over the regions: coding of boxes, matching, and the weight of its losses."""
+    """One RoI stage: box coding, matching, and loss weight."""
 
     coder: BoxCoder
     matcher: Matcher
@@ -40,7 +40,7 @@ class RoIStage:
 
 @dataclass
 class Sampled:
-    """The regions of one image that take part in a loss: positives first."""
+    """The sampled regions of one image: positives first."""
 
     boxes: Tensor  # (R, 4)
     labels: Tensor  # (R,), K for background
@@ -49,13 +49,13 @@ class Sampled:
 
 
 class TwoStage(DetectionHead):
-    """Feature pyramid, region proposals, one box branch and one mask branch per stage.
+    """Feature pyramid, region proposal network, and one box and one mask branch per stage.
 
-    score_threshold: detections below are dropped. overlap: the largest intersection over union of two detections of
-    a class, with `class_agnostic` of any two. max_detections: per image. num_candidates: anchors per level before
-    suppression, twice as many in training. num_proposals: regions per image at inference. train_proposals: regions
-    per image from which a loss is sampled. num_samples: regions per image in a loss. anchor_scale: sides of the
-    square anchors, in strides of their level. width: channels of the pyramid.
+    score_threshold: minimum score of detections. overlap: NMS IoU threshold per class, with `class_agnostic` over all
+    classes. max_detections: per image. num_candidates: anchors per level before NMS, doubled in training.
+    num_proposals: proposals per image at inference. train_proposals: proposals per image from which training samples.
+    num_samples: sampled regions per image. anchor_scale: sides of the square anchors, in strides of their level.
+    width: channels of the pyramid.
     """
 
     has_masks = True
@@ -107,7 +107,7 @@ class TwoStage(DetectionHead):
         self.masks = nn.ModuleList(MaskBranch(width, num_classes) for _ in stages)
 
     def forward(self, maps: Sequence[Tensor], sizes: Any = None, targets: Any = None) -> Dense:
-        """Maps at `strides` -> the pyramid, and the proposal network's predictions at every anchor."""
+        """Maps at `strides` -> the pyramid, and the RPN outputs at every anchor."""
         return self.rpn(self.neck(maps))
 
     def box_predictions(self, i: int, levels: list[Tensor], regions: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,7 +115,7 @@ class TwoStage(DetectionHead):
         return self.boxes[i](pool_regions(levels[:-1], self.strides, regions, BOX_SIDE))
 
     def mask_logits(self, i: int, levels: list[Tensor], regions: Tensor) -> Tensor:
-        """Regions (R, 5) -> mask logits of every class (R, K, 28, 28), of stage `i`."""
+        """Regions (R, 5) -> mask logits per class (R, K, 28, 28) of stage `i`."""
         return self.masks[i](pool_regions(levels[:-1], self.strides, regions, MASK_SIDE))
 
     def decode(
@@ -126,7 +126,7 @@ class TwoStage(DetectionHead):
         max_detections: int | None = None,
         class_agnostic: bool | None = None,
     ) -> SelectedBoxes:
-        """Boxes in pixels of the batch; `sizes` (B, 2) are the images' height and width."""
+        """Boxes in pixels of the batch; `sizes` (B, 2): height and width of the images."""
         most, class_agnostic = self.limits(max_detections, class_agnostic)
         boxes, _, valid = self.rpn.propose(dense, sizes, before=self.num_candidates, after=self.num_proposals)
         logits: list[Tensor] = []
@@ -152,13 +152,13 @@ class TwoStage(DetectionHead):
         )
 
     def mask_probabilities(self, dense: Dense, boxes: Tensor, labels: Tensor) -> Tensor:
-        """The masks of boxes (B, P, 4) with their labels (B, P): (B, P, 28, 28), each in the frame of its box."""
+        """Masks of boxes (B, P, 4) with labels (B, P): (B, P, 28, 28), each relative to its box."""
         features = pool_regions(dense.levels[:-1], self.strides, as_regions(boxes), MASK_SIDE)
         masks = [of_class(branch(features), labels.flatten()).float().sigmoid() for branch in self.masks]
         return torch.stack(masks).mean(dim=0).unflatten(0, labels.shape)
 
     def loss(self, dense: Dense, targets: Sequence[Target], sizes: Tensor) -> dict[str, Tensor]:
-        """The weighted losses, whose sum is minimised; boxes of `targets` in pixels of the batch."""
+        """Weighted losses; training minimises their sum. Boxes of `targets` are in pixels of the batch."""
         losses = self.rpn.loss(dense, targets, sizes, self.rank_means)
         boxes, _, valid = self.rpn.propose(
             dense, sizes, before=self.train_candidates, after=self.train_proposals
@@ -175,7 +175,7 @@ class TwoStage(DetectionHead):
             masked = sum(len(s.rows) for s, target in pairs if target.masks is not None)
             num_regions, num_masks = self.rank_means(len(regions), masked)
             parts = self.box_losses(stage, sampled, targets, logits, deltas, num_regions)
-            share = masked / num_masks if num_masks else 0.0  # of this rank; 1 where there is one
+            share = masked / num_masks if num_masks else 0.0  # weight of this rank; 1 on a single rank
             parts["loss_mask"] = self.mask_loss(i, dense, sampled, targets) * share
             losses |= {f"{key}{name}": stage.weight * value for key, value in parts.items()}
             if i + 1 < len(self.stages):
@@ -186,7 +186,7 @@ class TwoStage(DetectionHead):
     def sample(
         self, matcher: Matcher, target: Target, proposals: Tensor, key: Tensor | None = None
     ) -> Sampled:
-        """Match the proposals (P, 4) of an image, its ground truth in front of them, and draw the regions."""
+        """Match the proposals (P, 4) of an image, preceded by its ground truth, and sample regions."""
         count = len(target.boxes)
         boxes = torch.cat((target.boxes, proposals))
         own = torch.arange(count, device=boxes.device)
@@ -206,7 +206,7 @@ class TwoStage(DetectionHead):
         deltas: Tensor,
         num_regions: float,
     ) -> dict[str, Tensor]:
-        """Classes of all regions and boxes of the positive ones, both divided by `num_regions`."""
+        """Classification loss of all regions and box loss of the positive ones, both divided by `num_regions`."""
         labels = torch.cat([s.labels for s in sampled])
         count = num_regions or 1
         positive = (labels < self.num_classes).nonzero().flatten()
@@ -222,7 +222,7 @@ class TwoStage(DetectionHead):
         return {"loss_class": score / count, "loss_box": box / count}
 
     def mask_loss(self, i: int, dense: Dense, sampled: list[Sampled], targets: Sequence[Target]) -> Tensor:
-        """Binary cross-entropy of the true class's mask, per cell of the positives of images that have masks."""
+        """Binary cross-entropy of the true class's mask, averaged over cells, for positives of images with masks."""
         boxes, labels, wanted = [], [], []
         for s, target in zip(sampled, targets, strict=True):
             count = len(s.rows) if target.masks is not None else 0
@@ -232,14 +232,14 @@ class TwoStage(DetectionHead):
                 wanted.append(crop_masks(target.masks, s.rows, s.boxes[:count], 2 * MASK_SIDE))
         logits = of_class(self.mask_logits(i, dense.levels, listed(boxes)), torch.cat(labels)).float()
         if not logits.numel():
-            return logits.sum()  # 0, with a gradient for every parameter
+            return logits.sum()  # zero, with a gradient for every parameter
         return F.binary_cross_entropy_with_logits(logits, torch.cat(wanted))
 
     @torch.no_grad()
     def refine(
         self, stage: RoIStage, sampled: list[Sampled], logits: Tensor, deltas: Tensor, sizes: Tensor
     ) -> list[Tensor]:
-        """The sampled regions moved by this stage's offsets: the next stage's proposals, without ground truth."""
+        """The sampled regions refined by this stage: proposals of the next stage, without ground truth."""
         labels = torch.cat([s.labels for s in sampled])
         labels = torch.where(labels < self.num_classes, labels, logits[:, :-1].argmax(dim=1))
         delta = of_class(deltas, labels).float().split([len(s.boxes) for s in sampled])
@@ -250,7 +250,7 @@ class TwoStage(DetectionHead):
     @classmethod
     def classes_in(cls, state: Mapping[str, Tensor]) -> int | None:
         rows = count_rows(state, ["boxes.0.score.bias"])
-        return None if rows is None else rows - 1  # the last is the background
+        return None if rows is None else rows - 1  # the last row is the background
 
 
 def as_regions(boxes: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How published detectors and segmenters name their tensors; one head per file."""
+"""Tensor names of published detectors and segmenters; one head per file."""
 
 from collections.abc import Mapping
 
@@ -7,12 +7,12 @@ from tetravit.registry import discover, pick
 from tetravit.weights.base import KeyMap
 from tetravit.weights.layouts.base import DenseMap
 
-# {"mask_rcnn": {"mmdet": ...}, ...}: of each head the layouts, by the program that names tensors so.
+# {"mask_rcnn": {"mmdet": ...}, ...}: per head, the layouts by the program that defines them.
 KEY_MAPS: Mapping[str, Mapping[str, KeyMap]] = discover(__name__, "KEY_MAPS")
 
 
 def dense_maps(family: str, head: str) -> dict[str, DenseMap]:
-    """The layouts of a model of `family` with a menu `head`, by name; none where nobody published such models."""
+    """The layouts of a model of `family` with a menu `head`, by name; empty if no such models are published."""
     if family not in weights.ADAPTERS:
         return {}
     backbone, adapter = weights.LAYOUTS[family]["official"], weights.ADAPTERS[family]
@@ -23,7 +23,7 @@ def dense_map(family: str, head: str) -> DenseMap:
     """The first layout of a model of `family` with a menu `head`.
 
     Raises:
-        ValueError: if nobody published that head, or dense models of that family.
+        ValueError: if that head, or dense models of that family, are not published.
     """
     pick(KEY_MAPS, head, "head with published weights")
     pick(weights.ADAPTERS, family, "family with published dense models")

@@ -1,4 +1,4 @@
-"""Detectors and segmenters as OpenMMLab names them: a backbone under its authors' names, neck and heads beside it."""
+"""Detectors and segmenters in OpenMMLab's naming: the backbone under its authors' names, with neck and heads."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,8 +7,8 @@ from torch import Tensor
 
 from tetravit.weights.base import Adapter, KeyMap, Rule
 
-BACKBONE = "backbone."  # how our names of backbones begin
-ADAPTED = ("pyramid.", "backbone.stage_norms.")  # how our names of adapters begin
+BACKBONE = "backbone."  # prefix of our backbone names
+ADAPTED = ("pyramid.", "backbone.stage_norms.")  # prefixes of our adapter names
 
 NECK = (
     Rule("neck.lateral_convs.{i}.conv.{p}", "head.neck.inner_blocks.{i}.0.{p}"),
@@ -22,7 +22,7 @@ PROPOSALS = (
 
 
 def branches(number: str, ours: str) -> tuple[Rule, ...]:
-    """The box and the mask branch of one RoI stage; `number` is its place in mmdet's names, `ours` in ours."""
+    """Box and mask branch of one RoI stage; `number`: its index in mmdet's names, `ours`: in our names."""
     box, mask = f"roi_head.bbox_head{number}", f"roi_head.mask_head{number}"
     return (
         Rule(f"{box}.fc_cls.{{p}}", f"head.boxes.{ours}.score.{{p}}"),
@@ -37,14 +37,14 @@ def branches(number: str, ours: str) -> tuple[Rule, ...]:
 
 
 def conv(theirs: str, ours: str) -> tuple[Rule, Rule]:
-    """A convolution with its norm, as mmsegmentation names it."""
+    """A convolution with its norm, in mmsegmentation's naming."""
     return (
         Rule(f"{theirs}.conv.{{p}}", f"{ours}.conv.{{p}}"),
         Rule(f"{theirs}.bn.{{rest}}", f"{ours}.norm.{{rest}}"),
     )
 
 
-SCORES = (  # of a segmentation head and its auxiliary head
+SCORES = (  # classifiers of a segmentation head and its auxiliary head
     Rule("decode_head.conv_seg.{p}", "head.score.{p}"),
     Rule("auxiliary_head.conv_seg.{p}", "head.auxiliary.score.{p}"),
     *conv("auxiliary_head.convs.0", "head.auxiliary.conv"),
@@ -53,7 +53,7 @@ SCORES = (  # of a segmentation head and its auxiliary head
 
 @dataclass(frozen=True)
 class DenseMap:
-    """Names of a whole dense model, in both directions: those of its family, its adapter and its head."""
+    """Name map of a whole dense model, in both directions: backbone, adapter and head."""
 
     backbone: KeyMap
     adapter: Adapter
@@ -61,11 +61,11 @@ class DenseMap:
 
     @property
     def unused(self) -> tuple[str, ...]:
-        """Beginnings of our names that such checkpoints lack, because only classification uses them."""
+        """Prefixes of our names that such checkpoints lack, because only classification uses them."""
         return self.adapter.unused
 
     def to_ours(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict in the authors' layout -> the same in ours; an unused classifier is left out."""
+        """Convert a state dict from the authors' layout to ours; an unused classifier is dropped."""
         start = self.head.backbone
         inner = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
         inner = self.adapter.names.to_ours({k: v for k, v in inner.items() if not k.startswith("head.")})
@@ -75,7 +75,7 @@ class DenseMap:
         return {**backbone, **adapter, **head}
 
     def to_theirs(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict in our layout -> the same in the authors', without what only classification uses."""
+        """Convert a state dict from our layout to the authors', without tensors used only in classification."""
         state = {k: v for k, v in state.items() if not k.startswith(self.unused)}
         adapter = {k: v for k, v in state.items() if k.startswith(ADAPTED)}
         backbone = {k: v for k, v in state.items() if k.startswith(BACKBONE) and k not in adapter}

@@ -1,4 +1,4 @@
-"""Cascade Mask R-CNN as mmdetection names it."""
+"""Cascade Mask R-CNN in mmdetection's naming."""
 
 from tetravit.weights.base import KeyMap
 from tetravit.weights.layouts.base import NECK, PROPOSALS, branches

@@ -1,7 +1,7 @@
-"""DINO-DETR as IDEA-Research/DINO names it; the backbone is `backbone.0`.
+"""DINO-DETR in the naming of IDEA-Research/DINO; the backbone is `backbone.0`.
 
-One box head and one class head serve all layers of the decoder. Files hold each twice per layer, under two names:
-reading takes the first, writing repeats it.
+All decoder layers share one box head and one class head. Files store each twice per layer, under two names: reading
+uses the first, writing repeats it.
 """
 
 import re
@@ -16,7 +16,7 @@ LAYER = re.compile(r"transformer\.decoder\.layers\.(\d+)\..+")
 
 
 def repeated(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The other names of the tensors that all layers share."""
+    """The duplicate names of the tensors shared by all layers."""
     layers = {int(match[1]) for key in state if (match := LAYER.fullmatch(key))}
     copies: dict[str, Tensor] = {}
     for key, tensor in state.items():

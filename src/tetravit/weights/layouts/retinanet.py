@@ -1,4 +1,4 @@
-"""RetinaNet as mmdetection names it."""
+"""RetinaNet in mmdetection's naming."""
 
 from tetravit.weights.base import KeyMap, Rule
 from tetravit.weights.layouts.base import NECK

@@ -1,4 +1,4 @@
-"""Semantic FPN as mmsegmentation names it."""
+"""Semantic FPN in mmsegmentation's naming."""
 
 from tetravit.weights.base import KeyMap
 from tetravit.weights.layouts.base import NECK, SCORES, conv

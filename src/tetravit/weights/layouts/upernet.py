@@ -1,4 +1,4 @@
-"""UPerNet as mmsegmentation names it."""
+"""UPerNet in mmsegmentation's naming."""
 
 from tetravit.weights.base import KeyMap
 from tetravit.weights.layouts.base import SCORES, conv

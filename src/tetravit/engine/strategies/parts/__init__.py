@@ -1,1 +1,1 @@
-"""What several strategies share."""
+"""Functions shared by several strategies."""

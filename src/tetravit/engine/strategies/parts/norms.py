@@ -1,4 +1,4 @@
-"""BatchNorm layers whose statistics come from the images of all processes."""
+"""BatchNorm synchronized over all processes."""
 
 import torch
 from torch import Tensor, nn
@@ -6,21 +6,21 @@ from torch.distributed.nn.functional import all_reduce
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
-    """BatchNorm2d whose statistics in training come from the images of all ranks, on a CPU too."""
+    """BatchNorm2d with training statistics over the images of all ranks, on a CPU too."""
 
     def forward(self, x: Tensor) -> Tensor:
         return _shared(self, x) if self.training else super().forward(x)
 
 
 class SharedBatchNorm1d(nn.BatchNorm1d):
-    """The same for rows (R, C), as in a projection head."""
+    """The same for (R, C), as in a projection head."""
 
     def forward(self, x: Tensor) -> Tensor:
         return _shared(self, x) if self.training else super().forward(x)
 
 
 def _shared(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
-    """Normalise (B, C, ...) by the statistics of all ranks, and update the running ones."""
+    """Normalize (B, C, ...) by the statistics of all ranks, and update the running statistics."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
@@ -40,9 +40,9 @@ def _shared(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
 
 
 def share_norms(module: nn.Module, device: torch.device) -> None:
-    """Make every BatchNorm inside `module` share its statistics; names and tensors stay as they are.
+    """Synchronize every BatchNorm inside `module`; names and tensors do not change.
 
-    On GPUs torch's own SyncBatchNorm does it, which refuses CPU tensors.
+    On GPUs this is torch's SyncBatchNorm, which rejects CPU tensors.
     """
     if device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(module)
