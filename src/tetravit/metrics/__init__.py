@@ -1,1 +1,1 @@
-"""Metrics: tensors -> numbers."""
+"""Metrics, computed from tensors."""

@@ -1,6 +1,6 @@
 """Top-k accuracy and the confusion matrix.
 
-Counts, not averages, are kept: they add up over batches and ranks without error.
+Counts are stored, not averages: they add up exactly over batches and ranks.
 
 Shapes: B images, K classes.
 """
@@ -12,11 +12,10 @@ from torch import Tensor
 
 
 class Accuracy:
-    """Running counts of a classifier's predictions.
+    """Running counts of predictions.
 
-    hits: int64 (len(ks),), correct labels among the k highest logits. total: int64 (), images counted. confusion:
-    int64 (K, K), row: true class, column: predicted class. To join ranks, sum the three (`counts`) over them in
-    place.
+    hits: int64 (len(ks),), labels among the k highest logits. total: int64 (), number of images. confusion: int64 (K,
+    K), row: true class, column: predicted class. To combine ranks, all-reduce `counts` in place.
     """
 
     def __init__(
@@ -32,7 +31,7 @@ class Accuracy:
         return self.hits, self.total, self.confusion
 
     def update(self, logits: Tensor, labels: Tensor) -> None:
-        """Count a batch: logits (B, K), labels int64 (B,)."""
+        """Add a batch: logits (B, K), labels int64 (B,)."""
         self.hits += top_k_hits(logits, labels, self.ks)
         self.total += len(labels)
         self.confusion += confusion_matrix(logits.argmax(1), labels, len(self.confusion))
@@ -45,9 +44,9 @@ class Accuracy:
 
 
 def top_k_hits(logits: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> Tensor:
-    """How many labels are among the k largest logits, int64 (len(ks),); k above K counts as K.
+    """Number of labels among the k largest logits, int64 (len(ks),); k is at most K.
 
-    A row with a NaN is a miss.
+    A row with a NaN counts as wrong.
     """
     most = min(max(ks), logits.shape[1])
     hits = logits.topk(most, dim=1).indices == labels[:, None]  # (B, most)
@@ -56,7 +55,7 @@ def top_k_hits(logits: Tensor, labels: Tensor, ks: Sequence[int] = (1, 5)) -> Te
 
 
 def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Pairs of classes counted, int64 (K, K): row: true class, column: predicted class."""
+    """Confusion matrix, int64 (K, K): row: true class, column: predicted class."""
     cells = labels * num_classes + predicted
     return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
 

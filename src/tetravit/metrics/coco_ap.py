@@ -1,7 +1,6 @@
 """Average precision of boxes and masks, as COCO defines it.
 
-faster-coco-eval computes it where it is installed; pycocotools, the reference implementation, gives the same figures
-more slowly.
+Computed by faster-coco-eval if installed, else by pycocotools, the reference implementation, with equal results.
 
 Shapes: M objects or detections of an image; T = 10 IoU thresholds from 0.50 to 0.95, R = 101 recalls, K classes,
 A = 4 ranges of area.
@@ -23,7 +22,7 @@ from tetravit.structures import Detections, Target
 
 Engine = Literal["faster_coco_eval", "pycocotools"]
 ENGINES: tuple[Engine, ...] = ("faster_coco_eval", "pycocotools")
-SIZES = ("all", "small", "medium", "large")  # ranges of area, bounded by 32 and 96 pixels squared
+SIZES = ("all", "small", "medium", "large")  # area ranges, bounded by 32^2 and 96^2 pixels
 LIMITS = (1, 10, 100)  # maximum detections per image, the highest scores first
 KINDS = {"box": "bbox", "mask": "segm"}
 IOU_50, IOU_75 = 0, 5  # indices of the IoU thresholds 0.50 and 0.75
@@ -31,7 +30,7 @@ IOU_50, IOU_75 = 0, 5  # indices of the IoU thresholds 0.50 and 0.75
 
 @dataclass(frozen=True)
 class Objects:
-    """The annotated objects or the detections of one image, as plain arrays that can be gathered over ranks.
+    """Annotated or detected objects of one image, as plain arrays that can be gathered over ranks.
 
     boxes: (M, 4) x1 y1 x2 y2. masks: compressed COCO RLE; None: without masks. scores: detections only.
     crowd, area: ground truth only.
@@ -49,19 +48,19 @@ class Objects:
 
 @dataclass(frozen=True)
 class Average:
-    """Precision and recall of boxes or masks: (T, R, K, A) and (T, K, A, limits); -1 where no object occurs."""
+    """Precision and recall of boxes or masks: (T, R, K, A) and (T, K, A, limits); -1 if no object exists."""
 
     precision: np.ndarray
     recall: np.ndarray
     limits: tuple[int, ...] = LIMITS
 
     def scores(self) -> dict[str, float]:
-        """The scores a run logs: ap, ap50, ap75, ap of each size that occurs, and the recall at the last limit."""
+        """The logged scores: ap, ap50, ap75, ap per object size, and the recall at the last limit."""
         last = f"ar{self.limits[-1]}"
         return {name: v for name, v in self.figures().items() if name.startswith("ap") or name == last}
 
     def figures(self) -> dict[str, float]:
-        """ap, ap50, ap75 and the recalls ar1, ar10, ar100, in all and by object size; absent sizes are left out."""
+        """ap, ap50, ap75 and the recalls ar1, ar10, ar100, overall and by object size; absent sizes are omitted."""
         values = {
             "ap": _mean(self.precision[:, :, :, 0]),
             "ap50": _mean(self.precision[IOU_50, :, :, 0]),
@@ -73,7 +72,7 @@ class Average:
         return {name: value for name, value in values.items() if value is not None}
 
     def classes(self) -> list[dict[str, float | None]]:
-        """ap, ap50 and ar100 of each class; None where no object of it occurs."""
+        """ap, ap50 and ar100 of each class; None if it has no object."""
         return [
             {
                 "ap": _mean(self.precision[:, :, k, 0]),
@@ -84,7 +83,7 @@ class Average:
         ]
 
     def curves(self) -> dict[str, list[float]]:
-        """Precision at the recalls 0, 0.01, ..., 1, mean over classes: at IoU 0.50, 0.75 and over 0.50:0.95."""
+        """Precision at recalls 0, 0.01, ..., 1, averaged over classes: at IoU 0.50, 0.75 and over 0.50:0.95."""
         precision = self.precision[..., 0]  # (T, R, K)
         parts = {"0.50": precision[:1], "0.75": precision[IOU_75 : IOU_75 + 1], "0.50:0.95": precision}
         curves = {}
@@ -95,13 +94,13 @@ class Average:
 
 
 class CocoAP:
-    """Collects ground truth and detections image by image; `average` computes AP at the end.
+    """Collects ground truth and detections per image; `average` computes AP.
 
-    masks: score masks as well as boxes. engine: the package that computes; None: the fastest that is installed.
-    max_detections: detections per image that are scored, those with the highest scores.
+    masks: score masks as well as boxes. engine: the package used; None: the fastest installed. max_detections:
+    detections per image, by score.
 
     Raises:
-        ValueError: if no engine, or not this one, is installed.
+        ValueError: if the engine, or any engine, is not installed.
     """
 
     def __init__(
@@ -124,14 +123,14 @@ class CocoAP:
         Args:
             target: the ground truth, in pixels of the original image.
             detections: the model's detections, in the same pixels.
-            rle: their masks as compressed COCO RLE, where `detections` holds none.
+            rle: their masks as compressed COCO RLE, if `detections` has none.
         """
         truth = objects_of_target(target, masks=self.masks)
         self.truth.append(truth)
         self.detections.append(objects_of_detections(detections, truth, rle, masks=self.masks))
 
     def average(self, kind: Literal["box", "mask"]) -> Average:
-        """Precision and recall over all images added so far."""
+        """Precision and recall over all added images."""
         package = importlib.import_module(
             f"{self.engine}.mask" if self.engine == "pycocotools" else f"{self.engine}.core.mask"
         )
@@ -167,7 +166,7 @@ class CocoAP:
 
 
 def installed(engine: Engine | None = None) -> Engine:
-    """The engine of that name; None: the fastest that is installed.
+    """The engine of that name; None: the fastest installed.
 
     Raises:
         ValueError: if it is not installed.
@@ -199,7 +198,7 @@ def objects_of_target(target: Target, *, masks: bool) -> Objects:
 def objects_of_detections(
     detections: Detections, truth: Objects, rle: list[bytes] | None = None, *, masks: bool = False
 ) -> Objects:
-    """The detections of the image that `truth` describes, as arrays."""
+    """The detections of the image of `truth`, as arrays."""
     if masks and rle is None and isinstance(detections.masks, Tensor):
         rle = encode_masks(detections.masks)
     return Objects(
@@ -254,7 +253,7 @@ def _classes(engine: Engine) -> tuple[Any, Any]:
 
 
 def _mean(values: np.ndarray) -> float | None:
-    """The mean over the valid entries, those above -1; None where there is none."""
+    """The mean over valid entries, those above -1; None if there is none."""
     valid = values[values > -1]
     return float(valid.mean()) if valid.size else None
 

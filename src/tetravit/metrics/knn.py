@@ -1,8 +1,8 @@
 """Weighted k-nearest-neighbour classification of features (Wu et al. 2018, arXiv:1805.01978; DINO's evaluation).
 
-Each of the k most similar training images votes for its class with exp(similarity / temperature), where similarity
-is the cosine. Features are compared in chunks on both sides, so memory does not grow with the product of the sets.
-Ranks may hold parts of the training set: each finds its own best k, and the best of those are kept.
+Each of the k most similar training images votes for its class with weight exp(similarity / temperature), where
+similarity is the cosine. Both sets are processed in chunks, so memory does not grow with the product of their sizes.
+Ranks may hold parts of the training set: each computes its local top k, which are then merged.
 
 Shapes: N training images, M test images, C width, K classes.
 Source: facebookresearch/dino@7c446df eval_knn.py.
@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from tetravit.world import World
 
-TEST_CHUNK = 1024  # test images compared at a time
-TRAIN_CHUNK = 32768  # with so many training images: 128 MiB of float32 similarities
+TEST_CHUNK = 1024  # test images per chunk
+TRAIN_CHUNK = 32768  # training images per chunk: 128 MiB of float32 similarities
 
 
 def vote(
@@ -33,26 +33,26 @@ def vote(
     test_chunk: int = TEST_CHUNK,
     train_chunk: int = TRAIN_CHUNK,
 ) -> dict[int, Tensor]:
-    """The votes for every class, for several k in one pass.
+    """Votes for every class, for several k in one pass.
 
     Args:
-        train: features (N, C), of any length and floating type; with `world` this rank's part.
+        train: features (N, C), of any norm and floating dtype; with `world`, this rank's part.
         labels: their classes, int64 (N,).
-        test: features (M, C) of the same width; the same on all ranks.
-        ks: numbers of neighbours; one above the number of training images counts all of them.
+        test: features (M, C); the same on all ranks.
+        ks: numbers of neighbours; at most the number of training images are used.
         temperature: divides the similarities.
-        num_classes: K; None: the largest label and 1.
-        positions: place of each training image in the whole set, int64 (N,): of equally similar ones the first
-            count; None: 0 to N - 1.
-        world: ranks that hold the other parts.
-        test_chunk, train_chunk: images compared at a time; they change memory alone.
+        num_classes: K; None: the largest label plus 1.
+        positions: index of each training image in the whole set, int64 (N,); ties go to the lower index. None: 0 to N
+            - 1.
+        world: ranks with the other parts.
+        test_chunk, train_chunk: images per chunk; they affect memory only.
 
     Returns:
-        For each k the summed votes, float32 (M, K).
+        For each k the weighted votes, float32 (M, K).
 
     Raises:
-        ValueError: for no or misshapen features, a k below 1, a label outside 0..K - 1, a temperature that is not
-            above 0.
+        ValueError: for empty features or wrong shapes, a k below 1, a label outside 0..K - 1, or a non-positive
+            temperature.
     """
     _check(train, labels, test, ks, temperature)
     positions = torch.arange(len(train), device=train.device) if positions is None else positions
@@ -72,9 +72,9 @@ def vote(
 
 
 def accuracy(votes: Tensor, labels: Tensor, tops: Sequence[int] = (1,)) -> list[float]:
-    """The share of test images whose class is among the `tops` with most votes; votes (M, K), labels (M,).
+    """Top-k accuracy for each of `tops`, from votes (M, K) and labels (M,).
 
-    Of classes with equal votes, as those without any, the lower come first.
+    Ties are ordered by class index.
     """
     order = votes.sort(dim=1, descending=True, stable=True).indices[:, : max(tops)]
     hits = order == labels[:, None]
@@ -107,7 +107,7 @@ def _classes(labels: Tensor, num_classes: int | None, world: World | None) -> in
     return num_classes
 
 
-Neighbours = tuple[Tensor, Tensor, Tensor]  # similarities, positions, classes; each (m, k), best first
+Neighbours = tuple[Tensor, Tensor, Tensor]  # similarities, indices, classes; each (m, k), best first
 
 
 def _nearest(
@@ -127,9 +127,9 @@ def _nearest(
 
 
 def _top(similarity: Tensor, positions: Tensor, k: int) -> Tensor:
-    """Columns of the k largest values of each row (m, n); of equal values those of the lowest positions."""
+    """Columns of the k largest values of each row (m, n); ties go to the lowest index."""
     values, columns = similarity.topk(min(k + 1, similarity.shape[1]), dim=1)
-    split = values[:, k - 1] == values[:, -1]  # rows in which equal values are cut off
+    split = values[:, k - 1] == values[:, -1]  # rows with a tie at the k-th value
     cut, columns = columns.shape[1] > k, columns[:, :k].clone()
     if cut and bool(split.any()):
         rows = similarity[split]
@@ -140,7 +140,7 @@ def _top(similarity: Tensor, positions: Tensor, k: int) -> Tensor:
 
 
 def _best(first: Neighbours, second: Neighbours | None, k: int) -> Neighbours:
-    """The best k of both, by similarity, then by position."""
+    """The merged top k, by similarity, then by index."""
     similarity, positions, classes = (
         (torch.cat((a, b), dim=1) for a, b in zip(first, second, strict=True)) if second else first
     )
@@ -152,7 +152,7 @@ def _best(first: Neighbours, second: Neighbours | None, k: int) -> Neighbours:
 
 
 def _merged(best: Neighbours, world: World, k: int) -> Neighbours:
-    """The best k over all ranks; ranks may hold fewer than k images each."""
+    """The top k over all ranks; ranks may have fewer than k images."""
     parts = world.gather(tuple(t.cpu() for t in best))
     device = best[0].device
     similarity, positions, classes = (

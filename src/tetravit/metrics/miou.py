@@ -6,15 +6,15 @@ Shapes: K classes, (Hi, Wi) a label map. Source of the definitions: mmsegmentati
 import torch
 from torch import Tensor
 
-IGNORE = 255  # label of pixels that carry no class
-BEYOND = 256  # row for labels that no 8 bits can hold
+IGNORE = 255  # label of ignored pixels
+BEYOND = 256  # row for labels above 255
 
 
 class MeanIoU:
-    """Running counts of pixels.
+    """Running pixel counts.
 
-    counts: int64 (257, K), row: label as stored, column: predicted class; to join ranks, sum it over them in place.
-    Labels above the last class only count in `unknown`.
+    counts: int64 (257, K), row: raw label, column: predicted class; to combine ranks, all-reduce it in place. Labels
+    above the last class count only in `unknown`.
     """
 
     def __init__(self, num_classes: int, device: torch.device | str = "cpu") -> None:
@@ -22,17 +22,17 @@ class MeanIoU:
         self.counts = torch.zeros(BEYOND + 1, num_classes, dtype=torch.int64, device=device)
 
     def update(self, predicted: Tensor, labels: Tensor) -> Tensor:
-        """Count a label map, or a batch of them, of any integer types.
+        """Add a label map, or a batch of them, of any integer dtype.
 
         Args:
             predicted: 0 to K - 1.
-            labels: of the same shape; `IGNORE` is left out.
+            labels: same shape; `IGNORE` pixels are skipped.
 
         Returns:
-            The counts of these pixels alone, int64 (257, K).
+            The counts of these pixels only, int64 (257, K).
 
         Raises:
-            ValueError: for two shapes, or a prediction that is no class.
+            ValueError: for different shapes, or a prediction out of range.
         """
         counts = counted(predicted, labels, self.num_classes)
         self.counts += counts
@@ -40,12 +40,12 @@ class MeanIoU:
 
     @property
     def confusion(self) -> Tensor:
-        """Pairs of classes counted, int64 (K, K): row: true class, column: predicted class."""
+        """Confusion matrix, int64 (K, K): row: true class, column: predicted class."""
         return self.counts[: self.num_classes]
 
     @property
     def unknown(self) -> int:
-        """Pixels whose label is neither a class nor `IGNORE`."""
+        """Number of pixels whose label is neither a class nor `IGNORE`."""
         return int(unknown(self.counts))
 
     def per_class(self) -> tuple[Tensor, Tensor]:
@@ -54,7 +54,8 @@ class MeanIoU:
         return both / (true + said - both), both / true
 
     def result(self) -> dict[str, float]:
-        """Shares in [0, 1]: miou, macc (means over the classes that occur) and aacc (over pixels); NaN at first."""
+        """Shares in [0, 1]: miou, macc (means over the classes that occur) and aacc (over pixels); NaN without
+        pixels."""
         iou, accuracy = self.per_class()
         both, true, _ = _areas(self.confusion)
         return {
@@ -83,18 +84,18 @@ def counted(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
         rows = torch.where((rows < 0) | (rows > IGNORE), BEYOND, rows)
     cells = (
         rows.mul(K).add_(predicted.to(torch.int32)).flatten()
-    )  # rows may be `labels` itself: kept as it is
+    )  # rows may alias `labels`: not modified in place
     return torch.bincount(cells, minlength=(BEYOND + 1) * K).view(BEYOND + 1, K)
 
 
 def unknown(counts: Tensor) -> Tensor:
-    """Of counts (257, K): pixels whose label is neither a class nor `IGNORE`, int64 ()."""
+    """Of counts (257, K): number of pixels whose label is neither a class nor `IGNORE`, int64 ()."""
     rows = counts.sum(dim=1)
     return rows[counts.shape[1] :].sum() - rows[IGNORE]
 
 
 def pixel_accuracy(counts: Tensor) -> float:
-    """Of counts (257, K): the share of pixels with a class that are predicted correctly; NaN without such a pixel."""
+    """Of counts (257, K): pixel accuracy over pixels with a class; NaN without such pixels."""
     both, true, _ = _areas(counts[: counts.shape[1]])
     return float(both.sum() / true.sum())
 

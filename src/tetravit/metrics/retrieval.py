@@ -2,7 +2,7 @@
 
 Radenovic et al. 2018, arXiv:1803.11285. Protocols: easy `E`, medium `M`, hard `H`.
 
-Shapes: N images of the data base, Q queries, C width.
+Shapes: N database images, Q queries, C width.
 Source: facebookresearch/dino@7c446df utils.py, eval_copy_detection.py.
 """
 
@@ -29,9 +29,9 @@ PROTOCOLS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 
 @dataclass(frozen=True)
 class Retrieval:
-    """map: mean of the average precisions. aps (Q,): nan where a query has no positives.
+    """map: mean average precision. aps (Q,): NaN for queries without positives.
 
-    precisions: (Q, 3), at 1, 5 and 10; mean_precisions: their mean over queries that have positives.
+    precisions: (Q, 3), at 1, 5 and 10; mean_precisions: their mean over queries with positives.
     """
 
     map: float
@@ -54,13 +54,13 @@ def mean_ap(
     """Average precision of every query.
 
     Args:
-        ranks: images of the data base, best first, (N, Q): a column per query; fewer rows than images may be given.
-        gnd: per query the numbers of its `easy`, `hard` and `junk` images.
+        ranks: database images, best first, (N, Q): one column per query; may be truncated.
+        gnd: per query the indices of its `easy`, `hard` and `junk` images.
         protocol: easy, medium or hard.
-        total: positives per query in the denominator; None: those of the ground truth, retrieved or not.
+        total: number of positives in the denominator, per query; None: all positives of the ground truth.
 
     Raises:
-        ValueError: for another protocol, or ranks of another number of queries.
+        ValueError: for an unknown protocol, or a wrong number of queries.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol takes one of {', '.join(PROTOCOLS)}; got {protocol!r}.")
@@ -76,7 +76,7 @@ def mean_ap(
             continue
         column = table[:, q]
         column = column[~np.isin(column, _numbers(truth, junk))]
-        places = np.flatnonzero(np.isin(column, wanted))  # ranks from 0, junk left out
+        places = np.flatnonzero(np.isin(column, wanted))  # 0-based ranks without junk
         aps[q] = average_precision(places, len(wanted) if total is None else total[q])
         if len(places):
             for i, k in enumerate(PRECISIONS):
@@ -89,7 +89,7 @@ def mean_ap(
 
 
 def average_precision(places: np.ndarray, positives: int) -> float:
-    """The area under the precision-recall curve by trapezoids; places: ranks of the retrieved positives, from 0."""
+    """Area under the precision-recall curve by the trapezoidal rule; places: ranks of retrieved positives, from 0."""
     j = np.arange(len(places))
     before = np.where(places > 0, j / np.maximum(places, 1), 1.0)
     after = (j + 1) / (places + 1)
@@ -102,14 +102,14 @@ def _numbers(truth: Mapping[str, Any], kinds: Sequence[str]) -> np.ndarray:
 
 
 def ranking(queries: Tensor, database: Tensor) -> Tensor:
-    """Images of the data base by descending product with each query: (Q, C), (N, C) -> int64 (N, Q)."""
+    """Database images by descending similarity with each query: (Q, C), (N, C) -> int64 (N, Q)."""
     return (database @ queries.T).argsort(dim=0, descending=True, stable=True)
 
 
 class Whitening:
-    """Principal components of features, each divided by its deviation to the power 2 * `power`.
+    """PCA whitening: principal components, each divided by its standard deviation to the power 2 * `power`.
 
-    matrix: (dim, C) after `fit`, by descending eigenvalue of the second moment of the rows, which are not centred.
+    matrix: (dim, C) after `fit`, by descending eigenvalue of the uncentred second moment.
     """
 
     def __init__(self, dim: int, power: float = 0.5) -> None:
@@ -119,10 +119,10 @@ class Whitening:
         self.matrix: Tensor | None = None
 
     def fit(self, x: Tensor | np.ndarray) -> "Whitening":
-        """Fit to rows (n, C); eigenvalues below 1e-5 of the largest are raised to that.
+        """Fit to rows (n, C); eigenvalues are clamped to at least 1e-5 of the largest.
 
         Raises:
-            ValueError: if the rows are narrower than `dim`.
+            ValueError: if the rows have fewer than `dim` columns.
         """
         rows = torch.as_tensor(x)
         if rows.ndim != 2 or rows.shape[1] < self.dim:
@@ -136,7 +136,7 @@ class Whitening:
         return self
 
     def apply(self, x: Tensor | np.ndarray, mean: Tensor | np.ndarray | None = None) -> Tensor:
-        """Rows (n, C), less `mean` (C,), in the principal components (n, dim); not normalised.
+        """Project rows (n, C), minus `mean` (C,), to (n, dim); not normalised.
 
         Raises:
             ValueError: before `fit`.
@@ -149,14 +149,13 @@ class Whitening:
 
 
 def read_ground_truth(path: str | Path) -> dict[str, Any]:
-    """Read gnd_roxford5k.pkl or gnd_rparis6k.pkl as data: nothing in it is run.
+    """Read gnd_roxford5k.pkl or gnd_rparis6k.pkl without running code.
 
     Returns:
-        `imlist`, `qimlist`: names; `gnd`: per query `bbx` (x1, y1, x2, y2) and lists of numbers `easy`, `hard`,
-        `junk`.
+        `imlist`, `qimlist`: names; `gnd`: per query `bbx` (x1, y1, x2, y2) and index lists `easy`, `hard`, `junk`.
 
     Raises:
-        ValueError: for a file that is no such ground truth, or that refers to code.
+        ValueError: for a file with other content, or one that refers to code.
     """
     try:
         with Path(path).open("rb") as file:
@@ -184,7 +183,7 @@ def _listed(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """The content of a pickle read as data, with numpy's arrays and numbers made from their bytes."""
+    """The content of a pickle read as data, with numpy arrays and numbers rebuilt from their bytes."""
     if isinstance(value, dict):
         return {_plain(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -214,7 +213,7 @@ def _bytes(value: Any) -> bytes:
 
 
 def _dtype(value: Any) -> np.dtype:
-    """A type of numbers, by its letter and width ("i8") and the order of its bytes."""
+    """A numeric dtype, from its code ("i8") and byte order."""
     if not isinstance(value, Inert) or not value.name.endswith("dtype"):
         raise BadFile("it holds an array without a type")
     code = str(value.args[0])

@@ -1,9 +1,9 @@
 """Video object segmentation as DAVIS 2017 measures it: label propagation, region and boundary scores.
 
-The labels of the first frame move along with the features: each token takes the mean of the labels of the most
-similar tokens near it in the first and in the last few frames.
+Labels of the first frame are propagated by feature similarity: each token gets the weighted mean of the labels of its
+most similar nearby tokens in the first and the last few frames.
 
-Shapes: T frames, C channels, H W tokens, K objects with the background as 0, h w pixels.
+Shapes: T frames, C channels, H W tokens, K objects including background 0, h w pixels.
 Source: facebookresearch/dino@7c446df eval_video_segmentation.py; davisvideochallenge/davis2017-evaluation@ac7c43f.
 """
 
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-BINS = 4  # parts of a video between whose first and last the decay is measured
-BOUNDARY = 0.008  # width of the matching zone as a share of the diagonal
+BINS = 4  # quarters of a video: the decay is the first minus the last
+BOUNDARY = 0.008  # boundary tolerance as a share of the diagonal
 
 
 def propagate(
@@ -28,21 +28,21 @@ def propagate(
     topk: int = 5,
     temperature: float = 0.1,
 ) -> Tensor:
-    """Soft labels of every frame from those of the first.
+    """Propagate soft labels from the first frame to all frames.
 
     Args:
-        features: (T, C, H, W); they are compared by their cosine.
+        features: (T, C, H, W), compared by cosine similarity.
         first: soft labels (K, H, W) of frame 0.
-        context: frames before the current one that count beside frame 0.
-        radius: tokens to either side that are compared; 0: all.
-        topk: most similar tokens of the whole context that count; equally similar ones all do.
+        context: number of preceding frames used besides frame 0.
+        radius: size of the neighbourhood in tokens, to each side; 0: unlimited.
+        topk: number of most similar tokens over the whole context; ties are included.
         temperature: divides the similarities.
 
     Returns:
-        (T, K, H, W), frame 0 as given; each token's labels sum to 1 where those of the first frame do.
+        (T, K, H, W), frame 0 unchanged; labels of a token sum to 1 if those of the first frame do.
 
     Raises:
-        ValueError: for another grid of `first`, a number below its bound.
+        ValueError: if `first` has another grid, or a parameter is out of range.
     """
     if features.ndim != 4 or first.ndim != 3 or features.shape[2:] != first.shape[1:]:
         raise ValueError(
@@ -66,9 +66,9 @@ def propagate(
 def _moved(
     target: Tensor, around: Tensor, labels: Tensor, radius: int, topk: int, temperature: float
 ) -> Tensor:
-    """Labels (K, H, W) of a frame (C, H, W) from those (S, K, H, W) of its context (S, C, H, W).
+    """Propagate labels (S, K, H, W) of the context (S, C, H, W) to a frame (C, H, W).
 
-    A row of target tokens is compared with the rows of all context frames near it: memory for W x S (2 r + 1) W
+    Each row of target tokens is compared with nearby rows of all context frames: memory for W x S (2 r + 1) W
     similarities.
     """
     height, width = target.shape[1:]
@@ -88,7 +88,7 @@ def _moved(
 
 
 def first_labels(labels: Tensor, grid: tuple[int, int]) -> Tensor:
-    """A label map (h, w) of integers -> one-hot (K, H, W) on the tokens, by the nearest pixel."""
+    """An integer label map (h, w) -> one-hot (K, H, W) on the token grid, nearest neighbour."""
     small = F.interpolate(labels[None, None].double(), size=grid, mode="nearest-exact")[0, 0].long()
     return F.one_hot(small, int(labels.max()) + 1).permute(2, 0, 1).float()
 
@@ -96,8 +96,8 @@ def first_labels(labels: Tensor, grid: tuple[int, int]) -> Tensor:
 def label_map(soft: Tensor, patch: int, size: tuple[int, int]) -> Tensor:
     """Soft labels (K, H, W) -> a label map uint8 (h, w).
 
-    They are enlarged by the patch size bilinearly, stretched to 0..1 object by object, and the largest is taken;
-    objects whose maximum is 0 stay as they are. The result is resized by the nearest pixel.
+    Labels are upsampled bilinearly by the patch size and rescaled to 0..1 per object (objects with maximum 0 are
+    unchanged), then the argmax is taken and resized by nearest neighbour.
     """
     big = F.interpolate(soft[None].float(), scale_factor=patch, mode="bilinear", align_corners=False)[0]
     flat = big.flatten(1)
@@ -108,16 +108,16 @@ def label_map(soft: Tensor, patch: int, size: tuple[int, int]) -> Tensor:
 
 
 def region(truth: Tensor | np.ndarray, predicted: Tensor | np.ndarray) -> np.ndarray:
-    """J: intersection over union of masks (T, h, w), a number per frame (T,); 1 where both are empty."""
+    """J: IoU of masks (T, h, w), per frame (T,); 1 if both are empty."""
     a, b = (torch.as_tensor(x).bool().flatten(1) for x in (truth, predicted))
     union = (a | b).sum(1).double()
     return torch.where(union > 0, (a & b).sum(1).double() / union.clamp(min=1), 1.0).numpy()
 
 
 def boundary(truth: Tensor | np.ndarray, predicted: Tensor | np.ndarray) -> np.ndarray:
-    """F: harmonic mean of precision and recall of the boundaries of masks (T, h, w), a number per frame (T,).
+    """F: F-measure of the boundaries of masks (T, h, w), per frame (T,).
 
-    Boundary pixels match where one of the other mask lies within 0.008 of the diagonal, rounded up.
+    A boundary pixel matches if the other boundary is within 0.008 of the diagonal, rounded up.
     """
     a, b = (torch.as_tensor(x).bool() for x in (truth, predicted))
     radius = math.ceil(BOUNDARY * math.hypot(*a.shape[1:]))
@@ -137,7 +137,7 @@ def boundary(truth: Tensor | np.ndarray, predicted: Tensor | np.ndarray) -> np.n
 
 
 def _edges(masks: Tensor) -> Tensor:
-    """Pixels that differ from the one to the right, below, or right below; (T, h, w) bool."""
+    """Boundary pixels: different from the right, lower, or lower right neighbour; (T, h, w) bool."""
     padded = F.pad(masks[:, None].float(), (0, 1, 0, 1), mode="replicate")[:, 0].bool()
     right, below, corner = padded[:, :-1, 1:], padded[:, 1:, :-1], padded[:, 1:, 1:]
     edges = (masks ^ right) | (masks ^ below) | (masks ^ corner)
@@ -148,7 +148,7 @@ def _edges(masks: Tensor) -> Tensor:
 
 
 def _dilated(masks: Tensor, radius: int) -> Tensor:
-    """Masks (T, h, w) grown by a disc: every pixel within `radius` of one that is set."""
+    """Dilation of masks (T, h, w) by a disc of `radius` pixels."""
     maps = masks[:, None].float()
     grown = maps
     for dy in range(-radius, radius + 1):
@@ -162,7 +162,7 @@ def _dilated(masks: Tensor, radius: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Of a score over the frames of a video: mean, share above 0.5, first quarter less last quarter."""
+    """Mean, recall (share above 0.5) and decay (first quarter minus last) of a per-frame score."""
 
     mean: float
     recall: float
@@ -173,7 +173,7 @@ class Statistics:
 
 
 def statistics(x: np.ndarray) -> Statistics:
-    """Mean, recall and decay of scores (T,), frames that are nan left out."""
+    """Mean, recall and decay of scores (T,), ignoring NaN frames."""
     values = np.asarray(x, dtype=np.float64)
     ends = np.floor(np.linspace(1, len(values), BINS + 1) + 0.5 + 1e-10).astype(int) - 1
     parts = [values[ends[i] : ends[i + 1] + 1] for i in range(BINS)]

@@ -1,4 +1,4 @@
-"""How trained weights are scored; one protocol per file."""
+"""Evaluation protocols; one per file."""
 
 from tetravit.protocols.base import Loaders, Protocol, ProtocolConfig, Scores
 from tetravit.registry import discover

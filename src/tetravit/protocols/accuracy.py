@@ -15,27 +15,26 @@ from tetravit.protocols.base import EMPTY, Loaders, Protocol, ProtocolConfig, Sc
 from tetravit.protocols.parts.multi_label import score_multi_label
 from tetravit.structures import Batch
 
-MISTAKES = 24  # the most confident ones that a report shows
-FULL_TABLE = 64  # classes up to which the whole confusion matrix is kept; above, its largest entries
+MISTAKES = 24  # number of most confident mistakes in a report
+FULL_TABLE = 64  # maximum number of classes for a full confusion matrix; above, only its largest entries
 
 
 class AccuracyConfig(ProtocolConfig):
-    """The `[evaluate]` section for classifiers."""
+    """The `[evaluate]` section of classifiers."""
 
     select_by: Literal["top1", "balanced_accuracy"] = Field(
         default="top1",
-        description="The score that selects the best weights; balanced_accuracy: the mean recall of the classes."
-        " Where images have several classes it is map, the mean average precision of the classes.",
+        description="The score that selects the best weights; balanced_accuracy: mean recall of the classes."
+        " For multi-label sets it is map, the mean average precision.",
     )
 
 
 class Accuracy(Protocol):
-    """top1, top5, the mean recall of the classes (balanced_accuracy) and the mean cross-entropy over the set.
+    """top1, top5, mean recall of the classes (balanced_accuracy) and mean cross-entropy over the set.
 
-    A set of some of a model's classes is scored among the logits of these classes alone. Where an image has
-    several right labels, one of them among the highest logits counts as right. Where images have several classes,
-    see `parts.multi_label`.
-    findings: count, the confusion matrix, images, recall and precision of each class, the most confident mistakes.
+    If the set has a subset of the model's classes, only their logits are compared. If an image has several correct
+    labels, any of them counts. For multi-label sets see `parts.multi_label`.
+    findings: count, confusion matrix, images, recall and precision per class, most confident mistakes.
     """
 
     name = "accuracy"
@@ -58,10 +57,10 @@ class Accuracy(Protocol):
 
 
 class SomeClasses(nn.Module):
-    """The logits of a model for `classes`, a part of the 1000 of ImageNet-1k.
+    """The logits of a model for `classes`, a subset of the 1000 of ImageNet-1k.
 
     Raises:
-        ValueError: if the model does not have 1000 classes.
+        ValueError: unless the model has 1000 classes.
     """
 
     def __init__(self, model: nn.Module, classes: Sequence[int]) -> None:
@@ -115,7 +114,7 @@ def _score_single(model: nn.Module, loaders: Loaders) -> Scores:
 
 
 def _score_several(model: nn.Module, loaders: Loaders) -> Scores:
-    """Several right labels per image: shares of the images with one of them among the highest logits."""
+    """Top-k accuracy with several correct labels per image: a hit if any is among the highest logits."""
     device = device_of(model)
     sums = torch.zeros(3, dtype=torch.int64, device=device)
     for batch in loaders.validation:
@@ -130,7 +129,7 @@ def _score_several(model: nn.Module, loaders: Loaders) -> Scores:
 
 
 def _mistakes(logits: Tensor, labels: Tensor, predicted: Tensor, batch: Batch) -> list[dict[str, Any]]:
-    """The images of a batch that are classified wrongly, the most confident first."""
+    """Misclassified images of a batch, most confident first."""
     wrong = (predicted != labels).nonzero()[:, 0]
     if not len(wrong):
         return []
@@ -153,7 +152,7 @@ def _most_confident(mistakes: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _classes(confusion: Tensor) -> list[dict[str, Any]]:
-    """images, recall and precision of each class; None where a class has no image, or no prediction."""
+    """images, recall and precision per class; None for a class without images, or without predictions."""
     right, images, predicted = confusion.diagonal(), confusion.sum(dim=1), confusion.sum(dim=0)
     rows = zip(right.tolist(), images.tolist(), predicted.tolist(), strict=True)
     return [

@@ -1,4 +1,4 @@
-"""The contract of a protocol: weights and data in, scores and findings out."""
+"""The contract of a protocol: score weights on data, with findings."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,26 +17,27 @@ EMPTY = "The set to score on is empty."
 
 
 class ProtocolConfig(BaseModel):
-    """The `[evaluate]` section of a recipe: `protocol`, and what the protocol of that name adds."""
+    """The `[evaluate]` section of a recipe: `protocol`, and the keys of that protocol."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    protocol: str = Field(default="", description="How weights are scored; empty: the usual one of the task.")
+    protocol: str = Field(default="", description="Evaluation protocol; empty: the default of the task.")
 
     def published_as(self, score: str) -> str | None:
-        """The catalogue's name of a score measured with these settings; None: no published figure is."""
+        """The catalogue's name of a score under these settings; None: no published score matches them."""
         return score
 
     def eval_scales(self) -> tuple[float, ...]:
-        """Factors on the size of the images; each image is prepared once for each."""
+        """Scale factors of multi-scale evaluation; each image is preprocessed once per scale."""
         return (1.0,)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What a protocol measured.
+    """Result of a protocol.
 
-    values: scores by name; shares are in [0, 1]. findings: per class and per image, as plain data for a report.
+    values: scores by name; shares are in [0, 1]. findings: per-class and per-image results, as plain data for a
+        report.
     """
 
     values: dict[str, float]
@@ -44,7 +45,7 @@ class Scores:
 
 
 class Augmented(Interface):
-    """Augmented batches of the training set, this rank's share of each, epoch after epoch without end."""
+    """Endless augmented batches of the training set, this rank's share of each."""
 
     dataset: Any
     batch_size: int
@@ -53,22 +54,22 @@ class Augmented(Interface):
     def steps_per_epoch(self) -> int: ...
 
     def batches(self, start: int = 0) -> Iterator[list[Batch]]:
-        """The batches of step `start`, `start + 1`, ..., each a list of one."""
+        """The batches of step `start`, `start + 1`, ..., each in a list of one."""
         ...
 
     def close(self) -> None: ...
 
 
 class Loaders:
-    """The data that weights are scored on, this rank's share of it.
+    """Data loaders for scoring, this rank's share.
 
     Args:
         validation: batches of the validation set, each image once.
         info: of the validation set.
-        make_train: builds the batches of the training set, prepared as for evaluation, each image once; called
-            when a protocol first reads `train`. None: there is no training set.
-        make_augmented: builds augmented batches of the training set from a text, a batch size over all ranks and a
-            seed. None: there are none.
+        make_train: builds the loader of the training set, preprocessed as for evaluation, each image once; called at
+            the first access to `train`. None: no training set.
+        make_augmented: builds augmented batches of the training set from an augmentation, a global batch size and a
+            seed. None: not available.
         world: the processes that score together.
     """
 
@@ -88,7 +89,7 @@ class Loaders:
 
     @property
     def train(self) -> Iterable[Batch]:
-        """Batches of the training set, prepared as for evaluation.
+        """Batches of the training set, preprocessed as for evaluation.
 
         Raises:
             ValueError: if there is no training set.
@@ -100,7 +101,7 @@ class Loaders:
         return self._train
 
     def augmented(self, text: str, *, batch_size: int, seed: int) -> Augmented:
-        """The training set under the augmentation that `text` describes, so many images at a time over all ranks.
+        """The training set with the augmentation `text`, in global batches of a given size.
 
         Raises:
             ValueError: if there is no training set, or it is smaller than a batch.
@@ -111,12 +112,11 @@ class Loaders:
 
 
 class Protocol:
-    """A way of scoring weights; a row of the menu `PROTOCOLS`.
+    """An evaluation protocol; a row of the menu `PROTOCOLS`.
 
-    name: its name in the menu. kinds: of the data sets it scores on. primary_metrics: which of its scores selects
-    the best weights of a run: the first of these that there is. best_is: whether `higher` or `lower` is better.
-    reads_data: whether it scores on the data set of a recipe; else on images of its own, and runs score with another.
-    Config: its section of a recipe.
+    name: in the menu. kinds: kinds of data sets. primary_metrics: scores that can select the best weights of a run,
+    in order of preference. best_is: whether `higher` or `lower` is better. reads_data: whether it scores on the data
+    set of a recipe; otherwise it has its own images, and runs use another protocol. Config: its section of a recipe.
     """
 
     name: ClassVar[str] = ""
@@ -130,26 +130,26 @@ class Protocol:
         self.config: Any = self.Config() if config is None else config
 
     def prepare(self, loaders: Loaders) -> list[str]:
-        """Once, before a run writes anything: check what the protocol needs.
+        """Check the requirements of the protocol, before a run writes anything.
 
         Returns:
-            One line for each score that these data cannot give, or that is measured otherwise than published.
+            One line per score that is not available for these data, or is measured differently than published.
 
         Raises:
-            ValueError: if a package is missing, or the data cannot be scored at all.
+            ValueError: if a package is missing, or the data cannot be scored.
         """
         return []
 
     def score(self, model: nn.Module, loaders: Loaders) -> Scores:
-        """Score `model`, which is in evaluation mode, over all ranks. Called without gradients.
+        """Score `model`, in evaluation mode and without gradients, over all ranks.
 
         Raises:
-            ValueError: if the set is empty, or the model does not fit the data.
+            ValueError: if the set is empty, or the model does not match the data.
         """
         raise NotImplementedError
 
     def primary(self, values: Mapping[str, float]) -> str | None:
-        """The score among `values` that selects weights; None: there is none."""
+        """The score among `values` that selects weights, or None."""
         return next((name for name in self.primary_metrics if name in values), None)
 
     def better(self, value: float, than: float) -> bool:
@@ -158,12 +158,12 @@ class Protocol:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the parameters of a model are; the CPU for a model without any."""
+    """The device of a model's parameters; the CPU for a model without any."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def check_classes(model: nn.Module, info: DatasetInfo) -> None:
-    """Raises: ValueError if a model has another number of classes than a data set."""
+    """Raises: ValueError if model and data set have different numbers of classes."""
     have = getattr(model, "num_classes", info.num_classes)
     if have != info.num_classes:
         raise ValueError(f"The model has {have} classes; the data has {info.num_classes}.")

@@ -14,27 +14,27 @@ from tetravit.structures import Batch, Target
 
 LOG = logging.getLogger("tetravit.protocols")
 NO_MASKS = "The validation set has no masks: boxes alone are scored, and box_ap selects the best weights."
-PICTURES = 12  # images that a report draws
-SHOWN = 0.3  # detections with lower scores are not drawn
+PICTURES = 12  # number of images drawn in a report
+SHOWN = 0.3  # minimum score of drawn detections
 
 
 class CocoConfig(ProtocolConfig):
-    """The `[evaluate]` section for objects."""
+    """The `[evaluate]` section of detectors."""
 
     max_detections: int = Field(
         default=LIMITS[-1],
         ge=1,
-        description="Detections per image that count, those with the highest scores; COCO's own limit is 100. The"
-        " head has a limit of its own, model.head_options.max_detections.",
+        description="Maximum detections per image, by score; COCO's limit is 100. The head has a separate limit,"
+        " model.head_options.max_detections.",
     )
 
 
 class Coco(Protocol):
-    """box_ap, box_ap50, ... and with masks mask_ap, ...: shares in [0, 1], means over the classes.
+    """box_ap, box_ap50, ... and with masks mask_ap, ...: shares in [0, 1], averaged over classes.
 
-    Where no image has an object, false_alarms is the number of detections per image with a score of 0.3 or more.
+    If no image has an object, false_alarms is the number of detections per image with a score of at least 0.3.
 
-    findings: the figures of each class, curves of precision over recall, a few images with their detections.
+    findings: scores per class, precision-recall curves, some images with their detections.
     """
 
     name = "coco"
@@ -45,7 +45,7 @@ class Coco(Protocol):
     _warned = False
 
     def prepare(self, loaders: Loaders) -> list[str]:
-        installed()  # reported before the first step, not at the first evaluation
+        installed()  # fail before the first step, not at the first evaluation
         info, limit, lines = loaders.info, self.config.max_detections, []
         if info.most_objects > limit:
             lines.append(
@@ -92,7 +92,7 @@ class Coco(Protocol):
 def _detected(
     model: Any, batch: Batch, masks: bool, steps: bool
 ) -> Iterable[tuple[Any, list[bytes] | None, Target]]:
-    """Detections, their masks as COCO RLE, and the target of each image of a batch."""
+    """Detections, their masks as COCO RLE, and the targets of a batch, per image."""
     sizes = [list(t.size or batch.images.shape[2:]) for t in batch.targets]
     per_image = model.detect(
         batch.images,
@@ -126,9 +126,9 @@ def _findings(averages: dict[str, Average], ap: CocoAP, pictures: list[dict[str,
 
 
 def _picture(truth: Objects, detected: Objects, batch: Batch, i: int, steps: Tensor | None) -> dict[str, Any]:
-    """An image with its annotated and its detected objects, as plain data.
+    """An image with annotated and detected objects, as plain data.
 
-    steps: (S, M, 4), the boxes of all detections before and after each refinement; None: they were not refined.
+    steps: (S, M, 4), boxes of all detections before and after each refinement; None: no refinement.
     """
     assert detected.scores is not None
     sure = [k for k, score in enumerate(detected.scores) if score >= SHOWN]

@@ -1,6 +1,6 @@
-"""Weighted k-nearest-neighbour classification of frozen features; see `metrics.knn`.
+"""Weighted k-NN classification of frozen features; see `metrics.knn`.
 
-No weights are trained. The training images, prepared as for evaluation, vote for the validation images.
+No training. The training images, preprocessed as for evaluation, vote for the validation images.
 """
 
 from typing import Any
@@ -14,22 +14,22 @@ from tetravit.protocols.base import Loaders, Protocol, ProtocolConfig, Scores
 from tetravit.protocols.parts.features import Features, collected, everywhere
 from tetravit.world import World
 
-SHOWN = 12  # images whose nearest neighbours a report shows
+SHOWN = 12  # images with nearest neighbours in a report
 NEAREST = 6
-MAP = 1000  # points of the 2-d map at most
+MAP = 1000  # maximum number of points of the 2-d map
 
 
 class KnnConfig(ProtocolConfig):
-    """The `[evaluate]` section for k-NN."""
+    """The `[evaluate]` section of k-NN."""
 
     ks: tuple[int, ...] = Field(default=(10, 20, 100, 200), description="Numbers of neighbours.")
     temperature: float = Field(default=0.07, gt=0, description="Divides the similarities.")
     images_per_class: int = Field(
-        default=0, ge=0, description="Training images of each class that vote, the first ones; 0: all."
+        default=0, ge=0, description="Use only the first N training images of each class; 0: all."
     )
 
     def published_as(self, score: str) -> str | None:
-        """Published are figures of 20 neighbours among all training images at temperature 0.07."""
+        """Published scores use 20 neighbours, all training images and temperature 0.07."""
         usual = self.temperature == 0.07 and not self.images_per_class
         return score if usual else None
 
@@ -37,7 +37,7 @@ class KnnConfig(ProtocolConfig):
 class Knn(Protocol):
     """knn_K: top-1 for each K, as a share; knn_K_top5: top-5.
 
-    A K above the number of training images is left out. findings: nearest neighbours of some validation images, and
+    A K above the number of training images is skipped. findings: nearest neighbours of some validation images, and
     the first two principal components of the validation features.
     """
 
@@ -58,7 +58,7 @@ class Knn(Protocol):
                 f"k-NN with {min(config.ks)} neighbours needs as many training images; there are {count}."
                 " Set evaluate.ks."
             )
-        if 0 in counts:  # fewer images than ranks: every rank has all of them
+        if 0 in counts:  # fewer images than ranks: gather all on every rank
             train, world = everywhere(train, world), World()
         device = train.features.device
         votes = knn.vote(
@@ -81,13 +81,13 @@ class Knn(Protocol):
 
 
 def _first(features: Features, per_class: int, world: World) -> Features:
-    """Of this rank's images those that are among the first of their class in the whole set."""
+    """This rank's images that are among the first of their class in the whole set."""
     if not per_class:
         return features
     parts = world.gather((features.labels, features.positions))
     labels, positions = (torch.cat([part[i] for part in parts]) for i in range(2))
     order = positions.argsort()
-    order = order[labels[order].argsort(stable=True)]  # by class, then by position
+    order = order[labels[order].argsort(stable=True)]  # by class, then by index
     sorted_labels = labels[order]
     starts = torch.searchsorted(sorted_labels, sorted_labels)
     wanted = positions[order[torch.arange(len(order)) - starts < per_class]]

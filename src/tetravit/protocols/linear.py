@@ -1,11 +1,11 @@
-"""Linear probe of frozen features: many linear classifiers trained at once, the best chosen on held-out images.
+"""Linear probe of frozen features: many linear classifiers trained at once, selected on held-out training images.
 
-Two forms. `augmented`, as published: every epoch draws new crops of the training images and computes their features.
-`cached`, the quick one: the features are computed once, without augmentation. Every tenth training image is held out
-to choose rate and features; the validation set chooses nothing. As in DINO's script: SGD with momentum 0.9, no weight
-decay, a cosine per epoch, weights from N(0, 0.01). The grid of rates is DINOv2's.
+Two forms. `augmented`, as published: features of new random crops are computed in every epoch. `cached`, faster:
+features are computed once, without augmentation. Every tenth training image is held out to select learning rate and
+features; the validation set is not used for selection. As in DINO's script: SGD with momentum 0.9, no weight decay,
+cosine schedule per epoch, weights from N(0, 0.01). The grid of learning rates is DINOv2's.
 
-Shapes: N images, C width, H classifiers (one per rate), K classes.
+Shapes: N images, C width, H classifiers (one per learning rate), K classes.
 Source: facebookresearch/dino@7c446df eval_linear.py.
 """
 
@@ -33,22 +33,22 @@ QUICK = (
 
 
 class LinearConfig(ProtocolConfig):
-    """The `[evaluate]` section for the linear probe."""
+    """The `[evaluate]` section of the linear probe."""
 
     features: Literal["cached", "augmented"] = Field(
         default="cached",
-        description="cached: computed once, without augmentation; augmented: anew each epoch, as published.",
+        description="cached: computed once, without augmentation; augmented: recomputed each epoch, as published.",
     )
     augment: str = Field(
         default=AUGMENT, description="Augmentation of the training images, with features=augmented."
     )
-    rates: tuple[float, ...] = Field(default=RATES, description="Learning rates per 256 images, all tried.")
+    rates: tuple[float, ...] = Field(default=RATES, description="Learning rates to try, per 256 images.")
     epochs: int = Field(default=100, ge=1, description="Passes over the training images.")
     batch_size: int = Field(default=256, ge=1, description="Images per step, over all ranks.")
     with_patches: bool = Field(
-        default=True, description="Also try the embedding beside the mean of the patch features."
+        default=True, description="Also try the embedding concatenated with the mean patch feature."
     )
-    seed: int = Field(default=0, ge=0, description="Of the order of the images and the initial weights.")
+    seed: int = Field(default=0, ge=0, description="Seed of image order and initial weights.")
 
     @field_validator("augment")
     @classmethod
@@ -58,10 +58,10 @@ class LinearConfig(ProtocolConfig):
 
 
 class Linear(Protocol):
-    """linear: top-1 of the classifier that is best on held-out training images. linear_top5.
+    """linear: top-1 of the classifier selected on held-out training images. linear_top5.
 
-    linear_best: the highest top-1 of all classifiers on the validation set, as the authors' scripts report; it is
-    chosen on the set that it is measured on. findings: the rates, and which one was chosen.
+    linear_best: the highest top-1 of all classifiers on the validation set, as reported by the authors' scripts; it
+    is selected on the set it is measured on. findings: the learning rates, and the selected one.
     """
 
     name = "linear"
@@ -86,10 +86,11 @@ class Linear(Protocol):
 def probe(
     train: Features, test: Features, num_classes: int, config: LinearConfig, *, split: bool = False
 ) -> Scores:
-    """Train on features and choose; `split`: they are two of equal width side by side, the embedding first.
+    """Train on cached features and select; `split`: two features of equal width are concatenated, the embedding
+    first.
 
     Raises:
-        ValueError: for too few training images to hold some out.
+        ValueError: for too few training images.
     """
     held = _held_out(len(train), config.seed).to(train.features.device)
     x, labels = train.features[~held], train.labels.to(held.device)[~held]
@@ -105,7 +106,7 @@ def probe(
 def _augmented(
     model: nn.Module, embed: Embed, loaders: Loaders, test: Features, num_classes: int, config: LinearConfig
 ) -> Scores:
-    """Train on augmented images; those that are held out are scored as they are."""
+    """Train on augmented images; held-out images are scored without augmentation."""
     batches = loaders.augmented(config.augment, batch_size=config.batch_size, seed=config.seed)
     try:
         held = _held_out(len(batches.dataset), config.seed)
@@ -127,7 +128,7 @@ def _augmented(
 
 
 def _held_out(count: int, seed: int) -> Tensor:
-    """Which of the training images are held out, bool (count,)."""
+    """Mask of the held-out training images, bool (count,)."""
     if count < 2 * HELD_OUT:
         raise ValueError(f"A linear probe needs {2 * HELD_OUT} training images; there are {count}.")
     held = torch.zeros(count, dtype=torch.bool)
@@ -136,7 +137,7 @@ def _held_out(count: int, seed: int) -> Tensor:
 
 
 def _rows(batch: Batch, wanted: Tensor) -> Batch:
-    """The images of a batch whose places in the set are wanted, bool (count,)."""
+    """The images of a batch selected by a mask over the set, bool (count,)."""
     kept = wanted[torch.tensor(batch.indices)]
     return Batch(
         batch.images[kept],
@@ -147,9 +148,9 @@ def _rows(batch: Batch, wanted: Tensor) -> Batch:
 
 
 class _Classifiers:
-    """One linear classifier per rate and kind of features, all trained on the same batches.
+    """One linear classifier per learning rate and kind of features, all trained on the same batches.
 
-    width: of the features; split: they are two of equal width side by side, the embedding first.
+    width: of the features; split: two features of equal width are concatenated, the embedding first.
     """
 
     def __init__(
@@ -174,7 +175,7 @@ class _Classifiers:
         self.speeds = {kind: [torch.zeros_like(p) for p in pair] for kind, pair in self.tensors.items()}
 
     def step(self, features: Tensor, labels: Tensor, epoch: int, world: World | None = None) -> None:
-        """A step of SGD on features (N, C); with `world` each rank has its own."""
+        """An SGD step on features (N, C); with `world` each rank has its own batch."""
         factor = 0.5 * (1 + math.cos(math.pi * epoch / self.config.epochs))
         count = torch.tensor(float(len(features)), device=features.device)
         count = count if world is None else world.all_sum(count)
@@ -189,7 +190,7 @@ class _Classifiers:
                 p.sub_(speed * (factor * self.rates).view(-1, *[1] * (p.ndim - 1)))
 
     def scores(self, held: Tensor, labels: Tensor, test: Features) -> Scores:
-        """Choose by features (N, C) and labels (N,) of held-out images; score on the test images."""
+        """Select by held-out features (N, C) and labels (N,); score on the test images."""
         rows: list[dict[str, Any]] = []
         wanted = test.labels.to(held.device)
         for kind in self.kinds:
@@ -209,7 +210,7 @@ class _Classifiers:
         return Scores(values, summary)
 
     def _hits(self, kind: str, features: Tensor, labels: Tensor, top: int) -> list[float]:
-        """The share of images whose class is among the `top` highest logits, per classifier."""
+        """Top-k accuracy per classifier."""
         total = torch.zeros(len(self.rates), device=features.device)
         for rows, wanted in zip(features.split(4096), labels.split(4096), strict=True):
             logits = self._logits(self._of(rows, kind), *self.tensors[kind])
@@ -223,7 +224,7 @@ class _Classifiers:
         return torch.einsum("nc,hkc->hnk", x, weight) + bias[:, None]
 
     def _of(self, features: Tensor, kind: str) -> Tensor:
-        """The embedding alone, or with the mean of the patches, channel by channel in turn as the authors' are."""
+        """The embedding only, or interleaved with the mean patch feature, in the authors' channel order."""
         if not self.split:
             return features
         width = features.shape[1] // 2
@@ -233,7 +234,7 @@ class _Classifiers:
 
 
 def _both(backbone: Any) -> Embed:
-    """The embedding and the mean of the patch features, side by side (B, 2 C)."""
+    """The embedding concatenated with the mean patch feature (B, 2 C)."""
 
     def embed(images: Tensor) -> Tensor:
         return torch.cat((backbone(images), backbone.patch_features(images).mean((2, 3))), dim=1)

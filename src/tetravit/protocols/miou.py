@@ -22,34 +22,34 @@ from tetravit.protocols.base import EMPTY, Loaders, Protocol, ProtocolConfig, Sc
 from tetravit.structures import Batch
 
 LOG = logging.getLogger("tetravit.protocols")
-FIRST, HARDEST = 6, 6  # images of a set that a report shows
-SHOWN_SIDE = 256  # pixels; larger label maps are shrunk for a report
-PUBLISHED_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of figures for several: mmsegmentation's --aug-test
+FIRST, HARDEST = 6, 6  # images in a report
+SHOWN_SIDE = 256  # pixels; larger label maps are downsized for a report
+PUBLISHED_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of published multi-scale scores: mmsegmentation's --aug-test
 
 
 class MIoUConfig(ProtocolConfig):
-    """The `[evaluate]` section for label maps: how they are predicted; see `models.inference.Inference`."""
+    """The `[evaluate]` section of segmenters: inference settings, see `models.inference.Inference`."""
 
     window: int | None = Field(
         default=None,
-        description="Predict in square windows of so many pixels; unset: the whole image at once.",
+        description="Side of sliding windows in pixels; unset: the whole image at once.",
     )
     stride: int | None = Field(
-        default=None, description="Pixels from one window to the next; unset: two thirds of a window."
+        default=None, description="Stride of the windows in pixels; unset: two thirds of a window."
     )
-    windows_at_once: int = Field(default=4, ge=1, description="Windows in one call of the model.")
+    windows_at_once: int = Field(default=4, ge=1, description="Windows per forward pass.")
     scales: tuple[float, ...] = Field(
         default=(1.0,),
-        description="Factors on the size of the image; predictions at all of them are averaged.",
+        description="Scale factors of multi-scale inference; predictions are averaged.",
     )
-    flip: bool = Field(default=False, description="Average with the prediction for the mirrored image.")
+    flip: bool = Field(default=False, description="Average with the prediction for the horizontally flipped image.")
 
     @property
     def inference(self) -> Inference:
         return Inference(self.window, self.stride, self.windows_at_once, self.scales, self.flip)
 
     def published_as(self, score: str) -> str | None:
-        """Published are figures at one scale, and at `PUBLISHED_SCALES` with flips."""
+        """Published scores are single-scale, or at `PUBLISHED_SCALES` with flips."""
         how = replace(self.inference, windows_at_once=1, scales=tuple(sorted(self.scales)))
         if how == Inference(windows_at_once=1):
             return score
@@ -66,10 +66,10 @@ class MIoUConfig(ProtocolConfig):
 
 
 class MIoU(Protocol):
-    """miou, macc, aacc, shares in [0, 1] from the totals of the set.
+    """miou, macc, aacc: shares in [0, 1] from totals over the set.
 
-    findings: count of images; iou, accuracy and pixels of each class; unknown: pixels with labels that are no
-    class, by file; pictures: label maps of some images, the first and the hardest.
+    findings: number of images; iou, accuracy and pixels per class; unknown: pixels with labels outside the classes,
+    by file; pictures: label maps of some images, the first and the hardest.
     """
 
     name = "miou"
@@ -106,7 +106,7 @@ class MIoU(Protocol):
             raise ValueError(EMPTY)
         if not int(totals.confusion.sum()):
             raise ValueError("No pixel of the set has a class.")
-        if loaders.info.counts is None and not self._checked and world.is_main:  # else said before training
+        if loaders.info.counts is None and not self._checked and world.is_main:  # otherwise printed before training
             pixels = totals.confusion.sum(dim=1).cpu().numpy()
             for line in class_notes(pixels, loaders.info.class_names, "the images that are scored"):
                 LOG.warning("%s.", line)
@@ -148,7 +148,7 @@ def _unpadded(images: Tensor, sizes: Tensor | None, i: int) -> Tensor:
 
 
 def encoded(labels: Tensor) -> str:
-    """A label map (height, width), shrunk to what a report shows, as base64 of a PNG."""
+    """A label map (height, width), downsized for a report, as base64 PNG."""
     height, width = labels.shape
     step = max(1, -(-max(height, width) // SHOWN_SIDE))
     buffer = io.BytesIO()
@@ -157,12 +157,12 @@ def encoded(labels: Tensor) -> str:
 
 
 def _hardest(pictures: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those with the lowest pixel accuracy; all have a labelled pixel."""
+    """The images with the lowest pixel accuracy; each has a labelled pixel."""
     return sorted(pictures, key=lambda p: (p["accuracy"], p["name"]))[:HARDEST]
 
 
 def _numbers(values: Tensor) -> list[float | None]:
-    """Shares to six places; None for NaN, which JSON does not have."""
+    """Shares rounded to six places; None for NaN, which JSON cannot represent."""
     return [None if x != x else round(x, 6) for x in values.tolist()]
 
 

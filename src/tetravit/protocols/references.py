@@ -1,4 +1,4 @@
-"""Figures that others report for the weights of the catalogue."""
+"""Published scores for the weights in the catalogue."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 from tetravit.protocols.base import ProtocolConfig
 from tetravit.weights import Checkpoint
 
-# Data sets that the catalogue has figures for: images in the whole set, and the catalogue's name of each score.
+# Data sets with scores in the catalogue: size of the whole set, and the catalogue's name of each score.
 FIGURES: dict[str, tuple[int, dict[str, str]]] = {
     "imagenet": (50_000, {"top1": "top1", "top5": "top5", "knn_20": "knn", "linear": "linear"}),
     "imagenet_real": (46_837, {"top1": "real"}),
@@ -21,11 +21,11 @@ FIGURES: dict[str, tuple[int, dict[str, str]]] = {
 
 @dataclass(frozen=True)
 class Reference:
-    """Published figures of the same weights on the same data.
+    """A published score of the same weights on the same data.
 
-    score: its name among the scores of the protocol. value: a share in 0..1. kind: published by the authors of the
-    weights, or measured by somebody else. by: where it is printed, and how images were prepared if otherwise.
-    images: in the whole set, which the figure is for.
+    score: its name in the protocol. value: a share in 0..1. kind: published by the authors of the weights, or
+    measured by others. by: the source, and the preprocessing if different. images: size of the whole set, to which
+    the score refers.
     """
 
     score: str
@@ -36,7 +36,7 @@ class Reference:
 
 
 def references(row: Checkpoint, data: str, config: ProtocolConfig | None = None) -> tuple[Reference, ...]:
-    """The figures of a row of the catalogue on a data set by name, for scores measured as `config` says."""
+    """The scores in a catalogue row on a data set by name, measured under the settings of `config`."""
     images, names = FIGURES.get(data, (0, {}))
     figures = []
     for score, usual in names.items():

@@ -1,8 +1,8 @@
-"""Retrieval in revisited Oxford and Paris (Radenovic et al. 2018, arXiv:1803.11285), as DINO measures it.
+"""Retrieval in revisited Oxford and Paris (Radenovic et al. 2018, arXiv:1803.11285), as in DINO's evaluation.
 
-`evaluate.root` holds gnd_roxford5k.pkl (or gnd_rparis6k.pkl) and the images in jpg/. The ground truth is read as
-data: nothing in it is run. Oxford: long side 224, one scale; Paris: long side 512, three scales. Images are never
-enlarged. Queries are whole images, as in DINO's script; the benchmark itself crops them (`crop_queries`).
+`evaluate.root` contains gnd_roxford5k.pkl (or gnd_rparis6k.pkl) and the images in jpg/. The ground truth is read
+without running code. Oxford: long side 224, one scale; Paris: long side 512, three scales. Images are never enlarged.
+Queries are whole images, as in DINO's script; the benchmark itself crops them (`crop_queries`).
 Source: facebookresearch/dino@7c446df eval_image_retrieval.py.
 """
 
@@ -25,24 +25,24 @@ SCALES = (1.0, 2**-0.5, 0.5)
 
 
 class RetrievalConfig(RootConfig):
-    """The `[evaluate]` section for retrieval."""
+    """The `[evaluate]` section of retrieval."""
 
     set: Literal["auto", "roxford5k", "rparis6k"] = Field(
-        default="auto", description="Which set is in root; auto: by its ground truth."
+        default="auto", description="The set in root; auto: by its ground truth file."
     )
     size: int = Field(
-        default=0, ge=0, description="Long side in pixels; 0: that of DINO's script for the set."
+        default=0, ge=0, description="Long side in pixels; 0: as in DINO's script."
     )
     crop_queries: bool = Field(
         default=False,
-        description="Crop queries to their boxes, as the benchmark does and DINO's script does not.",
+        description="Crop queries to their boxes, as in the benchmark, but not in DINO's script.",
     )
 
 
 class RetrievalProtocol(Protocol):
     """map_M, map_H, map_E: mean average precision; mp@1, @5, @10 of each.
 
-    findings: the settings that the figures depend on, and average precisions per query.
+    findings: the settings behind the scores, and average precision per query.
     """
 
     name = "retrieval"
@@ -93,7 +93,7 @@ class RetrievalProtocol(Protocol):
 
 
 def multi_scale(embed: Any, images: Tensor, scales: tuple[float, ...]) -> Tensor:
-    """The mean of the embeddings at several scales (B, C), of length 1 where there is more than one scale."""
+    """The mean embedding over several scales (B, C), normalised if there is more than one scale."""
     if scales == (1.0,):
         return embed(images)
     total: Any = 0

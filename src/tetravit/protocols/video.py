@@ -1,7 +1,7 @@
-"""Video object segmentation on DAVIS 2017 (arXiv:1704.00675) by propagating labels, as DINO measures it.
+"""Video object segmentation on DAVIS 2017 (arXiv:1704.00675) by label propagation, as in DINO's evaluation.
 
-`evaluate.root` holds JPEGImages/480p, Annotations/480p and ImageSets/2017/val.txt. No weights are trained; see
-`metrics.video`. The deviation of blue is 0.228 here, as in the authors' script.
+`evaluate.root` contains JPEGImages/480p, Annotations/480p and ImageSets/2017/val.txt. No training; see
+`metrics.video`. The standard deviation of blue is 0.228, as in the authors' script.
 Source: facebookresearch/dino@7c446df eval_video_segmentation.py.
 """
 
@@ -24,18 +24,18 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.228, 0.224, 0.225)
 
 
 class VideoConfig(RootConfig):
-    """The `[evaluate]` section for video object segmentation."""
+    """The `[evaluate]` section of video object segmentation."""
 
-    context: int = Field(default=7, ge=0, description="Frames that count beside the first one.")
-    radius: int = Field(default=12, ge=0, description="Tokens to either side that are compared; 0: all.")
-    topk: int = Field(default=5, ge=1, description="Most similar tokens that count.")
+    context: int = Field(default=7, ge=0, description="Preceding frames used besides the first one.")
+    radius: int = Field(default=12, ge=0, description="Neighbourhood in tokens to each side; 0: unlimited.")
+    topk: int = Field(default=5, ge=1, description="Number of most similar tokens.")
     temperature: float = Field(default=0.1, gt=0, description="Divides the similarities.")
     short: int = Field(default=480, ge=32, description="Short side of the frames in pixels.")
     out: str = Field(default="", description="A folder for the label maps, as indexed PNG.")
 
 
 class Video(Protocol):
-    """jf: mean of the means of J (region) and F (boundary); j_mean, j_recall, j_decay and the same of F.
+    """jf: average of the means of J (region) and F (boundary); j_mean, j_recall, j_decay and the same for F.
 
     findings: J and F per object.
     """
@@ -66,8 +66,8 @@ class Video(Protocol):
             objects += _judged(name, truth, predicted)
         values = {}
         for key in ("j", "f"):
-            for what in ("mean", "recall", "decay"):
-                values[f"{key}_{what}"] = float(np.mean([row[f"{key}_{what}"] for row in objects]))
+            for statistic in ("mean", "recall", "decay"):
+                values[f"{key}_{statistic}"] = float(np.mean([row[f"{key}_{statistic}"] for row in objects]))
         values["jf"] = (values["j_mean"] + values["f_mean"]) / 2
         return Scores(values, {"count": frames, "objects": objects})
 
@@ -100,7 +100,7 @@ def _sequences(root: Path, masks_root: Path) -> list[str]:
 
 
 def _frame(path: Path, short: int) -> Tensor:
-    """A frame (1, 3, h, w): the short side `short`, the long one a multiple of 64, bilinear."""
+    """Resize a frame (1, 3, h, w), bilinear: short side `short`, long side rounded to a multiple of 64."""
     image = normalised(picture(path), MEAN, STD)
     height, width = image.shape[2:]
     low, high = min(height, width), max(height, width)
@@ -110,7 +110,7 @@ def _frame(path: Path, short: int) -> Tensor:
 
 
 def _judged(name: str, truth: np.ndarray, predicted: np.ndarray) -> list[dict[str, Any]]:
-    """J and F of every object, without the first and the last frame."""
+    """J and F of every object, without the first and last frame."""
     rows = []
     for number in range(1, int(truth.max()) + 1):
         a, b = truth[1:-1] == number, predicted[1:-1] == number

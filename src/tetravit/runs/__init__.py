@@ -1,4 +1,4 @@
-"""Runs a recipe into a run folder, or continues a run; see `train`."""
+"""Run a recipe into a run folder, or continue a run; see `train`."""
 
 from tetravit.runs.train import train
 

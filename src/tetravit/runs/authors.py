@@ -1,4 +1,4 @@
-"""A self-supervised run as a file of the DINO code, which its scripts evaluate and continue from."""
+"""Convert a self-supervised run to a checkpoint of the DINO code, for evaluation or training there."""
 
 import json
 from pathlib import Path
@@ -15,15 +15,15 @@ from tetravit.weights.selfsup import write_full
 
 
 def write_authors(run: str | Path, out: str | Path) -> int:
-    """Write the newest checkpoint of a run of the task `dino` as the authors' checkpoint.pth.
+    """Write the newest checkpoint of a `dino` run as the authors' checkpoint.pth.
 
-    It holds student, teacher, both projection heads, the centre and the number of the next epoch; no optimizer.
+    It contains student, teacher, both projection heads, the centre and the next epoch; no optimizer.
 
     Returns:
-        The steps that were done.
+        The number of completed steps.
 
     Raises:
-        ValueError: if the folder holds no such run, or no checkpoint of it.
+        ValueError: if the folder is not such a run, or has no checkpoint.
         BadCheckpoint: if no checkpoint is intact.
     """
     folder = Path(run)
@@ -48,7 +48,7 @@ def write_authors(run: str | Path, out: str | Path) -> int:
 
 
 def _epoch(folder: Path, done: int) -> int:
-    """The number of whole epochs in `done` steps, by the log of the run; 0 where nothing is logged."""
+    """The number of complete epochs in `done` steps, from the log of the run; 0 without a log."""
     lines = (folder / "metrics.jsonl").read_text().splitlines() if (folder / "metrics.jsonl").exists() else []
     rows = [row for row in map(json.loads, lines) if row.get("epoch")]
     return int(done * rows[-1]["epoch"] / rows[-1]["step"] + 1e-6) if rows else 0

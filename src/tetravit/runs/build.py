@@ -1,4 +1,4 @@
-"""A recipe -> the objects of a run. Nothing is written."""
+"""Build the objects of a run from a recipe. Writes no files."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,12 +25,11 @@ from tetravit.world import World
 
 @dataclass
 class Objects:
-    """The objects that a recipe describes.
+    """The objects of a recipe.
 
-    recipe: as it runs; its batch may be smaller than asked for. info: of the training set. loaders: None: the run
-    has no evaluation. rate: learning rate of a step; schedules: other settings of the optimizer. with_seed: makes
-    the training loader with another `seed`. notes: what was
-    adapted, and scores that the data does not allow, a line each.
+    recipe: the effective recipe; its batch size may be reduced. info: of the training set. loaders: None: no
+    evaluation. rate: learning rate of a step; schedules: other optimizer settings. with_seed: builds the training
+    loader with another `seed`. notes: adapted settings and unavailable scores, one line each.
     """
 
     recipe: Recipe
@@ -49,15 +48,15 @@ class Objects:
 
     @property
     def validation(self) -> Any:
-        """The batches of the validation set; None: there are none."""
+        """The validation loader, or None."""
         return self.loaders.validation if self.loaders is not None else None
 
 
 def build(recipe: Recipe, world: World) -> Objects:
-    """Build what a recipe describes, on the device of this process.
+    """Build the objects of a recipe, on the device of this process.
 
     Raises:
-        ValueError: for anything in the recipe that is not possible.
+        ValueError: for an impossible setting of the recipe.
     """
     data, run = recipe.data, recipe.run
     if data.root is None and data.train is None and DATASETS[data.name].needs_root:
@@ -82,7 +81,7 @@ def build(recipe: Recipe, world: World) -> Objects:
     task.prepare(data)
     task.static_graph &= (
         run.accumulate == 1
-    )  # torch's DDP fails with a static graph where gradients accumulate
+    )  # DDP's static graph does not support gradient accumulation
     notes += task.data_notes(dataset)
     with_seed = partial(
         make_train_loader,
@@ -139,7 +138,7 @@ def build(recipe: Recipe, world: World) -> Objects:
 
 
 def places_of(world: World) -> dict[str, Any]:
-    """The arguments of a loader that depend on the process."""
+    """Loader arguments that depend on the process."""
     return {
         "rank": world.rank,
         "world_size": world.size,
@@ -163,19 +162,19 @@ def model_options(recipe: Recipe) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value not in (None, {})}
 
 
-def freeze(model: Any, what: int | Literal["backbone"]) -> None:
-    """Do not train the first groups of the backbone, or all of it."""
-    if what != "backbone":
-        model.backbone.freeze(what)
+def freeze(model: Any, groups: int | Literal["backbone"]) -> None:
+    """Freeze the first groups of the backbone, or all of it."""
+    if groups != "backbone":
+        model.backbone.freeze(groups)
         return
     model.backbone.freeze(len(model.backbone.stages()))
-    model.backbone.requires_grad_(False)  # class tokens and position tables, which no group holds
+    model.backbone.requires_grad_(False)  # includes class tokens and position tables, which are in no group
 
 
 def _fitted_batch(data: DataConfig, images: int, parts: int) -> tuple[DataConfig, list[str]]:
-    """The section with a batch that a small set fills, and a line about it.
+    """The section with a batch size of at most the training set, and a line about it.
 
-    parts: processes times accumulation, which divide the batch.
+    parts: processes times accumulation, which must divide the batch size.
     """
     unit = parts * data.group * (2 if data.mix else 1)
     fits = images // unit * unit
@@ -186,7 +185,7 @@ def _fitted_batch(data: DataConfig, images: int, parts: int) -> tuple[DataConfig
 
 
 def _fitted_warmup(recipe: Recipe, total: int) -> tuple[Recipe, list[str]]:
-    """The recipe with a warm-up in steps that its run is long enough for, and a line about it."""
+    """The recipe with a warm-up that fits into the run, and a line about it."""
     warmup = recipe.optim.warmup_steps
     if warmup is None or warmup <= total:
         return recipe, []
@@ -196,7 +195,7 @@ def _fitted_warmup(recipe: Recipe, total: int) -> tuple[Recipe, list[str]]:
 
 
 def evaluation_loaders(recipe: Recipe, info: DatasetInfo, protocol: Protocol, world: World) -> Loaders | None:
-    """The data to score on; None: they have no labels that the protocol could score.
+    """The data for scoring; None: no labels that the protocol could score.
 
     info: of the training set.
     """

@@ -1,4 +1,4 @@
-"""Weights + data set -> scores, by the same protocols that select the best weights of a run."""
+"""Score weights on a data set, by the same protocols that select the best weights of a run."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,7 +31,7 @@ from tetravit.world import pick_device
 
 Split = Part
 
-# The data set for weights without a recipe of their own, by task.
+# Default recipe for weights without one, by task.
 USUAL = {
     task: f"""
 epochs = 300
@@ -52,9 +52,9 @@ data.batch_size = {batch}
 class Result:
     """One row of a table of results.
 
-    scores: by name, shares in 0..1. seconds: with the reading of the images. bad: images that could not be read
-    and were skipped, with their causes. findings: what a report draws, as the protocol returns it.
-    references: published figures of these weights on this data.
+    scores: by name, shares in 0..1. seconds: including image loading. bad: unreadable images, which were skipped,
+    with causes. findings: from the protocol, for a report. references: published scores of these weights on this
+    data.
     """
 
     weights: str
@@ -67,7 +67,7 @@ class Result:
     bad: dict[str, str] = field(default_factory=dict)
     findings: dict[str, Any] = field(default_factory=dict)
     references: tuple[Reference, ...] = ()
-    notes: tuple[str, ...] = ()  # of classes that the data lack
+    notes: tuple[str, ...] = ()  # about classes missing in the data
 
     @property
     def images_per_s(self) -> float:
@@ -84,17 +84,17 @@ def score(
     split: Split = "val",
     on_batch: Callable[[int], object] = lambda count: None,
 ) -> Result:
-    """Score a model in float32, in evaluation mode, where it is.
+    """Score a model in float32, in evaluation mode, on its device.
 
     Args:
-        model: as the protocol calls it.
-        loaders: the images, prepared for the model.
-        protocol: what is measured.
-        weights, data, split: their names in the row.
-        on_batch: called with the number of images before each batch of the set to score on.
+        model: passed to the protocol.
+        loaders: images, preprocessed for the model.
+        protocol: the evaluation protocol.
+        weights, data, split: names for the row.
+        on_batch: called with the number of images before each validation batch.
 
     Raises:
-        ValueError: if the set is empty, or does not fit the model.
+        ValueError: if the set is empty, or does not match the model.
     """
     loader: Any = loaders.validation
     device = device_of(model)
@@ -138,22 +138,22 @@ def evaluate(
     prepare: Callable[[Model], Model] | None = None,
     on_batch: Callable[[int], object] = lambda count: None,
 ) -> Result:
-    """Score trained weights on the data of their own run, or on other data.
+    """Score trained weights on their own data set, or on other data.
 
     Args:
-        source: what `tetravit.load` takes: a weights file, a run folder, a published name.
-        overrides: changes to the recipe that the weights carry ("data.root=/images"). Weights without one are
+        source: a source for `tetravit.load`: a weights file, a run folder, a published name.
+        overrides: changes to the recipe stored with the weights ("data.root=/images"). Weights without a recipe are
             scored on ImageNet.
-        split: which part of the data.
+        split: split of the data set.
         device: auto, cpu, cuda, cuda:N or mps.
-        accept_license: agree to a licence that forbids commercial use; confirmed once per licence.
-        images: score on so many images of the part, evenly spaced; None: all.
-        prepare: a function applied to the model on its device before it is scored.
+        accept_license: accept a licence that forbids commercial use; confirmed once per licence.
+        images: number of images to score, evenly spaced; None: all.
+        prepare: a function applied to the model on its device before scoring.
         on_batch: called with the number of images before each batch.
 
     Raises:
-        ValueError: if the weights or the data are not available, their classes differ, or an override is of another
-            section than data or evaluate.
+        ValueError: if the weights or the data are not available, their classes differ, or an override is not in
+            section data or evaluate.
     """
     _check_sections(overrides)
     where = pick_device(device)
@@ -161,7 +161,7 @@ def evaluate(
     if prepare is not None:
         model = prepare(model.to(where))
     text = recipe_of(source)
-    if not text and not getattr(model, "num_classes", 1):  # features: there are no classes to score
+    if not text and not getattr(model, "num_classes", 1):  # features only, no classes
         overrides = ["evaluate.protocol=knn", *overrides]
     recipe = loads(text or USUAL[model.kind], overrides, name=f"The recipe in {source}")
     seen = for_head(recipe.data, has_masks=getattr(getattr(model, "head", None), "has_masks", True))
@@ -210,7 +210,7 @@ def evaluate(
 
 
 def published(source: str | Path) -> Checkpoint | None:
-    """The catalogue's row of a model that `source` names, or that a file of ours was converted from."""
+    """The catalogue row of a model named by `source`, or from which a file of ours was converted."""
     path, row = Path(source), CHECKPOINTS.get(str(source))
     if row is None and path.is_file() and is_ours(path) and not read_header(path).recipe:
         row = row_at(read_header(path).source)
@@ -226,10 +226,10 @@ def open_data(
     scales: Sequence[float] = (1.0,),
     images: int | None = None,
 ) -> EvalLoader:
-    """The images of a data section, prepared for some weights; `images`: so many of them, evenly spaced.
+    """The images of a data section, preprocessed for some weights; `images`: number of images, evenly spaced.
 
     Raises:
-        ValueError: if the data is not available, or has classes that are not among `class_names`.
+        ValueError: if the data is not available, or has classes outside `class_names`.
     """
     return make_eval_loader(
         config, split=split, class_names=class_names, preprocess=preprocess, scales=scales, images=images
@@ -237,7 +237,7 @@ def open_data(
 
 
 def _check_sections(overrides: Sequence[str]) -> None:
-    """Raises: ValueError for an override outside of data.* and evaluate.*: the model is given by the weights."""
+    """Raises: ValueError for an override outside data.* and evaluate.*: the model is fixed by the weights."""
     for override in overrides:
         section = override.partition("=")[0].partition(".")[0].strip()
         if section not in ("data", "evaluate"):
@@ -245,7 +245,7 @@ def _check_sections(overrides: Sequence[str]) -> None:
 
 
 def recipe_of(source: str | Path) -> str:
-    """The recipe that a weights file or run folder carries; empty for others."""
+    """The recipe stored in a weights file or run folder; empty if there is none."""
     path = Path(source)
     path = weights_of(path) if path.is_dir() else path
     return read_header(path).recipe if path.is_file() and is_ours(path) else ""
@@ -260,7 +260,7 @@ def _input(model: Model, data: DataConfig, overrides: Sequence[str]) -> Preproce
 
 
 class _NoImages:
-    """The loader of a protocol that reads images of its own."""
+    """The loader of a protocol with its own images."""
 
     total = 0
     bad: ClassVar[dict[str, str]] = {}

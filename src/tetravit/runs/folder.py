@@ -1,13 +1,13 @@
 """The folder of a run, and its files.
 
-RUN/recipe.toml        everything, defaults included; repeats the run
-RUN/run.json           version, commit, machine, command line, how it ended
-RUN/metrics.jsonl      means and scores, the same in every run of the recipe; timing.jsonl: times, which differ
-RUN/events.jsonl       returns to a checkpoint and collapses, where there were any
-RUN/metrics.csv        both as a table; trackers.json: the trackers that follow the run
-RUN/checkpoints/       what a resumed run continues from
-RUN/best.safetensors   the weights with the best score; evaluation.json: its findings
-RUN/last.safetensors   the weights of the last step
+RUN/recipe.toml the complete recipe, defaults included; repeats the run
+RUN/run.json version, commit, machine, command line, result
+RUN/metrics.jsonl means and scores, identical in every run of the recipe; timing.jsonl: timings
+RUN/events.jsonl rollbacks and collapses, if any
+RUN/metrics.csv both as a table; trackers.json: the experiment trackers of the run
+RUN/checkpoints/ for resuming
+RUN/best.safetensors weights with the best score; evaluation.json: its findings
+RUN/last.safetensors weights of the last step
 RUN/report.html        curves and pictures
 """
 
@@ -34,9 +34,10 @@ from tetravit.runs.build import Objects
 from tetravit.weights.fileformat import Header, package_version, save
 from tetravit.world import World
 
-# Of a run folder: 1 had no entry for it; until 2, random numbers depended on the number of processes.
+# Format version of a run folder: version 1 had no entry for it; until 2, random numbers depended on the number of
+# processes.
 LAYOUT = 3
-UNKNOWN = 0.5  # threshold of a class without a validation image
+UNKNOWN = 0.5  # threshold of a class without validation images
 
 
 def fresh(recipe: Recipe) -> Path:
@@ -47,7 +48,7 @@ def fresh(recipe: Recipe) -> Path:
 
 
 def check_disk(folder: Path, objects: Objects) -> None:
-    """Refuse a folder that has no room for the run, before anything is written."""
+    """Check free disk space for the run, before anything is written."""
     if objects.world.is_main:
         state = objects.task.state_dict()
         per_step = (3 + (objects.ema is not None)) * size_mib(state)
@@ -55,7 +56,7 @@ def check_disk(folder: Path, objects: Objects) -> None:
 
 
 def opened(folder: Path, recipe: Recipe, world: World) -> dict[str, Any]:
-    """Write run.json and then recipe.toml, which marks the folder as that of a run; return run.json."""
+    """Write run.json and then recipe.toml, which marks a run folder; returns the content of run.json."""
     path = folder / "run.json"
     kept = read_json(path)
     record = {
@@ -82,7 +83,7 @@ def opened(folder: Path, recipe: Recipe, world: World) -> dict[str, Any]:
 
 
 def keep_best(folder: Path, objects: Objects, record: dict[str, Any], findings: dict[str, Any]) -> None:
-    """Write the weights, which are those with the best score so far, and the findings about them."""
+    """Write the weights with the best score so far, and the findings of their evaluation."""
     source = f"step {record['step']}, {record['weights']} weights"
     write_weights(folder, objects, "best.safetensors", source, thresholds=_thresholds(findings))
     table = {**record, "class_names": objects.info.class_names, **findings}
@@ -90,7 +91,7 @@ def keep_best(folder: Path, objects: Objects, record: dict[str, Any], findings: 
 
 
 def _thresholds(findings: Mapping[str, Any]) -> tuple[float, ...]:
-    """The thresholds of the classes that an evaluation chose; () where images have one class each."""
+    """Per-class thresholds from an evaluation; () for single-label sets."""
     rows = findings.get("classes") or []
     if not rows or any("threshold" not in row for row in rows):
         return ()
@@ -100,7 +101,7 @@ def _thresholds(findings: Mapping[str, Any]) -> tuple[float, ...]:
 def write_weights(
     folder: Path, objects: Objects, name: str, source: str, *, thresholds: tuple[float, ...] = ()
 ) -> None:
-    """Write the network that the task saves, with the header that builds it again."""
+    """Write the network that the task saves, with the header that rebuilds it."""
     recipe, task = objects.recipe, objects.task
     network = task.weights()
     classes = int(getattr(network, "num_classes", objects.info.num_classes))
@@ -123,13 +124,13 @@ def write_weights(
 
 
 def rescue(folder: Path, objects: Objects, run_id: str, lost: FolderLost, continued_by: str) -> ValueError:
-    """Save the weights and the checkpoint of a run elsewhere; returns the error that says where.
+    """Save weights and checkpoint in a fallback folder; returns an error that names it.
 
-    The first of these that can be written: the folder in TETRAVIT_FALLBACK, the home directory, the working
-    directory, the system's folder for temporary files.
+    Uses the first writable one of: the folder in TETRAVIT_FALLBACK, the home directory, the working directory, the
+    system's temporary folder.
     """
     gone = not folder.exists()
-    what = "has vanished" if gone else f"cannot be written ({lost.reason})"
+    state = "has vanished" if gone else f"cannot be written ({lost.reason})"
     cure = "Restore the folder" if gone else "Make it writable"
     named = os.environ.get("TETRAVIT_FALLBACK")
     places = [*([Path(named)] if named else []), Path.home(), Path.cwd(), Path(tempfile.gettempdir())]
@@ -145,11 +146,11 @@ def rescue(folder: Path, objects: Objects, run_id: str, lost: FolderLost, contin
         except OSError:
             continue
         return ValueError(
-            f"The run folder {folder} {what}; the weights of step {lost.step} are in {fallback}. {cure} and"
+            f"The run folder {folder} {state}; the weights of step {lost.step} are in {fallback}. {cure} and"
             f" continue with: {continued_by}"
         )
     return ValueError(
-        f"The run folder {folder} {what}; no other folder takes the weights of step {lost.step}."
+        f"The run folder {folder} {state}; no other folder takes the weights of step {lost.step}."
     )
 
 

@@ -1,4 +1,4 @@
-"""The plan of a run: the lines that are printed before the first step."""
+"""The plan of a run: the lines printed before the first step."""
 
 import torch
 
@@ -20,7 +20,7 @@ METRICS = {
 
 
 def plan(objects: Objects, folder: str, first_step: int = 0) -> Plan:
-    """The plan of a run into `folder`; first_step: steps done before, by the run that goes on."""
+    """The plan of a run into `folder`; first_step: completed steps of a resumed run."""
     recipe, per_epoch = objects.recipe, objects.loader.steps_per_epoch
     data, settings, run, world = recipe.data, recipe.optim, recipe.run, objects.world
     params = sum(p.numel() for p in objects.task.model.parameters())
@@ -58,7 +58,7 @@ def plan(objects: Objects, folder: str, first_step: int = 0) -> Plan:
 
 
 def length(steps: int, per_epoch: int) -> str:
-    """How long a run is: `300 epochs of 1,251 steps: 375,300 steps`, or `12 steps (0.002 epochs)`."""
+    """Length of a run: `300 epochs of 1,251 steps: 375,300 steps`, or `12 steps (0.002 epochs)`."""
     epochs, rest = divmod(steps, per_epoch)
     if rest:
         return f"{_steps(steps)} ({steps / per_epoch:.3g} epochs)"
@@ -71,7 +71,7 @@ def _steps(count: int) -> str:
 
 
 def metric_name(metric: str | None) -> str:
-    """The name of a score as papers write it."""
+    """A score's name as in papers."""
     return METRICS.get(metric or "", metric or "")
 
 
@@ -90,7 +90,7 @@ def _weights(objects: Objects) -> str:
 
 
 def _random_start(objects: Objects) -> list[tuple[str, str]]:
-    """A warning where a run is set up to fine-tune and starts from random weights."""
+    """A warning if a fine-tuning recipe starts from random weights."""
     recipe = objects.recipe
     tuned = recipe.optim.layer_decay < 1 or recipe.model.freeze not in (0, None)
     if _weights(objects) != RANDOM or not tuned or objects.task.model_kind is None:
@@ -128,7 +128,7 @@ def _data(objects: Objects, micro: int) -> str:
 
 
 def _rates(objects: Objects) -> str:
-    """The peak learning rate, the warm-up and the end of the schedule."""
+    """Peak learning rate, warm-up and final learning rate."""
     per_epoch, settings = objects.loader.steps_per_epoch, objects.recipe.optim
     warmup = settings.warmup(per_epoch)
     text = f"{settings.peak(objects.recipe.data.batch_size):g}"
@@ -138,7 +138,7 @@ def _rates(objects: Objects) -> str:
 
 
 def _profiled(objects: Objects, micro: int, first_step: int) -> tuple[list[tuple[str, str]], float]:
-    """Memory and time, estimated from one micro-batch on this process, and the seconds of a step."""
+    """Memory and time, extrapolated from one micro-batch on this process, and the seconds per step."""
     recipe, device, model = objects.recipe, objects.world.device, objects.task.model
 
     def measured() -> Profile | None:

@@ -1,4 +1,4 @@
-"""A new run, or one to resume; and which keys may change on resuming."""
+"""Start or resume a run, and check which keys may change on resuming."""
 
 import shlex
 import tomllib
@@ -9,8 +9,8 @@ from tetravit.files import read_json
 from tetravit.recipe import Recipe, load
 from tetravit.runs.folder import LAYOUT, fresh
 
-# Keys that may change when a run is resumed, as they change no result beyond rounding. A teacher may have moved:
-# a checkpoint has the checksum of its weights.
+# Keys that may change when a run is resumed, because they affect results only by rounding. The path of a teacher may
+# change: a checkpoint stores the checksum of its weights.
 FREE = {
     "data": {"root", "train", "val", "test", "workers", "val_batch_size"},
     "task": {"teacher", "teacher_weights"},
@@ -18,11 +18,11 @@ FREE = {
 }
 FIXED = {"run": {"seed"}}
 LENGTHS = ("epochs", "steps")
-UNBOUNDED = ("constant", "steps")  # schedules whose values do not depend on the length of the run
+UNBOUNDED = ("constant", "steps")  # schedules independent of the length of the run
 
 
 def to_resume(folder: str | Path) -> Path | None:
-    """The folder, where it holds a run that can go on; None: a run may begin there."""
+    """The folder, if it is a run that can continue; None: a new run may start there."""
     return Path(folder) if (Path(folder) / "recipe.toml").exists() else None
 
 
@@ -32,7 +32,7 @@ def choose(
     """The recipe and the folder of a run.
 
     Raises:
-        ValueError: if they contradict each other, or the run cannot be resumed.
+        ValueError: if they are inconsistent, or the run cannot be resumed.
     """
     if resume is None:
         if recipe is None:
@@ -65,14 +65,14 @@ def choose(
 
 
 def load_kept(folder: Path) -> Recipe:
-    """The recipe of a run. One from before `data.shuffle` keeps the order that it began with."""
+    """The recipe of a run. A run from before `data.shuffle` existed keeps its original order."""
     file = folder / "recipe.toml"
     older = "shuffle" not in tomllib.loads(file.read_text(encoding="utf-8")).get("data", {})
     return load(file, ["data.shuffle=table"] if older else [])
 
 
 def check_same(kept: Recipe, wanted: Recipe, folder: Path) -> None:
-    """Raises: ValueError if a resumed run would change a key that decides its results."""
+    """Raises: ValueError if a resumed run would change a key that affects its results."""
     old, new = _flat(kept.model_dump(mode="json")), _flat(wanted.model_dump(mode="json"))
     longer = _may_grow(kept, wanted)
     for path in sorted(old.keys() | new.keys()):
@@ -96,7 +96,7 @@ def check_same(kept: Recipe, wanted: Recipe, folder: Path) -> None:
 
 
 def _may_grow(kept: Recipe, wanted: Recipe) -> bool:
-    """Whether the run may become longer: no setting of the steps that are done depends on its length."""
+    """Whether the run may be extended: no setting of completed steps depends on its length."""
     unchanged = (
         kept.optim.schedule in UNBOUNDED and not kept.optim.schedules and not kept.optim.cooldown_epochs
     )

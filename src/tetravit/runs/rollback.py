@@ -1,10 +1,10 @@
-"""Rollback after a loss or a gradient that is not finite: `run.on_nan = "rollback"`.
+"""Rollback after a non-finite loss or gradient: `run.on_nan = "rollback"`.
 
-Everything returns to the newest checkpoint: networks, centre, buffers, optimizer. From there to `rollback_steps` past
-the bad step, attempt a draws images, augmentation and stochastic depth with another seed, and halves the learning
-rate a times. All of it is a function of the step and of the list of attempts, which is in every checkpoint, so that
-resuming stays exact and a run without a fault is unchanged. events.jsonl has the list as well, and has it before an
-attempt begins: a run that is killed inside one, before its next checkpoint, goes on with that attempt.
+All state is restored from the newest checkpoint: networks, centre, buffers, optimizer. From there to `rollback_steps`
+after the bad step, attempt a uses another seed for images, augmentation and stochastic depth, and halves the learning
+rate a times. All of this is a function of the step and of the list of attempts, which is in every checkpoint, so that
+resuming stays exact and a run without a fault is unchanged. The list is also written to events.jsonl before an
+attempt starts: a run killed during an attempt, before its next checkpoint, continues with that attempt.
 """
 
 import json
@@ -17,8 +17,8 @@ from tetravit.files import replace_file
 from tetravit.seeds import mixed
 from tetravit.structures import Batch
 
-MOST = 3  # attempts within an epoch
-MARK = 0x61747470  # apart from every other use of the seed
+MOST = 3  # maximum number of attempts within an epoch
+MARK = 0x61747470  # separates these random numbers from other uses of the seed
 CURES = (
     "Try, in this order: run.precision float32 or bf16; optim.clip=0.3; half of optim.lr;"
     " task.freeze_last_layer=3; a final task.teacher_temp of 0.04; task.last=normed."
@@ -27,7 +27,7 @@ CURES = (
 
 @dataclass(frozen=True)
 class Attempt:
-    """One return. number: from 1. start: the checkpoint's step; bad: the bad step; until: where it ends."""
+    """One rollback. number: from 1. start: step of the checkpoint; bad: the bad step; until: end of the attempt."""
 
     number: int
     start: int
@@ -36,14 +36,14 @@ class Attempt:
 
 
 class Attempts:
-    """The attempts of a run, and what follows from them at each step."""
+    """The attempts of a run, and their effect at each step."""
 
     def __init__(self, seed: int, earlier: list[dict[str, int]] | None = None) -> None:
         self.seed = seed
         self.made = [Attempt(**row) for row in earlier or []]
 
     def at(self, step: int) -> int:
-        """The number of the attempt that covers a step; 0: none does."""
+        """The number of the attempt at a step; 0: none."""
         return next((a.number for a in reversed(self.made) if a.start <= step < a.until), 0)
 
     def seed_at(self, step: int) -> int:
@@ -51,11 +51,11 @@ class Attempts:
         return mixed(self.seed, MARK, number) if number else self.seed
 
     def rate(self, rate: Callable[[int], float]) -> Callable[[int], float]:
-        """The learning rate, halved once per attempt where one covers the step."""
+        """The learning rate, halved once per attempt during an attempt."""
         return lambda step: rate(step) * 0.5 ** self.at(step)
 
     def add(self, start: int, bad: int, length: int, per_epoch: int) -> Attempt | None:
-        """Another attempt from a checkpoint; None: there were already three within an epoch of the bad step."""
+        """A further attempt from a checkpoint; None: after three within an epoch of the bad step."""
         near = [a for a in self.made if abs(a.bad - bad) <= per_epoch]
         if len(near) >= MOST:
             return None
@@ -68,9 +68,9 @@ class Attempts:
 
 
 class Rerouted:
-    """A loader whose steps come from another one where an attempt covers them.
+    """A loader that uses another loader during an attempt.
 
-    make: seed -> a loader that is equal but for its seed.
+    make: seed -> an equal loader with that seed.
     """
 
     def __init__(self, loader: Any, attempts: Attempts, make: Callable[[int], Any]) -> None:
@@ -94,7 +94,7 @@ class Rerouted:
 
 
 def log_event(folder: Path, **event: Any) -> None:
-    """Add a line to events.jsonl of a run, unless it is there; the file is whole at every moment."""
+    """Append a line to events.jsonl of a run, atomically, unless it exists."""
     path, line = folder / "events.jsonl", json.dumps(event).encode() + b"\n"
     old = path.read_bytes() if path.exists() else b""
     if line not in old.splitlines(keepends=True):
@@ -102,7 +102,7 @@ def log_event(folder: Path, **event: Any) -> None:
 
 
 def logged_attempts(folder: Path) -> list[dict[str, int]]:
-    """The attempts in events.jsonl of a run, as `Attempts.rows` has them."""
+    """The attempts in events.jsonl of a run, in the form of `Attempts.rows`."""
     path = folder / "events.jsonl"
     events = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return [

@@ -1,4 +1,4 @@
-"""A run as a SLURM job: the script, one task a device, that saves ahead of the time limit and is queued again."""
+"""A run as a SLURM job: a script with one task per device, which saves before the time limit and requeues itself."""
 
 import shlex
 import shutil
@@ -9,16 +9,16 @@ from pathlib import Path
 
 from tetravit.engine.signals import Interrupted
 
-AHEAD_S = 180  # before the time limit: for the step under way and its checkpoint
-# What `--slurm` takes beside long options of sbatch: how often they stand in the script, and their value without one.
+AHEAD_S = 180  # before the time limit: for the current step and its checkpoint
+# Options of `--slurm` besides long options of sbatch: their number in the script, and their default value.
 SHORT = {"gpus": "--gpus-per-node", "cpus": "--cpus-per-task"}
 
 
 def options(text: str) -> dict[str, str]:
-    """`nodes=2,gpus=8,partition=a100` as a table; `nodes` and `gpus` of a node are 1 where they are not given.
+    """Parse `nodes=2,gpus=8,partition=a100`; the default of `nodes` and `gpus` (per node) is 1.
 
     Raises:
-        ValueError: for a part that is no name=value, or a number that is none.
+        ValueError: for a part that is not name=value, or an invalid number.
     """
     table = {"nodes": "1", "gpus": "1"}
     for part in filter(None, text.split(",")):
@@ -77,10 +77,10 @@ exit "$code"
 
 
 def submit(text: str, folder: Path) -> str:
-    """Write the script into the folder and submit it; returns what sbatch says.
+    """Write the script into the folder and submit it; returns the output of sbatch.
 
     Raises:
-        ValueError: if there is no sbatch here, or it refuses the script.
+        ValueError: if sbatch is not installed, or rejects the script.
     """
     if shutil.which("sbatch") is None:
         raise ValueError("There is no sbatch on PATH here; --dry-run prints the script.")

@@ -1,4 +1,4 @@
-"""A small run that is killed again and again on the user's own disk: nothing may be lost, its end may not change."""
+"""Kill and resume a small run repeatedly on the user's disk: no loss, and an unchanged result."""
 
 import os
 import random
@@ -19,14 +19,14 @@ RECIPE = (
     "run.log_steps=5", "run.save_steps=2", "run.evaluate_epochs=0", "optim.ema=0.9",
 )  # fmt: skip
 APART = 20  # steps between kills
-PATIENCE_S = 300.0  # for a life of the run to go on
+PATIENCE_S = 300.0  # for a resumed run to make progress
 
 
 @dataclass(frozen=True)
 class Storm:
-    """What the kills did. inside: of them, those in the middle of a save. lost: the most steps that one undid.
+    """Result of the kills. inside: number of kills during a save. lost: maximum number of steps lost by a kill.
 
-    damaged: the newest checkpoint was not whole. equal: the end is that of an undisturbed run, to the bit.
+    damaged: the newest checkpoint was incomplete. equal: the result is bitwise that of an uninterrupted run.
     """
 
     kills: int
@@ -48,10 +48,10 @@ class Storm:
 
 
 def storm(folder: Path, kills: int, say: Callable[[str], object] = lambda text: None, seed: int = 0) -> Storm:
-    """Kill a run in `folder` so many times (SIGKILL), continue it each time, and compare its end.
+    """Kill a run in `folder` several times (SIGKILL), resume it each time, and compare the result.
 
     Raises:
-        ValueError: if the run does not go on; its output is in the folder.
+        ValueError: if the run makes no progress; its output is in the folder.
     """
     draw, run = random.Random(seed), folder / "killed"
     steps, inside, lost, damaged = APART * (kills + 1), 0, 0, 0
@@ -116,6 +116,6 @@ def _newest(run: Path) -> int:
 
 
 def _logged(run: Path) -> int:
-    """The last step in timing.jsonl, which has a line for every 5 steps."""
+    """The last step in timing.jsonl, which has a line per 5 steps."""
     lines = (run / "timing.jsonl").read_text().splitlines() if (run / "timing.jsonl").exists() else []
     return 5 * len(lines)

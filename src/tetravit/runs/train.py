@@ -1,4 +1,4 @@
-"""Trains a recipe: builds its objects, runs the engine, writes a run folder; see `runs.folder` for its files."""
+"""Train a recipe: build its objects, run the engine, write a run folder; see `runs.folder` for its files."""
 
 import json
 import shlex
@@ -30,7 +30,7 @@ from tetravit.world import world as enter_world
 SHORTEST_S, STEPS_LATE = (
     1800.0,
     200,
-)  # that collectives wait for a rank: in seconds, and in steps if that is more
+)  # timeout of collectives: in seconds, and in steps if that is longer
 
 
 def train(
@@ -47,21 +47,20 @@ def train(
     """Run a recipe, or continue a run.
 
     Args:
-        recipe: what to run; None with `resume`: the recipe of that run.
+        recipe: the recipe; None with `resume`: the recipe of that run.
         run_dir: the folder of the run; None: a new folder below `runs`, named after date, model and data.
         resume: folder of a run to continue, from its newest intact checkpoint.
-        continuing: go on with the run in `run_dir` if there is one, else start it: one call for schedulers, which
-            start a run again and again.
+        continuing: continue the run in `run_dir` if there is one, else start it: for schedulers that restart jobs.
         reporters: receive the events of the run, on rank 0; None: the terminal.
-        on_corrupt: for a damaged newest checkpoint, take the one before it, or stop.
+        on_corrupt: for a damaged newest checkpoint, use the previous one, or stop.
         dry_run: build everything, print the plan, write nothing.
-        log: trackers that receive scalars, pictures and weights, beside metrics.csv: "tensorboard", "wandb",
-            "mlflow". A resumed run keeps those it had.
+        log: experiment trackers for scalars, pictures and weights, besides metrics.csv: "tensorboard", "wandb",
+            "mlflow". A resumed run keeps its trackers.
 
     Raises:
-        ValueError: for anything in the recipe that is not possible; nothing has been written then.
+        ValueError: for an impossible setting of the recipe; nothing has been written then.
         BadCheckpoint: if no checkpoint of a run to resume is intact.
-        NotFinite: for a NaN or infinite loss; `bad_step.json` in the run folder names the images.
+        NotFinite: for a NaN or infinite loss; `bad_step.json` in the run folder lists the images.
         Interrupted: after a signal, with everything saved.
     """
     log = check_trackers(log)
@@ -86,10 +85,10 @@ def train(
                 events.start(plan(objects, str(folder)))
                 events.stop()
             return Summary(0, None, None, 0.0, lines=["Nothing was written: a dry run."])
-        asked = stack.enter_context(Signals()).received
+        signal = stack.enter_context(Signals()).received
         if any(world.any(asked is not None)):
             raise Interrupted(
-                f"Stopped by {asked or 'another rank'} before the first step; run the command again."
+                f"Stopped by {signal or 'another rank'} before the first step; run the command again."
             )
         lock = Lock(folder, events.note)
         if world.is_main:
@@ -107,7 +106,7 @@ class _Run:
         self.objects, self.folder, self.lock, self.events, self.log = objects, folder, lock, events, log
 
     def run(self, *, resumed: bool, on_corrupt: Literal["previous", "stop"]) -> Summary:
-        """Train, and leave the run folder behind."""
+        """Train, and write the run folder."""
         recipe, world, events = self.objects.recipe, self.objects.world, self.events
         if world.is_main:
             events.members.append(JsonLines(self.folder))
@@ -179,7 +178,7 @@ class _Run:
         return f"tetravit train --resume {shlex.quote(str(self.folder))}"
 
     def _fitted(self, job: Job, checkpoints: Checkpoints) -> RunState:
-        """Train to the end; roll back after faults where `run.on_nan` is "rollback"."""
+        """Train to the end, with rollbacks after faults if `run.on_nan` is "rollback"."""
         run, world = self.objects.recipe.run, self.objects.world
         if run.on_nan == "stop":
             return fit(job)

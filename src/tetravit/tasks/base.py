@@ -1,4 +1,4 @@
-"""The contract of a task: what one training step computes, and its state beside the weights."""
+"""The contract of a task: the computation of a training step, and its state besides the weights."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -14,11 +14,11 @@ from tetravit.data.datasets.base import Dataset, DatasetInfo
 from tetravit.heads.base import Gather
 from tetravit.structures import Batch, Kind
 
-Schedule = Callable[[int], float]  # the value of a setting at a step, counted from 0
+Schedule = Callable[[int], float]  # step, from 0 -> value of a setting
 
 
 class TaskConfig(BaseModel):
-    """The `[task]` section of a recipe: `name`, and what the task of that name adds."""
+    """The `[task]` section of a recipe: `name`, and the keys of that task."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
@@ -35,29 +35,29 @@ class Progress:
 
     @property
     def epoch(self) -> int:
-        """The epoch that the step is part of, counted from 0."""
+        """The epoch of the step, counted from 0."""
         return self.step // self.steps_per_epoch
 
     @property
     def fraction(self) -> float:
-        """The share of the run that is done after this step, in (0, 1]."""
+        """The completed share of the run after this step, in (0, 1]."""
         return (self.step + 1) / self.total_steps
 
 
 class Task(nn.Module):
-    """A model and one training step of it. A row of the menu `TASKS`.
+    """A model with its training step. A row of the menu `TASKS`.
 
-    model: what is trained, averaged and, unless `weights` says otherwise, evaluated, saved and exported. Other
-    modules and buffers of a task (a teacher, a projection head, a centre) are part of its state, and with it of
-    every checkpoint.
+    model: the model that is trained, averaged and, unless `weights` differs, evaluated, saved and exported. Other
+    modules and buffers of a task (a teacher, a projection head, a centre) are part of its state, and of every
+    checkpoint.
 
-    Config: its section of a recipe. model_kind: the kind of model it trains. data_kinds: the data sets it trains
-    on. protocol: how its weights are scored, unless a recipe says otherwise. primary_metric: the score that
-    selects the best weights; "": that of the protocol. best_is: whether `higher` or `lower` is better.
-    static_graph: whether all steps without accumulation run the same operations, so that DDP records them once.
+    Config: its section of a recipe. model_kind: kind of model. data_kinds: kinds of data sets. protocol: default
+    evaluation protocol. primary_metric: the score that selects the best weights; "": that of the protocol. best_is:
+    whether `higher` or `lower` is better. static_graph: whether all steps without accumulation run the same
+    operations (DDP's static graph).
 
     Raises:
-        ValueError: if the model does not fit the data.
+        ValueError: if the model does not match the data.
     """
 
     Config: ClassVar[type[TaskConfig]] = TaskConfig
@@ -71,92 +71,93 @@ class Task(nn.Module):
     def __init__(self, model: nn.Module, config: TaskConfig, data: DatasetInfo) -> None:
         super().__init__()
         self.model, self.data = model, data
-        self.loss_scale: Tensor | None = None  # set by the loop: the factor on the loss in its backward pass
+        self.loss_scale: Tensor | None = None  # loss scale of the backward pass, set by the loop
         self.config: Any = config
 
     @classmethod
     def create(cls, name: str, *, data: DatasetInfo, **model_options: Any) -> nn.Module:
-        """The model called `name`, for these data; `model_options`: what the `[model]` section sets beside it.
+        """Build the model `name` for these data; `model_options`: other keys of the `[model]` section.
 
         Raises:
-            ValueError: for an option that such a model does not have.
+            ValueError: for an unknown option.
         """
         raise NotImplementedError
 
     def prepare(self, data: DataConfig) -> None:
-        """Once, before a run writes anything: check the `[data]` section and load what only training needs.
+        """Check the `[data]` section and load objects needed only in training, before a run writes anything.
 
         Raises:
-            ValueError: if the task cannot train on images that are prepared so.
+            ValueError: if the task does not support these data settings.
         """
         if data.mix:
             raise ValueError(f"The task {self.config.name!r} mixes no images; got data.mix={data.mix!r}.")
 
     def views(self) -> Sequence[str] | None:
-        """The augmentation of each view of a training image, as texts like `data.augment`.
+        """The augmentation of each view of a training image, in the syntax of `data.augment`.
 
-        The first makes a batch's images, the others its `views`. None: one view, by `data.augment`.
+        The first gives a batch's images, the others its `views`. None: one view, from `data.augment`.
         """
         return None
 
     def parameter_groups(self, settings: Any) -> list[dict[str, Any]] | None:
-        """Groups of parameters for the optimizer; None: those of `engine.optim.groups`.
+        """Parameter groups for the optimizer; None: those of `engine.optim.groups`.
 
-        settings: the `[optim]` section. A group has `params`, and may have `weight_decay` (0: a schedule of the
-        weight decay leaves the group alone) and `scale`, a factor on the learning rate.
+        settings: the `[optim]` section. A group has `params`, optionally `weight_decay` (0: not changed by a schedule
+        of the weight decay) and `scale`, a factor on the learning rate.
         """
         return None
 
     def joint_clip(self) -> Sequence[Sequence[Tensor]]:
-        """Lists of parameters whose gradients share one norm where `optim.clip_by` is `each`."""
+        """Lists of parameters whose gradients share one norm if `optim.clip_by` is `each`."""
         return ()
 
     def schedules(self, total_steps: int, steps_per_epoch: int, batch_size: int) -> Mapping[str, Schedule]:
-        """Settings of the optimizer that change during the run, besides the learning rate ("weight_decay", ...)."""
+        """Schedules of optimizer settings other than the learning rate ("weight_decay", ...)."""
         return {}
 
     def step(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """The scalar "loss" of a micro-batch on the model's device, and scalars to log beside it."""
+        """Compute the scalar "loss" of a micro-batch on the model's device, and scalars to log."""
         raise NotImplementedError
 
     def forward(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
-        """The same as `step`: what a wrapper that averages gradients calls."""
+        """Calls `step`, for wrappers such as DDP."""
         return self.step(batch, progress)
 
     def whole_step(self, batches: Sequence[Batch], gather: Gather) -> AbstractContextManager[None]:
-        """Around the forward and backward pass of each micro-batch, for a loss that depends on the other ones.
+        """Context of a micro-batch's forward and backward pass, for a loss that depends on the other micro-batches.
 
         batches: the micro-batches of the step on this rank. gather: plain data of this rank -> those of all ranks.
         """
         return nullcontext()
 
     def before_update(self, progress: Progress) -> None:
-        """Between the backward pass, with gradients unscaled and clipped, and the optimizer; may drop gradients."""
+        """Called between the backward pass, with gradients unscaled and clipped, and the optimizer; may drop
+        gradients."""
 
     def after_update(self, progress: Progress, good: Tensor) -> None:
-        """After the optimizer: update a teacher, a centre, an average.
+        """Called after the optimizer: update a teacher, a centre, an average.
 
-        good: scalar bool on the device; False: the loss or a gradient was not finite, the optimizer moved no
-        weight, and this method must not either. Select with `torch.where`: reading it synchronizes a GPU.
+        good: scalar bool on the device; False: loss or gradient were not finite, the optimizer changed no weight, and
+        this method must change no state either. Use `torch.where`: reading it synchronizes a GPU.
         """
 
     def log_values(self, progress: Progress) -> dict[str, float]:
-        """Values for a line of the log that are no means over its steps. Called once per line, on every rank.
+        """Logged values that are not means over steps. Called once per log line, on every rank.
 
-        What they are computed from is state of the task, equal on all ranks, and starts anew here.
+        They are computed from state of the task, equal on all ranks, which is reset here.
         """
         return {}
 
     def alarm(self, values: dict[str, float]) -> str | None:
-        """One line if the `log_values` of a line show that the run has failed; reported once. None: they do not."""
+        """A message if the `log_values` of a line show a failed run; reported once. None: no failure."""
         return None
 
     def plan_lines(self, total_steps: int, steps_per_epoch: int, batch_size: int) -> list[tuple[str, str]]:
-        """Rows that the plan of a run shows of this task: a short name and a text each."""
+        """Rows of this task in the plan of a run: a short name and a text each."""
         return []
 
     def data_notes(self, dataset: Dataset) -> list[str]:
-        """Lines about the training images that the plan of a run shows."""
+        """Notes on the training images in the plan of a run."""
         return []
 
     def weights(self) -> nn.Module:
@@ -164,13 +165,13 @@ class Task(nn.Module):
         return self.model
 
     def external_modules(self) -> list[nn.Module]:
-        """Networks that a step calls but that are not part of the task, and so of no checkpoint."""
+        """Networks called in a step that are not part of the task, and so of no checkpoint."""
         return []
 
     def example(self, count: int, size: int | tuple[int, int]) -> Batch | None:
-        """`count` random images of `size` pixels a side, or height and width, to profile a step with.
+        """`count` random images of `size` pixels (a side, or height and width), for profiling a step.
 
-        None where a task has none.
+        None if the task does not support it.
         """
         return None
 

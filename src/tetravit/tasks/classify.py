@@ -1,4 +1,4 @@
-"""Image classification by labels alone."""
+"""Supervised image classification."""
 
 from typing import Literal
 
@@ -6,13 +6,13 @@ from tetravit.tasks.parts.classification import Classification, ClassificationCo
 
 
 class ClassifyConfig(ClassificationConfig):
-    """The `[task]` section of a recipe that classifies."""
+    """The `[task]` section for classification."""
 
     name: Literal["classify"] = "classify"
 
 
 class Classify(Classification):
-    """Train on labels, with the mixing and smoothing of the recipe."""
+    """Supervised training, with the mixing and label smoothing of the recipe."""
 
     Config = ClassifyConfig
 

@@ -1,4 +1,4 @@
-"""Object detection and instance segmentation: the sum of the losses of a head."""
+"""Object detection and instance segmentation, with the losses of the head."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -17,21 +17,21 @@ from tetravit.tasks.base import Progress, Task, TaskConfig
 
 
 class DetectConfig(TaskConfig):
-    """The `[task]` section of a recipe that detects."""
+    """The `[task]` section for detection."""
 
     name: Literal["detect"] = "detect"
     recompute: Literal["off", "backbone"] = Field(
         default="off",
-        description="backbone: its blocks are computed again in the backward pass, which takes less memory and"
-        " about a third more time.",
+        description="backbone: recompute its blocks in the backward pass (gradient checkpointing): less memory, about"
+        " a third more time.",
     )
 
 
 class Detect(Task):
-    """Train a detector; the best weights are those with the highest AP, of masks where the head predicts them.
+    """Train a detector; the best weights have the highest AP, of masks if the head predicts them.
 
     Raises:
-        ValueError: if the model has another number of classes than the data, or trains on masks that the data lack.
+        ValueError: if model and data have different numbers of classes, or the head needs masks that the data lack.
     """
 
     Config: ClassVar[type[TaskConfig]] = DetectConfig

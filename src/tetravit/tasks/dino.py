@@ -1,14 +1,14 @@
 """DINO: self-distillation without labels (Caron et al. 2021, arXiv:2104.14294), for every family.
 
-The student gets several views of each image, the teacher the two global ones alone. The teacher is a moving average
-of the student; its logits over prototypes, centred and sharpened, are the targets of the student's other views.
+The student gets several views of each image, the teacher only the two global ones. The teacher is an EMA of the
+student; its logits over prototypes, centred and sharpened, are the targets of the student's other views.
 
-Unlike the authors' code, the centre and the teacher move only after good steps, and the centre moves once per step,
-by the mean over all ranks and micro-batches. Stochastic depth is off in the teacher. Both networks stay in training
-mode: BatchNorm normalises by the batch in the teacher too, and the teacher keeps running statistics of its own, of
-global views alone.
+Unlike in the authors' code, centre and teacher are updated only after good steps, and the centre once per step, by
+the mean over all ranks and micro-batches. Stochastic depth is off in the teacher. Both networks stay in training
+mode: BatchNorm uses batch statistics in the teacher too, and the teacher has its own running statistics, of global
+views only.
 
-One file: the section of a recipe, the step and what moves after it are one method. The loss is `parts/dino_loss.py`.
+One file: the section of a recipe, the step and the updates after it are one method. The loss is `parts/dino_loss.py`.
 
 Shapes: B images, V views, K prototypes, C width of the embedding.
 Source: facebookresearch/dino@7c446df main_dino.py, utils.py.
@@ -45,11 +45,11 @@ from tetravit.weights.selfsup import read_full
 
 CROP = "crop(scale=(0.4, 1.0)) | flip | jitter(0.8) | gray(0.2)"
 LOCAL = "crop(96, (0.05, 0.4)) | flip | jitter(0.8) | gray(0.2) | blur(0.5)"
-COLLAPSED = 0.02  # information below this share of its bound
-LINES = 5  # of the log, one after another, before a collapse is reported
-GRACE = 0.1  # share of the run, and at least an epoch, that is not judged: runs start without information
+COLLAPSED = 0.02  # threshold on information, as a share of its bound
+LINES = 5  # consecutive log lines before a collapse is reported
+GRACE = 0.1  # initial share of the run, at least an epoch, without collapse detection: information starts at 0
 MOST = 4  # prototypes per training image
-TEMP_EPOCHS, TEMP_SHARE = 30, 0.3  # of the run: at most so much of it warms the temperature up
+TEMP_EPOCHS, TEMP_SHARE = 30, 0.3  # temperature warm-up: epochs, and maximum share of the run
 SLOW, SMALL_BATCH, MANY_STEPS = 0.9995, 256, 100_000  # momentum for small batches of large sets (dino#104)
 
 # (lightly-train, by the number of images): prototypes up to so many images.
@@ -57,25 +57,26 @@ PROTOTYPES = ((20_000, 1024), (50_000, 2048), (100_000, 4096), (200_000, 16384),
 
 
 class DinoConfig(TaskConfig):
-    """The `[task]` section of a recipe for DINO."""
+    """The `[task]` section for DINO."""
 
     name: Literal["dino"] = "dino"
     prototypes: int | Literal["auto"] = Field(
         default=65536, description="K, width of the head's output; auto: by the number of training images."
     )
     hidden: int = Field(default=2048, ge=1, description="Width of the head's hidden layers.")
-    bottleneck: int = Field(default=256, ge=1, description="Width in front of the head's last layer.")
+    bottleneck: int = Field(default=256, ge=1, description="Width before the head's last layer.")
     layers: int = Field(default=3, ge=1, description="Linear layers of the head's MLP.")
     norm: Literal["none", "batch"] = Field(default="none", description="BatchNorm in the head's MLP.")
     last: Literal["normed", "free"] = Field(
         default="normed",
-        description="normed: rows of the last layer have length 1; free: their lengths are trained, which is better"
-        " for small models and less stable.",
+        description="normed: rows of the last layer have norm 1; free: their norms are trained, which is better for"
+        " small models and less stable.",
     )
     checkpoint: str = Field(
         default="",
-        description="A full checkpoint of the DINO code or of VISSL to continue from: student, teacher, both heads"
-        " and the centre. Start with a small rate, and momentum and temperatures at their end values.",
+        description="A full checkpoint of the DINO code or of VISSL to continue from: student, teacher, both heads
+        and"
+        " the centre. Use a small learning rate, with momentum and temperatures at their final values.",
     )
     student_temp: float = Field(default=0.1, gt=0, description="Temperature of the student.")
     teacher_temp: tuple[float, float] | Literal["auto"] = Field(
@@ -85,11 +86,11 @@ class DinoConfig(TaskConfig):
     )
     teacher_temp_epochs: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         default=0,
-        description="Epochs in which the teacher's temperature moves from first to last; auto: 30, at most 30 % of"
+        description="Epochs of the teacher's temperature warm-up; auto: 30, at most 30 % of"
         " the run.",
     )
     teacher_temp_by: Literal["epoch", "step"] = Field(
-        default="epoch", description="Whether the teacher's temperature moves each epoch or each step."
+        default="epoch", description="Whether the teacher's temperature changes per epoch or per step."
     )
     momentum: tuple[float, float] | Literal["auto"] = Field(
         default=(0.996, 1.0),
@@ -98,14 +99,14 @@ class DinoConfig(TaskConfig):
     )
     center_momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of the centre.")
     freeze_last_layer: int = Field(
-        default=1, ge=0, description="Epochs at the start in which the head's last layer does not train."
+        default=1, ge=0, description="Initial epochs with a frozen last layer of the head."
     )
     global_views: tuple[str, str] = Field(
         default=(f"{CROP} | blur(1.0)", f"{CROP} | blur(0.1) | solarize(0.2)"),
-        description="Augmentations of the two global views, the input of teacher and student.",
+        description="Augmentations of the two global views, inputs of teacher and student.",
     )
     local_view: str = Field(
-        default=LOCAL, description="Augmentation of the local views, the input of the student alone."
+        default=LOCAL, description="Augmentation of the local views, inputs of the student only."
     )
     local_views: int = Field(default=8, ge=0, description="Number of local views of each image.")
     views_at_once: int = Field(
@@ -137,8 +138,8 @@ class DinoConfig(TaskConfig):
 class Dino(Task):
     """Train a backbone without labels.
 
-    model, head: the student. teacher, teacher_head: its moving average, without gradients. center (1, K): moving
-    mean of the teacher's logits.
+    model, head: the student. teacher, teacher_head: its EMA, without gradients. center (1, K): moving average of the
+    teacher's logits.
 
     Raises:
         ValueError: if the model has classes, there is one image, or there are far more prototypes than images.
@@ -165,8 +166,8 @@ class Dino(Task):
             )
         backbone: Any = getattr(model, "backbone", model)
         dim: int = backbone.embed_dim
-        self.image_size = 224  # pixels; of views whose augmentation names no size
-        self.batch_size = 0  # of a step over all ranks; 0: not known
+        self.image_size = 224  # pixels; for views whose augmentation has no size
+        self.batch_size = 0  # global batch size; 0: unknown
         self.auto_momentum = auto_momentum
         assert isinstance(config.prototypes, int)
         self.head = ProjectionHead(
@@ -186,10 +187,10 @@ class Dino(Task):
         K = config.prototypes
         self._sizes = (K, dim, dim, 3)
         self.register_buffer("center", torch.zeros(1, K))
-        # Sums since the last line of the log: assignments, embeddings, their squares, and counts.
+        # Sums since the last log line: assignments, embeddings, their squares, and counts.
         self.register_buffer("window", torch.zeros(K + 2 * dim + 3))
         self.register_buffer("low_lines", torch.zeros((), dtype=torch.int64))
-        # Sums of the step under way: the teacher's mean logits in front of those of the window.
+        # Sums of the current step, to be added to those of the window: the teacher's mean logits come first.
         self.register_buffer("pending", torch.zeros(2 * K + 2 * dim + 4), persistent=False)
 
     @classmethod
@@ -211,7 +212,7 @@ class Dino(Task):
         """Load both networks, both heads and the centre of a full checkpoint of the authors' code, or of VISSL.
 
         Raises:
-            BadFile: if the file is not one, or is of another architecture or another head.
+            BadFile: if the file is not such a checkpoint, or is of another architecture or head.
         """
         full = read_full(path)
         pairs = ((self.model, self.head, full.student), (self.teacher, self.teacher_head, full.teacher))
@@ -230,11 +231,11 @@ class Dino(Task):
             self.center.copy_(full.center)
 
     def data_notes(self, dataset: Dataset) -> list[str]:
-        """A line where the first image is smaller than the largest view, to which its crops are enlarged."""
+        """A note if the first image is smaller than the largest view, to which its crops are enlarged."""
         try:
             height, width = dataset[0].image.shape[-2:]
         except (ValueError, OSError, IndexError):
-            return []  # the loader names images that cannot be read
+            return []  # the loader reports unreadable images
         side = max(_side(text) or self.image_size for text in self.views())
         if min(height, width) >= side:
             return []
@@ -251,9 +252,9 @@ class Dino(Task):
         return self.teacher
 
     def parameter_groups(self, settings: Any) -> list[dict[str, Any]] | None:
-        """The authors' two groups: biases and other parameters of one dimension do not decay.
+        """The authors' two groups: no weight decay on biases and other 1-D parameters.
 
-        `optim.decay = "all"`, `layer_decay` and `rates` are those of every task.
+        `optim.decay = "all"`, `layer_decay` and `rates` work as in every task.
         """
         if settings.decay == "all" or settings.layer_decay != 1.0 or settings.rates:
             return None
@@ -277,7 +278,7 @@ class Dino(Task):
         ]
 
     def temperature(self, progress: Progress) -> float:
-        """The teacher's temperature: a line whose last point is reached in epoch teacher_temp_epochs - 1."""
+        """The teacher's temperature: linear, its last value is reached in epoch teacher_temp_epochs - 1."""
         (first, last), wanted = pair(self.config.teacher_temp), self.config.teacher_temp_epochs
         most = TEMP_SHARE * progress.total_steps / progress.steps_per_epoch
         epochs = min(TEMP_EPOCHS, int(most)) if wanted == "auto" else wanted
@@ -345,7 +346,7 @@ class Dino(Task):
         pending.zero_()
 
     def log_values(self, progress: Progress) -> dict[str, float]:
-        """`measures` over the rows since the last line."""
+        """`measures` over the rows since the last log line."""
         values = measures(self.window, self.center, self._sizes)
         bound = math.log(max(2.0, min(values.pop("rows"), self.center.shape[1])))
         judged = progress.step + 1 > max(progress.steps_per_epoch, GRACE * progress.total_steps)
@@ -377,7 +378,7 @@ class Dino(Task):
         half = "for ever" if first >= 1 else f"{math.log(2) / (1 - first):.0f} steps"
         size = self.image_size
         shares = [((_side(text) or size) / size) ** 2 for text in self.views()]
-        cost = sum(shares) + sum(shares[:GLOBALS]) / 3  # the teacher runs forward alone
+        cost = sum(shares) + sum(shares[:GLOBALS]) / 3  # the teacher runs only forward
         return [
             (
                 "teacher",
@@ -408,12 +409,13 @@ class Dino(Task):
 
 
 def measures(window: Tensor, center: Tensor, sizes: Sequence[int]) -> dict[str, float]:
-    """Measures of a collapse, from sums over rows of the teacher; natural logarithms.
+    """Collapse diagnostics, from sums over rows of the teacher; natural logarithms.
 
-    teacher_entropy: of a row's assignment, mean over rows. mean_entropy: of the mean assignment. information: their
-    difference, how much of an assignment depends on the image; 0 in both kinds of collapse. feature_spread: deviation
-    of the normalised embeddings, sqrt(C) times the mean over channels; 1 where they fill the sphere. agreement: share
-    of images with the same first choice in both global views. center_norm, center_max: of the centre.
+    teacher_entropy: entropy of an assignment, averaged over rows. mean_entropy: entropy of the mean assignment.
+    information: their difference, the mutual information of assignment and image; 0 in both kinds of collapse.
+    feature_spread: standard deviation of the normalised embeddings, sqrt(C) times the mean over channels; 1 for
+    embeddings uniform on the sphere. agreement: share of images with the same argmax in both global views.
+    center_norm, center_max: of the centre.
     """
     p, z, squares, counts = window.double().cpu().split(list(sizes))
     rows, entropy, agree = counts.tolist()
@@ -434,11 +436,11 @@ def measures(window: Tensor, center: Tensor, sizes: Sequence[int]) -> dict[str, 
 
 
 def settled(config: DinoConfig, images: int) -> DinoConfig:
-    """`config` with a number in place of every "auto", by the number of training images.
+    """`config` with every "auto" replaced, based on the number of training images.
 
-    Prototypes: 1,024 up to 20,000 images, up to 65,536 from 500,000 on, never more than images. Teacher's temperature
-    0.02 up to 20,000 images, rising to 0.04 -> 0.07 at 1.28 million; momentum 0.99, rising to 0.996, on the logarithm
-    of the number of images.
+    Prototypes: 1,024 up to 20,000 images, up to 65,536 from 500,000 on, never more than images. Teacher's
+    temperature: 0.02 up to 20,000 images, rising to 0.04 -> 0.07 at 1.28 million; momentum: 0.99, rising to 0.996;
+    both linear in the logarithm of the number of images.
 
     Raises:
         ValueError: for far more prototypes than images.
@@ -464,15 +466,15 @@ def settled(config: DinoConfig, images: int) -> DinoConfig:
 
 
 def pair(value: tuple[float, float] | str) -> tuple[float, float]:
-    """A setting that `settled` has given its numbers."""
+    """A setting after `settled`, which replaces "auto"."""
     assert not isinstance(value, str)
     return value
 
 
 def _embedded(model: nn.Module, views: Sequence[Tensor], first: int = 0) -> Tensor:
-    """Embeddings of all views (V B, C), view-major; neighbours of one size are one batch.
+    """Embeddings of all views (V B, C), view-major; consecutive views of one size are one batch.
 
-    first: number of the first view.
+    first: index of the first view.
     """
     groups: list[list[Tensor]] = []
     for view in views:
@@ -489,7 +491,7 @@ def _embedded(model: nn.Module, views: Sequence[Tensor], first: int = 0) -> Tens
 
 
 def _side(text: str) -> int | None:
-    """The side in pixels of the views that an augmentation makes; None: data.image_size."""
+    """The side in pixels of an augmentation's output; None: data.image_size."""
     sizes = [getattr(step, "size", None) for step in parse(text, size=1).steps]
     sides = [max(size) if isinstance(size, tuple) else size for size in sizes if size is not None]
     return next((side for side in sides if side > 1), None)

@@ -1,8 +1,8 @@
 """Knowledge distillation: a classifier trained on labels and on the predictions of a teacher.
 
-As XCiT (arXiv:2106.09681) and ConViT (arXiv:2103.10697) do it, both losses act on the same logits. A model with a
-distillation token (DeiT, arXiv:2012.12877, Sec. 4) has a second head: the first is trained on the labels, the
-second from the teacher, and their mean is evaluated.
+As in XCiT (arXiv:2106.09681) and ConViT (arXiv:2103.10697), both losses apply to the same logits. A model with a
+distillation token (DeiT, arXiv:2012.12877, Sec. 4) has a second head: the first is trained on labels, the second on
+the teacher, and their mean is evaluated.
 
 Shapes: B batch, K classes.
 """
@@ -25,19 +25,19 @@ from tetravit.tasks.parts.classification import Classification, ClassificationCo
 
 
 class DistillConfig(ClassificationConfig):
-    """The `[task]` section of a recipe that distils."""
+    """The `[task]` section for distillation."""
 
     name: Literal["distill"] = "distill"
     teacher: str = Field(
         default="",
         description="torchvision:NAME or timm:NAME (timm is an extra), with its weights in teacher_weights; or a"
-        " trained model of this package: a file, the folder of a run, NAME.TAG.",
+        " trained model of this package: a file, a run folder, NAME.TAG.",
     )
     teacher_weights: str = Field(default="", description="A file, or NAME.TAG of the catalogue.")
     teacher_size: int | None = Field(
         default=None,
         ge=1,
-        description="Pixels a side that the teacher was trained for; unset: as its weights say, else 224.",
+        description="Training image side of the teacher in pixels; unset: that of its weights, else 224.",
     )
     kind: Literal["hard", "soft"] = Field(
         default="hard",
@@ -50,9 +50,9 @@ class DistillConfig(ClassificationConfig):
 class Distill(Classification):
     """Train on labels and on a teacher's predictions for the same augmented and mixed images.
 
-    The teacher is no part of the module tree: it stays in evaluation mode, is in no checkpoint and in no file of
-    weights, and has no optimizer. It moves to the device of the task. A checkpoint holds the checksum of its
-    weights, so that a run is not resumed with another teacher.
+    The teacher is not in the module tree: it stays in evaluation mode, is in no checkpoint and no weights file, and
+    has no optimizer. It is moved to the device of the task. A checkpoint contains the checksum of its weights, so
+    that a run is not resumed with another teacher.
     """
 
     Config = DistillConfig
@@ -67,10 +67,10 @@ class Distill(Classification):
         return self._hidden
 
     def prepare(self, data: DataConfig) -> None:
-        """Load the teacher, and mix images as `data.mix` says.
+        """Load the teacher, and set up mixing from `data.mix`.
 
         Raises:
-            ValueError: if there is none, or it was trained for other classes or images than the run has.
+            ValueError: if there is no teacher, or it was trained for other classes or images than the run.
         """
         super().prepare(data)
         config = self.config
@@ -79,10 +79,10 @@ class Distill(Classification):
         self.teach(load_teacher(config.teacher, config.teacher_weights), data.preprocess)
 
     def teach(self, teacher: Teacher, images: Preprocess) -> None:
-        """Use `teacher`, after checking that it fits.
+        """Use `teacher`, after checking that it matches.
 
         Raises:
-            ValueError: if it was trained for other classes or images than the run has.
+            ValueError: if it was trained for other classes or images than the run.
         """
         size = self.config.teacher_size or teacher.input.size
         if teacher.num_classes != self.num_classes:
@@ -120,7 +120,7 @@ class Distill(Classification):
         return {"loss": loss, "teaching": teaching, "accuracy": accuracy(logits, targets)}
 
     def learners(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The logits (B, K) for the labels' loss, and those for the teacher's."""
+        """The logits (B, K) for the loss on labels, and those for the loss on the teacher."""
         if getattr(self.model, "head_dist", None) is None:
             logits = self.model(images).float()
             return logits, logits
@@ -128,7 +128,8 @@ class Distill(Classification):
         return logits.float(), taught.float()
 
     def teaching(self, logits: Tensor, teacher_logits: Tensor) -> Tensor:
-        """The distillation loss of logits (B, K); soft: KL divergence, mean over images and classes, times tau^2."""
+        """The distillation loss of logits (B, K); soft: KL divergence, averaged over images and classes, times
+        tau^2."""
         if self.config.kind == "hard":
             return F.cross_entropy(logits, teacher_logits.argmax(dim=1))
         tau = self.config.tau
@@ -139,7 +140,7 @@ class Distill(Classification):
         """As `nn.Module.load_state_dict`.
 
         Raises:
-            ValueError: if the state was made with another teacher.
+            ValueError: if the state is from a run with another teacher.
         """
         kept = state_dict.get("teacher_sha256")
         if self._hidden and kept is not None and not torch.equal(kept.cpu(), self.teacher_sha256.cpu()):
@@ -147,7 +148,7 @@ class Distill(Classification):
         return super().load_state_dict(state_dict, *args, **kwargs)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Self:
-        """Called by `to`, `cuda` and the like on every module: moves the teacher too."""
+        """Used by `to`, `cuda` and similar methods: moves the teacher too."""
         for module in self._hidden:
             module._apply(fn, recurse)
         super()._apply(fn, recurse)

@@ -1,4 +1,4 @@
-"""Semantic segmentation: a class for every pixel.
+"""Semantic segmentation.
 
 Shapes: B batch, K classes, (Hi, Wi) an image in pixels.
 """
@@ -21,18 +21,18 @@ ALONE = "This head trains on 2 images or more at a time on each device; got 1: r
 
 
 class SegmentConfig(TaskConfig):
-    """The `[task]` section of a recipe that segments."""
+    """The `[task]` section for segmentation."""
 
     name: Literal["segment"] = "segment"
 
 
 class Segment(Task):
-    """Train a segmenter with the losses of its head; the best weights are those with the highest mIoU.
+    """Train a segmenter with the losses of its head; the best weights have the highest mIoU.
 
-    Labels that are neither a class nor 255 count as 255; each file that has some is named once.
+    Labels that are neither a class nor 255 count as 255; each file with such labels is reported once.
 
     Raises:
-        ValueError: if the model has another number of classes than the data.
+        ValueError: if model and data have different numbers of classes.
     """
 
     Config: ClassVar[type[TaskConfig]] = SegmentConfig
@@ -58,7 +58,7 @@ class Segment(Task):
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             count = max(
                 count, 2
-            )  # norms of pooled maps share statistics over ranks: one image on each is enough
+            )  # synchronized norms of pooled maps: one image per rank is enough
         in_chans = getattr(getattr(self.model, "backbone", None), "in_chans", 3)
         labels = torch.randint(self.num_classes, (count, height, width))
         return Batch(torch.randn(count, in_chans, height, width), labels.to(torch.uint8))
@@ -66,7 +66,7 @@ class Segment(Task):
     def step(self, batch: Batch, progress: Progress) -> dict[str, Tensor]:
         try:
             losses = self.model.loss(batch.images, self._known(batch))
-        except ValueError as error:  # torch's, of a batch norm behind a mean over the whole map
+        except ValueError as error:  # from batch norm after global pooling
             if "more than 1 value per channel" not in str(error):
                 raise
             raise ValueError(ALONE) from None
@@ -74,7 +74,7 @@ class Segment(Task):
         return {"loss": torch.stack(list(losses.values())).sum(), **parts}
 
     def _known(self, batch: Batch) -> Tensor:
-        """The labels of a batch (B, Hi, Wi), those that are no class as `IGNORE`."""
+        """The labels of a batch (B, Hi, Wi), with labels outside the classes set to `IGNORE`."""
         labels: Tensor = batch.targets
         beyond = (labels < 0) | (labels >= self.num_classes)
         beyond &= labels != IGNORE
@@ -89,7 +89,7 @@ class Segment(Task):
 
 
 def beyond_text(name: str, count: int, num_classes: int) -> str:
-    """A line about labels that are no class, in what a batch shows of an image."""
+    """A message about labels outside the classes in the crop of an image."""
     return (
         f"{name}: in a crop, {count} pixels have labels that are neither 0 to {num_classes - 1} nor {IGNORE};"
         " they are left out."

@@ -1,4 +1,4 @@
-"""Embeddings of whole sets, for protocols that score features rather than classes.
+"""Embeddings of whole sets, for protocols that evaluate features.
 
 Shapes: N images, C width of the embedding.
 """
@@ -15,7 +15,7 @@ from tetravit.structures import Batch
 from tetravit.world import World
 
 Embed = Callable[[Tensor], Tensor]
-FINE = 16  # pixels, the stride of patch features that are compared one by one
+FINE = 16  # stride of dense patch features in pixels
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class Features:
 
 
 def backbone_of(model: nn.Module) -> Any:
-    """The backbone whose embeddings are scored.
+    """The backbone whose embeddings are evaluated.
 
     Raises:
-        ValueError: for a model that has no embedding of whole images.
+        ValueError: for a model without image embeddings.
     """
     backbone = getattr(model, "backbone", model)
     if not hasattr(backbone, "embed_dim"):
@@ -53,7 +53,8 @@ def backbone_of(model: nn.Module) -> Any:
 
 
 def fine_features(backbone: Any, images: Tensor) -> tuple[Tensor, int]:
-    """Patch features (B, C, H, W) and their stride in pixels: of the last stage, of a pyramid that of stride 16."""
+    """Patch features (B, C, H, W) and their stride in pixels: of the last stage; for a pyramid of the stride-16
+    stage."""
     strides = backbone.strides
     level = next((i for i in reversed(range(len(strides))) if strides[i] <= FINE), None)
     if strides[-1] <= FINE or level is None:
@@ -62,7 +63,7 @@ def fine_features(backbone: Any, images: Tensor) -> tuple[Tensor, int]:
 
 
 def collected(model: nn.Module, batches: Iterable[Batch], embed: Embed | None = None) -> Features:
-    """This rank's embeddings, in float32 whatever the caller's autocast; on the model's device.
+    """This rank's embeddings, in float32 regardless of autocast; on the model's device.
 
     embed: images (B, 3, Hi, Wi) -> features (B, C); None: the embedding of the backbone.
 
@@ -91,7 +92,7 @@ def collected(model: nn.Module, batches: Iterable[Batch], embed: Embed | None = 
 
 
 def everywhere(features: Features, world: World) -> Features:
-    """The features of all ranks, in the order of the set, on every rank.
+    """The features of all ranks, in set order, on every rank.
 
     Raises:
         ValueError: if there are none.

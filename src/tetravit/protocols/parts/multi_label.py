@@ -1,4 +1,4 @@
-"""Scores of images with several classes: average precision, and a threshold for each class.
+"""Multi-label scores: average precision, and a threshold per class.
 
 Shapes: N images of the set, K classes.
 """
@@ -12,8 +12,8 @@ from tetravit.protocols.base import EMPTY, Loaders, Scores, device_of
 def score_multi_label(model: nn.Module, loaders: Loaders) -> Scores:
     """map: mean average precision of the classes that occur; f1: mean over them, each at its own best threshold.
 
-    findings: images, average precision, best threshold of the probability, and precision, recall and F1 there, of
-    each class; None where a class does not occur.
+    findings: per class images, average precision, best probability threshold, and precision, recall and F1 at it;
+    None for a class without images.
 
     Raises:
         ValueError: if the set is empty, or no image has a class.
@@ -39,17 +39,17 @@ def score_multi_label(model: nn.Module, loaders: Loaders) -> Scores:
 
 
 def class_figures(probabilities: Tensor, labels: Tensor) -> dict[str, float | None]:
-    """Figures of one class from its probabilities (N,) and whether images have it (N,), bool.
+    """Scores of one class from its probabilities (N,) and labels (N,), bool.
 
-    Average precision is the sum over distinct thresholds of precision times the gain in recall, as in scikit-learn;
-    equal probabilities share a threshold.
+    Average precision sums precision times the gain in recall over distinct thresholds, as in scikit-learn; equal
+    probabilities share a threshold.
     """
     images = int(labels.sum())
     if not images:
         return {"images": 0} | dict.fromkeys(("ap", "threshold", "precision", "recall", "f1"))
     order = probabilities.argsort(descending=True, stable=True)
     scores, hits = probabilities[order], labels[order].double()
-    last = torch.cat((scores[1:] != scores[:-1], torch.ones(1, dtype=torch.bool)))  # of equal probabilities
+    last = torch.cat((scores[1:] != scores[:-1], torch.ones(1, dtype=torch.bool)))  # last of equal probabilities
     right = hits.cumsum(0)[last]
     precision = right / (torch.arange(len(scores))[last] + 1)
     recall = right / images

@@ -1,4 +1,4 @@
-"""Image folders of protocols with data of their own, and their preprocessing."""
+"""Image folders and preprocessing of protocols with their own data."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,16 +18,16 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 class RootConfig(ProtocolConfig):
-    """The `[evaluate]` section of a protocol with images of its own."""
+    """The `[evaluate]` section of a protocol with its own images."""
 
-    root: str = Field(default="", description="The folder of the protocol's own images.")
+    root: str = Field(default="", description="Folder of the protocol's images.")
 
 
 def folder(config: RootConfig, *inside: str) -> Path:
-    """The root, or a folder in it.
+    """The root, or a folder inside it.
 
     Raises:
-        ValueError: if it is not given, or not there.
+        ValueError: if it is not set, or does not exist.
     """
     if not config.root:
         raise ValueError(f"The protocol {config.protocol!r} has images of its own: set evaluate.root.")
@@ -38,7 +38,7 @@ def folder(config: RootConfig, *inside: str) -> Path:
 
 
 def listed(path: Path) -> list[Path]:
-    """The images of a folder and of those in it, by name."""
+    """The images in a folder and its subfolders, by name."""
     return sorted(p for p in path.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
 
 

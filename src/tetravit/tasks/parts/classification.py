@@ -1,4 +1,4 @@
-"""Training a classifier: cross-entropy or one binary decision per class, on hard, smoothed or mixed labels.
+"""Training a classifier: cross-entropy or per-class BCE, on hard, smoothed or mixed labels.
 
 Shapes: B batch, K classes.
 """
@@ -21,19 +21,19 @@ from tetravit.seeds import shared_generator
 from tetravit.structures import Batch
 from tetravit.tasks.base import Progress, Task, TaskConfig
 
-MIXING = 0x6D6978  # apart from every other use of the seed
+MIXING = 0x6D6978  # separates these random numbers from other uses of the seed
 Mix = Callable[[Tensor, Tensor, torch.Generator], tuple[Tensor, Tensor]]
 
 
 class ClassificationConfig(TaskConfig):
-    """The keys of every task that trains a classifier."""
+    """Keys of all classification tasks."""
 
     loss: Literal["cross_entropy", "bce"] = Field(
         default="cross_entropy",
-        description="cross_entropy over the classes, or bce, an independent decision for each class.",
+        description="cross_entropy over the classes, or bce, binary cross-entropy per class.",
     )
     label_smoothing: float = Field(
-        default=0.0, ge=0, lt=1, description="Share of each label that is spread over all classes."
+        default=0.0, ge=0, lt=1, description="Label smoothing: share distributed over all classes."
     )
     class_weights: Literal["none", "balanced"] | tuple[float, ...] = Field(
         default="none",
@@ -43,10 +43,10 @@ class ClassificationConfig(TaskConfig):
 
 
 class Classification(Task):
-    """Train a classifier; the best weights are those with the highest top-1.
+    """Train a classifier; the best weights have the highest top-1.
 
     Raises:
-        ValueError: if the model has another number of classes than the data.
+        ValueError: if model and data have different numbers of classes.
     """
 
     Config: ClassVar[type[TaskConfig]] = ClassificationConfig
@@ -74,7 +74,7 @@ class Classification(Task):
         return model
 
     def prepare(self, data: DataConfig) -> None:
-        """Images of a batch are mixed as `data.mix` says ("mixup(0.8) | cutmix(1.0)")."""
+        """Set up mixing of the images of a batch from `data.mix` ("mixup(0.8) | cutmix(1.0)")."""
         if data.mix and self.data.multi_label:
             raise ValueError(f"Images with several classes are not mixed; got data.mix={data.mix!r}.")
         if data.mix:
@@ -87,7 +87,7 @@ class Classification(Task):
         return {"loss": self.loss(logits, targets), "accuracy": measure(logits, targets)}
 
     def mixed(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The images of a batch and its labels (B,), or, after mixing, soft labels (B, K)."""
+        """Images and labels (B,) of a batch or, after mixing, soft labels (B, K)."""
         if self.mix is None:
             return batch.images, batch.targets
         return self.mix(batch.images, batch.targets, shared_generator(MIXING))
@@ -106,7 +106,7 @@ class Classification(Task):
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The mean loss of logits (B, K).
 
-        targets: labels (B,); soft labels (B, K), which carry their smoothing; or several labels per image (B, K).
+        targets: labels (B,); soft labels (B, K), already smoothed; or multi-label targets (B, K).
         """
         smoothing, weight = self.config.label_smoothing, self.class_weights
         if self.config.loss == "cross_entropy":
@@ -115,30 +115,30 @@ class Classification(Task):
         if targets.ndim == 1:
             targets = F.one_hot(targets, self.num_classes) * (1.0 - smoothing) + smoothing / self.num_classes
         elif self.data.multi_label:
-            targets = targets * (1.0 - smoothing) + smoothing / 2  # each decision has two outcomes
+            targets = targets * (1.0 - smoothing) + smoothing / 2  # two outcomes per class
         return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), weight=weight)
 
 
 @torch.no_grad()
 def accuracy(logits: Tensor, targets: Tensor) -> Tensor:
-    """The share of a batch whose label, of soft ones the largest, has the highest score."""
+    """Accuracy of a batch; the label of soft targets is the argmax."""
     labels = targets if targets.ndim == 1 else targets.argmax(dim=1)
     return (logits.argmax(dim=1) == labels).float().mean()
 
 
 @torch.no_grad()
 def decisions(logits: Tensor, targets: Tensor) -> Tensor:
-    """The share of decisions (B, K) that are right at a probability of 0.5."""
+    """The share of correct decisions (B, K) at probability 0.5."""
     return ((logits > 0) == (targets > 0.5)).float().mean()
 
 
 def _class_weights(
     given: Literal["none", "balanced"] | tuple[float, ...], data: DatasetInfo
 ) -> Tensor | None:
-    """(K,) the weights of the classes in the loss.
+    """Class weights (K,) of the loss.
 
     Raises:
-        ValueError: if their number is not that of the classes, or the images of a class are not counted.
+        ValueError: for a wrong number of weights, or if images per class are not counted.
     """
     if given == "none":
         return None

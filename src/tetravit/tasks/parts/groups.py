@@ -1,4 +1,4 @@
-"""A loss that is a sum of parts, with the activations of one part in memory at a time."""
+"""A sum of losses, with the activations of one part in memory at a time."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,10 +11,10 @@ def summed(parts: Sequence[Callable[[], Tensor]], parameters: Sequence[Tensor], 
     """The sum of scalar losses; the gradient of each part is computed before the next part runs.
 
     Args:
-        parts: functions that compute the losses, under the autocast of the caller.
-        parameters: all leaves that get a gradient.
-        scale: factor on each loss in its backward pass, so that half-precision gradients do not become 0; it is
-            divided out again.
+        parts: functions that compute the losses, under the caller's autocast.
+        parameters: all leaves with a gradient.
+        scale: factor on each loss in its backward pass, so that half-precision gradients do not underflow; removed
+            afterwards.
     """
     if len(parts) == 1 or not torch.is_grad_enabled():
         losses = [part() for part in parts]
@@ -23,7 +23,7 @@ def summed(parts: Sequence[Callable[[], Tensor]], parameters: Sequence[Tensor], 
 
 
 class _Summed(torch.autograd.Function):
-    """Gradients are computed in the forward pass, and multiplied by what comes back in the backward pass."""
+    """Computes gradients in the forward pass, and multiplies them by the incoming gradient in the backward pass."""
 
     @staticmethod
     def forward(
@@ -41,7 +41,7 @@ class _Summed(torch.autograd.Function):
                 new if old is None else old if new is None else old.add_(new)
                 for old, new in zip(gradients, computed, strict=True)
             ]
-            del loss, computed  # what a graph still holds goes before the next one is built
+            del loss, computed  # free the graph before the next one is built
         ctx.scale = scale.clone()
         ctx.gradients = gradients
         return total
