@@ -1,4 +1,4 @@
-"""Other libraries' interfaces over these models; one file per library, imported by name.
+"""Adapters to other libraries; one file per library, imported by name.
 
-`import tetravit.bridges.timm` registers every model with timm. Nothing here is imported unless it is named.
+`import tetravit.bridges.timm` registers every model with timm. Nothing here is imported implicitly.
 """

@@ -1,6 +1,6 @@
-"""A recipe under Hugging Face accelerate: a loop of a few lines over its task, on one process or many.
+"""A recipe under Hugging Face accelerate: a short training loop, on one process or several.
 
-Needs the extra `accelerate`. A step is that of `tetravit.train`, so one process has the same losses to the bit.
+Needs the extra `accelerate`. A step is that of `tetravit.train`, so losses on one process are bitwise equal.
 
     run = AccelerateRun("digits", Accelerator(mixed_precision="bf16"), epochs=5)
     for step, batches in run.steps():
@@ -24,16 +24,16 @@ from tetravit.structures import Batch
 class AccelerateRun:
     """The prepared objects of a recipe.
 
-    module, optimizer: as `accelerator.prepare` gives them. done: steps taken; `accelerator.save_state` keeps it, with
-    the averaged weights.
+    module, optimizer: from `accelerator.prepare`. done: completed steps; saved by `accelerator.save_state`, with the
+    EMA weights.
 
     Args:
         recipe: a name from `tetravit list recipes`, a TOML file or its text, or a `Recipe`.
-        accelerator: of accelerate; it accumulates no gradients, as the recipe's run.accumulate does.
+        accelerator: an Accelerator without gradient accumulation, which the recipe sets in run.accumulate.
         overrides: changes to the recipe, as in `tetravit.train`: epochs=5, optim={"lr": 1e-3}.
 
     Raises:
-        ValueError: in one line, for anything in the recipe that is unknown or not possible.
+        ValueError: in one line, for an unknown or impossible setting.
     """
 
     def __init__(self, recipe: str | Path | Recipe, accelerator: Any, **overrides: Any) -> None:
@@ -61,16 +61,16 @@ class AccelerateRun:
         accelerator.register_for_checkpointing(self)
 
     def steps(self) -> Iterator[tuple[int, list[Batch]]]:
-        """The number of each step from `done` on, and this rank's micro-batches of it."""
+        """Steps from `done` on: the step number and this rank's micro-batches."""
         batches = self.run.loader.batches(self.done)
         for step in range(self.done, self.run.total_steps):
             yield step, next(batches)
 
     def step(self, step: int, batches: Sequence[Batch]) -> dict[str, Tensor]:
-        """One optimisation step; the means over its micro-batches of "loss" and what the task adds.
+        """One optimizer step; returns the means over its micro-batches of "loss" and other logged values.
 
         Raises:
-            NotFinite: for a loss or gradient that is not finite, before the weights change.
+            NotFinite: for a non-finite loss or gradient, before the weights change.
         """
         run, accelerator = self.run, self.accelerator
         rows: list[dict[str, Tensor]] = []
@@ -91,16 +91,16 @@ class AccelerateRun:
         return {name: torch.stack([row[name] for row in rows]).mean() for name in rows[0]}
 
     def scores(self) -> dict[str, float]:
-        """The scores of the recipe's protocol over all processes; of averaged weights with "ema_" in front."""
+        """Scores of the recipe's protocol over all processes; those of the EMA weights are prefixed with "ema_"."""
         with self.accelerator.autocast():
             return self.run.scores()
 
     def save(self, path: str | Path, weights: Weights = "raw") -> None:
-        """Write a weights file that `tetravit.load` reads; on rank 0. weights: raw, or their average, ema."""
+        """Write a weights file for `tetravit.load`, on rank 0. weights: raw, or ema, their average."""
         self.run.save(path, weights, self.done)
 
     def state_dict(self) -> dict[str, Any]:
-        """What `accelerator.save_state` keeps beside weights and optimizer."""
+        """State saved by `accelerator.save_state` besides weights and optimizer."""
         return {"done": self.done, "ema": self.run.ema.state() if self.run.ema is not None else {}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

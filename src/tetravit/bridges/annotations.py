@@ -1,4 +1,4 @@
-"""Predictions as files that annotation tools import: CVAT, FiftyOne, and whatever reads COCO's data sets.
+"""Write predictions as files for annotation tools: CVAT, FiftyOne, and other readers of COCO data sets.
 
     predictions = tetravit.predict(detector, "images")
     write_coco(predictions, "predicted.json", detector.class_names)
@@ -29,18 +29,18 @@ def write_coco(
     *,
     root: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Write detections as a COCO data set: images, categories, annotations; returns what was written.
+    """Write detections as a COCO data set: images, categories, annotations; returns its content.
 
-    Masks are run lengths, "score" is beside each box. Images that could not be read are left out.
+    Masks are run lengths; each annotation has a "score". Unreadable images are skipped.
 
     Args:
-        predictions: of files, by a detector, as `tetravit.predict` gives them.
+        predictions: of files, by a detector, from `tetravit.predict`.
         file: the JSON file.
         class_names: one per class.
-        root: the folder that names of images are relative to; None: the deepest that holds all of them.
+        root: base folder of the image names; None: the deepest common folder.
 
     Raises:
-        ValueError: for predictions of another kind, or of images that are no files.
+        ValueError: for predictions of another kind, or of images that are not files.
     """
     kept = _of_files(predictions, Objects, "a detector")
     categories = dict(zip(coco.category_ids(class_names), class_names, strict=True)) if not kept else {}
@@ -49,9 +49,9 @@ def write_coco(
     for number, (row, name) in enumerate(zip(kept, _names([p.image for p in kept], root), strict=True), 1):
         images.append({"id": number, "file_name": name, "height": row.size[0], "width": row.size[1]})
         categories |= dict(zip(row.categories, class_names, strict=True))
-        for found, result in zip(row.objects, row.results(), strict=True):
+        for detected, result in zip(row.objects, row.results(), strict=True):
             width, height = result["bbox"][2:]
-            area = float(decode_rle(found.mask)[1::2].sum()) if found.mask is not None else width * height
+            area = float(decode_rle(detected.mask)[1::2].sum()) if detected.mask is not None else width * height
             annotations.append(
                 {"id": len(annotations) + 1, "image_id": number, "iscrowd": 0, "area": area, **result}
             )
@@ -71,19 +71,18 @@ def write_classes(
     *,
     root: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Write the likeliest class of each image as FiftyOne's labels.json; returns what was written.
+    """Write the top-1 class of each image as FiftyOne's labels.json; returns its content.
 
-    `fiftyone.types.FiftyOneImageClassificationDataset` reads it; class and confidence are by the path of the image
-    without its ending.
+    For `fiftyone.types.FiftyOneImageClassificationDataset`; class and confidence by image path without extension.
 
     Args:
-        predictions: of files, by a classifier, as `tetravit.predict` gives them.
+        predictions: of files, by a classifier, from `tetravit.predict`.
         file: the JSON file.
         class_names: one per class.
-        root: the folder that names of images are relative to; None: the deepest that holds all of them.
+        root: base folder of the image names; None: the deepest common folder.
 
     Raises:
-        ValueError: for predictions of another kind, or of images that are no files.
+        ValueError: for predictions of another kind, or of images that are not files.
     """
     kept = _of_files(predictions, Classes, "a classifier")
     names = [os.path.splitext(name)[0] for name in _names([p.image for p in kept], root)]
@@ -98,10 +97,10 @@ def write_classes(
 
 
 def _of_files(predictions: Iterable[Any], kind: type[Prediction], noun: str) -> list[Any]:
-    """The predictions without those of unreadable images.
+    """The predictions without unreadable images.
 
     Raises:
-        ValueError: for predictions of another kind, or of images that are no files.
+        ValueError: for predictions of another kind, or of images that are not files.
     """
     given: Any = predictions
     rows: list[Any] = [given] if hasattr(given, "image") else list(given)

@@ -1,12 +1,12 @@
-"""A classifier with its class activation maps in the layout that captum expects: (B, C, H, W).
+"""Class activation maps of a classifier in captum's layout: (B, C, H, W).
 
-captum averages over every dimension from the third on, which is wrong for tokens (B, N, C) and says nothing. Needs
-the extra `captum`:
+captum averages over every dimension from the third on, which is silently wrong for tokens (B, N, C). Needs the extra
+`captum`:
 
     view = WithMaps(model)
     cam = LayerGradCam(view, view.maps).attribute(images, target=2)  # (B, 1, H, W)
 
-Methods that take the model alone, such as IntegratedGradients, need no bridge.
+Methods without a layer, such as IntegratedGradients, need no adapter.
 """
 
 from typing import Any
@@ -19,15 +19,15 @@ from tetravit.models.classifier import Classifier
 
 
 class WithMaps(nn.Module):
-    """A classifier and a layer in it that has maps; outputs and gradients are the classifier's own.
+    """A classifier with a layer for activation maps; outputs and gradients are unchanged.
 
-    maps: the layer. Its output is that of `backbone.cam_layer` as (B, C, H, W), without tokens in front.
+    maps: the layer. Its output is that of `backbone.cam_layer` as (B, C, H, W), without prefix tokens.
 
     Args:
         model: of any family.
 
     Raises:
-        ValueError: for another kind of model, whose maps `tetravit.explain` makes.
+        ValueError: for another kind of model; use `tetravit.explain`.
     """
 
     def __init__(self, model: Classifier) -> None:
@@ -43,7 +43,7 @@ class WithMaps(nn.Module):
             count = output[0].numel()
             places = reshape(torch.arange(count, device=output.device).view_as(output[0])[None]).flatten()
             maps = self.maps(reshape(output))
-            # The values of the maps go back to where they came from; tokens in front stay as they are.
+            # The maps are written back into the output of the layer; prefix tokens are unchanged.
             return output.flatten(1).index_copy(1, places, maps.flatten(1)).view_as(output)
 
         handle = layer.register_forward_hook(through_maps)

@@ -1,4 +1,4 @@
-"""Layer and reshape for pytorch-grad-cam and captum, which assume maps (B, C, H, W) and are wrong on tokens.
+"""Target layer and reshape transform for pytorch-grad-cam and captum, which require maps (B, C, H, W).
 
 `target = cam_target(model)`, then `GradCAM(model, [target.layer], reshape_transform=target.reshape)`.
 """
@@ -13,21 +13,21 @@ from tetravit.models.classifier import Classifier
 
 
 class CamTarget(NamedTuple):
-    """layer: the deepest useful one. reshape: its output -> (B, C, H, W), without tokens in front."""
+    """layer: the deepest usable one. reshape: its output -> (B, C, H, W), without prefix tokens."""
 
     layer: nn.Module
     reshape: Callable[[Tensor], Tensor]
 
 
 def cam_target(model: Classifier, size: tuple[int, int] | None = None) -> CamTarget:
-    """The layer of a classifier that class activation maps are made from.
+    """The layer of a classifier for class activation maps.
 
     Args:
         model: of any family.
-        size: height and width of the images in pixels; None: those the model expects.
+        size: height and width of the images in pixels; None: the input size of the model.
 
     Raises:
-        ValueError: for another kind of model, whose maps `tetravit.explain` makes.
+        ValueError: for another kind of model; use `tetravit.explain`.
     """
     if not isinstance(model, Classifier):
         raise ValueError(

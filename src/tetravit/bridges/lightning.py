@@ -1,8 +1,8 @@
-"""A recipe as a LightningModule: data, optimizer, schedules, averaged weights and scores of the recipe.
+"""A recipe as a LightningModule: its data, optimizer, schedules, EMA and scores.
 
 `task = LightningTask("digits", epochs=5)`, then `Trainer(**task.trainer_options()).fit(task)`. Needs the extra
-`lightning`. Lightning repeats the steps, starts processes and writes its checkpoints; a step is that of
-`tetravit.train`, so one process has the same losses to the bit, also after a resume in the middle of an epoch.
+`lightning`. Lightning runs the loop, starts processes and writes its checkpoints; a step is that of `tetravit.train`,
+so losses on one process are bitwise equal, also after a resume in the middle of an epoch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,15 +32,15 @@ PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed"}
 class LightningTask(LightningModule):
     """A task of a recipe for Lightning's Trainer.
 
-    Logged in training: "loss" and what the task adds; in validation the scores of the recipe's protocol, with
-    "val_" in front ("val_top1"; those of averaged weights "val_ema_top1").
+    Logged in training: "loss" and other values of the task; in validation the scores of the recipe's protocol,
+    prefixed with "val_" ("val_top1"; for EMA weights "val_ema_top1").
 
     Args:
         recipe: a name from `tetravit list recipes`, a TOML file or its text, or a `Recipe`.
         overrides: changes to it, as in `tetravit.train`: epochs=5, optim={"lr": 1e-3}.
 
     Raises:
-        ValueError: in one line, for anything in the recipe that is unknown or not possible.
+        ValueError: in one line, for an unknown or impossible setting.
     """
 
     def __init__(self, recipe: str | Path | Recipe, **overrides: Any) -> None:
@@ -56,7 +56,7 @@ class LightningTask(LightningModule):
         self._average: dict[str, Tensor] | None = None
 
     def trainer_options(self) -> dict[str, Any]:
-        """What the recipe determines of a Trainer: length, evaluations, accumulation, number format, kernels."""
+        """Trainer arguments set by the recipe: length, evaluations, accumulation, precision, kernels."""
         run = self.run.recipe.run
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         precision = chosen(run.precision, device)
@@ -76,7 +76,7 @@ class LightningTask(LightningModule):
         }
 
     def _evaluations(self) -> dict[str, Any]:
-        """When the Trainer validates: each so many steps or epochs; a run shorter than that at its end."""
+        """Validation interval of the Trainer, in steps or epochs; at the end of a shorter run."""
         run, total = self.run.recipe.run, self.run.total_steps
         steps = run.evaluate_steps or run.evaluate_epochs * self.run.loader.steps_per_epoch
         if steps == 0 or steps > total:
@@ -89,7 +89,7 @@ class LightningTask(LightningModule):
         """Take this process's share of the data.
 
         Raises:
-            ValueError: where the Trainer contradicts the recipe.
+            ValueError: if Trainer and recipe are inconsistent.
         """
         trainer = self.trainer
         if stage == "fit":
@@ -124,14 +124,14 @@ class LightningTask(LightningModule):
         return -(-self.run.total_steps // self.run.loader.steps_per_epoch)
 
     def forward(self, images: Tensor) -> Any:
-        """Images (B, C, Hi, Wi) -> what the network that is saved gives for them."""
+        """Images (B, C, Hi, Wi) -> the output of the saved network."""
         return self.task.weights()(images)
 
     def train_dataloader(self) -> "StepLoader":
         return StepLoader(self)
 
     def val_dataloader(self) -> list[int]:
-        """One item: a protocol scores the whole set at once."""
+        """A single item, because a protocol scores the whole set at once."""
         return [] if self.run.loaders is None else [0]
 
     def test_dataloader(self) -> list[int]:
@@ -149,7 +149,7 @@ class LightningTask(LightningModule):
         self._average = None
 
     def training_step(self, batch: Micro, batch_idx: int) -> Tensor:
-        """The loss of a micro-batch. What surrounds it ends after the backward pass."""
+        """The loss of a micro-batch. Its contexts are closed after the backward pass."""
         self._leave()
         if batch.index == 0:
             self._step, self._losses, self._names = self.global_step, [], []
@@ -178,7 +178,7 @@ class LightningTask(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip as the recipe says; a loss or gradient that is not finite ends the run before the weights change."""
+        """Clip as set in the recipe; a non-finite loss or gradient ends the run before the weights change."""
         loss = torch.stack(self._losses).sum()
         self.run.before_update(optimizer, self._step, loss, self._names)
 
@@ -187,7 +187,7 @@ class LightningTask(LightningModule):
         self.run.after_update(self._step)
 
     def on_train_batch_end(self, outputs: Any, batch: Micro, batch_idx: int) -> None:
-        """Values of the log that are no means, and a warning where they show that the run has failed."""
+        """Log values that are not means, and a warning if they show a failed run."""
         done = self._step + 1
         if batch.index + 1 < len(batch.step) or done % self.trainer.log_every_n_steps:
             return
@@ -223,12 +223,12 @@ class LightningTask(LightningModule):
         self.run.loader.close()
 
     def save(self, path: str | Path, weights: Weights = "raw") -> None:
-        """Write a weights file that `tetravit.load`, `predict` and `export` read; on rank 0.
+        """Write a weights file for `tetravit.load`, `predict` and `export`, on rank 0.
 
         weights: raw, those of the last step; ema, their average.
 
         Raises:
-            ValueError: for averaged weights of a recipe without them.
+            ValueError: for EMA weights of a recipe without an EMA.
         """
         if self._average is not None:  # loaded from a checkpoint, without a Trainer
             self.on_fit_start()
@@ -236,7 +236,7 @@ class LightningTask(LightningModule):
 
 
 class StepLoader:
-    """The micro-batches of an epoch, from the step on that the Trainer has reached."""
+    """The micro-batches of an epoch, from the Trainer's current step."""
 
     def __init__(self, module: LightningTask) -> None:
         self.module = module
@@ -254,8 +254,8 @@ class StepLoader:
                 yield Micro(batch, index, step)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the position is the Trainer's global step."""
+        """Empty: the position is the Trainer's global step."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing, as `state_dict`: the loader can be resumed in the middle of an epoch."""
+        """No effect; with `state_dict` it marks the loader as resumable within an epoch."""

@@ -1,6 +1,6 @@
-"""A run on Ray Train: Ray starts the processes, and starts them again; the run starts or continues in its folder.
+"""A run on Ray Train: Ray starts and restarts the processes; the run starts or continues in its folder.
 
-Needs the extra `ray`. The folder is on a disk that all nodes share, or that of rank 0 stays with it.
+Needs the extra `ray`. The folder is on a disk shared by all nodes, or on that of rank 0.
 """
 
 from pathlib import Path
@@ -25,13 +25,13 @@ def train_on_ray(
 ) -> Any:
     """Run a recipe on the Ray cluster that this process is connected to; returns Ray's result.
 
-    Args:
+    """Run a recipe on the connected Ray cluster; returns Ray's result.
         recipe: what to run.
         folder: of the run; the same call continues it.
-        workers: processes, one a device; a pair: as many between the two as the cluster has (elastic).
+        workers: processes, one per device; a pair: minimum and maximum (elastic).
         use_gpu: whether each worker gets a GPU.
-        storage_path: where Ray keeps its own files; None: its default.
-        max_failures: how often Ray starts the workers again; -1: without limit.
+        storage_path: for Ray's own files; None: its default.
+        max_failures: maximum number of restarts; -1: unlimited.
     """
     try:
         from ray.train import FailureConfig, RunConfig, ScalingConfig

@@ -1,4 +1,4 @@
-"""Every backbone as an encoder of segmentation_models_pytorch, by the name tetravit_NAME.
+"""Every backbone as an encoder of segmentation_models_pytorch, named tetravit_NAME.
 
 `import tetravit.bridges.segmentation_models`, then `smp.Unet("tetravit_gcvit_tiny", encoder_weights=None)`;
 `unet.encoder.load("in1k")` brings published weights.
@@ -25,11 +25,11 @@ PREFIX = "tetravit_"
 
 
 class Encoder(nn.Module, EncoderMixin):
-    """Images -> [images, no channels at stride 2, maps at strides 4, 8, 16, 32], as many as `depth` says.
+    """Images -> [images, empty map at stride 2, maps at strides 4, 8, 16, 32], truncated to `depth`.
 
     Args:
         name: of `tetravit.list_models()`.
-        depth: maps after the images, 3 to 5.
+        depth: number of maps after the images, 3 to 5.
         options: of the backbone.
 
     Raises:
@@ -48,10 +48,10 @@ class Encoder(nn.Module, EncoderMixin):
         self._out_channels = [3, 0, *self.body.channels]
 
     def set_in_channels(self, in_channels: int, pretrained: bool = True) -> None:
-        """Build the stem for another number of channels.
+        """Rebuild the stem for another number of channels.
 
         Raises:
-            ValueError: for pretrained weights of another number.
+            ValueError: for pretrained weights with another number.
         """
         if in_channels == 3:
             return

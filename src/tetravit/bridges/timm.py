@@ -1,8 +1,8 @@
 """Every model in timm's registry as tetravit_NAME, with the interface that timm's tools use.
 
 `import tetravit.bridges.timm`, then `timm.create_model("tetravit_gcvit_tiny", pretrained=True, num_classes=10)`.
-State dicts have the names of `tetravit.create_model`, so files go both ways. Not there: torch.jit.script and
-torch.fx, which these models do not support; dropout inside attention.
+State dicts have the names of `tetravit.create_model`, so files are interchangeable. Not supported: torch.jit.script,
+torch.fx, dropout inside attention.
 """
 
 try:
@@ -28,31 +28,31 @@ from tetravit.weights import CHECKPOINTS
 from tetravit.weights.base import Checkpoint
 
 PREFIX = "tetravit_"
-POOLS = ("avg", "token", "")  # what timm's tools pass; "": features without pooling
-SMALL_SIDE = 64  # pixels, of an image that is large enough for every level
-# Arguments of timm's constructors under our names.
+POOLS = ("avg", "token", "")  # as in timm; "": features without pooling
+SMALL_SIDE = 64  # pixels, large enough for every level
+# timm's constructor arguments and our names.
 RENAMED = {"img_size": "image_size", "drop_path_rate": "drop_path"}
 
 
 class UnknownArgument(TypeError, ValueError):
-    """An argument that these models do not have. timm's tools expect a TypeError, ours a ValueError."""
+    """An unsupported argument. timm's tools expect a TypeError, ours a ValueError."""
 
 
 class TimmModel(nn.Module):
-    """A classifier behind timm's interface: images (B, in_chans, Hi, Wi) -> logits (B, K).
+    """A classifier with timm's interface: images (B, in_chans, Hi, Wi) -> logits (B, K).
 
     Args:
         name: of `tetravit.list_models()`.
-        weights: what `create_model` takes as weights; None: random.
-        num_classes: 0 for none; the output is the embedding then.
+        weights: as in `create_model`; None: random.
+        num_classes: 0: the output is the embedding.
         in_chans: channels of an image.
-        global_pool: "" gives features without pooling where there are no classes.
+        global_pool: "": features without pooling, if there are no classes.
         drop_rate: dropout before the head.
         device, dtype: of the parameters; None: torch's own.
         options: img_size, drop_path_rate, accept_license and options of the backbone.
 
     Raises:
-        ValueError: as `tetravit.create_model` does; `UnknownArgument` for an option that there is not.
+        ValueError: as `tetravit.create_model`; `UnknownArgument` for an unsupported option.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class TimmModel(nn.Module):
                 raise UnknownArgument(str(error)) from None
             raise
         model.to(device=device, dtype=dtype)
-        self._classifier = (model,)  # in a tuple: its modules are registered below, under their own names
+        self._classifier = (model,)  # in a tuple, so that its modules are registered only below
         self.backbone = model.backbone
         self.head, self.head_dist = model.head, model.head_dist
         self.num_classes, self.in_chans, self.drop_rate = model.num_classes, in_chans, drop_rate
@@ -91,12 +91,12 @@ class TimmModel(nn.Module):
             {"num_chs": width, "reduction": stride, "module": f"backbone.level{i}"}
             for i, (width, stride) in enumerate(zip(channels, strides, strict=True))
         ]
-        self._end: int | None = None  # the level at which a pruned model ends
+        self._end: int | None = None  # last level of a pruned model
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images -> normed features: (B, C, H, W) of the pyramids, tokens (B, N, C) of the others.
+        """Images -> normed features: maps (B, C, H, W) of pyramids, tokens (B, N, C) of other families.
 
-        A model that was pruned to a level gives the map of that level.
+        A model pruned to a level returns the map of that level.
         """
         if self._end is not None:
             return self.backbone.feature_maps(x)[self._end]
@@ -118,7 +118,7 @@ class TimmModel(nn.Module):
         return self._logits(self.backbone.pool(tokens))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images -> logits; embeddings without classes, features without pooling."""
+        """Images -> logits; without classes embeddings, without pooling features."""
         if self.global_pool == "" or self._end is not None:
             return self.forward_head(self.forward_features(x))
         if self.head_dist is not None:
@@ -144,15 +144,15 @@ class TimmModel(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Images -> the maps of the levels `indices`; before them the features, unless `intermediates_only`.
+        """Images -> the maps of the levels `indices`, preceded by the features unless `intermediates_only`.
 
         Args:
             x: images (B, in_chans, Hi, Wi).
-            indices: levels of `feature_info`; an int: the last so many; None: all.
-            norm: replace the last level by its normed form.
-            stop_early: of no effect: levels are computed together.
+            indices: levels of `feature_info`; an int: the last n levels; None: all.
+            norm: use the normed features as last level.
+            stop_early: no effect: levels are computed together.
             output_fmt: NCHW, or NLC for tokens (B, H * W, C).
-            intermediates_only: leave out the features.
+            intermediates_only: omit the features.
 
         Raises:
             ValueError: for another format.
@@ -171,13 +171,13 @@ class TimmModel(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """End a model that gives maps alone at the deepest of them; returns the levels.
+        """Prune a model to the deepest of the given levels; returns the levels.
 
-        What follows that level stays in the state dict, without gradients: DDP averages those of every parameter.
+        Later layers stay in the state dict, without gradients: DDP requires a gradient for every parameter.
 
         Args:
             indices: levels, as in `forward_intermediates`.
-            prune_norm: end before the norm too.
+            prune_norm: also remove the norm.
             prune_head: drop the head.
         """
         taken, last = self._taken(indices), len(self.feature_info) - 1
@@ -190,8 +190,8 @@ class TimmModel(nn.Module):
         return taken
 
     def _freeze_beyond(self, level: int) -> None:
-        """Freeze the parameters of the backbone that the map of a level does not depend on."""
-        # On the meta device: the graph of a small image, without its values.
+        """Freeze the backbone parameters on which the map of a level does not depend."""
+        # On the meta device: the graph of a small image, without values.
         twin = copy.deepcopy(self.backbone).to("meta").train(False)
         with torch.enable_grad():
             images = torch.empty(1, self.in_chans, SMALL_SIDE, SMALL_SIDE, device="meta")
@@ -203,7 +203,7 @@ class TimmModel(nn.Module):
                 self.backbone.get_parameter(name).requires_grad_(False)
 
     def _taken(self, indices: int | Sequence[int] | None) -> list[int]:
-        """Indices as timm has them -> numbers of levels."""
+        """timm's indices -> level numbers."""
         count = len(self.feature_info)
         if indices is None:
             return list(range(count))
@@ -214,11 +214,11 @@ class TimmModel(nn.Module):
         return [i % count for i in indices]
 
     def get_classifier(self) -> nn.Module:
-        """The head; of a model with a distillation token both."""
+        """The head; both heads of a model with a distillation token."""
         return self.head if self.head_dist is None else nn.ModuleList([self.head, self.head_dist])
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A fresh head for another number of classes; 0 for none."""
+        """Replace the head for another number of classes; 0: no head."""
         if global_pool is not None:
             self.global_pool = _pool(global_pool)
         (model,) = self._classifier
@@ -227,14 +227,14 @@ class TimmModel(nn.Module):
         if self._end is not None and num_classes:
             like = next(self.backbone.parameters())
             self.head, self.head_dist = nn.Linear(self.num_features, num_classes).to(like), None
-        self.train(self.training)  # the new head as the rest
+        self.train(self.training)  # set the mode of the new head
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters that training never decays, beyond biases and norms."""
+        """Names of parameters without weight decay, besides biases and norms."""
         return {f"backbone.{name}" for name in self.backbone.no_weight_decay()}
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
-        """From the name of a parameter to its depth, for layer-wise learning rates; `coarse` makes no difference."""
+        """Patterns from parameter names to depth, for layer-wise learning rates; `coarse` has no effect."""
         names = {id(p): name for name, p in self.named_parameters()}
         groups = self.backbone.stages()
         depth = {
@@ -258,7 +258,7 @@ def _pool(name: str) -> str:
 
 
 def _configuration(name: str, row: Checkpoint | None) -> dict[str, Any]:
-    """timm's pretrained_cfg of a model with the weights `row`, or without any."""
+    """timm's pretrained_cfg of a model with the weights `row`, or without weights."""
     input = (row.preprocess if row else None) or Preprocess()
     stem = _stem(name)
     side = input.size if isinstance(input.size, int) else max(input.size)
@@ -296,7 +296,7 @@ def _stride(name: str) -> int:
 
 
 def _entry(name: str) -> Callable[..., nn.Module]:
-    """The function that timm calls to build the model `name`."""
+    """The entry function that timm calls to build the model `name`."""
 
     def build(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         configuration = kwargs.get("pretrained_cfg")
@@ -334,7 +334,7 @@ def _first_tag(name: str) -> str:
 
 
 def _configurations() -> dict[str, dict[str, Any]]:
-    """timm's table: one entry per model and tag, one without a tag where nothing is published."""
+    """timm's table: one entry per model and tag, or without a tag if no weights are published."""
     table: dict[str, dict[str, Any]] = {}
     for name in list_models():
         rows = _rows(name)

@@ -1,12 +1,12 @@
 """Models, configurations and an image processor for Hugging Face transformers.
 
 `import tetravit.bridges.transformers` registers them: `AutoModel`, `AutoBackbone`, `AutoModelForImageClassification`,
-`AutoModelForObjectDetection`, `AutoModelForSemanticSegmentation` and `AutoImageProcessor` then load what
-`save_pretrained` or `tetravit weights push` wrote. Tensors keep the names of `tetravit.save`.
-`AutoBackbone.from_pretrained` of transformers 5 takes repositories of the hub alone; of a folder use
+`AutoModelForObjectDetection`, `AutoModelForSemanticSegmentation` and `AutoImageProcessor` then load files from
+`save_pretrained` or `tetravit weights push`. Tensors have the names of `tetravit.save`.
+`AutoBackbone.from_pretrained` of transformers 5 accepts only repositories of the hub; for a folder use
 `TetravitBackbone.from_pretrained`.
 
-Shapes: B images, C channels, (Hi, Wi) pixels, K classes, M objects, P detections of an image with padding.
+Shapes: B images, C channels, (Hi, Wi) pixels, K classes, M objects, P detections per image with padding.
 """
 
 try:
@@ -57,11 +57,11 @@ LEVELS = 4  # of every backbone, at strides 4, 8, 16, 32
 
 
 class TetravitConfig(BackboneConfigMixin, PretrainedConfig):
-    """What builds a model: its name, head and options.
+    """The arguments that build a model: name, head and options.
 
-    architecture: a name of `tetravit.list_models()`. head: of the task; None: the usual one. head_options,
+    architecture: a name of `tetravit.list_models()`. head: of the task; None: the default. head_options,
     backbone_options: arguments of their constructors. preprocess: fields of `Preprocess`. num_labels, id2label,
-    out_indices, out_features: as everywhere in transformers.
+    out_indices, out_features: as in transformers.
     """
 
     model_type = "tetravit"
@@ -97,7 +97,7 @@ class TetravitConfig(BackboneConfigMixin, PretrainedConfig):
         return {**tuples(self.backbone_options), "in_chans": self.num_channels}
 
     def build(self, kind: str) -> Model:
-        """A model of that kind, "classify", "detect" or "segment", with fresh weights."""
+        """A model of that kind, "classify", "detect" or "segment", without loaded weights."""
         options = self._options()
         head_options = tuples(self.head_options)
         return build_model(
@@ -116,7 +116,7 @@ class TetravitConfig(BackboneConfigMixin, PretrainedConfig):
 
 
 class TetravitPreTrainedModel(PreTrainedModel):
-    """What the models share: the parts of ours under the names they have there."""
+    """Base of the models: the modules of our model under the same names."""
 
     config_class = TetravitConfig
     config: TetravitConfig
@@ -129,12 +129,12 @@ class TetravitPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: TetravitConfig, model: Model | None = None) -> None:
         super().__init__(config)
-        with torch.device("cpu"):  # transformers builds on the meta device, where tables have no values
+        with torch.device("cpu"):  # transformers builds on the meta device, without values of buffers
             ours = model if model is not None else self._build(config)
-        self._ours = (ours,)  # in a tuple: its parts are registered below, under their own names
+        self._ours = (ours,)  # in a tuple, so that its modules are registered only below
         for name, part in ours.named_children():
             self.add_module(name, part)
-        # Tables that are in no checkpoint: transformers empties them while it loads one.
+        # Buffers that are in no checkpoint: transformers resets them when loading one.
         self._tables = {
             id(part): {
                 name: table.clone()
@@ -150,7 +150,7 @@ class TetravitPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def of(cls, source: Any) -> Any:
-        """From a model of ours, or what `tetravit.load` takes: a weights file, the folder of a run."""
+        """From one of our models, or a source for `tetravit.load`: a weights file, a run folder."""
         model = source if isinstance(source, Model) else load(source)
         if model.kind != cls.kind:
             raise ValueError(f"{cls.__name__} is for kind {cls.kind!r}; the model is of kind {model.kind!r}.")
@@ -169,10 +169,10 @@ class TetravitPreTrainedModel(PreTrainedModel):
         output_hidden_states: bool | None = None,
         **inputs: Any,
     ) -> Any:
-        """The output of `forward`; as a tuple where `return_dict`, or that of the configuration, is False.
+        """The output of `forward`; a tuple if `return_dict`, or that of the configuration, is False.
 
         Raises:
-            ValueError: where attention or hidden states are asked for, and these are given elsewhere.
+            ValueError: if attention or hidden states are requested; they are available elsewhere.
         """
         if output_attentions:
             raise ValueError(
@@ -200,12 +200,12 @@ class TetravitPreTrainedModel(PreTrainedModel):
         return super().train(mode)
 
     def init_weights(self) -> None:
-        """Nothing: the constructors of the parts have set their values, or a checkpoint will."""
+        """No effect: the constructors of the modules, or a checkpoint, set the values."""
         self.tie_weights(recompute_mapping=False)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """What a checkpoint does not have: tables, the parameters of a head for other classes or of a pyramid."""
+        """Tensors missing in a checkpoint: buffers, a head for other classes, a pyramid."""
         for name, table in self._tables.get(id(module), {}).items():
             getattr(module, name).copy_(table)
         if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) and module.weight.numel():
@@ -241,14 +241,14 @@ class TetravitModel(TetravitPreTrainedModel):
 
 
 class TetravitForImageClassification(TetravitPreTrainedModel):
-    """Images -> logits; a loss where labels are given."""
+    """Images -> logits; with labels also a loss."""
 
     kind = "classify"
 
     def forward(self, pixel_values: Tensor, labels: Tensor | None = None, **_: Any) -> ImageClassifierOutput:
-        """pixel_values: (B, C, Hi, Wi). labels: (B,) int64, or (B, K) float for several classes an image.
+        """pixel_values: (B, C, Hi, Wi). labels: (B,) int64, or (B, K) float for multi-label targets.
 
-        `config.problem_type` chooses the loss; None: by the labels, and the squared error where there is one class.
+        `config.problem_type` selects the loss; None: by the labels, and squared error for a single class.
         """
         logits = self.ours(pixel_values)
         loss = None if labels is None else self._loss(logits, labels)
@@ -266,28 +266,28 @@ class TetravitForImageClassification(TetravitPreTrainedModel):
 
 
 class TetravitForSemanticSegmentation(TetravitPreTrainedModel):
-    """Images -> logits (B, K, h, w) at the grid of the finest map; with labels a loss, in training it alone."""
+    """Images -> logits (B, K, h, w) on the grid of the finest map; with labels a loss, in training only the loss."""
 
     kind = "segment"
 
     def forward(
         self, pixel_values: Tensor, labels: Tensor | None = None, **_: Any
     ) -> SemanticSegmenterOutput:
-        """pixel_values: (B, C, Hi, Wi). labels: (B, Hi, Wi) integers, 255 for pixels without a class."""
+        """pixel_values: (B, C, Hi, Wi). labels: (B, Hi, Wi) integers, 255 for ignored pixels."""
         if labels is None:
             return SemanticSegmenterOutput(logits=self.ours(pixel_values))
         losses = self.ours.loss(pixel_values, labels)
-        # In training a second pass would cost as much again, and update the statistics of BatchNorm twice.
+        # In training a second pass would double the cost, and update BatchNorm statistics twice.
         logits = None if self.training else self.ours(pixel_values)
         return SemanticSegmenterOutput(loss=torch.stack(list(losses.values())).sum(), logits=logits)
 
 
 @dataclass
 class DetectionOutput(ModelOutput):
-    """Detections, best first; padding last, where `valid` is false.
+    """Detections, best first; padding, where `valid` is false, last.
 
-    loss, loss_dict: with labels. scores, labels, valid: (B, P). pred_boxes: (B, P, 4), x1 y1 x2 y2 as shares of the
-    image's own width and height.
+    loss, loss_dict: with labels. scores, labels, valid: (B, P). pred_boxes: (B, P, 4), x1 y1 x2 y2 normalized by the
+    image's width and height.
     """
 
     loss: Tensor | None = None
@@ -299,7 +299,7 @@ class DetectionOutput(ModelOutput):
 
 
 class TetravitForObjectDetection(TetravitPreTrainedModel):
-    """Images -> objects; a loss where labels are given."""
+    """Images -> objects; with labels also a loss."""
 
     kind = "detect"
 
@@ -312,7 +312,7 @@ class TetravitForObjectDetection(TetravitPreTrainedModel):
     ) -> DetectionOutput:
         """pixel_values: (B, C, Hi, Wi). pixel_mask: (B, Hi, Wi), 1 inside the image, 0 for padding.
 
-        labels: per image "class_labels" (M,) and "boxes" (M, 4), cx cy w h as shares of the image.
+        labels: per image "class_labels" (M,) and "boxes" (M, 4), cx cy w h normalized by the image.
         """
         sizes = _sizes(pixel_values, pixel_mask)
         if labels is not None and self.training:
@@ -343,11 +343,11 @@ class TetravitForObjectDetection(TetravitPreTrainedModel):
 
 
 class TetravitBackbone(BackboneMixin, TetravitPreTrainedModel):
-    """Images -> the maps of the chosen levels."""
+    """Images -> the maps of selected levels."""
 
     def __init__(self, config: TetravitConfig) -> None:
         super().__init__(config)
-        # Of every name in `stage_names`; the stem's are those of the first level.
+        # For every name in `stage_names`; the stem has the channels of the first level.
         self.num_features = [self.ours.channels[0], *self.ours.channels]
 
     def _build(self, config: TetravitConfig) -> nn.Module:
@@ -355,7 +355,7 @@ class TetravitBackbone(BackboneMixin, TetravitPreTrainedModel):
 
     @property
     def channels(self) -> list[int]:
-        """Channels of the chosen maps."""
+        """Channels of the selected maps."""
         return [self.num_features[self.config.stage_names.index(name)] for name in self.out_features]
 
     def forward(
@@ -377,7 +377,7 @@ def _sizes(images: Tensor, mask: Tensor | None) -> list[tuple[int, int]]:
 
 
 def _target(label: Mapping[str, Tensor], size: tuple[int, int]) -> Target:
-    """transformers' boxes, cx cy w h as shares -> ours, x1 y1 x2 y2 in pixels."""
+    """transformers' boxes, normalized cx cy w h -> ours, x1 y1 x2 y2 in pixels."""
     height, width = size
     center, extent = label["boxes"].float().split(2, dim=1)
     corners = torch.cat([center - extent / 2, center + extent / 2], dim=1)

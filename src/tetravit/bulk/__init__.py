@@ -1,7 +1,7 @@
-"""Embeddings and predictions of many images: in units, each written whole, by engines that run them.
+"""Embeddings and predictions of many images, in units with atomic results, run by engines.
 
-An engine is a file of this folder; the work itself is in `parts`. A unit is a shard, or a thousand files. Whatever
-stops an engine, the same command goes on with the units that are not there.
+An engine is a file in this folder; the work itself is in `parts`. A unit is a shard, or a thousand files. After an
+interruption, the same command continues with the missing units.
 """
 
 from tetravit.bulk.base import Engine, Settings

@@ -1,4 +1,4 @@
-"""What an engine is: a way to run the units of a plan. Importing this loads no torch."""
+"""The interface of an engine, which runs the units of a plan. Imports no torch."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,10 +7,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Settings:
-    """How an engine runs.
+    """Settings of an engine.
 
-    processes: at once; 0: as many as the engine thinks right. device: of the model. options: of the engine alone.
-    dry_run: show what would be run, run nothing. command: this command line, for engines that write scripts.
+    processes: in parallel; 0: chosen by the engine. device: of the model. options: specific to the engine. dry_run:
+    show the work without running it. command: this command line, for engines that write scripts.
     """
 
     processes: int = 0
@@ -22,10 +22,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Engine:
-    """A way to run units.
+    """An engine.
 
-    run: (plan, units that are not finished, settings, progress) -> what to say in the end. It may return before the
-    units are done, where others run them. options: names of its own options.
+    run: (plan, unfinished units, settings, progress) -> closing message. It may return before the units are done, if
+    they run elsewhere. options: names of its own options.
     """
 
     help: str

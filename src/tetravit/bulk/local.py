@@ -1,4 +1,4 @@
-"""Units in processes of this machine. A process that dies is replaced, and its unit begun again."""
+"""Run units in processes on this machine. A process that dies is replaced, and its unit restarted."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -7,14 +7,14 @@ from concurrent.futures.process import BrokenProcessPool
 from tetravit.bulk.base import Engine, Settings
 from tetravit.bulk.parts.plan import Plan, Unit
 
-RESTARTS = 3  # of all processes, after one died
+RESTARTS = 3  # of the process pool, after a process died
 
 
 def run(plan: Plan, units: Sequence[Unit], settings: Settings, progress: Callable[[int, int], object]) -> str:
     """Run the units here.
 
     Raises:
-        ValueError: if processes die again and again.
+        ValueError: if processes die repeatedly.
     """
     from tetravit.bulk.parts.work import do_unit
     from tetravit.data.processes import process_pool

@@ -1,6 +1,6 @@
-"""Units on a cluster of Ray (extra `ray`): one actor for each process, from 1 up to as many as there are.
+"""Run units on a Ray cluster (extra `ray`): one actor per process, elastic from 1 up.
 
-An actor that is lost with its node is made again elsewhere, and its unit begun again.
+If an actor's node is lost, the actor is recreated elsewhere, and its unit restarted.
 """
 
 import importlib
@@ -10,12 +10,12 @@ from typing import Any
 from tetravit.bulk.base import Engine, Settings
 from tetravit.bulk.parts.plan import Plan, Unit
 
-TRIES = 10  # of a unit whose actor is lost
+TRIES = 10  # attempts per unit if its actor is lost
 OPTIONS = ("address", "cpus", "gpus")
 
 
 class Worker:
-    """Runs units; it keeps its model."""
+    """An actor that runs units; it keeps its model."""
 
     def run(self, plan: Plan, unit: Unit, device: str) -> None:
         from tetravit.bulk.parts.work import do_unit
@@ -24,10 +24,10 @@ class Worker:
 
 
 def run(plan: Plan, units: Sequence[Unit], settings: Settings, progress: Callable[[int, int], object]) -> str:
-    """Run the units on the cluster at `address`, or one that is started here.
+    """Run the units on the cluster at `address`, or on a new local one.
 
     Raises:
-        ValueError: without the package, or if a unit's actor is lost again and again.
+        ValueError: without the package, or if a unit's actor is lost repeatedly.
     """
     try:
         ray: Any = importlib.import_module("ray")
@@ -44,11 +44,11 @@ def run(plan: Plan, units: Sequence[Unit], settings: Settings, progress: Callabl
         have = len(free) + len(running)
         room = max(1, int(ray.cluster_resources().get("CPU", 1) // max(cpus, 1)))
         wanted = min(settings.processes or room, room, len(todo) + len(running))
-        free += [actor.remote() for _ in range(wanted - have)]  # those of nodes that joined, or of lost ones
+        free += [actor.remote() for _ in range(wanted - have)]  # for joined nodes, or to replace lost actors
         while todo and free:
             worker, unit = free.pop(), todo.pop(0)
             running[worker.run.remote(plan, unit, settings.device)] = worker, unit
-        if not todo:  # an actor that waits for room takes that of one without work
+        if not todo:  # free the resources of an idle actor for a pending one
             for worker in free:
                 ray.kill(worker)
             free = []

@@ -1,7 +1,6 @@
-"""Units as a job array of SLURM: a script in the folder of the results, which is submitted.
+"""Run units as a SLURM job array: a script in the result folder, which is submitted.
 
-Each task of the array runs every so-manyth unit with the engine `local`; one that is killed is queued again, and
-skips what is finished.
+Each array task runs every n-th unit with the engine `local`; a killed task is requeued, and skips finished units.
 """
 
 import shlex
@@ -21,7 +20,7 @@ def run(plan: Plan, units: Sequence[Unit], settings: Settings, progress: Callabl
     """Write the script and submit it; with `dry_run` print it.
 
     Raises:
-        ValueError: if there is no sbatch, or it refuses.
+        ValueError: if sbatch is missing, or fails.
     """
     text = script(plan, len(units), settings)
     if settings.dry_run:
@@ -41,7 +40,7 @@ def script(plan: Plan, units: int, settings: Settings) -> str:
     """The script of an array.
 
     Raises:
-        ValueError: if the number of tasks is none.
+        ValueError: for an invalid number of tasks.
     """
     given = dict(settings.options)
     wanted = given.pop("tasks", str(TASKS))

@@ -1,4 +1,4 @@
-"""Drawn predictions. One file per kind of prediction."""
+"""Draw predictions. One file per kind of prediction."""
 
 from tetravit.draw.base import free_name
 from tetravit.draw.label_maps import label_png, overlay, painted

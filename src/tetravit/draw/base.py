@@ -1,4 +1,4 @@
-"""What every picture shares: sizes, colours, the font, file names."""
+"""Shared by all pictures: sizes, colours, the font, file names."""
 
 import importlib.util
 import itertools
@@ -7,16 +7,16 @@ from pathlib import Path
 
 from PIL import Image, ImageFont
 
-WIDTH = 480  # pixels; narrower images are enlarged to it
-LARGEST = 1280  # pixels; wider images are shrunk to it
-TALLEST = 2560  # pixels; higher images are shrunk to it, whatever their width becomes
+WIDTH = 480  # pixels; minimum width
+LARGEST = 1280  # pixels; maximum width
+TALLEST = 2560  # pixels; maximum height, regardless of the width
 INK, SOFT, PAPER, BAR, TRACK = "#14181f", "#5b6472", "#ffffff", "#2563c9", "#e3e6eb"
 
 
 @cache
 def sans(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """DejaVu Sans, which comes with matplotlib: Latin, Greek, Cyrillic, Arabic, Hebrew, Georgian and more."""
-    spec = importlib.util.find_spec("matplotlib")  # its folder; matplotlib itself is not loaded
+    """DejaVu Sans from matplotlib: Latin, Greek, Cyrillic, Arabic, Hebrew, Georgian and more."""
+    spec = importlib.util.find_spec("matplotlib")  # only locates matplotlib, without importing it
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         file = Path(folder) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
         if file.is_file():
@@ -25,7 +25,7 @@ def sans(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def fitted(picture: Image.Image) -> Image.Image:
-    """A picture at a size that can be looked at; tiny ones keep their square pixels."""
+    """A picture resized for viewing; tiny ones are enlarged with nearest neighbour."""
     factor = min(max(picture.width, WIDTH), LARGEST) / picture.width
     factor = min(factor, TALLEST / picture.height)
     if factor == 1:
@@ -36,7 +36,7 @@ def fitted(picture: Image.Image) -> Image.Image:
 
 
 def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, room: float) -> str:
-    """The text, or its beginning and three points where it is wider than `room` pixels."""
+    """The text, truncated with an ellipsis if it is wider than `room` pixels."""
     if font.getlength(text) <= room:
         return text
     while text and font.getlength(f"{text}...") > room:
@@ -45,7 +45,7 @@ def shortened(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, roo
 
 
 def free_name(folder: Path, image: Path, taken: set[Path]) -> Path:
-    """Where to draw an image: its own name as PNG, with a number where two images share it."""
+    """Output file of an image: its own name as PNG, with a number for repeated names."""
     names = (f"{image.stem}{f'-{i}' if i > 1 else ''}.png" for i in itertools.count(1))
     path = next(folder / name for name in names if folder / name not in taken)
     taken.add(path)

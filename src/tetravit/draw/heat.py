@@ -1,4 +1,4 @@
-"""Maps of numbers as pictures: laid over the image, with a scale of their values beside them.
+"""Heat maps: drawn over the image, with a colour bar.
 
 Shapes: H W a picture in pixels.
 """
@@ -13,19 +13,19 @@ from PIL import Image, ImageDraw
 
 from tetravit.draw.base import INK, PAPER, SOFT, sans, shortened
 
-OPAQUE = 0.6  # share of the colour over the image
-HIDDEN = 0.35  # share of the image where the model saw nothing, in grey
-FLOOR = 1e-6  # of a logarithmic scale, as a share of the largest value
+OPAQUE = 0.6  # opacity of the colours
+HIDDEN = 0.35  # brightness of the image outside the model's input
+FLOOR = 1e-6  # minimum of a logarithmic scale, relative to the largest value
 PANEL = 320  # pixels, width of a picture in a figure
 COLUMNS = 4
-BAR = 16  # pixels, width of the scale
-HEADING = 900  # pixels that a heading may add to the width
-MOST_NUMBERS = 20  # columns of a table whose numbers are written
+BAR = 16  # pixels, width of the colour bar
+HEADING = 900  # pixels, maximum width of a heading
+MOST_NUMBERS = 20  # maximum columns of a table with printed numbers
 
 
 @dataclass(frozen=True)
 class Scale:
-    """The range of values that the colours span. signed: 0 in the middle. log: logarithmic."""
+    """The value range of a colour scale. signed: centred at 0. log: logarithmic."""
 
     low: float
     high: float
@@ -46,12 +46,12 @@ class Scale:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The values of both ends of the scale."""
+        """The values at both ends of the scale."""
         return (FLOOR * self.high, self.high) if self.log else (self.low, self.high)
 
 
 def scale_of(values: np.ndarray, *, signed: bool = False, log: bool = False) -> Scale:
-    """The scale from the smallest to the largest value; signed: symmetric about 0."""
+    """A scale from the smallest to the largest value; signed: symmetric about 0."""
     finite = values[np.isfinite(values)]
     if not finite.size:
         return Scale(0.0, 0.0, signed, log)
@@ -66,8 +66,8 @@ Panel = tuple[Image.Image, str, Scale | None]  # a picture, its title, the scale
 
 @cache
 def colours(signed: bool) -> np.ndarray:
-    """The colours of a scale (256, 3) float32 in 0..255: inferno, or blue through white to red."""
-    import matplotlib  # loads slowly
+    """The colour table of a scale (256, 3) float32 in 0..255: inferno, or diverging blue-white-red."""
+    import matplotlib  # slow import
 
     table = matplotlib.colormaps["RdBu_r" if signed else "inferno"](np.arange(256))
     return (255 * table[:, :3]).astype(np.float32)
@@ -81,12 +81,12 @@ def coloured(values: np.ndarray, scale: Scale) -> np.ndarray:
 def heat(
     image: np.ndarray, values: np.ndarray, defined: np.ndarray, scale: Scale, seen: np.ndarray | None = None
 ) -> Image.Image:
-    """A map over an image.
+    """Draw a map over an image.
 
     Args:
-        image: uint8 (H, W, 3), shown in grey below the colours.
-        values: (H, W). defined: bool (H, W): where the map has a value; elsewhere the image stays.
-        seen: bool (H, W): what the model saw of the image; the rest is shaded. None: all.
+        image: uint8 (H, W, 3), drawn in grey below the colours.
+        values: (H, W). defined: bool (H, W): where the map is defined; elsewhere only the image is drawn.
+        seen: bool (H, W): the part of the image in the model's input; the rest is shaded. None: all.
     """
     pixels = image.astype(np.float32)
     grey = pixels.mean(axis=2, keepdims=True)
@@ -98,7 +98,7 @@ def heat(
 
 
 def outline(picture: Image.Image, box: tuple[float, float, float, float]) -> None:
-    """A red square in place, edges in pixels, with a light line around it: the query of a map."""
+    """Draw a red rectangle in place, edges in pixels, with a light outline: the query of a map."""
     draw = ImageDraw.Draw(picture)
     left, top, right, bottom = (round(edge) for edge in box)
     draw.rectangle((left - 1, top - 1, right, bottom), outline="white")
@@ -108,9 +108,9 @@ def outline(picture: Image.Image, box: tuple[float, float, float, float]) -> Non
 def matrix(
     values: np.ndarray, scale: Scale, axes: tuple[str, str] = ("row", "column"), width: int = PANEL
 ) -> Image.Image:
-    """A table of numbers (rows, columns) as coloured cells; a small one with its numbers, counted from 0.
+    """A table of numbers (rows, columns) as coloured cells; small tables with numbers and indices from 0.
 
-    axes: what rows and columns are.
+    axes: titles of rows and columns.
     """
     rows, columns = values.shape
     font = sans(12)
@@ -146,9 +146,9 @@ def matrix(
 
 
 def figure(panels: Sequence[Panel | None], heading: str = "", columns: int = COLUMNS) -> Image.Image:
-    """Pictures beside each other, each with a title above and the scale of its colours to the right.
+    """Pictures side by side, each with a title above and a colour bar to the right.
 
-    None leaves a place empty.
+    None leaves a gap.
     """
     columns = max(1, min(columns, len(panels)))
     pictures = [panel[0] for panel in panels if panel is not None]
@@ -185,7 +185,7 @@ def _bar(
     scale: Scale,
     font: object,
 ) -> None:
-    """The scale of the colours, the largest value on top, and the values at its ends."""
+    """A colour bar, the largest value on top, with the values at its ends."""
     ramp = colours(scale.signed)[np.linspace(255, 0, height).astype(np.int64)].astype(np.uint8)
     canvas.paste(Image.fromarray(np.repeat(ramp[:, None], BAR, axis=1)), corner)
     low, high = scale.ends

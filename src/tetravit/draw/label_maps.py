@@ -1,4 +1,4 @@
-"""Pictures with a class for every pixel: painted over the image, with a legend; and label maps as files."""
+"""Draw segmentation maps over images, with a legend; and write label maps as files."""
 
 from collections.abc import Sequence
 
@@ -8,21 +8,21 @@ from torch import Tensor
 
 from tetravit.draw.base import INK, PAPER, SOFT, WIDTH, fitted, sans, shortened
 
-IGNORE = 255  # label of pixels that carry no class: they stay as they are
-OPAQUE = 0.55  # share of the colour in a painted pixel
-EDGE = 0.9  # the same where two classes meet
-LISTED = 16  # classes in a legend at most, the largest first
+IGNORE = 255  # label of ignored pixels, which are not coloured
+OPAQUE = 0.55  # opacity of the colours
+EDGE = 0.9  # opacity at class borders
+LISTED = 16  # maximum number of classes in a legend, the largest first
 
 Colour = tuple[int, int, int]
 
 
 def painted(image: Tensor, labels: Tensor, palette: Sequence[Colour]) -> Image.Image:
-    """An image in grey with its classes laid over it; their borders are drawn stronger.
+    """Draw classes over a grey image, with stronger borders.
 
     Args:
         image: uint8 (3, Hi, Wi).
-        labels: integers (Hi, Wi); what the palette has no colour for stays in the colours of the image.
-        palette: a colour per class.
+        labels: integers (Hi, Wi); labels without a colour in the palette keep the colours of the image.
+        palette: one colour per class.
     """
     pixels = image.permute(1, 2, 0).cpu().numpy().astype(np.float32)  # (Hi, Wi, 3)
     numbers = labels.cpu().numpy()
@@ -38,11 +38,11 @@ def painted(image: Tensor, labels: Tensor, palette: Sequence[Colour]) -> Image.I
 def overlay(
     image: Tensor, labels: Tensor, class_names: Sequence[str], palette: Sequence[Colour]
 ) -> Image.Image:
-    """`painted` at a size to look at, with a legend below: the classes in the picture and their shares of it.
+    """`painted`, resized for viewing, with a legend below: classes and their shares of the picture.
 
     Args:
         image: uint8 (3, Hi, Wi).
-        labels: integers (Hi, Wi), places in `class_names`.
+        labels: integers (Hi, Wi), indices into `class_names`.
         class_names, palette: one entry per class.
     """
     picture = fitted(painted(image, labels, palette))
@@ -61,10 +61,10 @@ def overlay(
     for n, (name, share, colour) in enumerate(entries[:LISTED]):
         x, y = margin + n % columns * cell, picture.height + margin + n // columns * line
         draw.rounded_rectangle((x, y, x + unit, y + unit), unit // 5, colour)
-        said = f"{100 * share:.0f} %" if share >= 0.01 else "< 1 %"
-        room = cell - 3 * unit - draw.textlength(said, font)
+        text = f"{100 * share:.0f} %" if share >= 0.01 else "< 1 %"
+        room = cell - 3 * unit - draw.textlength(text, font)
         draw.text((x + 1.5 * unit, y - unit // 6), shortened(name, font, room), INK, font)
-        draw.text((x + cell - margin, y - unit // 6), said, SOFT, font, anchor="ra")
+        draw.text((x + cell - margin, y - unit // 6), text, SOFT, font, anchor="ra")
     if left_out > 0:
         at = (margin, picture.height + margin + (rows - 1) * line)
         draw.text(at, f"and {left_out} more", SOFT, font)
@@ -72,7 +72,7 @@ def overlay(
 
 
 def label_png(labels: Tensor, palette: Sequence[Colour]) -> Image.Image:
-    """A label map (Hi, Wi) as a picture with a palette, whose indices are the labels; 255 is white."""
+    """A label map (Hi, Wi) as a palette picture, whose indices are the labels; 255 is white."""
     picture = Image.fromarray(labels.cpu().numpy().astype(np.uint8))
     table = [*palette, *[(0, 0, 0)] * (IGNORE - len(palette)), (255, 255, 255)]
     picture.putpalette([value for colour in table for value in colour])
@@ -80,7 +80,7 @@ def label_png(labels: Tensor, palette: Sequence[Colour]) -> Image.Image:
 
 
 def shares(labels: Tensor, num_classes: int) -> list[tuple[int, float]]:
-    """The classes of a label map and the share of its pixels that each has, the largest first."""
+    """Classes of a label map with their shares of the pixels, the largest first."""
     numbers = labels.flatten()
     counts = numbers[(numbers >= 0) & (numbers < num_classes)].bincount(minlength=num_classes)
     present = [(i, n / max(1, labels.numel())) for i, n in enumerate(counts.tolist()) if n]
@@ -88,7 +88,7 @@ def shares(labels: Tensor, num_classes: int) -> list[tuple[int, float]]:
 
 
 def _borders(numbers: np.ndarray) -> np.ndarray:
-    """Where a pixel's right or lower neighbour has another class."""
+    """Mask of pixels whose right or lower neighbour has another class."""
     borders = np.zeros(numbers.shape, bool)
     borders[:, :-1] |= numbers[:, :-1] != numbers[:, 1:]
     borders[:-1] |= numbers[:-1] != numbers[1:]

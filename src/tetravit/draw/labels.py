@@ -1,4 +1,4 @@
-"""Pictures with the classes that a model gives them."""
+"""Draw the predicted classes of an image."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from tetravit.draw.base import BAR, INK, PAPER, SOFT, TRACK, WIDTH, fitted, sans
 
 
 def labelled(image: Tensor, guesses: Sequence[tuple[str, float]]) -> Image.Image:
-    """An image with a bar per class below it, the likeliest first.
+    """An image with one bar per class below it, the most probable first.
 
     Args:
         image: uint8 (3, Hi, Wi).

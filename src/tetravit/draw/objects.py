@@ -1,4 +1,4 @@
-"""Pictures with the objects that are in them: boxes, masks, names."""
+"""Draw objects: boxes, masks, names."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from tetravit.draw.base import INK, PAPER, fitted, sans
 
 Colour = tuple[int, int, int]
-OPAQUE = 0.45  # share of the colour in a pixel of a mask
+OPAQUE = 0.45  # opacity of masks
 
 
 def outlined(
@@ -19,13 +19,13 @@ def outlined(
     colours: Sequence[Colour],
     masks: Iterable[tuple[int, np.ndarray] | None] = (),
 ) -> Image.Image:
-    """An image with its objects, at a size to look at.
+    """Draw objects on an image, resized for viewing.
 
     Args:
         image: uint8 (3, Hi, Wi).
         boxes: x1 y1 x2 y2 in pixels of the image.
-        captions, colours: one per box; an empty caption is left out.
-        masks: a column to begin at and bool (Hi, w) from there, one per box; taken one at a time.
+        captions, colours: one per box; empty captions are omitted.
+        masks: per box a first column and bool (Hi, w) from there; consumed one at a time.
     """
     pixels = image.permute(1, 2, 0).cpu().numpy().copy()
     for mask, colour in zip(masks, colours, strict=False):
@@ -58,7 +58,7 @@ def _tag(
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     size: tuple[int, int],
 ) -> None:
-    """A caption on a ground of its colour: above the corner where there is room, never outside the picture."""
+    """Draw a caption on a coloured background: above the corner if there is room, never outside the picture."""
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     wide, high = right - left + 8, bottom - top + 6
     x = min(max(0.0, corner[0]), max(0.0, size[0] - wide))

@@ -1,6 +1,6 @@
-"""Weights + images -> predictions, in the order of the images. One kind of prediction per file.
+"""Predictions of images, in their order. One kind of prediction per file.
 
-Importing this loads no torch: a file declares its options, and names the function that does the work.
+Imports no torch: a file declares its options, and names the function that predicts.
 """
 
 from collections.abc import Iterable, Iterator
@@ -22,12 +22,12 @@ def stream(model: "Model", sources: "Iterable[Source]", **options: Any) -> "Iter
     """Predict one image after another.
 
     Args:
-        model: with its preprocessing and class names, as `tetravit.load` gives it.
-        sources: image files and frames; a file that cannot be read gets a prediction that says why.
-        options: `batch_size`, `device` and those of the predictor for such a model; None counts as not given.
+        model: from `tetravit.load`, with preprocessing and class names.
+        sources: image files and frames; an unreadable file gets a prediction with the error.
+        options: `batch_size`, `device` and the options of the predictor for this kind of model; None means not given.
 
     Raises:
-        ValueError: for an option that such a model does not have, or a value out of range.
+        ValueError: for an option that the predictor does not have, or a value out of range.
     """
     row = PREDICTORS[model.kind]
     given = {name: value for name, value in options.items() if value is not None}
@@ -45,19 +45,18 @@ def predict(model: "Model", images: Any, **options: Any) -> "Prediction | Predic
     """Predict images.
 
     Args:
-        model: with its preprocessing and class names, as `tetravit.load` gives it.
+        model: from `tetravit.load`, with preprocessing and class names.
         images: a file, a Pillow image, an array (Hi, Wi, 3) or a tensor (3, Hi, Wi), or a list of them; a folder, a
-            shell pattern, a video.
-        options: those of `tetravit predict` for such a model (`topk`, `threshold`, `window`, ...), `batch_size` and
-            `device`; the device of the model by default.
+            shell pattern, or a video.
+        options: options of `tetravit predict` for such a model (`topk`, `threshold`, `window`, ...), `batch_size` and
+            `device`; default: the device of the model.
 
     Returns:
-        A prediction for a single image, a list of them for everything else. `.draw()` gives a Pillow image,
-        `.to_dict()` plain data; a notebook shows the picture.
+        A prediction for a single image, otherwise a list. `.draw()` returns a Pillow image, `.to_dict()` plain data;
+        a notebook displays the picture.
 
     Raises:
-        ValueError: for an image that cannot be read, where there is only one; for an unknown option or a value out
-            of range.
+        ValueError: if a single image cannot be read; for an unknown option or a value out of range.
     """
     from tetravit.data.decode import BadImage
     from tetravit.predictors.parts.predictions import Predictions

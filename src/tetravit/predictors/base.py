@@ -1,7 +1,7 @@
-"""What a kind of prediction declares: its function, its options, the files it writes.
+"""Declaration of a kind of prediction: its function, options and output files.
 
-A declaration imports no torch, so that `tetravit predict --help` is quick: functions are named "module:function", and
-imported when they are called.
+A declaration imports no torch, so that `tetravit predict --help` is fast: functions are given as "module:function",
+and imported when called.
 """
 
 import importlib
@@ -12,10 +12,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Option:
-    """An option of `tetravit predict`, and the keyword argument of a function.
+    """An option of `tetravit predict`, and the corresponding keyword argument.
 
-    name: "save_maps" is --save-maps. help: one sentence. metavar: what its value is called; a flag has none.
-    read: the text of the command line -> the value; ValueError if it does not parse.
+    name: "save_maps" is --save-maps. help: one sentence. metavar: placeholder of its value; a flag has none. read:
+    parses the command-line text; ValueError if invalid.
     """
 
     name: str
@@ -29,28 +29,28 @@ class Option:
 
 
 class Writer:
-    """Writes predictions into files as they come.
+    """Writes predictions to files as they arrive.
 
-    settings: what it needs of the predictor, by name.
+    settings: additional options for the predictor, by name.
     """
 
     settings: Mapping[str, Any] = {}
 
     def add(self, prediction: Any) -> None:
-        """Take a prediction; those that are errors are left out."""
+        """Add a prediction; predictions with errors are skipped."""
         raise NotImplementedError
 
     def close(self) -> str:
-        """Finish the files; say in one line what was written."""
+        """Finish the files; returns a one-line summary."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Output:
-    """Files that a kind of prediction can be written to.
+    """An output format of a kind of prediction.
 
-    option: switches it on; its value is where to. open: a function, or "module:function", of (model, sources) and of
-    the options by name, which gives a `Writer`. others: options that only this output reads.
+    option: enables it; its value is the path. open: a function, or "module:function", of (model, sources) and keyword
+    options, which returns a `Writer`. others: further options of this output.
     """
 
     option: Option
@@ -60,11 +60,10 @@ class Output:
 
 @dataclass(frozen=True)
 class Predictor:
-    """How models of one kind predict.
+    """Prediction for one kind of model.
 
-    noun: what such a model is called. run: a function, or "module:function", of (model, sources) and of the options
-    by name, which gives a `Prediction` for each source, in order. options, outputs: what it takes beside
-    `batch_size` and `device`.
+    noun: name of such a model. run: a function, or "module:function", of (model, sources) and keyword options, which
+    yields a `Prediction` per source, in order. options, outputs: in addition to `batch_size` and `device`.
     """
 
     noun: str
@@ -74,13 +73,13 @@ class Predictor:
 
     @property
     def names(self) -> list[str]:
-        """Names of all options, those of outputs included."""
+        """Names of all options, including those of outputs."""
         outputs = [o for output in self.outputs for o in (output.option, *output.others)]
         return [option.name for option in (*self.options, *outputs)]
 
 
 def function(place: str | Callable[..., Any]) -> Callable[..., Any]:
-    """The function that "module:function" names, imported now; a function as it is."""
+    """Import the function "module:function"; a function is returned unchanged."""
     if not isinstance(place, str):
         return place
     module, _, name = place.partition(":")
@@ -89,10 +88,10 @@ def function(place: str | Callable[..., Any]) -> Callable[..., Any]:
 
 
 def numbers(text: str) -> tuple[float, ...]:
-    """Numbers with commas between them.
+    """Parse comma-separated numbers.
 
     Raises:
-        ValueError: if the text is anything else.
+        ValueError: if the text is invalid.
     """
     try:
         return tuple(float(part) for part in text.split(","))
@@ -101,10 +100,10 @@ def numbers(text: str) -> tuple[float, ...]:
 
 
 def whole(text: str) -> int:
-    """A whole number.
+    """Parse an integer.
 
     Raises:
-        ValueError: if the text is anything else.
+        ValueError: if the text is invalid.
     """
     try:
         return int(text)
@@ -113,10 +112,10 @@ def whole(text: str) -> int:
 
 
 def real(text: str) -> float:
-    """A number.
+    """Parse a number.
 
     Raises:
-        ValueError: if the text is anything else.
+        ValueError: if the text is invalid.
     """
     try:
         return float(text)
@@ -124,5 +123,5 @@ def real(text: str) -> float:
         raise ValueError(f"takes a number; got {text!r}.") from None
 
 
-WINDOW = Option("window", "Slide a window of this side over the image.", "PX", whole)
-STRIDE = Option("stride", "Pixels from one window to the next.", "PX", whole)
+WINDOW = Option("window", "Side of a sliding window in pixels.", "PX", whole)
+STRIDE = Option("stride", "Stride of the sliding window in pixels.", "PX", whole)

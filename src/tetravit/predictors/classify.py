@@ -1,4 +1,4 @@
-"""Classifiers: the likeliest classes of each image."""
+"""Classifiers: top-k classes of each image."""
 
 from tetravit.predictors.base import Option, Predictor, whole
 

@@ -1,4 +1,4 @@
-"""Detectors: boxes, names and scores of objects, and masks where the model has them."""
+"""Detectors: boxes, classes and scores, and masks if the model predicts them."""
 
 from pathlib import Path
 
@@ -16,20 +16,20 @@ PREDICTORS = {
         noun="detector",
         run="tetravit.predictors.parts.objects:objects",
         options=(
-            Option("threshold", "Leave out objects with lower scores; default 0.3.", "SCORE", real),
+            Option("threshold", "Minimum score of an object; default 0.3.", "SCORE", real),
             WINDOW,
             STRIDE,
             Option(
                 "class_agnostic",
-                "Of objects that overlap keep the one with the highest score, whatever their classes.",
+                "Class-agnostic NMS: of overlapping objects of any class keep the highest score.",
             ),
-            Option("side", "Resize the short side to this; own: keep the image's size.", "PX|own", _side),
+            Option("side", "Resize the short side to this size; own: keep the image's size.", "PX|own", _side),
         ),
         outputs=(
             Output(
-                Option("results", "Write COCO's result format here.", "FILE", Path),
+                Option("results", "Write results in COCO's format to this file.", "FILE", Path),
                 "tetravit.predictors.parts.numbers:results",
-                (Option("annotations", "COCO's JSON of the images: --results takes its ids.", "FILE", Path),),
+                (Option("annotations", "COCO JSON of the images, whose ids --results uses.", "FILE", Path),),
             ),
         ),
     )

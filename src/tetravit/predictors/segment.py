@@ -1,4 +1,4 @@
-"""Segmenters: a class for every pixel."""
+"""Segmenters: the class of every pixel."""
 
 from pathlib import Path
 
@@ -11,12 +11,12 @@ PREDICTORS = {
         options=(
             WINDOW,
             STRIDE,
-            Option("scales", "Average over these sizes: 0.5,1,1.5.", "F,F,...", numbers),
-            Option("flip", "Average over mirrored images too."),
+            Option("scales", "Average over these scale factors: 0.5,1,1.5.", "F,F,...", numbers),
+            Option("flip", "Also average over horizontally flipped images."),
         ),
         outputs=(
             Output(
-                Option("save_maps", "Write each label map here, as PNG.", "DIR", Path),
+                Option("save_maps", "Write each label map to this folder, as PNG.", "DIR", Path),
                 "tetravit.predictors.parts.segments:maps",
             ),
         ),

@@ -1,7 +1,7 @@
-"""A run folder -> report.html: one file that shows what was trained, how it went and where it fails.
+"""report.html of a run: configuration, curves, and failure cases in one file.
 
-The page is self-contained: no network, no fonts, no library. Parts without data in the run folder are left out. What
-belongs to one kind of model, or to one task, is in a file of its own.
+The page is self-contained: no network, no fonts, no library. Parts without data in the run folder are omitted. Parts
+specific to a kind of model or task have their own files.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ def write(folder: str | Path) -> Path:
     """Write report.html into a run folder, and return the file.
 
     Raises:
-        ValueError: if the folder is no run folder.
+        ValueError: if the folder is not a run folder.
     """
     folder = Path(folder)
     run = read(folder)
@@ -31,6 +31,6 @@ def write(folder: str | Path) -> Path:
     kind = REPORTS.get(name) or REPORTS[task.model_kind if task else "classify"]
     file = folder / NAME
     partial = file.with_suffix(".partial")
-    # names of folders that are not UTF-8 hold surrogates, which no file can
+    # folder names that are not UTF-8 contain surrogates, which cannot be encoded
     partial.write_text(page(run, kind), encoding="utf-8", errors="replace")
     return partial.replace(file)

@@ -8,11 +8,11 @@ from tetravit.report.run import Run
 
 
 class Kind(NamedTuple):
-    """Each function makes what the run folder has the figures for, and leaves the rest out.
+    """Functions that build parts of the report; parts without data are omitted.
 
-    title: of `command`. tiles: figures at the top, the score first.
-    charts: cards of curves, beside those of loss, rate and speed. sections: cards in the middle of the page.
-    command: of `tetravit`, for one's own images; {run} is the run folder.
+    title: of `command`. tiles: key figures at the top, the score first. charts: cards of curves, beside those of
+    loss, learning rate and speed. sections: cards in the middle of the page. command: of `tetravit`, for one's own
+    images; {run} is the run folder.
     """
 
     title: str

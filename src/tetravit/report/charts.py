@@ -1,4 +1,4 @@
-"""Curves as inline SVG: no library, no network, colours from the page's style sheet."""
+"""Line charts as inline SVG: no library, no network, colours from the page's style sheet."""
 
 import html
 import json
@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 Point = tuple[float, float]
-Scale = Callable[[float], float]  # a value -> its place in the picture
+Scale = Callable[[float], float]  # value -> coordinate
 WIDTH, HEIGHT = 420, 240
 LEFT, RIGHT, TOP, BOTTOM = 62, 12, 12, 40  # margins around the plot
-PAD = 0.05  # of the range of the curves, above and below them
+PAD = 0.05  # margin above and below the curves, as a share of their range
 
 
 @dataclass(frozen=True)
 class Series:
-    """One curve. tone: which colour of the style sheet (1, 2, ...). cloud: unsmoothed points drawn faintly."""
+    """One curve. tone: colour index in the style sheet (1, 2, ...). cloud: unsmoothed points, drawn faintly."""
 
     name: str
     points: Sequence[Point]
@@ -24,11 +24,11 @@ class Series:
 
 
 def line_chart(series: Sequence[Series], *, unit: str = "", log: bool = False) -> str:
-    """Curves over the step as one SVG element; `unit` follows the numbers of the vertical axis."""
+    """Curves over the step as one SVG element; `unit` is appended to the numbers of the vertical axis."""
     every = [p for s in series for p in (*s.points, *s.cloud)]
     xs = [x for x, _ in every]
     low_x, high_x = min(xs), max(xs)
-    # The curves set the range; a cloud of single steps may go beyond and is held at the edge.
+    # The curves set the range; points of the cloud are clamped to it.
     ys = [y for s in series for _, y in s.points]
     low_y, high_y = padded(min(ys), max(ys), log)
     y_ticks = inside(log_ticks(low_y, high_y), low_y, high_y) if log else []
@@ -67,7 +67,7 @@ def line_chart(series: Sequence[Series], *, unit: str = "", log: bool = False) -
 
 
 def padded(low: float, high: float, log: bool) -> tuple[float, float]:
-    """The range of an axis: that of the curves with a little room; a share of 100 percent or 0 is not passed."""
+    """The range of an axis: that of the curves with a margin, within 0 to 100 for percentages."""
     if log:
         room = (high / low) ** PAD if high > low else 1.1
         return low / room, high * room
@@ -76,12 +76,12 @@ def padded(low: float, high: float, log: bool) -> tuple[float, float]:
 
 
 def inside(values: Sequence[float], low: float, high: float) -> list[float]:
-    """Those of the values that the axis holds."""
+    """The values within the range of the axis."""
     return [value for value in values if low <= value <= high]
 
 
 def smooth(points: Sequence[Point], *, keep: int = 200) -> list[Point]:
-    """Running mean of about a fortieth of the points, thinned to `keep`; a short curve stays as it is."""
+    """Running mean over about a fortieth of the points, thinned to `keep`; a short curve is unchanged."""
     half = len(points) // 80
     values = [y for _, y in points]
     means = [
@@ -92,7 +92,7 @@ def smooth(points: Sequence[Point], *, keep: int = 200) -> list[Point]:
 
 
 def thin(points: Sequence[Point], keep: int) -> list[Point]:
-    """At most about `keep` points, evenly taken, the last one always."""
+    """About `keep` evenly spaced points, including the last one."""
     step = max(1, math.ceil(len(points) / keep))
     taken = list(points[::step])
     return taken if not points or taken[-1] == points[-1] else [*taken, points[-1]]
@@ -120,7 +120,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A number as short as it can be read: 4 significant digits, no trailing zeros."""
+    """A number with 4 significant digits, without trailing zeros."""
     if value and (abs(value) < 1e-3 or abs(value) >= 1e6):
         mantissa, _, exponent = f"{value:.1e}".partition("e")
         return f"{mantissa.removesuffix('.0')}e{int(exponent)}"

@@ -22,8 +22,8 @@ from tetravit.report.html import (
 from tetravit.report.maps import Maps
 from tetravit.report.run import Run
 
-MATRIX_CLASSES = 30  # up to here the whole confusion matrix is shown, above that the classes most confused
-MAPPED = 8  # mistakes with a map beside them
+MATRIX_CLASSES = 30  # maximum number of classes for a full confusion matrix; above, only the most confused classes
+MAPPED = 8  # mistakes with an attribution map
 LISTED = 12  # rows of a table of classes or pairs
 
 
@@ -109,7 +109,7 @@ def _confusion(evaluation: Mapping[str, Any]) -> str:
 
 
 def _matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
-    """Counts as a heat map: the diagonal in one colour, mistakes in another, each by its own range."""
+    """A confusion matrix as a heat map: diagonal and mistakes in two colours, each with its own range."""
     K = len(matrix)
     most_right = max(max(matrix[i][i] for i in range(K)), 1)
     most_wrong = max(4, *(row[j] for i, row in enumerate(matrix) for j in range(K) if i != j))
@@ -121,9 +121,9 @@ def _matrix(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> str:
                 cells.append('<td class="zero">0</td>')
                 continue
             tone, share = ("--heat", count / most_right) if i == j else ("--miss", count / most_wrong)
-            says = f"{count} of class {classes[i]} predicted as {classes[j]}"
+            title = f"{count} of class {classes[i]} predicted as {classes[j]}"
             style = f"background: rgba(var({tone}), {0.15 + 0.45 * share:.2f})"
-            cells.append(f'<td title="{escape(says)}" style="{style}">{count}</td>')
+            cells.append(f'<td title="{escape(title)}" style="{style}">{count}</td>')
         rows.append(f'<tr><th class="name">{escape(classes[i])}</th>{"".join(cells)}</tr>')
     note = "Rows: the class of the image. Columns: the predicted class."
     return card(
@@ -160,7 +160,7 @@ def _weakest(recall: Sequence[float], classes: Sequence[str]) -> str:
 
 
 def _gallery(run: Run) -> str:
-    """The most confident mistakes with their images; nothing where the data has gone since."""
+    """The most confident mistakes with their images; empty if the data no longer exist."""
     heading, mistakes = "Most confident mistakes", run.evaluation.get("mistakes")
     if mistakes == []:
         return card(heading, '<p class="sub">None: every image is classified correctly.</p>')

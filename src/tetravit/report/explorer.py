@@ -1,4 +1,4 @@
-"""The page on which pictures are dropped and predictions are seen: of a server, and of exports for browsers."""
+"""The page for interactive predictions, used by the server and by exports for browsers."""
 
 import base64
 import hashlib
@@ -10,7 +10,7 @@ STYLES = (HERE / "page.css", HERE / "page" / "explorer.css")
 
 
 class Page(NamedTuple):
-    """A document with its style and script inside, and their hashes, as a content security policy names them."""
+    """A document with inline style and script, and their hashes for a content security policy."""
 
     text: str
     style_hash: str
@@ -18,9 +18,9 @@ class Page(NamedTuple):
 
 
 def explorer(source: str, *, head: str = "", foot: str = "") -> Page:
-    """The page, with a script that defines `source`: where predictions come from (see page/explorer.js).
+    """The page, with a script that defines `source`, the source of predictions (see page/explorer.js).
 
-    head, foot: HTML of the document's head and of its last line.
+    head, foot: HTML for the document's head and its last line.
     """
     body = (HERE / "page" / "explorer.html").read_text()
     script = "\n".join(((HERE / "page" / "explorer.js").read_text(), source, "begin();\n"))
@@ -28,7 +28,7 @@ def explorer(source: str, *, head: str = "", foot: str = "") -> Page:
 
 
 def page(body: str, styles: tuple[Path, ...], script: str) -> Page:
-    """A document whose marks for style and script are replaced by them."""
+    """A document with its placeholders for style and script replaced."""
     style = "\n".join(file.read_text() for file in styles)
     text = body.replace("/* style */", style).replace("/* script */", script)
     return Page(text, _hash(style), _hash(script))

@@ -1,4 +1,4 @@
-"""The report of a self-supervised run: k-NN, measures of a collapse, nearest neighbours, a map of the features."""
+"""The report of a self-supervised run: k-NN, collapse diagnostics, nearest neighbours, a map of the features."""
 
 from collections.abc import Mapping
 from html import escape
@@ -11,8 +11,8 @@ from tetravit.report.html import SMALL, Tile, above_chance, card, chart, data_ur
 from tetravit.report.run import Run
 
 SCORES = {"knn": "k-NN", "linear": "Linear probe"}  # scores of features, by the start of their names
-NAMED = 20  # up to so many classes their names are written on the map
-MAP_SIDE = 520  # units of the map's view box
+NAMED = 20  # maximum number of classes with names on the map
+MAP_SIDE = 520  # size of the map's view box
 MARGIN = 14
 
 
@@ -69,7 +69,7 @@ def _title(name: str) -> str:
 
 
 def _neighbours(run: Run) -> str:
-    """Validation images with their nearest training images; nothing where the data has gone since."""
+    """Validation images with their nearest training images; empty if the data no longer exist."""
     rows = run.evaluation.get("neighbours")
     validation = run.dataset("val") if rows else None
     train = run.dataset("train") if rows else None
@@ -100,7 +100,7 @@ def _strip(row: Mapping[str, Any], validation: Dataset, train: Dataset, names: l
 
 
 def _map(evaluation: Mapping[str, Any]) -> str:
-    """The first two principal components of the features as points, coloured by class."""
+    """Scatter plot of the first two principal components of the features, coloured by class."""
     rows = evaluation.get("map")
     if not rows:
         return ""

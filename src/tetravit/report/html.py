@@ -1,4 +1,4 @@
-"""The pieces of a page as HTML; everything a user wrote is escaped."""
+"""HTML elements of the page; all user text is escaped."""
 
 import base64
 import io
@@ -13,12 +13,12 @@ from torch import Tensor
 
 from tetravit.report.charts import Point, Series, line_chart, number
 
-SMALL = 64  # pixels; below, an image is enlarged with its pixels showing
-PICTURE_SIDE = 224  # pixels; larger images are shrunk, so that the file stays small
+SMALL = 64  # pixels; smaller images are enlarged with nearest neighbour
+PICTURE_SIDE = 224  # pixels; larger images are downsized to keep the file small
 
 
 class Tile(NamedTuple):
-    """A figure at the top of the page. good: clearly above chance, so that it may be green."""
+    """A key figure at the top of the page. good: clearly above chance, drawn in green."""
 
     label: str
     value: str
@@ -43,7 +43,7 @@ def pair(*cards: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: int) -> str:
-    """A plain table whose columns from `numbers` on align right."""
+    """A plain table; columns from `numbers` on align right."""
 
     def cells(tag: str, row: Sequence[str]) -> str:
         kind: Callable[[int], str] = lambda j: ' class="num"' if j >= numbers else ""  # noqa: E731
@@ -54,7 +54,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: int) -
 
 
 def chart(heading: str, series: Sequence[Series], *, unit: str = "", log: bool = False) -> str:
-    """A card with a chart and its legend; nothing where no series has a point."""
+    """A card with a chart and its legend; empty if no series has points."""
     series = [s for s in series if s.points]
     if not series:
         return ""
@@ -75,12 +75,12 @@ def points(rows: Iterable[Mapping[str, Any]], name: str, times: float = 1) -> li
 
 
 def above_chance(score: float | None, classes: int) -> bool:
-    """Whether an accuracy is at least twice that of chance among so many classes."""
+    """Whether an accuracy is at least twice the chance level for a number of classes."""
     return score is not None and score >= min(0.9, 2 / max(2, classes))
 
 
 def percent(share: float | None) -> str:
-    """A share as text; "-" where there is none (None, NaN)."""
+    """A share as text; "-" for None and NaN."""
     if share is None or math.isnan(share):
         return "-"
     return f"{100 * share:.2f} %" if share < 1 else "100 %"
@@ -99,16 +99,16 @@ def duration(seconds: float) -> str:
 
 
 def data_uri(image: Tensor) -> str:
-    """Pixels uint8 (C, H, W) -> an address that holds the picture itself: PNG where small, else JPEG.
+    """Pixels uint8 (C, H, W) -> a data URI: PNG for small images, else JPEG.
 
-    Of other than three channels the first is shown, gray.
+    For other than three channels, the first is shown in gray.
     """
     image = image if len(image) == 3 else image[:1].expand(3, -1, -1)
     return picture_uri(Image.fromarray(image.permute(1, 2, 0).contiguous().to(torch.uint8).numpy()))
 
 
 def picture_uri(picture: Image.Image) -> str:
-    """A picture as an address; see `data_uri`."""
+    """A picture as a data URI; see `data_uri`."""
     picture = picture.copy()
     picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
     buffer, kind = io.BytesIO(), "png" if max(picture.size) < SMALL else "jpeg"

@@ -1,4 +1,4 @@
-"""The report of a segmenter: IoU overall and per class, label maps beside the ground truth."""
+"""The report of a segmenter: IoU overall and per class, predicted label maps with the ground truth."""
 
 import base64
 import io
@@ -50,7 +50,7 @@ def sections(run: Run) -> list[str]:
 
 
 def _classes(evaluation: Mapping[str, Any]) -> str:
-    """Every class, the weakest first; those without pixels last."""
+    """Every class by increasing IoU; those without pixels last."""
     if "iou" not in evaluation:
         return ""
     iou, accuracy, pixels = (evaluation[name] for name in ("iou", "accuracy", "pixels"))
@@ -66,7 +66,7 @@ def _classes(evaluation: Mapping[str, Any]) -> str:
 
 
 def _unknown(evaluation: Mapping[str, Any]) -> str:
-    """Files whose labels are no class."""
+    """Files with labels outside the classes."""
     unknown = evaluation.get("unknown")
     if not unknown:
         return ""
@@ -76,7 +76,7 @@ def _unknown(evaluation: Mapping[str, Any]) -> str:
 
 
 def _galleries(run: Run) -> list[str]:
-    """The hardest images and the first ones; nothing where the data is not there any more."""
+    """The hardest and the first images; empty if the data no longer exist."""
     pictures = run.evaluation.get("pictures")
     dataset = run.validation_set() if pictures else None
     if not pictures or dataset is None:
@@ -104,24 +104,24 @@ def _entry(name: str, colour: Colour) -> str:
 
 
 def _triple(dataset: Dataset, entry: Mapping[str, Any], colours: Sequence[Colour]) -> tuple[str, set[int]]:
-    """An image, its prediction and its truth side by side, and the classes in them."""
+    """An image, its prediction and its ground truth side by side, with a legend."""
     sample = dataset[entry["index"]]
-    said = _decoded(entry["map"])
-    truth = resize(Masks(sample.target), size_of(said), antialias=False).values
-    image = resize(sample.image, size_of(said), antialias=True)
-    small = " class=small" if max(said.shape) < SMALL else ""
+    predicted = _decoded(entry["map"])
+    truth = resize(Masks(sample.target), size_of(predicted), antialias=False).values
+    image = resize(sample.image, size_of(predicted), antialias=True)
+    small = " class=small" if max(predicted.shape) < SMALL else ""
     name = escape(entry["name"])
     views = [
         (Image.fromarray(image.permute(1, 2, 0).numpy()), "image"),
-        (painted(image, said, colours), "prediction"),
+        (painted(image, predicted, colours), "prediction"),
         (painted(image, truth, colours), "truth"),
     ]
     images = "".join(
-        f'<img{small} src="{picture_uri(picture)}" alt="{name}: {what}">' for picture, what in views
+        f'<img{small} src="{picture_uri(picture)}" alt="{name}: {title}">' for picture, title in views
     )
     caption = f"{percent(entry['accuracy'])} <small>{name}</small>"
     figure = f"<figure><div>{images}</div><figcaption>{caption}</figcaption></figure>"
-    present = {*said.unique().tolist(), *truth.unique().tolist()}
+    present = {*predicted.unique().tolist(), *truth.unique().tolist()}
     return figure, {label for label in present if 0 <= label < len(colours)}
 
 

@@ -1,4 +1,4 @@
-"""Maps of what a model's mistakes depend on, for a few pictures of a report; within a budget of time."""
+"""Attribution maps of a model's mistakes, for a few pictures of a report, within a time budget."""
 
 import time
 from collections.abc import Mapping
@@ -19,15 +19,15 @@ from tetravit.models.load import weights_of
 from tetravit.report.html import picture_uri
 from tetravit.report.run import Run
 
-SECONDS = 20.0  # for all maps of a report
-SIDE = 224  # pixels: small pictures are enlarged to it, so that the map can be seen
-OVERLAP = 0.5  # intersection over union from which on a detection and an object are one
+SECONDS = 20.0  # time budget for all maps of a report
+SIDE = 224  # pixels: minimum picture side
+OVERLAP = 0.5  # IoU above which a detection matches an object
 
 
 class Maps:
-    """Makes maps of the run's weights until the budget is used up; nothing where the weights are not there.
+    """Computes maps for the run's weights until the time budget is used up; none if the weights are missing.
 
-    method: the one that is used, "" where there is none.
+    method: the method used, "" if there is none.
     """
 
     def __init__(self, run: Run) -> None:
@@ -45,11 +45,11 @@ class Maps:
                 self.method = "gradcam"
 
     def of_class(self, image: Tensor, class_: int, name: str) -> str:
-        """The map of a class over a picture, as HTML; "" where the time is used up or it cannot be made."""
+        """The map of a class over a picture, as HTML; "" without remaining time, or if it fails."""
         return self._made(image, name, lambda model: explain(model, image, self.method, class_=class_))
 
     def of_detection(self, image: Tensor, label: int, box: list[float], name: str) -> str:
-        """The map of the detection that has this label and box, in pixels of the picture."""
+        """The map of the detection with this label and box, in pixels of the picture."""
 
         def run(model: Model) -> Explanation:
             assert isinstance(model, Detector)
@@ -83,7 +83,7 @@ class Maps:
 
 
 def false_detections(entries: list[Mapping[str, Any]], count: int) -> list[tuple[Mapping[str, Any], int]]:
-    """The detections with the highest scores that overlap no object of their class: (entry, place in it)."""
+    """The highest-scoring detections without overlap with an object of their class: (entry, index in it)."""
     from torchvision.ops import box_iou
 
     wrong = []
@@ -99,7 +99,7 @@ def false_detections(entries: list[Mapping[str, Any]], count: int) -> list[tuple
 
 
 def _index(model: Detector, image: Tensor, label: int, box: list[float]) -> int:
-    """The place among the detections of an image of the one with a label and a box.
+    """The index of the detection of an image with a label and a box.
 
     Raises:
         ValueError: if there is none.

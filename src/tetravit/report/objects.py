@@ -1,4 +1,4 @@
-"""The report of a detector: AP overall and per class, precision over recall, drawn detections."""
+"""The report of a detector: AP overall and per class, precision-recall curves, drawn detections."""
 
 from collections.abc import Mapping
 from html import escape
@@ -38,10 +38,10 @@ FIGURES = {
     "ar_medium": "recall of medium objects",
     "ar_large": "recall of large objects",
 }
-FIRST = 6  # training images that are drawn
-STEPPED = 4  # validation images whose boxes are drawn layer by layer
-MAPPED = 4  # false detections with a map
-LEAST_AP = 0.05  # from here on the first tile is green
+FIRST = 6  # number of training images drawn
+STEPPED = 4  # number of validation images with boxes drawn layer by layer
+MAPPED = 4  # number of false detections with a map
+LEAST_AP = 0.05  # AP from which the first tile is green
 
 
 def tiles(run: Run) -> list[Tile]:
@@ -59,7 +59,7 @@ def tiles(run: Run) -> list[Tile]:
 
 
 def charts(run: Run) -> list[str]:
-    """The EMA weights where there are some, else the weights themselves."""
+    """The EMA weights if there are any, else the weights."""
     series: list[Series] = []
     for kind, label in KINDS.items():
         line = points(run.evaluations, f"ema_{kind}_ap", 100) or points(run.evaluations, f"{kind}_ap", 100)
@@ -93,7 +93,7 @@ def _figures(evaluation: Mapping[str, Any]) -> str:
 
 
 def _curves(evaluation: Mapping[str, Any]) -> str:
-    """Precision over recall, mean over the classes."""
+    """Precision-recall curves, averaged over classes."""
     curves = evaluation.get("curves", {})
     wanted = [*((kind, "0.50") for kind in curves), *((kind, "0.75") for kind in list(curves)[-1:])]
     series: list[Series] = []
@@ -104,7 +104,7 @@ def _curves(evaluation: Mapping[str, Any]) -> str:
 
 
 def _classes(evaluation: Mapping[str, Any]) -> str:
-    """Every class, the weakest first; those without objects last."""
+    """Every class by increasing AP; those without objects last."""
     rows = evaluation.get("classes")
     if not rows:
         return ""
@@ -122,7 +122,7 @@ def _classes(evaluation: Mapping[str, Any]) -> str:
 
 
 def _found(run: Run, dataset: Dataset | None) -> list[str]:
-    """Validation images with predictions and ground truth; nothing where the data is not there any more."""
+    """Validation images with predictions and ground truth; empty if the data no longer exist."""
     entries = run.evaluation.get("pictures")
     if not entries or dataset is None:
         return []
@@ -145,7 +145,7 @@ def _found(run: Run, dataset: Dataset | None) -> list[str]:
 
 
 def _steps(dataset: Dataset, entry: Mapping[str, Any], names: list[str]) -> str:
-    """An image with the boxes of its detections before and after each layer, and how far each layer moved them."""
+    """An image with the boxes of its detections before and after each layer, and the distance moved per layer."""
     image = dataset[entry["index"]].image
     colours = palette(names)
     detections, steps = entry["detections"], entry["steps"]
@@ -172,7 +172,7 @@ def _steps(dataset: Dataset, entry: Mapping[str, Any], names: list[str]) -> str:
 
 
 def _mistakes(run: Run, dataset: Dataset, entries: list[Mapping[str, Any]], names: list[str]) -> str:
-    """The most confident detections of those images without an object, with what they depend on beside each."""
+    """The most confident detections without an object, each with its attribution map."""
     maps, figures = Maps(run), []
     for entry, i in false_detections(entries, MAPPED):
         image, detections = dataset[entry["index"]].image, entry["detections"]
@@ -199,7 +199,7 @@ def _pair(dataset: Dataset, entry: Mapping[str, Any], names: list[str]) -> str:
     colours = palette(names)
     name = escape(entry["name"])
     views = []
-    for part, what in ((entry["detections"], "prediction"), (entry["truth"], "truth")):
+    for part, title in ((entry["detections"], "prediction"), (entry["truth"], "truth")):
         scores = part.get("scores")
         captions = [
             names[k] if scores is None else f"{names[k]} {100 * scores[i]:.0f} %"
@@ -208,14 +208,14 @@ def _pair(dataset: Dataset, entry: Mapping[str, Any], names: list[str]) -> str:
         height = entry["size"][0]
         masks = [inside_columns(decode_rle(m.encode("ascii")), height) for m in part["masks"] or ()]
         picture = outlined(image, part["boxes"], captions, [colours[k] for k in part["labels"]], masks)
-        views.append(f'<img src="{picture_uri(picture)}" alt="{name}: {what}">')
+        views.append(f'<img src="{picture_uri(picture)}" alt="{name}: {title}">')
     count = len(entry["detections"]["labels"])
     caption = f"{count} predicted, {len(entry['truth']['labels'])} true <small>{name}</small>"
     return f"<figure><div>{''.join(views)}</div><figcaption>{caption}</figcaption></figure>"
 
 
 def _left_out(training: Dataset | None, validation: Dataset | None) -> str:
-    """Data that was not used; nothing where all of it was."""
+    """Data that was left out; empty if there is none."""
     rows = []
     for part, dataset in (("training", training), ("validation", validation)):
         rows += [[part, line] for line in (dataset.info.problems if dataset else ())]
@@ -223,7 +223,7 @@ def _left_out(training: Dataset | None, validation: Dataset | None) -> str:
 
 
 def _loader(run: Run) -> TrainLoader | None:
-    """What the run trained on; None where it has gone since."""
+    """The training set of the run; None if it no longer exists."""
     try:
         recipe = validated(run.recipe)
         data = as_trained(recipe.data, recipe.model.head).model_copy(update={"workers": 0})
@@ -233,7 +233,8 @@ def _loader(run: Run) -> TrainLoader | None:
 
 
 def _given(run: Run, loader: TrainLoader | None) -> str:
-    """The first training images after augmentation, with their targets: a wrong class order shows at once."""
+    """The first training images after augmentation, with their targets, to check for errors such as a wrong class
+    order."""
     if loader is None:
         return ""
     recipe = validated(run.recipe)

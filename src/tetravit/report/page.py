@@ -1,4 +1,4 @@
-"""The whole page: the parts of every report, around those of one kind of model."""
+"""The page: parts of every report, and those of one kind of model."""
 
 import datetime
 import re
@@ -49,7 +49,7 @@ def _header(run: Run) -> str:
 
 
 def _effort(run: Run) -> list[Tile]:
-    """How long the run was."""
+    """Duration of the run."""
     facts = []
     if run.steps:
         last = run.steps[-1]
@@ -87,7 +87,7 @@ def _curves(run: Run, kind: Kind) -> str:
 
 
 def _events(run: Run) -> str:
-    """What a task reported of its log; losses that were not finite, and the checkpoints that the run returned to."""
+    """Warnings of the task, and rollbacks after non-finite losses."""
     alarms = [[f"{e['step']:,}", str(e["text"])] for e in run.events if {"step", "text"} <= e.keys()]
     rows = [
         [
@@ -107,7 +107,7 @@ def _events(run: Run) -> str:
 
 
 def _ranks(run: Run) -> str:
-    """What each rank spent on a step, the mean over the run; nothing for a run on one process."""
+    """Time per step of each rank, averaged over the run; empty for a single process."""
     rows = [row["ranks"] for row in run.timing if len(row.get("ranks", ())) > 1]
     if not rows:
         return ""
@@ -141,9 +141,9 @@ def _commands(run: Run, kind: Kind) -> str:
             longer = f"tetravit train {recipe} {length}={run.recipe[length] * 2}"
             lines.insert(1, ("Next to try: twice as long", longer))
     blocks = [
-        f'<div><p class="sub">{escape(what)}</p><div class="command"><pre>{escape(command)}</pre>'
+        f'<div><p class="sub">{escape(title)}</p><div class="command"><pre>{escape(command)}</pre>'
         '<button type="button">Copy</button></div></div>'
-        for what, command in lines
+        for title, command in lines
     ]
     return card("Next steps", f'<div class="stack">{"".join(blocks)}</div>')
 
@@ -177,7 +177,7 @@ def _plain(value: Any) -> str:
 
 
 def _when(text: Any) -> str:
-    """An ISO time without its fractions and letters; anything else as it is."""
+    """An ISO time in readable form; other values unchanged."""
     try:
         moment = datetime.datetime.fromisoformat(str(text))
     except ValueError:

@@ -1,4 +1,4 @@
-"""The files of a run folder, read."""
+"""Read the files of a run folder."""
 
 import json
 import tomllib
@@ -16,7 +16,7 @@ class Run:
     """The files of a run folder.
 
     steps, evaluations: records of metrics.jsonl. timing: records of timing.jsonl. events: records of events.jsonl,
-    returns to a checkpoint. evaluation: scores and mistakes of the best weights.
+    such as rollbacks. evaluation: scores and mistakes of the best weights.
     """
 
     folder: Path
@@ -30,11 +30,11 @@ class Run:
     evaluation: dict[str, Any] = field(default_factory=dict)
 
     def validation_set(self) -> Dataset | None:
-        """The data set that was scored; None where it is not there any more."""
+        """The validation data; None if it no longer exists."""
         return self.dataset("val")
 
     def dataset(self, split: Literal["train", "val"]) -> Dataset | None:
-        """The data set of a split; None where it is not there any more."""
+        """The data of a split; None if it no longer exists."""
         try:
             recipe = validated(self.recipe)
             return build_dataset(as_trained(recipe.data, recipe.model.head), split)
@@ -43,10 +43,10 @@ class Run:
 
 
 def read(folder: Path) -> Run:
-    """Read a run folder; files that are not there count as empty.
+    """Read a run folder; missing files count as empty.
 
     Raises:
-        ValueError: if there is no recipe in it.
+        ValueError: if it has no recipe.
     """
     recipe = folder / "recipe.toml"
     if not recipe.is_file():
@@ -71,7 +71,7 @@ def _object(path: Path) -> dict[str, Any]:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """Objects of a JSON lines file; a last line that was cut off is left out."""
+    """Objects of a JSON lines file; an incomplete last line is skipped."""
     if not path.is_file():
         return []
     rows = []

@@ -1,4 +1,4 @@
-"""Experiment trackers that receive the scalars, pictures and weights of a run; one per file."""
+"""Experiment trackers for the scalars, pictures and weights of a run; one per file."""
 
 import base64
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ MOST_PICTURES = 16
 
 
 def check_trackers(names: Sequence[str]) -> tuple[str, ...]:
-    """The names without repetition, after checking that each can be used.
+    """The names without duplicates, after checking that each is usable.
 
     Raises:
         ValueError: for an unknown tracker, or one whose package is not installed.
@@ -30,12 +30,12 @@ def check_trackers(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def trackers_of(folder: Path) -> tuple[str, ...]:
-    """The trackers that follow the run in `folder`, by name."""
+    """The trackers of the run in `folder`, by name."""
     return tuple(name for name in read_json(folder / IDENTITIES) if name in TRACKERS)
 
 
 def tracking_reporters(names: Sequence[str], run: RunInfo, warn: Callable[[str], None]) -> list[Tracking]:
-    """A reporter for each tracker, and for metrics.csv."""
+    """A reporter for each tracker, and one for metrics.csv."""
     every = dict.fromkeys([ALWAYS, *names])
     return [Tracking(name, TRACKERS[name](), run, warn, pictures=report_pictures) for name in every]
 
@@ -51,7 +51,7 @@ def report_pictures(folder: Path) -> dict[str, bytes]:
 
 
 class _Pictures(HTMLParser):
-    """Collects embedded pictures."""
+    """Collects the embedded pictures of a page."""
 
     STARTS = ("data:image/png;base64,", "data:image/jpeg;base64,")
 

@@ -1,4 +1,4 @@
-"""The contract of an experiment tracker, and the reporter that feeds one from a thread of its own."""
+"""The contract of an experiment tracker, and the reporter that calls one in a separate thread."""
 
 import queue
 import threading
@@ -11,18 +11,18 @@ from typing import Any, ClassVar
 from tetravit.engine.log import Plan, Record, Reporter, Summary
 from tetravit.files import read_json, write_json
 
-SILENT_S = 60.0  # a call that takes longer is reported, once
-CLOSING_S = 60.0  # how long the end of a run waits for what is still to be sent
-WRITING = threading.Lock()  # of trackers.json, by the threads of several trackers
-KEPT = 10_000  # calls that wait for a slow tracker; later ones are dropped
-IDENTITIES = "trackers.json"  # in the run folder: by which a resumed run continues
+SILENT_S = 60.0  # time limit of a call, after which a warning is printed once
+CLOSING_S = 60.0  # how long the end of a run waits for pending calls
+WRITING = threading.Lock()  # for trackers.json, shared by the threads of several trackers
+KEPT = 10_000  # maximum number of pending calls; later ones are dropped
+IDENTITIES = "trackers.json"  # in the run folder: ids of the trackers' runs, for resuming
 
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What a tracker may show of a run.
+    """Description of a run for a tracker.
 
-    recipe: its sections as plain values. plan: its lines, (label, text). first_step: 0, or where it resumes.
+    recipe: its sections as plain values. plan: its lines, (label, text). first_step: 0, or the resumed step.
     """
 
     folder: Path
@@ -35,47 +35,47 @@ class RunInfo:
 class Tracker:
     """One row of the menu `TRACKERS`.
 
-    All methods are called by one thread, on rank 0. What they raise ends the tracking with one warning; the run
-    goes on. package: what has to be installed. extra: which extra of this package brings it.
+    All methods are called by one thread, on rank 0. An exception ends the tracking with a warning; the run continues.
+    package: required package. extra: extra of this package that installs it.
     """
 
     package: ClassVar[str] = ""
     extra: ClassVar[str] = ""
 
     def open(self, run: RunInfo, identity: str | None) -> str:
-        """Begin, or continue the tracker's run `identity`; returns the identity to continue it by."""
+        """Start the tracker's run, or continue the one with the id `identity`; returns its id."""
         raise NotImplementedError
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Numbers after `step` steps, by names such as "train/loss", "val/top1", "time/images_per_s"."""
+        """Log numbers after `step` steps, by names such as "train/loss", "val/top1", "time/images_per_s"."""
 
     def rewind(self, step: int) -> None:
-        """The run went back to `step`: the numbers of later steps are void."""
+        """The run was rolled back to `step`: later numbers are void."""
 
     def picture(self, name: str, data: bytes) -> None:
-        """A picture of the report, a PNG or JPEG file."""
+        """Log a picture of the report, a PNG or JPEG file."""
 
     def artifact(self, path: Path) -> None:
-        """A file of the finished run: report.html, the weights."""
+        """Log a file of the finished run: report.html, the weights."""
 
     def flush(self) -> None:
-        """Send what is buffered."""
+        """Flush buffers."""
 
     def close(self) -> None:
-        """The run is finished."""
+        """Finish the run."""
 
 
 class Tracking(Reporter):
-    """Feeds one tracker from a thread: a call that raises or hangs costs a warning, never a step.
+    """Calls one tracker in a thread: an exception or a hang causes a warning and never affects a step.
 
     Args:
         name: of the tracker.
-        tracker: what receives the records.
-        run: what it may show; the plan and the first step are added when the run starts.
-        warn: receives a warning in one line.
-        pictures: gives the pictures of a finished run by name.
-        silent_s: a call that takes longer is reported.
-        closing_s: how long the end of the run waits.
+        tracker: receives the records.
+        run: its description; the plan and the first step are added when the run starts.
+        warn: prints a warning in one line.
+        pictures: returns the pictures of a finished run by name.
+        silent_s: time limit of a call.
+        closing_s: maximum wait at the end of the run.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class Tracking(Reporter):
             )
 
     def _check(self) -> None:
-        """Warn of a failure, or of a call that takes too long."""
+        """Warn of a failure, or of a call over the time limit."""
         if self._error is not None:
             error = self._error
             self._warn_once(
@@ -175,7 +175,7 @@ class Tracking(Reporter):
             self._warn(text)
 
     def _wait(self) -> None:
-        """Until everything is sent, at most `closing_s` in all."""
+        """Wait until everything is sent, at most `closing_s`."""
         deadline = time.monotonic() + self._closing_s
         while self._calls.unfinished_tasks and not self._warned:
             if time.monotonic() > deadline:

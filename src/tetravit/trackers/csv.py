@@ -1,4 +1,4 @@
-"""metrics.csv in the run folder: a row per line of the log, for a spreadsheet or pandas."""
+"""metrics.csv in the run folder: one row per log line."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from tetravit.trackers.base import RunInfo, Tracker
 
 
 class Csv(Tracker):
-    """Columns are added as they appear; rows past the step of a resumed run are dropped."""
+    """Columns are added on demand; on resuming, rows after the current step are dropped."""
 
     def __init__(self) -> None:
         self._path = Path()

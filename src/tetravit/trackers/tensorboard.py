@@ -9,7 +9,7 @@ from tetravit.trackers.base import RunInfo, Tracker
 
 
 class TensorBoard(Tracker):
-    """A resumed run purges what came after its step."""
+    """Resuming purges events after the current step."""
 
     package = extra = "tensorboard"
 

@@ -1,4 +1,4 @@
-"""Weights & Biases. Its own settings decide where to: WANDB_PROJECT, WANDB_MODE=offline, WANDB_DIR, ..."""
+"""Weights & Biases, configured by its environment variables: WANDB_PROJECT, WANDB_MODE=offline, WANDB_DIR, ..."""
 
 import io
 import os
@@ -10,7 +10,7 @@ from tetravit.trackers.base import RunInfo, Tracker
 
 
 class Wandb(Tracker):
-    """A resumed run continues under the same id; its horizontal axis is the step of the run."""
+    """A resumed run continues with the same id; the horizontal axis is the step."""
 
     package = extra = "wandb"
 

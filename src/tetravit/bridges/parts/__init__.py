@@ -1,1 +1,1 @@
-"""What several bridges share."""
+"""Functions shared by several bridges."""

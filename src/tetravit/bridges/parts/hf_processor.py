@@ -21,11 +21,11 @@ from tetravit.registry import suggestion
 from tetravit.structures import Preprocess
 
 STEPS = ("do_resize", "do_rescale", "do_normalize", "do_center_crop", "do_convert_rgb", "do_pad")
-PADDING = 32  # sides of batches of several sizes are multiples of this many pixels
+PADDING = 32  # padded sides are multiples of this many pixels
 
 
 class TetravitImageProcessor(BaseImageProcessor):
-    """Pictures -> the tensors that some weights were trained for; outputs -> what a picture shows.
+    """Preprocess pictures into model inputs, and postprocess outputs into predictions.
 
     Args:
         preprocess: fields of `Preprocess`.
@@ -39,7 +39,7 @@ class TetravitImageProcessor(BaseImageProcessor):
 
     @classmethod
     def of(cls, model: Model) -> "TetravitImageProcessor":
-        """The processor of a model's input."""
+        """The processor for a model's preprocessing."""
         return cls(preprocess=asdict(model.input))
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,19 +55,19 @@ class TetravitImageProcessor(BaseImageProcessor):
         return_tensors: str | None = None,
         **changes: Any,
     ) -> BatchFeature:
-        """Pictures -> pixel_values (B, C, Hi, Wi); of several sizes also pixel_mask, 0 for padding.
+        """Preprocess pictures -> pixel_values (B, C, Hi, Wi); for several sizes also pixel_mask, 0 for padding.
 
         Args:
-            images: one or several, as `model.preprocess` takes them.
-            segmentation_maps: a class for every pixel (Hi, Wi) of each picture; become labels (B, h, w), 255 where
-                there is padding. Of preprocessing without a crop.
-            annotations: of each picture {"annotations": [{"bbox": [x, y, w, h], "category_id": k}, ...]}; become
-                labels, a list of "class_labels" (M,) and "boxes" (M, 4). Of preprocessing without a crop.
-            return_tensors: as everywhere in transformers.
-            changes: size, image_mean and image_std as everywhere in transformers, or fields of `Preprocess`.
+            images: one or several, in the formats of `model.preprocess`.
+            segmentation_maps: label maps (Hi, Wi) of the pictures; returned as labels (B, h, w), padded with 255.
+                Requires preprocessing without a crop.
+            annotations: per picture {"annotations": [{"bbox": [x, y, w, h], "category_id": k}, ...]}; returned as
+                labels, a list of "class_labels" (M,) and "boxes" (M, 4). Requires preprocessing without a crop.
+            return_tensors: as in transformers.
+            changes: size, image_mean and image_std as in transformers, or fields of `Preprocess`.
 
         Raises:
-            ValueError: for another argument, or targets of pictures that are cropped.
+            ValueError: for an unknown argument, or targets of cropped pictures.
         """
         options = _changed(Preprocess(**tuples(self.preprocess_options)), changes)
         pictures = _several(images)
@@ -108,7 +108,7 @@ class TetravitImageProcessor(BaseImageProcessor):
         return rows
 
     def post_process_semantic_segmentation(self, outputs: Any, target_sizes: Any = None) -> list[Tensor]:
-        """Per image the most probable class of every pixel, (height, width) of `target_sizes` (B, 2)."""
+        """Per image the argmax class of every pixel, (height, width) of `target_sizes` (B, 2)."""
         logits = outputs["logits"]
         if target_sizes is None:
             return list(logits.argmax(dim=1))
@@ -129,10 +129,10 @@ def _several(images: Any) -> list[Any]:
 
 
 def _changed(options: Preprocess, changes: Mapping[str, Any]) -> Preprocess:
-    """The preprocessing with what a call changes, under transformers' names or ours.
+    """The preprocessing with changes, under transformers' names or ours.
 
     Raises:
-        ValueError: for an argument that there is not, or a step that cannot be left out.
+        ValueError: for an unknown argument, or a step that cannot be disabled.
     """
     known = {field.name for field in fields(Preprocess)}
     given: dict[str, Any] = {}
@@ -155,7 +155,7 @@ def _changed(options: Preprocess, changes: Mapping[str, Any]) -> Preprocess:
 
 
 def _sides(size: Mapping[str, int]) -> dict[str, Any]:
-    """transformers' sizes -> ours.
+    """Convert transformers' sizes to ours.
 
     Raises:
         ValueError: for other keys.
@@ -179,7 +179,7 @@ def _size_of(picture: Any) -> tuple[int, int]:
 
 
 def _label_maps(maps: Sequence[Any], sizes: Sequence[tuple[int, int]], canvas: Sequence[int]) -> Tensor:
-    """Label maps (Hi, Wi) at the sizes of the prepared pictures, padded with 255 to (B, *canvas)."""
+    """Label maps (Hi, Wi) resized to the preprocessed pictures, padded with 255 to (B, *canvas)."""
     labels = torch.full((len(maps), *canvas), 255, dtype=torch.int64)
     for i, (given, (height, width)) in enumerate(zip(maps, sizes, strict=True)):
         one = torch.as_tensor(np.array(given))[None, None].float()
@@ -188,7 +188,7 @@ def _label_maps(maps: Sequence[Any], sizes: Sequence[tuple[int, int]], canvas: S
 
 
 def _objects(row: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Tensor]:
-    """COCO's annotations of a picture of (height, width) pixels -> class_labels (M,), boxes (M, 4) as shares."""
+    """COCO annotations of a picture of (height, width) pixels -> class_labels (M,), normalized boxes (M, 4)."""
     kept = [entry for entry in row["annotations"] if not entry.get("iscrowd", 0)]
     boxes = torch.tensor([entry["bbox"] for entry in kept], dtype=torch.float32).reshape(-1, 4)
     corner, extent = boxes.split(2, dim=1)
@@ -198,7 +198,7 @@ def _objects(row: Mapping[str, Any], size: tuple[int, int]) -> dict[str, Tensor]
 
 
 def _padded(tensors: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Images of several sizes -> one batch, each in the upper left corner, and where they are."""
+    """Pad images of several sizes to one batch, each in the upper left corner, with a mask."""
     height, width = (max(t.shape[side] for t in tensors) for side in (1, 2))
     height, width = height + -height % PADDING, width + -width % PADDING
     images = tensors[0].new_zeros(len(tensors), tensors[0].shape[0], height, width)

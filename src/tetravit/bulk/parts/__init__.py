@@ -1,1 +1,1 @@
-"""What engines run: plans, and the work of a unit."""
+"""Plans, and the work of a unit."""

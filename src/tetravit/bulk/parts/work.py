@@ -1,7 +1,7 @@
-"""The work of one unit: read its images, run the model, write a table whole.
+"""The work of one unit: read its images, run the model, write a table atomically.
 
-Columns: `name`, `error` (why an image cannot be read, else null), and `embedding` (float32, one length for all) or
-`prediction` (JSON, as `tetravit predict --json` prints it, without the name).
+Columns: `name`, `error` (why an image cannot be read, else null), and `embedding` (float32, fixed length) or
+`prediction` (JSON of `tetravit predict --json`, without the name).
 """
 
 import functools
@@ -54,7 +54,7 @@ def _model(name: str, accept_license: bool, device: str) -> tuple[Any, torch.dev
 
 
 def _own_device(device: str) -> str:
-    """Several processes share the GPUs of a machine in turn."""
+    """Distribute processes over the GPUs of a machine."""
     identity = multiprocessing.current_process()._identity
     if identity and device in ("auto", "cuda") and torch.cuda.is_available():
         return f"cuda:{(identity[-1] - 1) % torch.cuda.device_count()}"

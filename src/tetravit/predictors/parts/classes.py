@@ -1,4 +1,4 @@
-"""Weights + images -> the likeliest classes of each.
+"""Top-k classes of images.
 
 Shapes: B batch, K classes.
 """
@@ -18,7 +18,7 @@ from tetravit.predictors.parts.predictions import Frame, Prediction, Prepared, S
 
 @dataclass(frozen=True)
 class Guess:
-    """One class and its probability in 0..1. index: its place in the logits."""
+    """One class and its probability in 0..1. index: of the logit."""
 
     index: int
     name: str
@@ -27,7 +27,7 @@ class Guess:
 
 @dataclass(frozen=True)
 class Classes(Prediction):
-    """The likeliest classes of an image, the likeliest first."""
+    """The top-k classes of an image, most probable first."""
 
     guesses: tuple[Guess, ...] = ()
 
@@ -52,14 +52,14 @@ def classify(
     batch_size: int = 32,
     device: torch.device | str = "cpu",
 ) -> Iterator[Classes]:
-    """The likeliest classes of each image; where images have several, those whose probability reaches its threshold.
+    """The top-k classes of each image; for multi-label models, classes whose probability reaches its threshold.
 
     Args:
-        model: with its preprocessing and class names, as `tetravit.load` gives it.
-        images: files and frames; files that cannot be read get a prediction with the error.
-        topk: classes per image; at most as many as the model has.
+        model: from `tetravit.load`, with preprocessing and class names.
+        images: files and frames; unreadable files get a prediction with the error.
+        topk: classes per image.
         batch_size: images per call of the model.
-        device: where to compute.
+        device: of the computation.
 
     Raises:
         ValueError: for counts below 1, or a model without classes.
@@ -86,7 +86,7 @@ def classify(
 
 
 def _guesses(model: Classifier, images: Tensor, topk: int) -> list[tuple[Guess, ...]]:
-    """Images (B, 3, Hi, Wi) -> the guesses for each."""
+    """Images (B, 3, Hi, Wi) -> top-k classes of each."""
     logits = model(images).float()  # (B, K)
     several = len(model.thresholds) == logits.shape[1]
     scores = logits.sigmoid() if several else logits.softmax(dim=1)

@@ -1,4 +1,4 @@
-"""COCO's result format: the ids of images and categories, and the file."""
+"""COCO's result format: ids of images and categories, and the file."""
 
 import json
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from tetravit.registry import suggestion
 
 @dataclass(frozen=True)
 class Numbers:
-    """images: of each file. categories: one per class. note: where both are from, as a line."""
+    """images: id of each file. categories: id of each class. note: their origin, in one line."""
 
     images: dict[Path, int]
     categories: tuple[int, ...]
@@ -25,15 +25,15 @@ class Numbers:
 
 
 def numbers(files: Sequence[Path], names: Sequence[str], annotations: Path | None = None) -> Numbers:
-    """Numbers for the images `files` and the classes `names`.
+    """Ids of the images `files` and the classes `names`.
 
     Args:
-        annotations: COCO's JSON of these images, whose ids count; a file is the image whose `file_name` ends its
-            path. None: the numbers that are the file names, where all are and none repeats, else 1, 2, 3, ...; for
-            the classes of COCO its own, else 1, 2, 3, ...
+        annotations: COCO JSON of these images, whose ids are used; a file is matched if its path ends with
+            `file_name`. None: image ids are the file names, if all are unique numbers, else 1, 2, 3, ...; category
+            ids are COCO's for COCO's classes, else 1, 2, 3, ...
 
     Raises:
-        ValueError: in one line, if the annotations lack an image or a class, or two images have one number.
+        ValueError: in one line, if the annotations lack an image or a class, or two images have the same id.
     """
     if annotations is not None:
         images, categories = _looked_up(files, names, annotations)
@@ -59,7 +59,7 @@ def numbers(files: Sequence[Path], names: Sequence[str], annotations: Path | Non
 
 
 def _collision(files: Sequence[Path], decimal: bool, named: bool) -> str:
-    """Why file names that are numbers are not the ids: the first two that collide."""
+    """The reason why numeric file names are not unique ids: the first collision."""
     if named or not decimal:
         return ""
     first: dict[int, Path] = {}
@@ -107,10 +107,10 @@ class _Results(Writer):
 def results(
     model: Model, sources: Sequence[Source], results: Path, annotations: Path | None = None
 ) -> Writer:
-    """A writer of COCO's result format into the file `results`, with the ids of `annotations`.
+    """A writer of COCO's result format to the file `results`, with the ids of `annotations`.
 
     Raises:
-        ValueError: in one line, for frames of a video, or as `numbers` does.
+        ValueError: in one line, for video frames, or as in `numbers`.
     """
     files = [source for source in sources if isinstance(source, Path) and not is_video(source)]
     if len(files) < len(sources):

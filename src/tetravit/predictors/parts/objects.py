@@ -1,4 +1,4 @@
-"""Weights + images -> the objects in each: boxes, names, and masks where the model gives them."""
+"""Detected objects of images: boxes, classes, and masks if the model predicts them."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,14 +30,14 @@ from tetravit.rle import decode_rle
 from tetravit.structures import Detections
 
 LISTED = 5  # objects in a row of a table
-MUCH = 4  # an image that is shrunk more than so many times a side keeps few of its small objects
+MUCH = 4  # downscaling factor from which small objects may be lost
 
 Side = int | Literal["own"]
 
 
 @dataclass(frozen=True)
 class Object:
-    """One object. index: its place among the classes. box: x1 y1 x2 y2 in pixels. mask: COCO's run lengths."""
+    """One object. index: of the class. box: x1 y1 x2 y2 in pixels. mask: COCO's run lengths."""
 
     index: int
     name: str
@@ -48,10 +48,10 @@ class Object:
 
 @dataclass(frozen=True)
 class Objects(Prediction):
-    """The objects of an image, the highest score first. size: its height and width.
+    """The objects of an image, highest score first. size: its height and width.
 
-    seen: height and width of the model's input; None: there were tiles too.
-    categories: COCO's number of each class. colours: one per class.
+    seen: height and width of the model's input; None: tiled. categories: COCO category id of each class. colours: one
+    per class.
     """
 
     objects: tuple[Object, ...] = ()
@@ -68,12 +68,12 @@ class Objects(Prediction):
         return [*lines, f"and {more} more"] if more else lines
 
     def facts(self) -> dict[str, Any]:
-        """Objects as COCO writes results, with the name of the class added."""
+        """Objects in COCO's result format, with class names."""
         rows = [{"class": o.name, **row} for o, row in zip(self.objects, self.results(), strict=True)]
         return {"height": self.size[0], "width": self.size[1], "objects": rows}
 
     def results(self) -> list[dict[str, Any]]:
-        """COCO's result format: category_id, bbox (x y width height), score and segmentation; no image_id."""
+        """COCO's result format without image_id: category_id, bbox (x y width height), score, segmentation."""
         rows = []
         for o in self.objects:
             x1, y1, x2, y2 = o.box
@@ -121,25 +121,24 @@ def objects(
     categories: Sequence[int] | None = None,
     class_agnostic: bool | None = None,
 ) -> Iterator[Objects]:
-    """Objects in images.
+    """Detect objects in images.
 
     Args:
-        model: with its preprocessing and class names, as `tetravit.load` gives it.
-        images: files and frames, of any sizes; files that cannot be read get a prediction with the error.
-        threshold: objects with lower scores are left out.
+        model: from `tetravit.load`, with preprocessing and class names.
+        images: files and frames, of any sizes; unreadable files get a prediction with the error.
+        threshold: minimum score.
         batch_size: images, or tiles of one, per call of the model. Smaller ones are padded to the largest, which
-            changes the results of models with global attention a little.
-        device: where to compute.
-        side: pixels of the short side that images, or their tiles, are resized to, the long one without a limit;
-            "own": they stay as they are; None: as the weights were trained.
-        window, stride: besides the whole image, predict on tiles of this side, this many pixels apart (None: four
-            fifths of the window), and merge the objects. There may be more than the model gives for one image.
-        categories: the number of each class in COCO's result format; None: COCO's own for its classes, else
-            1, 2, 3, ...
-        class_agnostic: whether overlapping objects of other classes are suppressed too; None: as the head does.
+            slightly changes the results of models with global attention.
+        device: of the computation.
+        side: short side in pixels to which images or tiles are resized, without limit on the long side; "own": not
+            resized; None: preprocessing of the weights.
+        window, stride: in addition to the whole image, predict on tiles of this side with this stride (None: four
+            fifths of the window), and merge the objects. The result may exceed the model's limit per image.
+        categories: category id of each class in COCO's result format; None: COCO's for its classes, else 1, 2, 3, ...
+        class_agnostic: whether NMS also suppresses overlapping objects of other classes; None: the head's default.
 
     Raises:
-        ValueError: for a number that is out of range.
+        ValueError: for a number out of range.
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold is a score from 0 to 1; got {threshold}.")
@@ -202,7 +201,7 @@ def _objects(
 
 
 class _Predictor:
-    """A model, and how its outputs become predictions."""
+    """A model with its pre- and postprocessing."""
 
     def __init__(
         self,
@@ -225,22 +224,22 @@ class _Predictor:
         self.masks: Masks = "probabilities" if model.head.has_masks else "none"
 
     def prepared(self, pixels: Tensor) -> Tensor:
-        """A picture uint8 (3, Hi, Wi) -> (3, h, w), its sides as requested."""
+        """Resize a picture uint8 (3, Hi, Wi) -> (3, h, w), as requested."""
         if self.side is None:
             return self.model.preprocess(pixels)
         side = min(pixels.shape[1:]) if self.side == "own" else self.side
         return preprocess(pixels, replace(self.model.input, size=side, longest=None))
 
     def find(self, pictures: list[Tensor]) -> list[Detections]:
-        """Of pictures uint8 (3, Hi, Wi)."""
+        """Objects of pictures uint8 (3, Hi, Wi)."""
         return self.batch([self.prepared(pixels) for pixels in pictures], [_size(x) for x in pictures])
 
     def find_trained(self, pictures: list[Tensor]) -> list[Detections]:
-        """The same at the size that the weights were trained for."""
+        """The same with the preprocessing of the weights."""
         return self.batch([self.model.preprocess(x) for x in pictures], [_size(x) for x in pictures])
 
     def batch(self, images: list[Tensor], sizes: list[tuple[int, int]]) -> list[Detections]:
-        """Of prepared images (3, h, w), in pixels of pictures of `sizes`."""
+        """Objects of preprocessed images (3, h, w), in pixels of pictures of `sizes`."""
         true = [_size(x) for x in images]
         height, width = (max(s[i] for s in true) for i in (0, 1))
         filled = torch.stack([F.pad(x, (0, width - x.shape[2], 0, height - x.shape[1])) for x in images])

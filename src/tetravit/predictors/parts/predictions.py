@@ -1,4 +1,4 @@
-"""The contract of a prediction, and how images are read for it."""
+"""The contract of a prediction, and reading its images."""
 
 import io
 import itertools
@@ -20,7 +20,7 @@ Read = TypeVar("Read")
 class Frame:
     """An image in memory: a frame of a video, or an object in Python.
 
-    pixels: uint8 (3, Hi, Wi). place: where it is from, beside its name: {"frame": 12, "time_s": 0.4}.
+    pixels: uint8 (3, Hi, Wi). place: origin, in addition to its name: {"frame": 12, "time_s": 0.4}.
     """
 
     name: str
@@ -33,9 +33,9 @@ class Frame:
 
 @dataclass(frozen=True)
 class Prepared:
-    """An image after the preprocessing of the model, as `model.preprocess` returns it.
+    """An image preprocessed by `model.preprocess`.
 
-    tensor: float (C, h, w). size: height and width of the image before.
+    tensor: float (C, h, w). size: height and width before preprocessing.
     """
 
     name: str
@@ -53,7 +53,7 @@ def pixels_of(source: Source) -> Tensor:
     """The image uint8 (3, Hi, Wi).
 
     Raises:
-        BadImage: for a file that cannot be read, or a prepared image, whose pixels are not kept.
+        BadImage: for an unreadable file, or a preprocessed image, whose pixels are not available.
     """
     if isinstance(source, Prepared):
         raise BadImage(source.name, "it is prepared for the model; its pixels are not kept")
@@ -62,21 +62,21 @@ def pixels_of(source: Source) -> Tensor:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The prediction for one image, or the reason why it cannot be read. A notebook displays it as a picture."""
+    """The prediction for one image, or the reading error. A notebook displays it as a picture."""
 
     image: Source
     error: str | None = None
 
     def cells(self) -> list[str]:
-        """The row of a table, after the name of the image."""
+        """The cells of a table row, after the image name."""
         raise NotImplementedError
 
     def facts(self) -> dict[str, Any]:
-        """The same as plain data, after the name of the image."""
+        """The prediction as plain data, after the image name."""
         raise NotImplementedError
 
     def hint(self) -> str:
-        """A suggested option, where the image was shrunk far below its size; empty: none."""
+        """A suggested option if the image was strongly downscaled; else empty."""
         return ""
 
     def picture(self, pixels: Tensor) -> Image:
@@ -84,7 +84,7 @@ class Prediction:
         raise NotImplementedError
 
     def draw(self) -> Image:
-        """The image with the prediction drawn into it.
+        """The image with the prediction drawn on it.
 
         Raises:
             BadImage: if the image cannot be read.
@@ -92,7 +92,7 @@ class Prediction:
         return self.picture(pixels_of(self.image))
 
     def to_dict(self) -> dict[str, Any]:
-        """The prediction as plain data, ready for JSON; what `tetravit predict --json` prints."""
+        """The prediction as JSON-ready data, as printed by `tetravit predict --json`."""
         place = {"image": str(self.image)}
         if isinstance(self.image, Frame):
             place = {"image": self.image.name, **self.image.place}
@@ -103,14 +103,14 @@ class Prediction:
 
 
 class Predictions(list[Prediction]):
-    """Predictions for several images, in their order."""
+    """A list of predictions, in the order of the images."""
 
     def to_dict(self) -> list[dict[str, Any]]:
         """Each as plain data."""
         return [prediction.to_dict() for prediction in self]
 
     def draw(self) -> list[Image]:
-        """Each that could be read as a picture."""
+        """Pictures of the predictions of readable images."""
         return [prediction.draw() for prediction in self if prediction.error is None]
 
 
@@ -123,7 +123,7 @@ def check_count(name: str, value: int) -> None:
 def in_chunks(
     images: Iterable[Source], size: int, read: Callable[[Source], Read], threads: int = 2
 ) -> Iterator[tuple[Sequence[Source], Sequence[Read | BadImage]]]:
-    """Up to `size` images at a time with the result of `read` for each, or its error."""
+    """Batches of up to `size` images with the result of `read` for each, or its error."""
 
     def attempt(image: Source) -> Read | BadImage:
         try:

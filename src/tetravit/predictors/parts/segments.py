@@ -1,4 +1,4 @@
-"""Weights + images -> a class for every pixel."""
+"""Segmentation maps of images."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -52,7 +52,7 @@ class Segments(Prediction):
         return overlay(pixels, self.labels, self.class_names, self.colours)
 
     def map_picture(self) -> Image:
-        """The label map as a picture with a palette, whose indices are the classes."""
+        """The label map as a palette picture, whose indices are the classes."""
         assert self.labels is not None
         return label_png(self.labels, self.colours)
 
@@ -72,17 +72,17 @@ def segments(
     scales: tuple[float, ...] = (1.0,),
     flip: bool = False,
 ) -> Iterator[Segments]:
-    """Label maps of images, each at the size of its image.
+    """Segment images; each label map has the size of its image.
 
     Args:
-        model: with its preprocessing and class names, as `tetravit.load` gives it.
-        images: files and frames; files that cannot be read get a prediction with the error.
-        batch_size: windows per call of the model; without windows one image per call.
-        device: where to compute.
+        model: from `tetravit.load`, with preprocessing and class names.
+        images: files and frames; unreadable files get a prediction with the error.
+        batch_size: windows per call of the model; without windows, one image per call.
+        device: of the computation.
         window, stride, scales, flip: see `models.inference.Inference`.
 
     Raises:
-        ValueError: for a number that is out of range.
+        ValueError: for a number out of range.
     """
     check_count("batch_size", batch_size)
     how = Inference(window, stride, batch_size, scales, flip)

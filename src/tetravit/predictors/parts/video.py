@@ -1,6 +1,6 @@
-"""Frames of videos, animated GIFs and cameras, and videos with predictions drawn into their frames.
+"""Frames of videos, animated GIFs and cameras, and videos with drawn predictions.
 
-Pillow reads and writes GIFs; OpenCV, the extra `video`, everything else.
+Pillow reads and writes GIFs; OpenCV (extra `video`) all other formats.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,11 +14,11 @@ from PIL import Image, ImageSequence, UnidentifiedImageError
 from tetravit.predictors.parts.predictions import Frame, Prediction, Source
 
 ENDINGS = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm"))
-GIF_MS = 100  # of a frame whose GIF does not say
+GIF_MS = 100  # default duration of a GIF frame
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file has frames: a video by its ending, or a GIF with more than one."""
+    """Whether a file has frames: a video by its extension, or a GIF with more than one."""
     if path.suffix.lower() in ENDINGS:
         return True
     if path.suffix.lower() != ".gif":
@@ -45,7 +45,7 @@ def frames(file: Path) -> Iterator[Frame]:
     """The frames of a video or an animated GIF, one at a time.
 
     Raises:
-        ValueError: if it is no readable video, or OpenCV is missing.
+        ValueError: if the video is unreadable, or OpenCV is not installed.
     """
     if file.suffix.lower() == ".gif":
         return _gif(file)
@@ -53,7 +53,7 @@ def frames(file: Path) -> Iterator[Frame]:
 
 
 def count_frames(file: Path) -> int | None:
-    """How many frames a video says it has; None: it does not say."""
+    """Number of frames of a video; None: unknown."""
     if file.suffix.lower() == ".gif":
         try:
             with Image.open(file) as picture:
@@ -71,13 +71,13 @@ def webcam(number: int) -> Iterator[Frame]:
     """The frames of a camera, until it stops.
 
     Raises:
-        ValueError: if there is no such camera, or OpenCV is missing.
+        ValueError: if the camera does not exist, or OpenCV is not installed.
     """
     return _captured(number, f"webcam {number}")
 
 
 class Videos:
-    """Drawn frames as one video per source in a folder: MP4, or GIF where the source is one."""
+    """Writes drawn frames as one video per source in a folder: MP4, or GIF for GIFs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -100,7 +100,7 @@ class Videos:
         cv2 = opencv()
         even = picture.crop(
             (0, 0, picture.width // 2 * 2, picture.height // 2 * 2)
-        )  # encoders need even sides
+        )  # encoders require even sides
         if self._writer is None:
             self.files.append(self.folder / f"{Path(frame.name).stem}.mp4")
             codec = cv2.VideoWriter.fourcc(*"mp4v")
@@ -108,7 +108,7 @@ class Videos:
         self._writer.write(np.asarray(even)[:, :, ::-1])
 
     def close(self) -> None:
-        """Finish the video under way."""
+        """Finish the current video."""
         if self._frames:
             self.files.append(self.folder / Path(self._name).name)
             first, *others = self._frames
