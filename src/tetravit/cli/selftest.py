@@ -29,4 +29,4 @@ def resume(
         raise typer.Exit(1)
 
 
-GROUPS = {"selftest": Group("Check promises of this package on your machine.", {"resume": resume})}
+GROUPS = {"selftest": Group("Test guarantees of this package on your machine.", {"resume": resume})}
