@@ -17,9 +17,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 GRAY_MEAN, GRAY_STD = 0.449, 0.226  # averages over the three channels
 Kind = Literal["classify", "segment", "detect"]  # targets of an image: a class, a label map, objects
-DataKind = Literal[
-    "classify", "segment", "detect", "unlabelled"
-]  # the same for a data set; or unlabelled
+DataKind = Literal["classify", "segment", "detect", "unlabelled"]  # the same for a data set; or unlabelled
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,8 @@
 
 import copy
 import math
-import pickle
 
 import pytest
-import timm
 import torch
 from authors import golden
 from hypothesis import given, settings
@@ -13,19 +11,10 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from tetravit.backbones.convit import ConViT, GatedPositionalAttention, offsets
-from tetravit.models import create_backbone, create_model
+from tetravit.models import create_model
 from tetravit.weights.convit import LAYOUTS
 
 OFFICIAL, TIMM = LAYOUTS["convit"]["official"], LAYOUTS["convit"]["timm"]
-PARAMETERS = {
-    "convit_tiny": 5_710_512,
-    "convit_tiny_plus": 9_972_912,
-    "convit_small": 27_777_322,
-    "convit_small_plus": 48_979_882,
-    "convit_base": 86_540_040,
-    "convit_base_plus": 153_134_856,
-}
-STRENGTH = "locality_strength is a number from 0 up; local_init=False starts at random; got "
 SHALLOW = {"num_heads": 4, "dim": 32, "depth": 3, "num_gpsa": 2, "image_size": 64}
 
 
@@ -52,95 +41,6 @@ def plain(layer: GatedPositionalAttention, x: torch.Tensor, grid: tuple[int, int
     """What the layer answers, by its attention map in full."""
     v = layer.v(x).unflatten(2, (layer.num_heads, -1)).transpose(1, 2)
     return layer.proj((layer.attention(x, grid) @ v).transpose(1, 2).flatten(2))
-
-
-def test_answers_are_the_authors(tiny):
-    authors = golden("convit_tiny")
-    for size in authors.sizes:
-        with torch.no_grad():
-            embedding = tiny.backbone(authors.images(size))
-            logits = tiny.head(embedding)
-        torch.testing.assert_close(embedding, authors.answer("features", size), atol=5e-5, rtol=0)
-        torch.testing.assert_close(logits, authors.answer("logits", size), atol=5e-5, rtol=0)
-
-
-@pytest.mark.parametrize("name", PARAMETERS)
-def test_parameter_counts_are_exact(name):
-    with torch.device("meta"):
-        model = create_model(name)
-    assert sum(p.numel() for p in model.parameters()) == PARAMETERS[name]
-
-
-def test_official_names_map_both_ways(tiny):
-    authors = golden("convit_tiny")
-    ours = OFFICIAL.to_ours(authors.state())
-    back = OFFICIAL.to_theirs(ours)
-    assert back.keys() == authors.keys.keys()
-    assert all(torch.equal(value, back[key]) for key, value in authors.state().items())
-    assert ours.keys() == tiny.state_dict().keys()
-
-
-def test_timm_state_loads_and_ours_exports_back():
-    theirs = timm.create_model("convit_tiny").eval()
-    for name, parameter in theirs.named_parameters():
-        if name.endswith("gating_param"):
-            torch.nn.init.normal_(parameter)
-    ours = create_model("convit_tiny").eval()
-    ours.load_state_dict(TIMM.to_ours(theirs.state_dict()))
-    images = torch.randn(2, 3, 224, 224)
-    with torch.no_grad():
-        torch.testing.assert_close(ours(images), theirs(images), atol=1e-5, rtol=0)
-    back = TIMM.to_theirs(ours.state_dict())
-    assert back.keys() == theirs.state_dict().keys()
-    theirs.load_state_dict(back)
-
-
-@settings(max_examples=10, deadline=None)
-@given(height=st.integers(32, 150), width=st.integers(32, 150))
-def test_any_size_gives_the_promised_maps(tiny, height, width):
-    images = torch.randn(1, 3, height, width)
-    with torch.no_grad():
-        maps = tiny.feature_maps(images)
-        assert torch.isfinite(tiny(images)).all()
-    assert [m.shape for m in maps] == [(1, 192, -(-height // 16), -(-width // 16))] * 4
-
-
-@pytest.mark.slow  # 800 x 1333 pixels
-def test_a_detection_size_works(tiny):
-    with torch.no_grad():
-        assert torch.isfinite(tiny(torch.randn(1, 3, 800, 1333))).all()
-
-
-def test_an_answer_does_not_depend_on_batch_mates(tiny):
-    images = torch.randn(3, 3, 80, 105)
-    with torch.no_grad():
-        together = tiny(images)
-        alone = torch.cat([tiny(image[None]) for image in images])
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
-
-
-def test_the_last_block_for_the_class_token_alone_changes_nothing(tiny):
-    images = torch.randn(2, 3, 64, 96)
-    with torch.no_grad():
-        features = tiny.forward_features(images)
-        assert features.shape == (2, 1 + 4 * 6, 192)
-        torch.testing.assert_close(tiny.backbone.pool(features), tiny.backbone(images), atol=5e-6, rtol=0)
-
-
-def test_maps_are_the_patches_after_four_blocks(tiny):
-    images = torch.randn(1, 3, 64, 96)
-    seen = {}
-    hooks = [
-        block.register_forward_hook(lambda _, __, out, i=i: seen.update({i: out}))
-        for i, block in enumerate(tiny.backbone.blocks)
-    ]
-    with torch.no_grad():
-        maps = tiny.feature_maps(images)
-    for hook in hooks:
-        hook.remove()
-    for i, got in zip((3, 5, 7, 11), maps, strict=True):
-        patches = seen[i][:, -24:]  # from block 10 on the class token stands in front
-        assert torch.equal(got, patches.mT.unflatten(2, (4, 6)))
 
 
 @settings(max_examples=12, deadline=None)
@@ -295,39 +195,6 @@ def test_norms_have_the_epsilon_of_the_paper():
     assert {norm.eps for norm in norms} == {1e-6}
 
 
-def test_stochastic_depth_grows_linearly():
-    model = ConViT(dim=16, num_heads=4, drop_path=0.11)
-    assert [block.drop_path.rate for block in model.blocks] == pytest.approx([0.01 * i for i in range(12)])
-
-
-def test_every_parameter_gets_a_gradient():
-    model = create_model("convit_tiny", num_classes=5, drop_path=0.1).train()
-    model(torch.randn(2, 3, 64, 50)).square().mean().backward()
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in model.parameters())
-
-
-def test_checkpointing_gives_the_same_gradients(tiny):
-    model = copy.deepcopy(tiny).train()
-    images = torch.randn(2, 3, 64, 64)
-    gradients = []
-    for mode in (False, True):
-        model.set_grad_checkpointing(mode)
-        model.zero_grad()
-        model(images).square().sum().backward()
-        gradients.append([p.grad.clone() for p in model.parameters()])
-    for kept, recomputed in zip(*gradients, strict=True):
-        torch.testing.assert_close(kept, recomputed)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_low_precision_models_stay_close(tiny, dtype):
-    images = torch.randn(2, 3, 64, 400)  # 25 patches wide: squares that bfloat16 cannot hold
-    with torch.no_grad():
-        expected = tiny(images)
-        low = copy.deepcopy(tiny).to(dtype)(images.to(dtype)).float()
-    assert F.cosine_similarity(low, expected).min() > 0.99
-
-
 def test_autocast_stays_close_and_leaves_nothing_behind(tiny):
     images = torch.randn(2, 3, 64, 72)
     with torch.no_grad():
@@ -337,30 +204,6 @@ def test_autocast_stays_close_and_leaves_nothing_behind(tiny):
         expected = copy.deepcopy(tiny)(images)
     assert torch.equal(after, expected)
     assert F.cosine_similarity(low, expected).min() > 0.99
-
-
-def test_copies_pickles_and_channels_last_answer_the_same(tiny):
-    images = torch.randn(2, 3, 64, 96)
-    with torch.no_grad():
-        expected = tiny(images)
-        assert torch.equal(copy.deepcopy(tiny)(images), expected)
-        assert torch.equal(pickle.loads(pickle.dumps(tiny))(images), expected)
-        last = copy.deepcopy(tiny).to(memory_format=torch.channels_last)
-        images = images.contiguous(memory_format=torch.channels_last)
-        torch.testing.assert_close(last(images), expected, atol=1e-5, rtol=0)
-
-
-def test_image_size_sets_the_grid_of_the_positions():
-    model = create_model("convit_tiny", num_classes=0, image_size=(96, 200)).eval()
-    assert model.backbone.pos_embed.table.shape == (1, 6 * 13, 192)
-    assert torch.equal(model.backbone.pos_embed((6, 13)), model.backbone.pos_embed.table)
-
-
-def test_pyramid_has_strides_4_8_16_32():
-    backbone = create_backbone("convit_tiny").eval()
-    with torch.no_grad():
-        maps = backbone(torch.randn(1, 3, 96, 160))
-    assert [m.shape[1:] for m in maps] == [(192, 96 // s, 160 // s) for s in (4, 8, 16, 32)]
 
 
 def test_freezing_reaches_positions_and_the_class_token():
@@ -374,66 +217,10 @@ def test_freezing_reaches_positions_and_the_class_token():
     assert model.blocks[11].norm1.weight.requires_grad
 
 
-def test_positions_and_class_token_are_never_decayed():
-    assert create_model("convit_tiny").no_weight_decay() == {
-        "backbone.pos_embed.table",
-        "backbone.cls_token.token",
-    }
-
-
-@pytest.mark.slow
-def test_one_exported_graph_serves_every_batch_and_size(tiny):
-    dynamic = torch.export.Dim.DYNAMIC
-    program = torch.export.export(
-        tiny, (torch.randn(2, 3, 96, 128),), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},)
-    )
-    for shape in ((1, 3, 64, 64), (3, 3, 70, 333), (2, 3, 224, 224), (1, 3, 32, 32)):
-        images = torch.randn(*shape)
-        with torch.no_grad():
-            torch.testing.assert_close(program.module()(images), tiny(images), atol=1e-5, rtol=0)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("dynamic", [False, True])
-def test_captures_without_graph_breaks(dynamic):
-    model = create_model("convit_tiny", depth=2, num_gpsa=1).eval()
-    captured = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=dynamic)
-    for shape in ((2, 3, 64, 64), (1, 3, 50, 96)):
-        images = torch.randn(*shape)
-        with torch.no_grad():
-            torch.testing.assert_close(captured(images), model(images), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("images", "message"),
-    [
-        (torch.randn(2, 4, 64, 64), "images must be (B, 3, Hi, Wi); got (2, 4, 64, 64)."),
-        (torch.randn(1, 3, 31, 64), "images must be at least 32 pixels high and wide; got 31 x 64."),
-        (
-            torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
-            "images must be float, normalized; got torch.uint8. Use model.preprocess.",
-        ),
-    ],
-)
-def test_images_it_cannot_read(tiny, images, message):
-    with pytest.raises(ValueError) as error:
-        tiny(images)
-    assert str(error.value) == message
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"dim": 100}, "dim must be a multiple of num_heads; got dim=100, num_heads=9."),
-        ({"patch_size": 0}, "patch_size is 1 pixel or more; got 0."),
-        ({"num_gpsa": 12}, "num_gpsa is between 0 and 11: the class token needs a block; got 12."),
-        ({"num_gpsa": -1}, "num_gpsa is between 0 and 11: the class token needs a block; got -1."),
-        ({"locality_strength": -1.0}, STRENGTH + "-1.0."),
-        ({"locality_strength": math.nan}, STRENGTH + "nan."),
-        ({"drop_path": 1.0}, "drop_path is a probability in [0, 1); got 1.0."),
-    ],
-)
-def test_arguments_it_cannot_take(arguments, message):
-    with pytest.raises(ValueError) as error:
-        ConViT(**arguments)
-    assert str(error.value) == message
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_positions_of_wide_images_stay_close_in_low_precision(tiny, dtype):
+    images = torch.randn(2, 3, 64, 400)  # 25 patches wide: squared distances are not exact in bfloat16
+    with torch.no_grad():
+        expected = tiny(images)
+        low = copy.deepcopy(tiny).to(dtype)(images.to(dtype)).float()
+    assert F.cosine_similarity(low, expected).min() > 0.99

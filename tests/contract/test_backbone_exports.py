@@ -8,7 +8,7 @@ import torch
 from torch.export import Dim
 
 from tetravit.backbones import VARIANTS
-from tetravit.models import family
+from tetravit.models import create_model, family
 
 STAGES = {"depths": (2, 2, 2, 2), "num_heads": (2, 2, 2, 4)}
 TOYS = {
@@ -62,3 +62,15 @@ def test_one_onnx_graph_serves_every_batch_and_size(toy, tmp_path):
         (answer,) = session.run(None, {session.get_inputs()[0].name: images.numpy()})
         with torch.no_grad():
             torch.testing.assert_close(torch.from_numpy(answer), toy(images), atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["convit_tiny", "deit_tiny_distilled", "gcvit_xxtiny"])
+def test_one_exported_classifier_serves_sides_from_32_pixels(name):
+    model = create_model(name, num_classes=5, **TOYS[name.removesuffix("_distilled")]).eval()
+    shapes = (dict.fromkeys((0, 2, 3), Dim.DYNAMIC),)
+    program = torch.export.export(model, (torch.randn(2, 3, 96, 128),), dynamic_shapes=shapes).module()
+    for size in ((1, 3, 64, 64), (3, 3, 70, 333), (2, 3, 224, 224), (2, 3, 33, 40)):
+        images = torch.randn(size)
+        with torch.no_grad():
+            torch.testing.assert_close(program(images), model(images), atol=1e-5, rtol=0)

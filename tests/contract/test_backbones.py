@@ -1,4 +1,4 @@
-"""Every backbone keeps its promise. A new family is covered the moment it offers VARIANTS."""
+"""Properties of every backbone. A new family is tested once it has VARIANTS; see tests/families.py."""
 
 import copy
 import inspect
@@ -9,13 +9,19 @@ from functools import cache
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.families import SMALLEST, narrow, narrow_options, shallow
 from torch.nn import functional as F
 
 from tetravit.backbones import ALIASES, VARIANTS, Backbone
 from tetravit.benchmark.flops import MODELS, count, description, paper_size, table
-from tetravit.models import create_backbone, create_model, family, list_models, resolve
+from tetravit.layers.drop_path import DropPath
+from tetravit.models import create_backbone, create_model, list_models, resolve
 
 PYRAMID = (4, 8, 16, 32)
+# Families whose maps drop a remainder of the image, and those that pad it; a new family may do either.
+CUT_OFF, PADDED = {"twins"}, {"convit", "deit", "gcvit", "xcit"}
 
 
 @cache
@@ -25,23 +31,13 @@ def on_meta(name: str, **options: object) -> Backbone:
         return create_model(name, **options).backbone.eval()
 
 
-def smallest() -> list[str]:
-    """The model of fewest parameters of each family."""
-    best: dict[str, tuple[int, str]] = {}
-    for name in VARIANTS:
-        row = (table()[name].params, name)
-        best[family(name)] = min(best.get(family(name), row), row)
-    return sorted(name for _, name in best.values())
-
-
-SMALLEST = smallest()
 EVERY = [pytest.param(name, marks=() if name in SMALLEST else pytest.mark.slow) for name in VARIANTS]
 
 
 @pytest.fixture(scope="module", params=SMALLEST)
 def small(request) -> Backbone:
     torch.manual_seed(0)
-    return create_model(request.param).backbone.eval()
+    return narrow(request.param).eval()
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -156,8 +152,9 @@ def test_evaluation_repeats_itself_to_the_bit(small):
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_an_image_is_worth_the_same_alone_and_in_a_batch(small):
-    images = torch.randn(3, 3, 64, 96)
+@pytest.mark.parametrize("size", [(64, 96), (80, 105)], ids=str)
+def test_an_image_is_worth_the_same_alone_and_in_a_batch(small, size):
+    images = torch.randn(3, 3, *size)
     with torch.no_grad():
         alone = torch.cat([small(image[None]) for image in images])
         torch.testing.assert_close(small(images), alone, atol=1e-5, rtol=1e-4)
@@ -209,8 +206,10 @@ def test_autocast_stays_close(small, mode):
 
 @pytest.mark.parametrize("name", SMALLEST)
 def test_a_model_built_on_the_meta_device_answers_once_loaded(name):
-    small = create_model(name).backbone.eval()
-    loaded = copy.deepcopy(on_meta(name)).to_empty(device="cpu")
+    small = narrow(name).eval()
+    with torch.device("meta"):
+        loaded = narrow(name).eval()
+    loaded.to_empty(device="cpu")
     loaded.load_state_dict(small.state_dict())
     images = torch.randn(1, 3, 96, 64)
     with torch.no_grad():
@@ -265,3 +264,82 @@ def test_an_impossible_image_size_is_refused(name, size):
     message = f"image_size is a side in pixels from 32 up, or (height, width); got {size!r}."
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         create_model(name, image_size=size)
+
+
+def rows(backbone: Backbone, side: int, stride: int) -> set[int]:
+    """The numbers of rows that a map of this stride may have for an image of this height."""
+    name = type(backbone).__module__.rpartition(".")[2]
+    down = set() if name in PADDED else {side // stride}
+    up = set() if name in CUT_OFF else {-(-side // stride)}
+    return down | up
+
+
+@settings(max_examples=10, deadline=None)
+@given(height=st.integers(32, 150), width=st.integers(32, 150))
+def test_any_size_gives_finite_maps_of_the_stated_shapes(small, height, width):
+    images = torch.randn(1, 3, height, width)
+    with torch.no_grad():
+        maps, embedding = small.feature_maps(images), small(images)
+    assert embedding.shape == (1, small.embed_dim)
+    assert all(tensor.isfinite().all() for tensor in (embedding, *maps))
+    for level, channels, stride in zip(maps, small.channels, small.strides, strict=True):
+        assert level.shape[:2] == (1, channels)
+        assert level.shape[2] in rows(small, height, stride)
+        assert level.shape[3] in rows(small, width, stride)
+
+
+@pytest.mark.slow  # 800 x 1333 pixels
+@pytest.mark.parametrize("name", SMALLEST)
+def test_a_detection_size_gives_finite_maps(name):
+    backbone, images = create_backbone(name).eval(), torch.randn(1, 3, 800, 1333)
+    with torch.no_grad():
+        maps = backbone(images)
+        assert backbone.backbone(images).isfinite().all()
+    assert all(level.isfinite().all() for level in maps)
+    for level, stride in zip(maps, PYRAMID, strict=True):
+        assert level.shape[2] == 800 // stride
+        assert level.shape[3] in (1333 // stride, -(-1333 // stride))
+
+
+def test_the_pooled_features_are_the_embedding(small):
+    """Where the last block is shortened for a class token, too."""
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        features = small.forward_features(images)
+        torch.testing.assert_close(small.pool(features), small(images), atol=5e-6, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(64, 50), (75, 110)], ids=str)
+@pytest.mark.parametrize("name", SMALLEST)
+def test_every_parameter_that_makes_logits_gets_a_gradient(name, size):
+    model = create_model(name, num_classes=5, drop_path=0.1, **narrow_options(name)).train()
+    model(torch.randn(2, 3, *size)).square().mean().backward()
+    assert [key for key, p in model.named_parameters() if p.grad is None] == []
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_stochastic_depth_is_linear_or_constant_up_to_drop_path(name):
+    rates = [m.rate for m in on_meta(name, drop_path=0.22).modules() if isinstance(m, DropPath)]
+    linear = [0.22 * i / (len(rates) - 1) for i in range(len(rates))]
+    assert rates == pytest.approx(linear) or rates == [0.22] * len(rates)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("name", SMALLEST)
+def test_compiled_without_graph_breaks(name, dynamic):
+    torch.compiler.reset()
+    model = shallow(name).eval()
+    captured = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    with torch.no_grad():
+        for size in ((2, 3, 64, 64), (1, 3, 72, 100), (2, 3, 224, 96)):
+            images = torch.randn(*size)
+            torch.testing.assert_close(captured(images), model(images), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_a_drop_path_of_one_is_refused(name):
+    with torch.device("meta"), pytest.raises(ValueError) as error:
+        create_model(name, drop_path=1.0)
+    assert str(error.value) == "drop_path is a probability in [0, 1); got 1.0."

@@ -213,9 +213,7 @@ class GatedPositionalAttention(PositionalAttention):
         """
         dtype = torch.promote_types(self.pos_proj.weight.dtype, torch.float32)
         dx, dy, square = self.pos_proj.weight.to(dtype)[:, :, None, None].unbind(1)  # (heads, 1, 1)
-        bias = self.pos_proj.bias.to(dtype)[
-            :, None, None
-        ]  # cancels in the softmax; kept for its gradient
+        bias = self.pos_proj.bias.to(dtype)[:, None, None]  # cancels in the softmax; kept for its gradient
 
         def distances(side: int) -> Tensor:
             place = torch.arange(side, device=square.device, dtype=dtype)

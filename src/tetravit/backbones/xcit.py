@@ -32,7 +32,10 @@ from tetravit.structures import AttentionKind, AttentionMap
 
 Stem = Literal["conv", "linear"]
 Temperature = Literal["learned", "fixed"]
-OUT_BLOCKS = {12: (3, 5, 7, 11), 24: (7, 11, 15, 23)}  # depth: indices of the blocks whose outputs are feature maps
+OUT_BLOCKS = {
+    12: (3, 5, 7, 11),
+    24: (7, 11, 15, 23),
+}  # depth: indices of the blocks whose outputs are feature maps
 
 
 class ConvStem(nn.Sequential):

@@ -39,7 +39,9 @@ def match(
         raise ValueError(NO_SCIPY) from error
     with torch.no_grad():
         costs = [cost(*image) for image in zip(logits, boxes, labels, truth, strict=True)]
-        flat = torch.cat([c.flatten() for c in costs]).cpu().numpy() if costs else None  # one transfer from a GPU
+        flat = (
+            torch.cat([c.flatten() for c in costs]).cpu().numpy() if costs else None
+        )  # one transfer from a GPU
     matches, start = [], 0
     for c in costs:
         assert flat is not None

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from tetravit.kernels.vision import roi_align
 
-FINEST_SIDE = 56  # pixels: regions with a (geometric mean) side below twice this are pooled from the finest level
+FINEST_SIDE = (
+    56  # pixels: regions with a (geometric mean) side below twice this are pooled from the finest level
+)
 
 
 def region_levels(boxes: Tensor, num_levels: int) -> Tensor:

@@ -51,7 +51,9 @@ def write_coco(
         categories |= dict(zip(row.categories, class_names, strict=True))
         for detected, result in zip(row.objects, row.results(), strict=True):
             width, height = result["bbox"][2:]
-            area = float(decode_rle(detected.mask)[1::2].sum()) if detected.mask is not None else width * height
+            area = (
+                float(decode_rle(detected.mask)[1::2].sum()) if detected.mask is not None else width * height
+            )
             annotations.append(
                 {"id": len(annotations) + 1, "image_id": number, "iscrowd": 0, "area": area, **result}
             )

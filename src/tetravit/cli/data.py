@@ -78,7 +78,8 @@ def pack(
         str | None, typer.Option(help="`tetravit list datasets`; unset: detected from ROOT.")
     ] = None,
     order: Annotated[
-        str, typer.Option(help="mixed: shuffle training images over the shards; sorted: in the order of paths.")
+        str,
+        typer.Option(help="mixed: shuffle training images over the shards; sorted: in the order of paths."),
     ] = "mixed",
     options: Annotated[
         list[str] | None,
@@ -130,9 +131,7 @@ def bench(
     recipe: Annotated[str, typer.Argument(help="A name from `tetravit list recipes`, or a TOML file.")],
     changes: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[SECTION.KEY=VALUE]...", help="Changes to the recipe: data.root=DIR"
-        ),
+        typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Changes to the recipe: data.root=DIR"),
     ] = None,
     workers: Annotated[
         str,

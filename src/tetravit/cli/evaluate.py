@@ -17,7 +17,8 @@ def evaluate(
     changes: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[SECTION.KEY=VALUE]...", help="Changes to the recipe of the weights, such as another data set."
+            metavar="[SECTION.KEY=VALUE]...",
+            help="Changes to the recipe of the weights, such as another data set.",
         ),
     ] = None,
     protocol: Annotated[
@@ -29,7 +30,9 @@ def evaluate(
         int | None, typer.Option(metavar="N", min=1, help="Images per call of the model.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    per_class: Annotated[bool, typer.Option("--per-class", help="Also print the scores of each class.")] = False,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Also print the scores of each class.")
+    ] = False,
     optimized: Annotated[
         bool, typer.Option("--optimize", help="First find the fastest backend for the model on this machine.")
     ] = False,

@@ -48,7 +48,9 @@ def explain(
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option(metavar="S|own", help="Do not crop: resize the short side to S pixels, or keep the size."),
+        typer.Option(
+            metavar="S|own", help="Do not crop: resize the short side to S pixels, or keep the size."
+        ),
     ] = None,
     draw: Annotated[Path | None, typer.Option(metavar="DIR", help="Write a PNG per picture.")] = None,
     save_maps: Annotated[
@@ -85,7 +87,8 @@ def explain(
         Path | None, typer.Option(metavar="FILE", help="For --check: a mask image, nonzero on the object.")
     ] = None,
     into: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Output of a video: .mp4, .gif, or a folder of frames.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Output of a video: .mp4, .gif, or a folder of frames."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     accept_license: AcceptLicense = False,

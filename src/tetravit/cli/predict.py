@@ -59,7 +59,8 @@ def predict(
         typer.Option(metavar="DIR", help="Write each image, or video, with its predictions drawn into it."),
     ] = None,
     webcam: Annotated[
-        int | None, typer.Option(metavar="N", help="Predict on frames of camera N, until Ctrl-C (extra `video`).")
+        int | None,
+        typer.Option(metavar="N", help="Predict on frames of camera N, until Ctrl-C (extra `video`)."),
     ] = None,
     optimized: Annotated[
         bool,

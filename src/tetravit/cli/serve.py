@@ -14,9 +14,7 @@ Weights = Annotated[
 ]
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0: all addresses of this machine.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-Optimize = Annotated[
-    bool, typer.Option("--optimize", help="First find the fastest backend for each model.")
-]
+Optimize = Annotated[bool, typer.Option("--optimize", help="First find the fastest backend for each model.")]
 
 
 def serve(
@@ -35,7 +33,9 @@ def serve(
             help="Batch only if outputs are bitwise those of single images, or always.",
         ),
     ] = True,
-    queue: Annotated[int, typer.Option(metavar="N", help="Maximum number of open requests; more get 503.")] = 64,
+    queue: Annotated[
+        int, typer.Option(metavar="N", help="Maximum number of open requests; more get 503.")
+    ] = 64,
     deadline_s: Annotated[float, typer.Option(metavar="S", help="Timeout of a request.")] = 30,
     max_body_mib: Annotated[float, typer.Option(metavar="MIB", help="Largest body.")] = 20,
     max_megapixels: Annotated[

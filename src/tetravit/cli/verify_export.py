@@ -18,7 +18,8 @@ def verify_export(
     weights: Annotated[
         str | None,
         typer.Option(
-            metavar="WEIGHTS", help="Weights the file was exported from; default: those named in the certificate."
+            metavar="WEIGHTS",
+            help="Weights the file was exported from; default: those named in the certificate.",
         ),
     ] = None,
     certificate: Annotated[

@@ -58,13 +58,19 @@ class DataConfig(BaseModel):
         description="Mean per channel of values in 0..1, or one for all channels; unset: ImageNet's.",
     )
     std: tuple[float, ...] | None = Field(
-        None, min_length=1, description="Standard deviation per channel, or one for all channels; unset: ImageNet's."
+        None,
+        min_length=1,
+        description="Standard deviation per channel, or one for all channels; unset: ImageNet's.",
     )
-    batch_size: int = Field(ge=1, description="Images per step, over all processes and accumulated micro-batches.")
+    batch_size: int = Field(
+        ge=1, description="Images per step, over all processes and accumulated micro-batches."
+    )
     val_batch_size: int | None = Field(
         None, ge=1, description="Images per batch in evaluation, per process; unset: batch_size."
     )
-    repeats: int = Field(1, ge=1, description="Repeated augmentation: copies of each sampled image in a batch.")
+    repeats: int = Field(
+        1, ge=1, description="Repeated augmentation: copies of each sampled image in a batch."
+    )
     group: int = Field(
         1,
         ge=1,

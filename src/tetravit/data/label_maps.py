@@ -264,7 +264,9 @@ class Shifted:
             table[: self.first] = IGNORE
             table[IGNORE] = IGNORE
             return table.to(torch.uint8)[labels.long()]
-        shifted = torch.where(labels > IGNORE, labels, labels - self.first)  # values above 255 never become `IGNORE`
+        shifted = torch.where(
+            labels > IGNORE, labels, labels - self.first
+        )  # values above 255 never become `IGNORE`
         return shifted.masked_fill((shifted < 0) | (labels == IGNORE), IGNORE)
 
 

@@ -43,7 +43,10 @@ class ObjectTable:
         self._image, self._label, self._crowd = array("q"), array("i"), bytearray()
         self._box, self._area = array("d"), array("d")
         self._values: Any = array("d")  # coordinates of all polygons
-        self._parts, self._values_end = array("q"), array("q")  # cumulative counts of polygons and of coordinates
+        self._parts, self._values_end = (
+            array("q"),
+            array("q"),
+        )  # cumulative counts of polygons and of coordinates
         self._codes, self._codes_end = bytearray(), array("q")
 
     def image(self, name: str, image_id: int, height: int = 0, width: int = 0) -> int:

@@ -16,9 +16,12 @@ class RunConfig(BaseModel):
     seed: int = Field(default=0, ge=0, description="Random seed of the run.")
     device: str = Field(default="auto", description="auto, cpu, cuda, cuda:N or mps.")
     precision: Precision = Field(
-        default="auto", description="Precision of the computation; auto: bf16 on GPUs that support it, else float32."
+        default="auto",
+        description="Precision of the computation; auto: bf16 on GPUs that support it, else float32.",
     )
-    accumulate: int = Field(default=1, ge=1, description="Micro-batches per optimizer step (gradient accumulation).")
+    accumulate: int = Field(
+        default=1, ge=1, description="Micro-batches per optimizer step (gradient accumulation)."
+    )
     strategy: str = Field(
         default="auto",
         description="How several processes share the work: single, ddp, fsdp (gradients, optimizer state and"

@@ -133,7 +133,9 @@ class Lock:
             pid, host, started = holder["pid"], holder["host"], holder["started"]
         except (ValueError, KeyError, TypeError):
             return None  # an incomplete lock: its writer was killed
-        if host != socket.gethostname() or sys.platform == "win32":  # a process on another host cannot be checked
+        if (
+            host != socket.gethostname() or sys.platform == "win32"
+        ):  # a process on another host cannot be checked
             job = holder.get("job")
             if job is not None and (job == _job() or _job_ended(job)):
                 return None

@@ -158,7 +158,9 @@ def fit(job: Job) -> RunState:
         def stop() -> None:
             save()
             saver.wait()
-            world.any(False)  # no rank exits before the checkpoint is complete: schedulers would end the others
+            world.any(
+                False
+            )  # no rank exits before the checkpoint is complete: schedulers would end the others
             raise Interrupted(
                 f"Stopped by {signals.received or 'another rank'} after step {state.done} of {total}; "
                 f"continue with: {job.how_to_continue}"

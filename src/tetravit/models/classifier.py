@@ -112,9 +112,7 @@ class Classifier(Model):
         like = next((p for p in self.backbone.parameters() if p.is_floating_point()), None)
         own = next(head.parameters(), None)
         if like is not None and own is not None and (own.device, own.dtype) != (like.device, like.dtype):
-            head = head.to(
-                like.device, like.dtype
-            )  # only if needed: meta parameters cannot be moved
+            head = head.to(like.device, like.dtype)  # only if needed: meta parameters cannot be moved
         return head.train(self.training)
 
     @overload

@@ -23,7 +23,9 @@ PREDICTORS = {
                 "class_agnostic",
                 "Class-agnostic NMS: of overlapping objects of any class keep the highest score.",
             ),
-            Option("side", "Resize the short side to this size; own: keep the image's size.", "PX|own", _side),
+            Option(
+                "side", "Resize the short side to this size; own: keep the image's size.", "PX|own", _side
+            ),
         ),
         outputs=(
             Output(

@@ -24,7 +24,14 @@ from tetravit.structures import Batch
 LOG = logging.getLogger("tetravit.protocols")
 FIRST, HARDEST = 6, 6  # images in a report
 SHOWN_SIDE = 256  # pixels; larger label maps are downsized for a report
-PUBLISHED_SCALES = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)  # of published multi-scale scores: mmsegmentation's --aug-test
+PUBLISHED_SCALES = (
+    0.5,
+    0.75,
+    1.0,
+    1.25,
+    1.5,
+    1.75,
+)  # of published multi-scale scores: mmsegmentation's --aug-test
 
 
 class MIoUConfig(ProtocolConfig):
@@ -42,7 +49,9 @@ class MIoUConfig(ProtocolConfig):
         default=(1.0,),
         description="Scale factors of multi-scale inference; predictions are averaged.",
     )
-    flip: bool = Field(default=False, description="Average with the prediction for the horizontally flipped image.")
+    flip: bool = Field(
+        default=False, description="Average with the prediction for the horizontally flipped image."
+    )
 
     @property
     def inference(self) -> Inference:
@@ -106,7 +115,9 @@ class MIoU(Protocol):
             raise ValueError(EMPTY)
         if not int(totals.confusion.sum()):
             raise ValueError("No pixel of the set has a class.")
-        if loaders.info.counts is None and not self._checked and world.is_main:  # otherwise printed before training
+        if (
+            loaders.info.counts is None and not self._checked and world.is_main
+        ):  # otherwise printed before training
             pixels = totals.confusion.sum(dim=1).cpu().numpy()
             for line in class_notes(pixels, loaders.info.class_names, "the images that are scored"):
                 LOG.warning("%s.", line)

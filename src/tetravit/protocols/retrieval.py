@@ -30,9 +30,7 @@ class RetrievalConfig(RootConfig):
     set: Literal["auto", "roxford5k", "rparis6k"] = Field(
         default="auto", description="The set in root; auto: by its ground truth file."
     )
-    size: int = Field(
-        default=0, ge=0, description="Long side in pixels; 0: as in DINO's script."
-    )
+    size: int = Field(default=0, ge=0, description="Long side in pixels; 0: as in DINO's script.")
     crop_queries: bool = Field(
         default=False,
         description="Crop queries to their boxes, as in the benchmark, but not in DINO's script.",

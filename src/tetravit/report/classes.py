@@ -22,7 +22,9 @@ from tetravit.report.html import (
 from tetravit.report.maps import Maps
 from tetravit.report.run import Run
 
-MATRIX_CLASSES = 30  # maximum number of classes for a full confusion matrix; above, only the most confused classes
+MATRIX_CLASSES = (
+    30  # maximum number of classes for a full confusion matrix; above, only the most confused classes
+)
 MAPPED = 8  # mistakes with an attribution map
 LISTED = 12  # rows of a table of classes or pairs
 

@@ -79,9 +79,7 @@ def build(recipe: Recipe, world: World) -> Objects:
         model.set_grad_checkpointing(True)  # type: ignore[operator]
     task = row(model, recipe.task, info)
     task.prepare(data)
-    task.static_graph &= (
-        run.accumulate == 1
-    )  # DDP's static graph does not support gradient accumulation
+    task.static_graph &= run.accumulate == 1  # DDP's static graph does not support gradient accumulation
     notes += task.data_notes(dataset)
     with_seed = partial(
         make_train_loader,

@@ -202,7 +202,12 @@ class _Run:
                 if newest is None:
                     raise
                 attempt = attempts.add(newest.step, error.step, run.rollback_steps, per_epoch)
-                event = {"event": "rollback", "step": error.step, "what": error.quantity, "images": error.names}
+                event = {
+                    "event": "rollback",
+                    "step": error.step,
+                    "what": error.quantity,
+                    "images": error.names,
+                }
                 event |= {"checkpoint": newest.step, "attempt": attempt.number if attempt else None}
                 event |= {"until": attempt.until} if attempt else {}
                 if world.is_main:

@@ -33,7 +33,9 @@ ROUNDING = 0.1
 def measure(
     *,
     weights: Annotated[str, typer.Option(metavar="W,W,...", help="Classifiers.")] = ",".join(WEIGHTS),
-    sides: Annotated[str, typer.Option(metavar="N,N,...", help="Image sides in pixels.")] = ",".join(map(str, SIDES)),
+    sides: Annotated[str, typer.Option(metavar="N,N,...", help="Image sides in pixels.")] = ",".join(
+        map(str, SIDES)
+    ),
     data_root: Annotated[
         str, typer.Option(metavar="DIR", help="ImageNet, or a set of the weights' classes.")
     ] = "",

@@ -56,9 +56,7 @@ class Segment(Task):
     def example(self, count: int, size: int | tuple[int, int]) -> Batch:
         height, width = (size, size) if isinstance(size, int) else size
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-            count = max(
-                count, 2
-            )  # synchronized norms of pooled maps: one image per rank is enough
+            count = max(count, 2)  # synchronized norms of pooled maps: one image per rank is enough
         in_chans = getattr(getattr(self.model, "backbone", None), "in_chans", 3)
         labels = torch.randint(self.num_classes, (count, height, width))
         return Batch(torch.randn(count, in_chans, height, width), labels.to(torch.uint8))

@@ -157,7 +157,9 @@ def card(header: Header) -> str:
         "Weights (sha256)": f"`{header.fingerprint}`",
         "Written by": f"tetravit {header.version}",
     }
-    row = None if header.recipe else store.row_at(header.source)  # with a recipe, the weights were trained further
+    row = (
+        None if header.recipe else store.row_at(header.source)
+    )  # with a recipe, the weights were trained further
     if row:
         rows["Trained on"] = row.data
         rows["Published"] = f"{_figures(row.published)} ({row.published_in})"

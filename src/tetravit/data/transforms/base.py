@@ -29,9 +29,7 @@ class Transform:
     limits: tuple[int, int] | None = None
     colours: ClassVar[bool] = False  # True: for gray or RGB images only
 
-    normalized: ClassVar[bool] = (
-        False  # True: takes the normalized float image, after `normalize`
-    )
+    normalized: ClassVar[bool] = False  # True: takes the normalized float image, after `normalize`
 
     def __call__(self, *inputs: Any) -> Any:
         """Transform the image alone, or with boxes and masks (None: without); as many results as inputs."""

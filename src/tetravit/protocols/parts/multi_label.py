@@ -49,7 +49,9 @@ def class_figures(probabilities: Tensor, labels: Tensor) -> dict[str, float | No
         return {"images": 0} | dict.fromkeys(("ap", "threshold", "precision", "recall", "f1"))
     order = probabilities.argsort(descending=True, stable=True)
     scores, hits = probabilities[order], labels[order].double()
-    last = torch.cat((scores[1:] != scores[:-1], torch.ones(1, dtype=torch.bool)))  # last of equal probabilities
+    last = torch.cat(
+        (scores[1:] != scores[:-1], torch.ones(1, dtype=torch.bool))
+    )  # last of equal probabilities
     right = hits.cumsum(0)[last]
     precision = right / (torch.arange(len(scores))[last] + 1)
     recall = right / images

@@ -37,9 +37,7 @@ def times() -> Times | None:
         name, *fields = line.split()
         if name.startswith("cpu") and name[3:].isdecimal() and int(name[3:]) in mine:
             user, nice, system, _, _, interrupt, soft, *rest = map(int, fields)
-            busy += (
-                user + nice + system + interrupt + soft + sum(rest[:1])
-            ) / tick  # rest: steal time
+            busy += (user + nice + system + interrupt + soft + sum(rest[:1])) / tick  # rest: steal time
     used = os.times()
     return Times(time.monotonic(), busy, used.user + used.system)
 
