@@ -48,8 +48,8 @@ def train(
         The summary of the run; `summary.run_dir` is its folder.
 
     Raises:
-        ValueError: in one line, for anything in the recipe that is unknown or not possible.
-    ValueError: in one line, for an unknown or impossible setting of the recipe.
+        ValueError: in one line, for an unknown or impossible setting of the recipe.
+    """
     changes = as_overrides(overrides)
     chosen = recipe if isinstance(recipe, Recipe) else None
     if isinstance(recipe, str | Path):

@@ -137,8 +137,8 @@ def test_maps_of_several_strides_meet_at_the_same_pixels():
         ((200, 5), "The query (200, 5) lies outside of the picture of 200 x 100 pixels."),
         (
             (3, 50),
-            "The query (3, 50) lies in the part of the picture outside the crop: the model's input covers x 56 to 144,"
-            " y 6 to 94.",
+            "The query (3, 50) lies in the part of the picture outside the crop: the model's input covers"
+            " x 56 to 144, y 6 to 94.",
         ),
     ],
 )

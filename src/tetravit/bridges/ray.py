@@ -23,9 +23,9 @@ def train_on_ray(
     storage_path: str | None = None,
     max_failures: int = -1,
 ) -> Any:
-    """Run a recipe on the Ray cluster that this process is connected to; returns Ray's result.
-
     """Run a recipe on the connected Ray cluster; returns Ray's result.
+
+    Args:
         recipe: what to run.
         folder: of the run; the same call continues it.
         workers: processes, one per device; a pair: minimum and maximum (elastic).

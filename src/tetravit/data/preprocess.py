@@ -44,8 +44,8 @@ def preprocess(image: str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 
     Raises:
         BadImage: for a file that cannot be read.
-        ValueError: for an array or tensor of another shape or type.
-    ValueError: for an array or tensor of unsupported shape or dtype.
+        ValueError: for an array or tensor of unsupported shape or dtype.
+    """
     return eval_transform(p)(pixels(image, p.channels))
 
 

@@ -27,9 +27,7 @@ class OptimConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     name: str = Field(default="adamw", description="The optimizer; `tetravit list optimizers`.")
-    options: Options = Field(
-        default_factory=dict, description="Further options of the optimizer."
-    )
+    options: Options = Field(default_factory=dict, description="Further options of the optimizer.")
     lr: float = Field(default=5e-4, gt=0, description="Peak learning rate for lr_batch images per step.")
     lr_batch: int = Field(
         default=512,
@@ -42,8 +40,10 @@ class OptimConfig(BaseModel):
         description="Parameters with weight decay. matrices: only weights of linear layers and convolutions."
         " authors: also position tables, bias tables, temperatures and other parameters of two dimensions or more,"
         " except those in the model's no_weight_decay(), as in the DeiT code. all: everything except no_decay.",
+    )
     no_decay: tuple[str, ...] = Field(
-        default=(), description='With decay "all": substrings of parameter names without weight decay ("norm1.").'
+        default=(),
+        description='With decay "all": substrings of parameter names without weight decay ("norm1.").',
     )
     betas: tuple[float, float] = Field(default=(0.9, 0.999), description="Decays of AdamW's two averages.")
     eps: float = Field(default=1e-8, gt=0, description="Epsilon in AdamW's denominator.")
@@ -57,9 +57,7 @@ class OptimConfig(BaseModel):
         description="Schedule of the learning rate after the warm-up: cosine or linear down to min_lr; poly, down to"
         " min_lr as (1 - step / steps) ** power; steps, times gamma after each epoch in milestones; constant.",
     )
-    schedule_options: Options = Field(
-        default_factory=dict, description="Further options of the schedule."
-    )
+    schedule_options: Options = Field(default_factory=dict, description="Further options of the schedule.")
     schedules: dict[str, str] = Field(
         default_factory=dict,
         description="Schedules of other settings, from a first to a last value:"
@@ -106,9 +104,7 @@ class OptimConfig(BaseModel):
     release: Literal["deit", "convit", "gcvit"] = Field(
         default="deit", description="The released code that faithful repeats."
     )
-    ema: float = Field(
-        default=0.0, ge=0, lt=1, description="EMA decay of the weights; 0: no EMA."
-    )
+    ema: float = Field(default=0.0, ge=0, lt=1, description="EMA decay of the weights; 0: no EMA.")
     ema_warmup: bool = Field(
         default=True, description="Bound the EMA decay by (1 + step) / (10 + step) in the first steps."
     )

@@ -1,4 +1,4 @@
-"""The base class of models: backbone, head, constructor arguments, and preprocessing.
+"""The base class of models: backbone, head, constructor arguments, and preprocessing."""
 
 import fnmatch
 import os

@@ -86,7 +86,7 @@ def train(
                 events.stop()
             return Summary(0, None, None, 0.0, lines=["Nothing was written: a dry run."])
         signal = stack.enter_context(Signals()).received
-        if any(world.any(asked is not None)):
+        if any(world.any(signal is not None)):
             raise Interrupted(
                 f"Stopped by {signal or 'another rank'} before the first step; run the command again."
             )

@@ -47,7 +47,9 @@ CROP = "crop(scale=(0.4, 1.0)) | flip | jitter(0.8) | gray(0.2)"
 LOCAL = "crop(96, (0.05, 0.4)) | flip | jitter(0.8) | gray(0.2) | blur(0.5)"
 COLLAPSED = 0.02  # threshold on information, as a share of its bound
 LINES = 5  # consecutive log lines before a collapse is reported
-GRACE = 0.1  # initial share of the run, at least an epoch, without collapse detection: information starts at 0
+GRACE = (
+    0.1  # initial share of the run, at least an epoch, without collapse detection: information starts at 0
+)
 MOST = 4  # prototypes per training image
 TEMP_EPOCHS, TEMP_SHARE = 30, 0.3  # temperature warm-up: epochs, and maximum share of the run
 SLOW, SMALL_BATCH, MANY_STEPS = 0.9995, 256, 100_000  # momentum for small batches of large sets (dino#104)
@@ -74,9 +76,8 @@ class DinoConfig(TaskConfig):
     )
     checkpoint: str = Field(
         default="",
-        description="A full checkpoint of the DINO code or of VISSL to continue from: student, teacher, both heads
-        and"
-        " the centre. Use a small learning rate, with momentum and temperatures at their final values.",
+        description="A full checkpoint of the DINO code or of VISSL to continue from: student, teacher, both heads"
+        " and the centre. Use a small learning rate, with momentum and temperatures at their final values.",
     )
     student_temp: float = Field(default=0.1, gt=0, description="Temperature of the student.")
     teacher_temp: tuple[float, float] | Literal["auto"] = Field(
@@ -86,8 +87,7 @@ class DinoConfig(TaskConfig):
     )
     teacher_temp_epochs: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
         default=0,
-        description="Epochs of the teacher's temperature warm-up; auto: 30, at most 30 % of"
-        " the run.",
+        description="Epochs of the teacher's temperature warm-up; auto: 30, at most 30 % of the run.",
     )
     teacher_temp_by: Literal["epoch", "step"] = Field(
         default="epoch", description="Whether the teacher's temperature changes per epoch or per step."

@@ -3,6 +3,7 @@
 A pickle is a program; Python's own reader imports and calls the names in it. This one never imports: a name in the
 file becomes a `Global`, calls of the few functions that build tensors are emulated, objects of other classes become
 `Inert` records. A pickle that names any other function is rejected, with that name.
+"""
 
 import math
 import pickletools
