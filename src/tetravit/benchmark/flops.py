@@ -46,16 +46,16 @@ class Counts:
 
 
 def paper_size(name: str) -> int:
-    """Default image side of a model, in pixels."""
+    """The side in pixels of the images for which a model is defined."""
     row = VARIANTS[resolve(name)]
     return int(row.keywords.get("image_size", 224))
 
 
 def count(name: str, *, image_size: int | None = None, num_classes: int = 1000) -> Counts:
-    """Count a model by name at `image_size` pixels a side; None: the image size of the paper.
+    """Count a model by name at `image_size` pixels a side; None: the paper's.
 
     Raises:
-        ValueError: if the name is unknown.
+        ValueError: if there is no such model.
     """
     side = image_size or paper_size(name)
     with torch.device("meta"):  # shapes only
@@ -81,7 +81,7 @@ def count_macs(model: nn.Module, images: torch.Tensor) -> int:
             module.register_forward_hook(count_queries)
         if isinstance(
             module, nn.LayerNorm
-        ):  # the last block is shortened only if the norm after it has no hooks
+        ):  # the last block is shortened in front of a norm without hooks alone
             module.register_forward_hook(lambda *_: None)
     return count_inference_macs(shapes, images) + extra
 
@@ -112,12 +112,12 @@ class _Products(TorchDispatchMode):
 
 @cache
 def table() -> dict[str, Counts]:
-    """The counts shipped with the package, by model name."""
+    """The counts that come with the package, by model name."""
     return {name: Counts(**row) for name, row in json.loads(TABLE.read_text()).items()}
 
 
 def counts(name: str) -> Counts:
-    """Counts of a model at its default image size: from the shipped table, or computed."""
+    """The counts of a model at its paper's size: from the table, or counted anew."""
     return table().get(resolve(name)) or count(name)
 
 

@@ -30,10 +30,10 @@ PRODUCT_SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices whose produ
 class Row:
     """One measured row. images_per_s: median over the rounds; spread: interquartile range over the median.
 
-    share: share of the machine's matrix-product rate, in 0..1, from the multiply-adds of the model (three times those
-    of a forward pass for training). product_tflops: that rate, two operations per multiply-add. peak_mib: memory
-    allocated above that in use before the first call. joules_per_image: energy of all processors, or of the GPU,
-    during the rounds of the model; None: not measurable on this system.
+    share: of the machine's matrix-product rate, in 0..1, counting the multiply-adds of the model (three times
+    those of a forward pass where it trains). product_tflops: that rate, two operations per multiply-add.
+    peak_mib: memory taken above what was in use before the first call. joules_per_image: of all processors, or of
+    the GPU, at the power that the rounds of the model took; None: not available on this system.
     """
 
     model: str
@@ -79,18 +79,18 @@ def measure(
         batch: images per call.
         mode: `predict`: forward without gradients; `train`: forward and backward.
         dtype: float32, bfloat16 or float16, of weights and images.
-        device: device of weights and images.
-        compiled: use torch.compile.
-        rounds: measurements per model; the median counts.
-        seconds: minimum duration of a round of one model, in seconds; at least one call.
+        device: where.
+        compiled: through torch.compile.
+        rounds: how often each model is measured; the median counts.
+        seconds: how long a round of one model takes at least; at least one call.
         on_round: called with 1 after each round.
 
     Raises:
-        ValueError: for an unknown model or dtype, or counts below 1.
+        ValueError: for an unknown model or type, or counts below 1.
     """
-    for name, value in (("batch", batch), ("rounds", rounds)):
+    for what, value in (("batch", batch), ("rounds", rounds)):
         if value < 1:
-            raise ValueError(f"{name} is 1 or more; got {value}.")
+            raise ValueError(f"{what} is 1 or more; got {value}.")
     if dtype not in DTYPES:
         raise ValueError(f"dtype takes one of {', '.join(DTYPES)}; got {dtype!r}.")
     device = torch.device(device)
@@ -153,7 +153,7 @@ def measure(
 
 
 def device_name(device: torch.device) -> str:
-    """Product name of the processor or GPU."""
+    """The processor or card by its maker's name."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -181,7 +181,7 @@ def _call(model: nn.Module, images: torch.Tensor, mode: Mode, compiled: bool) ->
 
     def train() -> None:
         F.cross_entropy(model(images).float(), labels).backward()
-        model.zero_grad(set_to_none=True)  # the peak memory of a call includes its gradients
+        model.zero_grad(set_to_none=True)  # so that the peak of a call counts its gradients
 
     return train
 
@@ -193,7 +193,7 @@ def _product(device: torch.device, dtype: torch.dtype) -> Callable[[], object]:
 
 
 def product_flops(device: torch.device | str, seconds: float = 0.2) -> float:
-    """Peak of the machine: operations per second of a large float32 matrix product, two per multiply-add."""
+    """Operations a second of a large matrix product in float32, two per multiply-add: the peak of a machine."""
     device = torch.device(device)
     product = _product(device, torch.float32)
     _time(product, device, seconds / 5)  # warm-up
@@ -201,7 +201,7 @@ def product_flops(device: torch.device | str, seconds: float = 0.2) -> float:
 
 
 def _time(call: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
-    """Duration in seconds of each call, for as many calls as fit into `seconds`, at least one."""
+    """Seconds of each of as many calls as fit into `seconds`, at least one."""
     taken: list[float] = []
     while not taken or sum(taken) < seconds:
         start = time.perf_counter()

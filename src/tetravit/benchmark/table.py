@@ -38,7 +38,7 @@ def caption(rows: Sequence[Row]) -> str:
     """The shared settings of the rows, in one line.
 
     Raises:
-        ValueError: if machine or settings differ between rows.
+        ValueError: if they were not measured on one machine in one way: such rows share no table.
     """
     kinds = {(r.device, r.threads, r.mode, r.size, r.batch, r.dtype, r.compiled, r.torch) for r in rows}
     if len(kinds) != 1:
@@ -111,7 +111,7 @@ def contest_markdown(rows: Sequence[Contest]) -> str:
     """A table and its caption.
 
     Raises:
-        ValueError: if machine or settings differ between rows.
+        ValueError: if they were not measured on one machine in one way: such rows share no table.
     """
     kinds = {(r.device, r.threads, r.mode, r.dtype, r.torch, r.busy) for r in rows}
     if len(kinds) != 1:
@@ -121,7 +121,7 @@ def contest_markdown(rows: Sequence[Contest]) -> str:
 
 
 def _markdown(titles: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int) -> list[str]:
-    """Lines of a table whose first `texts` columns are not numeric."""
+    """Lines of a table whose first `texts` columns hold no numbers."""
     rule = "|" + "---|" * texts + "--:|" * (len(titles) - texts)
     return [f"| {' | '.join(titles)} |", rule, *(f"| {' | '.join(row)} |" for row in rows)]
 

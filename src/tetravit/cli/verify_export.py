@@ -10,20 +10,19 @@ from tetravit.cli.base import Trust, print_rows, print_table, say
 
 
 def verify_export(
-    file: Annotated[Path, typer.Argument(help="A file written by `tetravit export`; for OpenVINO the .xml.")],
+    file: Annotated[Path, typer.Argument(help="A file that `tetravit export` wrote; of OpenVINO the .xml.")],
     images: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Compare with the model on the images of this folder."),
+        typer.Option(metavar="DIR", help="Compare on the images of this folder, with the model."),
     ] = None,
     weights: Annotated[
         str | None,
         typer.Option(
-            metavar="WEIGHTS",
-            help="Weights the file was exported from; default: those named in the certificate.",
+            metavar="WEIGHTS", help="The weights it was exported from; those that the certificate names."
         ),
     ] = None,
     certificate: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Default: FILE.certificate.json beside the file.")
+        Path | None, typer.Option(metavar="FILE", help="FILE.certificate.json, beside the file.")
     ] = None,
     calibrate: Annotated[
         str | None,

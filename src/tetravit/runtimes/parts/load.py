@@ -37,7 +37,9 @@ def times() -> Times | None:
         name, *fields = line.split()
         if name.startswith("cpu") and name[3:].isdecimal() and int(name[3:]) in mine:
             user, nice, system, _, _, interrupt, soft, *rest = map(int, fields)
-            busy += (user + nice + system + interrupt + soft + sum(rest[:1])) / tick  # rest: steal time
+            busy += (
+                user + nice + system + interrupt + soft + sum(rest[:1])
+            ) / tick  # rest: stolen by other guests
     used = os.times()
     return Times(time.monotonic(), busy, used.user + used.system)
 
@@ -71,7 +73,7 @@ class Load:
 
 
 def free_threads(threads: int, others: float) -> int:
-    """How many of `threads` have a core to themselves while other processes use `others` cores; at least one."""
+    """How many of `threads` have a core of their own while others keep `others` cores busy; at least one."""
     return max(1, min(threads, round(len(cores()) - others)))
 
 

@@ -19,7 +19,7 @@ WAIT_S, LONGEST_S = (
 class Watch:
     """Times of calls, against the expected time of their shape.
 
-    others: cores used by other processes now. at_choice: the same at the time of tuning.
+    others: how many cores other processes use now. at_choice: how many they used when the choice was made.
     """
 
     def __init__(
