@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 Shapes = Sequence[tuple[int, int]]  # (height, width) of every level
@@ -159,13 +160,15 @@ class _RowSampling(torch.autograd.Function):
         grid, table = _Grid(shapes, points), _bordered(value, shapes)
         points, weights = points.flatten(0, 1), weights.flatten(0, 1)  # (B * Q, H, ...)
         out = value.new_empty(len(points), value.shape[2] * value.shape[3])
-        for part in _parts(points, PART):
-            rows, shares = grid.neighbours(points[part], weights[part], part)
+        parts = _Parts(points, PART)
+        for part in parts:
+            rows, shares, _ = grid.neighbours(points[part], weights[part], part, parts)
             sums = F.embedding_bag(rows, table, mode="sum", per_sample_weights=shares)
             out[part] = sums.view(-1, out.shape[1])
         return out.view(len(value), -1, out.shape[1])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None]:
         value, points, weights = ctx.saved_tensors
         grid, table = _Grid(ctx.shapes, points), _bordered(value, ctx.shapes)
@@ -173,17 +176,37 @@ class _RowSampling(torch.autograd.Function):
         of_points, of_weights = torch.empty_like(points), torch.empty_like(weights)
         grad = grad.reshape(-1, value.shape[2], value.shape[3])  # (B * Q, H, D)
         points, weights = points.flatten(0, 1), weights.flatten(0, 1)
-        for part in _parts(points, GRADIENT_PART):
+        parts = _Parts(points, GRADIENT_PART)
+        for part in parts:
             g = grad[part].flatten(0, 1)  # (n * H, D)
-            with torch.enable_grad():
-                p, w = points[part].detach().requires_grad_(), weights[part].detach().requires_grad_()
-                rows, shares = grid.neighbours(p, w, part)
-            grads = torch.autograd.grad(shares, (p, w), _products(rows, table, g))
-            of_points.view_as(points)[part], of_weights.view_as(weights)[part] = grads
+            rows, shares, fraction = grid.neighbours(points[part], weights[part], part, parts)
+            products = _products(rows, table, g).view(*weights[part].shape[:2], 4, -1)  # (n, H, 4, L * P)
+            of_point, of_weight = _of_shares(products, fraction, weights[part])
+            of_points.view_as(points)[part] = of_point.view_as(points[part]) * grid.inside(points[part])
+            of_weights.view_as(weights)[part] = of_weight
             if of_table is not None:
-                of_table += _scattered(rows, shares.detach(), g, len(table))
+                of_table += _scattered(rows, shares, g, len(table))
         of_value = None if of_table is None else _inside(of_table, value, ctx.shapes)
         return of_value, of_points, of_weights, None
+
+
+class _Parts:
+    """Chunks of queries with about `size` points (n, H, L, P, 2), a single chunk on a GPU; and their buffers.
+
+    rows, shares: (n, H, 4, L * P), reused for all chunks: fresh memory per chunk takes longer than computing
+    the values.
+    """
+
+    def __init__(self, points: Tensor, size: int) -> None:
+        self.count, heads, levels, per_level = points.shape[:4]
+        wanted = self.count if points.is_cuda else size // (heads * levels * per_level)
+        self.step = max(1, min(self.count, wanted))
+        shape = (self.step, heads, 4, levels * per_level)
+        self.rows = points.new_empty(shape, dtype=torch.int32)
+        self.shares = points.new_empty(shape)
+
+    def __iter__(self) -> Iterator[slice]:
+        return (slice(start, start + self.step) for start in range(0, self.count, self.step))
 
 
 class _Grid:
@@ -203,37 +226,65 @@ class _Grid:
         first = torch.arange(len(like), dtype=torch.int32, device=like.device) * (sum(areas) * heads)
         self.image = first.repeat_interleave(like.shape[1])[:, None, None]  # (B * Q, 1, 1)
 
-    def neighbours(self, points: Tensor, weights: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+    def neighbours(
+        self, points: Tensor, weights: Tensor, part: slice, buffers: _Parts
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Points (n, H, L, P, 2), weights (n, H, L * P) -> rows of the table and their weights, (n * H, 4 * L * P).
 
-        part: indices of the B * Q queries. Points outside are moved to the border, whose rows are 0: their gradient
-        is 0 too.
+        part: indices of the B * Q queries. Points outside are moved to the border, whose rows are 0. The third
+        result: how far a point is right of and below its upper left neighbour, (n, H, L * P, 2). The first two lie in
+        the buffers.
         """
         n, heads = points.shape[:2]
         points = points.reshape(n, -1).clamp(self.least, self.limit)
-        corner = torch.minimum(points.detach().floor(), self.limit - 1)
+        corner = torch.minimum(points.floor(), self.limit - 1)
+        fraction = points.sub_(corner).view(n, heads, -1, 2)
         x, y = corner.view(n, -1, 2).unbind(-1)
-        dx, dy = (points - corner).view(n, -1, 2).unbind(-1)
         first = torch.addcmul(x + self.start, y, self.width)  # exact: integers below 2 ** 24
-        first = first.nan_to_num(nan=0.0).int().view(n, heads, -1) * heads
+        first = first.nan_to_num_(nan=0.0).int().view(n, heads, -1).mul_(heads)
         first += self.head + self.image[part]
-        weights = weights.reshape(n, -1)
-        low = weights * dy
-        high = weights - low
-        shares = (high - high * dx, high * dx, low - low * dx, low * dx)
-        rows = (first, first + heads, first + self.below, first + self.below + heads)
-        share = torch.stack([s.view(n, heads, -1) for s in shares], dim=2)  # (n, H, 4, L * P)
-        return torch.stack(rows, dim=2).view(n * heads, -1), share.view(n * heads, -1)
+        rows, shares = buffers.rows[:n], buffers.shares[:n]
+        upper_left, upper_right, lower_left, lower_right = rows.unbind(2)
+        upper_left.copy_(first)
+        torch.add(first, heads, out=upper_right)
+        torch.add(first, self.below, out=lower_left)
+        torch.add(lower_left, heads, out=lower_right)
+        dx, dy = fraction.unbind(-1)
+        lower = weights * dy
+        upper = weights - lower
+        upper_left, upper_right, lower_left, lower_right = shares.unbind(2)
+        torch.mul(upper, dx, out=upper_right)
+        torch.sub(upper, upper_right, out=upper_left)
+        torch.mul(lower, dx, out=lower_right)
+        torch.sub(lower, lower_right, out=lower_left)
+        return rows.view(n * heads, -1), shares.view(n * heads, -1), fraction
+
+    def inside(self, points: Tensor) -> Tensor:
+        """1 where a coordinate lies within the map and its border, else 0: shaped as the points (n, H, L, P, 2)."""
+        flat = points.reshape(len(points), -1)
+        return ((flat >= self.least) & (flat <= self.limit)).to(points.dtype).view_as(points)
+
+
+def _of_shares(products: Tensor, fraction: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of points (n, H, L * P, 2) and weights (n, H, L * P) from those of the shares (n, H, 4, L * P)."""
+    upper_left, upper_right, lower_left, lower_right = products.unbind(2)
+    dx, dy = fraction.unbind(-1)
+    along_upper, along_lower = upper_right - upper_left, lower_right - lower_left
+    upper = torch.addcmul(upper_left, along_upper, dx)
+    down = torch.addcmul(lower_left, along_lower, dx) - upper
+    of_x = weights * torch.addcmul(along_upper, along_lower - along_upper, dy)
+    return torch.stack((of_x, weights * down), dim=-1), torch.addcmul(upper, down, dy)
 
 
 def _bordered(value: Tensor, shapes: Shapes) -> Tensor:
     """(B, N, H, D) -> a table (rows, D) of maps with a border of zeros, image after image."""
-    batch, width = value.shape[0], value.shape[3]
-    parts = [
-        F.pad(tokens.reshape(batch, h, w, -1), (0, 0, 1, 1, 1, 1)).flatten(1, 2)
-        for tokens, (h, w) in zip(value.split([h * w for h, w in shapes], dim=1), shapes, strict=True)
-    ]
-    return torch.cat(parts, dim=1).view(-1, width)
+    batch, _, heads, width = value.shape
+    areas = [(h + 2) * (w + 2) for h, w in shapes]
+    table = value.new_zeros(batch, sum(areas), heads, width)
+    levels = value.split([h * w for h, w in shapes], dim=1)
+    for level, tokens, (h, w) in zip(table.split(areas, dim=1), levels, shapes, strict=True):
+        level.unflatten(1, (h + 2, w + 2))[:, 1:-1, 1:-1] = tokens.unflatten(1, (h, w))
+    return table.view(-1, width)
 
 
 def _products(rows: Tensor, table: Tensor, g: Tensor) -> Tensor:
@@ -270,13 +321,6 @@ def _inside(table: Tensor, like: Tensor, shapes: Shapes) -> Tensor:
         for part, (h, w) in zip(parts, shapes, strict=True)
     ]
     return torch.cat(inner, dim=1)
-
-
-def _parts(points: Tensor, size: int) -> Iterator[slice]:
-    """Chunks of queries with about `size` points (n, H, L, P, 2); a single chunk on a GPU."""
-    count = len(points)
-    step = max(1, count if points.is_cuda else size // math.prod(points.shape[1:4]))
-    return (slice(start, start + step) for start in range(0, count, step))
 
 
 def _sides(shapes: Shapes, like: Tensor) -> Tensor:
