@@ -24,7 +24,7 @@ def inputs(shape, dtype=torch.float32):
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_answers_agree_with_the_plain_form(mode, shape, given, gelu, onednn, monkeypatch):
     if onednn:  # also on processors where it is the slower one
-        monkeypatch.setattr(linear, "_fuses_faster", lambda: True)
+        monkeypatch.setattr(linear, "_fuses_faster", lambda narrow: True)
     else:
         monkeypatch.setattr(linear, "_for_onednn", lambda *_: False)
     x, weight, bias, residual = (*inputs(shape)[:given], None, None)[:4]
@@ -82,7 +82,7 @@ class Marked(torch.Tensor):
 
 
 def test_other_kinds_of_tensors_and_types_take_the_plain_way(monkeypatch):
-    monkeypatch.setattr(linear, "_fuses_faster", lambda: True)
+    monkeypatch.setattr(linear, "_fuses_faster", lambda narrow: True)
     x, weight = torch.randn(7, 4), torch.randn(6, 4)
     assert not linear._for_onednn(x, weight.as_subclass(Marked), None)
     assert not linear._for_onednn(x.double(), weight.double(), None)
@@ -99,9 +99,18 @@ def test_a_bias_with_strides_is_read_right():
             torch.testing.assert_close(fused_linear(x, weight, bias), plain_linear(x, weight, bias))
 
 
-@pytest.mark.parametrize(("capability", "fused"), [("AVX2", False), ("DEFAULT", False), ("AVX512", True)])
-def test_processors_with_avx2_take_plain_products(capability, fused, monkeypatch):
+@pytest.mark.parametrize(
+    ("capability", "narrow", "fused"),
+    [
+        ("AVX2", False, False),
+        ("AVX2", True, True),
+        ("DEFAULT", False, False),
+        ("DEFAULT", True, False),
+        ("AVX512", False, True),
+    ],
+)
+def test_processors_with_avx2_take_plain_products_between_wide_layers(capability, narrow, fused, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     linear._fuses_faster.cache_clear()
-    assert linear._fuses_faster() is fused
+    assert linear._fuses_faster(narrow) is fused
     linear._fuses_faster.cache_clear()

@@ -2,9 +2,10 @@
 
 PyTorch's addmm first writes the bias over the whole output; GELU and residual are separate passes. On a CPU, oneDNN
 does all of it while a tile of the product is in the cache. The plain form is used if PyTorch was built without
-oneDNN, under a dispatch mode, on processors without AVX-512 (with AVX2 oneDNN's GELU takes longer than the passes it
-saves, and its products longer than MKL's), and while gradients are recorded: ReLUs of the heads amplify the different
-rounding into gradients a thousand times farther from the published ones.
+oneDNN, under a dispatch mode, on processors without AVX-512, and while gradients are recorded: ReLUs of the heads
+amplify the different rounding into gradients a thousand times farther from the published ones. With AVX2, oneDNN's
+GELU takes longer than the passes it saves, and its products longer than MKL's, unless one of the widths is at most
+`NARROW`.
 
 Shapes: T tokens, C width, F output width.
 """
@@ -15,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+NARROW = 64  # up to this width the passes over many tokens that fusing saves take longer than the product
 
 
 def plain_linear(
@@ -65,11 +68,13 @@ def _for_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and x.numel() > 0
         and torch._C._get_mkldnn_enabled()
         and torch.backends.mkldnn.is_available()
-        and _fuses_faster()
+        and _fuses_faster(min(weight.shape) <= NARROW)
     )
 
 
 @cache
-def _fuses_faster() -> bool:
-    """Whether this PyTorch has the fused operation, and it is faster on this processor."""
-    return hasattr(torch.ops.mkldnn, "_linear_pointwise") and "512" in torch.backends.cpu.get_cpu_capability()
+def _fuses_faster(narrow: bool) -> bool:
+    """Whether the fused operation exists and is faster on this processor. narrow: a width is at most `NARROW`."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    faster = "512" in capability or (narrow and capability == "AVX2")
+    return faster and hasattr(torch.ops.mkldnn, "_linear_pointwise")
