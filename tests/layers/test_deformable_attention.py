@@ -155,3 +155,11 @@ def test_outputs_and_gradients_are_the_authors(form, sampler, monkeypatch):
         GOLDEN.check(f"msda_{form}_{name}", x.grad)
     for name, parameter in layer.named_parameters():
         GOLDEN.check(f"msda_{form}_g_{name}", parameter.grad)
+
+
+def test_a_second_derivative_is_refused():
+    given = [x.requires_grad_() for x in inputs()]
+    out = sample_by_rows(*given, SHAPES)
+    (grad,) = torch.autograd.grad(out.square().sum(), given[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        torch.autograd.grad(grad.sum(), given[1:2])
