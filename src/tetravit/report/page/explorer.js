@@ -6,6 +6,7 @@ const LOWEST = 0.05; // score of objects that are predicted; the slider goes on 
 const MOST = 10; // classes that are listed
 const SIDE = [640, 1280]; // pixels of the long side of a canvas, at least and at most
 const PIXELS = 160; // sides below are shown with their pixels
+const NAMES = 12; // pixels of the page: the letters of names on a picture, at least
 const NOUNS = { classify: "classifier", detect: "detector", segment: "segmenter" };
 const state = { models: [], limits: {}, file: null, bitmap: null, panels: [], turn: 0 };
 
@@ -18,6 +19,7 @@ function make(tag, className, text) {
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 const named = (name) => state.models.find((model) => model.name === name);
 function say(text) { $("status").textContent = text; }
+const weight = (bytes) => (bytes < 1024 ? `${bytes} bytes` : `${(bytes / 1024).toFixed(0)} KiB`);
 function fail(text) {
   $("alert").textContent = text;
   $("alert").hidden = !text;
@@ -188,23 +190,33 @@ class Panel {
     }
     if (this.prediction.objects) this.outline(pen, seen);
   }
+  // Boxes and names, the highest score on top. A name takes the first place at its box that no better one has.
   outline(pen, seen) {
-    const scale = this.canvas.width / this.prediction.width, size = Math.max(13, Math.round(this.canvas.width / 52));
-    pen.lineWidth = Math.max(2, this.canvas.width / 320);
+    const scale = this.canvas.width / this.prediction.width;
+    const dense = this.canvas.width / (this.canvas.clientWidth || this.canvas.width); // pixels of the canvas per pixel of the page
+    const size = Math.round(Math.max(NAMES * dense, this.canvas.width / 52)), high = size + Math.round(0.6 * size), names = [];
+    pen.lineWidth = Math.max(1.5 * dense, this.canvas.width / 320);
     pen.font = `600 ${size}px system-ui, sans-serif`;
     pen.textBaseline = "middle";
-    for (const row of seen) {
-      const [x, y, w, h] = row.bbox.map((side) => side * scale), colour = this.colour(row.class);
+    for (const row of seen.slice().reverse()) { // the highest score first
+      const [x, y, w, h] = row.bbox.map((side) => side * scale), text = `${row.class} ${Math.round(100 * row.score)} %`;
+      const wide = pen.measureText(text).width + 0.8 * size, left = Math.max(0, Math.min(x, this.canvas.width - wide));
+      const places = [y - high, y, y + h - high, y + h].filter((top) => top >= 0 && top + high <= this.canvas.height);
+      const clear = (top) => names.every((n) => top + high <= n.top || n.top + high <= top || left + wide <= n.left || n.left + n.wide <= left);
+      const top = places.find(clear) ?? places[0] ?? 0;
+      names.push({ text, wide, left, top, box: [x, y, w, h], colour: this.colour(row.class) });
+    }
+    names.reverse();
+    for (const { box, colour } of $("boxes").checked ? names : []) {
       pen.strokeStyle = colour;
-      if ($("boxes").checked) pen.strokeRect(x, y, w, h);
-      if (!$("names").checked) continue;
-      const text = `${row.class} ${Math.round(100 * row.score)} %`, wide = pen.measureText(text).width + 10, high = size + 8;
-      const left = Math.max(0, Math.min(x, this.canvas.width - wide)), top = y >= high ? y - high : Math.min(y, this.canvas.height - high);
+      pen.strokeRect(...box);
+    }
+    for (const { text, wide, left, top, colour } of $("names").checked ? names : []) {
       pen.fillStyle = colour;
       pen.fillRect(left, top, wide, high);
       const [r, g, b] = [1, 3, 5].map((i) => parseInt(colour.slice(i, i + 2), 16));
       pen.fillStyle = 0.3 * r + 0.59 * g + 0.11 * b > 140 ? "#14181f" : "#ffffff";
-      pen.fillText(text, left + 5, top + high / 2 + 1);
+      pen.fillText(text, left + 0.4 * size, top + high / 2 + 1);
     }
   }
 }
@@ -218,7 +230,7 @@ async function load(file) {
   try { state.bitmap = await createImageBitmap(file); } catch { state.bitmap = null; }
   $("drop").classList.add("small");
   $("drop").querySelector(".invite").hidden = true;
-  $("limits").textContent = `${file.name || "Picture"}, ${(file.size / 1024).toFixed(0)} KiB. Drop, paste or choose another one at any time.`;
+  $("limits").textContent = `${file.name || "Picture"}, ${weight(file.size)}. Drop, paste or choose another one at any time.`;
   await run();
 }
 
@@ -234,6 +246,7 @@ async function run() {
     $("panels").classList.toggle("two", panels.length > 1);
     $("panels").replaceChildren(...panels.map((panel) => panel.card));
     adapt();
+    for (const panel of panels) panel.draw(); // at the width that it has on the page
     if ($("explain").value) await Promise.all(panels.map((panel) => panel.explain($("explain").value)));
     fail("");
     if (!state.bitmap) fail("This browser cannot show the format of the picture; the prediction is drawn without it.");
@@ -348,6 +361,7 @@ function wire() {
   $("score").addEventListener("change", () => say(state.panels.map((panel) => `${panel.model.name}: ${panel.sentence()}`).join("; ")));
   $("strength").addEventListener("input", () => { showValues(); for (const panel of state.panels) panel.draw(); });
   for (const id of ["boxes", "names", "masks"]) $(id).addEventListener("change", () => { for (const panel of state.panels) panel.draw(); });
+  addEventListener("resize", () => { for (const panel of state.panels) panel.draw(); });
   $("save-png").addEventListener("click", savePicture);
   $("save-json").addEventListener("click", () => save(new Blob([JSON.stringify(facts(), null, 1)], { type: "application/json" }), "predicted.json"));
 }
