@@ -34,11 +34,11 @@ def block(dim=8, hidden=32, rate=0.0):
 
 @pytest.mark.parametrize("gamma", [None, torch.tensor([0.5, -2.0] * 4)], ids=["plain", "scaled"])
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
-@pytest.mark.parametrize("kept", [0, 2**22], ids=["again", "kept"])
+@pytest.mark.parametrize("at_once", [0, 2**22], ids=["parts", "whole"])
 @pytest.mark.parametrize("shape", [(2, 50, 8), (3, 4, 5, 8), (1, 1, 8), (0, 5, 8)], ids=str)
-def test_parts_give_what_the_whole_gives(shape, mode, gamma, kept, monkeypatch):
+def test_parts_give_what_the_whole_gives(shape, mode, gamma, at_once, monkeypatch):
     monkeypatch.setattr(mlp, "PART", 3 * 32)  # three tokens at a time
-    monkeypatch.setattr(mlp, "KEPT", kept)
+    monkeypatch.setattr(mlp, "AT_ONCE", at_once)
     (layer, norm, drop_path), x = block(), torch.randn(shape)
     branch = layer(norm(x))
     with mode():
@@ -48,7 +48,7 @@ def test_parts_give_what_the_whole_gives(shape, mode, gamma, kept, monkeypatch):
 
 def test_stochastic_depth_drops_the_same_images_in_parts(monkeypatch):
     monkeypatch.setattr(mlp, "PART", 3 * 32)
-    monkeypatch.setattr(mlp, "KEPT", 0)
+    monkeypatch.setattr(mlp, "AT_ONCE", 0)
     (layer, norm, drop_path), x = block(rate=0.5), torch.randn(16, 5, 8)
     torch.manual_seed(0)
     answer = add_mlp(x, layer, norm, drop_path)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tetravit.layers.recompute import recomputed
+from tetravit.layers.sparing import sparing
 from tetravit.structures import AttentionKind, AttentionMap, TokenAttention
 
 SMALLEST_IMAGE = 32  # minimum side in pixels; below it the deepest map of a pyramid would be empty
@@ -193,10 +194,11 @@ class Backbone(nn.Module):
         return [m for group in self.stages()[: self.num_frozen] for m in group] if self.num_frozen else []
 
     def run(self, block: nn.Module, *inputs: Any) -> Tensor:
-        """`block(*inputs)`, recomputed in the backward pass if checkpointing is enabled."""
+        """`block(*inputs)`, recomputed in the backward pass with checkpointing, else only its cheap parts."""
         if self.checkpoint_blocks and self.training and torch.is_grad_enabled():
             return recomputed(block, *inputs)
-        return block(*inputs)
+        with sparing(inputs[0]):
+            return block(*inputs)
 
     def check(self, images: Tensor) -> None:
         """Check the images.

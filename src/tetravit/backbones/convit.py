@@ -26,6 +26,7 @@ from tetravit.layers.init import trunc_normal_
 from tetravit.layers.mlp import Mlp, add_mlp
 from tetravit.layers.plain import is_plain_module, is_plain_tree
 from tetravit.layers.residual import add_linear
+from tetravit.layers.sparing import again, norm_again
 from tetravit.layers.vit import (
     OUT_BLOCKS,
     Block,
@@ -149,7 +150,12 @@ class GatedPositionalAttention(PositionalAttention):
         # The authors divide the blended rows by their sums. Both softmaxes sum to 1, so the sums are 1 up to
         # rounding: omitting the division changes outputs by less than 1e-12 in float64 (see the tests).
         gate = self.gating_param.sigmoid()[:, None].to(content.dtype)
-        return torch.lerp(content, self._positional(v, grid), gate).flatten(2)
+
+        def blended(content: Tensor, position: Tensor, gate: Tensor) -> Tensor:
+            return torch.lerp(content, position, gate).flatten(2)
+
+        parts = content, self._positional(v, grid), gate
+        return again(blended(*parts), blended, *parts)
 
     def gates(self) -> Tensor:
         """Gate: weight of the positional attention in each head (heads,), in (0, 1)."""
@@ -201,7 +207,11 @@ class GatedPositionalAttention(PositionalAttention):
         dtype = v.dtype
         if torch.compiler.is_exporting():  # a dynamic-shape graph cannot cast tables with symbolic strides
             v = v.to(rows.dtype)
-        x = v.unflatten(1, grid).permute(3, 1, 0, 4, 2).reshape(heads, H, B * D * W)
+
+        def by_rows(v: Tensor) -> Tensor:
+            return v.unflatten(1, grid).permute(3, 1, 0, 4, 2).reshape(heads, H, B * D * W)
+
+        x = again(by_rows(v), by_rows, v)
         x = torch.bmm(rows.to(v.dtype), x).view(heads, H * B * D, W)
         x = torch.bmm(x, columns.mT.to(v.dtype)).view(heads, H, B, D, W)
         return x.permute(2, 1, 4, 0, 3).flatten(1, 2).to(dtype)
@@ -234,7 +244,7 @@ class LocalBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        normed = self.norm1(x)
+        normed = norm_again(self.norm1, x)
         if type(self.attn) in (PositionalAttention, GatedPositionalAttention) and is_plain_module(self.attn):
             x = add_linear(x, self.attn.proj, self.attn.attend(normed, grid), self.drop_path)
         else:

@@ -26,6 +26,7 @@ from tetravit.layers.mlp import Mlp, add_mlp
 from tetravit.layers.plain import can_use_fused, is_capturing, is_plain_module, is_plain_tree
 from tetravit.layers.relative_bias import RelativeBias
 from tetravit.layers.residual import add_linear, linear
+from tetravit.layers.sparing import again, norm_again
 from tetravit.layers.window import Grid, join, padding, windows
 from tetravit.structures import AttentionKind, AttentionMap
 
@@ -69,7 +70,8 @@ class FusedMBConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_exporting() and is_plain_module(self.se, self.pointwise):
             return self.as_convolutions(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        near = F.gelu(_convolve(self.depthwise, x))
+        near = _convolve(self.depthwise, x)
+        near = again(F.gelu(near), F.gelu, near)
         if not can_use_fused(x, self.se, self.pointwise):
             return x + self.pointwise(self.se(near))
         weight = (
@@ -249,7 +251,7 @@ class Block(nn.Module):
         """
         sides = (x.shape[1], x.shape[2])
         x = x.flatten(1, 2)
-        x_windows, padded, hidden = self.windows_of(self.norm1(x).unflatten(1, sides), layout)
+        x_windows, padded, hidden = self.windows_of(norm_again(self.norm1, x).unflatten(1, sides), layout)
         fused = isinstance(self.attn, WindowAttention) and is_plain_module(self.attn)
         attn = self.attn.attend if fused else self.attn
         x_windows = attn(x_windows, query) if hidden is None else attn(x_windows, query, hidden)
@@ -271,7 +273,9 @@ class Block(nn.Module):
         """
         if layout == "windows":
             return x.flatten(0, 1), (0, 0), None
-        x_windows, padded = windows(x, self.window_size)
+        size = self.window_size
+        x_windows, padded = windows(x, size)
+        x_windows = again(x_windows, lambda x: windows(x, size)[0], x)
         if not self.mask_padding:
             return x_windows, padded, None
         below, right = padding(x_windows, self.window_size, (x.shape[1], x.shape[2]))
@@ -479,7 +483,7 @@ def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 def _over_tokens(norm: nn.Module, x: Tensor) -> Tensor:
     """LayerNorm over the channels of a channels-last map (B, H, W, C)."""
-    return norm(x.flatten(1, 2)).unflatten(1, (x.shape[1], x.shape[2]))
+    return norm_again(norm, x.flatten(1, 2)).unflatten(1, (x.shape[1], x.shape[2]))
 
 
 def _per_window(query: Tensor, num_windows: int) -> Tensor:

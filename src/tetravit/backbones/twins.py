@@ -31,6 +31,7 @@ from tetravit.layers.init import trunc_normal_
 from tetravit.layers.mlp import Mlp, add_mlp
 from tetravit.layers.plain import is_plain_module
 from tetravit.layers.residual import add_linear
+from tetravit.layers.sparing import again, norm_again
 from tetravit.layers.window import join, padding, windows
 from tetravit.structures import AttentionKind, AttentionMap
 
@@ -111,10 +112,16 @@ class LocalAttention(nn.Module):
     def attend(self, x: Tensor) -> Tensor:
         """Attention without the output projection."""
         grid = (x.shape[1], x.shape[2])
-        x_windows, padded = windows(x, self.window_size)  # (B * nW, w * w, C)
+        size = self.window_size
+        x_windows, padded = windows(x, size)  # (B * nW, w * w, C)
+        x_windows = again(x_windows, lambda x: windows(x, size)[0], x)
         q, k, v = self._heads(x_windows)
-        x_windows = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(grid, x_windows))
-        return join(x_windows.transpose(1, 2).flatten(2), self.window_size, padded, grid)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(grid, x_windows))
+
+        def joined(attended: Tensor) -> Tensor:
+            return join(attended.transpose(1, 2).flatten(2), size, padded, grid)
+
+        return again(joined(attended), joined, attended)
 
     def attention(self, x: Tensor) -> Tensor:
         """Attention weights within each window (B * nW, heads, w * w, w * w), rows for queries, for a normed map."""
@@ -217,7 +224,7 @@ class GlobalAttention(nn.Module):
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, heads, N, D), keys and values (B, heads, M, D)."""
-        summary = self.norm(self.sr(x).flatten(1, 2))
+        summary = norm_again(self.norm, self.sr(x).flatten(1, 2))
         (q,) = to_heads(x.flatten(1, 2), self.q, 1, self.num_heads)
         k, v = to_heads(summary, self.kv, 2, self.num_heads)
         return q, k, v
@@ -238,7 +245,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         grid = (x.shape[1], x.shape[2])
         x = x.flatten(1, 2)  # (B, N, C)
-        normed = self.norm1(x).unflatten(1, grid)
+        normed = norm_again(self.norm1, x).unflatten(1, grid)
         if isinstance(self.attn, LocalAttention | GlobalAttention) and is_plain_module(self.attn):
             attended = self.attn.attend(normed).flatten(1, 2)
             x = add_linear(x, self.attn.proj, attended, self.drop_path)

@@ -27,6 +27,7 @@ from tetravit.layers.mlp import Mlp, add_mlp
 from tetravit.layers.plain import can_use_fused, is_plain_module, is_plain_tree, is_transformed
 from tetravit.layers.position import FourierPosition
 from tetravit.layers.residual import add_linear, linear
+from tetravit.layers.sparing import again, norm_again, sparing
 from tetravit.layers.vit import PatchEmbed
 from tetravit.structures import AttentionKind, AttentionMap
 
@@ -51,6 +52,14 @@ class ConvStem(nn.Sequential):
             conv = nn.Conv2d(widths[i], widths[i + 1], 3, stride=2, padding=1, bias=False)
             layers += [nn.Sequential(conv, BatchNorm(widths[i + 1])), nn.GELU()]
         super().__init__(*layers[:-1])
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images
+        with sparing(images):
+            for layer in self:
+                y = layer(x)
+                x = again(y, F.gelu, x) if type(layer) is nn.GELU and is_plain_module(layer) else y
+        return x
 
 
 class CrossCovarianceAttention(nn.Module):
@@ -106,7 +115,12 @@ class CrossCovarianceAttention(nn.Module):
         takes fewer passes. In 16 bits sums over tokens could overflow, so there the lengths divide queries and keys.
         """
         q, k, v = self._heads(x)
-        return (v @ self._weights(q, k).mT).transpose(1, 2).flatten(2)  # (B, N, C)
+
+        def attended(v: Tensor, weights: Tensor) -> Tensor:
+            return (v @ weights.mT).transpose(1, 2).flatten(2)  # (B, N, C)
+
+        weights = self._weights(q, k)
+        return again(attended(v, weights), attended, v, weights)
 
     def attention(self, x: Tensor) -> Tensor:
         """Attention weights between channels (B, heads, D, D) for normed patches (B, N, C), rows for queries."""
@@ -166,9 +180,20 @@ class LocalPatchInteraction(nn.Module):
         self.conv2 = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
 
     def forward(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        return self.conv2(self._near(x, grid)).flatten(2).mT  # (B, N, C)
+
+    def scaled(self, x: Tensor, grid: tuple[int, int], gamma: Tensor) -> Tensor:
+        """gamma * forward(x) for factors (C,): of the last weights rather than of all patches, which are not kept."""
+        weight, bias = self.conv2.weight, self.conv2.bias
+        assert bias is not None
+        weight, bias = gamma[:, None, None, None] * weight, gamma * bias
+        return F.conv2d(self._near(x, grid), weight, bias, padding=1, groups=len(gamma)).flatten(2).mT
+
+    def _near(self, x: Tensor, grid: tuple[int, int]) -> Tensor:
+        """All but the last convolution: patches (B, N, C) -> (B, C, H, W)."""
         x = x.unflatten(1, grid).permute(0, 3, 1, 2)  # (B, C, H, W), a channels-last view of the tokens
-        x = self.conv2(self.norm(F.gelu(self.conv1(x))))
-        return x.flatten(2).mT  # (B, N, C)
+        x = self.conv1(x)
+        return self.norm(again(F.gelu(x), F.gelu, x))
 
 
 class Block(nn.Module):
@@ -207,15 +232,23 @@ class Block(nn.Module):
         if self.attn is not None:
             x = self._mix_channels(x, self.attn)
         if self.local is not None:
-            assert self.norm3 is not None
-            assert self.gamma3 is not None
-            x = torch.addcmul(x, self.gamma3, self.drop_path(self.local(self.norm3(x), grid)))
+            x = self._mix_neighbours(x, self.local, grid)
         return add_mlp(x, self.mlp, self.norm2, self.drop_path, self.gamma2)
+
+    def _mix_neighbours(self, x: Tensor, local: LocalPatchInteraction, grid: tuple[int, int]) -> Tensor:
+        assert self.norm3 is not None
+        assert self.gamma3 is not None
+        normed = norm_again(self.norm3, x)
+        plain = type(local) is LocalPatchInteraction and can_use_fused(x, local, local.conv2, self.drop_path)
+        if not plain or not torch.is_grad_enabled():
+            return torch.addcmul(x, self.gamma3, self.drop_path(local(normed, grid)))
+        branch, keep = local.scaled(normed, grid, self.gamma3), self.drop_path.mask(x)
+        return x + branch if keep is None else torch.addcmul(x, keep, branch)
 
     def _mix_channels(self, x: Tensor, attn: CrossCovarianceAttention) -> Tensor:
         assert self.norm1 is not None
         assert self.gamma1 is not None
-        normed = self.norm1(x)
+        normed = norm_again(self.norm1, x)
         if type(attn) is CrossCovarianceAttention and is_plain_module(attn):
             return attn.add_to(x, normed, self.drop_path, self.gamma1)
         return x + self.drop_path(self.gamma1 * attn(normed))
@@ -239,16 +272,16 @@ class ClassBlock(nn.Module):
 
     def forward(self, token: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Class token (B, 1, C) and patches (B, N, C) -> both, after the block."""
-        normed = self.norm1(patches)
+        normed = norm_again(self.norm1, patches)
         token = self._attend(token, normed)
         patches = patches + self.gamma1 * normed
         if self.norm_patches:
-            patches = self.norm2(patches)
+            patches = norm_again(self.norm2, patches)
         return token, 2 * patches
 
     def token(self, token: Tensor, patches: Tensor) -> Tensor:
         """The class token only, which suffices in the last block."""
-        return self._attend(token, self.norm1(patches))
+        return self._attend(token, norm_again(self.norm1, patches))
 
     def _attend(self, token: Tensor, normed: Tensor) -> Tensor:
         token = token + self.gamma1 * self.attn(self.norm1(token), normed)
@@ -375,8 +408,10 @@ class XCiT(Backbone):
     def forward(self, images: Tensor) -> Tensor:
         patches, last = self._patches(images), self.class_blocks[1]
         if isinstance(last, ClassBlock) and is_plain_tree(last, self.norm):
-            token, patches = self.class_blocks[0](self._class_token(images), patches)
-            return self.norm(last.token(token, patches)[:, 0])
+            with sparing(patches):
+                token, patches = self.class_blocks[0](self._class_token(images), patches)
+                token = last.token(token, patches)
+            return self.norm(token[:, 0])
         token, patches = self._class_blocks(patches)
         return self.norm(torch.cat((token, patches), dim=1))[:, 0]
 
@@ -420,7 +455,8 @@ class XCiT(Backbone):
         """Patches (B, N, C) -> the class token (B, 1, C) and the patches after both class blocks."""
         token = self._class_token(patches)
         for block in self.class_blocks:
-            token, patches = block(token, patches)
+            with sparing(patches):
+                token, patches = block(token, patches)
         return token, patches
 
     def _class_token(self, batch: Tensor) -> Tensor:

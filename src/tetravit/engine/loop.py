@@ -129,6 +129,7 @@ def fit(job: Job) -> RunState:
         task.model.compile()
     wrapped = pick_strategy(config.strategy, world).wrap(task, world)
     wrapped.adopt(job.optimizer)
+    optim.allocate(job.optimizer)
     task = wrapped.task or task
     parameters = [p for group in job.optimizer.param_groups for p in group["params"]]
     joint = [list(group) for group in task.joint_clip()]
@@ -225,6 +226,7 @@ def fit(job: Job) -> RunState:
                 job.optimizer.step()
             scale.update(overflow)
             job.optimizer.zero_grad(set_to_none=True)
+            del gradients  # the next step has its own
             if job.ema is not None:
                 job.ema.update(step, good if scale.active else None)
             task.after_update(progress, good)

@@ -208,6 +208,22 @@ def build(model: nn.Module, config: OptimConfig) -> Optimizer:
     return pick(OPTIMIZERS, config.name, "optimizer").build(grouped, config)
 
 
+def allocate(optimizer: Optimizer) -> None:
+    """Allocate the averages of a fused AdamW on a CPU before the first step, as that step would.
+
+    Allocated between forward and backward pass, they would stay among freed activations, in the way of the next ones.
+    """
+    if not isinstance(optimizer, torch.optim.AdamW) or not optimizer.defaults["fused"]:
+        return
+    for group in optimizer.param_groups:
+        for p in group["params"]:
+            if p.device.type == "cpu" and type(p) is nn.Parameter and p not in optimizer.state:
+                averages = {
+                    name: torch.zeros_like(p, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")
+                }
+                optimizer.state[p] = {"step": torch.zeros((), dtype=torch.float32), **averages}
+
+
 def groups(model: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
     """Parameter groups with equal `weight_decay` and `scale`, the factor on the learning rate."""
     scales = _scales(model, config.layer_decay)

@@ -9,6 +9,7 @@ from torch import Tensor
 from tetravit.engine.optim import OptimConfig
 from tetravit.engine.optimizers import OPTIMIZERS
 from tetravit.engine.precision import Precision, autocast
+from tetravit.layers.sparing import noted
 from tetravit.tasks import Task
 from tetravit.tasks.base import Progress
 
@@ -67,11 +68,10 @@ def profile_step(
             kept: dict[tuple[torch.device, int], int] = {}
             ours = {p.untyped_storage().data_ptr() for p in task.parameters()}
 
-            def keep(tensor: Tensor) -> Tensor:
+            def keep(tensor: Tensor) -> None:
                 storage = tensor.untyped_storage()
                 if storage.data_ptr() not in ours:
                     kept[tensor.device, storage.data_ptr()] = storage.nbytes()
-                return tensor
 
             def run() -> float:
                 start = time.perf_counter()
@@ -81,7 +81,7 @@ def profile_step(
                 loss.item()  # synchronizes
                 return time.perf_counter() - start
 
-            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            with noted(keep):
                 seconds = run()
             if seconds < LONG_S:
                 seconds = run()  # without hooks, after a warm-up

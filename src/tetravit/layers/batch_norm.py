@@ -7,6 +7,7 @@ as separate channels, and the statistics are merged in float64.
 Shapes: B batch, C channels, H W map.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tetravit.layers.plain import is_capturing, is_transformed
+from tetravit.layers.sparing import again
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -32,7 +34,9 @@ class BatchNorm(nn.BatchNorm2d):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
             self.num_batches_tracked.add_(1)
-        return _Normed.apply(x, self.weight, self.bias, mean, var, self.eps)
+        eps = self.eps
+        y: Tensor = _Normed.apply(x, self.weight, self.bias, mean, var, eps)
+        return again(y, partial(_normed, eps=eps), x, self.weight, self.bias, mean, var)
 
     def _by_columns(self, x: Tensor) -> bool:
         """Whether PyTorch's kernel would lose precision; eager mode and default options only."""
@@ -55,6 +59,10 @@ def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean.float(), var.float()
 
 
+def _normed(x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, eps: float) -> Tensor:
+    return F.batch_norm(x, mean, var, weight, bias, eps=eps)
+
+
 class _Normed(torch.autograd.Function):
     """A map normalized by its own given statistics, with PyTorch's gradients."""
 
@@ -64,7 +72,7 @@ class _Normed(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(x, weight, mean, var)
         ctx.eps = eps
-        return F.batch_norm(x, mean, var, weight, bias, eps=eps)
+        return _normed(x, weight, bias, mean, var, eps)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tetravit.layers.heads import to_heads
+from tetravit.layers.sparing import again
 
 
 class ClassAttention(nn.Module):
@@ -40,5 +41,10 @@ class ClassAttention(nn.Module):
     def _heads(self, token: Tensor, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, heads, 1, D), keys and values (B, heads, 1 + N, D)."""
         (q,) = to_heads(token, self.q, 1, self.num_heads)
-        k, v = to_heads(torch.cat((token, patches), dim=1), self.kv, 2, self.num_heads)
+        both = again(_joined(token, patches), _joined, token, patches)
+        k, v = to_heads(both, self.kv, 2, self.num_heads)
         return q, k, v
+
+
+def _joined(token: Tensor, patches: Tensor) -> Tensor:
+    return torch.cat((token, patches), dim=1)

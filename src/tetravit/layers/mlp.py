@@ -10,10 +10,11 @@ from tetravit.kernels.residual_mlp import MlpWeights, residual_mlp
 from tetravit.layers.drop_path import DropPath
 from tetravit.layers.plain import can_use_fused
 from tetravit.layers.residual import add_linear, linear
+from tetravit.layers.sparing import again, norm_again
 
 PART = 2**20  # hidden values per chunk and core, to fit its cache
 FUSED_PART = 2**22  # the same in evaluation, where the activation is fused
-KEPT = 2**22  # hidden values up to which training stores activations: faster than recomputing
+AT_ONCE = 2**22  # hidden values up to which training takes all tokens at once: faster than chunks
 
 
 class Mlp(nn.Module):
@@ -25,7 +26,8 @@ class Mlp(nn.Module):
         self.fc2 = nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(x)))
+        hidden = self.fc1(x)
+        return self.fc2(again(F.gelu(hidden), F.gelu, hidden))
 
 
 def add_mlp(
@@ -36,11 +38,12 @@ def add_mlp(
     gamma: learned factors (C,); None: 1.
     """
     if type(mlp) is not Mlp or not can_use_fused(x, mlp, norm, drop_path, mlp.fc1, mlp.fc2):
-        branch = mlp(norm(x))
+        branch = mlp(norm_again(norm, x))
         return x + drop_path(branch if gamma is None else gamma * branch)
     fc1, fc2 = mlp.fc1, mlp.fc2
-    if torch.is_grad_enabled() and x.numel() // x.shape[-1] * fc1.out_features <= KEPT:
-        return add_linear(x, fc2, F.gelu(linear(fc1, norm(x))), drop_path, gamma)
+    if torch.is_grad_enabled() and x.numel() // x.shape[-1] * fc1.out_features <= AT_ONCE:
+        hidden = linear(fc1, norm_again(norm, x))
+        return add_linear(x, fc2, again(F.gelu(hidden), F.gelu, hidden), drop_path, gamma)
     keep = drop_path.mask(x)
     if keep is not None:
         keep = keep.expand(*x.shape[:-1], 1).reshape(-1, 1)

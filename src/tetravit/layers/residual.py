@@ -1,5 +1,6 @@
 """The end of a residual branch, x + drop_path(gamma * linear(y)), in as few passes as possible."""
 
+import torch
 from torch import Tensor, nn
 
 from tetravit.kernels.linear import fused_linear
@@ -16,14 +17,17 @@ def add_linear(
     y: input of the last linear layer of the branch (B, ..., D).
     gamma: learned factors (C,); None: 1.
     """
-    if drop_path.active or not can_use_fused(x, linear, drop_path) or y.dtype != x.dtype:
+    if not can_use_fused(x, linear, drop_path) or y.dtype != x.dtype:
         branch = linear(y)
         return x + drop_path(branch if gamma is None else gamma * branch)
     weight: Tensor = linear.weight
     bias: Tensor | None = linear.bias
     if gamma is not None:  # scale the weights instead of all tokens
         weight, bias = gamma[:, None] * weight, None if bias is None else gamma * bias
-    return fused_linear(y.flatten(0, -2), weight, bias, x.flatten(0, -2)).view(x.shape)
+    keep, tokens = drop_path.mask(x), y.flatten(0, -2)
+    if keep is None:
+        return fused_linear(tokens, weight, bias, x.flatten(0, -2)).view(x.shape)
+    return torch.addcmul(x, keep, fused_linear(tokens, weight, bias).view(x.shape))
 
 
 def linear(layer: nn.Linear, x: Tensor) -> Tensor:

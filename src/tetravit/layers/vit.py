@@ -18,6 +18,7 @@ from tetravit.layers.mlp import Mlp, add_mlp
 from tetravit.layers.plain import is_capturing, is_plain_module
 from tetravit.layers.position import resize_grid
 from tetravit.layers.residual import add_linear
+from tetravit.layers.sparing import norm_again
 from tetravit.structures import AttentionKind, AttentionMap
 
 Grid = tuple[int, int]
@@ -210,7 +211,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
         """Tokens (B, N, C) -> the output of the block; with `num_queries`, of the first tokens only."""
-        normed, rows = self.norm1(x), x[:, :num_queries]
+        normed, rows = norm_again(self.norm1, x), x[:, :num_queries]
         if type(self.attn) is SelfAttention and is_plain_module(self.attn):
             x = add_linear(rows, self.attn.proj, self.attn.attend(normed, num_queries), self.drop_path)
         else:
