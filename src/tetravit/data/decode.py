@@ -136,13 +136,20 @@ def opened(data: bytes, name: str) -> Iterator[Image.Image]:
         raise BadImage(name, (str(error) or type(error).__name__).rstrip(".")) from error
 
 
-def orientation(data: bytes, name: str) -> int:
+def orientation(data: bytes, name: str, header: int | None = None) -> int:
     """EXIF orientation of an image: 1 upright, 2 to 8 mirrored or rotated.
+
+    Args:
+        data: bytes of the file.
+        name: of the image in messages.
+        header: length in bytes of the header of a JPEG, if known.
 
     Raises:
         BadImage: if the data is not an image.
     """
-    head = data[: _jpeg_header(data).end] if data.startswith(b"\xff\xd8\xff") else data
+    if header is None and data.startswith(b"\xff\xd8\xff"):
+        header = _jpeg_header(data).end
+    head = data[:header]
     if not any(mark in head for mark in _MARKS) and data[:2] not in (b"II", b"MM"):
         return 1  # no EXIF, XMP or TIFF data
     with opened(data, name) as image:
@@ -158,7 +165,7 @@ def _decode(data: bytes, name: str) -> Tensor:
         if header.is_plain and (decoder := jpeg.decoder()) is not None:
             pixels = decoder.decode(data)
             if pixels is not None:
-                turn = 1 if decoder.turns else orientation(data, name)
+                turn = 1 if decoder.turns else orientation(data, name, header.end)
                 if turn == 1:
                     return pixels
                 return torch.from_numpy(turned_map(pixels.permute(1, 2, 0).numpy(), turn)).permute(2, 0, 1)

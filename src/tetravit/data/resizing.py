@@ -47,8 +47,10 @@ def _takes_bytes(interpolation: Interpolation, device: torch.device) -> bool:
     """Whether torch resizes uint8 without conversion to float."""
     if device.type != "cpu":
         return False
+    if interpolation == "bicubic":
+        return True
     fast = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
-    return interpolation == "bicubic" or fast or platform.machine() in ("aarch64", "arm64")
+    return fast or platform.machine() in ("aarch64", "arm64")
 
 
 def center_crop(image: Tensor, size: tuple[int, int]) -> Tensor:
