@@ -1,13 +1,16 @@
 """export: a file that answers as the model does, and says so."""
 
 import json
+import os
 
 import pytest
 import torch
 
+from tetravit.cli.base import announcing
 from tetravit.cli.export import _licence
 from tetravit.exports import Exported
 from tetravit.models import create_model, save
+from tetravit.runtimes.base import quiet
 
 
 @pytest.mark.slow
@@ -43,7 +46,7 @@ def test_weights_become_a_program(ask, weights, tmp_path):
 def test_random_weights_are_told(ask, tmp_path):
     answer = ask("export", "xcit_nano_12_p16", "--to", tmp_path / "m.pt2", "--size", "64")
     assert answer.code == 0
-    first, second, third = answer.err.splitlines()
+    first, second, third = (line for line in answer.err.splitlines() if not line.endswith(" ..."))
     assert first == (
         "xcit_nano_12_p16 has no weights: they are random."
         " `tetravit list weights 'xcit_nano_12_p16.*'` shows published ones."
@@ -85,6 +88,39 @@ def test_a_detector_that_finds_nothing_is_told(ask, weights, tmp_path, monkeypat
     assert first.endswith(f"over 2 batches of 2 sizes, {count} objects in them.")
     said = ["The model detected no object in the test images, so no box was compared."]
     assert others == (said if last else [])
+
+
+def test_steps_are_announced_while_standard_error_is_redirected(capfd, monkeypatch):
+    """Of the batches of a comparison, one every two seconds."""
+    for apart, lines in ((60.0, 2), (0.0, 3)):
+        monkeypatch.setattr("tetravit.cli.base.APART", apart)
+        with announcing() as announce, quiet():
+            for line in (
+                "Writing m.onnx",
+                "Comparing with the model: 1 x 64 x 64",
+                "Comparing with the model: 3 x 9",
+            ):
+                announce(line)
+            os.write(2, b"native\n")
+        shown = [
+            "Writing m.onnx ...",
+            "Comparing with the model: 1 x 64 x 64 ...",
+            "Comparing with the model: 3 x 9 ...",
+        ]
+        assert capfd.readouterr().err.splitlines() == shown[:lines]
+
+
+@pytest.mark.parametrize("option", ["", "--json"])
+def test_steps_are_shown_but_for_json(ask, weights, tmp_path, monkeypatch, option):
+    def write(*_, announce, **__):
+        announce("Tracing the model at 64 x 64 pixels")
+        return Exported((tmp_path / "m.pt2",), "torch", "float32", 2**20, 0.0, ((1, 3, 64, 64),), None)
+
+    monkeypatch.setattr("tetravit.exports.export", write)
+    answer = ask("export", weights, "--to", tmp_path / "m.pt2", *filter(None, [option]))
+    first, *others = answer.err.splitlines() or [""]
+    assert first == ("" if option else "Tracing the model at 64 x 64 pixels ...")
+    assert len(others) == (0 if option else 1)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ Nothing here imports torch.
 import functools
 import inspect
 import json
+import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +22,7 @@ Model = TypeVar("Model")
 
 RULE = "\u2500"  # box-drawing line
 WIDE = 240  # table width in a pipe or a file, wide enough to avoid truncation
+APART = 2.0  # seconds between lines of the same step
 PACKAGE = Path(__file__).parents[1]
 WEIGHTS = (
     ".safetensors",
@@ -156,6 +159,33 @@ def weights_row(checkpoint: Any) -> dict[str, Any]:
 def figures(published: Mapping[str, float]) -> str:
     """Published scores in words: "44.5 box ap, 40.3 mask ap"."""
     return ", ".join(f"{value:.1f} {name.replace('_', ' ')}" for name, value in published.items())
+
+
+@contextmanager
+def announcing() -> Iterator[Callable[[str], object]]:
+    """Yields a function that prints a line on standard error, also while that is redirected.
+
+    Of lines that are equal up to a colon, such as those of many batches, one every `APART` seconds is printed.
+    """
+    try:
+        stream = os.fdopen(os.dup(sys.stderr.fileno()), "w", encoding="utf-8", errors="replace")
+    except (OSError, AttributeError):  # no descriptor: a test, a notebook, a process without standard error
+        stream = None
+    last, when = "", 0.0
+
+    def announce(line: str) -> None:
+        nonlocal last, when
+        start, now = line.partition(":")[0], time.monotonic()
+        if start != last or now - when >= APART:
+            print(f"{line} ...", file=stream or kept, flush=True)
+            last, when = start, now
+
+    kept = sys.stderr
+    try:
+        yield announce
+    finally:
+        if stream is not None:
+            stream.close()
 
 
 @contextmanager

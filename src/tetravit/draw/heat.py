@@ -15,6 +15,9 @@ from tetravit.draw.base import INK, PAPER, SOFT, sans, shortened
 
 OPAQUE = 0.6  # opacity of the colours
 HIDDEN = 0.35  # brightness of the image outside the model's input
+PALE = 0.6  # contrast of the image below points
+DOT = 12  # pixels, diameter of the heaviest point
+FINE = 4  # supersampling of points
 FLOOR = 1e-6  # minimum of a logarithmic scale, relative to the largest value
 PANEL = 320  # pixels, width of a picture in a figure
 COLUMNS = 4
@@ -103,6 +106,27 @@ def outline(picture: Image.Image, box: tuple[float, float, float, float]) -> Non
     left, top, right, bottom = (round(edge) for edge in box)
     draw.rectangle((left - 1, top - 1, right, bottom), outline="white")
     draw.rectangle((left, top, right - 1, bottom - 1), outline="#e02020", width=2)
+
+
+def dots(image: np.ndarray, places: np.ndarray, weights: np.ndarray, scale: Scale) -> Image.Image:
+    """Weighted points over an image, the heaviest on top; their areas are in proportion to the weights.
+
+    Args:
+        image: uint8 (H, W, 3), shown in pale grey.
+        places: (n, 2), x y in pixels of the image, counted from its corner. weights: (n,), not below 0.
+        scale: of the weights; its highest is a disc of `DOT` pixels.
+    """
+    grey = 255 - PALE * (255 - image.astype(np.float32).mean(axis=2, keepdims=True).repeat(3, axis=2))
+    height, width = image.shape[:2]
+    large = Image.fromarray(np.rint(grey).astype(np.uint8)).resize((FINE * width, FINE * height))
+    draw = ImageDraw.Draw(large)
+    fills = coloured(weights[None], scale)[0]
+    for i in weights.argsort(kind="stable"):
+        radius = max(1.5, DOT / 2 * math.sqrt(weights[i] / max(scale.high, 1e-30)))
+        x, y = places[i]
+        box = [FINE * edge for edge in (x - radius, y - radius, x + radius, y + radius)]
+        draw.ellipse(box, fill=tuple(int(part) for part in fills[i]), outline="white", width=FINE // 2)
+    return large.resize((width, height), Image.Resampling.BOX)
 
 
 def matrix(

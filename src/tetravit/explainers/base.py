@@ -37,6 +37,9 @@ class Map:
     None: the method has none. query: (row, column) of the query in its grid; query_stride, query_centre: where it
     lies, as stride and centre; None: in the grid of the values. target: what the map explains.
     signed: whether values below 0 have a meaning. details: figures of the map, JSON-ready.
+    samples: the points that the values are sums of: (slices, n, 3), x and y in pixels of the model's input, counted
+    from its corner, and the weight of each; a picture shows these. box: of the explained object in the model's input,
+    x1 y1 x2 y2.
     """
 
     values: Tensor
@@ -54,6 +57,8 @@ class Map:
     target: str = ""
     signed: bool = False
     details: Mapping[str, Any] = field(default_factory=dict)
+    samples: Tensor | None = None
+    box: tuple[float, float, float, float] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "values", self.values.detach())
@@ -90,14 +95,19 @@ class Map:
             raise ValueError(f"{self.layer or 'The map'} has {known}; got head {index!r}.")
         seen = None if self.seen is None else self.seen[index : index + 1]
         kept = (self.slices[index],)
-        return replace(self, values=self.values[index : index + 1], slices=kept, seen=seen)
+        samples = None if self.samples is None else self.samples[index : index + 1]
+        return replace(self, values=self.values[index : index + 1], slices=kept, seen=seen, samples=samples)
 
     def mean(self) -> Map:
         """The mean over the slices, as one map (H, W)."""
         if not self.slices:
             return self
         seen = None if self.seen is None else self.seen.mean(dim=0, keepdim=True)
-        return replace(self, values=self.values.mean(dim=0), slices=(), seen=seen)
+        samples = self.samples
+        if samples is not None:  # of all slices, in one
+            share = samples.new_tensor([1.0, 1.0, 1 / len(samples)])
+            samples = (samples * share).flatten(0, 1)[None]
+        return replace(self, values=self.values.mean(dim=0), slices=(), seen=seen, samples=samples)
 
     def with_target(self, target: str, details: Mapping[str, Any]) -> Map:
         """The same map of a target, with its figures."""

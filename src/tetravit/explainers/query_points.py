@@ -63,6 +63,8 @@ def query_points(model: Model, images: Any, request: Request) -> list[Map]:
                 seen=values.sum(dim=(1, 2)).cpu(),
                 target=target.name,
                 details=details,
+                samples=torch.cat((points, weights[..., None]), dim=-1).flatten(1, 2).float().cpu(),
+                box=tuple(boxes[layer, 0, target.index].tolist()),
             )
         )
     return maps

@@ -16,6 +16,7 @@ from torch.export import ExportedProgram
 from tetravit.models.portable import Portable
 
 Run = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+Announce = Callable[[str], object]  # takes one line on what an export is about to do
 KEY = "tetravit"  # the metadata entry of a file with its facts
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 ERRORS = {
@@ -24,6 +25,10 @@ ERRORS = {
     "bfloat16": 0.1,
     "int8": 1.0,
 }  # of outputs, as a share of the largest
+
+
+def silent(line: str) -> None:
+    """Announce nothing."""
 
 
 @dataclass(frozen=True)

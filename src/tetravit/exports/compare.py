@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tetravit.data.shapes import draw
 from tetravit.data.transforms.normalize import Normalize
-from tetravit.exports.base import Run
+from tetravit.exports.base import Announce, Run
 from tetravit.exports.parts.certificate import OutputDifference, Recorded, Speed
 from tetravit.models.portable import Portable, flat
 from tetravit.structures import IMAGENET_MEAN, IMAGENET_STD
@@ -101,6 +101,14 @@ def batches_of(model: Portable, pictures: Sequence[Picture], sides: tuple[int, i
         count = min(BATCHES[-1], len(pictures) - taken)
         yield torch.stack([next(turn)(*sides) for _ in range(count)])
         taken += count
+
+
+def announced(batches: Iterable[Tensor], announce: Announce) -> Iterator[Tensor]:
+    """The batches, each announced when it is taken."""
+    for i, images in enumerate(batches, 1):
+        count, _, height, width = images.shape
+        announce(f"Comparing with the model: batch {i}, {count} x {height} x {width}")
+        yield images
 
 
 def _sizes(sides: tuple[int, int], allowed: range) -> list[tuple[int, int]]:

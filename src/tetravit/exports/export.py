@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from tetravit import exports
 from tetravit.benchmark.speed import device_name
-from tetravit.exports.base import DTYPES, ERRORS, Graph, Run, Target, held
-from tetravit.exports.compare import Compared, batches_of, colours_of, compare, record, speed
+from tetravit.exports.base import DTYPES, ERRORS, Announce, Graph, Run, Target, held, silent
+from tetravit.exports.compare import Compared, announced, batches_of, colours_of, compare, record, speed
 from tetravit.exports.parts import int8
 from tetravit.exports.parts.around import export_folder
 from tetravit.exports.parts.certificate import (
@@ -86,18 +86,19 @@ def export(
     max_drop: float = 0.01,
     slower: Literal["refuse", "accept"] = "refuse",
     settings: Mapping[str, Any] | None = None,
+    announce: Announce = silent,
 ) -> Exported:
     """Write a model as a program for images of any batch and size, and verify that its outputs are the model's.
 
-    Sides are 64 to 4096 pixels, of a classifier of smaller images from their size on; for detectors 160 to 4096,
-    in steps of 32. The file is loaded again and compared with the model on real images, prepared at `size`, a
-    larger and a smaller size, in two batch sizes. It appears whole or not at all, with FILE.certificate.json
-    beside it, and only where the outputs agree: float32 within 2e-5 of the largest, float16 within 0.02, bfloat16
-    within 0.1. Of a detector in float32 every object is found by both, of one in 16 bits 95 % of them. A detector
-    that finds nothing in these images has no boxes to compare: `objects` of the result is 0. Inputs are float32
-    `images`, normalized, and for detectors `sizes` (B, 2) int64, the height and width of each image without its
-    padding; detections come filled up to a fixed number per image, marked by `valid`. The file says what it
-    holds: model, task, class names, how pictures are prepared.
+    Sides are 64 to 4096 pixels, of a classifier of smaller images from their size on; for detectors 160 to 4096
+    (DINO-DETR: from 96 on), in steps of 32. The file is loaded again and compared with the model on real images,
+    prepared at `size`, a larger and a smaller size, in two batch sizes. It appears whole or not at all, with
+    FILE.certificate.json beside it, and only where the outputs agree: float32 within 2e-5 of the largest, float16
+    within 0.02, bfloat16 within 0.1. Of a detector in float32 every object is found by both, of one in 16 bits 95 %
+    of them. A detector that finds nothing in these images has no boxes to compare: `objects` of the result is 0.
+    Inputs are float32 `images`, normalized, and for detectors `sizes` (B, 2) int64, the height and width of each
+    image without its padding; detections come filled up to a fixed number per image, marked by `valid`. The file says
+    what it holds: model, task, class names, how pictures are prepared.
 
     Args:
         model: a classifier, segmenter, detector, or backbone with four maps, on a CPU or GPU; it stays as it is.
@@ -120,6 +121,7 @@ def export(
             these images.
         slower: of int8: "accept": write a file that is not faster than bfloat16 on this machine.
         settings: of a folder's format alone, by name: `runtime` of "web".
+        announce: called with a line at the start of each step, and of each batch that is compared.
 
     Raises:
         ValueError: for an unknown format or type, a place that cannot be written to, a package that is missing, a
@@ -138,6 +140,7 @@ def export(
             format,
             existing=existing,
             settings=settings or {},
+            announce=announce,
             size=size,
             dtype=dtype,
             fold=fold,
@@ -160,19 +163,22 @@ def export(
     samples = int8.calibration_images(plain, calibrate, max_drop) if dtype == "int8" else None
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder, quiet():
         draft = Path(folder) / path.name
+        announce(f"Tracing the model at {sides[0]} x {sides[1]} pixels")
         try:
             graph = _graph(plain, sides, dtype, folded=fold, licence=licence)
         except CannotRun as error:
             raise ValueError(f"{refusal}: {error}.") from error
+        announce(f"Writing {path.name}")
         with held(refusal):
             target.write(graph, draft)
         quantized = None
         if samples is not None:
+            announce("Quantizing to 8 bits")
             quantized = int8.apply(draft, plain, samples, sides, max_drop=max_drop, slower=slower)
             pictures = replace(pictures, notes=(*pictures.notes, str(quantized)))
         with held(refusal):
             run = held(refusal)(target.load(draft))
-        compared = compare_file(plain, run, pictures, sides, dtype)
+        compared = compare_file(plain, run, pictures, sides, dtype, announce)
         _check(compared, dtype, name)
         drafts = [draft.with_suffix(ending) for ending in (target.suffix, *target.beside)]
         certificate = certify(
@@ -188,6 +194,7 @@ def export(
             weights=str(weights),
             score_images=score_images,
             quantized=quantized,
+            announce=announce,
         )
         certificate.save(place_of(draft))
         total = sum(file.stat().st_size for file in drafts)
@@ -206,10 +213,17 @@ def export(
     )
 
 
-def compare_file(plain: Model, run: Run, pictures: Pictures, sides: tuple[int, int], dtype: str) -> Compared:
+def compare_file(
+    plain: Model,
+    run: Run,
+    pictures: Pictures,
+    sides: tuple[int, int],
+    dtype: str,
+    announce: Announce = silent,
+) -> Compared:
     """Compare a file with its model on pictures; `dtype`: what the file computes in."""
     whole = _least_matched(dtype) == 1
-    batches = batches_of(plain, pictures.pictures, sides)
+    batches = announced(batches_of(plain, pictures.pictures, sides), announce)
     return compare(plain, run, batches, "all" if whole else "matched")
 
 
@@ -227,6 +241,7 @@ def certify(
     weights: str = "",
     score_images: int | None = None,
     quantized: Quantized | None = None,
+    announce: Announce = silent,
 ) -> Certificate:
     """The certificate of a file that was compared with its model.
 
@@ -236,12 +251,13 @@ def certify(
         compared, pictures, sides: the comparison.
         target, dtype: what the file is. files: SHA-256 by name, the main one first. facts: of the file.
         weights: what the model was loaded from; "": unknown.
-        score_images: as in `export`.
+        score_images, announce: as in `export`.
         quantized: of a file in 8 bits: how it was made.
     """
     scores, scored, unscored = compare_scores(
-        plain, lambda: Program(run, facts, next(iter(files))), weights, sides, score_images
+        plain, lambda: Program(run, facts, next(iter(files))), weights, sides, score_images, announce
     )
+    announce("Measuring the speed of both")
     return Certificate(
         target=target,
         precision=dtype,

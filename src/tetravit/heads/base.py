@@ -25,7 +25,8 @@ class Head(nn.Module):
     the finest, that are not used. fresh: shell patterns of tensors, relative to the head, whose shape depends on the
     number of classes: they are initialised anew when it changes. optional: patterns of tensors that exist only with
     certain options; weights may contain them without need. fixed_options: those of `options_in` that must match the
-    weights.
+    weights. least_side: minimum side in pixels of a detector's images in one graph for all sizes: the coarsest level
+    then has more than one cell.
     """
 
     kind: ClassVar[Kind]
@@ -34,6 +35,7 @@ class Head(nn.Module):
     fresh: ClassVar[tuple[str, ...]] = ()
     optional: ClassVar[tuple[str, ...]] = ()
     fixed_options: ClassVar[tuple[str, ...]] = ()
+    least_side: ClassVar[int] = 160
     num_classes: int
 
     def forward(self, maps: Any, sizes: Any = None, targets: Any = None) -> Any:

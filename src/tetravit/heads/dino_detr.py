@@ -98,6 +98,7 @@ class DinoDETR(DetectionHead):
     )
     fixed_options = ("num_queries", "num_levels", "width", "hidden", "encoder_layers", "decoder_layers")
     max_detections = 300
+    least_side = 96
 
     def __init__(
         self,

@@ -42,7 +42,7 @@ class Detector(DenseModel):
 
     @property
     def program_sides(self) -> range:
-        return range(160, LARGEST + 1, PADDING)  # the coarsest level then has more than one cell
+        return range(self.head.least_side, LARGEST + 1, PADDING)
 
     def forward(self, images: Tensor, sizes: Tensor) -> dict[str, Tensor]:
         """Detections of a batch as tensors, best first, padded to the image with most detections.

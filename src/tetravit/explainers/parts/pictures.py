@@ -1,5 +1,6 @@
 """Explanations as pictures."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from tetravit.draw.heat import (
     Panel,
     Scale,
     coloured,
+    dots,
     figure,
     heat,
     matrix,
@@ -31,6 +33,8 @@ WIDEST = 6  # panels of a map that share a row
 def drawn(e: Explanation, *, scale: Scaling, blocks: bool, mean: bool, as_published: bool) -> Image.Image:
     """See `Explanation.draw`."""
     panels: list[Panel | None] = []
+    if blocks or as_published:  # cells, not the points in them
+        e = replace(e, maps=tuple(replace(one, samples=None) for one in e.maps))
     several = sum(len(one.slices) or 1 for one in e.maps) > 1
     if e.pixels is not None and e.view is not None and any(one.has_places for one in e.maps):
         if as_published:
@@ -83,8 +87,8 @@ def _parts(one: Map, mean: bool, name: str, *, repeat: bool) -> list[tuple[str, 
 def _scales(one: Map, parts: list[tuple[str, Map]], scaling: Scaling) -> list[Scale]:
     log = scaling == "log" and not one.signed
     if scaling == "map":
-        return [scale_of(part.values.numpy(), signed=one.signed) for _, part in parts]
-    together = np.concatenate([part.values.numpy().ravel() for _, part in parts])
+        return [scale_of(_values(part), signed=one.signed) for _, part in parts]
+    together = np.concatenate([_values(part).ravel() for _, part in parts])
     return [scale_of(together, signed=one.signed, log=log)] * len(parts)
 
 
@@ -97,12 +101,34 @@ def _panel(
         values, defined = whole_input(e.view.sides).paint(one.mean(), how="published")
         shown = np.where(defined.numpy()[..., None], coloured(values.numpy(), scale), 255)
         return Image.fromarray(np.rint(shown).astype(np.uint8))
-    picture = over(_sized(e.pixels, several), e.view, one.mean(), scale, "blocks" if blocks else "smooth")
-    if one.query_box is not None:
+    image = _sized(e.pixels, several)
+    if one.samples is not None:
+        picture = _sampled(image, e.view, one, scale)
+    else:
+        picture = over(image, e.view, one.mean(), scale, "blocks" if blocks else "smooth")
+    if (box := one.query_box or one.box) is not None:
         factor = picture.width / e.view.picture[1]
-        left, top, right, bottom = (factor * edge for edge in e.view.to_picture(one.query_box))
+        left, top, right, bottom = (factor * edge for edge in e.view.to_picture(box))
         outline(picture, (left, top, right, bottom))
     return picture
+
+
+def _values(one: Map) -> np.ndarray:
+    """What the colours of a map stand for: the weights of its points, else its values."""
+    values: np.ndarray = (one.values if one.samples is None else one.samples[..., 2]).numpy()
+    return values
+
+
+def _sampled(image: np.ndarray, view: View, one: Map, scale: Scale) -> Image.Image:
+    """The points of a map over the picture, uint8 (Ho, Wo, 3)."""
+    assert one.samples is not None
+    x, y, weights = one.samples.flatten(0, 1).double().numpy().T
+    factor = image.shape[1] / view.picture[1], image.shape[0] / view.picture[0]
+    places = [
+        (at + view.offset[axis]) * view.picture[axis] / view.resized[axis] * f
+        for at, axis, f in zip((x, y), (1, 0), factor, strict=True)
+    ]
+    return dots(image, np.stack(places, axis=1), weights, scale)
 
 
 def over(image: np.ndarray, view: View, one: Map, scale: Scale, how: Enlarging = "smooth") -> Image.Image:

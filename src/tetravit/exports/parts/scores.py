@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from tetravit.data.build import for_head
+from tetravit.exports.base import Announce, silent
 from tetravit.exports.parts.certificate import Score
 from tetravit.protocols import PROTOCOLS, Loaders
 from tetravit.recipe import loads
@@ -18,7 +19,12 @@ IMAGES = {"classify": 256, "segment": 32, "detect": 32}  # of the validation set
 
 
 def compare_scores(
-    model: Any, program: Callable[[], nn.Module], weights: str, sides: tuple[int, int], images: int | None
+    model: Any,
+    program: Callable[[], nn.Module],
+    weights: str,
+    sides: tuple[int, int],
+    images: int | None,
+    announce: Announce = silent,
 ) -> tuple[dict[str, Score], int, str]:
     """The scores of both on the validation set of the run that made `weights`.
 
@@ -28,6 +34,7 @@ def compare_scores(
         weights: a run folder or weights file.
         sides: height and width that the file is fastest at: those of the images where the model's own are too small.
         images: how many of the set, evenly spaced; None: `IMAGES`; 0: none.
+        announce: takes a line before the scores.
 
     Returns:
         Score by name, how many images, and why there is no score: "" where there is one.
@@ -52,7 +59,10 @@ def compare_scores(
         )
         loaders = Loaders(loader, loader.dataset.info)
         protocol.prepare(loaders)
-        rows = [score(one, loaders, protocol, weights=weights, data=data.name) for one in (model, program())]
+        rows = []
+        for which, one in (("model", model), ("file", program())):
+            announce(f"Scoring the {which} on its validation set")
+            rows.append(score(one, loaders, protocol, weights=weights, data=data.name))
     except (ValueError, OSError) as error:
         return {}, 0, " ".join(str(error).split()).rstrip(".")
     return _pairs(protocol.primary_metrics, *(row.scores for row in rows)), rows[0].images, ""
