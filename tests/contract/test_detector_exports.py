@@ -63,7 +63,8 @@ def example() -> tuple[Tensor, Tensor]:
 
 def exported(detector: Detector, path: Path) -> nn.Module:
     """The program of a detector, written to a file and loaded again."""
-    rows, columns = Dim("rows", min=5, max=64), Dim("columns", min=5, max=64)
+    least = detector.head.least_side // PADDING
+    rows, columns = Dim("rows", min=least, max=64), Dim("columns", min=least, max=64)
     batch = Dim("batch", min=1, max=64)
     shapes = ({0: batch, 2: PADDING * rows, 3: PADDING * columns}, {0: batch})
     with torch.no_grad():
@@ -82,7 +83,8 @@ def test_every_family_is_here():
 def test_one_exported_detector_serves_every_batch_and_size(name, head, tmp_path):
     detector = toy(name, head)
     program = exported(detector, tmp_path / "detector.pt2")
-    for count, height, width in SIZES:
+    least = detector.head.least_side
+    for count, height, width in (*SIZES, (2, least, least + PADDING)):
         images = torch.randn(count, 3, height, width)
         sizes = torch.tensor([[height - 5 * i, width - 3 * i] for i in range(count)])
         with torch.no_grad():

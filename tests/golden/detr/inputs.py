@@ -27,11 +27,13 @@ def value(key: str, shape: tuple[int, ...]) -> Tensor:
 
 
 def ring(heads: int, levels: int, points: int) -> Tensor:
-    angle = torch.arange(heads) * (2 * math.pi / heads)
-    ray = torch.stack((angle.cos(), angle.sin()), dim=-1)
-    ray = ray / ray.abs().amax(dim=-1, keepdim=True)
-    steps = torch.arange(1, points + 1)[:, None]
-    return (ray[:, None, None] * steps).expand(-1, levels, -1, -1).flatten()
+    """In float64, then rounded: sin(pi) of float32 alone moves all points of a head by 4e-7 pixels."""
+    angle = np.arange(heads) * (2 * np.pi / heads)
+    ray = np.stack((np.cos(angle), np.sin(angle)), axis=-1)
+    ray = ray / np.abs(ray).max(axis=-1, keepdims=True)
+    steps = np.arange(1, points + 1)[:, None]
+    points_of = np.broadcast_to(ray[:, None, None] * steps, (heads, levels, points, 2))
+    return torch.from_numpy(points_of.reshape(-1).astype(np.float32))
 
 
 def boxes(u: Tensor) -> Tensor:
@@ -70,19 +72,25 @@ class Golden:
         return torch.from_numpy(self.arrays[key])
 
     def bound(self, key: str) -> float:
-        """Four times what other orders of summation came to, and what a convolution loses in any order."""
+        """The larger of what another order of summation and float64 came to in the authors' code."""
         kinds = [self.meta["bounds"][kind].get(key) for kind in ("alt_order_vs_ref", "float64_vs_ref")]
-        rows = [row for row in kinds if row is not None]
-        return max(4 * max(row["max_abs"] for row in rows), 2e-6 * max(row["max_ref"] for row in rows), 1e-6)
+        return max(row["max_abs"] for row in kinds if row is not None)
+
+    def slack(self, key: str) -> float:
+        """For float32: such a figure is one sample of the largest rounding error, and so is ours."""
+        rows = self.meta["bounds"]["float64_vs_ref"]
+        return max(4 * self.bound(key), 2e-6 * rows[key]["max_ref"] if key in rows else 0.0, 1e-6)
 
     def check(self, key: str, got: Tensor) -> None:
+        """float64 is compared within the bound of the file, float32 within `slack`."""
         want = self[key]
+        bound = 1.01 * self.bound(key) if got.dtype == torch.float64 else self.slack(key)
         assert got.shape == want.shape, (key, got.shape, want.shape)
         if not want.is_floating_point():
             assert torch.equal(got.to(want.dtype), want), key
             return
-        same = (got == want) | ((got - want).abs() <= self.bound(key))  # infinities are equal
-        assert same.all(), (key, (got - want).abs().max().item(), self.bound(key))
+        same = (got == want) | ((got - want).abs() <= bound)  # infinities are equal
+        assert same.all(), (key, (got - want).abs().max().item(), bound)
 
 
 def authors_state() -> dict[str, Tensor]:

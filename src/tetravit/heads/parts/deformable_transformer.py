@@ -18,6 +18,7 @@ from tetravit.boxes.coding import inverse_sigmoid
 from tetravit.boxes.suppression import rows
 from tetravit.heads.parts.levels import Levels, sine_embedding
 from tetravit.layers.deformable_attention import DeformableAttention, Shapes
+from tetravit.layers.precision import wide
 from tetravit.layers.recompute import recomputed
 
 PRIOR = -math.log(99)  # every class starts with probability 0.01
@@ -185,14 +186,14 @@ class Decoder(nn.Module):
             boxes = reference[:, :, None] * scale
             position = self.ref_point_head(sine_embedding(boxes[:, :, 0], x.shape[2] // 2).to(x.dtype))
             x = layer(x, position, boxes, memory, shapes, padding, mask)
-            refined = (self.bbox_embed[0](x).float() + inverse_sigmoid(reference)).sigmoid()
+            refined = (wide(self.bbox_embed[0](x)) + inverse_sigmoid(reference)).sigmoid()
             reference = refined.detach()
             previous.append(refined)
             states.append(self.norm(x))
         hidden = torch.stack(states)
-        steps = self.bbox_embed[0](hidden).float()
+        steps = wide(self.bbox_embed[0](hidden))
         boxes = (steps + inverse_sigmoid(torch.stack(previous[:-1]))).sigmoid()
-        return self.class_embed[0](hidden).float(), boxes
+        return wide(self.class_embed[0](hidden)), boxes
 
 
 class Selected(NamedTuple):
@@ -238,7 +239,9 @@ class Transformer(nn.Module):
         """Tokens of all levels (B, N, C) -> encoded tokens (B, N, C)."""
         of_level = [self.level_embed[i].expand(h * w, -1) for i, (h, w) in enumerate(levels.shapes)]
         position = levels.positions(tokens.shape[2]).to(tokens.dtype) + torch.cat(of_level)
-        return self.encoder(tokens, position, levels.references(), levels.shapes, padding)
+        references = levels.references()
+        references = references.to(torch.promote_types(references.dtype, tokens.dtype))
+        return self.encoder(tokens, position, references, levels.shapes, padding)
 
     def select(self, memory: Tensor, levels: Levels) -> Selected:
         """The tokens whose best class scores highest, as many as there are queries.
@@ -250,11 +253,11 @@ class Transformer(nn.Module):
         memory = memory.masked_fill(~used[..., None], 0)
         with torch.no_grad():
             features = self.enc_output_norm(self.enc_output(memory))
-            scores = self.enc_out_class_embed(features).float().amax(dim=2)
+            scores = wide(self.enc_out_class_embed(features)).amax(dim=2)
             if torch.compiler.is_exporting() or scores.shape[1] < count:
                 scores = F.pad(scores, (0, count), value=-math.inf)
             index = scores.topk(count, dim=1).indices.clamp(max=memory.shape[1] - 1)
         features = self.enc_output_norm(self.enc_output(rows(memory, index)))
-        logits = self.enc_out_class_embed(features).float()
-        boxes = self.enc_out_bbox_embed(features).float() + rows(proposals, index)
+        logits = wide(self.enc_out_class_embed(features))
+        boxes = wide(self.enc_out_bbox_embed(features)) + rows(proposals, index)
         return Selected(index, logits, boxes)
