@@ -1,6 +1,8 @@
-"""For all tests: a fixed seed, and as many threads as there are cores for each of pytest's workers."""
+"""For all tests: a fixed seed, one thread for each of pytest's workers, and no imports that a run does not need."""
 
 import os
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,18 @@ import torch
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+WHOLLY_SLOW = re.compile(r"^pytestmark = pytest\.mark\.(slow|nightly)\b", re.M)
+
+
+def pytest_ignore_collect(collection_path, config):
+    """A file whose tests are all slow is not imported by a plain `pytest`, unless it is named."""
+    mark = WHOLLY_SLOW.search(collection_path.read_text()) if collection_path.suffix == ".py" else None
+    named = {Path(argument.partition("::")[0]).resolve() for argument in config.args}
+    if mark and f"not {mark[1]}" in config.getoption("markexpr") and collection_path.resolve() not in named:
+        return True
+    return None
 
 
 def pytest_configure():

@@ -1,5 +1,6 @@
 """ARCHITECTURE.md: its order of layers and its table of what to add where are those of the code."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -49,3 +50,11 @@ def test_a_row_names_the_test_that_adds_such_a_file(row):
     assert (PACKAGE / folder).is_dir()
     text = (ROOT / "tests" / "contract" / row[3].strip("`")).read_text()
     assert re.search(rf'"{folder}/\w+\.(py|toml)"|f"{folder}/[^"]+"', text)
+
+
+def test_a_file_above_400_lines_says_why():
+    for file in sorted(PACKAGE.rglob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        if text.count("\n") > 400:
+            docstring = ast.get_docstring(ast.parse(text)) or ""
+            assert re.search(r"\bOne file[:,]", docstring), file.name

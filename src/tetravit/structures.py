@@ -1,4 +1,4 @@
-"""Plain records shared by all layers, in one file."""
+"""Plain records shared by all layers. One file: the records of every signature are found in one place."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ def test_missing_packages_are_named(script, monkeypatch, capsys):
     assert capsys.readouterr().out == "missing: no_such_package\n"
 
 
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [None, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 def test_a_step_of_dino_is_the_same_each_time(script, dtype):
     first, second = (script.dino_step(torch.device("cpu"), dtype) for _ in range(2))
     assert script.error(second, first) < 1e-5

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 L = pytest.importorskip("lightning.pytorch")
+pytestmark = pytest.mark.slow  # its import takes seconds
 
 import tetravit  # noqa: E402
 from tetravit.bridges.lightning import LightningTask  # noqa: E402

@@ -6,6 +6,7 @@ from PIL import Image
 
 mlflow = pytest.importorskip("mlflow")
 pandas = pytest.importorskip("pandas")
+pytestmark = pytest.mark.slow  # its import and its data base take seconds
 
 import tetravit  # noqa: E402
 from tetravit.models.files import save  # noqa: E402

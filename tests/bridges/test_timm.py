@@ -56,7 +56,10 @@ def test_the_configuration_describes_the_model(name):
     assert (data["input_size"], data["mean"]) == ((3, 224, 224), (0.485, 0.456, 0.406))
 
 
-@pytest.mark.parametrize("name", SMALL)
+SLOW = [pytest.param(n, marks=[pytest.mark.slow] * (n == "gcvit_xxtiny")) for n in SMALL]  # the most blocks
+
+
+@pytest.mark.parametrize("name", SLOW)
 def test_features_only_gives_maps(name):
     model = create(name, features_only=True)
     maps = model(images())

@@ -51,7 +51,10 @@ def test_frozen_models_stay_frozen_without_their_head(name):
     assert [n for n, p in model.named_parameters() if p.requires_grad] == []
 
 
-@pytest.mark.parametrize("name", SMALL)
+SLOW = [pytest.param(n, marks=[pytest.mark.slow] * (n == "gcvit_xxtiny")) for n in SMALL]  # the most blocks
+
+
+@pytest.mark.parametrize("name", SLOW)
 def test_pruned_models_keep_their_levels_and_train_every_parameter(name):
     model = create(name, num_classes=3).eval()
     with torch.no_grad():

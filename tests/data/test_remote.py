@@ -139,7 +139,7 @@ def test_ranges(server, shards):
     assert [path for path, _ in server.requests[before:]] == ["/shards.json"]  # the index is kept
 
 
-@pytest.mark.parametrize("fault", ["503", "drop", "delay", "wrong"])
+@pytest.mark.parametrize("fault", ["503", "drop", pytest.param("delay", marks=pytest.mark.slow), "wrong"])
 def test_faults_are_tried_again_and_then_stop_the_run(server, shards, fault, tmp_path):
     local = dataset(shards)
     for cache in ("", str(tmp_path / fault)):

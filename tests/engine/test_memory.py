@@ -26,6 +26,7 @@ print(faults() - before)
 """
 
 
+@pytest.mark.slow  # a process for each setting
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
 def test_a_step_takes_the_pages_of_the_step_before():
     def run(how):

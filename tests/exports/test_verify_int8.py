@@ -99,6 +99,7 @@ def test_images_that_are_not_here_are_not_compared(file, folder):
     assert table(verify_export(file, calibrate=folder.with_name("moved")))[HELD] == ("99.00 %", "100.00 %")
 
 
+@pytest.mark.slow
 def test_other_images(file, folder):
     (folder / "0.png").unlink()
     checked = verify_export(file)

@@ -185,7 +185,7 @@ def test_another_number_of_classes_gets_a_fresh_head(official):
     before = model.head.weight.clone()
     report = load_into(model, official)
     assert torch.equal(model.head.weight, before)
-    assert report.dropped == [f"head.{p} (1000 classes, 10 asked for)" for p in ("weight", "bias")]
+    assert report.dropped == [f"head.{p} (1000 classes, the model has 10)" for p in ("weight", "bias")]
     assert report.missing == ["head.weight (fresh)", "head.bias (fresh)"]
 
 

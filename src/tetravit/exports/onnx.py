@@ -55,7 +55,7 @@ class Onnx(Target):
             rows = onnx.load(path, load_external_data=False).metadata_props
             return {row.key: json.loads(row.value) for row in rows}
         except Exception as error:  # protobuf raises many types
-            raise ValueError(f"{path} is not an ONNX file written by `tetravit export`.") from error
+            raise ValueError(f"{path} is no ONNX file that `tetravit export` wrote.") from error
 
 
 def _name_axes(graph: Any) -> None:
