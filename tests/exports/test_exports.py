@@ -142,6 +142,29 @@ def test_a_region_without_area_is_nan_in_openvino():
     assert roi_align(given[0], regions, 1, 1.0).item() == 0
 
 
+def test_a_long_sum_of_openvino_is_within_the_tolerance():
+    """The minimal case of docs/export.md: the first linear layer of a box branch, with its ReLU, for few regions."""
+    onnx, openvino = pytest.importorskip("onnx"), pytest.importorskip("openvino")
+    make, kind, count = onnx.helper, onnx.TensorProto, 256 * 7 * 7
+    x = torch.randn(60, count, generator=torch.Generator().manual_seed(0)).abs()
+    weight = torch.randn(128, count, generator=torch.Generator().manual_seed(1)) / count**0.5
+    nodes = [make.make_node("Gemm", ["x", "w", "b"], ["z"], transB=1), make.make_node("Relu", ["z"], ["y"])]
+    values = [
+        make.make_tensor_value_info(name, kind.FLOAT, [60, side]) for name, side in (("x", count), ("y", 128))
+    ]
+    held = [
+        onnx.numpy_helper.from_array(t.numpy(), name) for t, name in ((weight, "w"), (torch.zeros(128), "b"))
+    ]
+    graph = make.make_graph(nodes, "g", values[:1], values[1:], held)
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 18)], ir_version=9)
+    core = openvino.Core()
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", settings)
+    expected = (x.double() @ weight.double().T).relu()
+    assert share(torch.from_numpy(compiled([x.numpy()])[0]).double(), expected) < 1e-5
+    assert share((x @ weight.T).relu().double(), expected) < 2e-6
+
+
 @pytest.mark.slow
 def test_segmenters_and_backbones(tmp_path):
     head = {"head": "semantic_fpn", "num_classes": 3, "head_options": {"width": 8}}
