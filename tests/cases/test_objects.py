@@ -480,6 +480,37 @@ def test_classes_of_voc_stand_in_a_list(tmp_path, plain):
 # All of them
 
 
+def with_files_of_macos(root):
+    """`._NAME` beside every file, as macOS writes them on other disks and into archives."""
+    for file in [path for path in root.rglob("*") if path.is_file()]:
+        (file.parent / f"._{file.name}").write_bytes(b"\x00\x05\x16\x07\x00\x02")
+
+
+def xml_in_capitals(root):
+    side_by_side(root)
+    for file in [*root.rglob("*.xml")]:
+        file.rename(file.with_suffix(".XML"))
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "layout"),
+    [
+        ("coco", coco, loose),
+        ("coco", coco, roboflow),
+        ("yolo", yolo, lambda root: (root / "data.yaml").rename(root / "shapes.yaml")),
+        ("voc_det", voc, with_endings),
+        ("voc_det", voc, side_by_side),
+        ("voc_det", voc, xml_in_capitals),
+    ],
+)
+def test_hidden_files_are_no_annotations(tmp_path, plain, name, make, layout):
+    make(tmp_path)
+    layout(tmp_path)
+    with_files_of_macos(tmp_path)
+    for part in PARTS:
+        same(content(read(tmp_path, name, part)), plain[name, part])
+
+
 @pytest.mark.parametrize(("name", "make"), [("coco", coco), ("yolo", yolo), ("voc_det", voc)])
 def test_photographs_that_exif_turns(tmp_path, plain, name, make):
     """The files are stored a quarter turn to the left of what was annotated."""

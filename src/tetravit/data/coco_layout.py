@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tetravit.data.lookup import Lookup
+from tetravit.data.lookup import Lookup, visible_files
 from tetravit.data.parts import NAMES, Part, Place
 
 # Annotation files of a split, relative to the root, most common first; {} is a name of the split.
@@ -68,7 +68,7 @@ def _given(path: Path, part: Part) -> Path:
         return path
     if not path.is_dir():
         raise ValueError(f"data.{part} names {str(path)!r}, which is not there.")
-    inside = sorted(path.glob("*.json")) or sorted(path.glob("annotations/*.json"))
+    inside = visible_files(path, ".json") or visible_files(path / "annotations", ".json")
     usual = [file for file in inside if file.name == "_annotations.coco.json"]
     if len(usual or inside) != 1:
         count = len(inside) or "no"
@@ -89,7 +89,7 @@ def _annotations(root: Path, place: Place, template: str | None) -> Path:
         if file.is_file():
             return file
     if template is None:
-        loose = [*sorted(root.glob("annotations/*.json")), *sorted(root.glob("*.json"))]
+        loose = [*visible_files(root / "annotations", ".json"), *visible_files(root, ".json")]
         fitting = [
             file for file in loose if any(name in re.split(r"[\W\d_]+", file.stem.lower()) for name in names)
         ]

@@ -99,6 +99,18 @@ def files_below(folder: Path) -> list[str]:
     return paths
 
 
+def visible_files(folder: Path, *endings: str) -> list[Path]:
+    """The files in a folder that have one of some endings, in any letters, without hidden ones; sorted.
+
+    Hidden are those that macOS writes beside a file: `._train.json` is no JSON.
+    """
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in endings and not path.name.startswith(".")
+    )
+
+
 def check_name(name: Any, where: str) -> str:
     """A file name from annotations, as text.
 

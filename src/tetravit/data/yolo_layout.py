@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tetravit.data.files import ENDINGS, UNREADABLE, ending
-from tetravit.data.lookup import Lookup, files_below
+from tetravit.data.lookup import Lookup, files_below, visible_files
 from tetravit.data.parts import NAMES as PART_NAMES
 from tetravit.data.parts import Part, Place, find_part
 from tetravit.data.text import read_text, read_yaml
@@ -163,7 +163,7 @@ def _yaml(folder: Path) -> Path | None:
     for name in DESCRIPTIONS:
         if (folder / name).is_file():
             return folder / name
-    others = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
+    others = visible_files(folder, ".yaml", ".yml")
     return others[0] if len(others) == 1 else None
 
 

@@ -11,6 +11,7 @@ from tetravit.data.build import build_dataset
 from tetravit.data.config import DataConfig
 from tetravit.data.datasets import Dataset
 from tetravit.data.label_maps import LabelMaps
+from tetravit.data.lookup import visible_files
 from tetravit.data.parts import NAMES, PARTS, Part
 
 
@@ -34,7 +35,7 @@ def guess(root: Path) -> str:
     below = {name.lower() for name in _below(root)}
     if any(name.endswith(".index") for name in names) or any(name.endswith(".tar") for name in names):
         return "shards"
-    if "_annotations.coco.json" in below | names or any(root.glob("annotations/*.json")):
+    if "_annotations.coco.json" in below | names or visible_files(root / "annotations", ".json"):
         return "coco"
     if "data.yaml" in names:
         return "yolo"
@@ -95,7 +96,7 @@ def read_layout(root: Path, name: str, findings: Findings) -> Layout:
 def parts_in(root: Path) -> set[Part]:
     """The splits in a folder, from the names of its folders and files."""
     has = {part_of(f"{path.relative_to(root).as_posix()}/x") for path in _folders(root)}
-    has |= {part for part in PARTS for file in root.glob("annotations/*.json") if part in file.stem.lower()}
+    has |= {part for part in PARTS for file in visible_files(root / "annotations", ".json") if part in file.stem.lower()}
     has |= {_part_named(file.name.partition(".")[0].partition("-")[0]) for file in root.glob("*.*")}
     return {part for part in has if part is not None}
 

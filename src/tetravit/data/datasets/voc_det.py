@@ -16,7 +16,8 @@ from xml.etree import ElementTree
 
 from tetravit.data.colours import class_table
 from tetravit.data.datasets.base import Root, Split, check_split, local_root
-from tetravit.data.lookup import Lookup, check_name
+from tetravit.data.files import ending
+from tetravit.data.lookup import Lookup, check_name, files_below, visible_files
 from tetravit.data.object_table import LARGEST, ObjectTable, check_box
 from tetravit.data.objects import (
     Empty,
@@ -132,9 +133,9 @@ def _listed(root: Path, place: Place, name: str, table: ObjectTable) -> tuple[li
     if not lists.is_dir() and root.is_dir():
         for folder in (root, xml):
             part_folder = find_part(str(folder), place.part) if folder.is_dir() else None
-            if part_folder is not None and any(Path(part_folder).rglob("*.xml")):
+            if part_folder is not None and _stems(Path(part_folder)):
                 return _beside(Path(part_folder), root)
-        if place.whole and any(root.glob("*.xml")):
+        if place.whole and visible_files(root, ".xml"):
             return _beside(root, root)
     return _names(lists / f"{name}.txt", table), images, xml
 
@@ -154,7 +155,7 @@ def _beside(folder: Path, root: Path) -> tuple[list[str], Path, Path]:
 
 
 def _stems(xml: Path) -> list[str]:
-    return sorted(path.relative_to(xml).with_suffix("").as_posix() for path in xml.rglob("*.xml"))
+    return sorted(os.path.splitext(name)[0] for name in files_below(xml) if ending(name) == ".xml")
 
 
 def _names(file: Path, table: ObjectTable) -> list[str]:
