@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -80,6 +81,19 @@ def test_an_accelerator_that_contradicts_the_recipe_is_one_line():
         AccelerateRun("digits", accelerate.Accelerator(cpu=True, gradient_accumulation_steps=4), **OPTIONS)
     assert str(error.value) == (
         "The recipe accumulates gradients: run.accumulate=4; got Accelerator(gradient_accumulation_steps=4)."
+    )
+
+
+@pytest.mark.parametrize("kind", ["FSDP", "DEEPSPEED"])
+def test_processes_that_divide_the_weights_are_refused(kind):
+    accelerator = SimpleNamespace(
+        gradient_accumulation_steps=1, mixed_precision="no", distributed_type=SimpleNamespace(value=kind)
+    )
+    with pytest.raises(ValueError) as error:
+        AccelerateRun("digits", accelerator, **OPTIONS)
+    assert str(error.value) == (
+        f"AccelerateRun keeps whole weights in every process (MULTI_GPU, MULTI_CPU); got {kind}. `tetravit train RECIPE"
+        " run.strategy=fsdp` divides them."
     )
 
 

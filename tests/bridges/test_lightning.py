@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -182,12 +183,31 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change(tmp_path):
             {"precision": "16-true"},
             "LightningTask computes in float32 or bf16: Trainer(precision='bf16-mixed'); got '16-true'.",
         ),
+        (
+            {"precision": "bf16-true"},
+            "LightningTask computes in float32 or bf16: Trainer(precision='bf16-mixed'); got 'bf16-true'.",
+        ),
     ],
 )
 def test_a_trainer_that_contradicts_the_recipe_is_one_line(tmp_path, trainer, text):
     with pytest.raises(ValueError) as error:
         fit(LightningTask("digits", **options()), tmp_path, **trainer)
     assert str(error.value) == text
+
+
+@pytest.mark.parametrize("name", ["FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"])
+def test_a_strategy_that_divides_the_weights_is_refused(name):
+    """Lightning starts these on GPUs alone; the check comes before anything is divided."""
+    task = LightningTask("digits", **options())
+    trainer = SimpleNamespace(
+        accumulate_grad_batches=1, gradient_clip_val=None, precision="32-true", strategy=type(name, (), {})()
+    )
+    with pytest.raises(ValueError) as error:
+        task._check(trainer)
+    assert str(error.value) == (
+        f"LightningTask keeps whole weights in every process: Trainer(strategy='ddp'); got {name}. `tetravit train"
+        " RECIPE run.strategy=fsdp` divides them."
+    )
 
 
 def test_without_averages_there_are_none_to_save(tmp_path):

@@ -20,6 +20,8 @@ from tetravit.bridges.parts.recipe_run import Micro, RecipeRun, Weights, read_re
 from tetravit.recipe import Recipe
 from tetravit.structures import Batch
 
+DIVIDED = ("FSDP", "DEEPSPEED", "MEGATRON_LM", "TP")  # kinds of accelerate that give each process a share
+
 
 class AccelerateRun:
     """The prepared objects of a recipe.
@@ -48,6 +50,12 @@ class AccelerateRun:
             raise ValueError(
                 "AccelerateRun computes in float32 or bf16: mixed_precision='bf16'; got"
                 f" {accelerator.mixed_precision!r}."
+            )
+        kind = getattr(accelerator.distributed_type, "value", str(accelerator.distributed_type))
+        if kind in DIVIDED:
+            raise ValueError(
+                f"AccelerateRun keeps whole weights in every process (MULTI_GPU, MULTI_CPU); got {kind}."
+                " `tetravit train RECIPE run.strategy=fsdp` divides them."
             )
         self.accelerator = accelerator
         task = self.run.task.to(accelerator.device)

@@ -27,6 +27,7 @@ except ImportError:
     ) from None
 
 PRECISIONS = {"float32": "32-true", "bf16": "bf16-mixed"}
+DIVIDED = ("FSDP", "DeepSpeed", "ModelParallel")  # strategies of Lightning that give each process a share
 
 
 class LightningTask(LightningModule):
@@ -108,10 +109,16 @@ class LightningTask(LightningModule):
                 "The recipe clips gradients: LightningTask(RECIPE, optim={'clip':"
                 f" {trainer.gradient_clip_val:g}}}); got Trainer(gradient_clip_val={trainer.gradient_clip_val:g})."
             )
-        if str(trainer.precision).startswith("16"):
+        if trainer.precision not in PRECISIONS.values():
             raise ValueError(
                 "LightningTask computes in float32 or bf16: Trainer(precision='bf16-mixed'); got"
                 f" {trainer.precision!r}."
+            )
+        strategy = type(trainer.strategy).__name__
+        if any(name in strategy for name in DIVIDED):
+            raise ValueError(
+                "LightningTask keeps whole weights in every process: Trainer(strategy='ddp'); got"
+                f" {strategy}. `tetravit train RECIPE run.strategy=fsdp` divides them."
             )
         steps, total = trainer.max_steps, self.run.total_steps
         if steps != total and not (steps == -1 and trainer.max_epochs == self._epochs()):
