@@ -40,6 +40,32 @@ def test_every_pair_of_prefixes():
         assert (list(plain), prefix) == (["head.weight", "x.y"], a + b)
 
 
+@pytest.mark.parametrize("prefix", ["vit.", "my_net.", "lit.classifier.", "module.vit."])
+def test_a_prefix_of_any_name_is_removed_and_told(model, prefix):
+    other = again({prefix + k: v for k, v in model.state_dict().items()})
+    assert same(model, other)
+    assert other.report.prefix == prefix
+
+
+def test_losses_and_averages_beside_the_model_are_dropped_and_told(model):
+    """The state dict of a LightningModule."""
+    state = {f"model.{k}": v for k, v in model.state_dict().items()}
+    average = {f"ema_model.module.{k}": torch.zeros_like(v) for k, v in model.state_dict().items()}
+    other = again({"criterion.weight": torch.ones(5), **average, **state})
+    assert same(model, other)
+    assert other.report.prefix == "model."
+    assert other.report.dropped[0] == "criterion.weight (beside 'model.')"
+    assert len(other.report.dropped) == 1 + len(average)
+
+
+def test_a_head_beside_its_encoder(model):
+    state = model.state_dict()
+    parts = {k.replace("backbone.", "encoder."): v for k, v in state.items() if k.startswith("backbone.")}
+    assert same(model, again({**parts, "head.weight": state["head.weight"], "head.bias": state["head.bias"]}))
+    with pytest.raises(ValueError, match=r"missing: 'head"):
+        again({**parts, "top.weight": state["head.weight"], "top.bias": state["head.bias"]})
+
+
 def test_a_part_that_was_compiled(model):
     state = {k.replace("backbone.", "backbone._orig_mod."): v for k, v in model.state_dict().items()}
     assert same(model, again(state))

@@ -8,7 +8,7 @@ channels, image size) are made and reported; any other difference is an error un
 
 import fnmatch
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,9 +42,10 @@ HEADS = ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")
 COUNTERS = "*.num_batches_tracked"  # update count of a BatchNorm; not a weight
 # Prefixes that training programs add to every name, and counters stored in averaged models.
 WRAPPERS = (
-    *("_orig_mod.", "module.", "model.", "net.", "network.", "encoder.", "student.", "teacher."),
+    *("_orig_mod.", "module.", "model.", "net.", "network.", "encoder.", "teacher.", "student."),
     *("ema_model.", "online_model."),
 )
+OWN = ("backbone.", "pyramid.", "neck.", "head_dist.")  # parts of a model, and all that end in "head.": no prefixes
 AVERAGE_COUNTERS = ("n_averaged", "num_updates")
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -171,7 +172,9 @@ def load_into(
     """
     state = source if isinstance(source, State) else read_state(source, entry=entry, verify=verify)
     target = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
-    layout, named, renamed = _recognise(state, target, _layouts(model, layouts or {}), layout)
+    layout, named, renamed, prefix, beside = _recognise(
+        state, target, _layouts(model, layouts or {}), layout
+    )
     report = Report(
         source=state.source,
         layout=layout,
@@ -183,11 +186,15 @@ def load_into(
         others=state.others,
         dropped=[f"{name} (projection head)" for name in state.projection],
     )
-    _, report.prefix, counters = stripped(state.tensors)
+    report.prefix, counters = prefix, stripped(state.tensors)[2]
     report.dropped += [f"{key} (a counter)" for key in counters]
     _fit_head(named, target, report)
     _fit_stem(named, target, model, report)
     _fit_tables(named, target, model, _image_size(state), report)
+    left = [key for key in beside if key in named and key not in target]
+    report.dropped += [f"{key} (beside {prefix!r})" for key in left]
+    for key in left:
+        del named[key]
     _check(named, target, report, allow)
     report.matched = len(named)
     on_meta = any(t.is_meta for t in target.values())
@@ -287,35 +294,59 @@ def _layouts(model: nn.Module, more: Mapping[str, Names]) -> dict[str, Names]:
 
 def _recognise(
     state: State, target: Mapping[str, Tensor], layouts: Mapping[str, Names], layout: str | None
-) -> tuple[str, dict[str, Tensor], int]:
-    """The layout that matches most names (then shapes) of the model, its translation, and the count of renamed."""
+) -> tuple[str, dict[str, Tensor], int, str, Collection[str]]:
+    """The layout that matches most names (then shapes) of the model.
+
+    Returns:
+        Its name, the translation, the count of renamed, the removed prefix, and the names without that prefix.
+    """
     if layout is not None and layout not in layouts:
         raise ValueError(f"Unknown layout {layout!r}.{suggestion(layout, layouts)}")
-    best: tuple[tuple[int, int, int], str, dict[str, Tensor], int] | None = None
-    for tensors in _stripped(state.tensors):
+    best: tuple[tuple[int, int, int], str, dict[str, Tensor], int, str, Collection[str]] | None = None
+    inside = any(key.startswith("backbone.") for key in target)
+    for tensors, prefix, beside in _stripped(state.tensors, inside):
         for name in [layout] if layout else layouts:
             named = layouts[name].to_ours(tensors)
             hits = [key for key in named if key in target]
             shapes = sum(named[key].shape == target[key].shape for key in hits)
             score = (len(hits), shapes, -len(named))
             if best is None or score > best[0]:
-                best = score, name, named, sum(key not in tensors for key in named)
+                best = score, name, named, sum(key not in tensors for key in named), prefix, beside
     assert best is not None  # there is at least one layout and one way to strip
-    score, name, named, renamed = best
+    score, name, named, renamed, prefix, beside = best
     if 2 * score[0] < min(len(target), len(state.tensors)):
         raise BadFile(
             f"{state.source} does not fit: at best ({name}) {score[0]} of the model's {len(target)} names are "
             f"among its {len(state.tensors)}, which begin with {next(iter(state.tensors))!r}."
         )
-    return name, named, renamed
+    return name, named, renamed, prefix, beside
 
 
-def _stripped(tensors: Mapping[str, Tensor]) -> Iterable[dict[str, Tensor]]:
-    """Candidates: the names as stored, without the prefix of parallel training, without that of a detector."""
-    plain, _, _ = stripped(tensors)
-    yield plain
-    if any(key.startswith("backbone.") for key in plain):
-        yield {key.removeprefix("backbone."): value for key, value in plain.items()}
+def _stripped(
+    tensors: Mapping[str, Tensor], inside: bool
+) -> Iterator[tuple[dict[str, Tensor], str, Collection[str]]]:
+    """Candidates: the names without a common prefix, or without that of the model; without or with `backbone.`.
+
+    inside: whether the model has its backbone under that name.
+
+    Yields:
+        The tensors, the removed prefix, and the names without that prefix.
+    """
+    plain, prefix, _ = stripped(tensors)
+    ways: list[tuple[dict[str, Tensor], str, Collection[str]]] = [(plain, prefix, ())]
+    for wrapper in WRAPPERS:  # a LightningModule has losses and metrics beside its model
+        mine = {key: value for key, value in plain.items() if key.startswith(wrapper)}
+        if 0 < len(mine) < len(plain):
+            beside = {key: value for key, value in plain.items() if key not in mine}
+            inner, removed, _ = stripped(mine)
+            ways.append(({**beside, **inner}, prefix + removed, tuple(beside)))
+    for way, removed, names in ways:
+        yield way, removed, names
+        if any(key.startswith("backbone.") for key in way):
+            yield {key.removeprefix("backbone."): value for key, value in way.items()}, removed, names
+        elif inside:
+            kept = {*HEADS, *names}
+            yield {k if k in kept else f"backbone.{k}": v for k, v in way.items()}, removed, names
 
 
 def stripped(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str, list[str]]:
@@ -329,7 +360,7 @@ def stripped(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str, lis
     prefix = ""
     while plain:
         first = next(iter(plain)).split(".", 1)[0] + "."
-        if first not in WRAPPERS or not all(key.startswith(first) for key in plain):
+        if first.endswith(("head.", *OWN)) or not all(key.startswith(first) for key in plain):
             break
         prefix += first
         plain = {key.removeprefix(first): value for key, value in plain.items()}
