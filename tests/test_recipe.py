@@ -90,6 +90,27 @@ def test_overrides_are_toml_values_or_bare_strings(file, override, value):
     assert found == value
 
 
+def test_files_that_are_there_are_named_from_the_root(file, monkeypatch):
+    """So that a run can be resumed and scored from any folder."""
+    folder = file.parent
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("HOME", str(folder))
+    for name in ("a.safetensors", "names.txt"):
+        (folder / name).write_text("")
+    changes = ["model.weights=a.safetensors", "data.name=image_folder", "data.options.names=~/names.txt"]
+    recipe = load(file, changes)
+    assert recipe.model.weights == str(folder / "a.safetensors")
+    assert recipe.data.options == {"names": str(folder / "names.txt")}
+    assert load(file, ["model.weights=in1k"]).model.weights == "in1k"
+    assert find("~/mine.toml") == file
+
+
+def test_a_recipe_may_have_a_byte_order_mark(file):
+    plain = load(file)
+    file.write_text(f"\ufeff{BASE}", encoding="utf-8")
+    assert load(file) == plain
+
+
 def test_the_last_override_counts(file):
     assert load(file, ["epochs=4", "epochs=5"]).epochs == 5
 

@@ -2,12 +2,13 @@
 
 import inspect
 import json
+import os
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import tomli_w
 from pydantic import (
@@ -41,6 +42,8 @@ from tetravit.recipe_tables import (
     merged,
     model_name,
     put,
+    with_channels,
+    with_whole_paths,
     without_foreign_options,
     without_head_options,
 )
@@ -226,7 +229,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         OSError: if the file does not exist.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not TOML: {error}.") from None
     return loads(text, overrides, name=str(path))
@@ -267,27 +270,20 @@ def validated(table: Mapping[str, Any]) -> Recipe:
         ValueError: in one line, with the dotted path of the first error.
     """
     try:
-        return Recipe.model_validate_json(json.dumps(_with_channels(table), default=str), strict=True)
+        return Recipe.model_validate_json(
+            json.dumps(with_whole_paths(with_channels(table), _path_options(table)), default=str), strict=True
+        )
     except ValidationError as error:
         raise ValueError(message(error, table, known_keys())) from None
 
 
-def _with_channels(table: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The table with data.channels set to model.options.in_chans, if that is given.
-
-    Raises:
-        ValueError: if both are given and differ.
-    """
-    model, data = table.get("model"), table.get("data")
-    options = model.get("options") if isinstance(model, Mapping) else None
-    if not isinstance(options, Mapping) or "in_chans" not in options or not isinstance(data, Mapping):
-        return table
-    wanted = options["in_chans"]
-    if data.get("channels", wanted) != wanted:
-        raise ValueError(
-            f"model.options.in_chans and data.channels are one number; got {wanted} and {data['channels']}."
-        )
-    return {**table, "data": {**data, "channels": wanted}}
+def _path_options(table: Mapping[str, Any]) -> list[str]:
+    """The options of the data set that name files."""
+    section = table.get("data")
+    name = section.get("name") if isinstance(section, Mapping) else None
+    row = DATASETS.get(name) if isinstance(name, str) else None
+    parameters = inspect.signature(row).parameters.values() if row is not None else ()
+    return [p.name for p in parameters if Path in get_args(p.annotation) and p.name != "root"]
 
 
 def dump(recipe: Recipe) -> str:
@@ -307,7 +303,7 @@ def find(name_or_path: str | Path) -> Path:
     Raises:
         ValueError: if neither exists.
     """
-    path, known = Path(name_or_path), list_recipes()
+    path, known = Path(os.path.expanduser(name_or_path)), list_recipes()
     if str(name_or_path) in known:
         return known[str(name_or_path)]
     if path.suffix == ".toml":

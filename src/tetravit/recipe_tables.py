@@ -4,12 +4,20 @@ An override of epochs or steps replaces the other one, and the warm-up is adapte
 """
 
 import json
+import os
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 Table = dict[str, Any]
+# Keys that name a file or a folder of this machine, or something published.
+FILES = (
+    ("model", "weights"),
+    ("model", "backbone_weights"),
+    ("task", "teacher"),
+    ("task", "teacher_weights"),
+)
 
 
 def fitted_length(table: Mapping[str, Any], changes: Mapping[str, Any]) -> tuple[Table, tuple[str, ...]]:
@@ -150,6 +158,43 @@ def without_head_options(
     kept = {key: value for key, value in options.items() if key not in foreign}
     line = f"model.head_options without {', '.join(foreign)}, which {head} does not have"
     return {**table, "model": {**old, "head_options": kept}}, (line,)
+
+
+def with_channels(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The table with data.channels set to model.options.in_chans, if that is given.
+
+    Raises:
+        ValueError: if both are given and differ.
+    """
+    model, data = table.get("model"), table.get("data")
+    options = model.get("options") if isinstance(model, Mapping) else None
+    if not isinstance(options, Mapping) or "in_chans" not in options or not isinstance(data, Mapping):
+        return table
+    wanted = options["in_chans"]
+    if data.get("channels", wanted) != wanted:
+        raise ValueError(
+            f"model.options.in_chans and data.channels are one number; got {wanted} and {data['channels']}."
+        )
+    return {**table, "data": {**data, "channels": wanted}}
+
+
+def with_whole_paths(table: Mapping[str, Any], options: Collection[str]) -> Mapping[str, Any]:
+    """The table with the paths of files that are there made absolute: a run goes on from any folder.
+
+    Those of data.root and of the parts are made absolute by `DataConfig`. Names of published weights stay.
+
+    options: of the data set, that are paths.
+    """
+    for *sections, key in (*FILES, *(("data", "options", name) for name in options)):
+        inner: Any = table
+        for section in sections:
+            inner = inner.get(section) if isinstance(inner, Mapping) else None
+        value = inner.get(key) if isinstance(inner, Mapping) else None
+        if isinstance(value, str) and value and os.path.exists(os.path.expanduser(value)):
+            whole: Table = {}
+            put(whole, [*sections, key], os.path.abspath(os.path.expanduser(value)))
+            table = merged(table, whole)
+    return table
 
 
 def _pair(table: Table, changes: Table, section: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -135,7 +135,7 @@ def test_a_drawing_has_the_image_on_top(images):
             ["none.safetensors", "IMAGES"],
             "No checkpoint named 'none.safetensors', and no such file or run folder.",
         ),
-        (["W", "IMAGES", "--device", "gpu"], "run.device takes auto, cpu, cuda, cuda:N or mps; got 'gpu'."),
+        (["W", "IMAGES", "--device", "gpu"], "A device is auto, cpu, cuda, cuda:N or mps; got 'gpu'."),
     ],
     ids=["image", "pattern", "empty", "no image", "weights", "device"],
 )
@@ -218,6 +218,9 @@ def test_a_list_and_standard_input_name_images(ask, weights, images, tmp_path, m
     assert [row["image"] for row in rows(answer.out)] == expected
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(expected)))
     assert [row["image"] for row in rows(ask("predict", weights, "-", "--json").out)] == expected
+    text = "a.png\r\nmore\\a.png\r\n"  # of PowerShell, by its redirection
+    (images / "list.txt").write_text(text, encoding="utf-16", newline="")
+    assert [row["image"] for row in rows(ask("predict", weights, images / "list.txt", "--json").out)] == expected
     (images / "list.txt").write_text("a.png\nb.jpg\n")
     answer = ask("predict", weights, images / "list.txt")
     assert answer.err == f"tetravit predict: {images}/list.txt, line 2: there is no image 'b.jpg'.\n"

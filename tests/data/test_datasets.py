@@ -174,7 +174,9 @@ def test_class_names_from_a_file(root):
     with pytest.raises(ValueError) as caught:
         ImageFolder(root, "train", names=file)
     assert str(caught.value) == f"The class names in {str(file)!r} lack 'cat'."
-    with pytest.raises(ValueError, match="Cannot read the class names in "):
+    file.write_text("\ufeffcat cat\ndog dog\n", encoding="utf-8")  # as Notepad writes it
+    assert ImageFolder(root, "train", names=file).class_names == ("cat", "dog")
+    with pytest.raises(ValueError, match=r"^Cannot read .*nowhere\.txt': no such file or directory\.$"):
         ImageFolder(root, "train", names=root / "nowhere.txt")
 
 

@@ -261,7 +261,8 @@ def test_commands(drawn, tmp_path, capsys):
     assert capsys.readouterr().err == f"Packed {said} into {tmp_path / 'a'}.\n"
     assert all(len(s.sha256) == 64 for s in read_meta(str(tmp_path / "a")).parts["train"])
     before = (tmp_path / "a" / "train.index").read_bytes()
-    (tmp_path / "a" / "classes.txt").write_text("\n".join(read_meta(str(tmp_path / "a")).class_names))
+    names = "\n".join(read_meta(str(tmp_path / "a")).class_names)
+    (tmp_path / "a" / "classes.txt").write_text(f"\ufeff{names}", encoding="utf-8")
     with pytest.raises(SystemExit):
         main(["data", "index", str(tmp_path / "a")])
     assert capsys.readouterr().err == f"Indexed {said} in {tmp_path / 'a'}.\n"

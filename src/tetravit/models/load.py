@@ -1,5 +1,6 @@
 """`load`: a trained model from a file, a run folder, published weights or the hub."""
 
+import os
 from pathlib import Path
 
 from tetravit.models.base import Model
@@ -26,6 +27,7 @@ def load(source: str | Path, *, accept_license: bool = False) -> Model:
     Raises:
         ValueError: if the source does not exist, has no header and no known model, or is damaged.
     """
+    source = os.path.expanduser(source)
     path = Path(source)
     if weights_of(path).is_file():
         source = weights_of(path)

@@ -1,5 +1,6 @@
 """Start or resume a run, and check which keys may change on resuming."""
 
+import os
 import shlex
 import tomllib
 from pathlib import Path
@@ -23,7 +24,8 @@ UNBOUNDED = ("constant", "steps")  # schedules independent of the length of the 
 
 def to_resume(folder: str | Path) -> Path | None:
     """The folder, if it is a run that can continue; None: a new run may start there."""
-    return Path(folder) if (Path(folder) / "recipe.toml").exists() else None
+    place = Path(os.path.expanduser(folder))
+    return place if (place / "recipe.toml").exists() else None
 
 
 def choose(
@@ -37,15 +39,15 @@ def choose(
     if resume is None:
         if recipe is None:
             raise ValueError("train takes a recipe, or a run to resume; got neither.")
-        folder = Path(run_dir) if run_dir is not None else fresh(recipe)
+        folder = Path(os.path.expanduser(run_dir)) if run_dir is not None else fresh(recipe)
         if (folder / "recipe.toml").exists():
             raise ValueError(
                 f"{folder} already holds a run. Continue it with --resume {folder} or --continue, or take another"
                 " folder."
             )
         return recipe, folder
-    folder = Path(resume)
-    if run_dir is not None and Path(run_dir) != folder:
+    folder = Path(os.path.expanduser(resume))
+    if run_dir is not None and Path(os.path.expanduser(run_dir)) != folder:
         raise ValueError(f"A resumed run stays in its folder {folder}; got {run_dir}.")
     if not (folder / "recipe.toml").is_file() or not (folder / "run.json").is_file():
         raise ValueError(f"{folder} is not the folder of a run: it has no recipe.toml and run.json.")

@@ -1,5 +1,6 @@
 """Resolve a source of weights, load it into a model, and convert it to other layouts."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,7 +81,7 @@ def find(source: Any, *, model: str = "", accept_license: bool = False) -> Resol
         return source
     if isinstance(source, Mapping):
         return ResolvedWeights(source)
-    text = str(source)
+    text = os.path.expanduser(str(source))
     if Path(text).exists():
         path = Path(text)
         if path.is_dir():

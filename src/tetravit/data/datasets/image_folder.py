@@ -20,6 +20,7 @@ from tetravit.data.listing import Listing, kept_listing
 from tetravit.data.parts import PARTS, Part, Parts, find_part, part_folder
 from tetravit.data.problems import Problems
 from tetravit.data.storage import is_local, storage_of
+from tetravit.data.text import read_lines
 from tetravit.structures import Sample
 
 LAYOUT = "ROOT/train/CLASS/IMAGE and ROOT/val/CLASS/IMAGE"
@@ -231,11 +232,7 @@ def _scan(
 
 
 def _read_names(file: Path, folders: list[str]) -> tuple[str, ...]:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"Cannot read the class names in {str(file)!r}: {error}.") from None
-    names = dict(line.split(maxsplit=1) for line in lines if len(line.split()) > 1)
+    names = dict(line.split(maxsplit=1) for line in read_lines(file) if len(line.split()) > 1)
     missing = [folder for folder in folders if folder not in names]
     if missing:
         raise ValueError(f"The class names in {str(file)!r} lack {some(missing)}.")

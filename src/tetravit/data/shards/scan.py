@@ -18,6 +18,7 @@ from tetravit.data.parts import PARTS
 from tetravit.data.processes import in_parallel
 from tetravit.data.shards.index import META, ROW, Meta, Shard, read_meta
 from tetravit.data.shards.tar import BLOCK, Member, members, split_name
+from tetravit.data.text import read_lines
 from tetravit.data.upright import header, stored_size
 from tetravit.files import atomic, replace_file, write_json
 from tetravit.structures import DataKind
@@ -65,9 +66,7 @@ def index_shards(
     kind = cast(DataKind, kinds.pop())
     listed = root / "classes.txt"
     if not class_names and listed.is_file():
-        class_names = [
-            line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()
-        ]
+        class_names = read_lines(listed)
     if not class_names and (root / META).is_file():
         with suppress(ValueError):
             class_names = read_meta(folder).class_names

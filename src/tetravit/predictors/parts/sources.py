@@ -1,6 +1,7 @@
 """Input images: by path or pattern, or as Python objects."""
 
 import glob
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor
 from tetravit.data.files import images_below
 from tetravit.data.preprocess import pixels
 from tetravit.data.problems import Problems
+from tetravit.data.text import read_text
 from tetravit.predictors.parts.predictions import Frame, Source
 from tetravit.predictors.parts.video import expanded, is_video
 
@@ -45,7 +47,7 @@ def _holds_several(images: Any) -> bool:
     """Whether a name is a folder, a pattern, a list or a video."""
     if not isinstance(images, (str, Path)):
         return False
-    path = Path(images)
+    path = Path(os.path.expanduser(images))
     return not path.is_file() or path.suffix.lower() in LISTS or is_video(path)
 
 
@@ -61,7 +63,7 @@ def find_images(places: Sequence[str | Path]) -> list[Path]:
     """
     paths: list[Path] = []
     for place in places:
-        path = Path(place)
+        path = Path(os.path.expanduser(place))
         if str(place) == "-":
             paths += _listed(sys.stdin.read(), "standard input", Path())
         elif path.is_dir():
@@ -72,11 +74,11 @@ def find_images(places: Sequence[str | Path]) -> list[Path]:
                 raise ValueError(f"There are no images in the folder {str(place)!r}{lines}.")
             paths += sorted(path / name for name in inside)
         elif path.is_file() and path.suffix.lower() in LISTS:
-            paths += _listed(path.read_text(encoding="utf-8-sig"), str(path), path.parent)
+            paths += _listed(read_text(path), str(path), path.parent)
         elif path.is_file():
             paths.append(path)
         elif glob.has_magic(str(place)):
-            matches = sorted(Path(p) for p in glob.glob(str(place), recursive=True))
+            matches = sorted(Path(p) for p in glob.glob(str(path), recursive=True))
             files = [p for p in matches if p.is_file()]
             if not files:
                 raise ValueError(f"No image matches {str(place)!r}.")
@@ -95,7 +97,8 @@ def _listed(text: str, name: str, folder: Path) -> list[Path]:
     files = []
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip() and not line.startswith("#"):
-            path = next((p for p in (folder / line.strip(), Path(line.strip())) if p.is_file()), None)
+            names = dict.fromkeys((line.strip(), line.strip().replace("\\", "/")))  # Windows writes backslashes
+            path = next((p for n in names for p in (folder / n, Path(n)) if p.is_file()), None)
             if path is None:
                 raise ValueError(f"{name}, line {number}: there is no image {line.strip()!r}.")
             files.append(path)
