@@ -97,6 +97,9 @@ def test_a_notebook_shows_the_picture(weights, files):
     prediction = tetravit.predict(weights, files[0])
     assert prediction._repr_png_().startswith(b"\x89PNG")
     assert prediction.draw().width == 480
+    shown = tetravit.predict(weights, [files[0]] * 25)._repr_html_()
+    assert shown.count("data:image/png;base64,") == 24
+    assert shown.endswith("and 1 more</div>")
 
 
 def test_an_image_that_cannot_be_read(weights, files, tmp_path):
@@ -106,6 +109,7 @@ def test_an_image_that_cannot_be_read(weights, files, tmp_path):
     found = tetravit.predict(weights, [files[0], tmp_path / "bad.png"])
     assert [p.error is None for p in found] == [True, False]
     assert found[1]._repr_png_() is None
+    assert found._repr_html_().endswith("bad.png: it is not an image (it begins with b&#x27;no image&#x27;)</div>")
     assert len(found.draw()) == 1
 
 
@@ -144,3 +148,14 @@ def test_a_list_of_images_is_prepared_as_a_batch(weights, files):
         ValueError, match=r"^A batch takes images of one size after preprocessing; got an empty list\.$"
     ):
         model.preprocess([])
+
+
+def test_a_home_folder_is_meant(weights, files, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "best.safetensors").symlink_to(weights)
+    prediction = tetravit.predict("~/best.safetensors", "~/0.png")
+    assert prediction.error is None
+    assert tetravit.load("~/best.safetensors").num_classes == 10
+    assert len(tetravit.predict("~/best.safetensors", "~/*.png")) == 2
+    with pytest.raises(ValueError, match=r"^There is no image or folder '~/2\.png'\.$"):
+        tetravit.predict("~/best.safetensors", "~/2.png")

@@ -234,7 +234,7 @@ def test_a_loss_that_is_not_finite_leaves_its_images_in_a_file(tmp_path, monkeyp
     [
         ({"data__name": "image_folder", "data__options": {}}, "The recipe lacks data.root."),
         ({"model__options": {"deep": 1}}, "xcit_nano_12_p16 has no option 'deep'. Did you mean 'depth'?"),
-        ({"run__device": "gpu"}, "run.device takes auto, cpu, cuda, cuda:N or mps; got 'gpu'."),
+        ({"run__device": "gpu"}, "A device is auto, cpu, cuda, cuda:N or mps; got 'gpu'."),
         (
             {"run__accumulate": 5},
             "data.batch_size must be a multiple of GPUs x accumulation; got batch_size=32, 1 GPUs, accumulate=5.",

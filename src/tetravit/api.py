@@ -1,5 +1,6 @@
 """Train, evaluate, predict and explain from Python, for example in a notebook: the verbs of the command line."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,6 +51,7 @@ def train(
     Raises:
         ValueError: in one line, for an unknown or impossible setting of the recipe.
     """
+    resume = None if resume is None else os.path.expanduser(resume)
     changes = as_overrides(overrides)
     chosen = recipe if isinstance(recipe, Recipe) else None
     if isinstance(recipe, str | Path):
@@ -105,11 +107,12 @@ def predict(
     Raises:
         ValueError: for unreadable weights or a single unreadable image, an unknown option or a value out of range.
     """
-    if isinstance(model, str | Path) and Path(model).suffix in EXPORTED and Path(model).is_file():
+    model = os.path.expanduser(model) if isinstance(model, str | Path) else model
+    if isinstance(model, str) and Path(model).suffix in EXPORTED and Path(model).is_file():
         from tetravit.exports import load_program
 
         return predict_with(cast(Any, load_program(model, trust=trust)), images, **options)
-    loaded = load(model, accept_license=accept_license) if isinstance(model, str | Path) else model
+    loaded = load(model, accept_license=accept_license) if isinstance(model, str) else model
     return predict_with(loaded, images, **options)
 
 

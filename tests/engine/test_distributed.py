@@ -136,15 +136,24 @@ def test_a_shared_norm_alone_is_batch_norm(kind, monkeypatch):
 @pytest.mark.parametrize(
     ("device", "message"),
     [
-        ("gpu", "run.device takes auto, cpu, cuda, cuda:N or mps; got 'gpu'."),
-        ("cuda", "run.device is 'cuda', but PyTorch has no CUDA device here."),
-        ("1", "run.device is 'cuda:1', but PyTorch has no CUDA device here."),
-        ("mps", "run.device is 'mps', but PyTorch has no MPS device here."),
+        ("gpu", "A device is auto, cpu, cuda, cuda:N or mps; got 'gpu'."),
+        ("xpu", "A device is auto, cpu, cuda, cuda:N or mps; got 'xpu'."),
+        ("meta", "A device is auto, cpu, cuda, cuda:N or mps; got 'meta'."),
+        (
+            "cuda",
+            "There is no device 'cuda': this build of PyTorch has no CUDA; auto and cpu compute on the CPU.",
+        ),
+        (
+            "1",
+            "There is no device 'cuda:1': this build of PyTorch has no CUDA; auto and cpu compute on the CPU.",
+        ),
+        ("mps", "There is no device 'mps': PyTorch finds no GPU of Apple; auto and cpu compute on the CPU."),
     ],
 )
 def test_a_device_that_is_not_there_is_named(device, message, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.cuda, "is_built", lambda: False)
     with pytest.raises(ValueError) as error:
         world_module.pick_device(device)
     assert str(error.value) == message

@@ -150,7 +150,7 @@ def test_what_cannot_be_served(says, weights, tmp_path, monkeypatch):
         ([weights["digits"], "--queue", "0"], "queue is 1 or more; got 0."),
         (
             [weights["digits"], "--device", "gpu"],
-            "run.device takes auto, cpu, cuda, cuda:N or mps; got 'gpu'.",
+            "A device is auto, cpu, cuda, cuda:N or mps; got 'gpu'.",
         ),
     ]:
         assert says("serve", "--port", "0", *arguments) == f"tetravit serve: {line}"

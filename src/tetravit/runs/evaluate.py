@@ -1,5 +1,6 @@
 """Score weights on a data set, by the same protocols that select the best weights of a run."""
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -65,7 +66,7 @@ class Result:
     seconds: float
     device: str
     bad: dict[str, str] = field(default_factory=dict)
-    findings: dict[str, Any] = field(default_factory=dict)
+    findings: dict[str, Any] = field(default_factory=dict, repr=False)
     references: tuple[Reference, ...] = ()
     notes: tuple[str, ...] = ()  # about classes missing in the data
 
@@ -155,6 +156,7 @@ def evaluate(
         ValueError: if the weights or the data are not available, their classes differ, or an override is not in
             section data or evaluate.
     """
+    source = os.path.expanduser(source)
     _check_sections(overrides)
     where = pick_device(device)
     model = load(source, accept_license=accept_license)

@@ -1,5 +1,7 @@
 """The contract of a prediction, and reading its images."""
 
+import base64
+import html
 import io
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +16,7 @@ from torch import Tensor
 from tetravit.data.decode import BadImage, decode
 
 Read = TypeVar("Read")
+SHOWN = 24  # pictures that a notebook displays
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ class Prediction:
 
 
 class Predictions(list[Prediction]):
-    """A list of predictions, in the order of the images."""
+    """A list of predictions, in the order of the images. A notebook displays the first ones as pictures."""
 
     def to_dict(self) -> list[dict[str, Any]]:
         """Each as plain data."""
@@ -113,6 +116,20 @@ class Predictions(list[Prediction]):
         """Pictures of the predictions of readable images."""
         return [prediction.draw() for prediction in self if prediction.error is None]
 
+    def _repr_html_(self) -> str:
+        parts = [_figure(prediction) for prediction in self[:SHOWN]]
+        if len(self) > SHOWN:
+            parts.append(f"<div>and {len(self) - SHOWN} more</div>")
+        return "".join(parts)
+
+
+def _figure(prediction: Prediction) -> str:
+    """A picture of a page, or the reason why there is none."""
+    name = html.escape(str(prediction.image))
+    if prediction.error is not None:
+        return f"<div>{name}: {html.escape(prediction.error)}</div>"
+    data = base64.b64encode(_png(prediction.draw())).decode()
+    return f'<img title="{name}" style="max-width:20em;margin:2px" src="data:image/png;base64,{data}">'
 
 def check_count(name: str, value: int) -> None:
     """Raises: ValueError if `value` is below 1."""
