@@ -118,6 +118,37 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys):
     assert capsys.readouterr().err == "tetravit verb: Two lines become one.\n"
 
 
+@pytest.mark.parametrize(
+    ("error", "verb", "said"),
+    [
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4294967296 bytes."),
+            "train",
+            "The memory of this machine does not suffice (4.0 GiB more). run.accumulate=2, or more, takes the same steps"
+            " in smaller parts, and run.recompute=true stores fewer values; both go with --resume RUN too.",
+        ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of ..."),
+            "predict",
+            "The memory of the GPU does not suffice (2.50 GiB more). --batch 1 takes one image at once.",
+        ),
+        (
+            MemoryError(),
+            "export",
+            "The memory of this machine does not suffice. A smaller model or image size takes less.",
+        ),
+    ],
+)
+def test_memory_that_does_not_suffice_is_one_line_with_its_cure(error, verb, said, capsys):
+    def large() -> None:
+        raise error
+
+    with pytest.raises(typer.Exit) as ended:
+        catch(verb)(large)()
+    assert ended.value.exit_code == 2
+    assert capsys.readouterr().err == f"tetravit {verb}: {said}\n"
+
+
 def test_traceback_shows_where(ask, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["tetravit", "--traceback", "list", "mdels"])
     answer = ask("--traceback", "list", "mdels")

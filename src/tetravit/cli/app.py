@@ -6,6 +6,7 @@ this loads no torch, so that `tetravit --help` is fast; a verb imports what it n
 
 import functools
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -21,7 +22,15 @@ MISTAKE = 2  # exit code of user errors
 # How long idle OpenMP threads spin. On a busy machine (data loading, for example) long spinning makes a step many
 # times slower; for pure measurements, short spinning costs a quarter of the speed of small models.
 SPINS, SPINS_ALONE = "2000", "20000"
-UsageError: Any = typer.BadParameter.__base__  # typer's own class, from whichever copy of click it bundles
+
+# What helps where memory does not suffice, by verb.
+CURES = {
+    "train": "run.accumulate=2, or more, takes the same steps in smaller parts, and run.recompute=true stores fewer"
+    " values; both go with --resume RUN too.",
+    **dict.fromkeys(("predict", "evaluate", "embed"), "--batch 1 takes one image at once."),
+    "": "A smaller model or image size takes less."
+}
+UsageError: Any = typer.BadParameter.__base__  # typer's own, whichever copy of click it carries
 
 # Listed first in the help, in this order, before the other verbs of the folder.
 FIRST = ("train", "evaluate", "predict", "explain", "export", "benchmark", "convert", "list", "show", "copy")
@@ -91,8 +100,8 @@ def start(
 def catch(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Turn a user error in `verb` into one line on standard error and exit code 2.
 
-    User errors are `ValueError`s (every error of this package that a user can cause is one) and errors of the
-    operating system. Anything else is a bug and keeps its traceback.
+    A mistake is a `ValueError` (so is every error of this package that a user can cause) or what the
+    operating system refuses, memory too. Anything else is our fault and keeps its traceback.
     """
 
     def wrap(function: Callable[..., None]) -> Callable[..., None]:
@@ -111,10 +120,36 @@ def catch(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
                 from tetravit.engine.signals import mistake_code
 
                 raise typer.Exit(mistake_code(MISTAKE)) from None
+            except (RuntimeError, MemoryError) as error:
+                text = out_of_memory(error, verb)
+                if not text or _wants_traceback():
+                    raise
+                print(f"tetravit {verb}: {text}", file=sys.stderr)
+                from tetravit.engine.signals import mistake_code
+
+                raise typer.Exit(mistake_code(MISTAKE)) from None
 
         return run
 
     return wrap
+
+
+def out_of_memory(error: BaseException, verb: str) -> str:
+    """What is said where memory does not suffice, with the cure; empty for any other error."""
+    text = str(error)
+    words = ("out of memory", "can't allocate memory", "not enough memory", "caught memoryerror")
+    if not isinstance(error, MemoryError) and not any(word in text.lower() for word in words):
+        return ""
+    size = re.search(r"[Tt]ried to allocate ([\d.]+ \w+)", text)
+    more = f" ({_size(size[1])} more)" if size else ""
+    where = "of the GPU" if "CUDA" in text else "of this machine"
+    return f"The memory {where} does not suffice{more}. {CURES.get(verb, CURES[''])}"
+
+
+def _size(text: str) -> str:
+    """An amount of memory; one in bytes is given in GiB."""
+    number, unit = text.split()
+    return f"{int(number) / 2**30:.1f} GiB" if unit == "bytes" else text
 
 
 def one_line(error: Exception) -> str:
