@@ -50,6 +50,7 @@ PLAIN = [("a/1.png", 0), ("a/2.png", 1), ("b/3.png", 1)]
             "image_id,label\nphotos/a/1.png,cat\n2,dog\nhttps://x.org/photos/b/3.png?size=2,dog\n",
             "utf-8",
         ),
+        ("csv", "a/1.png,cat\na/2.png,dog\nb\\3.png,dog\n", "utf-8"),  # without titles
         ("tsv", "file\tlabel\na/1.png\tcat\na/2.png\tdog\nb%2F3.png\tdog\n", "utf-8"),
         ("txt", "a/1.png cat\na/2.png dog\n\nb/3.png\tdog\n", "utf-8"),
         ("txt", "a/1.png 3\na/2.png 12\nb/3.png 12\n", "utf-8"),
@@ -153,6 +154,29 @@ def test_rows_that_cannot_be_used_are_counted(root):
             {},
             "'train.csv' has 'photos/a/1.png' with the classes 'cat', 'dog'; data.options.several=true lets an image"
             " have several.",
+        ),
+        (
+            "image,label\na/1.png,cat;dog\na/2.png,dog\nb/3.png,cat\n",
+            {},
+            "1 classes are several in one cell, 'cat;dog'; data.options.several=true data.options.separator=';'"
+            " takes them apart.",
+        ),
+        (
+            "image,label\na/1.png,cat|dog\na/2.png,dog\nb/3.png,cat\n",
+            {},
+            "1 classes are several in one cell, 'cat|dog'; data.options.several=true takes them apart.",
+        ),
+        (
+            "image,label\na/1.png,\"cat,dog\"\na/2.png,dog\nb/3.png,cat\n",
+            {"several": True},
+            "1 classes are several in one cell, 'cat,dog'; data.options.several=true data.options.separator=','"
+            " takes them apart.",
+        ),
+        (
+            "image,cat,dog\na/1.png,1,1\na/2.png,0,\n",
+            {},
+            "'train.csv' has no column of class names but columns of 0 and 1: data.options.label=[\"cat\", \"dog\"]"
+            " takes each as a class, of which an image may have several.",
         ),
         (
             "image,label\na/1.png,cat\n",

@@ -6,6 +6,7 @@ lines `IMAGE CLASS`. An image may have several classes: in several rows, in one 
 
 import csv
 import io
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,6 +31,7 @@ LABEL_COLUMNS = ("label", "class", "category", "target", "labels", "classes", "t
 YES, NO = frozenset(("1", "1.0", "true", "yes", "t", "y")), frozenset(("0", "0.0", "false", "no", "f", "n", "", "-1"))
 # fmt: on
 
+SEPARATORS = ("|", ";", ",")  # between classes of one cell
 Row = tuple[str, tuple[str, ...]]  # image as written, its classes
 
 
@@ -79,6 +81,7 @@ class ImageList(Dataset):
             self.class_names: tuple[str, ...] = tuple(read_lines(local_root("image_list", root) / classes))
         else:
             self.class_names = _class_names(parts, split, image, label, separator)
+            _check_cells(self.class_names, separator)
         self.num_classes = len(self.class_names)
         if self.num_classes < (1 if self.several else 2):
             raise ValueError(
@@ -198,6 +201,19 @@ def _class_names(
     return tuple(sorted(names, key=(lambda name: (int(name), name)) if whole else None))
 
 
+def _check_cells(names: Sequence[str], separator: str) -> None:
+    """Raises: ValueError if classes are several in one cell by another separator: "red;blue" beside "red" and "blue"."""
+    known = set(names)
+    for mark in SEPARATORS:
+        joint = [name for name in names if mark in name and all(p.strip() in known for p in name.split(mark))]
+        if joint and mark != separator:
+            option = "" if mark == "|" else f" data.options.separator='{mark}'"
+            raise ValueError(
+                f"{len(joint)} classes are several in one cell, {some(joint)}; data.options.several=true{option} takes"
+                " them apart."
+            )
+
+
 def _rows(
     file: Path, image: str, label: str | Sequence[str], separator: str, problems: Problems
 ) -> list[Row]:
@@ -214,6 +230,9 @@ def _rows(
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=comma, skipinitialspace=True)
     columns = [name.strip() for name in reader.fieldnames or ()]
     reader.fieldnames = columns
+    if not image and not label and len(columns) == 2 and is_image(columns[0].replace("\\", "/").rpartition("/")[2]):
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=comma, skipinitialspace=True)  # no titles
+        return [(row[0].strip(), _several(row[1], separator)) for row in rows if len(row) > 1 and row[0]]
     where = _column(file, columns, image, IMAGE_COLUMNS, "image")
     if not isinstance(label, str):
         lacking = [name for name in label if name not in columns]
@@ -227,8 +246,23 @@ def _rows(
             for row in reader
             if row[where]
         ]
-    classes = _column(file, columns, label, LABEL_COLUMNS, "label")
-    return [(row[where].strip(), _several(row[classes] or "", separator)) for row in reader if row[where]]
+    if not label:
+        _check_marks(file, columns, where, text, comma)
+    what = _column(file, columns, label, LABEL_COLUMNS, "label")
+    return [(row[where].strip(), _several(row[what] or "", separator)) for row in reader if row[where]]
+
+
+def _check_marks(file: Path, columns: Sequence[str], image: str, text: str, comma: str) -> None:
+    """Raises: ValueError if a table has a column of 0 and 1 for each class, and none of class names."""
+    others = [name for name in columns if name != image]
+    if len(others) < 2 or any(name.lower().replace(" ", "_") in LABEL_COLUMNS for name in others):
+        return
+    rows = list(csv.DictReader(io.StringIO(text, newline=""), columns, delimiter=comma, skipinitialspace=True))[1:]
+    if rows and all((row[name] or "").strip().lower() in YES | NO for row in rows for name in others):
+        raise ValueError(
+            f"{file.name!r} has no column of class names but columns of 0 and 1: data.options.label={json.dumps(others)}"
+            " takes each as a class, of which an image may have several."
+        )
 
 
 def _column(file: Path, columns: Sequence[str], name: str, usual: Sequence[str], option: str) -> str:
