@@ -231,6 +231,16 @@ def test_a_label_map_of_another_size(folder):
     assert bad(folder) == "Cannot read image FILE: it is 4 x 5 pixels, its image 5 x 4."
 
 
+def test_label_maps_of_half_the_size_are_said_before_anything_runs(folder):
+    for name in ("a", "b", "more/c"):
+        save(folder / "labels" / "train" / f"{name}.png", np.eye(2, 2, dtype=np.uint8))
+    file = folder / "labels" / "train" / "a.png"
+    with raises(
+        f"Cannot read image {str(file)!r}: it is 2 x 2 pixels, its image 5 x 4; the same holds for all 3 that were"
+        " read first."
+    ):
+        DATASETS["label_folder"](folder, "train")
+
 def turned(folder, orientation, height, width):
     """The one validation sample, after its image was stored with this orientation: height, width as stored."""
     exif = Image.Exif()

@@ -175,20 +175,35 @@ class LabelMaps(Dataset):
         """Raw values of some label maps. Damaged files are skipped, unless all are damaged.
 
         Raises:
-            BadImage: if all are damaged.
+            BadImage: if none can be read, or none has the size of its image.
         """
-        counts, errors = LabelCounts(self.num_classes), []
-        for index in range(0, len(self), max(1, -(-len(self) // SAMPLE))):
+        counts, errors, unlike = LabelCounts(self.num_classes), list[BadImage](), list[BadImage]()
+        indices = range(0, len(self), max(1, -(-len(self) // SAMPLE)))
+        heads = headers("", [str(self.pairs[i][0]) for i in indices] if self.pairs else [])
+        for place, index in enumerate(indices):
             try:
                 labels = self._labels(index)
             except BadImage as error:
                 errors.append(error)
                 continue
+            if self.pairs:
+                unlike += _unlike(str(self.pairs[index][1]), labels, *heads[place].tolist())
             stored, labels = labels, labels if self.convert is None else self.convert(labels)
             counts.add(labels.numpy(), stored.numpy(), self.key(index))
         if errors and not counts.maps:
             raise errors[0]
+        if unlike and len(unlike) == counts.maps:
+            more = f"; the same holds for all {counts.maps} that were read first" if counts.maps > 1 else ""
+            raise BadImage(unlike[0].name, f"{unlike[0].cause}{more}")
         return counts
+
+
+def _unlike(name: str, labels: Tensor, height: int, width: int, turn: int) -> list[BadImage]:
+    """The error of a label map (H, W) whose size is that of its image neither upright nor stored; 0: not known."""
+    have = (labels.shape[0], labels.shape[1])
+    if not height or have in ((height, width), stored_size(turn, height, width)):
+        return []
+    return [BadImage(name, f"it is {have[1]} x {have[0]} pixels, its image {width} x {height}")]
 
 
 def read_labels(file: Path | bytes, colours: Sequence[Colour] | None = None, name: str = "") -> Tensor:
