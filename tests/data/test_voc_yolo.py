@@ -261,6 +261,7 @@ def test_what_yolo_lacks_is_said(yolo, tmp_path):
         DATASETS["yolo"](tmp_path, "val")
     assert str(error.value) == (
         f"There is no folder {str(tmp_path / 'images' / 'val')!r}; val: in data.yaml, or data.val=FOLDER, names it."
+        " data.split=0.1 divides a set without parts."
     )
     with pytest.raises(ValueError) as error:
         yolo("", names="")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tetravit.data.lookup import Lookup, visible_files
-from tetravit.data.parts import NAMES, Part, Place
+from tetravit.data.parts import NAMES, Part, Place, dividing
 
 # Annotation files of a split, relative to the root, most common first; {} is a name of the split.
 FILES = (
@@ -101,10 +101,9 @@ def _annotations(root: Path, place: Place, template: str | None) -> Path:
                 f"{len(fitting)} files in {str(root)!r} may hold the {place.part} annotations: {fitting[0].name!r},"
                 f" {fitting[1].name!r}; data.{place.part}=FILE or data.options.annotations names one."
             )
-    split = "" if place.part == "test" else " data.split=0.1 divides a set without parts."
     raise ValueError(
         f"There is no file {str(tried[0])!r}; data.{place.part}=FILE or data.options.annotations names another."
-        f"{split}"
+        f"{dividing(place.part)}"
     )
 
 

@@ -107,6 +107,11 @@ def part_folder(folder: str, part: Part, layout: str) -> str:
     )
 
 
+def dividing(part: Part) -> str:
+    """What is said beside a part that is not there."""
+    return "" if part == "test" else " data.split=0.1 divides a set without parts."
+
+
 def divided(
     names: Sequence[str], strata: np.ndarray | None, *, share: float, by: str = "", seed: int = 0
 ) -> np.ndarray:

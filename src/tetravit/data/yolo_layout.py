@@ -8,7 +8,7 @@ from typing import Any
 from tetravit.data.files import ENDINGS, UNREADABLE, ending
 from tetravit.data.lookup import Lookup, files_below, visible_files
 from tetravit.data.parts import NAMES as PART_NAMES
-from tetravit.data.parts import Part, Place, find_part
+from tetravit.data.parts import Part, Place, dividing, find_part
 from tetravit.data.text import read_text, read_yaml
 
 NAMES = "classes.txt"
@@ -102,7 +102,7 @@ def _usual(folder: Path, place: Place, described: Description) -> list[Path]:
         raise ValueError(f"{described.file} has its {part} images in {texts[0]!r}, which is not there.")
     raise ValueError(
         f"There is no folder {str(folder / 'images' / part)!r}; {part}: in data.yaml, or data.{part}=FOLDER, names"
-        " it."
+        f" it.{dividing(part)}"
     )
 
 

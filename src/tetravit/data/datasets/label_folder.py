@@ -17,7 +17,7 @@ from tetravit.data.colours import FILES, class_table, given_colours
 from tetravit.data.datasets.base import Root, Split, check_split, local_root
 from tetravit.data.label_files import Pair, folders_below, pairs_of
 from tetravit.data.label_maps import LabelMaps, Listed, Shifted
-from tetravit.data.parts import NAMES, PARTS, Parts, Place, find_part
+from tetravit.data.parts import NAMES, PARTS, Parts, Place, dividing, find_part
 from tetravit.data.problems import Problems
 from tetravit.data.upright import Orientation
 
@@ -114,6 +114,7 @@ def _folders(root: Path, place: Place) -> list[tuple[Path, Path]]:
     lacking = (images or root / IMAGES[0]) / NAMES[place.part][0]
     raise ValueError(
         f"There is no folder {str(lacking)!r}; data.{place.part}=FOLDER names that of the images."
+        f"{dividing(place.part)}"
     )
 
 

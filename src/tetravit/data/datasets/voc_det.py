@@ -29,7 +29,7 @@ from tetravit.data.objects import (
     unknown_classes,
 )
 from tetravit.data.palettes import VOC
-from tetravit.data.parts import NAMES, PARTS, Parts, Place, find_part
+from tetravit.data.parts import NAMES, PARTS, Parts, Place, dividing, find_part
 from tetravit.data.text import read_lines
 from tetravit.data.upright import Orientation, headers
 
@@ -137,7 +137,7 @@ def _listed(root: Path, place: Place, name: str, table: ObjectTable) -> tuple[li
                 return _beside(Path(part_folder), root)
         if place.whole and visible_files(root, ".xml"):
             return _beside(root, root)
-    return _names(lists / f"{name}.txt", table), images, xml
+    return _names(lists / f"{name}.txt", table, dividing(place.part)), images, xml
 
 
 def _beside(folder: Path, root: Path) -> tuple[list[str], Path, Path]:
@@ -158,8 +158,8 @@ def _stems(xml: Path) -> list[str]:
     return sorted(os.path.splitext(name)[0] for name in files_below(xml) if ending(name) == ".xml")
 
 
-def _names(file: Path, table: ObjectTable) -> list[str]:
-    """The names in a list, one per line, with spaces; per-class lists have 1, 0 or -1 after them.
+def _names(file: Path, table: ObjectTable, cure: str = "") -> list[str]:
+    """The names that a list holds, one per line, spaces and all; a per-class list has 1, 0 or -1 behind them.
 
     Raises:
         ValueError: if the list cannot be read, or is empty.
@@ -168,7 +168,7 @@ def _names(file: Path, table: ObjectTable) -> list[str]:
         lines = read_lines(file)
     except ValueError as error:
         raise ValueError(
-            f"{str(error)[:-1]}; data.options.train and val name the lists of the parts."
+            f"{str(error)[:-1]}; data.options.train and val name the lists of the parts.{cure}"
         ) from None
     if not lines:
         raise ValueError(f"{str(file)!r} lists no images.")
