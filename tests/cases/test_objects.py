@@ -232,6 +232,8 @@ COCO = {
     "iscrowd is null": each("annotations", iscrowd=None),
     "iscrowd is false": each("annotations", iscrowd=False),
     "no iscrowd": without("annotations", "iscrowd"),
+    "area is null": each("annotations", area=None),
+    "no area": without("annotations", "area"),
     "a grouping category": grouped,
     "box from the polygon": without("annotations", "bbox"),
     "faulty masks": each("annotations", segmentation=[[1, 2, 3]]),
@@ -551,6 +553,29 @@ def test_images_that_are_not_there_are_said_before_anything_runs(tmp_path, name,
     dataset = read(tmp_path, name, missing="skip")
     assert len(dataset) == 5
     assert any(line.startswith("1 images that are not in ") for line in dataset.info.problems)
+
+
+@pytest.mark.parametrize(("name", "make"), [("coco", coco), ("voc_det", voc)])
+def test_images_that_were_resized_are_said_before_anything_runs(tmp_path, name, make):
+    make(tmp_path)
+    for file in tmp_path.rglob("*.png"):
+        with Image.open(file) as image:
+            smaller = image.resize((48, 64))
+        smaller.save(file)
+    with pytest.raises(ValueError) as error:
+        read(tmp_path, name)
+    assert str(error.value).startswith("Cannot read image '")
+    assert str(error.value).endswith(
+        ": it has 48 x 64 pixels; its annotations are for 96 x 96; the same holds for all 6 that were read first."
+    )
+    make(tmp_path / "other")
+    first = min((tmp_path / "other").rglob("*.png"))
+    smaller.save(first)
+    part = "train" if "train" in str(first) or name == "voc_det" else "val"
+    lines = read(tmp_path / "other", name, part).info.problems
+    assert lines == (
+        "1 images of another size than their annotations are for, of those read first; the first: " + first.name,
+    )
 
 
 def test_a_validation_part_without_objects_is_said(tmp_path, caplog):

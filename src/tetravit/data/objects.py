@@ -91,6 +91,7 @@ class ObjectSet(Dataset):
         self.problems = table.problems
         self._sizes, turns = self._known_sizes()
         self._check_turned(turns)
+        self._check_sizes(turns)
         masked = table.masked
         self.has_masks = masks == "read" and bool(masked.any() or not len(masked))
         self._bare = ~masked if self.has_masks and not masked.all() else None
@@ -245,6 +246,24 @@ class ObjectSet(Dataset):
             row = int(unclear[0])
             raise turned_error(self.table.name(row), int(turns[row]), len(unclear), int((turns > 0).sum()))
 
+    def _check_sizes(self, turns: np.ndarray) -> None:
+        """Compare the sizes that annotations are for with those of the images that were read; turned ones aside.
+
+        Raises:
+            BadImage: if none agrees.
+        """
+        table, read = self.table, self._read_sizes
+        known = (table.sizes > 0).all(axis=1) & (read > 0).all(axis=1) & (turns <= 1)
+        known &= np.bincount(table.images, minlength=len(table)) > 0
+        unlike = np.flatnonzero(known & (table.sizes != read).any(axis=1))
+        if len(unlike) and len(unlike) == known.sum():
+            row = int(unlike[0])
+            more = f"; the same holds for all {len(unlike)} that were read first" if len(unlike) > 1 else ""
+            path = os.path.join(self.folder, table.name(row))
+            raise BadImage(path, _other_size(read[row].tolist(), table.sizes[row].tolist()) + more)
+        for row in unlike:
+            self.problems.add("images of another size than their annotations are for, of those read first", table.name(int(row)))
+
     def _check_size(self, path: str, size: tuple[int, int], turn: int, given: tuple[int, ...]) -> None:
         """Raises: BadImage if annotations have another size than the image, or their orientation is ambiguous."""
         stored = stored_size(turn, *size)
@@ -252,10 +271,7 @@ class ObjectSet(Dataset):
         if turn != 1 and self.orientation is None and (given != size or turn < QUARTER or size == stored):
             raise BadImage(path, ambiguous(turn))
         if 0 not in given and given not in fitting:
-            height, width = fitting[0]
-            raise BadImage(
-                path, f"it has {width} x {height} pixels; its annotations are for {given[1]} x {given[0]}"
-            )
+            raise BadImage(path, _other_size(fitting[0], given))
 
     def _trained_on(self, empty: Empty) -> np.ndarray:
         """The rows of the training images; the others are counted, by cause."""
@@ -295,6 +311,11 @@ class ObjectSet(Dataset):
         clipped = np.minimum(boxes.clip(0), limits)
         sides = clipped[:, 2:] - clipped[:, :2]
         return np.where(known, (sides >= 1).all(axis=1), True)
+
+
+def _other_size(size: Sequence[int], given: Sequence[int]) -> str:
+    """Why annotations are refused that are for another height and width than their image has."""
+    return f"it has {size[1]} x {size[0]} pixels; its annotations are for {given[1]} x {given[0]}"
 
 
 def place_root(place: Place) -> str | None:

@@ -265,7 +265,7 @@ class Reader:
             return
         if box[2] > (1 + BEYOND) * sides[1] or box[3] > (1 + BEYOND) * sides[0]:
             problems.add(REACHING, where)
-        area = FROM_SIDES if annotation.get("area", 0) == 0 else area_of(annotation["area"])
+        area = FROM_SIDES if annotation.get("area") in (None, 0) else area_of(annotation["area"])
         if area is None:
             problems.add("areas that are no finite number from 0 up, taken from the box", where)
             area = FROM_SIDES
