@@ -32,6 +32,16 @@ def test_files_folders_and_patterns_are_found_once(images):
     assert find_images([images / "notes.dat"]) == [images / "notes.dat"]  # named, so it counts
 
 
+def test_images_of_a_folder_that_cannot_be_read_are_counted(images, caplog):
+    for name in ("1.CR2", "2.cr2", "notes.md"):
+        (images / name).write_bytes(b"x")
+    assert len(find_images([images])) == 3
+    said = f"{images}: 2 files left out: .cr2 cannot be read; convert them to .jpg or .png; the first: {images}/1.CR2."
+    assert caplog.messages == [said]
+    make_plan("embed", "M", str(images), images.parent / "out")
+    assert caplog.messages == [said] * 2
+
+
 def test_predictions_are_the_models_answers(ask, weights, images):
     (first, *_) = answers = rows(ask("predict", weights, images, "--json", "--topk", 3).out)
     assert [row["image"] for row in answers] == [str(p) for p in find_images([images])]

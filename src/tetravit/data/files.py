@@ -19,7 +19,8 @@ ENDINGS = frozenset((
 UNREADABLE = frozenset((
     ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef",
     ".psd", ".svg", ".eps", ".jxl", ".exr", ".hdr", ".dcm", ".nii", ".npy", ".mp4", ".mov", ".avi", ".mkv",
-)) | (frozenset() if HAS_HEIF else HEIF)  # images and videos that need a conversion first
+)) | (frozenset() if HAS_HEIF else HEIF)  # images, and films, that need a conversion first
+UNREAD = "cannot be read"  # said of files that are images
 JUNK_FOLDERS = frozenset(("@eadir", "__macosx", "lost+found", "$recycle.bin", "#recycle"))
 JUNK_FILES = frozenset(("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"))
 # fmt: on
@@ -124,10 +125,10 @@ def count_other(problems: Problems, name: str, where: str) -> None:
     kind = ending(name)
     if kind in lacking():
         problems.add(
-            f"files left out: the installed Pillow cannot read {kind}; install another build of it", where
+            f"files left out: {kind} {UNREAD} by the installed Pillow; install another build of it", where
         )
     elif kind in UNREADABLE:
-        problems.add(f"files left out: {kind} cannot be read; convert them to .jpg or .png", where)
+        problems.add(f"files left out: {kind} {UNREAD}; convert them to .jpg or .png", where)
     else:
         problems.add(f"files left out: {kind or 'without an ending'}, not an image", where)
 

@@ -1,6 +1,7 @@
 """The plan of a bulk job: units of a folder or of shards, and where their results go. Imports no torch."""
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 from tetravit.files import read_json, replace_file, write_json
 
+LOG = logging.getLogger("tetravit.data")
 PLAN, FILES = "plan.json", "files.txt"
 VERSION = 1
 UNIT = 1000  # files per unit
@@ -132,7 +134,7 @@ def _of_shards(data: str) -> list[Unit]:
 
 
 def _of_files(data: str, folder: Path, size: int) -> list[Unit]:
-    from tetravit.data.files import images_below
+    from tetravit.data.files import UNREAD, images_below
     from tetravit.data.problems import Problems
 
     problems = Problems()
@@ -140,6 +142,9 @@ def _of_files(data: str, folder: Path, size: int) -> list[Unit]:
     if not names:
         lines = "; ".join(problems.lines()) or "it is empty"
         raise ValueError(f"There are no images in {data!r}: {lines}.")
+    for line in problems.lines():
+        if UNREAD in line:
+            LOG.warning("%s: %s.", data, line)
     replace_file(folder / FILES, "\n".join(map(json.dumps, names)).encode())
     return [
         Unit(f"{number:06d}", "", first, min(size, len(names) - first))

@@ -1,6 +1,7 @@
 """Input images: by path or pattern, or as Python objects."""
 
 import glob
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -10,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tetravit.data.files import images_below
+from tetravit.data.files import UNREAD, images_below
 from tetravit.data.preprocess import pixels
 from tetravit.data.problems import Problems
 from tetravit.data.text import read_text
 from tetravit.predictors.parts.predictions import Frame, Source
 from tetravit.predictors.parts.video import expanded, is_video
 
+LOG = logging.getLogger("tetravit.data")
 LISTS = (".txt", ".lst")  # files of paths, one per line
 
 
@@ -72,6 +74,9 @@ def find_images(places: Sequence[str | Path]) -> list[Path]:
             if not inside:
                 lines = f": {'; '.join(others.lines())}" if others.counts else ""
                 raise ValueError(f"There are no images in the folder {str(place)!r}{lines}.")
+            for line in others.lines():
+                if UNREAD in line:  # of images, not of texts beside them
+                    LOG.warning("%s: %s.", place, line)
             paths += sorted(path / name for name in inside)
         elif path.is_file() and path.suffix.lower() in LISTS:
             paths += _listed(read_text(path), str(path), path.parent)
