@@ -1,5 +1,7 @@
 """Training, evaluation and prediction from Python."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -45,6 +47,12 @@ def test_overrides_are_those_of_the_command_line():
         {"epochs": 5, "optim": {"lr": 1e-3}, "data.root": "a b", "model": {"options": {"depth": 1}}}
     )
     assert changes == ["epochs=5", "optim.lr=0.001", 'data.root="a b"', "model.options.depth=1"]
+    changes = as_overrides({"epochs": np.int64(5), "data": {"train": [Path("a"), "b"]}, "optim.lr": torch.tensor(0.5)})
+    assert changes == ["epochs=5", 'data.train=["a", "b"]', "optim.lr=0.5"]
+    with pytest.raises(ValueError, match=r"^data\.root=None sets nothing; leave it out to keep the value of the"):
+        as_overrides({"data": {"root": None}})
+    with pytest.raises(ValueError, match=r"^optim\.lr takes a text, a number, a list or a table; got object\.$"):
+        as_overrides({"optim": {"lr": object()}})
 
 
 def test_a_dry_run_checks_the_recipe(tmp_path, capsys):

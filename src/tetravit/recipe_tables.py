@@ -7,7 +7,6 @@ import json
 import os
 import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, get_args
 
 Table = dict[str, Any]
@@ -67,15 +66,39 @@ def _counts(value: Any) -> bool:
 
 
 def as_overrides(table: Mapping[str, Any], above: str = "") -> list[str]:
-    """A table of changes, nested or with dotted keys -> command-line overrides: section.key=value."""
+    """A table of changes, nested or by dotted keys -> overrides as the command line has them: section.key=value.
+
+    Raises:
+        ValueError: for a value that a recipe cannot hold.
+    """
     changes: list[str] = []
     for key, value in table.items():
         if isinstance(value, Mapping):
             changes += as_overrides(value, f"{above}{key}.")
+        elif value is None:
+            raise ValueError(f"{above}{key}=None sets nothing; leave it out to keep the value of the recipe.")
         else:
-            text = str(value) if isinstance(value, Path) else value
-            changes.append(f"{above}{key}={json.dumps(text)}")
+            try:
+                changes.append(f"{above}{key}={json.dumps(value, default=_plain)}")
+            except TypeError:
+                kind = type(value).__name__
+                raise ValueError(
+                    f"{above}{key} takes a text, a number, a list or a table; got {kind}."
+                ) from None
     return changes
+
+
+def _plain(value: Any) -> Any:
+    """A path or a number of NumPy or PyTorch as plain data.
+
+    Raises:
+        TypeError: for anything else.
+    """
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if getattr(value, "ndim", None) == 0:
+        return value.item()
+    raise TypeError
 
 
 def split(override: str) -> tuple[list[str], Any]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tetravit.bulk.parts.plan import make_plan
 from tetravit.data.datasets import DATASETS
 from tetravit.data.decode import decode
 from tetravit.draw import labelled
