@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from tetravit.data.build import build_dataset
+from tetravit.data.config import DataConfig
 from tetravit.data.datasets import DATASETS
 from tetravit.data.datasets.base import keep_fraction, kind_of
 from tetravit.data.datasets.digits import Digits, read_all
@@ -276,3 +278,36 @@ def test_synthetic_sizes():
         "synthetic takes num_classes from 2, size and image_size from 1;"
         " got num_classes=1, size=1000, image_size=224."
     )
+
+
+@pytest.mark.parametrize("other", [("masks",), ("labels", "annotations"), ("Labels",)])
+def test_images_and_what_belongs_to_them_are_no_classes(tmp_path, other):
+    for name in ("images", *other):
+        write(tmp_path / "train" / name / "0.png")
+    with pytest.raises(ValueError) as error:
+        ImageFolder(tmp_path, "train")
+    names = ", ".join(map(repr, sorted(("images", *other))))
+    assert str(error.value) == (
+        f"The folders of {str(tmp_path / 'train')!r} are {names}, images and their annotations, not classes;"
+        " data.name=label_folder, yolo or coco reads them."
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "name", "kind"),
+    [
+        ("train/_annotations.coco.json", "coco", "detect"),
+        ("data.yaml", "yolo", "detect"),
+        ("classes.txt", "label_folder", "segment"),
+        ("train.csv", "image_list", "classify"),
+    ],
+)
+def test_a_folder_of_another_layout_is_said(tmp_path, file, name, kind):
+    (tmp_path / "train").mkdir()
+    (tmp_path / file).write_text("{}")
+    with pytest.raises(ValueError) as error:
+        build_dataset(DataConfig(name="image_folder", root=str(tmp_path), batch_size=1), "train")
+    assert str(error.value).endswith(f" The folder has the layout of data.name={name}, a set to {kind}.")
+    with pytest.raises(ValueError) as error:
+        build_dataset(DataConfig(name=name, root=str(tmp_path), batch_size=1), "train")
+    assert "has the layout of" not in str(error.value)

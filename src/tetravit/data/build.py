@@ -3,14 +3,17 @@
 import inspect
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from tetravit.data import imagenet
 from tetravit.data.config import DataConfig
-from tetravit.data.datasets import DATASETS, Dataset
+from tetravit.data.datasets import DATASETS, Dataset, kind_of
+from tetravit.data.guess import TELLING, fits
 from tetravit.data.parts import PARTS, Part, divided
+from tetravit.data.storage import is_local
 from tetravit.data.subset import Renumbered, Subset
 from tetravit.heads import HEADS
 from tetravit.registry import pick, suggestion
@@ -44,7 +47,12 @@ def build_dataset(config: DataConfig, split: Part, *, class_names: Sequence[str]
         given["channels"] = config.channels or 3
 
     def built(split: Part) -> Dataset:
-        dataset: Dataset = row(config.root, split, **given, **config.options)
+        try:
+            dataset: Dataset = row(config.root, split, **given, **config.options)
+        except ValueError as error:
+            if type(error) is not ValueError or not (hint := _other_layout(config)):
+                raise
+            raise ValueError(f"{error}{hint}") from None
         dataset.channels = config.channels or 3
         return dataset
 
@@ -57,6 +65,20 @@ def build_dataset(config: DataConfig, split: Part, *, class_names: Sequence[str]
         mine = [(dataset.key(i) in validates) == (split == "val") for i in range(len(dataset))]
         dataset = Subset(dataset, np.flatnonzero(mine))
     return as_classes(dataset, class_names)
+
+
+def _other_layout(config: DataConfig) -> str:
+    """What is said of a root that has the layout of another data set; "" where it has none that is known."""
+    if config.name not in (*TELLING, "image_folder", "unlabelled") or config.root is None or not is_local(config.root):
+        return ""
+    root = Path(config.root)
+    try:
+        fitting = fits(root)
+    except OSError:  # there is no such folder
+        return ""
+    if not fitting or config.name in fitting:
+        return ""
+    return f" The folder has the layout of data.name={fitting[0]}, a set to {kind_of(DATASETS[fitting[0]])}."
 
 
 def for_head(config: DataConfig, has_masks: bool) -> DataConfig:

@@ -19,8 +19,9 @@ import numpy as np
 from tetravit.data.audit import duplicates
 from tetravit.data.audit.facts import Maps, Record, facts, shard_facts
 from tetravit.data.audit.findings import Finding, Findings
-from tetravit.data.audit.layout import Layout, guess, part_of, read_layout
+from tetravit.data.audit.layout import Layout, part_of, read_layout
 from tetravit.data.files import JUNK_FILES, check_folder, check_target, ending, is_image, is_junk_folder
+from tetravit.data.guess import guess
 from tetravit.data.label_maps import IGNORE
 from tetravit.data.processes import in_parallel, process_pool
 from tetravit.data.shards.index import find_meta

@@ -10,9 +10,10 @@ from tetravit.data.audit.findings import Findings
 from tetravit.data.build import build_dataset
 from tetravit.data.config import DataConfig
 from tetravit.data.datasets import Dataset
+from tetravit.data.guess import part_named
 from tetravit.data.label_maps import LabelMaps
 from tetravit.data.lookup import visible_files
-from tetravit.data.parts import NAMES, PARTS, Part
+from tetravit.data.parts import PARTS, Part
 
 
 @dataclass
@@ -29,43 +30,9 @@ class Layout:
     maps: dict[str, tuple[str, Maps]] = field(default_factory=dict)
 
 
-def guess(root: Path) -> str:
-    """The data set in the menu whose layout matches the names in a folder."""
-    names = {entry.name.lower() for entry in os.scandir(root)}
-    below = {name.lower() for name in _below(root)}
-    if any(name.endswith(".index") for name in names) or any(name.endswith(".tar") for name in names):
-        return "shards"
-    if "_annotations.coco.json" in below | names or visible_files(root / "annotations", ".json"):
-        return "coco"
-    if "data.yaml" in names:
-        return "yolo"
-    if {"jpegimages", "annotations"} <= names:
-        return "voc_det"
-    if names & {"classes.txt", "labelmap.txt", "class_dict.csv"}:
-        return "label_folder"
-    if any(f"{part}{end}" in names for part in NAMES["train"] for end in (".csv", ".tsv", ".txt")):
-        return "image_list"
-    folders = [entry.path for entry in os.scandir(root) if entry.is_dir()]
-    parts = [folder for folder in folders if _part_named(os.path.basename(folder))]
-    if any(entry.is_dir() for folder in parts or [str(root)] for entry in os.scandir(folder)):
-        return "image_folder"
-    return "unlabelled"
-
-
-def _below(root: Path) -> Iterator[str]:
-    for entry in os.scandir(root):
-        if entry.is_dir():
-            yield from (inner.name for inner in os.scandir(entry.path))
-
-
-def _part_named(name: str) -> Part | None:
-    lowered = name.lower().rstrip("0123456789")
-    return next((part for part in PARTS if lowered in NAMES[part]), None)
-
-
 def part_of(path: str) -> Part | None:
-    """The split of a path below the root, from the names of its folders; None: unknown."""
-    parts = (_part_named(name) for name in path.split("/")[:-1])
+    """The part that a path below the root is of, by the names of its folders; None: they do not say."""
+    parts = (part_named(name) for name in path.split("/")[:-1])
     return next((part for part in parts if part is not None), None)
 
 
@@ -97,7 +64,7 @@ def parts_in(root: Path) -> set[Part]:
     """The splits in a folder, from the names of its folders and files."""
     has = {part_of(f"{path.relative_to(root).as_posix()}/x") for path in _folders(root)}
     has |= {part for part in PARTS for file in visible_files(root / "annotations", ".json") if part in file.stem.lower()}
-    has |= {_part_named(file.name.partition(".")[0].partition("-")[0]) for file in root.glob("*.*")}
+    has |= {part_named(file.name.partition(".")[0].partition("-")[0]) for file in root.glob("*.*")}
     return {part for part in has if part is not None}
 
 

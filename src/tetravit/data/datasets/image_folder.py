@@ -24,6 +24,8 @@ from tetravit.data.text import read_lines
 from tetravit.structures import Sample
 
 LAYOUT = "ROOT/train/CLASS/IMAGE and ROOT/val/CLASS/IMAGE"
+# Folders that lie beside one called images, and are no classes.
+BESIDE = frozenset(("images", "labels", "masks", "annotations", "label", "mask", "labelmaps", "json", "xml"))
 
 
 class ImageFolder(Dataset):
@@ -66,6 +68,7 @@ class ImageFolder(Dataset):
             raise ValueError(
                 f"Classification needs two class folders or more in {self.roots[0]!r}; found {there}.{cure}"
             )
+        _check_kind(self.folders, self.roots[0])
         self.class_names = (
             _read_names(Path(names), self.folders) if names is not None else tuple(self.folders)
         )
@@ -172,6 +175,16 @@ def _all_folders(root: str | None, parts: Parts, part: Part) -> list[str]:
         except ValueError:  # the other split does not exist
             continue
     return list(dict.fromkeys(folders))
+
+
+def _check_kind(folders: Sequence[str], root: str) -> None:
+    """Raises: ValueError if what would be classes are images and what belongs to them."""
+    lowered = {name.lower() for name in folders}
+    if "images" in lowered and lowered <= BESIDE:
+        raise ValueError(
+            f"The folders of {root!r} are {some(folders)}, images and their annotations, not classes;"
+            " data.name=label_folder, yolo or coco reads them."
+        )
 
 
 def _listed(roots: Sequence[str], names: list[str], problems: Problems, channels: int) -> Listing:

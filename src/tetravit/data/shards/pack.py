@@ -13,11 +13,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from PIL import Image
 
-from tetravit.data.audit.layout import guess, parts_in
+from tetravit.data.audit.layout import parts_in
 from tetravit.data.build import build_dataset
 from tetravit.data.config import DataConfig
 from tetravit.data.datasets import Dataset
 from tetravit.data.files import check_folder, check_target, ending
+from tetravit.data.guess import guess
 from tetravit.data.label_maps import LabelMaps, read_labels
 from tetravit.data.objects import ObjectSet
 from tetravit.data.parts import PARTS, Part

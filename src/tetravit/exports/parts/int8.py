@@ -20,9 +20,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tetravit.data.audit.layout import guess
 from tetravit.data.datasets import DATASETS
 from tetravit.data.files import images_below
+from tetravit.data.guess import guess
 from tetravit.data.preprocess import pixels
 from tetravit.exports.base import KEY, Run, held
 from tetravit.exports.compare import matches
