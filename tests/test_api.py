@@ -47,11 +47,17 @@ def test_overrides_are_those_of_the_command_line():
         {"epochs": 5, "optim": {"lr": 1e-3}, "data.root": "a b", "model": {"options": {"depth": 1}}}
     )
     assert changes == ["epochs=5", "optim.lr=0.001", 'data.root="a b"', "model.options.depth=1"]
-    changes = as_overrides({"epochs": np.int64(5), "data": {"train": [Path("a"), "b"]}, "optim.lr": torch.tensor(0.5)})
+    changes = as_overrides(
+        {"epochs": np.int64(5), "data": {"train": [Path("a"), "b"]}, "optim.lr": torch.tensor(0.5)}
+    )
     assert changes == ["epochs=5", 'data.train=["a", "b"]', "optim.lr=0.5"]
-    with pytest.raises(ValueError, match=r"^data\.root=None sets nothing; leave it out to keep the value of the"):
+    with pytest.raises(
+        ValueError, match=r"^data\.root=None sets nothing; leave it out to keep the value of the"
+    ):
         as_overrides({"data": {"root": None}})
-    with pytest.raises(ValueError, match=r"^optim\.lr takes a text, a number, a list or a table; got object\.$"):
+    with pytest.raises(
+        ValueError, match=r"^optim\.lr takes a text, a number, a list or a table; got object\.$"
+    ):
         as_overrides({"optim": {"lr": object()}})
 
 
@@ -117,7 +123,9 @@ def test_an_image_that_cannot_be_read(weights, files, tmp_path):
     found = tetravit.predict(weights, [files[0], tmp_path / "bad.png"])
     assert [p.error is None for p in found] == [True, False]
     assert found[1]._repr_png_() is None
-    assert found._repr_html_().endswith("bad.png: it is not an image (it begins with b&#x27;no image&#x27;)</div>")
+    assert found._repr_html_().endswith(
+        "bad.png: it is not an image (it begins with b&#x27;no image&#x27;)</div>"
+    )
     assert len(found.draw()) == 1
 
 

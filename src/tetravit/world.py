@@ -93,15 +93,21 @@ def pick_device(wanted: str, local_rank: int = 0) -> torch.device:
         raise ValueError(f"A device is auto, cpu, cuda, cuda:N or mps; got {wanted!r}.")
     if device.type == "cuda":
         if not torch.cuda.is_available():
-            why = "PyTorch finds no GPU" if torch.backends.cuda.is_built() else "this build of PyTorch has no CUDA"
+            why = (
+                "PyTorch finds no GPU"
+                if torch.backends.cuda.is_built()
+                else "this build of PyTorch has no CUDA"
+            )
             raise ValueError(f"There is no device {wanted!r}: {why}; auto and cpu compute on the CPU.")
         device = torch.device("cuda", local_rank if device.index is None else device.index)
         if device.index >= torch.cuda.device_count():
             raise ValueError(
-                f"There is no device {str(device)!r}: PyTorch finds {torch.cuda.device_count()} GPUs, which count from 0."
+                f"There is no device {str(device)!r}: PyTorch finds {torch.cuda.device_count()} GPUs, counted from 0."
             )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError("There is no device 'mps': PyTorch finds no GPU of Apple; auto and cpu compute on the CPU.")
+        raise ValueError(
+            "There is no device 'mps': PyTorch finds no GPU of Apple; auto and cpu compute on the CPU."
+        )
     return device
 
 

@@ -92,8 +92,8 @@ def test_processes_that_divide_the_weights_are_refused(kind):
     with pytest.raises(ValueError) as error:
         AccelerateRun("digits", accelerator, **OPTIONS)
     assert str(error.value) == (
-        f"AccelerateRun keeps whole weights in every process (MULTI_GPU, MULTI_CPU); got {kind}. `tetravit train RECIPE"
-        " run.strategy=fsdp` divides them."
+        f"AccelerateRun keeps whole weights in every process (MULTI_GPU, MULTI_CPU); got {kind}. `tetravit train"
+        " RECIPE run.strategy=fsdp` divides them."
     )
 
 

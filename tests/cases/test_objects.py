@@ -233,7 +233,6 @@ COCO = {
     "iscrowd is false": each("annotations", iscrowd=False),
     "no iscrowd": without("annotations", "iscrowd"),
     "area is null": each("annotations", area=None),
-    "no area": without("annotations", "area"),
     "a grouping category": grouped,
     "box from the polygon": without("annotations", "bbox"),
     "faulty masks": each("annotations", segmentation=[[1, 2, 3]]),
@@ -574,7 +573,8 @@ def test_images_that_were_resized_are_said_before_anything_runs(tmp_path, name, 
     part = "train" if "train" in str(first) or name == "voc_det" else "val"
     lines = read(tmp_path / "other", name, part).info.problems
     assert lines == (
-        "1 images of another size than their annotations are for, of those read first; the first: " + first.name,
+        "1 images of another size than their annotations are for, of those read first; the first: "
+        + first.name,
     )
 
 

@@ -123,13 +123,17 @@ def test_a_mistake_is_one_line_and_exit_code_2(capsys):
     ("error", "verb", "said"),
     [
         (
-            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4294967296 bytes."),
+            RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4294967296 bytes."
+            ),
             "train",
-            "The memory of this machine does not suffice (4.0 GiB more). run.accumulate=2, or more, takes the same steps"
-            " in smaller parts, and run.recompute=true stores fewer values; both go with --resume RUN too.",
+            "The memory of this machine does not suffice (4.0 GiB more). run.accumulate=2, or more, takes the same"
+            " steps in smaller parts, and run.recompute=true stores fewer values; both go with --resume RUN too.",
         ),
         (
-            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of ..."),
+            torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of ..."
+            ),
             "predict",
             "The memory of the GPU does not suffice (2.50 GiB more). --batch 1 takes one image at once.",
         ),

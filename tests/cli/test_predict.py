@@ -37,7 +37,8 @@ def test_images_of_a_folder_that_cannot_be_read_are_counted(images, caplog):
     for name in ("1.CR2", "2.cr2", "notes.md"):
         (images / name).write_bytes(b"x")
     assert len(find_images([images])) == 3
-    said = f"{images}: 2 files left out: .cr2 cannot be read; convert them to .jpg or .png; the first: {images}/1.CR2."
+    cause = "2 files left out: .cr2 cannot be read; convert them to .jpg or .png"
+    said = f"{images}: {cause}; the first: {images}/1.CR2."
     assert caplog.messages == [said]
     make_plan("embed", "M", str(images), images.parent / "out")
     assert caplog.messages == [said] * 2
@@ -231,7 +232,9 @@ def test_a_list_and_standard_input_name_images(ask, weights, images, tmp_path, m
     assert [row["image"] for row in rows(ask("predict", weights, "-", "--json").out)] == expected
     text = "a.png\r\nmore\\a.png\r\n"  # of PowerShell, by its redirection
     (images / "list.txt").write_text(text, encoding="utf-16", newline="")
-    assert [row["image"] for row in rows(ask("predict", weights, images / "list.txt", "--json").out)] == expected
+    assert [
+        row["image"] for row in rows(ask("predict", weights, images / "list.txt", "--json").out)
+    ] == expected
     (images / "list.txt").write_text("a.png\nb.jpg\n")
     answer = ask("predict", weights, images / "list.txt")
     assert answer.err == f"tetravit predict: {images}/list.txt, line 2: there is no image 'b.jpg'.\n"

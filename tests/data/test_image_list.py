@@ -167,7 +167,7 @@ def test_rows_that_cannot_be_used_are_counted(root):
             "1 classes are several in one cell, 'cat|dog'; data.options.several=true takes them apart.",
         ),
         (
-            "image,label\na/1.png,\"cat,dog\"\na/2.png,dog\nb/3.png,cat\n",
+            'image,label\na/1.png,"cat,dog"\na/2.png,dog\nb/3.png,cat\n',
             {"several": True},
             "1 classes are several in one cell, 'cat,dog'; data.options.several=true data.options.separator=','"
             " takes them apart.",
@@ -175,7 +175,7 @@ def test_rows_that_cannot_be_used_are_counted(root):
         (
             "image,cat,dog\na/1.png,1,1\na/2.png,0,\n",
             {},
-            "'train.csv' has no column of class names but columns of 0 and 1: data.options.label=[\"cat\", \"dog\"]"
+            '\'train.csv\' has no column of class names but columns of 0 and 1: data.options.label=["cat", "dog"]'
             " takes each as a class, of which an image may have several.",
         ),
         (

@@ -241,6 +241,7 @@ def test_label_maps_of_half_the_size_are_said_before_anything_runs(folder):
     ):
         DATASETS["label_folder"](folder, "train")
 
+
 def turned(folder, orientation, height, width):
     """The one validation sample, after its image was stored with this orientation: height, width as stored."""
     exif = Image.Exif()

@@ -105,7 +105,7 @@ def test_what_voc_lacks_is_said(voc, tmp_path):
     file = tmp_path / "ImageSets" / "Main" / "test.txt"
     assert str(error.value) == (
         f"Cannot read {str(file)!r}: no such file or directory; data.options.train and val name the lists of the"
-        " parts."
+        " parts. data.split=0.1 divides a set without parts."
     )
 
 

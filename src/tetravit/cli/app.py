@@ -28,7 +28,7 @@ CURES = {
     "train": "run.accumulate=2, or more, takes the same steps in smaller parts, and run.recompute=true stores fewer"
     " values; both go with --resume RUN too.",
     **dict.fromkeys(("predict", "evaluate", "embed"), "--batch 1 takes one image at once."),
-    "": "A smaller model or image size takes less."
+    "": "A smaller model or image size takes less.",
 }
 UsageError: Any = typer.BadParameter.__base__  # typer's own, whichever copy of click it carries
 

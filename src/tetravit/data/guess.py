@@ -33,7 +33,9 @@ def fits(root: Path) -> list[str]:
         "yolo": "data.yaml" in names,
         "voc_det": {"jpegimages", "annotations"} <= names,
         "label_folder": names & {"classes.txt", "labelmap.txt", "class_dict.csv"},
-        "image_list": any(f"{part}{end}" in names for part in NAMES["train"] for end in (".csv", ".tsv", ".txt")),
+        "image_list": any(
+            f"{part}{end}" in names for part in NAMES["train"] for end in (".csv", ".tsv", ".txt")
+        ),
     }
     return [name for name in TELLING if has[name]]
 

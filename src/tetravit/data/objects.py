@@ -262,7 +262,10 @@ class ObjectSet(Dataset):
             path = os.path.join(self.folder, table.name(row))
             raise BadImage(path, _other_size(read[row].tolist(), table.sizes[row].tolist()) + more)
         for row in unlike:
-            self.problems.add("images of another size than their annotations are for, of those read first", table.name(int(row)))
+            self.problems.add(
+                "images of another size than their annotations are for, of those read first",
+                table.name(int(row)),
+            )
 
     def _check_size(self, path: str, size: tuple[int, int], turn: int, given: tuple[int, ...]) -> None:
         """Raises: BadImage if annotations have another size than the image, or their orientation is ambiguous."""

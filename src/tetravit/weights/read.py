@@ -45,7 +45,12 @@ WRAPPERS = (
     *("_orig_mod.", "module.", "model.", "net.", "network.", "encoder.", "teacher.", "student."),
     *("ema_model.", "online_model."),
 )
-OWN = ("backbone.", "pyramid.", "neck.", "head_dist.")  # parts of a model, and all that end in "head.": no prefixes
+OWN = (
+    "backbone.",
+    "pyramid.",
+    "neck.",
+    "head_dist.",
+)  # parts of a model, and all that end in "head.": no prefixes
 AVERAGE_COUNTERS = ("n_averaged", "num_updates")
 FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -172,9 +177,7 @@ def load_into(
     """
     state = source if isinstance(source, State) else read_state(source, entry=entry, verify=verify)
     target = {k: v for k, v in model.state_dict().items() if isinstance(v, Tensor)}
-    layout, named, renamed, prefix, beside = _recognise(
-        state, target, _layouts(model, layouts or {}), layout
-    )
+    layout, named, renamed, prefix, beside = _recognise(state, target, _layouts(model, layouts or {}), layout)
     report = Report(
         source=state.source,
         layout=layout,

@@ -63,7 +63,12 @@ def read_layout(root: Path, name: str, findings: Findings) -> Layout:
 def parts_in(root: Path) -> set[Part]:
     """The splits in a folder, from the names of its folders and files."""
     has = {part_of(f"{path.relative_to(root).as_posix()}/x") for path in _folders(root)}
-    has |= {part for part in PARTS for file in visible_files(root / "annotations", ".json") if part in file.stem.lower()}
+    has |= {
+        part
+        for part in PARTS
+        for file in visible_files(root / "annotations", ".json")
+        if part in file.stem.lower()
+    }
     has |= {part_named(file.name.partition(".")[0].partition("-")[0]) for file in root.glob("*.*")}
     return {part for part in has if part is not None}
 

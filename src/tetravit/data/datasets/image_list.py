@@ -202,15 +202,15 @@ def _class_names(
 
 
 def _check_cells(names: Sequence[str], separator: str) -> None:
-    """Raises: ValueError if classes are several in one cell by another separator: "red;blue" beside "red" and "blue"."""
+    """Raises: ValueError if classes are several in one cell by another separator, "red;blue" say."""
     known = set(names)
     for mark in SEPARATORS:
         joint = [name for name in names if mark in name and all(p.strip() in known for p in name.split(mark))]
         if joint and mark != separator:
             option = "" if mark == "|" else f" data.options.separator='{mark}'"
             raise ValueError(
-                f"{len(joint)} classes are several in one cell, {some(joint)}; data.options.several=true{option} takes"
-                " them apart."
+                f"{len(joint)} classes are several in one cell, {some(joint)}; data.options.several=true{option}"
+                " takes them apart."
             )
 
 
@@ -230,7 +230,12 @@ def _rows(
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=comma, skipinitialspace=True)
     columns = [name.strip() for name in reader.fieldnames or ()]
     reader.fieldnames = columns
-    if not image and not label and len(columns) == 2 and is_image(columns[0].replace("\\", "/").rpartition("/")[2]):
+    if (
+        not image
+        and not label
+        and len(columns) == 2
+        and is_image(columns[0].replace("\\", "/").rpartition("/")[2])
+    ):
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=comma, skipinitialspace=True)  # no titles
         return [(row[0].strip(), _several(row[1], separator)) for row in rows if len(row) > 1 and row[0]]
     where = _column(file, columns, image, IMAGE_COLUMNS, "image")
@@ -257,11 +262,13 @@ def _check_marks(file: Path, columns: Sequence[str], image: str, text: str, comm
     others = [name for name in columns if name != image]
     if len(others) < 2 or any(name.lower().replace(" ", "_") in LABEL_COLUMNS for name in others):
         return
-    rows = list(csv.DictReader(io.StringIO(text, newline=""), columns, delimiter=comma, skipinitialspace=True))[1:]
+    rows = list(
+        csv.DictReader(io.StringIO(text, newline=""), columns, delimiter=comma, skipinitialspace=True)
+    )[1:]
     if rows and all((row[name] or "").strip().lower() in YES | NO for row in rows for name in others):
         raise ValueError(
-            f"{file.name!r} has no column of class names but columns of 0 and 1: data.options.label={json.dumps(others)}"
-            " takes each as a class, of which an image may have several."
+            f"{file.name!r} has no column of class names but columns of 0 and 1:"
+            f" data.options.label={json.dumps(others)} takes each as a class, of which an image may have several."
         )
 
 

@@ -131,6 +131,7 @@ def _figure(prediction: Prediction) -> str:
     data = base64.b64encode(_png(prediction.draw())).decode()
     return f'<img title="{name}" style="max-width:20em;margin:2px" src="data:image/png;base64,{data}">'
 
+
 def check_count(name: str, value: int) -> None:
     """Raises: ValueError if `value` is below 1."""
     if value < 1:

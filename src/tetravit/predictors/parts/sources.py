@@ -102,7 +102,9 @@ def _listed(text: str, name: str, folder: Path) -> list[Path]:
     files = []
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip() and not line.startswith("#"):
-            names = dict.fromkeys((line.strip(), line.strip().replace("\\", "/")))  # Windows writes backslashes
+            names = dict.fromkeys(
+                (line.strip(), line.strip().replace("\\", "/"))
+            )  # Windows writes backslashes
             path = next((p for n in names for p in (folder / n, Path(n)) if p.is_file()), None)
             if path is None:
                 raise ValueError(f"{name}, line {number}: there is no image {line.strip()!r}.")
