@@ -136,7 +136,7 @@ def test_the_last_override_counts(file):
         (["optim.warmup_epochs=2.5"], "optim.warmup_epochs takes int; got 2.5 (float)."),
         (['optim.warmup_epochs="2"'], "optim.warmup_epochs takes int; got '2' (str)."),
         (["optim.lr=fast"], "optim.lr takes float; got 'fast' (str)."),
-        (["model.name=3"], "Unknown model '3'."),
+        (["model.name=3"], "Unknown model '3'. `tetravit list models` shows them."),
         (["data.workers=2.5"], "data.workers takes int or auto; got 2.5 (float)."),
         (["optim.betas=0.9"], "optim.betas takes list; got 0.9 (float)."),
         (["optim.betas=[0.9]"], "optim.betas has too few values; got [0.9]."),

@@ -232,7 +232,10 @@ def test_a_loss_that_is_not_finite_leaves_its_images_in_a_file(tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data__name": "image_folder", "data__options": {}}, "The recipe lacks data.root."),
+        (
+            {"data__name": "image_folder", "data__options": {}},
+            "The recipe lacks data.root: data.root=FOLDER says where the data set 'image_folder' lies.",
+        ),
         ({"model__options": {"deep": 1}}, "xcit_nano_12_p16 has no option 'deep'. Did you mean 'depth'?"),
         ({"run__device": "gpu"}, "A device is auto, cpu, cuda, cuda:N or mps; got 'gpu'."),
         (

@@ -151,10 +151,13 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Table:
 
 
 def without_foreign_options(table: Table, changes: Table) -> Table:
-    """The table without options of a data set or a protocol that the changes replace by another."""
+    """A table as read, less the options of a task, a data set or a protocol that the changes replace by another."""
     old, new = _pair(table, changes, "data")
     if new.get("name", old.get("name")) != old.get("name"):
         table = {**table, "data": {key: value for key, value in old.items() if key != "options"}}
+    old, new = _pair(table, changes, "task")
+    if new.get("name", old.get("name")) != old.get("name"):
+        table = {key: value for key, value in table.items() if key not in ("task", "evaluate")}
     old, new = _pair(table, changes, "evaluate")
     if new.get("protocol", old.get("protocol")) != old.get("protocol"):
         table = {key: value for key, value in table.items() if key != "evaluate"}

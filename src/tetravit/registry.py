@@ -47,7 +47,22 @@ def pick(menu: Mapping[str, Row], name: str, kind: str) -> Row:
     """
     if name in menu:
         return menu[name]
-    raise ValueError(f"Unknown {kind} {name!r}.{suggestion(name, menu)}")
+    raise ValueError(f"Unknown {kind} {name!r}.{suggestion(name, menu) or _listed(kind)}")
+
+
+LISTED = {  # kinds of `tetravit list`, by what messages call their rows
+    "model": "models",
+    "recipe": "recipes",
+    "data set": "datasets",
+    "transform": "transforms",
+    "head": "heads",
+    "protocol": "protocols",
+    "method": "methods",
+}
+
+
+def _listed(kind: str) -> str:
+    return f" `tetravit list {LISTED[kind]}` shows them." if kind in LISTED else ""
 
 
 # Synonyms of recipe keys in other programs.

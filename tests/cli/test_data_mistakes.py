@@ -40,7 +40,9 @@ CASES = {
         "tetravit launch: launch takes options of torchrun and then train: tetravit launch --nproc-per-node 2 train"
         " digits."
     ),
-    "launch --nproc-per-node 2 train nosuch --into R": "tetravit launch: Unknown recipe 'nosuch'.",
+    "launch --nproc-per-node 2 train nosuch --into R": (
+        "tetravit launch: Unknown recipe 'nosuch'. `tetravit list recipes` shows them."
+    ),
     "launch --nproc-per-node 2 train --into R digits data.batchsize=3": (
         "tetravit launch: Unknown recipe key 'data.batchsize'. Did you mean 'data.batch_size'?"
     ),

@@ -68,7 +68,10 @@ def test_a_dry_run_prints_the_recipe_and_writes_nothing(ask, tmp_path, monkeypat
         ),
         (["digits", "model.name=xcit_nano"], "Unknown model 'xcit_nano'. Did you mean 'xcit_nano_12_p8'?"),
         (["digits", "data.name=digit"], "Unknown data set 'digit'. Did you mean 'digits'?"),
-        (["xcit/imagenet"], "The recipe lacks data.root."),
+        (
+            ["xcit/imagenet"],
+            "The recipe lacks data.root: data.root=FOLDER says where the data set 'imagenet' lies.",
+        ),
         (["--resume", "nowhere"], "nowhere is not the folder of a run: it has no recipe.toml and run.json."),
         (["digits", "--strict"], "--strict goes with --resume RUN, or with --continue."),
         (

@@ -117,7 +117,10 @@ def test_embedded_and_made_up_sets_take_no_root(tmp_path):
     for name in ("digits", "synthetic"):
         with pytest.raises(ValueError) as caught:
             DATASETS[name](tmp_path, "train")
-        assert str(caught.value) == f"The data set {name!r} needs no root; got {str(tmp_path)!r}."
+        assert (
+            str(caught.value)
+            == f"The data set {name!r} needs no root; got {str(tmp_path)!r}. data.name names a set that reads folders."
+        )
 
 
 # Image folders

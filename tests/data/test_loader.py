@@ -319,7 +319,10 @@ def test_images_of_different_size_in_a_batch():
             {"options": {"fractoin": 1}},
             "The data set 'digits' has no option 'fractoin'. Did you mean 'fraction'?",
         ),
-        ({"root": "/tmp"}, "The data set 'digits' needs no root; got '/tmp'."),
+        (
+            {"root": "/tmp"},
+            "The data set 'digits' needs no root; got '/tmp'. data.name names a set that reads folders.",
+        ),
         ({"options": {"fraction": 0}}, "fraction is above 0 and at most 1; got 0."),
         (
             {"name": "image_folder"},

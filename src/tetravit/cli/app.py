@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from tetravit.cli.base import Group
-from tetravit.registry import discover
+from tetravit.registry import SYNONYMS, discover
 
 MISTAKE = 2  # exit code of user errors
 
@@ -169,6 +169,16 @@ def _wants_traceback() -> bool:
     return "--traceback" in sys.argv[1:]
 
 
+def _without_dashes(error: Any) -> str:
+    """What is said of an option that is a key of recipes: `--epochs 3` is `epochs=3`."""
+    option = str(getattr(error, "option_name", None) or "").partition("=")[0].lstrip("-").replace("-", "_")
+    key = SYNONYMS.get(option, option)
+    verb = getattr(error.ctx, "info_name", "")
+    if verb not in ("train", "evaluate") or (key not in ("epochs", "steps") and "." not in key):
+        return ""
+    return f" Keys of a recipe have no dashes: {key}=VALUE."
+
+
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line `args` (None: that of this process) and exit with its code."""
     for stream in (sys.stdout, sys.stderr):  # file names may have bytes that are not valid text
@@ -185,7 +195,9 @@ def main(args: Sequence[str] | None = None) -> None:
             print(error.format_message(), file=sys.stderr)
             sys.exit(MISTAKE)
         command = error.ctx.command_path if error.ctx else "tetravit"
-        print(f"{command}: {error.format_message()} See `{command} --help`.", file=sys.stderr)
+        text = error.format_message()
+        text = text if text.endswith((".", "?")) else f"{text}."
+        print(f"{command}: {text}{_without_dashes(error)} See `{command} --help`.", file=sys.stderr)
         sys.exit(MISTAKE)
     except typer.Abort:
         sys.exit(130)

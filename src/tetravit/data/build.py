@@ -80,6 +80,8 @@ def _other_layout(config: DataConfig) -> str:
         fitting = fits(root)
     except OSError:  # there is no such folder
         return ""
+    if not fitting and any(root.glob("*.csv")):
+        fitting = ["image_list"]
     if not fitting or config.name in fitting:
         return ""
     return f" The folder has the layout of data.name={fitting[0]}, a set to {kind_of(DATASETS[fitting[0]])}."

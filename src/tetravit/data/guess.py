@@ -10,6 +10,8 @@ from tetravit.data.parts import NAMES, PARTS, Part
 # What `fits` recognizes by names that others do not have.
 TELLING = ("shards", "coco", "yolo", "voc_det", "label_folder", "image_list")
 
+IMAGES, MAPS = {"images", "image", "imgs", "img"}, {"masks", "mask", "labelmaps", "segmentationclass"}
+
 
 def guess(root: Path) -> str:
     """The data set whose layout a folder has."""
@@ -32,7 +34,8 @@ def fits(root: Path) -> list[str]:
         "coco": "_annotations.coco.json" in below | names or visible_files(root / "annotations", ".json"),
         "yolo": "data.yaml" in names,
         "voc_det": {"jpegimages", "annotations"} <= names,
-        "label_folder": names & {"classes.txt", "labelmap.txt", "class_dict.csv"},
+        "label_folder": names & {"classes.txt", "labelmap.txt", "class_dict.csv"}
+        or (names & IMAGES and names & MAPS),
         "image_list": any(
             f"{part}{end}" in names for part in NAMES["train"] for end in (".csv", ".tsv", ".txt")
         ),

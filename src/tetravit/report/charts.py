@@ -23,8 +23,8 @@ class Series:
     cloud: Sequence[Point] = field(default=())
 
 
-def line_chart(series: Sequence[Series], *, unit: str = "", log: bool = False) -> str:
-    """Curves over the step as one SVG element; `unit` is appended to the numbers of the vertical axis."""
+def line_chart(series: Sequence[Series], *, unit: str = "", log: bool = False, over: str = "step") -> str:
+    """Curves as one SVG element; `unit` follows the numbers of the vertical axis, `over` names the other axis."""
     every = [p for s in series for p in (*s.points, *s.cloud)]
     xs = [x for x, _ in every]
     low_x, high_x = min(xs), max(xs)
@@ -44,7 +44,7 @@ def line_chart(series: Sequence[Series], *, unit: str = "", log: bool = False) -
         return HEIGHT - BOTTOM - (b - a) / ((c - a) or 1) * (HEIGHT - TOP - BOTTOM)
 
     steps = ticks(low_x, high_x, 4) if high_x > low_x else [low_x]
-    parts = [_grid(y_ticks, up, unit), _feet(steps, low_x, high_x, across)]
+    parts = [_grid(y_ticks, up, unit), _feet(steps, low_x, high_x, across, over)]
     for s in series:
         if s.cloud:
             parts.append(f'<path class="cloud tone{s.tone}" d="{_path(s.cloud, across, up)}"/>')
@@ -61,7 +61,7 @@ def line_chart(series: Sequence[Series], *, unit: str = "", log: bool = False) -
         for s in series
     ]
     return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img"'
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" data-over="{over}"'
         f" data-series='{html.escape(json.dumps(data), quote=True)}'>{''.join(parts)}</svg>"
     )
 
@@ -143,12 +143,12 @@ def _grid(values: Sequence[float], up: Scale, unit: str) -> str:
     return "".join(lines)
 
 
-def _feet(values: Sequence[float], low: float, high: float, across: Scale) -> str:
+def _feet(values: Sequence[float], low: float, high: float, across: Scale, over: str) -> str:
     y = HEIGHT - BOTTOM + 18
     marks = [
         f'<text class="tick" x="{across(v):.1f}" y="{y}" text-anchor="middle">{number(v)}</text>'
         for v in values
         if low <= v <= high
     ]
-    label = f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 1}" text-anchor="end">step</text>'
+    label = f'<text class="tick" x="{WIDTH - RIGHT}" y="{HEIGHT - 1}" text-anchor="end">{over}</text>'
     return "".join(marks) + label

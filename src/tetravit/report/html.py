@@ -53,8 +53,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: int) -
     return f'<table class="plain">{"".join(f"<tr>{line}</tr>" for line in lines)}</table>'
 
 
-def chart(heading: str, series: Sequence[Series], *, unit: str = "", log: bool = False) -> str:
-    """A card with a chart and its legend; empty if no series has points."""
+def chart(
+    heading: str, series: Sequence[Series], *, unit: str = "", log: bool = False, over: str = "step"
+) -> str:
+    """A card with a chart and its legend; nothing where no series has a point."""
     series = [s for s in series if s.points]
     if not series:
         return ""
@@ -63,7 +65,9 @@ def chart(heading: str, series: Sequence[Series], *, unit: str = "", log: bool =
         f'<span><i class="key tone{s.tone}"></i>{escape(s.name)} <b>{number(s.points[-1][1])}{unit}</b></span>'
         for s in series
     )
-    return card(heading, f'<div class="legend">{legend}</div>{line_chart(series, unit=unit, log=log)}')
+    return card(
+        heading, f'<div class="legend">{legend}</div>{line_chart(series, unit=unit, log=log, over=over)}'
+    )
 
 
 def points(rows: Iterable[Mapping[str, Any]], name: str, times: float = 1) -> list[Point]:

@@ -100,7 +100,7 @@ def _curves(evaluation: Mapping[str, Any]) -> str:
     for kind, overlap in wanted:
         line = [(float(i), 100 * value) for i, value in enumerate(curves[kind][overlap])]
         series.append(Series(f"{KINDS[kind].lower()} at IoU {overlap}", line, len(series) + 1))
-    return chart("Precision over recall, in percent", series, unit="%")
+    return chart("Precision over recall, in percent", series, unit="%", over="recall")
 
 
 def _classes(evaluation: Mapping[str, Any]) -> str:

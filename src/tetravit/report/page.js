@@ -20,7 +20,7 @@ for (const chart of document.querySelectorAll("svg.chart")) {
         item.innerHTML = `<i class="key tone${s.tone}"></i>`;
         const value = document.createElement("b");
         value.textContent = nearest[i][3];
-        item.append(`${s.name} `, value, ` at step ${Math.round(nearest[i][2]).toLocaleString()}`);
+        item.append(`${s.name} `, value, ` at ${chart.dataset.over} ${Math.round(nearest[i][2]).toLocaleString()}`);
         return item;
       }),
     );

@@ -60,7 +60,9 @@ def build(recipe: Recipe, world: World) -> Objects:
     """
     data, run = recipe.data, recipe.run
     if data.root is None and data.train is None and DATASETS[data.name].needs_root:
-        raise ValueError("The recipe lacks data.root.")
+        raise ValueError(
+            f"The recipe lacks data.root: data.root=FOLDER says where the data set {data.name!r} lies."
+        )
     ranks = places_of(world)
     dataset = build_dataset(as_trained(recipe.data, recipe.model.head), "train")
     info, notes = dataset.info, list(recipe.notes)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from tetravit.data.decode import BadImage
 from tetravit.engine import optim
 from tetravit.engine.checkpoint import MANIFEST, Checkpoint, Checkpoints, Sent
 from tetravit.engine.determinism import kernels
@@ -156,6 +157,9 @@ class _Run:
                 bad = {"step": error.step, "what": error.quantity, "names": error.names}
                 replace_file(self.folder / "bad_step.json", json.dumps(bad, indent=1).encode())
             raise
+        except BadImage as error:
+            cure = "data.on_bad=skip leaves such images out, with --resume RUN too"
+            raise BadImage(error.name, f"{error.cause}; {cure}") from None
         except FolderLost as lost:
             raise self._rescued(record["id"], lost) from None
         finally:

@@ -249,6 +249,8 @@ def _file_of(folder: Path) -> Path:
     for name in FOLDER_FILES:
         if (folder / name).is_file():
             return folder / name
+    if (folder / "recipe.toml").is_file():
+        raise BadFile(f"{folder} holds no weights: this run has none yet.")
     raise BadFile(f"{folder} holds no weights; a folder has {' or '.join(FOLDER_FILES)}.")
 
 

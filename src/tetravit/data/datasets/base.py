@@ -130,7 +130,9 @@ def check_split(split: str, known: Sequence[Split] = ("train", "val")) -> None:
 def no_root(name: str, root: Root) -> None:
     """Raises: ValueError if a folder is given to a set that needs none."""
     if root is not None:
-        raise ValueError(f"The data set {name!r} needs no root; got {str(root)!r}.")
+        raise ValueError(
+            f"The data set {name!r} needs no root; got {str(root)!r}. data.name names a set that reads folders."
+        )
 
 
 def local_root(name: str, root: Root) -> Path:

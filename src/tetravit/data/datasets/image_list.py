@@ -205,7 +205,7 @@ def _check_cells(names: Sequence[str], separator: str) -> None:
     """Raises: ValueError if classes are several in one cell by another separator, "red;blue" say."""
     known = set(names)
     for mark in SEPARATORS:
-        joint = [name for name in names if mark in name and all(p.strip() in known for p in name.split(mark))]
+        joint = [name for name in names if mark in name and any(p.strip() in known for p in name.split(mark))]
         if joint and mark != separator:
             option = "" if mark == "|" else f" data.options.separator='{mark}'"
             raise ValueError(
