@@ -73,6 +73,17 @@ def test_a_dry_run_prints_the_recipe_and_writes_nothing(ask, tmp_path, monkeypat
             "The recipe lacks data.root: data.root=FOLDER says where the data set 'imagenet' lies.",
         ),
         (["--resume", "nowhere"], "nowhere is not the folder of a run: it has no recipe.toml and run.json."),
+        (
+            ["digits", "task.name=detect"],
+            "The task 'detect' cannot train on the data set 'digits'; sets it trains on: coco, shapes_det,"
+            " shards_detect, voc_det, yolo.",
+        ),
+        (["digits", "data.name=csv"], "Unknown data set 'csv'. `tetravit list datasets` shows them."),
+        (
+            ["digits", "--epochs", "3"],
+            "No such option: --epochs. Keys of a recipe have no dashes: epochs=VALUE. See"
+            " `tetravit train --help`.",
+        ),
         (["digits", "--strict"], "--strict goes with --resume RUN, or with --continue."),
         (
             ["digits", "--continue"],

@@ -117,9 +117,9 @@ def test_embedded_and_made_up_sets_take_no_root(tmp_path):
     for name in ("digits", "synthetic"):
         with pytest.raises(ValueError) as caught:
             DATASETS[name](tmp_path, "train")
-        assert (
-            str(caught.value)
-            == f"The data set {name!r} needs no root; got {str(tmp_path)!r}. data.name names a set that reads folders."
+        assert str(caught.value) == (
+            f"The data set {name!r} needs no root; got {str(tmp_path)!r}. data.name names a set that reads"
+            " folders."
         )
 
 
@@ -314,3 +314,7 @@ def test_a_folder_of_another_layout_is_said(tmp_path, file, name, kind):
     with pytest.raises(ValueError) as error:
         build_dataset(DataConfig(name=name, root=str(tmp_path), batch_size=1), "train")
     assert "has the layout of" not in str(error.value)
+    with pytest.raises(
+        ValueError, match=rf"The folder has the layout of data\.name={name}, a set to {kind}\.$"
+    ):
+        build_dataset(DataConfig(name="digits", root=str(tmp_path), batch_size=1), "train")

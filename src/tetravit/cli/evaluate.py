@@ -101,9 +101,8 @@ def evaluate(
     if apart:
         print_table(["score", "value"], [[name, shown[name]] for name in apart], right=["value"])
     if classes:
-        counts = ("pixels", "objects", "images", "threshold")
         heads = [name.replace("iou", "IoU") for name in classes[0]]
-        cells = [[v if k in ("class", *counts) else _shares(v) for k, v in c.items()] for c in classes]
+        cells = [[_cell(k, v) for k, v in c.items()] for c in classes]
         print_table(heads, cells, right=heads[1:])
     if against:
         print_table(
@@ -129,8 +128,11 @@ def _share(name: str, value: float) -> str:
     return f"{value:.4f}" if name == "loss" else f"{100 * value:.2f} %"
 
 
-def _shares(value: float | None) -> str | None:
-    return None if value is None else f"{100 * value:.2f} %"
+def _cell(name: str, value: Any) -> Any:
+    """A figure of a class: counts and names as they are, a threshold of probability, shares in percent."""
+    if value is None or name in ("class", "pixels", "objects", "images"):
+        return value
+    return f"{value:.3f}" if name == "threshold" else f"{100 * value:.2f} %"
 
 
 def _classes(findings: dict[str, Any]) -> list[dict[str, Any]]:

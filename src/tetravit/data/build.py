@@ -69,11 +69,10 @@ def build_dataset(config: DataConfig, split: Part, *, class_names: Sequence[str]
 
 def _other_layout(config: DataConfig) -> str:
     """What is said of a root that has the layout of another data set; "" where it has none that is known."""
-    if (
-        config.name not in (*TELLING, "image_folder", "unlabelled")
-        or config.root is None
-        or not is_local(config.root)
-    ):
+    files = config.name in (*TELLING, "image_folder", "unlabelled")
+    if config.root is None or not is_local(config.root):
+        return ""
+    if not files and DATASETS[config.name].needs_root:  # a published set
         return ""
     root = Path(config.root)
     try:

@@ -192,8 +192,8 @@ class LabelMaps(Dataset):
             counts.add(labels.numpy(), stored.numpy(), self.key(index))
         if errors and not counts.maps:
             raise errors[0]
-        if unlike and len(unlike) == counts.maps:
-            more = f"; the same holds for all {counts.maps} that were read first" if counts.maps > 1 else ""
+        if len(unlike) == counts.maps > 1:
+            more = f"; the same holds for all {counts.maps} that were read first"
             raise BadImage(unlike[0].name, f"{unlike[0].cause}{more}")
         return counts
 
