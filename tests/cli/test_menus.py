@@ -87,6 +87,10 @@ def test_a_kind_may_be_said_in_the_singular(ask):
             ["list", "weights", "gcvit_*", "--commercial-ok"],
             "tetravit list: No weights match 'gcvit_*'. `tetravit list weights` shows all.\n",
         ),
+        (
+            ["show", "nothing"],
+            "tetravit show: Unknown name 'nothing'. `tetravit list` shows what has a name.\n",
+        ),
         (["show", "digit"], "tetravit show: Unknown name 'digit'. Did you mean 'digits'?\n"),
         (
             ["show", "xcit_nano_p16"],

@@ -95,6 +95,9 @@ def test_weights_of_the_authors_load_by_file(tmp_path):
     assert fresh.report.missing == ["head.weight (fresh)", "head.bias (fresh)"]
     with pytest.raises(ValueError) as error:
         tetravit.load(path)
+    (tmp_path / "notes.md").write_text("no weights")
+    with pytest.raises(ValueError, match=r"notes\.md cannot be read: it is no pickle, or a damaged one"):
+        tetravit.load(tmp_path / "notes.md")
     said = f"{path} has no model name in it; give it: create_model(NAME, weights={str(path)!r})."
     assert str(error.value) == said
 

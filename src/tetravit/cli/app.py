@@ -186,6 +186,7 @@ def main(args: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         given = sys.argv[1:] if args is None else args
+        args = given = ["--help"] if list(given) == ["help"] else given
         verb = next((text for text in given if not text.startswith("-")), None)
         code = application(verb, brief=given in (["--help"], ["-h"], []))(
             args=args, prog_name="tetravit", standalone_mode=False

@@ -79,7 +79,8 @@ def model_facts(name: str, size: int | None = None) -> dict[str, Any]:
     aliases = {alias: model for model, row in table.items() for alias in row["aliases"]}
     models = outlines("tetravit.backbones", "VARIANTS")
     if name not in models and name not in aliases:
-        raise ValueError(f"Unknown name {name!r}.{suggestion(name, [*models, *aliases, *_other_names()])}")
+        near = suggestion(name, [*models, *aliases, *_other_names()])
+        raise ValueError(f"Unknown name {name!r}.{near or ' `tetravit list` shows what has a name.'}")
     name = aliases.get(name, name)
     if size is None and name in table:
         row = table[name]
@@ -350,6 +351,13 @@ def _type(annotation: Any) -> str:
         return _type(arguments[0])
     if get_origin(annotation) is Literal:
         return " | ".join(map(str, arguments))
+    if get_origin(annotation) is tuple:
+        inner = [_type(argument) for argument in arguments if argument is not ...]
+        return f"list of {inner[0]}" if ... in arguments else f"[{', '.join(inner)}]"
+    if get_origin(annotation) is list:
+        return f"list of {_type(arguments[0])}"
+    if get_origin(annotation) is dict:
+        return "table"
     if get_origin(annotation) in (Union, UnionType):
         return " | ".join(_type(part) for part in arguments if part is not NoneType)
     return getattr(annotation, "__name__", str(annotation)) if not arguments else str(annotation)

@@ -35,6 +35,7 @@ def load(source: str | Path, *, accept_license: bool = False) -> Model:
         raise ValueError(f"{path} holds neither {BEST} nor {LAST}: this run has no weights yet.")
     resolved = convert.find(source, accept_license=accept_license)
     if resolved.model is None:
+        convert.state_of(resolved)  # what holds no weights at all is refused with that reason
         raise ValueError(
             f"{source} has no model name in it; give it: create_model(NAME, weights={str(source)!r})."
         )

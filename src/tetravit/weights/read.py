@@ -198,7 +198,12 @@ def load_into(
     report.dropped += [f"{key} (beside {prefix!r})" for key in left]
     for key in left:
         del named[key]
-    _check(named, target, report, allow)
+    try:
+        _check(named, target, report, allow)
+    except BadFile as error:
+        if state.header is None:
+            raise
+        raise BadFile(f"{error} The file holds {_named_model(state.header)}.") from None
     report.matched = len(named)
     on_meta = any(t.is_meta for t in target.values())
     model.load_state_dict(named, strict=False, assign=on_meta)
@@ -467,6 +472,12 @@ def _check(
         raise BadFile(f"{report.source} does not fit ({report.layout}): {_some(left)}.")
     for key in (*surplus, *other):
         del named[key]
+
+
+def _named_model(header: Header) -> str:
+    """A model as a message names it, with the options that it was built with."""
+    options = [f"{key}={value}" for key, value in header.options.items() if key != "image_size"]
+    return " ".join((header.model, f"({', '.join(options)})" if options else "")).strip()
 
 
 def _allowed(key: str, patterns: Iterable[str]) -> bool:

@@ -29,7 +29,7 @@ BESIDE = frozenset(("images", "labels", "masks", "annotations", "label", "mask",
 
 
 class ImageFolder(Dataset):
-    """Labelled images of one split.
+    """Images in a folder per class: ROOT/train/CLASS/IMAGE.
 
     Args:
         root: the folder that contains the splits.

@@ -36,7 +36,7 @@ Row = tuple[str, tuple[str, ...]]  # image as written, its classes
 
 
 class ImageList(Dataset):
-    """Labelled images of one split.
+    """Images and their classes in a table: ROOT/train.csv.
 
     Args:
         root: base path of the file names.
