@@ -66,7 +66,7 @@ def _counts(value: Any) -> bool:
 
 
 def as_overrides(table: Mapping[str, Any], above: str = "") -> list[str]:
-    """A table of changes, nested or by dotted keys -> overrides as the command line has them: section.key=value.
+    """A table of changes, nested or with dotted keys -> command-line overrides: section.key=value.
 
     Raises:
         ValueError: for a value that a recipe cannot hold.
@@ -151,7 +151,7 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> Table:
 
 
 def without_foreign_options(table: Table, changes: Table) -> Table:
-    """A table as read, less the options of a task, a data set or a protocol that the changes replace by another."""
+    """The table without options of a task, a data set or a protocol that the changes replace by another."""
     old, new = _pair(table, changes, "data")
     if new.get("name", old.get("name")) != old.get("name"):
         table = {**table, "data": {key: value for key, value in old.items() if key != "options"}}

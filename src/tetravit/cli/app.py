@@ -23,14 +23,14 @@ MISTAKE = 2  # exit code of user errors
 # times slower; for pure measurements, short spinning costs a quarter of the speed of small models.
 SPINS, SPINS_ALONE = "2000", "20000"
 
-# What helps where memory does not suffice, by verb.
+# Cures for a lack of memory, by verb.
 CURES = {
     "train": "run.accumulate=2, or more, takes the same steps in smaller parts, and run.recompute=true stores fewer"
     " values; both go with --resume RUN too.",
     **dict.fromkeys(("predict", "evaluate", "embed"), "--batch 1 takes one image at once."),
     "": "A smaller model or image size takes less.",
 }
-UsageError: Any = typer.BadParameter.__base__  # typer's own, whichever copy of click it carries
+UsageError: Any = typer.BadParameter.__base__  # typer's own class, from whichever copy of click it bundles
 
 # Listed first in the help, in this order, before the other verbs of the folder.
 FIRST = ("train", "evaluate", "predict", "explain", "export", "benchmark", "convert", "list", "show", "copy")
@@ -100,8 +100,8 @@ def start(
 def catch(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Turn a user error in `verb` into one line on standard error and exit code 2.
 
-    A mistake is a `ValueError` (so is every error of this package that a user can cause) or what the
-    operating system refuses, memory too. Anything else is our fault and keeps its traceback.
+    User errors are `ValueError`s (every error of this package that a user can cause is one), errors of the
+    operating system, and a lack of memory. Anything else is a bug and keeps its traceback.
     """
 
     def wrap(function: Callable[..., None]) -> Callable[..., None]:
@@ -135,7 +135,7 @@ def catch(verb: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 
 
 def out_of_memory(error: BaseException, verb: str) -> str:
-    """What is said where memory does not suffice, with the cure; empty for any other error."""
+    """The message for a lack of memory, with the cure; empty for any other error."""
     text = str(error)
     words = ("out of memory", "can't allocate memory", "not enough memory", "caught memoryerror")
     if not isinstance(error, MemoryError) and not any(word in text.lower() for word in words):
@@ -170,7 +170,7 @@ def _wants_traceback() -> bool:
 
 
 def _without_dashes(error: Any) -> str:
-    """What is said of an option that is a key of recipes: `--epochs 3` is `epochs=3`."""
+    """A hint for an option that is a key of recipes: `--epochs 3` is `epochs=3`."""
     option = str(getattr(error, "option_name", None) or "").partition("=")[0].lstrip("-").replace("-", "_")
     key = SYNONYMS.get(option, option)
     verb = getattr(error.ctx, "info_name", "")

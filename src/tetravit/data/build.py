@@ -68,7 +68,7 @@ def build_dataset(config: DataConfig, split: Part, *, class_names: Sequence[str]
 
 
 def _other_layout(config: DataConfig) -> str:
-    """What is said of a root that has the layout of another data set; "" where it has none that is known."""
+    """A hint for a root with the layout of another data set; empty for an unknown layout."""
     files = config.name in (*TELLING, "image_folder", "unlabelled")
     if config.root is None or not is_local(config.root):
         return ""

@@ -19,8 +19,8 @@ ENDINGS = frozenset((
 UNREADABLE = frozenset((
     ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef",
     ".psd", ".svg", ".eps", ".jxl", ".exr", ".hdr", ".dcm", ".nii", ".npy", ".mp4", ".mov", ".avi", ".mkv",
-)) | (frozenset() if HAS_HEIF else HEIF)  # images, and films, that need a conversion first
-UNREAD = "cannot be read"  # said of files that are images
+)) | (frozenset() if HAS_HEIF else HEIF)  # images and videos that need a conversion first
+UNREAD = "cannot be read"  # in messages about files that are images
 JUNK_FOLDERS = frozenset(("@eadir", "__macosx", "lost+found", "$recycle.bin", "#recycle"))
 JUNK_FILES = frozenset(("thumbs.db", "desktop.ini", "ehthumbs.db", "icon\r"))
 # fmt: on

@@ -14,7 +14,7 @@ IMAGES, MAPS = {"images", "image", "imgs", "img"}, {"masks", "mask", "labelmaps"
 
 
 def guess(root: Path) -> str:
-    """The data set whose layout a folder has."""
+    """The data set in the menu whose layout matches the names in a folder."""
     fitting = fits(root)
     if fitting:
         return fitting[0]

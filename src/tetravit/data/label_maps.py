@@ -175,7 +175,7 @@ class LabelMaps(Dataset):
         """Raw values of some label maps. Damaged files are skipped, unless all are damaged.
 
         Raises:
-            BadImage: if none can be read, or none has the size of its image.
+            BadImage: if all are damaged, or none has the size of its image.
         """
         counts, errors, unlike = LabelCounts(self.num_classes), list[BadImage](), list[BadImage]()
         indices = range(0, len(self), max(1, -(-len(self) // SAMPLE)))
@@ -199,7 +199,7 @@ class LabelMaps(Dataset):
 
 
 def _unlike(name: str, labels: Tensor, height: int, width: int, turn: int) -> list[BadImage]:
-    """The error of a label map (H, W) whose size is that of its image neither upright nor stored; 0: not known."""
+    """The error of a label map (H, W) whose size is that of neither the upright nor the stored image; 0: unknown."""
     have = (labels.shape[0], labels.shape[1])
     if not height or have in ((height, width), stored_size(turn, height, width)):
         return []

@@ -56,7 +56,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], numbers: int) -
 def chart(
     heading: str, series: Sequence[Series], *, unit: str = "", log: bool = False, over: str = "step"
 ) -> str:
-    """A card with a chart and its legend; nothing where no series has a point."""
+    """A card with a chart and its legend; empty if no series has points."""
     series = [s for s in series if s.points]
     if not series:
         return ""

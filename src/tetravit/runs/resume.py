@@ -10,8 +10,8 @@ from tetravit.files import read_json
 from tetravit.recipe import Recipe, load
 from tetravit.runs.folder import LAYOUT, fresh
 
-# Keys that may change when a run is resumed, as they change no result beyond rounding: of images that cannot be read,
-# an error has none. A teacher may have moved: a checkpoint has the checksum of its weights.
+# Keys that may change when a run is resumed, because they affect results only by rounding; on_bad, because a run ends
+# at the first image that it concerns. The path of a teacher may change: a checkpoint stores the checksum of its weights.
 FREE = {
     "data": {"root", "train", "val", "test", "workers", "val_batch_size", "on_bad", "bad_limit"},
     "task": {"teacher", "teacher_weights"},

@@ -31,7 +31,7 @@ class Layout:
 
 
 def part_of(path: str) -> Part | None:
-    """The part that a path below the root is of, by the names of its folders; None: they do not say."""
+    """The split of a path below the root, from the names of its folders; None: unknown."""
     parts = (part_named(name) for name in path.split("/")[:-1])
     return next((part for part in parts if part is not None), None)
 

@@ -21,7 +21,7 @@ LABELS = ("label", "labels", "fine_label", "class", "cls", "target", "category")
 
 
 class HuggingFace(Dataset):
-    """Images with a class each, of Hugging Face's datasets: saved to disk, or *.parquet.
+    """Images with one class each, of Hugging Face's datasets: saved to disk, or *.parquet.
 
     Args:
         root: the folder.

@@ -51,7 +51,7 @@ def open_shards(root: Root, split: Split, kind: DataKind, cache: str, cache_gb: 
 
 
 class Shards(Dataset):
-    """Images with a class each, in tar files (WebDataset).
+    """Images with one class each, in tar files (WebDataset).
 
     Args:
         root: the folder of shards.json, local or remote.

@@ -159,7 +159,7 @@ def _stems(xml: Path) -> list[str]:
 
 
 def _names(file: Path, table: ObjectTable, cure: str = "") -> list[str]:
-    """The names that a list holds, one per line, spaces and all; a per-class list has 1, 0 or -1 behind them.
+    """The names in a list, one per line, with spaces; per-class lists have 1, 0 or -1 after them.
 
     Raises:
         ValueError: if the list cannot be read, or is empty.
