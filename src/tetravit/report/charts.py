@@ -24,7 +24,7 @@ class Series:
 
 
 def line_chart(series: Sequence[Series], *, unit: str = "", log: bool = False, over: str = "step") -> str:
-    """Curves as one SVG element; `unit` is appended to the numbers of the vertical axis; `over` names the other axis."""
+    """Curves as one SVG element; `unit` is appended to numbers of the vertical axis, `over` names the other one."""
     every = [p for s in series for p in (*s.points, *s.cloud)]
     xs = [x for x, _ in every]
     low_x, high_x = min(xs), max(xs)

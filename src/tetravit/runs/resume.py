@@ -11,7 +11,7 @@ from tetravit.recipe import Recipe, load
 from tetravit.runs.folder import LAYOUT, fresh
 
 # Keys that may change when a run is resumed, because they affect results only by rounding; on_bad, because a run ends
-# at the first image that it concerns. The path of a teacher may change: a checkpoint stores the checksum of its weights.
+# at the first image that it concerns. The path of a teacher may change: a checkpoint stores its weights' checksum.
 FREE = {
     "data": {"root", "train", "val", "test", "workers", "val_batch_size", "on_bad", "bad_limit"},
     "task": {"teacher", "teacher_weights"},
