@@ -102,7 +102,7 @@ def test_a_kind_may_be_said_in_the_singular(ask):
         ),
         (["copy", "digit", "x.toml"], "tetravit copy: Unknown recipe 'digit'. Did you mean 'digits'?\n"),
     ],
-    ids=["kind", "pattern", "commercial", "none", "name", "model", "size", "recipe"],
+    ids=["kind", "pattern", "commercial", "none", "nothing", "name", "model", "size", "recipe"],
 )
 def test_mistakes(ask, arguments, text):
     answer = ask(*arguments)
