@@ -261,7 +261,7 @@ class ObjectSet(Dataset):
             more = f"; the same holds for all {len(unlike)} that were read first" if len(unlike) > 1 else ""
             path = os.path.join(self.folder, table.name(row))
             raise BadImage(path, _other_size(read[row].tolist(), table.sizes[row].tolist()) + more)
-        for row in unlike:
+        for row in unlike.tolist():
             self.problems.add(
                 "images of another size than their annotations are for, of those read first",
                 table.name(int(row)),
