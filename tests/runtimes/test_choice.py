@@ -279,6 +279,101 @@ def test_a_kept_backend_that_runs_no_more_is_chosen_again(machine, model, monkey
     assert fast.optimized.left_out["openvino"] == "no such instruction"
 
 
+class Compiled(base.Keepable):
+    """A backend whose programs can be kept; `events` are what happens to them."""
+
+    def __init__(self, source, events):
+        self.source, self.events, self.fails = source, events, False
+
+    def __call__(self, images):
+        if self.fails:
+            raise RuntimeError("no such instruction")
+        self.events.append("run")
+        return self.source.model(images)
+
+    def restore(self, shape):
+        content = self.source.graphs.programs.read(self.name(shape))
+        self.events.append("restored" if content else "nothing to restore")
+        self.fails = content == b"broken"
+        return content is not None
+
+    def keep(self, shape):
+        self.events.append("kept")
+        self.source.graphs.programs.keep(self.name(shape), self.program)
+
+    def name(self, shape):
+        return f"{len(shape)}-{shape[0]}.program"
+
+    program = b"program"
+
+
+@pytest.fixture
+def compiled(machine, monkeypatch):
+    events = []
+
+    def build(source):
+        assert source.onnx == b"graph"
+        return Compiled(source, events)
+
+    rows = {"openvino": base.Backend(build, compared=True)}
+    monkeypatch.setattr("tetravit.runtimes.BACKENDS", rows)
+    return events
+
+
+def test_the_second_start_reads_the_compiled_program(compiled, model):
+    """It neither compiles nor calls anything."""
+    first = optimize(model, example=X)
+    assert compiled == ["run", "kept"]
+    compiled.clear()
+    second = optimize(model, example=X)
+    assert (compiled, second.optimized.cached) == (["restored"], True)
+    assert torch.equal(first(X), second(X))
+
+
+def test_a_kept_program_is_for_its_shape(compiled, model):
+    optimize(model, example=X)
+    compiled.clear()
+    assert not optimize(model, example=X[:1]).optimized.cached
+    assert compiled == ["run", "kept"]
+    assert optimize(model, example=X[:1]).optimized.cached
+
+
+def test_a_changed_program_is_not_read(compiled, model):
+    optimize(model, example=X)
+    (entry,) = kept.entries()
+    entry.file("4-4.program").write_bytes(b"progrAm")
+    compiled.clear()
+    assert not optimize(model, example=X).optimized.cached
+    assert compiled == ["nothing to restore", "run", "kept"]
+
+
+def test_a_kept_program_that_does_not_run_leaves_the_plain_model(compiled, model, monkeypatch):
+    monkeypatch.setattr(Compiled, "program", b"broken")
+    optimize(model, example=X)
+    fast = optimize(model, example=X)
+    assert fast.optimized.cached
+    with torch.no_grad():
+        assert torch.equal(fast(X), model(X))
+        assert torch.equal(fast(X), model(X))
+
+
+def test_an_entry_holds_few_programs(compiled, model):
+    for count in range(1, 7):
+        optimize(model, example=X[:1].expand(count, -1, -1, -1))
+    (entry,) = kept.entries()
+    assert list(entry.facts["files"]) == ["64x64.onnx", *(f"4-{count}.program" for count in range(3, 7))]
+    assert len(list(entry.path.iterdir())) == 6
+
+
+def test_programs_do_not_exceed_the_limit(compiled, model, monkeypatch):
+    monkeypatch.setenv("TETRAVIT_PROGRAMS_GB", "8e-9")
+    for _ in range(2):
+        assert "kept" not in compiled
+        optimize(model, example=X)
+    (entry,) = kept.entries()
+    assert list(entry.facts["files"]) == ["64x64.onnx"]
+
+
 def test_without_a_folder_to_write_it_works(machine, model, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("TETRAVIT_HOME", str(tmp_path / "file"))

@@ -143,6 +143,15 @@ def test_facts_and_files_are_added(folder):
     assert names(folder / "a") == ["entry.json", "graph", "more"]
 
 
+def test_a_file_is_discarded(folder):
+    entry, _ = kept.write("a", {"graph": b"x", "program": b"yy"}, {})
+    kept.discard(entry, "program")
+    found = kept.read("a")
+    assert (found.size, found.file("program")) == (1, None)
+    assert names(folder / "a") == ["entry.json", "graph"]
+    kept.discard(entry, "program")
+
+
 def test_two_at_once_leave_one_whole_entry(folder):
     """Sixteen threads that write the same entry, as processes do: each reads a whole one."""
     ready, wrong = threading.Barrier(8), []

@@ -132,6 +132,41 @@ def test_parts_of_a_batch_come_back_in_order(model):
     assert (wanted[0] - wanted[2]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_kept_program_of_openvino_gives_the_same_outputs(model, dtype, monkeypatch, tmp_path):
+    """It is read in place of the graph: equal to the bit, also for batches that are compiled later."""
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnxscript")
+    monkeypatch.setenv("TETRAVIT_HOME", str(tmp_path))
+    monkeypatch.setenv("TETRAVIT_PROGRAMS_GB", "1")
+    monkeypatch.setattr(
+        "tetravit.runtimes.parts.load.Load.others", lambda load: 0.0
+    )  # choices are kept per load
+    fast = [optimize(model, dtype, backend="openvino", example=images(SHAPES[2])) for _ in range(2)]
+    assert [one.optimized.cached for one in fast] == [False, True]
+    for shape in (SHAPES[2], (1, 3, 64, 64), SHAPES[1]):
+        assert torch.equal(fast[0](images(shape)), fast[1](images(shape)))
+    (file,) = tmp_path.glob("programs/*/*.openvino")
+    file.write_bytes(b"another")
+    assert not optimize(model, dtype, backend="openvino", example=images(SHAPES[2])).optimized.cached
+
+
+def test_a_foreign_program_is_compiled_again(model):
+    """As another build of OpenVINO might leave it."""
+    pytest.importorskip("openvino")
+    pytest.importorskip("onnxscript")
+
+    class Foreign(base.Programs):
+        def read(self, name):
+            return b"meta=1.0;ov=1" * 100
+
+    x = images(SHAPES[2])
+    runner = BACKENDS["openvino"].build(base.Source(model, x, graphs=base.Graphs(model, programs=Foreign())))
+    assert not runner.restore(x.shape)
+    with torch.no_grad():
+        torch.testing.assert_close(runner(x), model(x), rtol=0, atol=2e-5)
+
+
 @pytest.mark.parametrize("mask", ["none", "float", "bool"])
 def test_attention_keeps_its_answers_in_onnx(mask):
     pytest.importorskip("onnxscript")

@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import warnings
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
@@ -52,12 +53,39 @@ class Way:
     split: bool = True
 
 
+class Programs:
+    """Compiled programs of a model on disk, by name. This one keeps nothing."""
+
+    def read(self, name: str) -> bytes | None:
+        """The program of that name, unchanged since it was kept; None: there is none."""
+        return None
+
+    def keep(self, name: str, program: bytes) -> None:
+        """Keep a program, if possible. It must be data: reading it must not execute code from it."""
+
+
+class Keepable(ABC):
+    """A runner whose compiled programs can be kept."""
+
+    @abstractmethod
+    def __call__(self, images: Tensor) -> Outputs: ...
+
+    @abstractmethod
+    def restore(self, shape: Sequence[int]) -> bool:
+        """Read the kept program for images of this shape; returns whether there is one."""
+
+    @abstractmethod
+    def keep(self, shape: Sequence[int]) -> None:
+        """Keep the program for images of this shape, which has run."""
+
+
 class Graphs:
     """ONNX graphs of a model in float32, each exported once and shared by all backends and types.
 
     model: images -> tensors; it is not changed. one_size: one graph per image size, for the first `SIZES` sizes;
     False: one graph for all sizes, which takes several times as long to export. file: name of a graph -> its file
-    from an earlier export, or None. keep: name and graph -> the file that keeps it, or None.
+    from an earlier export, or None. keep: name and graph -> the file that keeps it, or None. programs: the compiled
+    programs that are kept beside them.
     """
 
     def __init__(
@@ -67,8 +95,10 @@ class Graphs:
         one_size: bool = False,
         file: Callable[[str], Path | None] = lambda name: None,
         keep: Callable[[str, bytes], Path | None] = lambda name, graph: None,
+        programs: "Programs | None" = None,
     ) -> None:
         self.model, self.one_size = model, one_size
+        self.programs = programs or Programs()
         self._file, self._keep = file, keep
         self._sizes: set[str] = set()  # that have a graph of their own
         self._graphs: OrderedDict[str, Path | bytes | CannotRun] = OrderedDict()
@@ -304,11 +334,15 @@ class PerShape(Generic[Program]):
     def __call__(self, shape: Sequence[int]) -> Program:
         key = tuple(shape)
         if key not in self._kept:
-            self._kept[key] = self._compile(key)
-            if len(self._kept) > KEPT:
-                self._kept.popitem(last=False)
+            self.add(key, self._compile(key))
         self._kept.move_to_end(key)
         return self._kept[key]
+
+    def add(self, shape: Sequence[int], program: Program) -> None:
+        """Take a program that was compiled elsewhere."""
+        self._kept[tuple(shape)] = program
+        if len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from tetravit.runtimes.base import (
     SMALLEST,
     Backend,
     CannotRun,
+    Keepable,
     Outputs,
     PerShape,
     Runner,
@@ -28,52 +29,84 @@ PRECISION = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
 def build(source: Source) -> Runner:
-    import openvino
+    if source.example.dtype not in PRECISION:
+        raise CannotRun(f"OpenVINO computes in float32 or bfloat16; got {source.example.dtype}")
+    return _Runner(source)
 
-    dtype, way = source.example.dtype, source.way
-    if dtype not in PRECISION:
-        raise CannotRun(f"OpenVINO computes in float32 or bfloat16; got {dtype}")
-    core = openvino.Core()
-    read = [_read(core, source, source.example)]  # for the first program
-    outputs, sides = len(read[0].outputs), tuple(source.example.shape[2:])
 
-    def compile(shape: tuple[int, ...]) -> list[openvino.InferRequest]:
-        """As many requests as parts of the batch run side by side."""
-        parts = parts_of(shape[0], way)
-        settings = {
-            "INFERENCE_NUM_THREADS": way.threads,
-            "NUM_STREAMS": parts,
-            "INFERENCE_PRECISION_HINT": PRECISION[dtype],
-        }
-        fixed = read.pop() if read and shape[2:] == sides else _read(core, source, images_of(shape))
-        fixed.reshape(openvino.PartialShape([shape[0] // parts, *shape[1:]]))
-        program = core.compile_model(fixed, "CPU", settings)
-        return [program.create_infer_request() for _ in range(parts)]
+class _Runner(Keepable):
+    """Runs each part of a batch as a request of its own.
 
-    busy = Lock()
-    programs = PerShape(compile)  # type: ignore[arg-type]
+    A kept program is what OpenVINO exports for processors: its graph after transformations as XML, and the weights.
+    It holds no machine code; kernels are generated when it is read.
+    """
 
-    def run(images: Tensor) -> Outputs:
-        with busy:
-            requests = programs(images.shape)
-            parts = images.float().contiguous().chunk(len(requests))
+    def __init__(self, source: Source) -> None:
+        import openvino
+
+        self._core = openvino.Core()
+        self._graphs, self._way = source.graphs, source.way
+        self._precision = PRECISION[source.example.dtype]
+        self._busy = Lock()
+        self._programs = PerShape(self._compile)
+
+    def __call__(self, images: Tensor) -> Outputs:
+        with self._busy:
+            program = self._programs(images.shape)
+            parts = images.float().contiguous().chunk(len(program.requests))
             with ExitStack() as started:  # wait for all of them, also if one raises
-                for request, part in zip(requests, parts, strict=True):
+                for request, part in zip(program.requests, parts, strict=True):
                     request.start_async({0: part.numpy()}, share_inputs=True)
                     started.callback(request.wait)
             tensors = [
-                torch.cat([torch.from_numpy(request.get_output_tensor(i).data) for request in requests])
-                for i in range(outputs)
+                torch.cat(
+                    [torch.from_numpy(request.get_output_tensor(i).data) for request in program.requests]
+                )
+                for i in range(program.outputs)
             ]
-        return tensors[0] if outputs == 1 else tensors
+        return tensors[0] if len(tensors) == 1 else tensors
 
-    return run
+    def restore(self, shape: Sequence[int]) -> bool:
+        content = self._graphs.programs.read(self._name(shape))
+        if content is None:
+            return False
+        try:
+            program = self._core.import_model(content, "CPU", self._settings(shape))
+        except Exception:  # any error of OpenVINO: the graph is compiled again
+            return False
+        self._programs.add(shape, _Program(program, parts_of(shape[0], self._way)))
+        return True
+
+    def keep(self, shape: Sequence[int]) -> None:
+        exported = self._programs(shape).compiled.export_model()
+        content = exported if isinstance(exported, bytes) else exported.getvalue()
+        self._graphs.programs.keep(self._name(shape), content)
+
+    def _compile(self, shape: Sequence[int]) -> "_Program":
+        parts = parts_of(shape[0], self._way)
+        graph = self._graphs.of(images_of(shape))
+        model = self._core.read_model(str(graph) if isinstance(graph, Path) else graph)
+        model.reshape([shape[0] // parts, *shape[1:]])
+        return _Program(self._core.compile_model(model, "CPU", self._settings(shape)), parts)
+
+    def _settings(self, shape: Sequence[int]) -> dict[str, Any]:
+        return {
+            "INFERENCE_NUM_THREADS": self._way.threads,
+            "NUM_STREAMS": parts_of(shape[0], self._way),
+            "INFERENCE_PRECISION_HINT": self._precision,
+        }
+
+    def _name(self, shape: Sequence[int]) -> str:
+        threads, parts = self._way.threads, parts_of(shape[0], self._way)
+        return f"{'x'.join(map(str, shape))}-{threads}t{parts}p-{self._precision}.openvino"
 
 
-def _read(core: Any, source: Source, example: Tensor) -> Any:
-    """The graph for such images; it is not held in memory once it is compiled."""
-    graph = source.graphs.of(example)
-    return core.read_model(str(graph) if isinstance(graph, Path) else graph)
+class _Program:
+    """A compiled program, and a request for each part of a batch."""
+
+    def __init__(self, compiled: Any, parts: int) -> None:
+        self.compiled, self.outputs = compiled, len(compiled.outputs)
+        self.requests = [compiled.create_infer_request() for _ in range(parts)]
 
 
 def streams(batch: int, threads: int) -> int:

@@ -15,7 +15,7 @@ from tetravit.models.portable import Portable, check_model
 from tetravit.registry import pick
 from tetravit.runtimes.base import CannotRun, Graphs, Outputs, Runner, Way, over_same_tensors, quiet
 from tetravit.runtimes.parts.compare import compare
-from tetravit.runtimes.parts.keep import Keeper
+from tetravit.runtimes.parts.keep import Keeper, KeptPrograms
 from tetravit.runtimes.parts.load import Load
 from tetravit.runtimes.parts.processor import bfloat16_missing
 from tetravit.runtimes.parts.tune import (
@@ -165,8 +165,11 @@ class _Optimizer(Generic[Model]):
             cached = not self.keeper.damaged
         if not cached:
             self.keeper.keep(case, choice)
+        restored = tuner.restored == choice.candidate
+        if not restored and self.keeper.can_keep:
+            tuner.keep_program(choice.candidate, example)
         graphs.model = module  # those of further sizes need no other copy
-        return _Tuned(fast, tuner, choice, example, cached, self.keeper.why_not)
+        return _Tuned(fast, tuner, choice, example, cached, self.keeper.why_not, restored=restored)
 
     def auto(self) -> "_Tuned[Model]":
         """The model in bfloat16 where that is clearly faster, else in the type of its weights."""
@@ -191,7 +194,10 @@ class _Optimizer(Generic[Model]):
         """Float32 graphs of the original weights."""
         if dtype != torch.float32:
             module = _module(_copy(self.model, torch.float32))
-        return Graphs(module, one_size=self._one_size, file=self.keeper.file, keep=self.keeper.add)
+        keeper = self.keeper
+        return Graphs(
+            module, one_size=self._one_size, file=keeper.file, keep=keeper.add, programs=KeptPrograms(keeper)
+        )
 
     def _case(self, dtype: torch.dtype | Literal["auto"]) -> str:
         """The conditions of a choice, besides model and machine: a key of the kept choices."""
@@ -201,7 +207,7 @@ class _Optimizer(Generic[Model]):
 
 @dataclass(frozen=True)
 class _Tuned(Generic[Model]):
-    """A copy of a model, and the choice of what runs it."""
+    """A copy of a model, and the choice of what runs it. restored: its compiled program was read from the cache."""
 
     fast: Model
     tuner: Tuner
@@ -210,6 +216,7 @@ class _Tuned(Generic[Model]):
     cached: bool
     not_kept: str
     difference: float | None = None
+    restored: bool = False
 
     def call(self) -> Outputs:
         return self.tuner.runner(self.choice.candidate, self.example)(self.example)
@@ -228,7 +235,7 @@ class _Tuned(Generic[Model]):
             cached=self.cached,
             not_kept=self.not_kept,
         )
-        running = _Running(self.fast, self.tuner, choice, self.example, how)
+        running = _Running(self.fast, self.tuner, choice, self.example, how, has_run=not self.restored)
         # A function, so that copies of the model share it.
         setattr(self.fast, self.fast.accelerated, lambda images: running(images))
         return self.fast
@@ -238,12 +245,25 @@ class _Running:
     """Runs images on the chosen backend, except for sizes outside its range, which run on the plain model.
 
     The first outputs of a backend at each size are compared with those of the plain model. If they differ, or the
-    backend fails, that size runs on the plain model, so that outputs never change.
+    backend fails, that size runs on the plain model, so that outputs never change. The outputs of a kept program were
+    compared before it was kept.
+
+    has_run: whether the runner has run the example.
     """
 
-    def __init__(self, fast: Portable, tuner: Tuner, choice: Choice, example: Tensor, how: Optimized) -> None:
+    def __init__(
+        self,
+        fast: Portable,
+        tuner: Tuner,
+        choice: Choice,
+        example: Tensor,
+        how: Optimized,
+        *,
+        has_run: bool = True,
+    ) -> None:
         self._fast, self._plain, self._tuner = fast, getattr(fast, fast.accelerated), tuner
         self._dtype, self._candidate = example.dtype, choice.candidate
+        self._has_run = has_run
         self._publish(how)
         self._runner = tuner.runner(choice.candidate, example)
         # The tuner has compared the outputs for the example.
@@ -261,8 +281,16 @@ class _Running:
             outputs = run_plain(self._plain, images)
         else:
             start = perf_counter()
-            outputs = runner(images)
-            self._record(images, perf_counter() - start)
+            try:
+                outputs = runner(images)
+            except Exception:  # any error of a kept program that does not run
+                if self._has_run:
+                    raise
+                self._trusted[candidate, tuple(images.shape[2:])] = False
+                outputs = run_plain(self._plain, images)
+            else:
+                self._has_run = True
+                self._record(images, perf_counter() - start)
         return outputs.float() if isinstance(outputs, Tensor) else [x.float() for x in outputs]
 
     def _takes(self, images: Tensor, candidate: Candidate, runner: Runner) -> bool:

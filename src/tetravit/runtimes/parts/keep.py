@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from tetravit.runtimes.base import Way
+from tetravit.runtimes.base import Programs, Way
 from tetravit.runtimes.parts import kept
 from tetravit.runtimes.parts.fingerprint import NoFingerprint, fingerprint, machine
 from tetravit.runtimes.parts.tune import Candidate, Choice
 
-FORMAT = 1  # of entries, raised by each change of their meaning
+FORMAT = 2  # of entries, raised by each change of their meaning
 CONFIRMED = 2  # measurements in a row that a backend other than the usual winner must win to be kept
+PROGRAMS = 4  # compiled programs of an entry; each holds the weights
+GRAPH = ".onnx"  # ending of the names of graphs
 
 
 class Keeper:
@@ -60,6 +62,23 @@ class Keeper:
         elif self._entry.file(name) is None:
             kept.add(self._entry, name, graph)
         return self._entry.file(name) if self._entry else None
+
+    @property
+    def can_keep(self) -> bool:
+        """Whether there is room for a compiled program, which is about as large as its graph."""
+        if self._entry is None:
+            return False
+        sizes = [int(row["bytes"]) for row in self._entry.facts.get("files", {}).values()]
+        return sum(sizes) + max(sizes, default=0) <= kept.limit()
+
+    def add_program(self, name: str, program: bytes) -> None:
+        """Keep a compiled program; of more than `PROGRAMS` the oldest is removed."""
+        if self._entry is None or self._entry.file(name) is not None:
+            return
+        held = [one for one in self._entry.facts["files"] if not one.endswith(GRAPH)]
+        for oldest in held[: max(0, len(held) - PROGRAMS + 1)]:
+            kept.discard(self._entry, oldest)
+        kept.add(self._entry, name, program)
 
     def choice(self, case: str, usual: str) -> Choice | None:
         """The kept choice under these conditions; None: there is none, or it is not confirmed yet."""
@@ -112,3 +131,19 @@ class Keeper:
     def _rows(self) -> Mapping[str, Any]:
         rows = self._entry.facts.get("choices") if self._entry else None
         return rows if isinstance(rows, dict) else {}
+
+
+class KeptPrograms(Programs):
+    """The compiled programs in the entry of a `Keeper`."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self._keeper = keeper
+
+    def read(self, name: str) -> bytes | None:
+        file = self._keeper.file(name)
+        with suppress(OSError):  # removed by another process
+            return file.read_bytes() if file is not None else None
+        return None
+
+    def keep(self, name: str, program: bytes) -> None:
+        self._keeper.add_program(name, program)

@@ -151,6 +151,14 @@ def add(entry: Entry, name: str, content: bytes | Callable[[Path], object]) -> N
             draft.unlink(missing_ok=True)
 
 
+def discard(entry: Entry, name: str) -> None:
+    """Remove a data file of an entry; no error if it cannot be written or has been removed."""
+    files = {key: row for key, row in entry.facts.get("files", {}).items() if key != name}
+    update(entry, {"files": files})
+    with suppress(OSError):
+        (entry.path / name).unlink()
+
+
 def entries() -> list[Entry]:
     """All kept programs, the most recently used first."""
     programs = [entry for path in _folders() if (entry := _entry(path))]

@@ -6,13 +6,25 @@ with itself in several settings of threads. Other backends are built only if it 
 
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from tetravit import runtimes
-from tetravit.runtimes.base import Backend, CannotRun, Graphs, Outputs, Runner, Source, Way, first_line, quiet
+from tetravit.runtimes.base import (
+    Backend,
+    CannotRun,
+    Graphs,
+    Keepable,
+    Outputs,
+    Runner,
+    Source,
+    Way,
+    first_line,
+    quiet,
+)
 from tetravit.runtimes.parts.compare import Compared, compare
 from tetravit.runtimes.parts.load import Load, free_threads
 
@@ -66,11 +78,14 @@ class Tuner:
     def __init__(self, model: nn.Module, graphs: Graphs, names: Sequence[str], load: Load) -> None:
         self.model, self.graphs, self.names, self.load = model, graphs, list(names), load
         self.left_out: dict[str, str] = {}
+        self.restored: Candidate | None = None  # whose program was read from the cache
         self._runners: dict[Candidate, Runner] = {}
         self._reference: tuple[Tensor, Outputs] | None = None  # images, and outputs of the plain model
 
-    def runner(self, candidate: Candidate, example: Tensor) -> Runner:
+    def runner(self, candidate: Candidate, example: Tensor, *, restore: bool = False) -> Runner:
         """The function of images of this candidate; built, and its outputs checked on `example`, if it is new.
+
+        restore: take its kept program, if there is one. The outputs of that were checked before it was kept.
 
         Raises:
             CannotRun: for any error of the backend, of whatever type, or if its outputs differ.
@@ -80,13 +95,23 @@ class Tuner:
             with quiet():
                 try:
                     runner = row.build(Source(self.model, example, candidate.way, self.graphs))
-                    check(runner(example), self._plain(example))
+                    if restore and isinstance(runner, Keepable) and runner.restore(example.shape):
+                        self.restored = candidate
+                    else:
+                        check(runner(example), self._plain(example))
                 except CannotRun:
                     raise
                 except Exception as error:
                     raise CannotRun(first_line(error)) from error
             self._runners[candidate] = runner
         return self._runners[candidate]
+
+    def keep_program(self, candidate: Candidate, example: Tensor) -> None:
+        """Keep the compiled program of a candidate that has run on `example`, if its backend can."""
+        runner = self._runners[candidate]
+        if isinstance(runner, Keepable):
+            with quiet(), suppress(Exception):  # any error of the backend: the next start compiles again
+                runner.keep(example.shape)
 
     def _plain(self, example: Tensor) -> Outputs:
         """The outputs of the plain model, computed once for all candidates."""
@@ -126,7 +151,7 @@ class Tuner:
         if candidate.backend not in self.names:
             return False
         try:
-            self.runner(candidate, example)
+            self.runner(candidate, example, restore=True)
         except CannotRun:
             return False
         finally:
