@@ -198,9 +198,7 @@ def _check_length(recipe: "Recipe") -> None:
     optim, epochs = recipe.optim, recipe.epochs
     if (epochs is None) == (recipe.steps is None):
         raise ValueError(
-            "The recipe lacks epochs."
-            if epochs is None
-            else "A recipe is so many epochs or steps long; got both."
+            "The recipe lacks epochs." if epochs is None else "A recipe has epochs or steps; got both."
         )
     if optim.warmup_steps is not None:
         if recipe.steps is not None and optim.warmup_steps > recipe.steps:

@@ -101,7 +101,7 @@ def test_a_tracker_that_raises_costs_one_warning(tmp_path, place):
         reporter.tick(step)
     reporter.stop()
     reporter.finish(SUMMARY)
-    assert notes == ["notes failed and the run goes on without it: ConnectionError: no route to host"]
+    assert notes == ["notes failed and the run continues without it: ConnectionError: no route to host"]
     assert [name for name, *_ in tracker.calls].count(place) == 1
 
 
@@ -117,7 +117,7 @@ def test_a_tracker_that_hangs_costs_one_warning_and_no_waiting(tmp_path, place):
     reporter.stop()
     reporter.finish(SUMMARY)
     assert time.monotonic() - start < 10
-    assert notes == ["notes has not responded for 0 s; the run goes on without it."]
+    assert notes == ["notes has not responded for 0 s; the run continues without it."]
     tracker.released.set()
 
 

@@ -1,4 +1,4 @@
-"""What a model attends to and what its scores depend on, as maps. One method, or several of one kind, per file.
+"""Attention and attribution maps of models. One method, or several of one kind, per file.
 
 Importing this loads no torch: a file declares its methods, and imports what they need when they run.
 """

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def attention_gradient(model: Model, images: Any, request: Request) -> list[Map]:
     """Mean over heads of the positive part of weight times gradient of the class's logit (H, W).
 
-    Of the class token's row of the last layer; of XCiT the sum of both class blocks. One backward pass.
+    Uses the class token's row of the last layer; for XCiT the sum of both class blocks. One backward pass.
     """
     import torch
 

@@ -1,7 +1,7 @@
 """The contract of an explanation method, and the record that it returns.
 
-A file of this folder declares its methods without importing torch, so that `tetravit explain --help` is quick: the
-function that does the work imports what it needs.
+A file in this folder declares its methods without importing torch, so that `tetravit explain --help` is fast: the
+function of a method imports what it needs.
 
 Shapes: B images, H W the grid of a map, (Hi, Wi) the model's input in pixels.
 """
@@ -29,17 +29,17 @@ class Map:
     """What a method gives for one image: raw values, never scaled for display.
 
     values: float32 on the CPU, (H, W), or (slices, H, W) with a name in `slices` for each, such as "head 3".
-    kind: what the values are, in words. layer: the module they are of.
-    stride, centre: value (i, j) lies at pixel (stride * i + centre, stride * j + centre) of the model's input,
-    counted from 0 in the middle of the first pixel; stride 0: the values have no place in the picture, but rows and
-    columns that `axes` names.
-    normalised: what the values sum to. seen: the share of the attention that lies on patches of the image (slices,);
-    None: the method has none. query: (row, column) of the query in its grid; query_stride, query_centre: where it
-    lies, as stride and centre; None: in the grid of the values. target: what the map explains.
-    signed: whether values below 0 have a meaning. details: figures of the map, JSON-ready.
-    samples: the points that the values are sums of: (slices, n, 3), x and y in pixels of the model's input, counted
-    from its corner, and the weight of each; a picture shows these. box: of the explained object in the model's input,
-    x1 y1 x2 y2.
+    kind: name of the quantity. layer: the module it belongs to.
+    stride, centre: value (i, j) is at pixel (stride * i + centre, stride * j + centre) of the model's input, counted
+        from 0 at the centre of the first pixel; stride 0: the values are not spatial, but rows and columns named by
+        `axes`.
+    normalised: which sums of values are constant. seen: sum of the attention weights over patches of the image
+        (slices,); None: not attention. query: (row, column) of the query in its grid; query_stride, query_centre: its
+        stride and centre; None: in the grid of the values. target: the explained score.
+    signed: whether negative values are meaningful. details: further numbers, JSON-ready.
+    samples: the points whose weights are summed in the values: (slices, n, 3), x and y in pixels of the model's
+        input, counted from its corner, and the weight; pictures show these. box: of the explained object in the
+        model's input, x1 y1 x2 y2.
     """
 
     values: Tensor
@@ -104,7 +104,7 @@ class Map:
             return self
         seen = None if self.seen is None else self.seen.mean(dim=0, keepdim=True)
         samples = self.samples
-        if samples is not None:  # of all slices, in one
+        if samples is not None:  # of all slices, concatenated
             share = samples.new_tensor([1.0, 1.0, 1 / len(samples)])
             samples = (samples * share).flatten(0, 1)[None]
         return replace(self, values=self.values.mean(dim=0), slices=(), seen=seen, samples=samples)
@@ -116,7 +116,7 @@ class Map:
     def to_dict(self) -> dict[str, Any]:
         """All but the values, JSON-ready, with their smallest, largest and sum; small tables with their values.
 
-        None stands for what is not a number.
+        NaN becomes None.
         """
         flat = self.values.flatten(-2) if self.slices else self.values.flatten()[None]
         finite = [row[row.isfinite()] for row in flat]
@@ -149,10 +149,10 @@ class Map:
 class Request:
     """What is to be explained. None: the method's own choice.
 
-    layer: the name of a module of the backbone, several with commas, or "all"; or a number, of the method's layers
-    in order of depth, from 0. query: x, y in pixels of the model's input, counted from 0 in the middle of the first
-    pixel. class_: a class as a number. options: the method's own, by name; None where not given.
-    announce: takes one line on what the method is about to compute, where that takes many passes.
+    layer: the name of a module of the backbone, several comma-separated, or "all"; or an index into the method's
+    layers in order of depth, from 0. query: x, y in pixels of the model's input, counted from 0 at the centre of the
+    first pixel. class_: a class index. options: of the method, by name; None if not given. announce: prints a line
+    before a computation with many forward passes.
     """
 
     layer: str | int | None = None
@@ -171,15 +171,15 @@ class Request:
 class Method:
     """A row of the menu `EXPLAIN`: `tetravit explain --method NAME`.
 
-    about: one line: what the map shows, and of which families.
+    about: one line: the content of the map, and the families.
     run: (model, images (1, C, Hi, Wi) float normalized, request) -> maps. The model is in evaluation mode, without
-    replaced forward passes. Where `needs_image` is false, images are None when none is given.
-    kinds: of the models that it takes. attention: the backbone's attention is of one of these kinds; (): any.
-    takes: which of "layer", "head", "query" and "class" it uses. options: its own.
-    why_not: why the method has no meaning for a backbone, whatever its kinds of attention: the end of a sentence; "":
-    it has.
-    heads: of models that it takes; (): any.
-    needs_gradients: not for models without gradients. any_form: it calls the model alone, so an optimised one too.
+        replaced forward passes. If `needs_image` is false, images may be None.
+    kinds: kinds of models. attention: required kinds of attention, one of them; (): any.
+    takes: which of "layer", "head", "query" and "class" it uses. options: specific to the method.
+    why_not: why the method does not apply to a backbone, as the end of a sentence; "": it applies.
+    heads: names of heads it applies to; (): any.
+    needs_gradients: not for models without gradients. any_form: it only calls the model, so it applies to optimised
+        models too.
     source: of the method.
     """
 
@@ -213,8 +213,8 @@ class Method:
         return ""
 
 
-REGION = Option("region", "Of a segmenter: the box whose pixels count.", "X1,Y1,X2,Y2", numbers)
-DETECTION = Option("detection", "Of a detector: the detection, from 0 in order of score.", "N", whole)
+REGION = Option("region", "Segmenters: box of the explained pixels.", "X1,Y1,X2,Y2", numbers)
+DETECTION = Option("detection", "Detectors: index of the detection, from 0 by score.", "N", whole)
 
 NOUNS: Mapping[Kind, str] = {"classify": "classifiers", "segment": "segmenters", "detect": "detectors"}
 
@@ -227,7 +227,7 @@ def named_heads(count: int) -> tuple[str, ...]:
 def chosen(names: Sequence[str], layer: str | int | None, otherwise: Sequence[str]) -> list[str]:
     """The layers of a request among `names`, in order of depth.
 
-    Of attention layers "blocks.3" is "blocks.3.attn".
+    "blocks.3" is an alias of "blocks.3.attn".
 
     Raises:
         ValueError: if there is no such layer.

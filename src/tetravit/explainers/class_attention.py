@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def class_attention(model: Model, images: Any, request: Request) -> list[Map]:
     """The class token's row of a layer, one map per head; by default of the last layer.
 
-    XCiT has two such layers, `class_blocks.0.attn` and `class_blocks.1.attn`; ConViT's class token joins for its last
-    two; DeiT's is in all.
+    XCiT has two such layers, `class_blocks.0.attn` and `class_blocks.1.attn`; ConViT's class token is present in the
+    last two layers, DeiT's in all.
     """
     from tetravit.explainers.parts.records import attention_of
 

@@ -19,7 +19,7 @@ OF = ("queries", "keys", "output")
 def cross_covariance(model: Model, images: Any, request: Request) -> list[Map]:
     """The weights between the channels of each head (heads, D, D), rows for queries; by default of the last block.
 
-    Details per head: temperature, entropy of the rows as a share of the largest, largest cosine.
+    Details per head: temperature, entropy of the rows relative to the maximum, largest cosine.
     """
     from tetravit.explainers.parts.records import attention_of, inputs_of
 
@@ -67,8 +67,8 @@ def temperatures(model: Model, images: Any, request: Request) -> list[Map]:
 def leverage(model: Model, images: Any, request: Request) -> list[Map]:
     """How much each token weighs in the attention between channels (heads, H, W); by default of the last block.
 
-    Of queries and keys: the mean over the channels of the squared entries, which have unit length over the tokens.
-    Of the output: the length of what the head adds to each token.
+    queries, keys: mean over channels of the squared entries, after normalization over the tokens. output: norm of the
+    head's contribution to each token.
     """
     from tetravit.explainers.parts.records import attention_of, inputs_of
 
@@ -111,7 +111,7 @@ EXPLAIN = {
         source=SOURCE,
     ),
     "temperatures": Method(
-        "The learned temperatures of cross-covariance attention, from the weights alone (XCiT).",
+        "The learned temperatures of cross-covariance attention, without an image (XCiT).",
         temperatures,
         attention=("channel",),
         why_not=_none,
@@ -119,7 +119,7 @@ EXPLAIN = {
         source=SOURCE,
     ),
     "leverage": Method(
-        "How much each patch weighs in the attention between channels (XCiT).",
+        "Weight of each patch in the attention between channels (XCiT).",
         leverage,
         attention=("channel",),
         takes=("layer", "head"),

@@ -15,7 +15,7 @@ KINDS = {"gated": "gated attention", "content": "content alone", "position": "po
 def gated_attention(model: Model, images: Any, request: Request) -> list[Map]:
     """The attention of one patch to all, its content and its position alone (heads, H, W); the last gated layer.
 
-    Without a query that of the patch in the middle, as in the paper.
+    The default query is the patch in the middle, as in the paper.
     """
     from tetravit.explainers.parts.records import attention_of, token
 
@@ -43,7 +43,7 @@ def gated_attention(model: Model, images: Any, request: Request) -> list[Map]:
 
 EXPLAIN = {
     "gated-attention": Method(
-        "Gated attention of one patch, and its content and position alone (ConViT).",
+        "Gated attention of one patch, with its content and position parts (ConViT).",
         gated_attention,
         attention=("gated",),
         takes=("layer", "head", "query"),

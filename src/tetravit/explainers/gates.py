@@ -25,7 +25,7 @@ def gates(model: Model, images: Any, request: Request) -> list[Map]:
 def head_centres(model: Model, images: Any, request: Request) -> list[Map]:
     """Centre, locality strength and span of each positional head, in patches, as tables (layers, heads).
 
-    NaN where the strength is not positive: such a head has no centre.
+    NaN if the strength is not positive: such a head has no centre.
     """
     import torch
 
@@ -64,7 +64,7 @@ def _none(backbone: Backbone) -> str:
 
 EXPLAIN = {
     "gates": Method(
-        "The share of position in each head, from the weights alone (ConViT).",
+        "The gate of each head, without an image (ConViT).",
         gates,
         attention=("gated",),
         why_not=_none,
@@ -72,7 +72,7 @@ EXPLAIN = {
         source=SOURCE,
     ),
     "head-centres": Method(
-        "Where positional heads attend: centre, strength, span, from the weights alone (ConViT).",
+        "Attention centre, strength and span of positional heads, without an image (ConViT).",
         head_centres,
         attention=("gated",),
         why_not=_none,

@@ -21,9 +21,9 @@ ACROSS = "One softmax over all windows: a map of the whole image, not what the n
 def global_query_attention(model: Model, images: Any, request: Request) -> list[Map]:
     """How much each token is attended to by the global queries of its window (heads, H, W).
 
-    Mean over the queries, or with a query that of the global query at the same place of the window. Each window
-    has mass 1, so values compare within a window; at 224 pixels one window is the image in stages 3 and 4. By
-    default the last such layer of stage 3. How the figures of the paper were made was never published.
+    Mean over the queries, or with a query that of the global query at the same position in the window. The values of
+    each window sum to 1, so they are comparable within a window; at 224 pixels one window covers the image in stages
+    3 and 4. Default: the last such layer of stage 3. The protocol of the paper's figures was never published.
     """
     from tetravit.explainers.base import chosen
     from tetravit.explainers.parts.records import attention_of, inputs_of, layers_of, token
@@ -76,7 +76,7 @@ def _across(model: Model, record: AttentionMap, inputs: tuple[Tensor, ...]) -> A
 
 EXPLAIN = {
     "global-query-attention": Method(
-        "How much the global queries attend to each token (GC ViT).",
+        "Attention of the global queries to each token (GC ViT).",
         global_query_attention,
         attention=("global",),
         takes=("layer", "head", "query"),

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def global_subsampled_attention(model: Model, images: Any, request: Request) -> list[Map]:
     """The attention of one token to the tiles of the map (heads, H, W); without a query the mean over all tokens.
 
-    By default the last layer. Rows and columns of tokens that are left over belong to no tile and have no value.
+    Default: the last layer. Remaining rows and columns of tokens belong to no tile and have no value.
     """
     from tetravit.explainers.parts.records import attention_of, places_of_queries, token
 
@@ -21,7 +21,7 @@ def global_subsampled_attention(model: Model, images: Any, request: Request) -> 
     for record in attention_of(model, images, ("summary",), request.layer):
         place = None if request.query is None else token(model, images, record, request.query)
         values = record.mean_over_queries()[0] if place is None else record.query(*place)[0]
-        kind = "attention to the summary" + (", mean over tokens" if place is None else "")
+        kind = "global sub-sampled attention" + (", mean over tokens" if place is None else "")
         stride, centre = places_of_queries(model, images, record)
         maps.append(
             Map(
@@ -46,9 +46,7 @@ EXPLAIN = {
         global_subsampled_attention,
         attention=("summary",),
         takes=("layer", "head", "query"),
-        why_not=lambda b: (
-            "" if "summary" in b.attention_kinds else "it has no attention to a summary of the map"
-        ),
+        why_not=lambda b: "" if "summary" in b.attention_kinds else "it has no global sub-sampled attention",
         source="Chu et al. 2021, arXiv:2104.13840",
     )
 }

@@ -20,7 +20,7 @@ def combine(activations: Tensor, gradients: Tensor) -> Tensor:
 def gradcam(model: Model, images: Any, request: Request) -> list[Map]:
     """Of a classifier by default at `backbone.cam_layer`; of dense models the mean over the backbone's four maps.
 
-    For heads that are linear on the mean of the patches (GC ViT, Twins) the map before its ReLU is the class
+    For heads that are linear in the mean of the patches (GC ViT, Twins), the map before its ReLU is the class
     activation map of Zhou et al. 2016: its sum is the logit minus its bias.
     """
     from tetravit.explainers.parts.gradients import cam

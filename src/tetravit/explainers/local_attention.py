@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def local_attention(model: Model, images: Any, request: Request) -> list[Map]:
     """The attention of one token to the tokens of its window (heads, H, W), 0 outside; by default the last layer.
 
-    Without a query that of the token in the middle. What lies on the padding of a window is missing in `seen`.
+    The default query is the token in the middle. Attention to the padding of a window is missing in `seen`.
     """
     from tetravit.explainers.parts.records import attention_of, token
 

@@ -17,8 +17,8 @@ FORMS = ("corrected", "legacy", "both")
 def non_locality(model: Model, images: Any, request: Request) -> list[Map]:
     """Mean distances in patches (layers, heads).
 
-    corrected: of the attention of each layer for its own input (eq. 8). legacy: as the authors' code logs it, of the
-    raw embedding of the patches in every layer. `ratio` compares grids: to attention that is equal everywhere.
+    corrected: of the attention of each layer for its own input (eq. 8). legacy: as logged by the authors' code, with
+    the raw patch embedding as input of every layer. `ratio` is relative to uniform attention, to compare grids.
     """
     import torch
 
@@ -66,7 +66,7 @@ def _none(backbone: Backbone) -> str:
 
 EXPLAIN = {
     "non-locality": Method(
-        "Mean distance over which each head attends, corrected and legacy (ConViT, DeiT).",
+        "Mean attention distance of each head, corrected and legacy (ConViT, DeiT).",
         non_locality,
         attention=("gated", "self"),
         options=(Option("form", "corrected, legacy or both.", "FORM"),),

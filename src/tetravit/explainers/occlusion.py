@@ -16,8 +16,8 @@ AT_ONCE = 16  # images per call of the model
 def occlusion(model: Model, images: Any, request: Request) -> list[Map]:
     """The mean drop of the score over the squares that cover a place; below 0: the score rises.
 
-    Squares at steps of half their side, filled with the mean colour. Needs no gradients. Of a detection the score is
-    its likeness: the largest product of score and overlap over the detections of its class.
+    Squares at a stride of half their side, filled with the mean colour. Needs no gradients. For a detection the score
+    is the maximum of score times IoU over the detections of its class.
     """
     import torch
 
@@ -58,7 +58,7 @@ def occlusion(model: Model, images: Any, request: Request) -> list[Map]:
 
 EXPLAIN = {
     "occlusion": Method(
-        "Drop of a score where a square is hidden: classes, regions, detections.",
+        "Drop of a score when a square is occluded: classes, regions, detections.",
         occlusion,
         takes=("class", "query"),
         options=(

@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
     from tetravit.models import Model
 
-CELL = 4  # pixels: side of the cells in which weights are summed
+CELL = 4  # pixels: side of the cells over which weights are summed
 
 
 def query_points(model: Model, images: Any, request: Request) -> list[Map]:
     """The weights of the sampling points of one detection's query, summed in cells of 4 pixels, one map per head.
 
-    By default of the last layer of the decoder; layers are numbered from 0. `details` holds every point and the box
-    of the query before and after each layer, in pixels of the model's input.
+    Default: the last layer of the decoder; layers are numbered from 0. `details` has every point and the box of the
+    query before and after each layer, in pixels of the model's input.
     """
     import torch
 
@@ -82,7 +82,7 @@ def rasterised(points: Tensor, weights: Tensor, height: int, width: int) -> Tens
 
 EXPLAIN = {
     "query-points": Method(
-        "Where the query of a detection samples the maps (DINO-DETR).",
+        "Sampling points of the query of a detection (DINO-DETR).",
         query_points,
         kinds=("detect",),
         heads=("dino_detr",),

@@ -53,11 +53,11 @@ def why_not(backbone: Backbone) -> str:
 
 EXPLAIN = {
     "rollout": Method(
-        "Attention rollout: how much of each patch reaches the class token (ConViT, DeiT).",
+        "Attention rollout: contribution of each patch to the class token (ConViT, DeiT).",
         attention_rollout,
         options=(
-            Option("heads", "How heads are joined: mean, max or min.", "HOW"),
-            Option("discard", "Share of the lowest weights of each layer that is left out.", "SHARE", real),
+            Option("heads", "How heads are combined: mean, max or min.", "HOW"),
+            Option("discard", "Share of the lowest weights of each layer set to 0.", "SHARE", real),
         ),
         why_not=why_not,
         source="Abnar and Zuidema 2020, arXiv:2005.00928",

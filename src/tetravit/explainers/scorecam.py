@@ -16,7 +16,8 @@ AT_ONCE = 16  # masked images per call of the model
 def scorecam(model: Model, images: Any, request: Request) -> list[Map]:
     """The weighted sum of the channels (H, W), its positive part. One pass of the model per channel.
 
-    Masks multiply the normalized image, so that 0 is the mean colour. Dense models: their deepest map by default.
+    Masks multiply the normalized image, so that 0 is the mean colour. For dense models the default layer is the
+    deepest map.
     """
     import torch
 
@@ -63,7 +64,7 @@ EXPLAIN = {
         scorecam,
         takes=("layer", "class", "query"),
         options=(
-            Option("channels", "Only the N channels of the largest mean gradient.", "N", whole),
+            Option("channels", "Only the N channels with the largest mean gradient.", "N", whole),
             REGION,
             DETECTION,
         ),

@@ -107,7 +107,7 @@ def _wait(life: subprocess.Popen[bytes], done: Callable[[], bool], folder: Path)
     while not done():
         if life.poll() not in (None, 0) or time.monotonic() > deadline:
             life.kill()
-            raise ValueError(f"The run of the self-test does not go on; its output is in {folder}.")
+            raise ValueError(f"The run of the self-test makes no progress; its output is in {folder}.")
         time.sleep(0.005)
 
 

@@ -161,12 +161,12 @@ class Tracking(Reporter):
         if self._error is not None:
             error = self._error
             self._warn_once(
-                f"{self.name} failed and the run goes on without it: {type(error).__name__}: "
+                f"{self.name} failed and the run continues without it: {type(error).__name__}: "
                 + " ".join(str(error).split())
             )
         elif (since := self._busy_since) is not None and time.monotonic() - since > self._silent_s:
             self._warn_once(
-                f"{self.name} has not responded for {self._silent_s:.0f} s; the run goes on without it."
+                f"{self.name} has not responded for {self._silent_s:.0f} s; the run continues without it."
             )
 
     def _warn_once(self, text: str) -> None:

@@ -1,6 +1,6 @@
 """Measures and maps from attention records: non-locality, rollout, the mass mask, centres of positional heads.
 
-Shapes: B images, H W grid of patches, N = H * W, T tokens in front of them.
+Shapes: B images, H W grid of patches, N = H * W, T prefix tokens.
 """
 
 import math
@@ -18,8 +18,8 @@ from tetravit.structures import AttentionMap, TokenAttention
 
 Grid = tuple[int, int]
 Record = AttentionMap | TokenAttention
-PART_BYTES = 2**26  # of the weights that are in memory at once; some copies of them are made
-PATCHES = ("gated", "content", "position")  # kinds whose queries and keys are patches alone
+PART_BYTES = 2**26  # of weights in memory at a time, without temporary copies
+PATCHES = ("gated", "content", "position")  # kinds whose queries and keys are only patches
 
 
 def distances(grid: Grid, device: torch.device | None = None, *, rows: slice = slice(None)) -> Tensor:
@@ -46,14 +46,13 @@ def uniform_non_locality(grid: Grid) -> float:
 def non_locality(record: Record) -> Tensor:
     """The mean distance over which each head attends, in patches (heads,), over all queries and images.
 
-    Records of kind "self": patches alone, their rows divided by their sums; what lies on tokens in front is left out.
-    Grids of different sizes compare by the ratio to `uniform_non_locality`. Of a `TokenAttention` the weights are
-    computed for some queries at a time.
+    Records of kind "self": only patches, with rows renormalised over them. For grids of different sizes compare the
+    ratio to `uniform_non_locality`. The weights of a `TokenAttention` are computed for a few queries at a time.
 
     Raises:
         ValueError: for other kinds than self, gated, content and position.
 
-    Source: d'Ascoli et al. 2021, arXiv:2103.10697, eq. 8; which tokens count in layers with a class token is ours.
+    Source: d'Ascoli et al. 2021, arXiv:2103.10697, eq. 8; the treatment of class tokens is ours.
     """
     return distances_and_mass(record)[0]
 
@@ -100,8 +99,8 @@ def parts(record: Record, first: int = 0) -> Iterator[tuple[int, int]]:
 def legacy_non_locality(backbone: ConViT | DeiT, images: Tensor) -> Tensor:
     """Non-locality as the authors' code logs it, (layers, heads): every layer for the raw embedding of the patches.
 
-    Without positions, norms, class token and the layers before, so content heads lie near equal attention whatever
-    they learned. For comparison with published curves; `non_locality` is what the paper defines.
+    Without positions, norms, class token and the layers before, so content heads are close to uniform attention
+    regardless of their weights. For comparison with published curves; the paper defines `non_locality`.
 
     Source: facebookresearch/convit@0a9340a main.py and convit.py, `get_attention_map`.
     """
@@ -125,16 +124,16 @@ def rollout(
 ) -> Tensor:
     """How much of each patch reaches the class token through all layers (B, H, W).
 
-    Each layer counts half for its attention and half for its residual, rows sum to 1. From the class token's row of
-    the last layer down, so no product of two matrices is formed. In layers before the class token joins, patches
-    attend to patches.
+    Each layer is the average of its attention and the identity (residual), with rows that sum to 1. Computed from the
+    class token's row of the last layer down, so that no matrix product is needed. In layers before the class token,
+    patches attend to patches.
 
     Args:
-        records: of kinds "gated" and "self", one per layer in order of depth, as `backbone.token_attention(images)`
-            yields them, whose weights are computed for some queries at a time (with `discard` a layer at a time), or
-            `backbone.attention(images, kinds=["gated", "self"])`.
-        heads: how heads are joined.
-        discard: share of the lowest weights of each image and layer that are left out, in [0, 1).
+        records: of kinds "gated" and "self", one per layer in order of depth, from
+            `backbone.token_attention(images)`, with weights computed for a few queries at a time (with `discard` one
+            layer at a time), or from `backbone.attention(images, kinds=["gated", "self"])`.
+        heads: how heads are combined.
+        discard: share of the lowest weights of each image and layer set to 0, in [0, 1).
 
     Raises:
         ValueError: for records of other kinds, a last layer without a class token, or `discard` out of range.
@@ -165,7 +164,7 @@ def rollout(
 
 def _through(record: Record, row: Tensor, heads: str, discard: float) -> Tensor:
     """The product of a row (B, 1, T + N) and the weights of a layer with its residual."""
-    if discard:  # the lowest of all weights of the layer
+    if discard:  # the lowest weights of the layer
         joined = torch.cat([_joined(rows_of(record, *part), heads) for part in parts(record)], dim=1)
         return row @ _halved(_without_lowest(joined, discard))
     total = torch.zeros_like(row)
@@ -206,7 +205,7 @@ def _halved(rows: Tensor, first: int = 0) -> Tensor:
 def mass_mask(values: Tensor, share: float = 0.6) -> Tensor:
     """True on the fewest patches that hold `share` of the weight (..., H, W); each map on its own.
 
-    The patch that crosses the share is kept; 1 keeps all.
+    The patch at which the cumulative share is reached is kept; 1 keeps all.
 
     Raises:
         ValueError: for a share outside of (0, 1].
@@ -229,8 +228,8 @@ def positional_heads(weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Returns:
         The centre (heads, 2), dx and dy from query to key in patches; the locality strength alpha (heads,); the
-        standard deviation in patches (heads,). Centre and deviation are NaN where alpha <= 0: such a head attends
-        the more the farther.
+        standard deviation in patches (heads,). Centre and deviation are NaN for alpha <= 0: such a head attends most
+        to the farthest patches.
 
     Source: d'Ascoli et al. 2021, arXiv:2103.10697, eq. 5.
     """

@@ -1,4 +1,4 @@
-"""How far a map can be trusted: deletion and insertion, a pointing game, a model with another head.
+"""Sanity checks of a map: deletion and insertion, a pointing game, a model with a randomised head.
 
 Shapes: (Hi, Wi) the model's input, (H0, W0) the picture.
 """
@@ -20,7 +20,7 @@ from tetravit.explainers.parts.targets import Target, target_of
 from tetravit.explainers.parts.view import whole_input
 from tetravit.models import Classifier, Model
 
-STEPS = 32  # of a curve
+STEPS = 32  # points of a curve
 AT_ONCE = 11  # images per call of the model
 ORDERS = ("map", "random", "centre")
 
@@ -36,17 +36,15 @@ def checked(
 ) -> Explanation:
     """The explanation with figures of its first map in `check`.
 
-    deletion, insertion: area under the probability of the target while pixels are set to the mean colour, or shown,
-    in the order of the map, in a random order and by the distance from the centre, in 32 steps (Petsiuk et al. 2018,
-    arXiv:1806.07421). A good map deletes below and inserts above the random order. For detections the probability is
-    the likeness of the best match.
-    pointing, energy: with boxes (x1, y1, x2, y2) or a mask (H0, W0) of the picture: whether the largest value lies
-    inside, and the share of the positive values there; `area` is the share of the picture that they cover.
-    randomised: rank correlation with the map of the same model with a fresh head (Adebayo et al. 2018,
-    arXiv:1810.03292); near 1 the map does not depend on the class. Classifiers alone.
-
-    Args:
-        again: the first map of another model for the same image and target.
+    deletion, insertion: area under the probability of the target while pixels are replaced by the mean colour, or
+    inserted, in the order of the map, in a random order and by distance from the centre, in 32 steps (Petsiuk et al.
+    2018, arXiv:1806.07421). A good map is below the random order in deletion and above it in insertion. For
+    detections the probability is that of the best match.
+    pointing, energy: with boxes (x1, y1, x2, y2) or a mask (H0, W0) of the picture: whether the maximum lies inside,
+        and the share of the positive values inside; `area` is the share of the picture covered.
+    randomised: rank correlation with the map of the same model with a randomly initialised head (Adebayo et al. 2018,
+        arXiv:1810.03292); near 1 the map does not depend on the class. Classifiers only.
+    again: the first map of another model for the same image and target.
     """
     one = e.maps[0].mean()
     if not one.has_places or e.view is None or e.input is None:

@@ -19,10 +19,10 @@ def class_logit(head: Head, outputs: object, sizes: Tensor, box: Tensor, class_:
     """The logit, with gradients, that became the score of a detection.
 
     Args:
-        head: RetinaNet: the logit at the anchor and class of the detection. Two-stage heads: that of its proposal,
-            which is fixed; of a cascade the mean over the stages, each at its own boxes, which are fixed. DINO-DETR:
-            that of its query in the last layer.
-        outputs: of the head, for one image.
+        head: RetinaNet: the logit at the anchor and class of the detection. Two-stage heads: the logit of its
+            proposal, which is fixed; for a cascade the mean over the stages, each at its own fixed boxes. DINO-DETR:
+            the logit of its query in the last layer.
+        outputs: outputs of the head, for one image.
         sizes: (1, 2), height and width of the image.
         box, class_, score: of the detection, box (4,) in pixels.
 

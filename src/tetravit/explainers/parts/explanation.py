@@ -1,6 +1,6 @@
 """`explain`: one method on one picture, and what it gives: records, a picture, files.
 
-Importing this loads no torch.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ PLAIN = "An optimised model has no gradients and forms no attention maps: the pl
 class Explanation:
     """The maps of one method for one picture. A notebook shows them as a picture.
 
-    method, model: by name. image: what the picture is called. maps: records, the most telling first. view: where the
-    model's input lies in the picture; pixels: the picture, uint8 (C, H0, W0); input: what the model got (C, Hi, Wi);
-    None: the method needs no picture. notes: remarks, a line each. check: figures of `check_map`.
+    method, model: by name. image: name of the picture. maps: records, the most important first. view: location of the
+    model's input in the picture; pixels: the picture, uint8 (C, H0, W0); input: the model's input (C, Hi, Wi); None:
+    the method needs no picture. notes: remarks, one line each. check: results of `check_map`.
     """
 
     method: str
@@ -69,11 +69,10 @@ class Explanation:
 
         Args:
             scale: "row": one range for all heads of a map; "map": each its own; "log": logarithmic, one range.
-            blocks: each token as a block around its centre, instead of bilinear between the centres.
-            mean: the mean over the heads alone.
-            as_published: as the authors' scripts draw: the model's input instead of the picture, each token i as the
-                block from pixel stride * i on, wherever its centre is, each map from its smallest to its largest
-                value, nothing below it.
+            blocks: draw each token as a block around its centre, instead of interpolating between centres.
+            mean: only the mean over the heads.
+            as_published: as in the authors' scripts: the model's input instead of the picture, each token i as the
+                block from pixel stride * i on regardless of its centre, min-max range per map.
         """
         from tetravit.explainers.parts.pictures import drawn
 
@@ -82,10 +81,10 @@ class Explanation:
     def on_picture(self, index: int = 0) -> np.ndarray:
         """A map at the size of the picture, bilinear between the centres of its tokens: float32 (H0, W0).
 
-        Heads are averaged. NaN where the model saw nothing.
+        Heads are averaged. NaN outside the model's input.
 
         Raises:
-            ValueError: if the map has no places.
+            ValueError: if the map is not spatial.
         """
         import numpy as np
 
@@ -138,7 +137,7 @@ def explain(
     """Explain one picture; see `tetravit.explain`.
 
     check, boxes, mask: see `parts.check.checked`.
-    announce: takes one line before a method starts that takes many passes of the model.
+    announce: prints a line before a method with many forward passes starts.
     """
     import torch
 
@@ -203,7 +202,7 @@ def _checked(
 ) -> Mapping[str, Any] | None:
     from tetravit.explainers.parts.check import checked
 
-    if "class" in row.takes and model.kind == "classify":  # the other head is asked about the same class
+    if "class" in row.takes and model.kind == "classify":  # use the same class for the other head
         class_ = request.class_
         if class_ is None:
             import torch

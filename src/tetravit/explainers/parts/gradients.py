@@ -1,6 +1,6 @@
 """Activations of a layer, and the gradient of a score with respect to them.
 
-Shapes: B images, C channels, H W the grid of a layer, N = H * W, T tokens in front.
+Shapes: B images, C channels, H W the grid of a layer, N = H * W, T prefix tokens.
 """
 
 import math
@@ -39,7 +39,7 @@ class Layer:
 def cam(model: Model, images: Tensor, request: Request, combine: Combine, kind: str) -> list[Map]:
     """Class activation maps of the layers of a request, and where there are several their mean in front.
 
-    The mean is that of the maps, each divided by its maximum, at the centres of the finest.
+    The mean of the maps, each divided by its maximum, at the centres of the finest grid.
     """
     target = target_of(model, images, request)
     maps = []
@@ -80,7 +80,7 @@ def layers(model: Model, images: Tensor, target: Target, layer: str | int | None
     """The layers of a request with their gradients; None: the deepest useful one, of dense models all four maps.
 
     Raises:
-        ValueError: for a layer that does not exist or has no place in the picture.
+        ValueError: for a layer that does not exist or is not spatial.
     """
     images = images.detach().requires_grad_(True)  # weights may be frozen
     with torch.enable_grad():
@@ -144,9 +144,7 @@ def explicit_attention(backbone: Backbone, names: Sequence[str]) -> Iterator[dic
 
     def forward(name: str, attn: Any) -> Callable[..., Tensor]:
         def run(*inputs: Tensor) -> Tensor:
-            weights[name] = attn.attention(
-                *inputs
-            )  # (B, heads, T + N, T + N), or the class token's row alone
+            weights[name] = attn.attention(*inputs)  # (B, heads, T + N, T + N), or only the class token's row
             rows = weights[name] if weights[name].ndim == 4 else weights[name][:, :, None]
             return attn.proj((rows @ attn.values(*inputs)).transpose(1, 2).flatten(2))
 
@@ -165,8 +163,8 @@ def explicit_attention(backbone: Backbone, names: Sequence[str]) -> Iterator[dic
 def as_map(backbone: Backbone, name: str, x: Tensor, sides: tuple[int, int]) -> tuple[Tensor, int]:
     """The output of a layer for images of (Hi, Wi) -> its map (B, C, H, W), and its stride.
 
-    Tokens in front of the patches are left out. Layouts: (B, C, H, W), (B, H, W, C), tokens (B, T + N, C), windows
-    (B, windows, w * w, C).
+    Prefix tokens are removed. Layouts: (B, C, H, W), (B, H, W, C), tokens (B, T + N, C), windows (B, windows, w * w,
+    C).
 
     Raises:
         ValueError: for any other output.

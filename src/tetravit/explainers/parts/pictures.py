@@ -27,13 +27,13 @@ from tetravit.explainers.parts.explanation import Explanation, Scaling
 from tetravit.explainers.parts.view import Enlarging, View, whole_input
 
 MOST = 24  # panels of a map
-WIDEST = 6  # panels of a map that share a row
+WIDEST = 6  # maximum panels of a map per row
 
 
 def drawn(e: Explanation, *, scale: Scaling, blocks: bool, mean: bool, as_published: bool) -> Image.Image:
     """See `Explanation.draw`."""
     panels: list[Panel | None] = []
-    if blocks or as_published:  # cells, not the points in them
+    if blocks or as_published:  # cells instead of the points in them
         e = replace(e, maps=tuple(replace(one, samples=None) for one in e.maps))
     several = sum(len(one.slices) or 1 for one in e.maps) > 1
     if e.pixels is not None and e.view is not None and any(one.has_places for one in e.maps):
@@ -44,7 +44,7 @@ def drawn(e: Explanation, *, scale: Scaling, blocks: bool, mean: bool, as_publis
     kinds = list(dict.fromkeys(one.kind for one in e.maps))
     layers = list(dict.fromkeys(one.layer for one in e.maps if one.layer))
     most = max(len(one.slices) + (len(one.slices) > 1 and one.has_places) for one in e.maps)
-    rows = len(e.maps) > 1 and most > 1 and not mean  # each map begins a row
+    rows = len(e.maps) > 1 and most > 1 and not mean  # each map starts a new row
     columns = most if rows and most <= WIDEST else COLUMNS
     for one in e.maps:
         if rows:
@@ -55,7 +55,7 @@ def drawn(e: Explanation, *, scale: Scaling, blocks: bool, mean: bool, as_publis
         parts = _parts(one, mean, name, repeat=len(e.maps) > 1)
         scales = _scales(one, parts, "map" if as_published else scale)
         for (title, values), colour in zip(parts, scales, strict=True):
-            numbers = not values.has_places and values.grid[1] <= MOST_NUMBERS  # are written into the cells
+            numbers = not values.has_places and values.grid[1] <= MOST_NUMBERS  # printed in the cells
             picture = _panel(e, values, colour, blocks, as_published, several)
             panels.append((picture, title, None if numbers else colour))
     layer, kind = (
@@ -70,7 +70,8 @@ def drawn(e: Explanation, *, scale: Scaling, blocks: bool, mean: bool, as_publis
 def _parts(one: Map, mean: bool, name: str, *, repeat: bool) -> list[tuple[str, Map]]:
     """The panels of a map: the mean over its heads where there are several, then each.
 
-    name: what tells the map from the others: its layer, its kind; "": nothing has to. repeat: each panel says it.
+    name: distinguishes the map from the others: its layer, its kind; "": not needed. repeat: whether each panel has
+        it.
     """
     lead, name = name if repeat else "", name or one.kind
     if not one.slices:
@@ -114,7 +115,7 @@ def _panel(
 
 
 def _values(one: Map) -> np.ndarray:
-    """What the colours of a map stand for: the weights of its points, else its values."""
+    """Meaning of the colours of a map: weights of its points, else its values."""
     values: np.ndarray = (one.values if one.samples is None else one.samples[..., 2]).numpy()
     return values
 

@@ -19,7 +19,7 @@ from tetravit.structures import Detections
 class Target:
     """A scalar score of an image, with gradients.
 
-    name: of what, in words. score: of the image as it is. class_: the class as a number.
+    name: of the target. score: for the unchanged image. class_: the class index.
     """
 
     name: str
@@ -71,7 +71,7 @@ class ClassTarget(Target):
 class RegionTarget(Target):
     """The mean of a class's logit over pixels at the head's grid.
 
-    The pixels: the one nearest to the query, those in a box, or those of the class.
+    The explained pixels: the one nearest to the query, those in a box, or those of the class.
     """
 
     def __init__(
@@ -120,8 +120,8 @@ class RegionTarget(Target):
 class DetectionTarget(Target):
     """The class logit of one detection, its box fixed.
 
-    Where gradients are not needed: the largest product of score and intersection over union with the detection, over
-    the detections of its class (as D-RISE compares them, Petsiuk et al. 2021, arXiv:2006.03204).
+    Without gradients: the maximum of score times IoU with the detection, over the detections of its class (as in
+    D-RISE, Petsiuk et al. 2021, arXiv:2006.03204).
     """
 
     def __init__(self, model: Detector, images: Tensor, class_: int | None, index: int | None) -> None:
@@ -157,7 +157,7 @@ class DetectionTarget(Target):
         same = detections.labels == self.class_
         if not same.any():
             return self.box.new_zeros(())
-        from torchvision.ops import box_iou  # loads slowly
+        from torchvision.ops import box_iou  # slow import
 
         return (box_iou(self.box[None], detections.boxes[same])[0] * detections.scores[same]).amax()
 

@@ -1,7 +1,7 @@
 """Maps of every frame of a video, an animated GIF or a folder of frames, as a video, a GIF or frames.
 
-Frames are read, explained and written one at a time. One scale for the clip needs all maps first: they are kept in a
-temporary file and the frames are read twice, so memory does not grow with the length of the clip.
+Frames are read, explained and written one at a time. One scale for the clip needs all maps first: they are stored in
+a temporary file and the frames are read twice, so memory does not grow with the length of the clip.
 """
 
 import tempfile
@@ -47,10 +47,10 @@ def explain_video(
     Args:
         clip: a video (extra `video`), an animated GIF or a folder of frames, in the order of their names.
         into: a file that ends in .mp4 (extra `video`) or .gif, or a folder for frames.
-        heads: "mean": their mean; "each": all beside each other.
-        scale: "clip": one range of colours for the clip, without flicker; "frame": each frame its own, as published.
-        as_published: blocks, each frame from its smallest to its largest value.
-        announce: takes a line where the clip ends early.
+        heads: "mean": their mean; "each": all, side by side.
+        scale: "clip": one colour range for the clip, without flicker; "frame": one per frame, as published.
+        as_published: blocks, min-max range per frame.
+        announce: prints a line if the clip ends early.
         settings: of `explain`.
 
     Returns:
@@ -140,7 +140,7 @@ def _readable(clip: Path) -> Iterator[Frame | None]:
             yield next(frame)
         except StopIteration:
             return
-        except (OSError, EOFError, SyntaxError):  # as Pillow says it of files that are cut
+        except (OSError, EOFError, SyntaxError):  # raised by Pillow for truncated files
             yield None
             return
 
@@ -159,12 +159,12 @@ def _once(
 
 
 def _again(clip: Path, store: IO[bytes], first: Map | None, count: int) -> Iterator[tuple[Frame, Map, View]]:
-    """The frames once more, with the maps that were kept."""
+    """The frames in a second pass, with the stored maps."""
     import torch
 
     if first is None:
         return
-    for _, frame in zip(range(count), read(clip), strict=False):  # no further than the first time
+    for _, frame in zip(range(count), read(clip), strict=False):  # as many frames as in the first pass
         values = torch.from_numpy(np.load(store))
         sides = np.load(store).reshape(4, 2).tolist()
         yield frame, replace(first, values=values), View(*((int(a), int(b)) for a, b in sides))
@@ -174,7 +174,7 @@ def read(clip: Path) -> Iterator[Frame]:
     """The frames of a video, a GIF or a folder.
 
     Raises:
-        ValueError: for a clip that is not there or holds nothing.
+        ValueError: for a clip that does not exist or is empty.
     """
     if clip.is_dir():
         for i, file in enumerate(find_images([clip])):
@@ -228,7 +228,7 @@ class _Writer:
         self._ms = ms
         if self.kind == "":
             picture.save(self.into / f"{self.count:06d}.png")
-        elif self.kind == ".gif":  # Pillow writes a GIF from all its frames: these have one byte a pixel
+        elif self.kind == ".gif":  # Pillow writes a GIF from all frames at once: here one byte per pixel
             self._kept.append(picture.quantize(128))
         else:
             from tetravit.predictors.parts.video import opencv

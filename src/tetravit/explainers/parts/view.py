@@ -67,11 +67,11 @@ class View:
 
     def to_picture(self, box: tuple[float, float, float, float]) -> tuple[float, float, float, float]:
         """Map a box from the model's input to the picture; both left, top, right, bottom as pixel edges."""
-        found = []
+        edges = []
         for value, axis in zip(box, (1, 0, 1, 0), strict=True):
             inside = min(max(value, 0.0), float(self.sides[axis]))
-            found.append((inside + self.offset[axis]) * self.picture[axis] / self.resized[axis])
-        left, top, right, bottom = found
+            edges.append((inside + self.offset[axis]) * self.picture[axis] / self.resized[axis])
+        left, top, right, bottom = edges
         return left, top, right, bottom
 
     def _input(self, value: float, axis: int) -> float:
