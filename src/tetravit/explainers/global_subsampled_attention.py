@@ -1,4 +1,4 @@
-"""Twins' attention to a summary of the map: GSA."""
+"""Global sub-sampled attention (GSA) of Twins."""
 
 from __future__ import annotations
 
