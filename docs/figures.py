@@ -190,9 +190,7 @@ def gcvit_stages(colours: Colours) -> Drawing:
 
 def twins_attention(colours: Colours) -> Drawing:
     """LSA and GSA: windows, then a sub-sampled map."""
-    d = Drawing(
-        "Twins-SVT: attention within windows, then global sub-sampled attention", 760, 320, colours
-    )
+    d = Drawing("Twins-SVT: attention within windows, then global sub-sampled attention", 760, 320, colours)
     d.text(160, 30, "LSA: within windows", bold=True)
     d.text(560, 30, "GSA: to sub-sampled tokens", bold=True)
     d.grid(40, 50, 12, 12, 20, lambda i, j: ("blue", 0.3 if i < 4 and 4 <= j < 8 else 0.0))
