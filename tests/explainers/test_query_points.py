@@ -1,10 +1,15 @@
 """`tetravit.explain(detector, picture, "query-points")`."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import tetravit
+from tetravit.draw.heat import Scale
+from tetravit.explainers.parts.pictures import _panel
 from tetravit.explainers.query_points import rasterised
 from tetravit.models import create_detector
 
@@ -41,7 +46,31 @@ def test_points_and_boxes_of_every_layer(model, picture):
         torch.testing.assert_close(weights.sum(dim=(1, 2)), torch.ones(2))
         points = torch.tensor(one.details["points"])
         assert torch.equal(rasterised(points.flatten(1, 2), weights.flatten(1, 2), 64, 96), one.values)
-    assert len(found.maps[0].details["boxes"]) == 7
+    first = found.maps[0]
+    assert len(first.details["boxes"]) == 7
+    assert first.samples.shape == (2, 16, 3)
+    assert first.mean().samples.shape == (1, 32, 3)
+    assert torch.equal(first.select(1).samples[0], first.samples[1])
+    assert first.box == pytest.approx(first.details["boxes"][0], abs=0.01)
+
+
+def test_the_picture_shows_each_point_and_the_box_of_the_query(model, picture):
+    found = tetravit.explain(model, picture, "query-points", detection=1, size="own")
+    one = found.maps[0]
+    points = torch.tensor(
+        [[[24.0, 16.0, 1.0], [72.0, 48.0, 0.25]]]
+    )  # x y in the input, 96 x 64 pixels; weight
+    shown = replace(
+        one.select(0), values=one.values[0], slices=(), samples=points, box=(48.0, 32.0, 90.0, 60.0)
+    )
+    drawn = np.asarray(_panel(found, shown, Scale(0.0, 1.0), False, False, True)).astype(int)
+    pale = np.array([255 - 0.5 * (255 - c) for c in (90, 120, 40)])
+    other = (abs(drawn - pale).max(axis=2) > 2).astype(int)  # 320 pixels wide
+    at = [(round(x * 320 / 96), round(y * 320 / 96)) for x, y in ((24, 16), (72, 48))]
+    large, small = (other[y - 12 : y + 12, x - 12 : x + 12].sum() for x, y in at)
+    assert 110 < large < 140  # pixels of a disc of 12, and its edge
+    assert 28 < small < 42  # a quarter
+    assert tuple(drawn[150, 161]) == (224, 32, 32)  # the left side of the box
 
 
 def test_cells_hold_the_weights_inside_the_picture():

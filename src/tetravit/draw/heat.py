@@ -15,7 +15,7 @@ from tetravit.draw.base import INK, PAPER, SOFT, sans, shortened
 
 OPAQUE = 0.6  # opacity of the colours
 HIDDEN = 0.35  # brightness of the image outside the model's input
-PALE = 0.6  # contrast of the image below points
+PALE = 0.5  # contrast of the image below points
 DOT = 12  # pixels, diameter of the heaviest point
 FINE = 4  # supersampling of points
 FLOOR = 1e-6  # minimum of a logarithmic scale, relative to the largest value
@@ -112,13 +112,13 @@ def dots(image: np.ndarray, places: np.ndarray, weights: np.ndarray, scale: Scal
     """Weighted points over an image, the heaviest on top; their areas are in proportion to the weights.
 
     Args:
-        image: uint8 (H, W, 3), shown in pale grey.
+        image: uint8 (H, W, 3), shown in pale colours.
         places: (n, 2), x y in pixels of the image, counted from its corner. weights: (n,), not below 0.
         scale: of the weights; its highest is a disc of `DOT` pixels.
     """
-    grey = 255 - PALE * (255 - image.astype(np.float32).mean(axis=2, keepdims=True).repeat(3, axis=2))
+    pale = 255 - PALE * (255 - image.astype(np.float32))
     height, width = image.shape[:2]
-    large = Image.fromarray(np.rint(grey).astype(np.uint8)).resize((FINE * width, FINE * height))
+    large = Image.fromarray(np.rint(pale).astype(np.uint8)).resize((FINE * width, FINE * height))
     draw = ImageDraw.Draw(large)
     fills = coloured(weights[None], scale)[0]
     for i in weights.argsort(kind="stable"):

@@ -103,10 +103,7 @@ class Map:
         if not self.slices:
             return self
         seen = None if self.seen is None else self.seen.mean(dim=0, keepdim=True)
-        samples = self.samples
-        if samples is not None:  # of all slices, concatenated
-            share = samples.new_tensor([1.0, 1.0, 1 / len(samples)])
-            samples = (samples * share).flatten(0, 1)[None]
+        samples = None if self.samples is None else self.samples.flatten(0, 1)[None]  # of all slices
         return replace(self, values=self.values.mean(dim=0), slices=(), seen=seen, samples=samples)
 
     def with_target(self, target: str, details: Mapping[str, Any]) -> Map:

@@ -176,6 +176,7 @@ def export(
             announce("Quantizing to 8 bits")
             quantized = int8.apply(draft, plain, samples, sides, max_drop=max_drop, slower=slower)
             pictures = replace(pictures, notes=(*pictures.notes, str(quantized)))
+        announce("Loading the file")
         with held(refusal):
             run = held(refusal)(target.load(draft))
         compared = compare_file(plain, run, pictures, sides, dtype, announce)
@@ -201,16 +202,8 @@ def export(
         place(path, format, existing)  # others may have written in the meantime
         for file in (*drafts[1:], place_of(draft), drafts[0]):  # the main file last: where it is, all are
             os.replace(file, path.parent / file.name)
-    return Exported(
-        _files(path, target),
-        name,
-        dtype,
-        total,
-        compared.difference,
-        compared.shapes,
-        compared.objects,
-        certificate,
-    )
+    measured = (compared.difference, compared.shapes, compared.objects)
+    return Exported(_files(path, target), name, dtype, total, *measured, certificate)
 
 
 def compare_file(

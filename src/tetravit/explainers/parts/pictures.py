@@ -78,7 +78,11 @@ def _parts(one: Map, mean: bool, name: str, *, repeat: bool) -> list[tuple[str, 
         return [(name, one)]
     if not one.has_places:
         return [(f"{lead or one.kind}, {s}", one.select(i)) for i, s in enumerate(one.slices[:MOST])]
-    panels = [(f"{name}, mean of {len(one.slices)} heads", one.mean())] if len(one.slices) > 1 else []
+    several = f"mean of {len(one.slices)} heads"
+    if one.samples is not None:
+        name, several = lead, f"all {len(one.slices)} heads"
+    title = f"{name}, {several}" if name else several
+    panels = [(title, one.mean())] if len(one.slices) > 1 else []
     if mean and panels:
         return panels
     heads = [(f"{lead}, {s}" if lead else s, one.select(i)) for i, s in enumerate(one.slices[:MOST])]
