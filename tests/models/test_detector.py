@@ -258,6 +258,10 @@ def test_published_detectors_know_the_classes_of_coco(monkeypatch):
             "image_sizes holds a height and a width in pixels for each of the 2 images; got [(64, 64)].",
         ),
         (
+            lambda: small("retinanet").detect(torch.zeros(2, 3, 64, 64), torch.tensor([[64, 64], [0, 0]])),
+            "image_sizes holds a height and a width in pixels for each of the 2 images; got [[64, 64], [0, 0]].",
+        ),
+        (
             lambda: small("retinanet").detect(torch.zeros(1, 3, 64, 64), [(64, 65)]),
             "image_sizes must lie within the batch's 64 x 64 pixels; got [[64, 65]].",
         ),

@@ -87,8 +87,11 @@ class DinoDETR(DetectionHead):
     box_noise: how far sides of a copy move at most, in half sides; negatives move up to twice as far. width: of the
     tokens. hidden: of the layers between attentions. num_points: samples per head and level.
 
+    The authors' checkpoints are not in the catalogue; a file of theirs loads with `weights=FILE`, the head alone
+    where it holds no backbone.
+
     Raises:
-        ValueError: for a number of levels, or of heads, that there cannot be.
+        ValueError: for an unsupported number of levels, heads, queries or layers.
     """
 
     fresh = (

@@ -212,6 +212,7 @@ class Detector(DenseModel):
             return torch.tensor([images.shape[2:]] * len(images), device=images.device)
         given = torch.as_tensor(sizes, device=images.device)
         if given.shape != (len(images), 2) or (given < 1).any():
+            sizes = sizes.tolist() if isinstance(sizes, Tensor) else sizes  # in one line
             raise ValueError(
                 f"{name} holds a height and a width in pixels for each of the {len(images)} images; got {sizes!r}."
             )
