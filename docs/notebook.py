@@ -88,6 +88,10 @@ def _output(output: Mapping[str, Any]) -> dict[str, Any] | None:
             "name": "stdout",
             "text": "".join(output["text"]).splitlines(keepends=True),
         }
+    if "<progress" in "".join(
+        output.get("data", {}).get("text/html", "")
+    ):  # a bar, which differs from run to run
+        return None
     data = {kind: output["data"][kind] for kind in KEPT if kind in output.get("data", {})}
     if "image/png" in data:
         data = {"image/png": _small("".join(data["image/png"])), "text/plain": ["picture"]}

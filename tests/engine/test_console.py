@@ -25,6 +25,8 @@ def test_the_bar_moves_with_every_step_and_names_an_evaluation():
     assert "left" in task.description
     console.evaluating()
     assert task.description == "evaluating"
+    console.evaluated(record(3, top1=0.5))
+    assert task.description.startswith("epoch 1.0")
     console.step(record(10, lr=0.1, loss=1.0))
     assert "0:00" not in task.description
     console.stop()

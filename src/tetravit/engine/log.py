@@ -261,6 +261,8 @@ class Console(Reporter):
 
     def evaluated(self, record: Record) -> None:
         scores = _numbers(_shown_scores(record))
+        if self._bar is not None:  # its last state stays below the cell of a notebook
+            self._bar.update(text=self._text)
         self._print(f"step {record['step']}/{self._total}  epoch {record['epoch']:.1f}  {scores}")
 
     def note(self, text: str) -> None:
