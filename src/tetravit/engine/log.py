@@ -219,6 +219,7 @@ class Console(Reporter):
         self._text = ""  # of the last record
         self._from: tuple[float, int] | None = None  # start time and step of the pace measurement
         self._pace_s = 0.0  # per step
+        self._evaluating = False
 
     def start(self, plan: Plan) -> None:
         width = max((len(label) for label, _ in plan.lines), default=0)
@@ -255,14 +256,15 @@ class Console(Reporter):
         self._bar.update(done, text)
 
     def evaluating(self) -> None:
-        self._from = None  # exclude the evaluation from the pace
+        self._from, self._evaluating = None, True  # the evaluation is excluded from the pace
         if self._bar is not None:
             self._bar.update(text="evaluating")
 
     def evaluated(self, record: Record) -> None:
         scores = _numbers(_shown_scores(record))
-        if self._bar is not None:  # its last state stays below the cell of a notebook
+        if self._bar is not None and self._evaluating:  # its last state stays below the cell of a notebook
             self._bar.update(text=self._text)
+        self._evaluating = False
         self._print(f"step {record['step']}/{self._total}  epoch {record['epoch']:.1f}  {scores}")
 
     def note(self, text: str) -> None:
