@@ -25,7 +25,7 @@ from tetravit.layers.heads import to_heads
 from tetravit.layers.init import trunc_normal_
 from tetravit.layers.mlp import Mlp, add_mlp
 from tetravit.layers.plain import is_plain_module, is_plain_tree
-from tetravit.layers.residual import add_linear
+from tetravit.layers.residual import add_linear, drawn
 from tetravit.layers.sparing import again, norm_again
 from tetravit.layers.vit import (
     OUT_BLOCKS,
@@ -244,11 +244,12 @@ class LocalBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
-        normed = norm_again(self.norm1, x)
         if type(self.attn) in (PositionalAttention, GatedPositionalAttention) and is_plain_module(self.attn):
-            x = add_linear(x, self.attn.proj, self.attn.attend(normed, grid), self.drop_path)
+            draw = drawn(x, self.drop_path, self.norm1, self.attn)
+            normed = norm_again(self.norm1, x if draw is None else draw.of(x))
+            x = add_linear(x, self.attn.proj, self.attn.attend(normed, grid), self.drop_path, draw=draw)
         else:
-            x = x + self.drop_path(self.attn(normed, grid))
+            x = x + self.drop_path(self.attn(norm_again(self.norm1, x), grid))
         return add_mlp(x, self.mlp, self.norm2, self.drop_path)
 
 

@@ -19,13 +19,13 @@ from torch.nn import functional as F
 
 from tetravit.backbones.base import Backbone
 from tetravit.kernels.biased_attention import attention_weights, biased_attention
-from tetravit.layers.drop_path import DropPath, linear_rates
+from tetravit.layers.drop_path import Draw, DropPath, linear_rates
 from tetravit.layers.heads import to_heads
 from tetravit.layers.init import trunc_normal_
 from tetravit.layers.mlp import Mlp, add_mlp
 from tetravit.layers.plain import can_use_fused, is_capturing, is_plain_module, is_plain_tree
 from tetravit.layers.relative_bias import RelativeBias
-from tetravit.layers.residual import add_linear, linear
+from tetravit.layers.residual import add_linear, drawn, linear
 from tetravit.layers.sparing import again, norm_again
 from tetravit.layers.window import Grid, join, padding, windows
 from tetravit.structures import AttentionKind, AttentionMap
@@ -251,16 +251,20 @@ class Block(nn.Module):
         """
         sides = (x.shape[1], x.shape[2])
         x = x.flatten(1, 2)
-        x_windows, padded, hidden = self.windows_of(norm_again(self.norm1, x).unflatten(1, sides), layout)
         fused = isinstance(self.attn, WindowAttention) and is_plain_module(self.attn)
+        draw = drawn(x, self.drop_path, self.norm1, self.attn) if fused else None
+        rows = x
+        if draw is not None:
+            rows, query = draw.of(x), _of_images(query, len(x), draw)
+        x_windows, padded, hidden = self.windows_of(norm_again(self.norm1, rows).unflatten(1, sides), layout)
         attn = self.attn.attend if fused else self.attn
         x_windows = attn(x_windows, query) if hidden is None else attn(x_windows, query, hidden)
         if layout == "map":
             attended = join(x_windows, self.window_size, padded, sides).flatten(1, 2)
         else:
-            attended = x_windows.view_as(x)
+            attended = x_windows.view_as(rows)
         if fused:
-            x = add_linear(x, self.attn.proj, attended, self.drop_path, self.gamma1)
+            x = add_linear(x, self.attn.proj, attended, self.drop_path, self.gamma1, draw)
         else:
             x = x + self.drop_path(attended if self.gamma1 is None else self.gamma1 * attended)
         return add_mlp(x, self.mlp, self.norm2, self.drop_path, self.gamma2).unflatten(1, sides)
@@ -496,6 +500,17 @@ def _per_window(query: Tensor, num_windows: int) -> Tensor:
         window = torch.arange(query.shape[0] * num_windows, device=query.device)
         return query.index_select(0, window // num_windows)
     return query[:, None].expand(-1, num_windows, -1, -1, -1).flatten(0, 1)
+
+
+def _of_images(query: Tensor, batch: int, draw: Draw) -> Tensor:
+    """Queries of the windows of all images (B * nW, heads, N, D) -> of the images drawn."""
+    if draw.rows is None:
+        return query
+
+    def chosen(query: Tensor) -> Tensor:
+        return draw.of(query.unflatten(0, (batch, -1))).flatten(0, 1)
+
+    return again(chosen(query), chosen, query)
 
 
 def _masked(bias: Tensor, hidden: Tensor | None) -> Tensor:

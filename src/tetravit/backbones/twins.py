@@ -30,7 +30,7 @@ from tetravit.layers.heads import to_heads
 from tetravit.layers.init import trunc_normal_
 from tetravit.layers.mlp import Mlp, add_mlp
 from tetravit.layers.plain import is_plain_module
-from tetravit.layers.residual import add_linear
+from tetravit.layers.residual import add_linear, drawn
 from tetravit.layers.sparing import again, norm_again
 from tetravit.layers.window import join, padding, windows
 from tetravit.structures import AttentionKind, AttentionMap
@@ -245,11 +245,13 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         grid = (x.shape[1], x.shape[2])
         x = x.flatten(1, 2)  # (B, N, C)
-        normed = norm_again(self.norm1, x).unflatten(1, grid)
         if isinstance(self.attn, LocalAttention | GlobalAttention) and is_plain_module(self.attn):
+            draw = drawn(x, self.drop_path, self.norm1, self.attn)
+            normed = norm_again(self.norm1, x if draw is None else draw.of(x)).unflatten(1, grid)
             attended = self.attn.attend(normed).flatten(1, 2)
-            x = add_linear(x, self.attn.proj, attended, self.drop_path)
+            x = add_linear(x, self.attn.proj, attended, self.drop_path, draw=draw)
         else:
+            normed = norm_again(self.norm1, x).unflatten(1, grid)
             x = x + self.drop_path(self.attn(normed).flatten(1, 2))
         return add_mlp(x, self.mlp, self.norm2, self.drop_path).unflatten(1, grid)
 

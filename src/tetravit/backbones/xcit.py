@@ -20,13 +20,13 @@ from tetravit.kernels import gram_attention
 from tetravit.layers.batch_norm import BatchNorm
 from tetravit.layers.choices import check_choice, check_flags
 from tetravit.layers.class_attention import ClassAttention
-from tetravit.layers.drop_path import DropPath
+from tetravit.layers.drop_path import Draw, DropPath
 from tetravit.layers.heads import to_heads
 from tetravit.layers.init import trunc_normal_
 from tetravit.layers.mlp import Mlp, add_mlp
 from tetravit.layers.plain import can_use_fused, is_plain_module, is_plain_tree, is_transformed
 from tetravit.layers.position import FourierPosition
-from tetravit.layers.residual import add_linear, linear
+from tetravit.layers.residual import add_linear, drawn, linear
 from tetravit.layers.sparing import again, norm_again, sparing
 from tetravit.layers.vit import PatchEmbed
 from tetravit.structures import AttentionKind, AttentionMap
@@ -87,17 +87,24 @@ class CrossCovarianceAttention(nn.Module):
         """Normed patches (B, N, C) -> (B, N, C)."""
         return self.proj(self.attend(x))
 
-    def add_to(self, x: Tensor, normed: Tensor, drop_path: DropPath, gamma: Tensor) -> Tensor:
-        """x + drop_path(gamma * attention(normed)), in the form with fewer operations."""
-        if drop_path.active or not self._takes_gram(normed, drop_path):
-            return add_linear(x, self.proj, self.attend(normed), drop_path, gamma)
+    def add_to(
+        self, x: Tensor, normed: Tensor, drop_path: DropPath, gamma: Tensor, draw: Draw | None = None
+    ) -> Tensor:
+        """x + drop_path(gamma * attention(normed)), in the form that takes fewer operations.
+
+        draw: `normed` are these samples alone; None: all.
+        """
+        if (drop_path.active and draw is None) or not self._takes_gram(normed, drop_path):
+            return add_linear(x, self.proj, self.attend(normed), drop_path, gamma, draw)
         matrix, shift = gram_attention.gram_projection(
             normed,
             (self.qkv.weight, self.qkv.bias),
             self.temperature,
             (gamma[:, None] * self.proj.weight, gamma * self.proj.bias),
         )
-        return torch.baddbmm(x + shift, normed, matrix)
+        if draw is None:
+            return torch.baddbmm(x + shift, normed, matrix)
+        return draw.add(x, torch.baddbmm(shift, normed, matrix))
 
     def _takes_gram(self, normed: Tensor, *others: nn.Module) -> bool:
         """Whether to use the Gram form: as set by `many`, or if it is known to be faster."""
@@ -248,10 +255,11 @@ class Block(nn.Module):
     def _mix_channels(self, x: Tensor, attn: CrossCovarianceAttention) -> Tensor:
         assert self.norm1 is not None
         assert self.gamma1 is not None
-        normed = norm_again(self.norm1, x)
         if type(attn) is CrossCovarianceAttention and is_plain_module(attn):
-            return attn.add_to(x, normed, self.drop_path, self.gamma1)
-        return x + self.drop_path(self.gamma1 * attn(normed))
+            draw = drawn(x, self.drop_path, self.norm1, attn)
+            normed = norm_again(self.norm1, x if draw is None else draw.of(x))
+            return attn.add_to(x, normed, self.drop_path, self.gamma1, draw)
+        return x + self.drop_path(self.gamma1 * attn(norm_again(self.norm1, x)))
 
 
 class ClassBlock(nn.Module):

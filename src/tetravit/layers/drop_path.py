@@ -1,8 +1,32 @@
 """Stochastic depth (Huang et al. 2016, arXiv:1603.09382): a residual branch is skipped per sample."""
 
+from dataclasses import dataclass
+
+import torch
 from torch import Tensor
 
 from tetravit.seeds import RowLayer, row_uniform
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The samples of a batch that take a residual branch.
+
+    rows: their places in the batch (R,); None: all take it. factor: of their branch.
+    """
+
+    rows: Tensor | None
+    factor: float
+
+    def of(self, x: Tensor) -> Tensor:
+        """x (B, ...) -> those samples (R, ...)."""
+        return x if self.rows is None else x.index_select(0, self.rows)
+
+    def add(self, x: Tensor, branch: Tensor) -> Tensor:
+        """x (B, ...) and the branch of those samples (R, ...) -> their sum (B, ...)."""
+        if self.rows is None:
+            return torch.add(x, branch, alpha=self.factor)
+        return x.index_add(0, self.rows, branch, alpha=self.factor)
 
 
 class DropPath(RowLayer):
@@ -32,6 +56,16 @@ class DropPath(RowLayer):
         if u is None:
             return x.new_empty(shape).bernoulli_(keep).div_(keep)
         return (u < keep).to(x.dtype).div_(keep).view(shape)
+
+    def draw(self, x: Tensor) -> Draw:
+        """Which samples of x (B, ...) take the branch now, by the same numbers as `mask`; reads them on the host."""
+        mask = self.mask(x)
+        if mask is None:
+            return Draw(None, 1.0)
+        rows, factor = mask.flatten().nonzero().flatten(), 1.0 / (1.0 - self.rate)
+        if len(rows) == len(x):
+            return Draw(None, factor)
+        return Draw(rows, factor) if len(rows) else Draw(None, 0.0)  # all alike, rather than none
 
     @property
     def active(self) -> bool:

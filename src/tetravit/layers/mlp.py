@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from tetravit.kernels.residual_mlp import MlpWeights, residual_mlp
 from tetravit.layers.drop_path import DropPath
 from tetravit.layers.plain import can_use_fused
-from tetravit.layers.residual import add_linear, linear
+from tetravit.layers.residual import add_linear, drawn, linear
 from tetravit.layers.sparing import again, norm_again
 
 PART = 2**20  # hidden values per chunk and core, to fit its cache
@@ -41,19 +41,20 @@ def add_mlp(
         branch = mlp(norm_again(norm, x))
         return x + drop_path(branch if gamma is None else gamma * branch)
     fc1, fc2 = mlp.fc1, mlp.fc2
-    if torch.is_grad_enabled() and x.numel() // x.shape[-1] * fc1.out_features <= AT_ONCE:
-        hidden = linear(fc1, norm_again(norm, x))
-        return add_linear(x, fc2, again(F.gelu(hidden), F.gelu, hidden), drop_path, gamma)
-    keep = drop_path.mask(x)
-    if keep is not None:
-        keep = keep.expand(*x.shape[:-1], 1).reshape(-1, 1)
+    draw = drawn(x, drop_path, mlp, norm)
+    rows = x if draw is None else draw.of(x)
+    if torch.is_grad_enabled() and rows.numel() // x.shape[-1] * fc1.out_features <= AT_ONCE:
+        hidden = linear(fc1, norm_again(norm, rows))
+        return add_linear(x, fc2, again(F.gelu(hidden), F.gelu, hidden), drop_path, gamma, draw)
     w2: Tensor = fc2.weight
     b2: Tensor = fc2.bias
     if gamma is not None:  # scale the weights instead of all tokens
         w2, b2 = gamma[:, None] * w2, gamma * b2
     weights = MlpWeights(norm.weight, norm.bias, fc1.weight, fc1.bias, w2, b2)
-    tokens = x.flatten(0, -2)
+    tokens = rows.flatten(0, -2)
+    keep = None if draw is None else x.new_full((len(tokens), 1), draw.factor)
     values = PART if torch.is_grad_enabled() else FUSED_PART
     most = max(1, values // fc1.out_features) * torch.get_num_threads()
     part = max(1, math.ceil(len(tokens) / max(1, math.ceil(len(tokens) / most))))  # equal chunks
-    return residual_mlp(tokens, keep, weights, norm.eps, part).view(x.shape)
+    y = residual_mlp(tokens, keep, weights, norm.eps, part).view(rows.shape)
+    return y if draw is None or draw.rows is None else x.index_copy(0, draw.rows, y)

@@ -62,7 +62,7 @@ def _is_plain(module: nn.Module, dtype: torch.dtype | None = None) -> bool:
     if kind in LEAVES:
         if parameters.get("weight") is None or "bias" not in parameters:
             return False
-    elif kind is not nn.GELU and not kind.__module__.startswith("tetravit."):
+    elif kind not in (nn.GELU, nn.Identity) and not kind.__module__.startswith("tetravit."):
         return False
     for p in parameters.values():
         if p is None:

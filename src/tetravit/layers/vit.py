@@ -17,7 +17,7 @@ from tetravit.layers.heads import to_heads
 from tetravit.layers.mlp import Mlp, add_mlp
 from tetravit.layers.plain import is_capturing, is_plain_module
 from tetravit.layers.position import resize_grid
-from tetravit.layers.residual import add_linear
+from tetravit.layers.residual import add_linear, drawn
 from tetravit.layers.sparing import norm_again
 from tetravit.structures import AttentionKind, AttentionMap
 
@@ -211,10 +211,14 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, num_queries: int | None = None) -> Tensor:
         """Tokens (B, N, C) -> the output of the block; with `num_queries`, of the first tokens only."""
-        normed, rows = norm_again(self.norm1, x), x[:, :num_queries]
+        first = x[:, :num_queries]
         if type(self.attn) is SelfAttention and is_plain_module(self.attn):
-            x = add_linear(rows, self.attn.proj, self.attn.attend(normed, num_queries), self.drop_path)
+            draw = drawn(x, self.drop_path, self.norm1, self.attn)
+            normed = norm_again(self.norm1, x if draw is None else draw.of(x))
+            attended = self.attn.attend(normed, num_queries)
+            x = add_linear(first, self.attn.proj, attended, self.drop_path, draw=draw)
         else:
+            normed = norm_again(self.norm1, x)
             attended = self.attn(normed) if num_queries is None else self.attn(normed, num_queries)
-            x = rows + self.drop_path(attended)
+            x = first + self.drop_path(attended)
         return add_mlp(x, self.mlp, self.norm2, self.drop_path)
