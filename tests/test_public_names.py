@@ -1,6 +1,7 @@
 """The names users may rely on. A change of this list is a line in CHANGELOG.md."""
 
 import ast
+import gc
 import subprocess
 import sys
 
@@ -71,3 +72,16 @@ def test_importing_loads_no_torch(code):
         check=True,
     )
     assert found.stdout.strip() == ""
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_first_use_leaves_the_garbage_collector_as_it_was(enabled):
+    before = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        tetravit.__getattr__("Recipe")
+        with pytest.raises(AttributeError):
+            tetravit.__getattr__("Recipes")
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if before else gc.disable)()

@@ -1,6 +1,9 @@
 """XCiT, ConViT, GC ViT and Twins in PyTorch: all sizes and tasks, at any image size."""
 
+import gc
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -69,9 +72,22 @@ def __getattr__(name: str) -> Any:
         return version("tetravit")
     if name not in _HOMES:
         raise AttributeError(f"module 'tetravit' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    with _no_collection():
+        value = getattr(importlib.import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Pause the garbage collector: during `import torch` it takes about a tenth of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def __dir__() -> list[str]:
