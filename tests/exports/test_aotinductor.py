@@ -10,6 +10,7 @@ from tetravit.exports.aotinductor import kind_of_processor
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1800)
 def test_a_compiled_package_predicts_as_its_model(tmp_path):
     model, path = classifier(depth=1), tmp_path / "m.pt2"
     done = export(model, path, "aotinductor")

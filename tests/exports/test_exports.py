@@ -18,6 +18,7 @@ from tetravit.models.portable import apart, share
 from tetravit.structures import Preprocess
 
 NEEDS = {"onnx": "onnxruntime", "openvino": "openvino"}
+NIGHTLY = (pytest.mark.nightly, pytest.mark.timeout(1800))  # writing takes minutes, on a busy machine ten
 
 
 def classifier(name="xcit_nano_12_p16", **options):
@@ -110,8 +111,8 @@ def test_every_family(name, format, tmp_path):
     [
         ("retinanet", "openvino"),
         ("mask_rcnn", "onnx"),
-        pytest.param("cascade", "openvino", marks=pytest.mark.nightly),
-        pytest.param("mask_rcnn", "openvino", marks=pytest.mark.nightly),
+        pytest.param("cascade", "openvino", marks=NIGHTLY),
+        pytest.param("mask_rcnn", "openvino", marks=NIGHTLY),
     ],
 )
 def test_detectors_find_the_same(head, format, tmp_path):

@@ -208,6 +208,7 @@ def test_a_quantized_file(tmp_path, monkeypatch, folder):
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1800)
 def test_speeds_are_measured(tmp_path):
     pytest.importorskip("openvino")
     export(classifier(), tmp_path / "m.xml")
@@ -217,6 +218,7 @@ def test_speeds_are_measured(tmp_path):
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1800)
 def test_changed_predictions_are_refused(tmp_path, folder):
     """A model whose predictions are near each other: no drop is allowed, one is found, or none is left to return."""
     pytest.importorskip("nncf")
