@@ -251,6 +251,15 @@ def test_a_choice_holds_for_its_case_and_the_graph_for_all(machine, model, case,
     assert len(kept.entries()) == 1
 
 
+def test_another_load_changes_nothing_where_there_is_one_setting(machine, model, monkeypatch):
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
+    optimize(model, example=X)
+    machine.busy = 1.0
+    machine.built.clear()
+    assert optimize(model, example=X).optimized.cached
+    assert machine.built == ["openvino"]
+
+
 @pytest.mark.parametrize("damage", ["graph", "choice"])
 def test_a_damaged_entry_is_built_again(machine, model, damage):
     machine.times = {"openvino": 0.10, "eager": 0.20}

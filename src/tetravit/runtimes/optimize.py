@@ -16,7 +16,7 @@ from tetravit.registry import pick
 from tetravit.runtimes.base import CannotRun, Graphs, Outputs, Runner, Way, over_same_tensors, quiet
 from tetravit.runtimes.parts.compare import compare
 from tetravit.runtimes.parts.keep import Keeper, KeptPrograms
-from tetravit.runtimes.parts.load import Load
+from tetravit.runtimes.parts.load import Load, cores, free_threads
 from tetravit.runtimes.parts.processor import bfloat16_missing
 from tetravit.runtimes.parts.tune import (
     ERROR_16,
@@ -157,8 +157,9 @@ class _Optimizer(Generic[Model]):
         module, example = _module(fast), self.example.to(dtype)
         graphs = self._graphs(module, dtype)
         tuner = Tuner(module, graphs, self.names, self._load)
-        case = self._case(dtype)
-        choice = self.keeper.choice(case, tuner.names[0])
+        others = self._load.others()
+        case = self._case(dtype, others)
+        choice = self.keeper.choice(case, tuner.names[0]) or self._choice_of_other_load(dtype, others, tuner)
         if choice is None or not tuner.can_run(choice.candidate, example):
             choice, cached = tuner.choose(example), False
         else:
@@ -178,7 +179,7 @@ class _Optimizer(Generic[Model]):
         if own != torch.float32 or missing:
             self.left_out |= {"bfloat16": missing} if missing else {}
             return self.of(own)
-        case = self._case("auto")
+        case = self._case("auto", self._load.others())
         known = self.keeper.type_of(case)
         if known is not None:
             return replace(self.of(fast if known[0] == "bfloat16" else own), difference=known[1])
@@ -199,9 +200,22 @@ class _Optimizer(Generic[Model]):
             module, one_size=self._one_size, file=keeper.file, keep=keeper.add, programs=KeptPrograms(keeper)
         )
 
-    def _case(self, dtype: torch.dtype | Literal["auto"]) -> str:
+    def _choice_of_other_load(self, dtype: torch.dtype, others: float, tuner: Tuner) -> Choice | None:
+        """A choice kept under another load, if under this load its backend has that one setting."""
+        batch, threads = len(self.example), torch.get_num_threads()
+        for busy in range(len(cores()) + 1):
+            choice = self.keeper.choice(self._case(dtype, busy), tuner.names[0])
+            row = runtimes.BACKENDS.get(choice.candidate.backend) if choice else None
+            if choice is None or row is None:
+                continue
+            ways = [choice.candidate.way, *row.ways(batch, threads, free_threads(threads, others))]
+            if len({(way.threads, row.parts(batch, way)) for way in ways}) == 1:
+                return choice
+        return None
+
+    def _case(self, dtype: torch.dtype | Literal["auto"], others: float) -> str:
         """The conditions of a choice, besides model and machine: a key of the kept choices."""
-        busy, threads = round(self._load.others()), torch.get_num_threads()
+        busy, threads = round(others), torch.get_num_threads()
         return f"{name_of(dtype)}, batch {len(self.example)}, {threads} threads, {busy} busy, {self._backend}"
 
 
