@@ -294,11 +294,10 @@ def test_a_detection_size_gives_finite_maps(name):
     backbone, images = create_backbone(name).eval(), torch.randn(1, 3, 800, 1333)
     with torch.no_grad():
         maps = backbone(images)
-        assert backbone.backbone(images).isfinite().all()
     assert all(level.isfinite().all() for level in maps)
     for level, stride in zip(maps, PYRAMID, strict=True):
         assert level.shape[2] == 800 // stride
-        assert level.shape[3] in (1333 // stride, -(-1333 // stride))
+        assert 1333 // stride <= level.shape[3] <= 1344 // stride  # cut off, or padded to whole patches
 
 
 def test_the_pooled_features_are_the_embedding(small):

@@ -136,7 +136,7 @@ def test_a_fault_is_one_line_and_the_server_goes_on(models):
         make = served.predict
         served.predict = lambda image, options: 1 / 0
         got = client.post("/v1/predict", content=body)
-        assert (got.status_code, got.json()) == (500, {"error": "The server failed; its log says how."})
+        assert (got.status_code, got.json()) == (500, {"error": "The server failed; see its log."})
         served.predict = make
         assert client.post("/v1/predict", content=body).status_code == 200
         assert client.service.in_flight == 0

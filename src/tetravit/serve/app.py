@@ -337,13 +337,13 @@ async def refused(request: Request, error: Exception) -> Response:
             405: f"{request.url.path} does not take {request.method}.",
         }.get(status, str(error.detail))
     else:
-        status, text, headers = 500, "The server failed; its log says how.", {}
+        status, text, headers = 500, "The server failed; see its log.", {}
     body = json.dumps({"error": text}).encode()
     return Response(body, status, headers, media_type="application/json")
 
 
 async def gone(request: Request, error: Exception) -> Response:
-    """The client has left: nobody reads this."""
+    """The client has disconnected: the response is discarded."""
     return Response(status_code=499)
 
 

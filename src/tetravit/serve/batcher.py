@@ -32,7 +32,7 @@ class Batcher(threading.Thread):
     """Runs jobs one call after another, in the order in which they came.
 
     Jobs of the key that is next join the call, up to its `most`. For those that are announced (`coming`), a call
-    waits up to `wait_s` after its first job came; nobody waits for requests that nobody has sent.
+    waits up to `wait_s` after its first job came; a call never waits for requests that were not announced.
 
     calls: called after each call of the model with the number of items and the seconds it took.
     """

@@ -20,13 +20,13 @@ IMAGES = (
     "application/octet-stream",
 )
 REFUSALS = {
-    "400": "A parameter or the body is not what the route takes.",
+    "400": "A parameter or the body is invalid.",
     "404": "There is no such model.",
     "408": "The body did not arrive within the deadline.",
     "413": "The body, or the image in it, is too large.",
     "415": "The body is a form, or packed.",
     "422": "The image cannot be read.",
-    "503": "The server has too many requests, or is not ready. Retry-After says when to come back.",
+    "503": "The server has too many requests, or is not ready. See Retry-After.",
     "504": "No result within the deadline.",
 }
 
@@ -116,7 +116,7 @@ def _explanations(models: Sequence[Served]) -> list[dict[str, Any]]:
         _query(
             "explain",
             {"type": "string", "enum": methods},
-            "The map of a method over the picture, in place of the prediction; with draw all maps and their scales.",
+            "The map of a method over the picture, instead of the prediction; with draw all maps and their scales.",
         ),
         _query(
             "class",

@@ -33,7 +33,7 @@ def measure(
     ),
     data_root: Annotated[str, typer.Option(metavar="DIR", help="ADE20K.")] = "",
     images: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="So many validation images; all by default.")
+        int | None, typer.Option(metavar="N", min=1, help="Number of validation images; default: all.")
     ] = None,
     small: Annotated[
         bool, typer.Option("--small", help="Small segmenters with both heads and patch sizes, on drawings.")

@@ -22,7 +22,7 @@ def measure(
     weights: Annotated[str, typer.Option(metavar="W,W,...", help="Published detectors.")] = ",".join(WEIGHTS),
     data_root: Annotated[str, typer.Option(metavar="DIR", help="COCO 2017.")] = "",
     images: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="So many validation images; all by default.")
+        int | None, typer.Option(metavar="N", min=1, help="Number of validation images; default: all.")
     ] = None,
     small: Annotated[
         bool, typer.Option("--small", help="Small detectors with patches of 16 and 8 pixels, on drawings.")

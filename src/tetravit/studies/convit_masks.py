@@ -34,7 +34,7 @@ ROUNDING = 0.1
 
 DataRoot = Annotated[str, typer.Option(metavar="DIR", help="ImageNet, or a set of the weights' classes.")]
 Images = Annotated[
-    int | None, typer.Option(metavar="N", min=1, help="So many validation images; all by default.")
+    int | None, typer.Option(metavar="N", min=1, help="Number of validation images; default: all.")
 ]
 Small = Annotated[bool, typer.Option("--small", help="Small models, trained on the digits first.")]
 Epochs = Annotated[int, typer.Option(metavar="N", min=1, help="With --small: epochs of training.")]
@@ -183,7 +183,7 @@ NEEDS = "published weights and a validation set (--data-root)"
 SMALL = "two minutes of one processor: small models, trained on the digits first"
 STUDIES = {
     "convit-mask-attention": Study(
-        "How much of ConViT's accuracy hangs on content, and how much on position?",
+        "How much does ConViT's accuracy depend on content, and how much on position?",
         measure_attention,
         {
             "weights": lambda row: row["weights"],

@@ -59,7 +59,7 @@ def measure(
     sketch: Annotated[str, typer.Option(metavar="DIR", help="ImageNet-Sketch.")] = "",
     real: Annotated[str, typer.Option(metavar="FILE", help="ReaL's real.json; with --imagenet.")] = "",
     images: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="So many images of each set; all by default.")
+        int | None, typer.Option(metavar="N", min=1, help="Images per set; default: all.")
     ] = None,
     small: Annotated[
         bool, typer.Option("--small", help="Small models of the five families on changed digits.")

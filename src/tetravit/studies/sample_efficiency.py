@@ -64,7 +64,7 @@ def table(only: str, fractions: str, *, small: bool) -> list[Row]:
 def measure(
     *,
     fractions: Annotated[
-        str, typer.Option(metavar="F,F,...", help="Shares of each class; those of the paper by default.")
+        str, typer.Option(metavar="F,F,...", help="Shares of each class; default: those of the paper.")
     ] = "",
     only: Only = "",
     data_root: DataRoot = "",

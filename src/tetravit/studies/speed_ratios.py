@@ -33,7 +33,7 @@ def ratios(
     def measure(
         *,
         batch: Annotated[int, typer.Option(metavar="N", min=1, help="Images per call.")] = 8,
-        rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Each pair is measured so often.")] = 5,
+        rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Measurements per pair.")] = 5,
         small: Annotated[bool, typer.Option("--small", help="The smallest pair, at 64 pixels.")] = False,
         device: str = "auto",
         on_run: Callable[[str], object] = lambda text: None,

@@ -29,7 +29,7 @@ def measure(
     ] = "knn",
     data_root: Annotated[str, typer.Option(metavar="DIR", help="ImageNet.")] = "",
     images: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="So many validation images; all by default.")
+        int | None, typer.Option(metavar="N", min=1, help="Number of validation images; default: all.")
     ] = None,
     images_per_class: Annotated[
         int,
