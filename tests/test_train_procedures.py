@@ -10,7 +10,7 @@ from task_toys import described
 from tetravit.engine.log import Reporter
 from tetravit.engine.optim import OptimConfig
 from tetravit.engine.profiling import fixed_mib, profile_step
-from tetravit.layers import sparing
+from tetravit.layers import selective_recompute
 from tetravit.models import create_model, load, save
 from tetravit.recipe import validated
 from tetravit.runs import train
@@ -190,7 +190,7 @@ def test_a_rehearsal_changes_nothing():
 
 
 def test_a_rehearsal_counts_what_the_backward_pass_needs(monkeypatch):
-    monkeypatch.setattr(sparing, "LEAST", 0)
+    monkeypatch.setattr(selective_recompute, "MIN_VALUES", 0)
     small, large, largest = (rehearsed(task(), size=size) for size in (32, 64, 128))
     # Four times the patches each time; what does not depend on them (the class token, folded weights) cancels.
     assert 3 < (largest.kept_mib - large.kept_mib) / (large.kept_mib - small.kept_mib) < 4.5

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from tetravit.layers.recompute import recomputed
-from tetravit.layers.sparing import sparing
+from tetravit.layers.selective_recompute import selective_recompute
 from tetravit.structures import AttentionKind, AttentionMap, TokenAttention
 
 SMALLEST_IMAGE = 32  # minimum side in pixels; below it the deepest map of a pyramid would be empty
@@ -197,7 +197,7 @@ class Backbone(nn.Module):
         """`block(*inputs)`, recomputed in the backward pass with checkpointing, else only its cheap parts."""
         if self.checkpoint_blocks and self.training and torch.is_grad_enabled():
             return recomputed(block, *inputs)
-        with sparing(inputs[0]):
+        with selective_recompute(inputs[0]):
             return block(*inputs)
 
     def check(self, images: Tensor) -> None:

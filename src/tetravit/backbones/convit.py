@@ -26,7 +26,7 @@ from tetravit.layers.init import trunc_normal_
 from tetravit.layers.mlp import Mlp, add_mlp
 from tetravit.layers.plain import is_plain_module, is_plain_tree
 from tetravit.layers.residual import add_linear, drawn
-from tetravit.layers.sparing import again, norm_again
+from tetravit.layers.selective_recompute import recomputable, recomputable_norm
 from tetravit.layers.vit import (
     OUT_BLOCKS,
     Block,
@@ -155,7 +155,7 @@ class GatedPositionalAttention(PositionalAttention):
             return torch.lerp(content, position, gate).flatten(2)
 
         parts = content, self._positional(v, grid), gate
-        return again(blended(*parts), blended, *parts)
+        return recomputable(blended(*parts), blended, *parts)
 
     def gates(self) -> Tensor:
         """Gate: weight of the positional attention in each head (heads,), in (0, 1)."""
@@ -211,7 +211,7 @@ class GatedPositionalAttention(PositionalAttention):
         def by_rows(v: Tensor) -> Tensor:
             return v.unflatten(1, grid).permute(3, 1, 0, 4, 2).reshape(heads, H, B * D * W)
 
-        x = again(by_rows(v), by_rows, v)
+        x = recomputable(by_rows(v), by_rows, v)
         x = torch.bmm(rows.to(v.dtype), x).view(heads, H * B * D, W)
         x = torch.bmm(x, columns.mT.to(v.dtype)).view(heads, H, B, D, W)
         return x.permute(2, 1, 4, 0, 3).flatten(1, 2).to(dtype)
@@ -246,10 +246,10 @@ class LocalBlock(nn.Module):
     def forward(self, x: Tensor, grid: Grid) -> Tensor:
         if type(self.attn) in (PositionalAttention, GatedPositionalAttention) and is_plain_module(self.attn):
             draw = drawn(x, self.drop_path, self.norm1, self.attn)
-            normed = norm_again(self.norm1, x if draw is None else draw.of(x))
+            normed = recomputable_norm(self.norm1, x if draw is None else draw.of(x))
             x = add_linear(x, self.attn.proj, self.attn.attend(normed, grid), self.drop_path, draw=draw)
         else:
-            x = x + self.drop_path(self.attn(norm_again(self.norm1, x), grid))
+            x = x + self.drop_path(self.attn(recomputable_norm(self.norm1, x), grid))
         return add_mlp(x, self.mlp, self.norm2, self.drop_path)
 
 

@@ -26,7 +26,7 @@ from tetravit.layers.mlp import Mlp, add_mlp
 from tetravit.layers.plain import can_use_fused, is_capturing, is_plain_module, is_plain_tree
 from tetravit.layers.relative_bias import RelativeBias
 from tetravit.layers.residual import add_linear, drawn, linear
-from tetravit.layers.sparing import again, norm_again
+from tetravit.layers.selective_recompute import recomputable, recomputable_norm
 from tetravit.layers.window import Grid, join, padding, windows
 from tetravit.structures import AttentionKind, AttentionMap
 
@@ -71,7 +71,7 @@ class FusedMBConv(nn.Module):
         if torch.compiler.is_exporting() and is_plain_module(self.se, self.pointwise):
             return self.as_convolutions(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         near = _convolve(self.depthwise, x)
-        near = again(F.gelu(near), F.gelu, near)
+        near = recomputable(F.gelu(near), F.gelu, near)
         if not can_use_fused(x, self.se, self.pointwise):
             return x + self.pointwise(self.se(near))
         weight = (
@@ -256,7 +256,9 @@ class Block(nn.Module):
         rows = x
         if draw is not None:
             rows, query = draw.of(x), _of_images(query, len(x), draw)
-        x_windows, padded, hidden = self.windows_of(norm_again(self.norm1, rows).unflatten(1, sides), layout)
+        x_windows, padded, hidden = self.windows_of(
+            recomputable_norm(self.norm1, rows).unflatten(1, sides), layout
+        )
         attn = self.attn.attend if fused else self.attn
         x_windows = attn(x_windows, query) if hidden is None else attn(x_windows, query, hidden)
         if layout == "map":
@@ -279,7 +281,7 @@ class Block(nn.Module):
             return x.flatten(0, 1), (0, 0), None
         size = self.window_size
         x_windows, padded = windows(x, size)
-        x_windows = again(x_windows, lambda x: windows(x, size)[0], x)
+        x_windows = recomputable(x_windows, lambda x: windows(x, size)[0], x)
         if not self.mask_padding:
             return x_windows, padded, None
         below, right = padding(x_windows, self.window_size, (x.shape[1], x.shape[2]))
@@ -487,7 +489,7 @@ def _convolve(conv: nn.Conv2d, x: Tensor) -> Tensor:
 
 def _over_tokens(norm: nn.Module, x: Tensor) -> Tensor:
     """LayerNorm over the channels of a channels-last map (B, H, W, C)."""
-    return norm_again(norm, x.flatten(1, 2)).unflatten(1, (x.shape[1], x.shape[2]))
+    return recomputable_norm(norm, x.flatten(1, 2)).unflatten(1, (x.shape[1], x.shape[2]))
 
 
 def _per_window(query: Tensor, num_windows: int) -> Tensor:
@@ -510,7 +512,7 @@ def _of_images(query: Tensor, batch: int, draw: Draw) -> Tensor:
     def chosen(query: Tensor) -> Tensor:
         return draw.of(query.unflatten(0, (batch, -1))).flatten(0, 1)
 
-    return again(chosen(query), chosen, query)
+    return recomputable(chosen(query), chosen, query)
 
 
 def _masked(bias: Tensor, hidden: Tensor | None) -> Tensor:

@@ -31,7 +31,7 @@ from tetravit.layers.init import trunc_normal_
 from tetravit.layers.mlp import Mlp, add_mlp
 from tetravit.layers.plain import is_plain_module
 from tetravit.layers.residual import add_linear, drawn
-from tetravit.layers.sparing import again, norm_again
+from tetravit.layers.selective_recompute import recomputable, recomputable_norm
 from tetravit.layers.window import join, padding, windows
 from tetravit.structures import AttentionKind, AttentionMap
 
@@ -114,14 +114,14 @@ class LocalAttention(nn.Module):
         grid = (x.shape[1], x.shape[2])
         size = self.window_size
         x_windows, padded = windows(x, size)  # (B * nW, w * w, C)
-        x_windows = again(x_windows, lambda x: windows(x, size)[0], x)
+        x_windows = recomputable(x_windows, lambda x: windows(x, size)[0], x)
         q, k, v = self._heads(x_windows)
         attended = F.scaled_dot_product_attention(q, k, v, attn_mask=self._mask(grid, x_windows))
 
         def joined(attended: Tensor) -> Tensor:
             return join(attended.transpose(1, 2).flatten(2), size, padded, grid)
 
-        return again(joined(attended), joined, attended)
+        return recomputable(joined(attended), joined, attended)
 
     def attention(self, x: Tensor) -> Tensor:
         """Attention weights within each window (B * nW, heads, w * w, w * w), rows for queries, for a normed map."""
@@ -224,7 +224,7 @@ class GlobalAttention(nn.Module):
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, heads, N, D), keys and values (B, heads, M, D)."""
-        summary = norm_again(self.norm, self.sr(x).flatten(1, 2))
+        summary = recomputable_norm(self.norm, self.sr(x).flatten(1, 2))
         (q,) = to_heads(x.flatten(1, 2), self.q, 1, self.num_heads)
         k, v = to_heads(summary, self.kv, 2, self.num_heads)
         return q, k, v
@@ -247,11 +247,11 @@ class Block(nn.Module):
         x = x.flatten(1, 2)  # (B, N, C)
         if isinstance(self.attn, LocalAttention | GlobalAttention) and is_plain_module(self.attn):
             draw = drawn(x, self.drop_path, self.norm1, self.attn)
-            normed = norm_again(self.norm1, x if draw is None else draw.of(x)).unflatten(1, grid)
+            normed = recomputable_norm(self.norm1, x if draw is None else draw.of(x)).unflatten(1, grid)
             attended = self.attn.attend(normed).flatten(1, 2)
             x = add_linear(x, self.attn.proj, attended, self.drop_path, draw=draw)
         else:
-            normed = norm_again(self.norm1, x).unflatten(1, grid)
+            normed = recomputable_norm(self.norm1, x).unflatten(1, grid)
             x = x + self.drop_path(self.attn(normed).flatten(1, 2))
         return add_mlp(x, self.mlp, self.norm2, self.drop_path).unflatten(1, grid)
 

@@ -27,7 +27,7 @@ from tetravit.layers.mlp import Mlp, add_mlp
 from tetravit.layers.plain import can_use_fused, is_plain_module, is_plain_tree, is_transformed
 from tetravit.layers.position import FourierPosition
 from tetravit.layers.residual import add_linear, drawn, linear
-from tetravit.layers.sparing import again, norm_again, sparing
+from tetravit.layers.selective_recompute import recomputable, recomputable_norm, selective_recompute
 from tetravit.layers.vit import PatchEmbed
 from tetravit.structures import AttentionKind, AttentionMap
 
@@ -55,10 +55,10 @@ class ConvStem(nn.Sequential):
 
     def forward(self, images: Tensor) -> Tensor:
         x = images
-        with sparing(images):
+        with selective_recompute(images):
             for layer in self:
                 y = layer(x)
-                x = again(y, F.gelu, x) if type(layer) is nn.GELU and is_plain_module(layer) else y
+                x = recomputable(y, F.gelu, x) if type(layer) is nn.GELU and is_plain_module(layer) else y
         return x
 
 
@@ -127,7 +127,7 @@ class CrossCovarianceAttention(nn.Module):
             return (v @ weights.mT).transpose(1, 2).flatten(2)  # (B, N, C)
 
         weights = self._weights(q, k)
-        return again(attended(v, weights), attended, v, weights)
+        return recomputable(attended(v, weights), attended, v, weights)
 
     def attention(self, x: Tensor) -> Tensor:
         """Attention weights between channels (B, heads, D, D) for normed patches (B, N, C), rows for queries."""
@@ -200,7 +200,7 @@ class LocalPatchInteraction(nn.Module):
         """All but the last convolution: patches (B, N, C) -> (B, C, H, W)."""
         x = x.unflatten(1, grid).permute(0, 3, 1, 2)  # (B, C, H, W), a channels-last view of the tokens
         x = self.conv1(x)
-        return self.norm(again(F.gelu(x), F.gelu, x))
+        return self.norm(recomputable(F.gelu(x), F.gelu, x))
 
 
 class Block(nn.Module):
@@ -245,7 +245,7 @@ class Block(nn.Module):
     def _mix_neighbours(self, x: Tensor, local: LocalPatchInteraction, grid: tuple[int, int]) -> Tensor:
         assert self.norm3 is not None
         assert self.gamma3 is not None
-        normed = norm_again(self.norm3, x)
+        normed = recomputable_norm(self.norm3, x)
         plain = type(local) is LocalPatchInteraction and can_use_fused(x, local, local.conv2, self.drop_path)
         if not plain or not torch.is_grad_enabled():
             return torch.addcmul(x, self.gamma3, self.drop_path(local(normed, grid)))
@@ -257,9 +257,9 @@ class Block(nn.Module):
         assert self.gamma1 is not None
         if type(attn) is CrossCovarianceAttention and is_plain_module(attn):
             draw = drawn(x, self.drop_path, self.norm1, attn)
-            normed = norm_again(self.norm1, x if draw is None else draw.of(x))
+            normed = recomputable_norm(self.norm1, x if draw is None else draw.of(x))
             return attn.add_to(x, normed, self.drop_path, self.gamma1, draw)
-        return x + self.drop_path(self.gamma1 * attn(norm_again(self.norm1, x)))
+        return x + self.drop_path(self.gamma1 * attn(recomputable_norm(self.norm1, x)))
 
 
 class ClassBlock(nn.Module):
@@ -280,16 +280,16 @@ class ClassBlock(nn.Module):
 
     def forward(self, token: Tensor, patches: Tensor) -> tuple[Tensor, Tensor]:
         """Class token (B, 1, C) and patches (B, N, C) -> both, after the block."""
-        normed = norm_again(self.norm1, patches)
+        normed = recomputable_norm(self.norm1, patches)
         token = self._attend(token, normed)
         patches = patches + self.gamma1 * normed
         if self.norm_patches:
-            patches = norm_again(self.norm2, patches)
+            patches = recomputable_norm(self.norm2, patches)
         return token, 2 * patches
 
     def token(self, token: Tensor, patches: Tensor) -> Tensor:
         """The class token only, which suffices in the last block."""
-        return self._attend(token, norm_again(self.norm1, patches))
+        return self._attend(token, recomputable_norm(self.norm1, patches))
 
     def _attend(self, token: Tensor, normed: Tensor) -> Tensor:
         token = token + self.gamma1 * self.attn(self.norm1(token), normed)
@@ -416,7 +416,7 @@ class XCiT(Backbone):
     def forward(self, images: Tensor) -> Tensor:
         patches, last = self._patches(images), self.class_blocks[1]
         if isinstance(last, ClassBlock) and is_plain_tree(last, self.norm):
-            with sparing(patches):
+            with selective_recompute(patches):
                 token, patches = self.class_blocks[0](self._class_token(images), patches)
                 token = last.token(token, patches)
             return self.norm(token[:, 0])
@@ -463,7 +463,7 @@ class XCiT(Backbone):
         """Patches (B, N, C) -> the class token (B, 1, C) and the patches after both class blocks."""
         token = self._class_token(patches)
         for block in self.class_blocks:
-            with sparing(patches):
+            with selective_recompute(patches):
                 token, patches = block(token, patches)
         return token, patches
 

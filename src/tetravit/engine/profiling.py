@@ -9,7 +9,7 @@ from torch import Tensor
 from tetravit.engine.optim import OptimConfig
 from tetravit.engine.optimizers import OPTIMIZERS
 from tetravit.engine.precision import Precision, autocast
-from tetravit.layers.sparing import noted
+from tetravit.layers.selective_recompute import on_saved_tensor
 from tetravit.tasks import Task
 from tetravit.tasks.base import Progress
 
@@ -81,7 +81,7 @@ def profile_step(
                 loss.item()  # synchronizes
                 return time.perf_counter() - start
 
-            with noted(keep):
+            with on_saved_tensor(keep):
                 seconds = run()
             if seconds < LONG_S:
                 seconds = run()  # without hooks, after a warm-up

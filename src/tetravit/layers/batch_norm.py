@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tetravit.layers.plain import is_capturing, is_transformed
-from tetravit.layers.sparing import again
+from tetravit.layers.selective_recompute import recomputable
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -36,7 +36,7 @@ class BatchNorm(nn.BatchNorm2d):
             self.num_batches_tracked.add_(1)
         eps = self.eps
         y: Tensor = _Normed.apply(x, self.weight, self.bias, mean, var, eps)
-        return again(y, partial(_normed, eps=eps), x, self.weight, self.bias, mean, var)
+        return recomputable(y, partial(_normed, eps=eps), x, self.weight, self.bias, mean, var)
 
     def _by_columns(self, x: Tensor) -> bool:
         """Whether PyTorch's kernel would lose precision; eager mode and default options only."""

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tetravit.layers.heads import to_heads
-from tetravit.layers.sparing import again
+from tetravit.layers.selective_recompute import recomputable
 
 
 class ClassAttention(nn.Module):
@@ -41,7 +41,7 @@ class ClassAttention(nn.Module):
     def _heads(self, token: Tensor, patches: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, heads, 1, D), keys and values (B, heads, 1 + N, D)."""
         (q,) = to_heads(token, self.q, 1, self.num_heads)
-        both = again(_joined(token, patches), _joined, token, patches)
+        both = recomputable(_joined(token, patches), _joined, token, patches)
         k, v = to_heads(both, self.kv, 2, self.num_heads)
         return q, k, v
 

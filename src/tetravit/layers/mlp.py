@@ -10,7 +10,7 @@ from tetravit.kernels.residual_mlp import MlpWeights, residual_mlp
 from tetravit.layers.drop_path import DropPath
 from tetravit.layers.plain import can_use_fused
 from tetravit.layers.residual import add_linear, drawn, linear
-from tetravit.layers.sparing import again, norm_again
+from tetravit.layers.selective_recompute import recomputable, recomputable_norm
 
 PART = 2**20  # hidden values per chunk and core, to fit its cache
 FUSED_PART = 2**22  # the same in evaluation, where the activation is fused
@@ -27,7 +27,7 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.fc1(x)
-        return self.fc2(again(F.gelu(hidden), F.gelu, hidden))
+        return self.fc2(recomputable(F.gelu(hidden), F.gelu, hidden))
 
 
 def add_mlp(
@@ -38,14 +38,14 @@ def add_mlp(
     gamma: learned factors (C,); None: 1.
     """
     if type(mlp) is not Mlp or not can_use_fused(x, mlp, norm, drop_path, mlp.fc1, mlp.fc2):
-        branch = mlp(norm_again(norm, x))
+        branch = mlp(recomputable_norm(norm, x))
         return x + drop_path(branch if gamma is None else gamma * branch)
     fc1, fc2 = mlp.fc1, mlp.fc2
     draw = drawn(x, drop_path, mlp, norm)
     rows = x if draw is None else draw.of(x)
     if torch.is_grad_enabled() and rows.numel() // x.shape[-1] * fc1.out_features <= AT_ONCE:
-        hidden = linear(fc1, norm_again(norm, rows))
-        return add_linear(x, fc2, again(F.gelu(hidden), F.gelu, hidden), drop_path, gamma, draw)
+        hidden = linear(fc1, recomputable_norm(norm, rows))
+        return add_linear(x, fc2, recomputable(F.gelu(hidden), F.gelu, hidden), drop_path, gamma, draw)
     w2: Tensor = fc2.weight
     b2: Tensor = fc2.bias
     if gamma is not None:  # scale the weights instead of all tokens

@@ -18,7 +18,7 @@ from tetravit.layers.mlp import Mlp, add_mlp
 from tetravit.layers.plain import is_capturing, is_plain_module
 from tetravit.layers.position import resize_grid
 from tetravit.layers.residual import add_linear, drawn
-from tetravit.layers.sparing import norm_again
+from tetravit.layers.selective_recompute import recomputable_norm
 from tetravit.structures import AttentionKind, AttentionMap
 
 Grid = tuple[int, int]
@@ -214,11 +214,11 @@ class Block(nn.Module):
         first = x[:, :num_queries]
         if type(self.attn) is SelfAttention and is_plain_module(self.attn):
             draw = drawn(x, self.drop_path, self.norm1, self.attn)
-            normed = norm_again(self.norm1, x if draw is None else draw.of(x))
+            normed = recomputable_norm(self.norm1, x if draw is None else draw.of(x))
             attended = self.attn.attend(normed, num_queries)
             x = add_linear(first, self.attn.proj, attended, self.drop_path, draw=draw)
         else:
-            normed = norm_again(self.norm1, x)
+            normed = recomputable_norm(self.norm1, x)
             attended = self.attn(normed) if num_queries is None else self.attn(normed, num_queries)
             x = first + self.drop_path(attended)
         return add_mlp(x, self.mlp, self.norm2, self.drop_path)

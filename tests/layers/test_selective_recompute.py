@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
-from tetravit.layers import sparing as module
-from tetravit.layers.sparing import again, norm_again, sparing
+from tetravit.layers import selective_recompute as module
+from tetravit.layers.selective_recompute import recomputable, recomputable_norm, selective_recompute
 from tetravit.models import create_model
 
 NEVER = 2**62
@@ -46,8 +46,8 @@ def tokens():
 
 def test_a_value_is_not_kept(saved):
     x, layer = tokens(), nn.Linear(4, 4)
-    with sparing(x):
-        active = again(F.gelu(x), F.gelu, x)
+    with selective_recompute(x):
+        active = recomputable(F.gelu(x), F.gelu, x)
         y = layer(active)
     assert active.data_ptr() not in kept(saved)
     found = torch.autograd.grad(y.square().sum(), (x, layer.weight))
@@ -57,9 +57,9 @@ def test_a_value_is_not_kept(saved):
 
 def test_values_may_follow_from_one_another(saved):
     x, norm, layer = tokens(), nn.LayerNorm(4), nn.Linear(5, 3)
-    with sparing(x):
-        normed = norm_again(norm, x)
-        turned = again(normed.mT.contiguous(), lambda y: y.mT.contiguous(), normed)
+    with selective_recompute(x):
+        normed = recomputable_norm(norm, x)
+        turned = recomputable(normed.mT.contiguous(), lambda y: y.mT.contiguous(), normed)
         y = layer(turned[:1])
     assert kept(saved).isdisjoint({normed.data_ptr(), turned.data_ptr()})
     found = torch.autograd.grad(y.square().sum(), (x, norm.weight, layer.weight))
@@ -98,8 +98,8 @@ def test_gradients_of_gradients_are_the_same(name, monkeypatch):
 
 def test_the_graph_may_be_used_twice():
     x, layer = tokens(), nn.Linear(4, 4)
-    with sparing(x):
-        y = layer(again(F.gelu(x), F.gelu, x)).square().sum()
+    with selective_recompute(x):
+        y = layer(recomputable(F.gelu(x), F.gelu, x)).square().sum()
     found = [torch.autograd.grad(y, layer.weight, retain_graph=True)[0] for _ in range(2)]
     assert torch.equal(*found)
 
@@ -108,8 +108,8 @@ def test_the_graph_may_be_used_twice():
 def test_a_tensor_that_has_changed_is_an_error(what):
     x, layer = tokens(), nn.Linear(4, 4)
     source = x * 2
-    with sparing(x):
-        y = layer(again(source.relu(), torch.relu, source))
+    with selective_recompute(x):
+        y = layer(recomputable(source.relu(), torch.relu, source))
     with torch.no_grad():
         (source if what == "source" else layer.weight).add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -119,8 +119,8 @@ def test_a_tensor_that_has_changed_is_an_error(what):
 def test_a_value_that_was_written_to_is_kept(saved):
     """As a hook on a norm may do."""
     x, norm, layer = tokens(), nn.LayerNorm(4), nn.Linear(4, 4)
-    with sparing(x):
-        normed = norm_again(norm, x)
+    with selective_recompute(x):
+        normed = recomputable_norm(norm, x)
         normed.mul_(3)
         y = layer(normed)
     assert normed.data_ptr() in kept(saved)
@@ -131,16 +131,19 @@ def test_a_value_that_was_written_to_is_kept(saved):
 def test_a_norm_with_a_hook_is_not_computed_again(saved):
     x, norm, layer = tokens(), nn.LayerNorm(4), nn.Linear(4, 4)
     norm.register_forward_hook(lambda _module, _inputs, output: 3 * output)
-    with sparing(x):
-        y = layer(norm_again(norm, x))
+    with selective_recompute(x):
+        y = layer(recomputable_norm(norm, x))
     found = torch.autograd.grad(y.square().sum(), layer.weight)
     torch.testing.assert_close(found, torch.autograd.grad(layer(norm(x)).square().sum(), layer.weight))
 
 
 def test_other_hooks_on_saved_tensors_come_first():
     x, seen = tokens(), []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t) or t, lambda t: t), sparing(x):
-        active = again(F.gelu(x), F.gelu, x)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t) or t, lambda t: t),
+        selective_recompute(x),
+    ):
+        active = recomputable(F.gelu(x), F.gelu, x)
         active.square()
     assert any(t.data_ptr() == active.data_ptr() for t in seen)
     y = checkpoint(lambda x: x.square(), x, use_reentrant=False)
@@ -149,10 +152,10 @@ def test_other_hooks_on_saved_tensors_come_first():
 
 def test_nothing_is_remembered_outside():
     x = tokens()
-    with sparing(x):
-        again(F.gelu(x), F.gelu, x)
+    with selective_recompute(x):
+        recomputable(F.gelu(x), F.gelu, x)
     assert module._under_way.recipes is None
-    with torch.no_grad(), sparing(x):
+    with torch.no_grad(), selective_recompute(x):
         assert module._under_way.recipes is None
 
 
