@@ -19,7 +19,7 @@ NEVER = 2**62
 
 @pytest.fixture(autouse=True)
 def small_tensors_count(monkeypatch):
-    monkeypatch.setattr(module, "LEAST", 0)
+    monkeypatch.setattr(module, "MIN_VALUES", 0)
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_gradients_are_the_same_to_the_bit(name, mode, monkeypatch):
     model = create_model(name, num_classes=5, drop_path=0.3, **TOYS[name]).train(mode == "train")
     images, gradients = torch.randn(2, 3, 64, 96), []
     for least in (0, NEVER):
-        monkeypatch.setattr(module, "LEAST", least)
+        monkeypatch.setattr(module, "MIN_VALUES", least)
         once = copy.deepcopy(model)
         torch.manual_seed(1)
         once(images).square().sum().backward()
@@ -89,7 +89,7 @@ def test_gradients_of_gradients_are_the_same(name, monkeypatch):
     model = create_model(name, num_classes=5, **TOYS[name]).train()
     images, found = torch.randn(2, 3, 64, 64, requires_grad=True), []
     for least in (0, NEVER):
-        monkeypatch.setattr(module, "LEAST", least)
+        monkeypatch.setattr(module, "MIN_VALUES", least)
         with sdpa_kernel(SDPBackend.MATH):
             first = torch.autograd.grad(model(images).square().sum(), images, create_graph=True)[0]
         found.append(torch.autograd.grad(first.square().sum(), images)[0])
@@ -154,9 +154,9 @@ def test_nothing_is_remembered_outside():
     x = tokens()
     with selective_recompute(x):
         recomputable(F.gelu(x), F.gelu, x)
-    assert module._under_way.recipes is None
+    assert module._state.recipes is None
     with torch.no_grad(), selective_recompute(x):
-        assert module._under_way.recipes is None
+        assert module._state.recipes is None
 
 
 @pytest.mark.parametrize(
