@@ -29,7 +29,7 @@ def saved(monkeypatch):
 
     def noted(tensor):
         packed = pack(tensor)
-        tensors.append((tensor, isinstance(packed, module._Kept)))
+        tensors.append((tensor, isinstance(packed, module._Saved)))
         return packed
 
     monkeypatch.setattr(module, "_packed", noted)
