@@ -266,14 +266,7 @@ class _Running:
     """
 
     def __init__(
-        self,
-        fast: Portable,
-        tuner: Tuner,
-        choice: Choice,
-        example: Tensor,
-        how: Optimized,
-        *,
-        has_run: bool = True,
+        self, fast: Portable, tuner: Tuner, choice: Choice, example: Tensor, how: Optimized, has_run: bool
     ) -> None:
         self._fast, self._plain, self._tuner = fast, getattr(fast, fast.accelerated), tuner
         self._dtype, self._candidate = example.dtype, choice.candidate
