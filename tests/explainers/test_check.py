@@ -33,15 +33,16 @@ def square():
 
 
 def test_a_true_map_beats_the_random_order_and_points_into_the_box(bright):
-    found = explain(
+    explanation = explain(
         bright, square(), "occlusion", class_=0, square=8, check=True, boxes=[(8, 40, 24, 56)]
-    ).check
+    )
+    found = explanation.check
     assert found["deletion"]["map"] < found["deletion"]["random"] - 0.05
     assert found["insertion"]["map"] > found["insertion"]["random"] + 0.05
     assert found["pointing"] is True
     assert found["energy"] > 0.5
     assert found["area"] == pytest.approx(256 / 4096, abs=1e-4)
-    assert picture(found).size == (900, 360)
+    assert picture(explanation).size == (900, 360)
 
 
 def test_a_mask_counts_as_boxes_do(bright):

@@ -1,5 +1,6 @@
 """Segmenters and detectors: regions, chosen detections with their boxes fixed, layers of the backbone."""
 
+import numpy as np
 import pytest
 import torch
 from torchvision.ops import box_iou
@@ -79,7 +80,7 @@ def test_every_head_has_grad_cam_over_its_maps(detector):
     assert [one.layer for one in levels] == [f"feature_maps.{i}" for i in range(4)]
     assert mean.layer == ", ".join(one.layer for one in levels)
     assert found.view.share == 1.0
-    assert found.maps[0].target.startswith("class ")
+    assert found.maps[0].target.startswith("detection 1: class ")
     (one,) = explain(detector, image, "hirescam", layer="feature_maps.2").maps
     assert one.grid == (4, 6)
     assert found.draw().width > 300
@@ -142,3 +143,25 @@ def test_overlap_of_the_likeness_is_that_of_boxes(detector):
     found = detector.detect(images)[0]
     assert float(target.probability(images)) >= float(found.scores[0]) - 1e-5
     assert float(box_iou(target.box[None], found.boxes[:1])) == pytest.approx(1.0)
+
+
+def test_the_box_of_a_detection_is_in_pixels_of_the_picture_and_drawn(detector):
+    image = torch.rand(3, 100, 140)
+    prepared = detector.preprocess(image)
+    found = detector.detect(prepared[None], output_sizes=[[100, 140]])[0]
+    e = explain(detector, image, "occlusion", detection=1, square=64)
+    assert e.maps[0].details["box"] == pytest.approx(found.boxes[1].tolist(), abs=0.02)
+    score = 100 * float(found.scores[1])
+    assert e.maps[0].target == f"detection 1: class {int(found.labels[1])} {score:.0f} %"
+    drawn = np.asarray(e.draw())
+    assert (drawn == (224, 32, 32)).all(axis=2).any()
+
+
+def test_the_cells_of_a_region_are_its_box(segmenter):
+    image = torch.rand(3, 64, 90)
+    e = explain(segmenter, image, "hirescam", region=(20, 10, 40, 30), layer="feature_maps.3")
+    left, top, right, bottom = e.maps[0].details["box"]
+    assert (left <= 20, top <= 10, right >= 40, bottom >= 30) == (True,) * 4
+    assert (right - left) * (bottom - top) < 28 * 28
+    whole = explain(segmenter, image, "hirescam", layer="feature_maps.3")
+    assert "box" not in whole.maps[0].details

@@ -39,7 +39,7 @@ def test_a_gif_becomes_a_gif_of_its_length_and_rate(model, clip, tmp_path):
     with Image.open(tmp_path / "out" / "map.gif") as made:
         assert made.n_frames == 4
         assert made.info["duration"] == 40
-        assert made.width == 2 * 360
+        assert made.width == 2 * 360 + 4
 
 
 def test_heads_stand_beside_each_other_in_frames_of_a_folder(model, tmp_path):
@@ -51,7 +51,7 @@ def test_heads_stand_beside_each_other_in_frames_of_a_folder(model, tmp_path):
     files = sorted((tmp_path / "out").iterdir())
     assert [file.name for file in files] == [f"{i:06d}.png" for i in range(1, 5)]
     with Image.open(files[0]) as made:
-        assert made.width == 3 * 360  # the frame and four heads in two rows
+        assert made.width == 3 * 360 + 2 * 4  # the frame and four heads in two rows
 
 
 def test_one_scale_for_the_clip_does_not_flicker(model, tmp_path, monkeypatch):

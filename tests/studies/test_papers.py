@@ -194,21 +194,3 @@ def test_masks_in_small_and_resuming(tmp_path):
         "convit-mask-attention", "--small", "--epochs", "1", "--images", "40", "--into", str(file)
     )
     assert (code, err.count("masked in the first")) == (0, 4)  # other images: nothing is reused
-
-
-@pytest.mark.nightly
-@pytest.mark.parametrize(
-    ("name", "options", "count"),
-    [
-        ("convit-mask-positions", ["--epochs", "1", "--images", "40"], 4),
-        ("resolution", ["--epochs", "1", "--images", "40"], 6),
-        ("xcit-resolution-cost", ["--rounds", "1"], 6),
-        ("twins-table1", [], 1),
-    ],
-)
-def test_in_small(monkeypatch, name, options, count):
-    from tetravit.studies import resolution
-
-    few = {key: resolution.MODELS[key] for key in ("xcit_nano_12_p16", "twins_svt_small")}
-    monkeypatch.setattr(resolution, "MODELS", few)
-    assert len(rows(name, "--small", *options)) == count

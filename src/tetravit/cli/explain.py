@@ -172,7 +172,7 @@ def explain(
             if explanation.check is not None:
                 from tetravit.explainers.parts.check import picture
 
-                picture(dict(explanation.check)).save(target.with_name(f"{target.stem}-check.png"))
+                picture(explanation).save(target.with_name(f"{target.stem}-check.png"))
         if save_maps is not None:
             explanation.save(save_maps)
         if as_json:

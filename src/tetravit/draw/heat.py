@@ -101,7 +101,7 @@ def heat(
 
 
 def outline(picture: Image.Image, box: tuple[float, float, float, float]) -> None:
-    """Draw a red rectangle in place, edges in pixels, with a light outline: the query of a map."""
+    """Draw a red rectangle in place, edges in pixels, with a light outline: the query or the target of a map."""
     draw = ImageDraw.Draw(picture)
     left, top, right, bottom = (round(edge) for edge in box)
     draw.rectangle((left - 1, top - 1, right, bottom), outline="white")

@@ -106,9 +106,11 @@ class Map:
         samples = None if self.samples is None else self.samples.flatten(0, 1)[None]  # of all slices
         return replace(self, values=self.values.mean(dim=0), slices=(), seen=seen, samples=samples)
 
-    def with_target(self, target: str, details: Mapping[str, Any]) -> Map:
-        """The same map of a target, with its figures."""
-        return replace(self, target=target, details=details)
+    def with_target(
+        self, target: str, details: Mapping[str, Any], box: tuple[float, float, float, float] | None = None
+    ) -> Map:
+        """The same map of a target, with its figures and its box."""
+        return replace(self, target=target, details=details, box=box)
 
     def to_dict(self) -> dict[str, Any]:
         """All but the values, JSON-ready, with their smallest, largest and sum; small tables with their values.

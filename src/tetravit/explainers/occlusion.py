@@ -50,6 +50,7 @@ def occlusion(model: Model, images: Any, request: Request) -> list[Map]:
             stride=step,
             centre=(step - 1) / 2,
             target=target.name,
+            box=target.place,
             signed=True,
             details={"score": whole_score, "square": 2 * step},
         )

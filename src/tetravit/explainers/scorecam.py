@@ -54,7 +54,7 @@ def scorecam(model: Model, images: Any, request: Request) -> list[Map]:
         raw = (weights[:, None, None] * channels).sum(dim=0)
         details = {"score": target.score, "channels": len(channels)}
         place = Map(raw.relu(), "Score-CAM", layer.name, stride=layer.stride, centre=layer.centre)
-        maps.append(place.with_target(target.name, details))
+        maps.append(place.with_target(target.name, details, target.place))
     return maps
 
 

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tetravit.studies.base import Row, Study, verdicts
+from tetravit.studies.parts.costs import macs
 from tetravit.studies.parts.figures import bars
+from tetravit.studies.parts.scores import one_run_beside
 from tetravit.studies.parts.tables import published, trained_on_drawings
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ WEIGHTS = (
     *(f"{name}.ade20k_upernet" for name in TWINS),
 )
 HEADS = {"semantic_fpn": "semantic FPN", "upernet": "UPerNet"}
+IMAGES = 2_000  # of the validation part
 
 
 def measure(
@@ -38,7 +41,7 @@ def measure(
     small: Annotated[
         bool, typer.Option("--small", help="Small segmenters with both heads and patch sizes, on drawings.")
     ] = False,
-    steps: Annotated[int, typer.Option(metavar="N", min=1, help="With --small: steps of training.")] = 200,
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="With --small: steps of training.")] = 100,
     device: str = "auto",
     on_run: Callable[[str], object] = lambda text: None,
     done: Mapping[str, Row] = {},
@@ -71,12 +74,19 @@ def _small(
     on_run: Callable[[str], object],
     done: Mapping[str, Row],
 ) -> Iterator[dict[str, Any]]:
+    coarse: dict[str, dict[str, Any]] = {}
     for patch in (16, 8):
         for head, spoken in HEADS.items():
-            yield from trained_on_drawings(
+            for row in trained_on_drawings(
                 "shapes-seg", head, patch, steps, f"small xcit, patches of {patch}, {spoken}", ("miou",),
                 key=f"small {patch} {head} {steps} {images}", images=images, device=device, done=done, on_run=on_run,
-            )  # fmt: skip
+            ):  # fmt: skip
+                yield one_run_beside(row, coarse.setdefault(head, row), "patches of 16")
+
+
+def flops(*, weights: str, images: int | None, **_: Any) -> float:
+    """Operations of the images for the weights that are named."""
+    return 2.0 * (images or IMAGES) * macs([name.strip() for name in weights.split(",")])
 
 
 def draw(rows: Sequence[Row]) -> "Figure":
@@ -98,6 +108,7 @@ STUDIES = {
         needs="published weights and ADE20K (--data-root); the mIoU of a part (--images N) is no estimate of that of"
         " all images",
         small="five minutes of one processor: four small segmenters on drawings of shapes",
+        flops=flops,
         weights=WEIGHTS,
         draw=draw,
     )

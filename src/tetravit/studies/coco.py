@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tetravit.studies.base import Row, Study, verdicts
+from tetravit.studies.parts.costs import macs
 from tetravit.studies.parts.figures import bars
+from tetravit.studies.parts.scores import one_run_beside
 from tetravit.studies.parts.tables import published, trained_on_drawings
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 SIZES = ("tiny_12", "small_12", "small_24", "medium_24")
 WEIGHTS = tuple(f"xcit_{size}_p{patch}.coco_mask_rcnn" for size in SIZES for patch in (16, 8))
 SCORES = ("box_ap", "mask_ap")
+IMAGES = 5_000  # of the validation part
 
 
 def measure(
@@ -27,7 +30,7 @@ def measure(
     small: Annotated[
         bool, typer.Option("--small", help="Small detectors with patches of 16 and 8 pixels, on drawings.")
     ] = False,
-    steps: Annotated[int, typer.Option(metavar="N", min=1, help="With --small: steps of training.")] = 200,
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="With --small: steps of training.")] = 60,
     device: str = "auto",
     on_run: Callable[[str], object] = lambda text: None,
     done: Mapping[str, Row] = {},
@@ -60,12 +63,20 @@ def _small(
     on_run: Callable[[str], object],
     done: Mapping[str, Row],
 ) -> Iterator[dict[str, Any]]:
+    coarse: dict[str, dict[str, Any]] = {}
     for patch in (16, 8):
-        yield from trained_on_drawings(
+        for row in trained_on_drawings(
             "shapes-det", "mask_rcnn", patch, steps, f"small xcit, patches of {patch}", SCORES,
             key=" ".join(map(str, ("small", patch, steps, images))), images=images, device=device, done=done,
             on_run=on_run,
-        )  # fmt: skip
+        ):  # fmt: skip
+            first = coarse.setdefault(row["score"], row)
+            yield one_run_beside(row, first, "patches of 16")
+
+
+def flops(*, weights: str, images: int | None, **_: Any) -> float:
+    """Operations of the images for the weights that are named."""
+    return 2.0 * (images or IMAGES) * macs([name.strip() for name in weights.split(",")])
 
 
 def draw(rows: Sequence[Row]) -> "Figure":
@@ -88,6 +99,7 @@ STUDIES = {
         needs="published weights, COCO 2017 with its annotations (--data-root) and pycocotools; the AP of a part"
         " (--images N) is no estimate of that of all images",
         small="five minutes of one processor: two small detectors on drawings of shapes",
+        flops=flops,
         weights=WEIGHTS,
         draw=draw,
     )

@@ -41,7 +41,7 @@ TABLE_3: dict[str, tuple[str, dict[str, Any], float, float]] = {
     "f": ("gates and positional attention frozen", {**FROZEN, **KEPT}, 78.6, 54.3),
     "g": ("gates and positional attention frozen, random start", {**FROZEN, **RANDOM, **KEPT}, 73.7, 44.8),
 }
-EPOCHS, SMALL_EPOCHS = 300, 10
+EPOCHS, SMALL_EPOCHS = 300, 5
 DEIT = ["model.name=deit_small", "model.options.dim=576", "model.options.num_heads=9", "optim.release=deit"]
 
 
@@ -63,6 +63,7 @@ def table(only: str, fractions: str) -> list[Row]:
                     small,
                     {**MODELS[small], **options},
                     share,
+                    (f"a_{share:g}", "row a"),
                 )
             )
     return rows

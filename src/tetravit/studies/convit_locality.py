@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 STRENGTHS = (0.01, 0.1, 1.0)
 LAYERS, SMALL_LAYERS = (0, 3, 6, 9), (0, 1, 2, 3)
 CLASSES = 100  # the first ones
-EPOCHS, SMALL_EPOCHS = 300, 10
+EPOCHS, SMALL_EPOCHS = 300, 5
 
 
 def table(only: str, *, small: bool) -> list[Row]:
@@ -49,7 +49,10 @@ def table(only: str, *, small: bool) -> list[Row]:
         overrides += ["data.name=image_folder"]
         small_options = {**MODELS["convit_tiny"], **options}
         facts = {"layers": count, "alpha": alpha if count else None}
-        rows.append(Row(name, facts, "convit/imagenet", overrides, None, "convit_tiny", small_options))
+        beside = ("layers-0_alpha-1", "no positional layers")
+        rows.append(
+            Row(name, facts, "convit/imagenet", overrides, None, "convit_tiny", small_options, beside=beside)
+        )
     return rows
 
 

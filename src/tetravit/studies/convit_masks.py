@@ -9,7 +9,7 @@ import typer
 
 from tetravit.studies.base import Row, Study, compared, verdicts
 from tetravit.studies.parts.figures import bars
-from tetravit.studies.parts.scores import data_overrides, score, spread
+from tetravit.studies.parts.scores import beside, data_overrides, score, spread
 from tetravit.studies.parts.small import train_small
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def measure_attention(
     data_root: DataRoot = "",
     images: Images = None,
     small: Small = False,
-    epochs: Epochs = 20,
+    epochs: Epochs = 6,
     device: str = "auto",
     on_run: Callable[[str], object] = lambda text: None,
     done: Mapping[str, Row] = {},
@@ -74,25 +74,30 @@ def measure_attention(
     """One row per mask. Source: ConViT, Table 6."""
     with tempfile.TemporaryDirectory() as folder:
         source: str | Path = weights
-        if small:
-            source = train_small("convit_tiny", Path(folder), epochs=epochs, device=device, on_run=on_run)
         overrides = [] if small else data_overrides(data_root)
         layers = (0, 1, 3) if small else LAYERS
+        whole: Row | None = None
         for masked, count in [("nothing", 0), *((m, n) for n in layers[1:] for m in ("content", "position"))]:
             key = " ".join(map(str, (weights, data_root, images, small and epochs, masked, count)))
             if key in done:
+                whole = whole or done[key]
                 yield dict(done[key])
                 continue
-            on_run(f"{masked} masked in the first {count} layers" if count else "nothing masked")
+            if small:
+                source = train_small("convit_tiny", Path(folder), epochs=epochs, device=device, on_run=on_run)
+            plural = "s" * (count > 1)
+            on_run(f"{masked} masked in the first {count} layer{plural}" if count else "nothing masked")
             row = score(
                 source, overrides, images=images, device=device,
                 prepare=lambda model, masked=masked, count=count: mask_attention(model, masked, count),  # type: ignore[misc]
             )  # fmt: skip
             published = TABLE_6.get((masked, count)) if weights == "convit_tiny.in1k" and not small else None
-            yield {
+            line = {
                 "key": key, "weights": "small convit" if small else weights, "masked": masked, "layers": count,
                 **row, **compared(row["top1"], published, spread(row, ROUNDING), digits=1),
             }  # fmt: skip
+            whole = whole or line
+            yield beside(line, whole, "the whole model") if small else line
 
 
 def measure_positions(
@@ -100,7 +105,7 @@ def measure_positions(
     data_root: DataRoot = "",
     images: Images = None,
     small: Small = False,
-    epochs: Epochs = 20,
+    epochs: Epochs = 6,
     device: str = "auto",
     on_run: Callable[[str], object] = lambda text: None,
     done: Mapping[str, Row] = {},
@@ -108,9 +113,11 @@ def measure_positions(
     """Two rows per model, with and without position embeddings. Source: ConViT, Table 5."""
     with tempfile.TemporaryDirectory() as folder:
         overrides = [] if small else data_overrides(data_root)
+        trained: dict[str, Row] = {}
         for name, masked in TABLE_5:
             key = " ".join(map(str, (name, data_root, images, small and epochs, masked)))
             if key in done:
+                trained.setdefault(name, done[key])
                 yield dict(done[key])
                 continue
             model = name.partition(".")[0]
@@ -122,10 +129,12 @@ def measure_positions(
                 source, overrides, images=images, device=device, prepare=mask_positions if masked else None
             )  # fmt: skip
             published = None if small else TABLE_5[name, masked]
-            yield {
+            line = {
                 "key": key, "weights": f"small {model}" if small else name, "masked": masked,
                 **row, **compared(row["top1"], published, spread(row, ROUNDING), digits=1),
             }  # fmt: skip
+            trained.setdefault(name, line)
+            yield beside(line, trained[name], "the model as trained") if small else line
 
 
 def flops_attention(*, weights: str, images: int | None, **_: Any) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tetravit.studies.base import Row, Study, compared, verdicts
-from tetravit.studies.parts.scores import data_overrides, score, spread
+from tetravit.studies.parts.scores import beside, data_overrides, score, spread
 from tetravit.studies.parts.small import MODELS, train_small
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def measure(
     small: Annotated[
         bool, typer.Option("--small", help="Use small models, trained on the digits first.")
     ] = False,
-    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="With --small: epochs of training.")] = 20,
+    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="With --small: epochs of training.")] = 6,
     device: str = "auto",
     on_run: Callable[[str], object] = lambda text: None,
     done: Mapping[str, Row] = {},
@@ -60,26 +60,30 @@ def measure(
         requested = [int(side) for side in sides.split(",")]
     except ValueError:
         raise ValueError(f"--sides takes numbers with commas between them; got {sides!r}.") from None
+    if small:
+        requested = [32, 48, 64]
     with tempfile.TemporaryDirectory() as folder:
-        if small:
-            requested = [32, 48, 64]
         overrides = [] if small else [*data_overrides(data_root), f"data.crop={crop}"]
         for name in list(MODELS) if small else [name.strip() for name in weights.split(",")]:
             source: str | Path = name
-            if small:
-                source = train_small(name, Path(folder), epochs=epochs, device=device, on_run=on_run)
+            own: Row | None = None
             for side in requested:
                 key = " ".join(map(str, (name, data_root, images, crop, small and epochs, side)))
                 if key in done:
+                    own = own or done[key]
                     yield dict(done[key])
                     continue
+                if small:
+                    source = train_small(name, Path(folder), epochs=epochs, device=device, on_run=on_run)
                 on_run(f"{name} at {side} pixels")
                 row = score(source, [*overrides, f"data.image_size={side}"], images=images, device=device)
                 known = dict(zip(SIDES, MEASURED.get(name, ()), strict=False)) if not small else {}
-                yield {
+                line = {
                     "key": key, "weights": f"small {name}" if small else name, "side": side,
                     **row, **compared(row["top1"], known.get(side), spread(row, ROUNDING)),
                 }  # fmt: skip
+                own = own or line
+                yield beside(line, own, f"{own['side']} pixels") if small else line
 
 
 def flops(*, weights: str, sides: str, images: int | None, **_: Any) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tetravit.studies.base import Row, Study, verdicts
+from tetravit.studies.parts.scores import beside
 from tetravit.studies.parts.small import MODELS, train_small
 from tetravit.studies.parts.tables import evaluated, names
 
@@ -64,7 +65,7 @@ def measure(
     small: Annotated[
         bool, typer.Option("--small", help="Small models of the five families on changed digits.")
     ] = False,
-    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="With --small: epochs of training.")] = 20,
+    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="With --small: epochs of training.")] = 6,
     device: str = "auto",
     on_run: Callable[[str], object] = lambda text: None,
     done: Mapping[str, Row] = {},
@@ -115,11 +116,14 @@ def _small(
             source: str | Path = name
             if not all(f"{key} top1" in done for key in keys.values()):
                 source = train_small(name, Path(folder), epochs=epochs, device=device, on_run=on_run)
+            plain: dict[str, Any] | None = None
             for how, key in keys.items():
-                yield from evaluated(
+                for row in evaluated(
                     source, [], ("top1",), key=key, facts={"weights": f"small {name}", "data": how}, images=images,
                     device=device, done=done, on_run=on_run, prepare=_changed(how),
-                )  # fmt: skip
+                ):  # fmt: skip
+                    plain = plain or row
+                    yield beside(row, plain, "the images as they are")
 
 
 def flops(*, weights: str, images: int | None, **_: Any) -> float:

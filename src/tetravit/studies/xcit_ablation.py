@@ -39,7 +39,8 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # Top-1 in percent of the released models, as the authors' README has them.
 WHOLE = {"xcit_small_12_p16": 82.0, "xcit_small_12_p8": 83.4}
-EPOCHS, SMALL_EPOCHS = 400, 10
+EPOCHS, SMALL_EPOCHS = 400, 3
+SMALL_FRACTION = 0.1  # of the digits: on all of them every setting is right on 98 % and more
 
 
 def table(only: str, models: str, *, small: bool) -> list[Row]:
@@ -66,6 +67,8 @@ def table(only: str, models: str, *, small: bool) -> list[Row]:
                     WHOLE.get(model) if name == "all" else None,
                     "xcit_nano_12_p16",
                     {**MODELS["xcit_nano_12_p16"], **options},
+                    SMALL_FRACTION if small else 1.0,
+                    ("all", "XCiT"),
                 )
             )
     return rows
@@ -80,7 +83,7 @@ def measure(
     settings: Settings = None,
     commands: Commands = False,
     small: Small = False,
-    seeds: Seeds = 1,
+    seeds: Seeds = 3,
     epochs: Epochs = None,
     device: str = "auto",
     on_run: Callable[[str], object] = lambda text: None,

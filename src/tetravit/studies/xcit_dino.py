@@ -9,6 +9,7 @@ import typer
 
 from tetravit.studies.base import Row, Study, verdicts
 from tetravit.studies.parts.figures import bars
+from tetravit.studies.parts.scores import beside
 from tetravit.studies.parts.tables import evaluated, names, need
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def measure(
     small: Annotated[
         bool, typer.Option("--small", help="A small XCiT on the digits: untrained, and after DINO.")
     ] = False,
-    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="With --small: epochs of DINO.")] = 60,
+    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="With --small: epochs of DINO.")] = 20,
     device: str = "auto",
     on_run: Callable[[str], object] = lambda text: None,
     done: Mapping[str, Row] = {},
@@ -90,6 +91,7 @@ def _small(
         "untrained": ["epochs=1", "optim.lr=1e-12", "optim.min_lr=0"],
         f"{epochs} epochs of DINO": [f"epochs={epochs}"],
     }
+    first: dict[str, Any] | None = None
     for about, settings in forms.items():
         key = " ".join(map(str, ("small", protocol, about, images)))
         with tempfile.TemporaryDirectory() as folder:
@@ -99,11 +101,13 @@ def _small(
                 train(
                     load(find("mnist_dino"), [*shared, *settings, "optim.warmup_epochs=0"]), run, reporters=[]
                 )
-            yield from evaluated(
+            for row in evaluated(
                 run / "last.safetensors", [f"evaluate.protocol={protocol}"], (PROTOCOLS[protocol],), key=key,
                 facts={"weights": f"small xcit, {about}", "protocol": protocol}, images=images, device=device,
                 done=done, on_run=on_run,
-            )  # fmt: skip
+            ):  # fmt: skip
+                first = first or row
+                yield beside(row, first, "the untrained model")
 
 
 def flops(*, weights: str, images: int | None, images_per_class: int, **_: Any) -> float:

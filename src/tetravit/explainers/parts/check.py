@@ -7,6 +7,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -143,16 +144,18 @@ def other_head(model: Classifier) -> Classifier:
     return other
 
 
-def picture(check: dict[str, Any]) -> Image.Image:
-    """Both curves of a check, over the share of pixels."""
+def picture(e: Explanation) -> Image.Image:
+    """Both curves of the check of an explanation, over the share of pixels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    assert e.check is not None
+    check = e.check
     figure = Figure(figsize=(9, 3.6), dpi=100, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     better = {"deletion": "less is better", "insertion": "more is better"}
     both = figure.subplots(1, 2, sharey=True)
-    both[0].set_ylabel("score")
+    both[0].set_ylabel("probability of the target")
     for axes, name in zip(both, better, strict=True):
         for order, style in zip(ORDERS, ("-", ":", "--"), strict=True):
             values = check[f"{name}_curves"][order]
@@ -161,6 +164,7 @@ def picture(check: dict[str, Any]) -> Image.Image:
         axes.set_title(f"{name}: {better[name]}")
         axes.set_xlabel("share of the pixels")
         axes.legend(title="area", frameon=False)
-    figure.suptitle(check["target"])
+    facts = (e.model, e.method, check["target"], Path(e.image).name)
+    figure.suptitle(" - ".join(fact for fact in facts if fact), fontsize="medium")
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())

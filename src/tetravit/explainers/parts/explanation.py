@@ -183,10 +183,20 @@ def explain(
             )
     finally:
         plain.train(training)
+    if "view" in settings_used:
+        maps = [_boxed(one, settings_used["view"]) for one in maps]
     if head is not None:
         maps = [one.select(head) if one.slices else one for one in maps]
     notes += _remarks(maps, settings_used.get("view"))
     return Explanation(name, plain.name, _named(image), tuple(maps), notes=tuple(notes), **settings_used)
+
+
+def _boxed(one: Map, view: View) -> Map:
+    """A map with the box of its target in its details, in pixels of the picture."""
+    if one.box is None:
+        return one
+    box = [round(edge, 2) for edge in view.to_picture(one.box)]
+    return replace(one, details={**one.details, "box": box})
 
 
 def _checked(

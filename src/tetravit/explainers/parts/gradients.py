@@ -56,6 +56,7 @@ def cam(model: Model, images: Tensor, request: Request, combine: Combine, kind: 
                 stride=layer.stride,
                 centre=layer.centre,
                 target=target.name,
+                box=target.place,
                 details=details,
             )
         )
@@ -71,6 +72,7 @@ def cam(model: Model, images: Tensor, request: Request, combine: Combine, kind: 
         centre=finest.centre,
         normalised="the mean of maps whose largest value is 1",
         target=target.name,
+        box=target.place,
         details={"score": target.score},
     )
     return [mean, *maps]

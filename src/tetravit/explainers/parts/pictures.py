@@ -38,9 +38,12 @@ def drawn(e: Explanation, *, scale: Scaling, blocks: bool, mean: bool, as_publis
     several = sum(len(one.slices) or 1 for one in e.maps) > 1
     if e.pixels is not None and e.view is not None and any(one.has_places for one in e.maps):
         if as_published:
-            panels.append((Image.fromarray(_shown(e.input)), "input", None))
+            panels.append((_blown_up(Image.fromarray(_shown(e.input))), "input", None))
         else:
-            panels.append((Image.fromarray(_sized(e.pixels, several)), "picture", None))
+            picture = Image.fromarray(_sized(e.pixels, several))
+            for box in dict.fromkeys(one.box for one in e.maps if one.box is not None):
+                _outlined(picture, e, box)
+            panels.append((picture, "picture", None))
     kinds = list(dict.fromkeys(one.kind for one in e.maps))
     layers = list(dict.fromkeys(one.layer for one in e.maps if one.layer))
     most = max(len(one.slices) + (len(one.slices) > 1 and one.has_places) for one in e.maps)
@@ -49,19 +52,16 @@ def drawn(e: Explanation, *, scale: Scaling, blocks: bool, mean: bool, as_publis
     for one in e.maps:
         if rows:
             panels += [None] * (-len(panels) % columns)
-        name = ", ".join(
-            part for part in (one.layer * (len(layers) > 1), one.kind * (len(kinds) > 1)) if part
-        )
+        layer = one.layer * (len(layers) > 1 and ", " not in one.layer)  # of several, the kind says which
+        name = ", ".join(part for part in (layer, one.kind * (len(kinds) > 1)) if part)
         parts = _parts(one, mean, name, repeat=len(e.maps) > 1)
         scales = _scales(one, parts, "map" if as_published else scale)
         for (title, values), colour in zip(parts, scales, strict=True):
             numbers = not values.has_places and values.grid[1] <= MOST_NUMBERS  # printed in the cells
             picture = _panel(e, values, colour, blocks, as_published, several)
             panels.append((picture, title, None if numbers else colour))
-    layer, kind = (
-        layers[0] if len(layers) == 1 else "",
-        kinds[0] if len(layers) > 1 and len(kinds) == 1 else "",
-    )
+    layer = layers[0] if len(layers) == 1 else ""
+    kind = kinds[0] if several and len(kinds) == 1 else ""
     facts = (e.model, e.method, kind, layer, e.maps[0].target, Path(e.image).name)
     heading = " - ".join(fact for fact in facts if fact)
     return figure(panels, heading, columns)
@@ -73,16 +73,13 @@ def _parts(one: Map, mean: bool, name: str, *, repeat: bool) -> list[tuple[str, 
     name: distinguishes the map from the others: its layer, its kind; "": not needed. repeat: whether each panel has
         it.
     """
-    lead, name = name if repeat else "", name or one.kind
+    lead = name if repeat else ""
     if not one.slices:
-        return [(name, one)]
+        return [(name or one.kind, one)]
     if not one.has_places:
         return [(f"{lead or one.kind}, {s}", one.select(i)) for i, s in enumerate(one.slices[:MOST])]
-    several = f"mean of {len(one.slices)} heads"
-    if one.samples is not None:
-        name, several = lead, f"all {len(one.slices)} heads"
-    title = f"{name}, {several}" if name else several
-    panels = [(title, one.mean())] if len(one.slices) > 1 else []
+    several = f"{'mean of' if one.samples is None else 'all'} {len(one.slices)} heads"
+    panels = [(f"{name}, {several}" if name else several, one.mean())] if len(one.slices) > 1 else []
     if mean and panels:
         return panels
     heads = [(f"{lead}, {s}" if lead else s, one.select(i)) for i, s in enumerate(one.slices[:MOST])]
@@ -105,16 +102,15 @@ def _panel(
     if as_published:
         values, defined = whole_input(e.view.sides).paint(one.mean(), how="published")
         shown = np.where(defined.numpy()[..., None], coloured(values.numpy(), scale), 255)
-        return Image.fromarray(np.rint(shown).astype(np.uint8))
+        return _blown_up(Image.fromarray(np.rint(shown).astype(np.uint8)))
     image = _sized(e.pixels, several)
     if one.samples is not None:
         picture = _sampled(image, e.view, one, scale)
     else:
         picture = over(image, e.view, one.mean(), scale, "blocks" if blocks else "smooth")
-    if (box := one.query_box or one.box) is not None:
-        factor = picture.width / e.view.picture[1]
-        left, top, right, bottom = (factor * edge for edge in e.view.to_picture(box))
-        outline(picture, (left, top, right, bottom))
+    for box in (one.query_box, one.box):
+        if box is not None:
+            _outlined(picture, e, box)
     return picture
 
 
@@ -134,6 +130,20 @@ def _sampled(image: np.ndarray, view: View, one: Map, scale: Scale) -> Image.Ima
         for at, axis, f in zip((x, y), (1, 0), factor, strict=True)
     ]
     return dots(image, np.stack(places, axis=1), weights, scale)
+
+
+def _blown_up(picture: Image.Image) -> Image.Image:
+    """A picture below the size of a panel, each pixel as a square of pixels."""
+    factor = max(1, PANEL // picture.width)
+    return picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)
+
+
+def _outlined(picture: Image.Image, e: Explanation, box: tuple[float, float, float, float]) -> None:
+    """Draw a box in pixels of the model's input over the picture, in place."""
+    assert e.view is not None
+    factor = picture.width / e.view.picture[1]
+    left, top, right, bottom = (factor * edge for edge in e.view.to_picture(box))
+    outline(picture, (left, top, right, bottom))
 
 
 def over(image: np.ndarray, view: View, one: Map, scale: Scale, how: Enlarging = "smooth") -> Image.Image:

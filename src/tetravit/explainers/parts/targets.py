@@ -19,12 +19,14 @@ from tetravit.structures import Detections
 class Target:
     """A scalar score of an image, with gradients.
 
-    name: of the target. score: for the unchanged image. class_: the class index.
+    name: of the target. score: for the unchanged image. class_: the class index. place: the box of the detection or
+    region, left, top, right, bottom in pixels of the input; None: the whole image, or all pixels of the class.
     """
 
     name: str
     score: float
     class_: int
+    place: tuple[float, float, float, float] | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images (B, C, Hi, Wi) -> scores (B,): logits, with gradients."""
@@ -97,6 +99,8 @@ class RegionTarget(Target):
                 f"No pixel of this image has the class {label(model, class_)!r}; give a query or a box."
             )
         self.class_, self.region = class_, region
+        if query is not None or box is not None:
+            self.place = _covered(region, (images.shape[2], images.shape[3]))
         self.score = float(logits[class_][region].mean())
         self.name = f"{label(model, class_)}, {int(region.sum())} of {region.numel()} cells"
 
@@ -133,8 +137,9 @@ class DetectionTarget(Target):
         self.sizes = torch.tensor([images.shape[2:]], device=images.device)
         with torch.no_grad():
             self.score = float(self.of_maps(model.backbone.feature_maps(pad(images)))[0])
-        corners = ", ".join(f"{value:.0f}" for value in self.box.tolist())
-        self.name = f"{label(model, self.class_)} {100 * self.confidence:.0f} %, box {corners}"
+        left, top, right, bottom = self.box.tolist()
+        self.place = (left, top, right, bottom)
+        self.name = f"detection {self.index}: {label(model, self.class_)} {100 * self.confidence:.0f} %"
 
     def padded(self, images: Tensor) -> Tensor:
         return pad(images)
@@ -221,3 +226,14 @@ def _region(
         spans.append(slice(first, last + 1))
     region[spans[0], spans[1]] = True
     return region
+
+
+def _covered(region: Tensor, sides: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The box of a region (h, w) bool in pixels of the model's input of (Hi, Wi)."""
+    edges = []
+    for axis, side in ((0, sides[1]), (1, sides[0])):
+        cells = region.any(dim=axis).nonzero().flatten()
+        cell = side / region.shape[1 - axis]
+        edges.append((int(cells[0]) * cell, (int(cells[-1]) + 1) * cell))
+    (left, right), (top, bottom) = edges
+    return left, top, right, bottom

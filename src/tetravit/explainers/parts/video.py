@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from tetravit.draw.base import INK, PAPER, sans
-from tetravit.draw.heat import Scale, scale_of
+from tetravit.draw.heat import Scale, coloured, scale_of
 from tetravit.explainers.base import Map
 from tetravit.explainers.parts.explanation import Explanation, explain
 from tetravit.explainers.parts.pictures import over, rgb
@@ -28,6 +28,7 @@ Scaling = Literal["clip", "frame"]
 Heads = Literal["mean", "each"]
 WIDTH = 360  # pixels of one panel
 COLUMNS = 3
+GAP = 4  # pixels between two panels: even, as a video's sides are
 
 
 def explain_video(
@@ -49,7 +50,7 @@ def explain_video(
         into: a file that ends in .mp4 (extra `video`) or .gif, or a folder for frames.
         heads: "mean": their mean; "each": all, side by side.
         scale: "clip": one colour range for the clip, without flicker; "frame": one per frame, as published.
-        as_published: blocks, min-max range per frame.
+        as_published: blocks of colour without the frame below, min-max range per frame.
         announce: prints a line if the clip ends early.
         settings: of `explain`.
 
@@ -102,14 +103,21 @@ def panels(frame: Frame, one: Map, view: View, fixed: Scale | None, how: Any) ->
     for i in range(len(one.slices) or 1):
         part = one.select(i).mean() if one.slices else one
         scale = fixed or scale_of(part.values.numpy(), signed=one.signed)
-        shown.append((over(base, view, part, scale, how), one.slices[i] if one.slices else "mean"))
+        if how == "published":  # the colours alone
+            values, defined = view.paint(part, (size[1], size[0]), how)
+            pixels = np.where(defined.numpy()[..., None], coloured(values.numpy(), scale), 255)
+            picture = Image.fromarray(np.rint(pixels).astype(np.uint8))
+        else:
+            picture = over(base, view, part, scale, how)
+        shown.append((picture, one.slices[i] if one.slices else "mean"))
     columns = min(COLUMNS, len(shown)) if len(shown) > 2 else len(shown)
     rows = -(-len(shown) // columns)
     line = 22
-    canvas = Image.new("RGB", (columns * size[0], (rows * (size[1] + line)) // 2 * 2), PAPER)
+    wide = size[0] + GAP
+    canvas = Image.new("RGB", (columns * wide - GAP, (rows * (size[1] + line)) // 2 * 2), PAPER)
     draw = ImageDraw.Draw(canvas)
     for n, (picture, title) in enumerate(shown):
-        x, y = n % columns * size[0], n // columns * (size[1] + line)
+        x, y = n % columns * wide, n // columns * (size[1] + line)
         canvas.paste(picture, (x, y))
         draw.text((x + 6, y + size[1] + 3), title, INK, sans(13))
     return canvas

@@ -1,7 +1,7 @@
 """Figures that several studies share: horizontal bars of what was measured, with lines at what is published."""
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tetravit.studies.base import Row
 
@@ -26,21 +26,20 @@ def bars(
     longest = max(len(label(row)) for row in rows)
     size = ((3.6 + 0.065 * longest) * len(panels), 1.3 + 0.34 * most)
     figure = Figure(figsize=size, layout="constrained")
-    several = False
+    keys: dict[str, Any] = {}
     for axes, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         own = [row for row in rows if panel(row) == name]
-        several |= _panel(axes, own, digits)
+        _panel(axes, own, digits)
+        keys |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         axes.set_yticks(range(len(own)), [label(row) for row in own], fontsize="small")
         axes.set(xlabel=unit, title=name)
-    if several:
-        handles, names = axes.get_legend_handles_labels()
-        unique = dict(zip(names, handles, strict=True))
-        figure.legend(unique.values(), unique.keys(), loc="outside lower center", ncols=2, fontsize="small")
+    if "published" in keys:
+        figure.legend(keys.values(), keys.keys(), loc="outside lower center", ncols=2, fontsize="small")
     return figure
 
 
-def _panel(axes: "Axes", rows: Sequence[Row], digits: int) -> bool:
-    """Draw the bars of one panel; whether any has a published figure."""
+def _panel(axes: "Axes", rows: Sequence[Row], digits: int) -> None:
+    """Draw the bars of one panel."""
     values = [row["got"] if row["got"] is not None else 0.0 for row in rows]
     axes.barh(range(len(rows)), values, height=0.62, color="tab:blue", label="measured")
     known = [row["expected"] for row in rows if row["expected"] is not None]
@@ -54,4 +53,3 @@ def _panel(axes: "Axes", rows: Sequence[Row], digits: int) -> bool:
             axes.plot([row["expected"]] * 2, ends, color="black", linewidth=2, label="published")
     axes.set_xlim(0, limit)
     axes.invert_yaxis()
-    return bool(known)

@@ -1,7 +1,7 @@
-"""Top-1 of variants of a model over a validation set, with how far a part of the images may be off."""
+"""Top-1 of variants of a model over a validation set: how far a part of the images may be off, and which differ."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,3 +45,39 @@ def data_overrides(root: str, workers: str = "auto") -> list[str]:
             "The study needs a validation set: --data-root DIR (ImageNet), or --small for the digits."
         )
     return [f"data.root={root}", f"data.workers={workers}"]
+
+
+def standard_error(row: Mapping[str, Any]) -> float:
+    """The standard error of a row's top-1 in points: that of its images, and of its runs where there are several."""
+    share = row["got"] / 100
+    images = 1e4 * max(share * (1 - share), 1e-9) / row["images"]
+    runs = row["deviation"] ** 2 / len(row["top1"]) if row.get("deviation") else 0.0
+    return math.sqrt(images + runs)
+
+
+def one_run_beside(row: dict[str, Any], other: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A row whose verdict is how far it lies from another, where no standard error of the score is known."""
+    if other is row:
+        return row
+    apart = round(row["got"] - other["got"], 1)
+    return {**row, "verdict": f"{_signed(apart)} {name}, one run each"}
+
+
+def _signed(apart: float) -> str:
+    return f"{abs(apart):g} points {'below' if apart < 0 else 'above'}"
+
+
+def beside(row: dict[str, Any], other: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
+    """A row in small whose verdict is how far its top-1 lies from that of another row, called `name`.
+
+    Two standard errors of the difference tell rows apart, as if they were of other images: a cautious measure.
+    """
+    if other is None or other is row or row["got"] is None or other["got"] is None:
+        return row
+    apart = round(row["got"] - other["got"], 1)
+    least = 2 * math.hypot(standard_error(row), standard_error(other))
+    if abs(apart) < least:
+        verdict = f"not told apart from {name}: {apart:+g} points, {least:.1f} are needed"
+    else:
+        verdict = f"{_signed(apart)} {name}"
+    return {**row, "verdict": verdict}

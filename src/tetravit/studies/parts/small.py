@@ -1,4 +1,4 @@
-"""Small models, trained on the digits in a minute or two, for studies that otherwise need published weights."""
+"""Small models, trained on the digits in seconds, for studies that otherwise need published weights."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Any
 # Alike but for what mixes the tokens: 4 blocks, 64 channels where the family has one width.
 MODELS: dict[str, dict[str, Any]] = {
     "xcit_nano_12_p16": {"patch_size": 8, "dim": 64, "depth": 4, "num_heads": 4},
-    "convit_tiny": {"patch_size": 4, "dim": 64, "num_heads": 4, "depth": 4, "num_gpsa": 3},
-    "deit_tiny": {"patch_size": 4, "dim": 64, "num_heads": 4, "depth": 4},
+    "convit_tiny": {"patch_size": 8, "dim": 64, "num_heads": 4, "depth": 4, "num_gpsa": 3},
+    "deit_tiny": {"patch_size": 8, "dim": 64, "num_heads": 4, "depth": 4},
     "gcvit_xxtiny": {"dim": 16, "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 4)},
     "twins_svt_small": {
         "dims": (16, 32, 64, 64), "depths": (1, 1, 2, 1), "num_heads": (1, 2, 4, 4),

@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tetravit.studies.base import compared, verdicts
+from tetravit.studies.parts.scores import beside
 
 if TYPE_CHECKING:
     from tetravit.recipe import Recipe
 
 TRAIN_IMAGES = 1_281_167  # of ImageNet-1k
 SIDE = 32  # pixels of the digits
+VAL_IMAGES = 359  # digits that are held out
+BATCH = 32  # of the small runs on digits
+DRAWING = {"size": 64, "most": 2}  # pixels a side; shapes at most
 
 DataRoot = Annotated[str, typer.Option(metavar="DIR", help="ImageNet.")]
 Runs = Annotated[
@@ -72,6 +76,7 @@ class Row:
     model: str
     options: Mapping[str, Any]
     fraction: float = 1.0
+    beside: tuple[str, str] = ("", "")
 
 
 SPREAD = 0.3  # points between two runs of one recipe: an assumption, no paper states it
@@ -134,10 +139,12 @@ def _small_rows(
     on_run: Callable[[str], object],
     done: Mapping[str, Mapping[str, Any]],
 ) -> Iterator[dict[str, Any]]:
+    lines: dict[str, dict[str, Any]] = {}
     for row in rows:
-        key = " ".join(("small", row.name, f"{epochs} epochs", f"{seeds} seeds"))
+        key = " ".join(("small", row.name, f"{row.fraction:g}", f"{epochs} epochs", f"{seeds} seeds"))
         if key in done:
-            yield dict(done[key])
+            lines[row.name] = dict(done[key])
+            yield beside(lines[row.name], lines.get(row.beside[0]), row.beside[1])
             continue
         found = []
         for seed in range(seeds):
@@ -147,10 +154,11 @@ def _small_rows(
             )
             found.append(small_run(recipe))
         mean = statistics.mean(run.top1 for run in found)
-        yield {
-            "key": key, **row.facts, "fraction": row.fraction, "epochs": epochs, "seeds": seeds, **_scores(found),
-            **compared(mean, None, SPREAD, digits=1),
+        lines[row.name] = {
+            "key": key, **row.facts, "fraction": row.fraction, "epochs": epochs, "seeds": seeds, "images": VAL_IMAGES,
+            **_scores(found), **compared(mean, None, SPREAD, digits=1),
         }  # fmt: skip
+        yield beside(lines[row.name], lines.get(row.beside[0]), row.beside[1])
 
 
 def _scores(found: Sequence[Trained]) -> dict[str, Any]:
@@ -249,7 +257,7 @@ def digits_recipe(
             "data": {
                 "name": "digits",
                 "image_size": SIDE,
-                "batch_size": 64,
+                "batch_size": BATCH,
                 "augment": f"affine(10, 0.08, (0.85, 1.15), 8, size={SIDE})",
                 "crop": 1.0,
                 "workers": 0,
@@ -269,7 +277,7 @@ def digits_recipe(
 
 
 def shapes_recipe(name: str, head: str, patch: int, *, steps: int, device: str) -> "Recipe":
-    """The recipe `name` on drawings of shapes with a small XCiT: a head, a patch size, a number of steps."""
+    """The recipe `name` on small drawings of one or two shapes with a small XCiT: a head, a patch size, steps."""
     import tomllib
 
     from tetravit.recipe import find, validated
@@ -283,8 +291,14 @@ def shapes_recipe(name: str, head: str, patch: int, *, steps: int, device: str) 
         "options": options,
         "head_options": table["model"]["head_options"],
     }
-    table["data"]["workers"] = 0
-    table["optim"] = {**table["optim"], "warmup_steps": min(50, steps // 2)}
+    batch = 4 if table["task"]["name"] == "detect" else 8
+    table["data"] |= {
+        "workers": 0,
+        "batch_size": batch,
+        "image_size": DRAWING["size"],
+        "options": dict(DRAWING),
+    }
+    table["optim"] = {**table["optim"], "lr": 2e-3, "warmup_steps": min(50, steps // 2)}
     table["optim"].pop("ema", None)
     table["run"] = {"device": device, "evaluate_steps": 0, "evaluate_epochs": 0, "log_steps": 1000}
     return validated(table)
