@@ -41,7 +41,9 @@ def read(file: Path) -> dict[str, list[dict[str, Any]]]:
 
 def page(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     """The tables of all studies."""
-    return "\n".join([HEAD, *(section(name, STUDIES[name], found) for name, found in rows.items())])
+    missing = [f"`{name}`" for name in STUDIES if name not in rows]
+    note = [f"No rows yet of {', '.join(missing)}.\n"] if missing else []
+    return "\n".join([HEAD, *note, *(section(name, STUDIES[name], found) for name, found in rows.items())])
 
 
 def section(name: str, study: Study, rows: Sequence[Mapping[str, Any]]) -> str:

@@ -23,6 +23,7 @@ OTHERS = {
     "index.md": "README.md",
     "results.md": "results/README.md",
     "dino.md": "results/dino.md",
+    "studies.md": "results/studies.md",
     "changelog.md": "CHANGELOG.md",
     "security.md": "SECURITY.md",
 }
@@ -67,7 +68,7 @@ def for_the_site(text: str, up: str = "") -> str:
     text = re.sub(r"\]\((?:\.\./)*(?:ARCHITECTURE|CONTRIBUTING)\.md\)", f"]({up}index.md)", text)
     text = re.sub(r"\[([^\]]+)\]\((?:\.\./)*(?:NOTICE|LICENSE)\)", r"\1", text)
     text = text.replace("](notebooks)", "](notebooks/classify.md)")
-    return re.sub(r"\]\((?:\.\./)*dino\.md\)", f"]({up}dino.md)", text)
+    return re.sub(r"\]\((?:\.\./)*(dino|studies)\.md\)", rf"]({up}\1.md)", text)
 
 
 def broken_links() -> list[str]:

@@ -41,7 +41,7 @@ def measure(
     small: Annotated[
         bool, typer.Option("--small", help="Small segmenters with both heads and patch sizes, on drawings.")
     ] = False,
-    steps: Annotated[int, typer.Option(metavar="N", min=1, help="With --small: steps of training.")] = 100,
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="With --small: steps of training.")] = 200,
     device: str = "auto",
     on_run: Callable[[str], object] = lambda text: None,
     done: Mapping[str, Row] = {},
@@ -107,7 +107,7 @@ STUDIES = {
         expected="as the authors' READMEs have them; within 0.2 points, an assumption about other implementations",
         needs="published weights and ADE20K (--data-root); the mIoU of a part (--images N) is no estimate of that of"
         " all images",
-        small="five minutes of one processor: four small segmenters on drawings of shapes",
+        small="about two minutes of one processor: four small segmenters on drawings of shapes",
         flops=flops,
         weights=WEIGHTS,
         draw=draw,

@@ -98,7 +98,7 @@ STUDIES = {
         expected="as the authors' README has them; within 0.2 points, an assumption about other implementations",
         needs="published weights, COCO 2017 with its annotations (--data-root) and pycocotools; the AP of a part"
         " (--images N) is no estimate of that of all images",
-        small="five minutes of one processor: two small detectors on drawings of shapes",
+        small="about two minutes of one processor: two small detectors on drawings of shapes",
         flops=flops,
         weights=WEIGHTS,
         draw=draw,

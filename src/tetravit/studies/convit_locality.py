@@ -137,7 +137,7 @@ STUDIES = {
         expected="it grows with both, from about 77 to 81 % as read off the figure; single figures are not printed",
         needs="ImageNet (--data-root) and 10 training runs on 100 classes; --commands prints them for a cluster,"
         " whose folders --runs then reads",
-        small="four minutes of one processor: 10 runs on the digits",
+        small="about two minutes of one processor: 10 runs on the digits",
         flops=flops,
         draw=draw,
     )

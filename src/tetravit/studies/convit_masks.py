@@ -105,7 +105,7 @@ def measure_positions(
     data_root: DataRoot = "",
     images: Images = None,
     small: Small = False,
-    epochs: Epochs = 6,
+    epochs: Epochs = 20,
     device: str = "auto",
     on_run: Callable[[str], object] = lambda text: None,
     done: Mapping[str, Row] = {},
@@ -189,7 +189,7 @@ def draw_positions(rows: Sequence[Row]) -> "Figure":
 
 EXPECTED = "as printed; within 0.1 points and two standard errors of a part of the images"
 NEEDS = "published weights and a validation set (--data-root)"
-SMALL = "two minutes of one processor: small models, trained on the digits first"
+SMALL = "about a minute of one processor: small models, trained on the digits first"
 STUDIES = {
     "convit-mask-attention": Study(
         "How much does ConViT's accuracy depend on content, and how much on position?",

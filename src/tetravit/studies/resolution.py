@@ -46,7 +46,7 @@ def measure(
     small: Annotated[
         bool, typer.Option("--small", help="Use small models, trained on the digits first.")
     ] = False,
-    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="With --small: epochs of training.")] = 6,
+    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="With --small: epochs of training.")] = 4,
     device: str = "auto",
     on_run: Callable[[str], object] = lambda text: None,
     done: Mapping[str, Row] = {},
@@ -124,7 +124,7 @@ STUDIES = {
         expected="for XCiT and DeiT as VMamba's authors measured them (Table 9; their crop is not stated), within 0.1"
         " points and two standard errors of a part of the images; nothing is published for the other families",
         needs="published weights and a validation set (--data-root)",
-        small="four minutes of one processor: five small models, trained on the digits first",
+        small="about two minutes of one processor: five small models, trained on the digits first",
         flops=flops,
         weights=WEIGHTS,
         draw=draw,

@@ -65,7 +65,7 @@ def measure(
     small: Annotated[
         bool, typer.Option("--small", help="Small models of the five families on changed digits.")
     ] = False,
-    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="With --small: epochs of training.")] = 6,
+    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="With --small: epochs of training.")] = 4,
     device: str = "auto",
     on_run: Callable[[str], object] = lambda text: None,
     done: Mapping[str, Row] = {},
@@ -172,7 +172,7 @@ STUDIES = {
         " two standard errors of a part of the images",
         needs="published weights and the sets as their archives unpack: --imagenet, --v2, --a, --r, --sketch, --real;"
         " those that are not given are left out",
-        small="three minutes of one processor: five small models on the digits, their images changed in four ways",
+        small="two minutes of one processor: five small models on the digits, their images changed in four ways",
         flops=flops,
         weights=WEIGHTS,
         draw=draw,

@@ -73,7 +73,7 @@ def measure(
     settings: Settings = None,
     commands: Commands = False,
     small: Small = False,
-    seeds: Seeds = 2,
+    seeds: Seeds = 3,
     epochs: Epochs = None,
     device: str = "auto",
     on_run: Callable[[str], object] = lambda text: None,
@@ -127,7 +127,7 @@ STUDIES = {
         " assumption about two runs of one recipe",
         needs="ImageNet (--data-root) and 10 training runs; --commands prints them for a cluster, whose folders"
         " --runs then reads",
-        small="ten minutes of one processor: 12 runs on the digits",
+        small="about two minutes of one processor: 12 runs on the digits",
         flops=flops,
         draw=draw,
     )

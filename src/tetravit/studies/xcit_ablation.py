@@ -83,7 +83,7 @@ def measure(
     settings: Settings = None,
     commands: Commands = False,
     small: Small = False,
-    seeds: Seeds = 3,
+    seeds: Seeds = 2,
     epochs: Epochs = None,
     device: str = "auto",
     on_run: Callable[[str], object] = lambda text: None,
@@ -117,7 +117,7 @@ STUDIES = {
         " verified and so not printed",
         needs="ImageNet (--data-root) and 12 training runs; --commands prints them for a cluster, whose folders"
         " --runs then reads",
-        small="five minutes of one processor: 6 runs on the digits",
+        small="about two minutes of one processor: 12 runs on a tenth of the digits",
         flops=flops,
         draw=draw,
     )

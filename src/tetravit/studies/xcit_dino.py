@@ -39,7 +39,7 @@ def measure(
     small: Annotated[
         bool, typer.Option("--small", help="A small XCiT on the digits: untrained, and after DINO.")
     ] = False,
-    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="With --small: epochs of DINO.")] = 20,
+    epochs: Annotated[int, typer.Option(metavar="N", min=1, help="With --small: epochs of DINO.")] = 15,
     device: str = "auto",
     on_run: Callable[[str], object] = lambda text: None,
     done: Mapping[str, Row] = {},

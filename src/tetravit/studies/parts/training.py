@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 TRAIN_IMAGES = 1_281_167  # of ImageNet-1k
 SIDE = 32  # pixels of the digits
 VAL_IMAGES = 359  # digits that are held out
-BATCH = 32  # of the small runs on digits
+BATCH, WARMUP = 32, 30  # images, steps: of the small runs on digits
 DRAWING = {"size": 64, "most": 2}  # pixels a side; shapes at most
 
 DataRoot = Annotated[str, typer.Option(metavar="DIR", help="ImageNet.")]
@@ -263,7 +263,7 @@ def digits_recipe(
                 "workers": 0,
                 "options": {"fraction": fraction},
             },
-            "optim": {"lr": 2e-3, "lr_batch": 0, "warmup_epochs": min(4, epochs), "clip": 1.0},
+            "optim": {"lr": 2e-3, "lr_batch": 0, "warmup_epochs": 0, "warmup_steps": WARMUP, "clip": 1.0},
             "run": {
                 "seed": seed,
                 "device": device,
