@@ -1,10 +1,12 @@
 """Files that appear whole, and a package that imports where there is no fcntl."""
 
+import errno
 import subprocess
 import sys
 
 import pytest
 
+from tetravit.cli.app import one_line
 from tetravit.files import atomic, read_json, write_json
 
 HIDDEN = """
@@ -39,6 +41,15 @@ def test_a_write_that_fails_leaves_the_older_file(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_full_disk_is_named(tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError) as error, atomic(tmp_path / "a.json"):
+        raise full
+    assert error.value.filename == str(tmp_path / "a.json")
+    assert one_line(error.value) == f"{tmp_path / 'a.json'}: No space left on device."
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_training_imports_without_fcntl(tmp_path, monkeypatch):
     monkeypatch.setenv("TETRAVIT_HOME", str(tmp_path / "home"))
     done = subprocess.run([sys.executable, "-c", HIDDEN, tmp_path], capture_output=True, text=True)

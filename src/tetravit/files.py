@@ -22,7 +22,7 @@ def atomic(path: str | Path) -> Iterator[BinaryIO]:
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with partial.open("wb") as file:
+        with named(path), partial.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -32,6 +32,17 @@ def atomic(path: str | Path) -> Iterator[BinaryIO]:
             partial.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+@contextmanager
+def named(path: str | Path) -> Iterator[None]:
+    """Errors of the operating system without a file name, as a full disk gives them, get that of `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = os.fspath(path)
+        raise
 
 
 def replace_file(path: Path, data: bytes) -> None:

@@ -36,6 +36,8 @@ CASES = {
     "train digits --slurm gpus --dry-run": (
         "tetravit train: --slurm reads name=value,name=value: nodes=2,gpus=8,partition=a100; got 'gpus'."
     ),
+    "launch --nproc-per-node 0 train digits": "tetravit launch: --nproc-per-node is 1 or more; got 0.",
+    "launch --nproc_per_node=-2 train digits": "tetravit launch: --nproc_per_node is 1 or more; got -2.",
     "launch digits": (
         "tetravit launch: launch takes options of torchrun and then train: tetravit launch --nproc-per-node 2 train"
         " digits."

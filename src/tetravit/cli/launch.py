@@ -1,5 +1,6 @@
 """`tetravit launch`: a verb on several processes or machines, by torchrun, with the exit code of the run."""
 
+from itertools import pairwise
 from typing import Annotated
 
 import typer
@@ -25,6 +26,11 @@ def launch(
             "launch takes options of torchrun and then train: tetravit launch --nproc-per-node 2 train digits."
         )
     at = arguments.index("train")
+    words = [word for text in arguments[:at] for word in text.split("=", 1)]
+    for option, value in pairwise(words):
+        name = option.replace("_", "-")
+        if name in ("--nproc-per-node", "--nnodes") and value.lstrip("-").isdecimal() and int(value) < 1:
+            raise ValueError(f"{option} is 1 or more; got {value}.")
     check_arguments(arguments[at + 1 :])
     from tetravit.engine.launch import launch as run
 

@@ -107,6 +107,7 @@ def predict(
         return
     from tetravit.benchmark.memory import peak_so_far_mib
     from tetravit.draw import free_name
+    from tetravit.files import named
     from tetravit.models import load
     from tetravit.predictors.parts.predictions import Frame
     from tetravit.predictors.parts.sources import find_images
@@ -154,7 +155,9 @@ def predict(
             if draw is not None and isinstance(image, Frame):
                 videos.add(prediction)
             elif draw is not None:
-                prediction.draw().save(free_name(draw, Path(str(image)), drawn))
+                target = free_name(draw, Path(str(image)), drawn)
+                with named(target):
+                    prediction.draw().save(target)
             for writer in writers:
                 writer.add(prediction)
         if as_json:

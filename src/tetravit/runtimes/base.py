@@ -349,7 +349,7 @@ class PerShape(Generic[Program]):
 def quiet() -> Iterator[None]:
     """Suppress the standard error of exporters and compilers, of Python and of native code.
 
-    It is printed if the body raises. With TETRAVIT_DEBUG set nothing is suppressed. The redirection affects the
+    It is printed if the body raises, unless the operating system refused something. With TETRAVIT_DEBUG set nothing is suppressed. The redirection affects the
     whole process, other threads included.
     """
     if os.environ.get("TETRAVIT_DEBUG", "").lower() not in ("", "0", "false", "no"):
@@ -359,6 +359,8 @@ def quiet() -> Iterator[None]:
         try:
             with _stderr_descriptor_to(kept.fileno()), redirect_stderr(kept):
                 yield
+        except OSError:  # of a disk, say; what an exporter printed does not explain it
+            raise
         except Exception:
             kept.seek(0)
             sys.stderr.write(kept.read())
