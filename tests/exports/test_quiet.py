@@ -37,6 +37,13 @@ def fail():
         raise ValueError("no")
 
 
+def test_chatter_does_not_explain_a_full_disk(capfd):
+    with pytest.raises(OSError), quiet():  # noqa: PT012
+        chatter()
+        raise OSError(28, "No space left on device")
+    assert capfd.readouterr().err == ""
+
+
 def test_chatter_is_shown_where_the_work_fails(capfd):
     with pytest.raises(ValueError, match="no"):
         fail()

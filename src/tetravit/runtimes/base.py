@@ -349,8 +349,8 @@ class PerShape(Generic[Program]):
 def quiet() -> Iterator[None]:
     """Suppress the standard error of exporters and compilers, of Python and of native code.
 
-    It is printed if the body raises, unless the operating system refused something. With TETRAVIT_DEBUG set nothing is suppressed. The redirection affects the
-    whole process, other threads included.
+    It is printed if the body raises, unless the operating system refused something. With TETRAVIT_DEBUG set nothing
+    is suppressed. The redirection affects the whole process, other threads included.
     """
     if os.environ.get("TETRAVIT_DEBUG", "").lower() not in ("", "0", "false", "no"):
         yield
