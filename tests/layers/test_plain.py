@@ -85,7 +85,6 @@ def without_parameter():
     [
         lambda: Adapter(3, 3),
         lambda: nn.Sequential(nn.Linear(3, 3)),
-        lambda: nn.Identity(),
         lambda: parametrizations.weight_norm(nn.Linear(3, 3)),
         lambda: prune.l1_unstructured(nn.Linear(3, 3), "weight", 0.5),
         lambda: torch.ao.nn.quantized.dynamic.Linear(3, 3),
@@ -97,7 +96,6 @@ def without_parameter():
     ids=[
         "subclass",
         "wrapper",
-        "identity",
         "weight_norm",
         "pruned",
         "int8",
