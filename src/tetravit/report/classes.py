@@ -181,7 +181,7 @@ def _gallery(run: Run) -> str:
     note = "Predicted class and probability, true class, file."
     if any(": " + maps.method in figure for figure in figures):
         note += (
-            f" Beside the first ones what the predicted class depends on: {maps.method}, brighter is more."
+            f" The first have a map of what the predicted class depends on: {maps.method}, brighter is more."
         )
     return card(heading, f'<div class="pictures">{"".join(figures)}</div>', note)
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tetravit.draw.heat import scale_of
+from tetravit.draw.heat import outline, scale_of
 from tetravit.explainers import Explanation, explain, methods_of
 from tetravit.explainers.parts.pictures import over, rgb
 from tetravit.models import Model, load
@@ -79,6 +79,10 @@ class Maps:
         shown = over(
             np.asarray(picture), explanation.view, one, scale_of(one.values.numpy(), signed=one.signed)
         )
+        if one.box is not None:
+            share = shown.width / explanation.view.picture[1]
+            left, top, right, bottom = (share * edge for edge in explanation.view.to_picture(one.box))
+            outline(shown, (left, top, right, bottom))
         return f'<img src="{picture_uri(shown)}" alt="{escape(name)}: {self.method}">'
 
 
