@@ -27,9 +27,9 @@ HEAD = """# Studies in small
 digits or drawings. None of these figures is the paper's. Rows in `studies.jsonl`; `python benchmarks/studies.py` runs
 the studies and writes this page from their rows.
 
-A verdict compares a row with the one of the same study that it names. Two standard errors of the difference tell them
-apart: those of the held-out images, as if each row had other ones, and of the runs where there are several. Runs of
-one row differ by their seed alone.
+A verdict compares a row with the one of the same study that it names. A difference is significant
+from two standard errors on: those of the validation images, treated as independent between rows, and of the runs if
+there are several. Runs of one row differ only by their seed.
 """
 
 

@@ -86,7 +86,7 @@ def test_rows_in_small_are_told_apart_by_two_standard_errors():
     assert beside(one, other, "DeiT")["verdict"] == "10 points above DeiT"
     assert beside(other, one, "DeiT")["verdict"] == "10 points below DeiT"
     near = beside(row(85.0), other, "DeiT")["verdict"]
-    assert near == "not told apart from DeiT: +5 points, 5.7 are needed"
+    assert near == "no significant difference from DeiT: +5 points, two standard errors are 5.7"
     assert beside(one, one, "DeiT") == beside(one, None, "DeiT") == one
     lost = {**one, **compared(float("nan"), None, 0.3)}
     assert beside(lost, one, "DeiT")["verdict"] == "not finite"

@@ -70,14 +70,16 @@ def _signed(apart: float) -> str:
 def beside(row: dict[str, Any], other: Mapping[str, Any] | None, name: str) -> dict[str, Any]:
     """A row in small whose verdict is how far its top-1 lies from that of another row, called `name`.
 
-    Two standard errors of the difference tell rows apart, as if they were of other images: a cautious measure.
+    Significant from two standard errors on, for independent samples of images: a cautious bound.
     """
     if other is None or other is row or row["got"] is None or other["got"] is None:
         return row
     apart = round(row["got"] - other["got"], 1)
     least = 2 * math.hypot(standard_error(row), standard_error(other))
     if abs(apart) < least:
-        verdict = f"not told apart from {name}: {apart:+g} points, {least:.1f} are needed"
+        verdict = (
+            f"no significant difference from {name}: {apart:+g} points, two standard errors are {least:.1f}"
+        )
     else:
         verdict = f"{_signed(apart)} {name}"
     return {**row, "verdict": verdict}
