@@ -292,7 +292,7 @@ def test_masked_windows_stay_close_in_low_precision(dtype):
     assert F.cosine_similarity(mixed, expected).min() > 0.99
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_masked_windows_are_compiled_without_graph_breaks():
     """The first size is captured as it is, the others as symbols."""
     torch.compiler.reset()

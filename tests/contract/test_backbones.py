@@ -325,7 +325,9 @@ def test_stochastic_depth_is_linear_or_constant_up_to_drop_path(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(
+    "dynamic", [False, pytest.param(True, marks=pytest.mark.nightly)]
+)  # minutes for windows of all sizes
 @pytest.mark.parametrize("name", SMALLEST)
 def test_compiled_without_graph_breaks(name, dynamic):
     torch.compiler.reset()

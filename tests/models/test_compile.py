@@ -66,7 +66,7 @@ def test_padding_to_buckets_leaves_few_canvases():
         # one canvas, another that shares a side with it, then any
         ("xcit_nano_12_p16", COLUMN, 3),
         # of any: rows and columns that windows divide, or not
-        ("twins_svt_small", STAGES | {"window_size": 2}, 2 + 4),
+        pytest.param("twins_svt_small", STAGES | {"window_size": 2}, 2 + 4, marks=pytest.mark.nightly),
     ],
 )
 def test_batches_of_many_sizes_take_few_graphs(graphs, name, options, most):

@@ -108,7 +108,9 @@ def write(
         if size > room:
             return None, f"it has {size / 1e9:.2g} GB, more than TETRAVIT_PROGRAMS_GB={room / 1e9:g}"
         write_json(draft / RECORD, {**facts, "key": key, "files": table})
-        if _entry(place) is None and place.exists():  # remains of a damaged entry
+        if (
+            place.exists() and _entry(place) is None
+        ):  # damaged; in this order, as another process may place one now
             _remove(place)
         with suppress(FileExistsError):  # another process was faster
             _rename(draft, place)
