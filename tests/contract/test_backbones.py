@@ -108,7 +108,9 @@ def test_the_table_of_counts_has_the_right_parameters(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize(
+    "name", [n if n in SMALLEST else pytest.param(n, marks=pytest.mark.nightly) for n in VARIANTS]
+)
 def test_the_table_of_counts_has_the_right_multiply_adds(name):
     assert table()[name] == count(name)
 

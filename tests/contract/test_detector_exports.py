@@ -79,7 +79,13 @@ def test_every_family_is_here():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "head"), PAIRS.items())
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        pytest.param(*pair, marks=pytest.mark.nightly if pair == ("convit_tiny", "cascade") else ())
+        for pair in PAIRS.items()
+    ],  # cascade is tested with gcvit
+)
 def test_one_exported_detector_serves_every_batch_and_size(name, head, tmp_path):
     detector = toy(name, head)
     program = exported(detector, tmp_path / "detector.pt2")
