@@ -50,6 +50,7 @@ def test_a_full_disk_is_named(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_training_imports_without_fcntl(tmp_path, monkeypatch):
     monkeypatch.setenv("TETRAVIT_HOME", str(tmp_path / "home"))
     done = subprocess.run([sys.executable, "-c", HIDDEN, tmp_path], capture_output=True, text=True)

@@ -263,6 +263,7 @@ keys = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(keys, values, max_size=4))
 def test_any_table_is_a_recipe_or_one_line(changes):

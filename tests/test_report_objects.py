@@ -113,6 +113,7 @@ def test_the_most_confident_false_detections_come_first():
     assert [i for _, i in false_detections([entry], 2)] == [2, 1]
 
 
+@pytest.mark.slow
 def test_the_map_of_a_detection_is_that_of_its_box_and_class(run):
     torch.manual_seed(0)
     options = {"width": 16, "score_threshold": 0.0, "max_detections": 5}

@@ -90,6 +90,7 @@ def test_a_probe_leaves_no_parameter_of_the_backbone(name):
     assert {n for n, p in model.named_parameters() if p.requires_grad} == {"head.weight", "head.bias"}
 
 
+@pytest.mark.slow
 def test_the_first_groups_can_stay(pretrained, tmp_path):
     model, file = pretrained
     train(deit(file, model={"freeze": 2}), tmp_path / "run", reporters=[])

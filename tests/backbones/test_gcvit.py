@@ -208,6 +208,7 @@ def test_weights_of_one_window_load_into_another(smallest):
 # Any size
 
 
+@pytest.mark.slow
 def test_a_map_cut_once_is_a_map_cut_per_block(smallest, monkeypatch):
     """Windows that divide the map stay windows for the whole stage: a shorter way to the same numbers."""
     images = torch.randn(2, 3, 224, 448)

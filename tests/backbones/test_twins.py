@@ -47,6 +47,7 @@ def test_the_last_map_normed_and_averaged_is_the_embedding(model):
         torch.testing.assert_close(model(images), model.norm(last).mean(dim=1))
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(height=st.integers(32, 150), width=st.integers(32, 150))
 def test_masked_windows_do_not_depend_on_the_other_images_of_a_batch(height, width):

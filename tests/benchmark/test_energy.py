@@ -79,6 +79,7 @@ def test_energy_from_power():
     assert count() - first < first
 
 
+@pytest.mark.slow
 def test_rows_and_tables_have_a_column_for_it_where_it_is_told(monkeypatch):
     from tetravit.benchmark.table import cells, columns
 

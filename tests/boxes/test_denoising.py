@@ -80,6 +80,7 @@ def test_positives_stay_within_half_a_box_and_negatives_move_further():
     assert moved[:, 1].max() <= 2 + 1e-3
 
 
+@pytest.mark.slow
 def test_labels_change_to_any_class_in_a_quarter_of_the_copies():
     torch.manual_seed(0)
     label, box = [torch.full((1,), 7)], [torch.tensor([[0.5, 0.5, 0.2, 0.4]])]

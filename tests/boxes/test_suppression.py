@@ -20,6 +20,7 @@ def test_class_wise_suppression():
     assert torch.equal(labels.gather(1, index)[0], UNITS["nms_lab"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("with_labels", [False, True], ids=["one", "labelled"])
 def test_the_fixed_point_is_the_greedy_choice(seed, with_labels):
@@ -33,6 +34,7 @@ def test_the_fixed_point_is_the_greedy_choice(seed, with_labels):
     assert 0 < kept.sum() < valid.sum()
 
 
+@pytest.mark.slow
 def test_a_long_chain_is_settled():
     """Each box overlaps only its neighbours: every second one stays, and the last needs all rounds."""
     x = torch.arange(64.0)

@@ -51,6 +51,7 @@ def ours(recipe, folder):
     return list(kept.values), tetravit.load(folder / "last.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "changes"), [("no", {}), ("bf16", {"steps": 2})])
 def test_losses_and_weights_are_those_of_train(tmp_path, precision, changes):
     named = {"no": "float32", "bf16": "bf16"}[precision]
@@ -62,6 +63,7 @@ def test_losses_and_weights_are_those_of_train(tmp_path, precision, changes):
     assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_a_resumed_loop_has_the_losses_of_a_whole_one(tmp_path):
     whole = losses(start())
     first = start()

@@ -35,6 +35,7 @@ def test_outputs_are_those_of_the_model(model):
     assert not any(module._forward_hooks for module in model.modules())
 
 
+@pytest.mark.slow
 def test_integrated_gradients_are_complete(model):
     attr = pytest.importorskip("captum.attr")
     images = 0.2 * torch.randn(1, 3, *SIZE)

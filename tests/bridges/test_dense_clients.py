@@ -52,6 +52,7 @@ def test_torchvisions_faster_rcnn_trains_and_detects():
     assert found["boxes"].shape[1] == 4
 
 
+@pytest.mark.slow
 def test_an_unet_of_segmentation_models_pytorch():
     smp = pytest.importorskip("segmentation_models_pytorch")
     import tetravit.bridges.segmentation_models as bridge

@@ -59,6 +59,7 @@ def test_the_configuration_describes_the_model(name):
 SLOW = [pytest.param(n, marks=[pytest.mark.slow] * (n == "gcvit_xxtiny")) for n in SMALL]  # the most blocks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
 def test_features_only_gives_maps(name):
     model = create(name, features_only=True)

@@ -54,6 +54,7 @@ def test_frozen_models_stay_frozen_without_their_head(name):
 SLOW = [pytest.param(n, marks=[pytest.mark.slow] * (n == "gcvit_xxtiny")) for n in SMALL]  # the most blocks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
 def test_pruned_models_keep_their_levels_and_train_every_parameter(name):
     model = create(name, num_classes=3).eval()
@@ -83,6 +84,7 @@ def test_pruned_models_keep_their_levels_and_train_every_parameter(name):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_a_backbone_of_one_level_has_a_gradient_for_every_parameter(name):
     model = create(name, features_only=True, out_indices=(1,)).train()

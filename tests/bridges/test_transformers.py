@@ -169,6 +169,7 @@ def test_pipelines(tmp_path):
             assert all(row["mask"].size == (300, 200) for row in rows)
 
 
+@pytest.mark.slow
 def test_losses_of_dense_models_train():
     model = bridge.TetravitForObjectDetection.of(detector()).train()
     labels = [{"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.4, 0.4]])}] * 2

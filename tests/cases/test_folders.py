@@ -198,6 +198,7 @@ def test_a_class_of_such_files_is_refused(folder, tetravit):
 # Paths as they are written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["2024", "007", "1e5", "true", "1979-05-27", "a b", "d=e"])
 def test_folders_of_any_name(folder, tetravit, name):
     folder.rename(folder.parent / name)
@@ -222,6 +223,7 @@ def test_a_run_goes_on_from_another_folder(folder, tetravit, monkeypatch, tmp_pa
 # Sizes, channels, colours
 
 
+@pytest.mark.slow
 def test_rectangles_and_gray(folder, tetravit):
     run = "train finetune data.root=d SMALL 'data.image_size=[32,64]' 'model.options={depth=1,in_chans=1}'"
     assert tetravit(f"{run} --into run").code == 0
@@ -231,6 +233,7 @@ def test_rectangles_and_gray(folder, tetravit):
     assert os.path.exists("run/report.html")
 
 
+@pytest.mark.slow
 def test_one_normalization_for_all(folder, tetravit):
     shutil.rmtree(folder / "val")
     shutil.copytree(folder / "train", folder / "val")

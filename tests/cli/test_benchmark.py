@@ -29,6 +29,7 @@ def test_rows_hold_together(ask):
         assert row.spread >= 0
 
 
+@pytest.mark.slow
 def test_training_counts_three_forward_passes():
     (row,) = measure(["xcit_nano_12_p16"], size=32, batch=2, rounds=1, seconds=0.01, mode="train")
     assert row.share == pytest.approx(6e-12 * row.macs * row.images_per_s / row.product_tflops, rel=0.05)
@@ -105,6 +106,7 @@ def test_mistakes(ask, arguments, text):
     assert (answer.code, answer.out, answer.err) == (2, "", f"tetravit benchmark: {text}\n")
 
 
+@pytest.mark.slow
 def test_the_peak_is_what_a_call_takes():
     def call() -> None:
         torch.ones(64 * 2**20 // 4).sum()

@@ -58,6 +58,7 @@ def test_tables_of_weights_need_no_picture(ask, home):
     assert "blocks.0.attn" in answer.out
 
 
+@pytest.mark.slow
 def test_a_check_is_one_json_line_and_a_picture(ask, home, tmp_path):
     answer = ask(
         *("explain", home / "xcit.safetensors", home / "a.png", "--method", "gradcam", "--class", "dog"),

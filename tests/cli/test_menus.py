@@ -71,6 +71,7 @@ def test_a_kind_may_be_said_in_the_singular(ask):
     assert ask("list", "recipe").out == ask("list", "recipes").out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -109,6 +110,7 @@ def test_mistakes(ask, arguments, text):
     assert (answer.code, answer.out, answer.err) == (2, "", text)
 
 
+@pytest.mark.slow
 def test_show_a_model(ask):
     (facts,) = rows(ask("show", "twins_svt_small", "--json").out)
     assert facts["aliases"] == ["alt_gvt_small"]
@@ -147,6 +149,7 @@ def test_show_a_recipe_with_the_origin_of_every_value(ask):
     assert keys["optim.layer_decay"]["about"]
 
 
+@pytest.mark.slow
 def test_show_a_section_and_a_key_of_recipes(ask):
     section = rows(ask("show", "optim", "--json").out)
     assert "optim.lr" in [row["key"] for row in section]

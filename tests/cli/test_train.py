@@ -53,6 +53,7 @@ def test_a_dry_run_prints_the_recipe_and_writes_nothing(ask, tmp_path, monkeypat
     assert ask("train", "again.toml", "--dry-run").out == answer.out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [

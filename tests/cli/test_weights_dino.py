@@ -42,6 +42,7 @@ def test_both_networks_heads_and_the_centre(ask, run, tmp_path):
     assert all(name.startswith("module.") for name in torch.load(file, weights_only=True)["teacher"])
 
 
+@pytest.mark.slow
 def test_what_is_no_self_supervised_run(ask, run, tmp_path):
     def refused():
         answer = ask("weights", "export-dino", tmp_path)

@@ -231,6 +231,7 @@ def test_checkpointed_blocks_give_the_same_gradients(small):
         torch.testing.assert_close(gradients[1][name], gradient, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_frozen_stages_stay_as_they_are(small):
     model = copy.deepcopy(small)
     model.freeze(2)

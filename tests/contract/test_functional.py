@@ -35,6 +35,7 @@ def images():
     return torch.randn(3, 3, 64, 32)
 
 
+@pytest.mark.slow
 def test_gradients_per_sample_are_those_of_each_image_alone(small, images):
     parameters = {n: p.detach() for n, p in small.named_parameters()}
 

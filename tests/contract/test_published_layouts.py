@@ -113,6 +113,7 @@ def test_official_names_map_both_ways(name):
     assert all(torch.equal(value, back[key]) for key, value in theirs.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "other"), timm_rows())
 def test_timm_state_loads_and_ours_exports_back(name, other):
     layout = weights.LAYOUTS[family(name)]["timm"]

@@ -91,6 +91,7 @@ def test_every_finding(zoo, tmp_path):
     assert json.loads((tmp_path / "out" / "check.json").read_text())["errors"] == audit.errors == 6
 
 
+@pytest.mark.slow
 def test_continues_when_cut_and_reads_changed_files_again(zoo, tmp_path):
     root, out = tmp_path / "set", tmp_path / "out"
     shutil.copytree(zoo, root)
@@ -106,6 +107,7 @@ def test_continues_when_cut_and_reads_changed_files_again(zoo, tmp_path):
     assert "truncated" not in by_name(mended)
 
 
+@pytest.mark.slow
 def test_command(zoo, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as code:
@@ -178,6 +180,7 @@ def crash(root, jobs):
     return [facts(root, path) for path, _, _ in jobs]
 
 
+@pytest.mark.slow
 def test_a_file_that_ends_its_process_is_named(tmp_path, monkeypatch):
     from tetravit.data.audit import check
 
@@ -192,6 +195,7 @@ def test_a_file_that_ends_its_process_is_named(tmp_path, monkeypatch):
     assert [[name for name, _ in r["findings"]] for r in records] == [[], ["crash"], []]
 
 
+@pytest.mark.slow
 def test_near_duplicates_and_flat_images(tmp_path):
     looks, tints = [], []
     for seed in range(200):

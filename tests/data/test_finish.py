@@ -14,6 +14,7 @@ TEXTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
 @pytest.mark.parametrize("workers", [0, 1])
 def test_bit_for_bit(text, workers):

@@ -99,6 +99,7 @@ def test_real_has_several_right_answers(write, place, tmp_path):
     assert dataset.num_classes == 1000
 
 
+@pytest.mark.slow
 def test_the_published_labels_are_read(write):
     root = write("ILSVRC2012_val_00050000.JPEG", "ILSVRC2012_val_00000001.JPEG")
     labels = json.loads((INFO / "imagenet_real_labels.json").read_text())

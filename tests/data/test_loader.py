@@ -245,6 +245,7 @@ def test_an_unreadable_image_is_an_error_with_its_name(workers):
         take(8, dataset=Few(bad=[3]), workers=workers)
 
 
+@pytest.mark.slow
 def test_skipped_images_are_replaced_listed_and_reported_once(caplog):
     whole = take(8)
     train = loader(Few(bad=[3]), on_bad="skip")

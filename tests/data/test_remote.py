@@ -126,6 +126,7 @@ def images(dataset):
     return [dataset[i].image for i in range(len(dataset))]
 
 
+@pytest.mark.slow
 def test_ranges(server, shards):
     local, remote = dataset(shards), dataset(server.url)
     assert all(torch.equal(a, b) for a, b in zip(images(local), images(remote), strict=True))
@@ -288,6 +289,7 @@ AZURE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("url", "environment"), [("gs://bucket", GOOGLE), ("az://bucket", AZURE)])
 def test_google_cloud_and_azure(server, shards, monkeypatch, url, environment):
     pytest.importorskip("obstore")

@@ -60,6 +60,7 @@ def straight(request, tmp_path_factory):
     return request.param, outcome(run_dir)
 
 
+@pytest.mark.slow
 def test_every_cut_resumes_to_the_same_bits(straight, tmp_path):
     options, wanted = straight
     for cut in range(0, STEPS - 1, 1 if not options else 6):

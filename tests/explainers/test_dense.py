@@ -49,6 +49,7 @@ def segmenter():
     return model.eval()
 
 
+@pytest.mark.slow
 def test_the_logit_is_the_one_that_became_the_detection(detector):
     images = torch.randn(1, 3, 64, 90)
     found = detector.detect(images)[0]

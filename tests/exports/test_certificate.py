@@ -335,6 +335,7 @@ def test_detections_match_where_class_and_place_agree():
     assert matches(swapped, whole()) == [(1, 0), (0, 1)]
 
 
+@pytest.mark.slow
 def test_detectors_are_compared_object_by_object(tmp_path):
     model = detector("retinanet")
     pictures = usual(model).pictures[:2]
@@ -355,6 +356,7 @@ def test_detectors_are_compared_object_by_object(tmp_path):
     assert [row.name for row in loose.outputs] == ["boxes", "scores"]
 
 
+@pytest.mark.slow
 def test_recorded_detections():
     model = detector("retinanet")
 

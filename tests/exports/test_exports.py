@@ -121,6 +121,7 @@ def test_detectors_find_the_same(head, format, tmp_path):
     assert done.difference < 2e-5
 
 
+@pytest.mark.slow
 def test_a_region_without_area_is_nan_in_openvino():
     """The minimal case of docs/export.md: graphs of two-stage detectors replace the result by 0."""
     onnx, openvino = pytest.importorskip("onnx"), pytest.importorskip("openvino")

@@ -109,6 +109,7 @@ def batches(model, count=2, height=64, width=96):
     return [(x, *model.other_inputs(x)) for x in torch.randn(count, 1, 3, height, width)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["classify", "segment", "detect"])
 def test_the_share_of_equal_predictions(kind):
     head = {"head": "semantic_fpn", "num_classes": 3, "head_options": {"width": 8}}

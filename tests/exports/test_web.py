@@ -223,6 +223,7 @@ def photograph(height, width):
     return (smooth + random.integers(-20, 21, (height, width, 3))).clip(0, 255).astype(np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
 def test_javascript_prepares_pictures_to_the_bit(tmp_path):
     """The resizing of PyTorch's uint8 kernels and the division in float32, for each mode and many sizes."""

@@ -240,6 +240,7 @@ def test_a_label_map_on_the_page(browser, site, scene):
         assert sum(mine["segmentation"]["counts"][1::2]) == round(mine["share"] * 256 * 256)
 
 
+@pytest.mark.slow
 def test_the_row_of_the_menu():
     assert FOLDERS["web"].names[:2] == ("model.onnx", "model.onnx.certificate.json")
     assert npm.files(web.RUNTIME, KEPT).version == web.RUNTIME.version

@@ -18,6 +18,7 @@ def test_maps_probabilities_and_labels(case, which):
     case.check_answers(which)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["eval", "train_bn"])
 def test_losses_gradients_and_statistics(case, kind):
     case.check_losses(kind)

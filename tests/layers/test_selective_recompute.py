@@ -67,6 +67,7 @@ def test_values_may_follow_from_one_another(saved):
     torch.testing.assert_close(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("name", TOYS)
 def test_gradients_are_the_same_to_the_bit(name, mode, monkeypatch):

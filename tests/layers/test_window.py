@@ -55,6 +55,7 @@ def test_padding_marks_what_windows_added(height, width, size):
     assert right.any() == (width % size != 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("example", [(2, 13, 20, 8), (3, 7, 7, 8)], ids=str)
 def test_one_exported_program_serves_every_size(example):
     """No guard on sizes remains: one window or many, padded or not, also where the example was neither."""

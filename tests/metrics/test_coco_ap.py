@@ -62,6 +62,7 @@ def figures(pairs, engine, *, classes=5, kinds=("box", "mask")):
     return {kind: judge.average(kind) for kind in kinds}
 
 
+@pytest.mark.slow
 def test_both_engines_agree_with_crowds():
     pairs = list(random_set(40, 20))
     fast, slow = (figures(pairs, engine) for engine in ("faster_coco_eval", "pycocotools"))

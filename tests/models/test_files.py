@@ -81,6 +81,7 @@ def test_what_cannot_be_loaded(tmp_path):
         assert str(error.value) == message
 
 
+@pytest.mark.slow
 def test_weights_of_the_authors_load_by_file(tmp_path):
     authors = golden("xcit_nano_12_p16")
     path = tmp_path / "xcit.pth"

@@ -26,6 +26,7 @@ def built(kind, head, classes=5):
         return BUILD[kind](NAME, head=head, num_classes=classes, **TOYS[NAME])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "head"), CASES)
 def test_the_head_has_other_classes_and_keeps_the_rest(tmp_path, kind, head):
     model = built(kind, head)

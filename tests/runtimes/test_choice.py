@@ -198,6 +198,7 @@ def test_the_second_start_exports_and_measures_nothing(machine, model):
     assert torch.equal(first(X), second(X))
 
 
+@pytest.mark.slow
 def test_another_than_the_likely_winner_is_confirmed_by_the_next_start(machine, model):
     machine.times = {"openvino": 0.5, "eager": 0.2, "onnxruntime": 0.4}
     assert [optimize(model, example=X).optimized.cached for _ in range(3)] == [False, False, True]

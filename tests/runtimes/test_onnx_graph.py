@@ -63,6 +63,7 @@ def test_every_operation_keeps_its_outputs():
     check(model, to_onnx(capture(model, torch.zeros(1, 3, 12, 16))).SerializeToString(), (12, 16))
 
 
+@pytest.mark.slow
 def test_a_model_for_one_size_without_torchs_conversion(monkeypatch):
     monkeypatch.setattr("torch.onnx.export", lambda *_, **__: pytest.fail("was called"))
     model = create_model("xcit_nano_12_p16", num_classes=5, depth=1).eval().requires_grad_(False)

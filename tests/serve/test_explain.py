@@ -32,6 +32,7 @@ def test_every_method_of_a_model(client, models, name):
         shown(got)
 
 
+@pytest.mark.slow
 def test_the_map_lies_over_the_picture_and_draw_gives_all_maps(client, models):
     body = file_of(picture(64, 96))
     got = shown(client.post("/v1/predict?explain=class-attention", content=body))

@@ -23,6 +23,7 @@ def ask(client, body, query="", **options):
     return client.post(f"/v1/predict{query}", content=body, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [("digits", {"topk": 3}), ("shapes", {"threshold": 0.05}), ("scenes", {"flip": True})],
@@ -154,6 +155,7 @@ def test_what_is_no_image(client):
         assert (got.status_code, got.json()) == (status, {"error": text})
 
 
+@pytest.mark.slow
 def test_hostile_bodies_get_their_line(client):
     """The zoo of tests/data/test_decode.py; nothing is a fault of the server."""
     noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)

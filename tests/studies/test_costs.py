@@ -11,6 +11,7 @@ def test_every_published_model_has_its_count():
     assert list(costs.GIGA) == [*STUDIES["coco"].weights, *STUDIES["ade20k"].weights]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["xcit_tiny_12_p16.coco_mask_rcnn", "twins_svt_small.ade20k_upernet"])
 def test_the_kept_counts_are_those_of_the_models(name):
     assert round(costs.count(name) / 1e9) == costs.GIGA[name]

@@ -125,6 +125,7 @@ def test_counts_of_xcit_and_patterns_of_twins():
     assert (pattern["pattern"], pattern["verdict"]) == ("L, LG, LG, G", "within 0.15")
 
 
+@pytest.mark.slow
 def test_the_cheapest_window_is_that_of_section_3_2(tmp_path):
     table = rows("twins-window")
     assert {row["side"]: row["got"] for row in table} == {56: 7, 28: 5, 14: 4, 224: 15}

@@ -43,6 +43,7 @@ def measured(monkeypatch):
     return arrange
 
 
+@pytest.mark.slow
 def test_top_1_on_another_test_set(measured, tmp_path):
     calls = measured({"top1": 0.711})
     words = (
@@ -90,6 +91,7 @@ def test_all_sets_and_the_labels_of_real(measured):
     assert (found[6]["expected"], found[6]["verdict"]) == (None, "no published figure")  # Twins on -A
 
 
+@pytest.mark.slow
 def test_two_scores_of_a_detector_and_a_part_without_a_verdict(measured):
     measured({"box_ap": 0.427, "mask_ap": 0.3}, count=5_000)
     words = ("coco", "--weights", "xcit_tiny_12_p16.coco_mask_rcnn", "--data-root", "/coco")
@@ -106,6 +108,7 @@ def test_a_segmenter_and_images_prepared_otherwise(measured):
     assert (row["expected"], row["verdict"]) == (46.2, "protocol differs: images prepared otherwise")
 
 
+@pytest.mark.slow
 def test_nearest_neighbours_of_some_training_images(measured):
     calls = measured({"knn_20": 0.76}, count=50_000)
     words = ("xcit-dino", "--weights", "xcit_small_12_p16.dino", "--data-root", "/i")

@@ -34,6 +34,7 @@ def rows(*words):
     return [json.loads(line) for line in out.splitlines()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TABLES)
 def test_each_row_is_a_recipe_and_a_model(name):
     table = TABLES[name]
@@ -83,6 +84,7 @@ def finished(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_read_and_compared(finished, tmp_path):
     words = (
         "convit-ablation",

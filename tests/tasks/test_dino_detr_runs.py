@@ -53,6 +53,7 @@ def gradients(parts, *, seed=5, step=3):
     return total, torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
+@pytest.mark.slow
 def test_micro_batches_add_up_to_the_whole_batch():
     assert len({len(t.labels) for t in drawings(4).targets}) > 1
     loss, want = gradients([[0, 1, 2, 3]])

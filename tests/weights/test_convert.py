@@ -72,6 +72,7 @@ def test_a_tag_finds_the_authors_file(fetched, official):
     assert torch.equal(model.backbone.cls_token, official["cls_token"])
 
 
+@pytest.mark.slow
 def test_the_published_one_of_several_is_taken(tmp_path, official):
     zeros = {k: torch.zeros_like(v) for k, v in official.items()}
     torch.save({"model": zeros, "state_dict": official}, tmp_path / "c.pth")
@@ -175,6 +176,7 @@ def test_an_import_from_a_browser_replaces_the_download(tmp_path, official):
     assert found.header.licence == "Apache-2.0"
 
 
+@pytest.mark.slow
 def test_a_non_commercial_import_asks_too(tmp_path):
     torch.save(golden("gcvit_xxtiny").state(), tmp_path / "g.pth")
     done = run("import", tmp_path / "g.pth", "--as", "gcvit_xxtiny.in1k")

@@ -99,6 +99,7 @@ def test_writing_into_a_read_tensor_does_not_change_the_file(small):
     assert read(small)[0]["head.bias"].abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_is_noticed(small):
     """1000 of them, over the whole file; in the tensors the tensor is named."""
     whole, rng = small.read_bytes(), random.Random(0)

@@ -146,6 +146,7 @@ def test_our_own_file(tmp_path, ours):
     assert report.fingerprint == header.fingerprint
 
 
+@pytest.mark.slow
 def test_the_fingerprint_does_not_depend_on_the_layout(official, ours):
     prints = set()
     for saved, _, _ in origins(official).values():
