@@ -70,6 +70,7 @@ def deit(file, **changes):
     )
 
 
+@pytest.mark.slow
 def test_a_linear_probe_moves_the_head_alone(pretrained, tmp_path):
     model, file = pretrained
     train(deit(file, model={"freeze": "backbone"}), tmp_path / "run", reporters=[])

@@ -55,6 +55,7 @@ def picture():
     return Image.linear_gradient("L").resize((300, 200)).convert("RGB")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "wrapped", "auto"),
     [

@@ -179,6 +179,7 @@ def test_labels_by_name_and_gradient_checkpointing(tmp_path):
     assert model.get_input_embeddings()[0][0].weight.grad is not None
 
 
+@pytest.mark.slow
 def test_peft_wraps_and_trains(tmp_path):
     peft = pytest.importorskip("peft")
     model = bridge.TetravitForImageClassification.of(classifier())

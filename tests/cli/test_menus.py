@@ -164,6 +164,7 @@ def test_show_a_section_and_a_key_of_recipes(ask):
     )
 
 
+@pytest.mark.slow
 def test_show_published_weights(ask):
     (facts,) = rows(ask("show", "xcit_nano_12_p16.in1k", "--json").out)
     assert (facts["kind"], facts["published"]) == ("weights", {"top1": 69.9})
@@ -181,6 +182,7 @@ def test_every_row_of_every_menu_is_shown(ask, kind):
         assert name in ask("show", name).out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MENUS)
 def test_sources_describe_what_an_import_gives(kind):
     package, tables, _ = MENUS[kind]

@@ -42,6 +42,7 @@ def test_the_names_are_of_all_families():
     assert {family(name) for name in NAMES} == {family(name) for name in VARIANTS}
 
 
+@pytest.mark.slow
 def test_every_layer_has_its_record_in_order_of_depth(small, records):
     modules = [name for name, _ in small.named_modules() if name.endswith(".attn")]
     assert list(dict.fromkeys(record.layer for record in records)) == modules

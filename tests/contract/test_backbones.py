@@ -59,6 +59,7 @@ def test_tokens_are_pooled_to_one_embedding(name):
     assert model.pool(features).shape == (2, model.embed_dim)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_rectangles_give_a_pyramid_of_four_levels(name):
     with torch.device("meta"):
@@ -78,6 +79,7 @@ def test_constructors_take_the_common_options_by_name(name):
     assert issubclass(VARIANTS[name].func, Backbone)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EVERY)
 def test_other_channels_and_image_sizes(name):
     model = on_meta(name, in_chans=1, image_size=(192, 256), drop_path=0.1)
@@ -277,6 +279,7 @@ def rows(backbone: Backbone, side: int, stride: int) -> set[int]:
     return down | up
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(height=st.integers(32, 150), width=st.integers(32, 150))
 def test_any_size_gives_finite_maps_of_the_stated_shapes(small, height, width):

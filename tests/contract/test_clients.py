@@ -79,6 +79,7 @@ def test_torchao_quantizes(small, images, kind):
     assert not torch.equal(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
 def test_sharded_blocks_give_the_same_gradients(small, images, tmp_path):
     """FSDP2 block by block, in a group of one process."""

@@ -104,6 +104,7 @@ def test_a_global_hook_is_called_for_every_module(small, images):
     close(result, small(images))
 
 
+@pytest.mark.slow
 def test_what_a_hook_returns_is_used(small, images):
     """Zero out of a module: as if its parameters of that branch were zero."""
     expected = small(images)

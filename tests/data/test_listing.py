@@ -104,6 +104,7 @@ def scanning(arguments):
     return view(root)
 
 
+@pytest.mark.slow
 def test_one_process_scans_and_the_others_load(root, tmp_path):
     with multiprocessing.get_context("fork").Pool(3) as pool:
         results = pool.map(scanning, [(root, tmp_path / "log")] * 3, chunksize=1)

@@ -55,6 +55,7 @@ def tree(folder):
     return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != ".lock"}
 
 
+@pytest.mark.slow
 def test_classes_are_packed_the_same_every_time_and_read_alike(drawn, tmp_path):
     a, b = packed(drawn / "folders", tmp_path / "a"), tmp_path / "b"
     pack(drawn / "folders", b, shard_size=64_000, workers=2)
@@ -214,6 +215,7 @@ def test_packing_goes_on_where_it_was_cut(drawn, tmp_path, monkeypatch):
         pack(drawn / "folders", drawn / "folders" / "x")
 
 
+@pytest.mark.slow
 def test_wrong_bytes_and_a_lost_shard_stop_the_run_and_are_no_bad_images(drawn, tmp_path):
     folder = packed(drawn / "folders", tmp_path / "a")
     shard = folder / "train-000000.tar"

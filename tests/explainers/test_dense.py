@@ -92,6 +92,7 @@ def test_occlusion_of_a_detection_starts_from_its_score(detector):
     assert 0 < one.details["score"] <= 1
 
 
+@pytest.mark.slow
 def test_a_class_of_a_region_has_a_map(segmenter):
     image = torch.rand(3, 64, 90)
     by_point = explain(segmenter, image, "gradcam", query=(30, 20), class_=1)

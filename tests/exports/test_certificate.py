@@ -135,6 +135,7 @@ def digits(folder, *changes):
     return model
 
 
+@pytest.mark.slow
 def test_scores_on_the_validation_set_of_the_run(copier, monkeypatch, tmp_path):
     model = digits(tmp_path)
     monkeypatch.setattr(sys.modules["tetravit.exports.export"], "_graph", lambda *_, **__: Facts(model))

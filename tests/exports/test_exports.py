@@ -235,6 +235,7 @@ def test_norms_and_softmax_of_an_onnx_file_in_half_precision_are_float32(tmp_pat
     assert len(halves) > 0.8 * len(products)  # ConViT multiplies by its positional tables in float32
 
 
+@pytest.mark.slow
 def test_a_file_appears_with_all_that_belongs_to_it(copier, tmp_path):
     model = classifier()
     copier(lambda inputs: [model(inputs[0])])
@@ -245,6 +246,7 @@ def test_a_file_appears_with_all_that_belongs_to_it(copier, tmp_path):
     assert done.difference < 1e-6
 
 
+@pytest.mark.slow
 def test_a_model_of_tiny_images_is_written_for_its_own_size(copier, tmp_path):
     model = classifier()
     model.input = replace(model.input, size=32)
@@ -270,6 +272,7 @@ def test_a_file_that_answers_otherwise_does_not_appear(copier, tmp_path, error, 
     assert [file.read_text() for file in tmp_path.iterdir()] == ["before"]
 
 
+@pytest.mark.slow
 def test_the_model_stays_as_it_is(copier, tmp_path):
     model = classifier().train()
     copier(lambda inputs: [model.eval()(inputs[0])])
@@ -392,6 +395,7 @@ def test_a_place_that_cannot_be_written_to(tmp_path):
     assert str(caught.value) == f"{tmp_path}/f.bin is a folder; a file is to be written there."
 
 
+@pytest.mark.slow
 def test_what_another_wrote_in_the_meantime_stays(copier, tmp_path):
     model = classifier()
 

@@ -87,6 +87,7 @@ def test_a_slower_file_is_a_note(file, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_images_that_are_not_here_are_not_compared(file, folder):
     folder.rename(folder.with_name("moved"))
     checked = verify_export(file)

@@ -95,6 +95,7 @@ def test_printed_gates_are_compared_as_sets():
     assert _verdict([0.73, 0.2, 0.0, 0.51], (0.00, 0.09, 0.51, 0.73)) == "outside 0.01: 0.11 apart"
 
 
+@pytest.mark.slow
 def test_non_locality_at_the_start_is_that_of_the_formula():
     table = rows("convit-nonlocality", "--small")
     first = {row["weights"]: row for row in table if row["layer"] == 1}
